@@ -101,8 +101,8 @@ class Breakers:
         A rest is over when its time is; an open breaker, when a probe comes through. Of a destination that was given up
         none ever will.
         """
-        known = [each for each in self.breakers() if each.destination in destinations]
-        return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
+        known = [breaker for breaker in self.breakers() if breaker.destination in destinations]
+        return [breaker for breaker in known if breaker.state is BreakerState.OPEN or breaker.blocks(at)]
 
     def save_breaker(self, breaker: Breaker) -> None:
         """Remember a destination; one that is well is forgotten."""
@@ -122,7 +122,7 @@ class Breakers:
             passes: the last passes, newest first.
         """
         newest = [found[0] for reason in incidents.REFUSED if (found := incidents.lasting(reason, passes))]
-        return {destination: each for each in newest for destination in self._tried_in_vain(each)}
+        return {destination: record for record in newest for destination in self._tried_in_vain(record)}
 
     def _tried_in_vain(self, tried: PassRecord) -> list[str]:
         """List the destinations that refused a pass, and have shown no sign since that this is over."""

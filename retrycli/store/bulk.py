@@ -62,7 +62,7 @@ class BulkStatement:
         self._alike = frozenset(alike)
         self._types = types
         self._prepared: _Prepared | None = None
-        self._all_are_known = not any(isinstance(each, NullType) for each in types.values())
+        self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
         """Carry it out, and return how many rows were changed; None if that is not known without asking the server.
@@ -85,8 +85,8 @@ class BulkStatement:
             values = {OF + name: value for name, value in (once | lists).items()}
             connection.execute(statement, values | shared, execution_options=NO_RESULT)
         else:
-            each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
-            connection.execute(self._row_by_row, each, execution_options=NO_RESULT)
+            parameters = [{OF + name: row[name] for name in self._types} | shared for row in rows]
+            connection.execute(self._row_by_row, parameters, execution_options=NO_RESULT)
         return None
 
     def _execute_prepared(
@@ -129,7 +129,7 @@ class BulkStatement:
 
 def _joined(values: Sequence[object]) -> str | None:
     """Return a list as one text; None if it would not be read as the same values."""
-    joined = SEPARATOR.join([NULL if each is None else str(each) for each in values])
+    joined = SEPARATOR.join([NULL if value is None else str(value) for value in values])
     is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
     return joined if joined and is_plain else None  # a server takes an empty text for no value at all
 

@@ -114,14 +114,14 @@ def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnEle
     if is_resolved:
         if any(map(_is_text, sides)):
             return _as_text(binary.left, binary.operator), _as_text(binary.right, binary.operator)
-        if any(isinstance(each.type, OID) for each in sides):  # SQLAlchemy's own queries for what a table is
+        if any(isinstance(side.type, OID) for side in sides):  # SQLAlchemy's own queries for what a table is
             return _as_oid(binary.left), _as_oid(binary.right)
     return sides
 
 
 def _is_untyped(*sides: ColumnElement[Any]) -> bool:
     """Return whether one of these is a column of the application's that may be of any type, such as an enumeration."""
-    return any(isinstance(each.type, types.NullType) for each in sides)
+    return any(isinstance(side.type, types.NullType) for side in sides)
 
 
 def _in_one(side: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -95,8 +95,8 @@ class Claims:
         due = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(limit)
         with self._database.write() as connection:
             found = connection.execute(due.with_for_update(skip_locked=True, of=queue)).all()
-            candidates = [(each.message_id, each.ticket) for each in found]
-            ids = [each for each, _ in candidates] if turns is None else turns.take(candidates)
+            candidates = [(row.message_id, row.ticket) for row in found]
+            ids = [message_id for message_id, _ in candidates] if turns is None else turns.take(candidates)
             _claim(connection, claim, ids)
             return ids
 
@@ -105,7 +105,7 @@ class Claims:
     ) -> list[int]:
         """Claim of each ticket the first message that waits or is being sent, where it is due in a route; their ids."""
         with self._database.write() as connection:
-            firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": each}).scalar() for each in sorted(tickets)]
+            firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": ticket}).scalar() for ticket in sorted(tickets)]
             due = select(queue.c.message_id).where(
                 queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *in_route(self._database, route)
             )
@@ -155,8 +155,8 @@ class Claims:
         """Claim what the first of these selections finds, or the next."""
         with self._database.write() as connection:
             ids: list[int] = []
-            for each in choices:
-                ids = ids or list(connection.execute(each.with_for_update(skip_locked=True, of=queue)).scalars())
+            for choice in choices:
+                ids = ids or list(connection.execute(choice.with_for_update(skip_locked=True, of=queue)).scalars())
             _claim(connection, claim, ids)
             return ids
 
@@ -207,7 +207,7 @@ class Claims:
                 update(queue)
                 .where(queue.c.message_id == bindparam("id"), *held(claim.owner))
                 .values(state=where_it_was(), claimed_by=None, claim_expires_at=None),
-                [{"id": each} for each in ids],
+                [{"id": message_id} for message_id in ids],
             )
 
     @cached_property

@@ -140,7 +140,7 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
 
 def _ahead(connection: Connection, now: datetime) -> timedelta:
     """How far the latest that was written down is still to come; below zero where it is not."""
-    return max((each - now for each in connection.execute(LATEST).one() if each is not None), default=timedelta(0))
+    return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))
 
 
 def _mend_waits(connection: Connection, now: datetime) -> int:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
     Key = tuple[Any, ...]
 
-COPIED = [each for each in metadata.sorted_tables if each is not selection]
+COPIED = [table for table in metadata.sorted_tables if table is not selection]
 """All but the name of the application's table, which may be another in the target: it has its own."""
 BATCH = 2_000
 """So many rows of either side are looked at together, and so many are written in one transaction at most."""
@@ -117,7 +117,7 @@ def _side_by_side(
     """The rows of both sides by key, one range of keys after the other, at most so many of either side in each."""
     after: Key | None = None
     while True:
-        theirs, ours = (_rows_after(each, table, after, batch) for each in (source, target))
+        theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
         # A side that gave all it was asked for may have more, and is known no further than to its last row.
         upto = min((max(rows) for rows in (theirs, ours) if len(rows) == batch), default=None)
         yield _within(theirs, upto), _within(ours, upto)
@@ -128,7 +128,7 @@ def _side_by_side(
 
 def _rows_after(database: Database, table: Table, after: Key | None, batch: int) -> dict[Key, Row]:
     columns = list(table.c)
-    places = [columns.index(each) for each in table.primary_key]
+    places = [columns.index(column) for column in table.primary_key]
     with database.read() as connection:
         try:
             found = connection.execute(_after(database, table, after).limit(batch)).all()
@@ -140,11 +140,11 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
     """Rows in the order of their keys, which is the same on both sides and in Python."""
-    key = [_by_code_point(database, each) for each in table.primary_key]
+    key = [_by_code_point(database, column) for column in table.primary_key]
     statement = select(table).order_by(*key)
     if after is None:
         return statement
-    values = [literal(value, each.type) for value, each in zip(after, table.primary_key, strict=True)]
+    values = [literal(value, column.type) for value, column in zip(after, table.primary_key, strict=True)]
     return statement.where(_beyond(key, values))
 
 
@@ -167,9 +167,9 @@ def _within(rows: dict[Key, Row], upto: Key | None) -> dict[Key, Row]:
 
 def _write(database: Database, table: Table, fresh: Sequence[Row], other: Sequence[Row], stale: Sequence[Key]) -> None:
     """Add, change and remove rows in one transaction."""
-    its: dict[str, BindParameter[Any]] = {each.name: bindparam(f"its_{each.name}") for each in table.c}
-    key = [each.name for each in table.primary_key]
-    this = [each == its[each.name] for each in table.primary_key]
+    its: dict[str, BindParameter[Any]] = {column.name: bindparam(f"its_{column.name}") for column in table.c}
+    key = [column.name for column in table.primary_key]
+    this = [column == its[column.name] for column in table.primary_key]
     rest = {name: value for name, value in its.items() if name not in key}
     try:
         with database.write() as connection:
@@ -196,7 +196,7 @@ def _unfit(database: Database, table: Table, row: Row) -> str | None:
     values = dict(zip(table.c.keys(), row, strict=True))
     for column in table.c:
         if (why := _objection(database, column, values[column.name])) is not None:
-            where = " AND ".join(f'"{each.name}" = {_literal(values[each.name])}' for each in table.primary_key)
+            where = " AND ".join(f'"{key.name}" = {_literal(values[key.name])}' for key in table.primary_key)
             change = f"UPDATE {table.name} SET \"{column.name}\" = '…' WHERE {where}"  # noqa: S608  to be read by people
             return (
                 f"{table.name} has a row that {database.place} can't hold: {column.name} {why}, where {where}. Give it "

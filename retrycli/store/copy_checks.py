@@ -56,7 +56,7 @@ def last_used(database: Database) -> datetime | None:
         select(acts.c.at).order_by(acts.c.id.desc()).limit(1),
     )
     with database.read() as connection:
-        return max((at for each in newest if (at := connection.execute(each).scalar()) is not None), default=None)
+        return max((at for query in newest if (at := connection.execute(query).scalar()) is not None), default=None)
 
 
 def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tuple[int, int | None]:
@@ -81,7 +81,7 @@ def _queued(database: Database, batch: int) -> Iterator[set[int]]:
     after: list[int] = []
     while True:
         with database.read() as connection:
-            found = set(connection.execute(ids.where(*(queue.c.message_id > each for each in after))).scalars())
+            found = set(connection.execute(ids.where(*(queue.c.message_id > last for last in after))).scalars())
         if not found:
             return
         yield found

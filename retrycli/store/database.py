@@ -89,7 +89,7 @@ class Database:
         if self.is_sqlite or driver is None:
             return ""
         encoding = driver.info.encoding
-        return "".join(sorted(each for each in set(text) if not each.encode(encoding, "ignore")))
+        return "".join(sorted(char for char in set(text) if not char.encode(encoding, "ignore")))
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

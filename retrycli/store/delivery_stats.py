@@ -111,7 +111,9 @@ class Statistics:
         """When the first pass began that is known, and when the newest."""
         at = passes.c.started_at
         with self._database.read() as connection:
-            first, last = (connection.execute(select(at).order_by(each).limit(1)).scalar() for each in (at, at.desc()))
+            first, last = (
+                connection.execute(select(at).order_by(order).limit(1)).scalar() for order in (at, at.desc())
+            )
         return first, last
 
     def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
@@ -137,7 +139,7 @@ def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
 def _first_id(connection: Connection, since: datetime) -> int:
     """The id of the first attempt that began at a time or later, or the last of all; found by halving."""
     # Each on its own: of both at once SQLite would look at every id.
-    low, high = (connection.execute(select(each(a.id))).scalar() for each in (func.min, func.max))
+    low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
     while low is not None and low < high:
         middle = (low + high) // 2
         found = connection.execute(select(a.id, a.started_at).where(a.id >= middle).order_by(a.id).limit(1)).one()
@@ -182,7 +184,7 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Failu
         key = (outcome, status, cause(error or ""))
         before, newest_before = found.get(key, (0, newest))
         found[key] = (before + int(count), max(newest_before, newest))
-    busiest = sorted(found.items(), key=lambda each: (-each[1][0], str(each[0])))[:MOST_CAUSES]
+    busiest = sorted(found.items(), key=lambda item: (-item[1][0], str(item[0])))[:MOST_CAUSES]
     ids = [newest for _, (_, newest) in busiest]
     times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(ids))).all())
     return [FailureCause(*key, count, times[newest]) for key, (count, newest) in busiest]

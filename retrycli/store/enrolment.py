@@ -170,7 +170,7 @@ class Enrolment:
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
-        decides = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
+        decides = [column for column in all_but_the_body(self._database) if column.name in DECIDES]
         statement = (
             select(*decides)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
@@ -202,9 +202,9 @@ class Enrolment:
             self._database.advisory_lock(connection)
             ids = [settled.message_id for settled, _, _ in entries]
             known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
-            fresh = [each for each in entries if each[0].message_id not in known]
+            fresh = [entry for entry in entries if entry[0].message_id not in known]
             births = self._births(connection, [settled.message_id for settled, _, _ in fresh])
-            rows = [_waiting(*each, birth=births.get(each[0].message_id), now=now) for each in fresh]
+            rows = [_waiting(*entry, birth=births.get(entry[0].message_id), now=now) for entry in fresh]
             if rows:
                 connection.execute(insert(queue), rows)
             escalated = [settled for settled, _, _ in fresh if settled.transition.reason]
@@ -212,7 +212,7 @@ class Enrolment:
 
     def _births(self, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
         births = connection.execute(self._read_births, {"ids": ids}) if ids else ()
-        return {each: encodable(birth) for each, birth in births}
+        return {message_id: encodable(birth) for message_id, birth in births}
 
     @cached_property
     def _read_births(self) -> Select[Any]:
@@ -358,7 +358,7 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
             moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
     free = list(connection.execute(FREE, {"ids": list(moved)}).scalars()) if moved else []
     if free:
-        connection.execute(MOVE, [moved[each] for each in free])
+        connection.execute(MOVE, [moved[message_id] for message_id in free])
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -91,9 +91,9 @@ def without_details(error: DBAPIError) -> DBAPIError:
 
     The lines after it are a server's details, which quote rows, and with them customers' words.
     """
-    for each in (error, error.orig):
-        if each is not None and each.args:
-            each.args = (str(each.args[0]).partition("\n")[0],)
+    for exception in (error, error.orig):
+        if exception is not None and exception.args:
+            exception.args = (str(exception.args[0]).partition("\n")[0],)
     return error
 
 

@@ -58,7 +58,7 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
         )
         for fingerprint, message_type, count in connection.execute(by_type):
             types.setdefault(fingerprint, {})[str(message_type)] = count
-    examples = {each.id: each for each in views.pages(array("q", (row["example"] for row in rows)), among)}
+    examples = {message.id: message for message in views.pages(array("q", (row["example"] for row in rows)), among)}
     return [
         _group(row, types[row["fingerprint"]], examples[row["example"]]) for row in rows if row["example"] in examples
     ]

@@ -105,7 +105,9 @@ def build(file: Path, *, now: datetime = MADE_AT) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("PRAGMA journal_mode=WAL;" + TABLES)
         tickets = sorted({message[1] for message in MESSAGES}, key=str)
-        connection.executemany("INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(each,) for each in tickets])
+        connection.executemany(
+            "INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(ticket,) for ticket in tickets]
+        )
         connection.executemany(
             f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})",  # noqa: S608  question marks alone
             [_row(message, now) for message in MESSAGES],
@@ -114,7 +116,7 @@ def build(file: Path, *, now: datetime = MADE_AT) -> None:
     database = Database(f"sqlite:///{file}")
     database.ensure_tables(upgrade=True)
     with database.write() as opened:
-        opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*each, now) for each in PEOPLES)])
+        opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*entry, now) for entry in PEOPLES)])
         opened.execute(insert(attempts), list(_history(now)))
     database.close()
 

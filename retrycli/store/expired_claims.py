@@ -32,13 +32,13 @@ def take_over(
     free = _without_locked(database, connection, ids)
     connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(claimed(claim)))
     loaded = load(connection, connection.execute(held_messages, {"ids": free, "owner": claim.owner}), free)
-    gone = set(free) - {each.message_id for each in loaded}
-    answers = {each: outcome_of(open_ones.get(each)) or PROCESS_DIED for each in gone}
+    gone = set(free) - {message.message_id for message in loaded}
+    answers = {message_id: outcome_of(open_ones.get(message_id)) or PROCESS_DIED for message_id in gone}
     finish_attempts(
-        connection, [Decision(each, Transition.released(), answer) for each, answer in answers.items()], now
+        connection, [Decision(message_id, Transition.released(), answer) for message_id, answer in answers.items()], now
     )
     connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
-    return [lapsed(each, open_ones.get(each.message_id)) for each in loaded]
+    return [lapsed(message, open_ones.get(message.message_id)) for message in loaded]
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
@@ -49,4 +49,4 @@ def _without_locked(database: Database, connection: Connection, ids: Sequence[in
     there = select(m.id).where(id_in(m.id))
     all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
     free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
-    return [each for each in ids if each in free or each not in all_rows]
+    return [message_id for message_id in ids if message_id in free or message_id not in all_rows]

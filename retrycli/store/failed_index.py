@@ -92,9 +92,9 @@ class FailedIndex:
             DatabaseUnavailable: that can't be done.
         """
         try:
-            for each in statements:
+            for statement in statements:
                 with self._database.outside_transactions() as connection:
-                    connection.exec_driver_sql(each)
+                    connection.exec_driver_sql(statement)
         except DatabaseUnavailable as error:
             if self.state() is not IndexState.INVALID:
                 raise

@@ -33,7 +33,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     """
     m = database.messages
     texts = m.c if body else all_but_the_body(database)
-    columns = [status_of(database) if each.name == "status" else each for each in texts]
+    columns = [status_of(database) if column.name == "status" else column for column in texts]
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
     words = (acts.c.before, acts.c.after) if body else ()
     by_people = select(acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *words)
@@ -46,14 +46,14 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
         if row is None:
             raise NoSuchMessage(f"there is no message {message_id} in {database.place}; see `retrycli list-failed`")
         found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-        made = [_attempt(each) for each in connection.execute(history).mappings()]
-        done = [_act(each, body=body) for each in connection.execute(by_people).mappings()]
+        made = [_attempt(row) for row in connection.execute(history).mappings()]
+        done = [_act(row, body=body) for row in connection.execute(by_people).mappings()]
     ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
     return MessageDetails(dict(row), ours, made, done)
 
 
 def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
-    return AttemptRecord(**{each.name: row[each.name] for each in fields(AttemptRecord)})
+    return AttemptRecord(**{field.name: row[field.name] for field in fields(AttemptRecord)})
 
 
 def _act(row: Mapping[Any, Any], *, body: bool) -> ActRecord:

@@ -75,7 +75,7 @@ OF_THE_QUEUE = (
     queue.c.birth.label(OWN + "queue_birth"),
     NEXT_NUMBER.label(OWN + "attempt_number"),
 )
-OWN_LABELS = tuple(each.key for each in OF_THE_QUEUE)
+OWN_LABELS = tuple(column.key for column in OF_THE_QUEUE)
 UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None)))
 
 HISTORY = (
@@ -129,13 +129,16 @@ def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, Hist
         values["delivered_to"] = frozenset(addresses(values["delivered_to"]))
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
-    after = {each: _attempts_before(made[each], at) if number is None else number for each, at, number in requeued}
-    return {each: History(tuple(attempts), after.get(each, 0)) for each, attempts in made.items()}
+    after = {
+        message_id: _attempts_before(made[message_id], at) if number is None else number
+        for message_id, at, number in requeued
+    }
+    return {message_id: History(tuple(attempts), after.get(message_id, 0)) for message_id, attempts in made.items()}
 
 
 def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
     """Return the number of the last attempt before a time: a version before 0005 recorded only when it requeued."""
-    return max((each.number for each in made if each.started_at <= at), default=0)
+    return max((attempt.number for attempt in made if attempt.started_at <= at), default=0)
 
 
 def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
@@ -199,8 +202,8 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
     """Build messages of rows that `with_queue` has read, in the order of ids; other messages' rows are left out."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
-    past = histories(connection, [each for each, row in rows.items() if row[OWN + "attempt_number"] > 1])
-    return [_identified(rows[each], past.get(each, NONE)) for each in ids if each in rows]
+    past = histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
+    return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
 
 
 def with_queue(database: Database) -> Select[Any]:

@@ -51,7 +51,7 @@ class Targets:
 
     def memory(self, target: str) -> Memory:
         """What one target knows; topics of a newer program are left out."""
-        known = select(told).where(told.c.target == target, told.c.topic.in_([each.value for each in Topic]))
+        known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
         with self._database.read() as connection:
             return {
                 Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times)
@@ -66,7 +66,7 @@ class Targets:
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             connection.execute(
-                delete(told).where(told.c.target == target, told.c.topic.in_([each.value for each in changed]))
+                delete(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in changed]))
             )
             for topic in changed:
                 if (now := after.get(topic)) is not None:

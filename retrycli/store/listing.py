@@ -97,7 +97,7 @@ class Views:
             with self._database.read() as connection:
                 rows = connection.execute(statement, {"ids": page}).mappings()
                 found = {row["id"]: _listed(row) for row in rows}
-            yield from (found[each] for each in page if each in found)
+            yield from (found[message_id] for message_id in page if message_id in found)
 
     def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> array[int]:
         """The ids of the messages that a filter lets through.
@@ -201,7 +201,7 @@ class Views:
             .order_by(EARLIER.c.message_id)
         )
         with self._database.read() as connection:
-            return [(each.message_id, each.next_attempt_at) for each in connection.execute(statement)]
+            return [(row.message_id, row.next_attempt_at) for row in connection.execute(statement)]
 
     def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         """The statement that reads columns of the messages that a filter lets through, and of their queue rows."""
@@ -215,9 +215,9 @@ class Views:
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
         yield from _either(wanted.state, _is_in)
-        yield from _either(wanted.message_type, lambda each: m.message_type == status_text(each))
-        yield from _either(wanted.ticket, lambda each: cast(m.ticket_id, String) == each)
-        yield from _either(wanted.error, lambda each: m.last_error.icontains(each, autoescape=True))
+        yield from _either(wanted.message_type, lambda message_type: m.message_type == status_text(message_type))
+        yield from _either(wanted.ticket, lambda ticket: cast(m.ticket_id, String) == ticket)
+        yield from _either(wanted.error, lambda text: m.last_error.icontains(text, autoescape=True))
         if wanted.failed_before is not None:
             yield queue.c.first_failed_at < wanted.failed_before
         if wanted.due_by is not None:
@@ -241,8 +241,8 @@ def _is_in(state: State) -> ColumnElement[bool]:
 
 def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     """What a filter says of escalated messages alone."""
-    yield from _either(wanted.reason, lambda each: queue.c.escalation_reason == each.value)
-    yield from _either(wanted.fingerprint, lambda each: queue.c.fingerprint == each)
+    yield from _either(wanted.reason, lambda reason: queue.c.escalation_reason == reason.value)
+    yield from _either(wanted.fingerprint, lambda fingerprint: queue.c.fingerprint == fingerprint)
     if wanted.new:
         yield queue.c.acknowledged_at.is_(None)
     if wanted.escalated_after is not None:
@@ -303,7 +303,7 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
             rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
             rows = rows.order_by(newest.id.desc())
         with database.read() as connection:
-            found += [(each[0], each[1], each[2]) for each in connection.execute(rows.limit(limit - len(found)))]
+            found += [(row[0], row[1], row[2]) for row in connection.execute(rows.limit(limit - len(found)))]
         if len(found) == limit:
             break
     return found

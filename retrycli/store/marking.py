@@ -38,14 +38,18 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
         acts: the statements, by the messages' ids.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
-    settled = [_stated(each, acts[each.message_id]) for each in load(connection, found, list(acts))]
+    settled = [_stated(message, acts[message.message_id]) for message in load(connection, found, list(acts))]
     written = write_messages(database, connection, settled)
-    stated = [each for each in settled if each.message_id not in written.held]
-    for (by, at), some in groupby(as_written(stated, written.refused), lambda each: _who(acts[each.message_id])):
+    stated = [decision for decision in settled if decision.message_id not in written.held]
+    for (by, at), some in groupby(
+        as_written(stated, written.refused), lambda decision: _who(acts[decision.message_id])
+    ):
         theirs = list(some)
         start_attempts(
             connection,
-            [each.message for each in theirs if isinstance(each.message, QueuedMessage)],  # no other can be sent
+            [
+                decision.message for decision in theirs if isinstance(decision.message, QueuedMessage)
+            ],  # no other can be sent
             pass_id=None,
             made_by=by,
             destination_of=lambda _: None,

@@ -84,7 +84,7 @@ def all_but_the_body(database: Database) -> list[ColumnElement[Any]]:
     # Only SQLite has others than texts; what kind a value is of stands before it, so it is not read for that.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
-    return [body if each.name == "body" else each for each in m]
+    return [body if column.name == "body" else column for column in m]
 
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
@@ -97,13 +97,13 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
         .where(m.id.in_(ids))
     )
     return {
-        each["id"]: MessageStanding(
-            each["id"],
-            each["status"],
-            each["state"] and State(each["state"]),
-            each["claimed_by"],
-            each["claim_expires_at"],
-            each["acknowledged_by"],
+        row["id"]: MessageStanding(
+            row["id"],
+            row["status"],
+            row["state"] and State(row["state"]),
+            row["claimed_by"],
+            row["claim_expires_at"],
+            row["acknowledged_by"],
         )
-        for each in rows_of(connection.execute(statement))
+        for row in rows_of(connection.execute(statement))
     }

@@ -102,7 +102,7 @@ class Acts:
         m = self._database.messages
         with self._database.read() as connection:
             rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
-        return [each for each in map(message_of, rows) if isinstance(each, Message)]
+        return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
         """Return when messages first failed, as far as their attempts tell."""
@@ -126,22 +126,30 @@ class Acts:
     ) -> Performed:
         with self._database.write() as connection:
             rejected = self._rejected(connection, wanted) if kind is ActionKind.REQUEUED else {}
-            able = {each: wanted[each] for each in (*self._lock(connection, kind, wanted), *rejected)}
+            able = {message_id: wanted[message_id] for message_id in (*self._lock(connection, kind, wanted), *rejected)}
             unfit = self._unfit(connection, able) if kind is ActionKind.REQUEUED else {}
-            unfit |= {each: why for each, why in problems.items() if each in able and each not in unfit}
-            able = {each: act for each, act in able.items() if each not in unfit}
-            back = {each: act for each, act in able.items() if each in rejected}
-            there = {each: act for each, act in able.items() if each not in rejected}
+            unfit |= {
+                message_id: why
+                for message_id, why in problems.items()
+                if message_id in able and message_id not in unfit
+            }
+            able = {message_id: act for message_id, act in able.items() if message_id not in unfit}
+            back = {message_id: act for message_id, act in able.items() if message_id in rejected}
+            there = {message_id: act for message_id, act in able.items() if message_id not in rejected}
             written = self._change(connection, kind, there) if there else AS_WANTED
             taken = take_back(self._database, connection, rejected, back) if back else AS_WANTED
             held = {*written.held, *taken.held}
-            able = {each: act for each, act in able.items() if each not in held}
+            able = {message_id: act for message_id, act in able.items() if message_id not in held}
             refused = {**written.refused, **taken.refused}
             # That a message has arrived is known, whatever its row takes.
-            done = {each: act for each, act in able.items() if each not in refused or kind is ActionKind.MARKED_SENT}
+            done = {
+                message_id: act
+                for message_id, act in able.items()
+                if message_id not in refused or kind is ActionKind.MARKED_SENT
+            }
             record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
-                self._escalate_unwritten(connection, {each: able[each] for each in refused})
+                self._escalate_unwritten(connection, {message_id: able[message_id] for message_id in refused})
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
@@ -153,19 +161,19 @@ class Acts:
 
     def _unfit(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
         """Return which rows can't be turned into a request, and why. Their bodies are not read."""
-        columns = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
+        columns = [column for column in all_but_the_body(self._database) if column.name in DECIDES]
         rows = rows_of(
             connection.execute(select(*columns).where(id_in(self._database.messages.c.id)), {"ids": list(ids)})
         )
         checked = map(message_of, rows if ids else ())
-        return {each.message_id: each.problem for each in checked if isinstance(each, UnusableMessage)}
+        return {message.message_id: message.problem for message in checked if isinstance(message, UnusableMessage)}
 
     def _change(self, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]) -> Written:
         match kind:
             case ActionKind.REQUEUED:
                 written = reset_retry_counts(self._database, connection, able)
                 rows: list[dict[str, Any]] = [
-                    {"of_id": each, "due": able[each].due} for each in able.keys() - written.unchanged
+                    {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
                 ]
                 if rows:
                     # Its next escalation is news, whatever there was before.
@@ -173,7 +181,7 @@ class Acts:
                     connection.execute(REQUEUE, rows)
                 return written
             case ActionKind.REJECTED:
-                errors = {each: act.last_error for each, act in able.items()}
+                errors = {message_id: act.last_error for message_id, act in able.items()}
                 written = reject_messages(self._database, connection, errors)
                 self._leave(connection, able.keys() - written.unchanged)
                 return written
@@ -185,10 +193,11 @@ class Acts:
                 return written
             case ActionKind.ACKNOWLEDGED:
                 connection.execute(
-                    ACKNOWLEDGE, [{"of_id": each, "name": act.by, "at": act.at} for each, act in able.items()]
+                    ACKNOWLEDGE,
+                    [{"of_id": message_id, "name": act.by, "at": act.at} for message_id, act in able.items()],
                 )
             case ActionKind.NOTED:
-                connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
+                connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
             case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
                 raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
@@ -197,14 +206,16 @@ class Acts:
 
     def _leave(self, connection: Connection, ids: Collection[int]) -> None:
         if ids:
-            connection.execute(LEAVE, [{"of_id": each} for each in ids])
+            connection.execute(LEAVE, [{"of_id": message_id} for message_id in ids])
 
     def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
         """Escalate messages that are done with, and whose rows take no change: a pass would send them."""
         self._enrol_unknown(connection, acts)
         at = max(act.at for act in acts.values())
         waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
-        escalate(self._database, connection, [Decision(each, Transition.unwritten()) for each in waiting], at)
+        escalate(
+            self._database, connection, [Decision(message_id, Transition.unwritten()) for message_id in waiting], at
+        )
 
     def _enrol_unknown(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
         """Enrol those messages that the queue does not know, and return which ones."""
@@ -214,19 +225,19 @@ class Acts:
         tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), these).all()
         unknown: list[dict[str, Any]] = [
             {
-                "message_id": each,
+                "message_id": message_id,
                 "state": State.WAITING,
-                "delivery_key": provisional_key(each, "", acts[each].at),
-                "first_failed_at": acts[each].at,
+                "delivery_key": provisional_key(message_id, "", acts[message_id].at),
+                "first_failed_at": acts[message_id].at,
                 "unknown_count": 0,
                 "ticket": ticket_text(ticket),
             }
-            for each, ticket in tickets
-            if each not in known
+            for message_id, ticket in tickets
+            if message_id not in known
         ]
         if unknown:
             connection.execute(insert(queue), unknown)
-        return {each["message_id"] for each in unknown}
+        return {row["message_id"] for row in unknown}
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
@@ -281,22 +292,22 @@ class Acts:
         self, connection: Connection, kind: ActionKind, ids: Collection[int], now: datetime
     ) -> dict[int, RetrycliError]:
         found = standings(self._database, connection, ids)
-        return {each: refusal(kind, each, found.get(each), now) for each in sorted(ids)}
+        return {message_id: refusal(kind, message_id, found.get(message_id), now) for message_id in sorted(ids)}
 
 
 def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
     """Record actions in the history, by the messages' ids."""
     if not done:
         return
-    requeued = [each for each, act in done.items() if act.kind is ActionKind.REQUEUED]
+    requeued = [message_id for message_id, act in done.items() if act.kind is ActionKind.REQUEUED]
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [
         {
             **act_values(act),
-            "message_id": each,
+            "message_id": message_id,
             # By their number and not by the time: hosts' clocks differ.
-            "attempts": made.get(each, 0) if act.kind is ActionKind.REQUEUED else None,
+            "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
         }
-        for each, act in done.items()
+        for message_id, act in done.items()
     ]
     connection.execute(insert(acts), rows)

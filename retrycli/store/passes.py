@@ -170,7 +170,7 @@ class Ledger(Breakers):
 
     def pauses(self, limit: int) -> list[PauseRecord]:
         """Return when deliveries were paused and resumed, newest first."""
-        columns = [acts.c[each.name] for each in fields(PauseRecord)]
+        columns = [acts.c[field.name] for field in fields(PauseRecord)]
         statement = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
         with self._database.read() as connection:
             return [PauseRecord(*row) for row in connection.execute(statement)]

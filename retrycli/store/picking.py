@@ -47,7 +47,7 @@ def in_route(database: Database, route: Route | None) -> list[ColumnElement[bool
     kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
 
     def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
-        return case((or_(*(kind == status_text(each) for each in sorted(types))), 1), else_=0)
+        return case((or_(*(kind == status_text(message_type) for message_type in sorted(types))), 1), else_=0)
 
     but = [is_of(route.but) == 0] if route is not None and route.but else []
     only = [is_of(route.only) == 1] if route is not None and route.only is not None else []

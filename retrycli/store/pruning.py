@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 DELIVERED, UNKNOWN, TRANSIENT = (
-    each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
+    kind.value for kind in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
 )
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 # As a value for each row, and not by `exists`: for that a planner may go through the whole queue.

@@ -57,13 +57,13 @@ class Measures:
     def in_queue(self) -> InQueue:
         """The messages in the queue. Of the application's table the type is read, and nothing else."""
         m = self._database.messages.c
-        kinds = [(state, each) for state in State for each in MessageType]
+        kinds = [(state, kind) for state in State for kind in MessageType]
         # As text: an application's enumeration need not have all of our words.
         message_type = cast(m.message_type, String)
         waiting, escalated = queue.c.state == State.WAITING.value, queue.c.state == State.ESCALATED.value
         nobodys = and_(escalated, queue.c.acknowledged_at.is_(None))
         statement = select(
-            *(_number(queue.c.state == state.value, message_type == each.value) for state, each in kinds),
+            *(_number(queue.c.state == state.value, message_type == kind.value) for state, kind in kinds),
             *(_number(queue.c.state == state.value) for state in State),
             _first(queue.c.first_failed_at, waiting),
             _first(queue.c.escalated_at, escalated),
@@ -74,8 +74,8 @@ class Measures:
         of_kind, of_state = dict(zip(kinds, found, strict=False)), dict(zip(State, found[len(kinds) :], strict=False))
         numbers: dict[tuple[State, MessageType | None], int] = {}
         for state, whole in of_state.items():
-            numbers |= {(state, each): of_kind[state, each] for each in MessageType}
-            numbers[state, None] = whole - sum(of_kind[state, each] for each in MessageType)
+            numbers |= {(state, kind): of_kind[state, kind] for kind in MessageType}
+            numbers[state, None] = whole - sum(of_kind[state, kind] for kind in MessageType)
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime) -> dict[str, int]:

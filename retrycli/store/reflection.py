@@ -56,9 +56,9 @@ class _Unpadded(TypeDecorator[str]):
 
 def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str, ReflectedColumn]:
     """Return columns by name; a server's domains are replaced by the types beneath them."""
-    for each in columns if not is_sqlite else ():
-        each["type"] = _beneath_domains(each["type"])
-    return {each["name"]: each for each in columns}
+    for reflected in columns if not is_sqlite else ():
+        reflected["type"] = _beneath_domains(reflected["type"])
+    return {reflected["name"]: reflected for reflected in columns}
 
 
 def table_of(
@@ -76,17 +76,19 @@ def table_of(
     Raises:
         SchemaMismatch: a column that retrycli needs is missing, or a column can't hold what it is to hold.
     """
-    missing = [each for each in REQUIRED_COLUMNS if each not in columns]
+    missing = [required for required in REQUIRED_COLUMNS if required not in columns]
     if missing:
         raise SchemaMismatch(
             f"{place} has no column {', '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
         )
-    for each, (kinds, why) in UNFIT.items():
-        matters = each == "id" or not is_sqlite
-        if matters and each in columns and isinstance(columns[each]["type"], kinds):
-            raise SchemaMismatch(f"{place} has a column {each} that {why}")
-    kinds_read = {each: _read_as(each, found["type"], is_sqlite=is_sqlite) for each, found in columns.items()}
-    return table_clause(name, *(column(each, kind) for each, kind in kinds_read.items()), schema=schema)
+    for column_name, (kinds, why) in UNFIT.items():
+        matters = column_name == "id" or not is_sqlite
+        if matters and column_name in columns and isinstance(columns[column_name]["type"], kinds):
+            raise SchemaMismatch(f"{place} has a column {column_name} that {why}")
+    kinds_read = {
+        column_name: _read_as(column_name, found["type"], is_sqlite=is_sqlite) for column_name, found in columns.items()
+    }
+    return table_clause(name, *(column(column_name, kind) for column_name, kind in kinds_read.items()), schema=schema)
 
 
 def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:

@@ -85,22 +85,24 @@ def take_back(
     database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
 ) -> Written:
     """Let rejected messages wait again: failed, with all their retries, due as the acts say."""
-    errors = {each: f"Requeued by {act.by} after: {rows[each]['last_error']}" for each, act in able.items()}
+    errors = {
+        message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
+    }
     written = restore_messages(database, connection, errors) if errors else AS_WANTED
     failed_at = first_failures(database, connection, errors)
     enrolled: list[dict[str, Any]] = [
         {
-            "message_id": each,
+            "message_id": message_id,
             "state": State.WAITING,
             "next_attempt_at": act.due,
-            "delivery_key": provisional_key(each, encodable(rows[each][BIRTH]), act.at),
-            "first_failed_at": failed_at.get(each, act.at),
+            "delivery_key": provisional_key(message_id, encodable(rows[message_id][BIRTH]), act.at),
+            "first_failed_at": failed_at.get(message_id, act.at),
             "unknown_count": 0,
-            "ticket": ticket_text(rows[each]["ticket_id"]),
-            "birth": encodable(rows[each][BIRTH]),
+            "ticket": ticket_text(rows[message_id]["ticket_id"]),
+            "birth": encodable(rows[message_id][BIRTH]),
         }
-        for each, act in able.items()
-        if each not in written.unchanged
+        for message_id, act in able.items()
+        if message_id not in written.unchanged
     ]
     if enrolled:
         connection.execute(insert(queue), enrolled)

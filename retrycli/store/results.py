@@ -119,9 +119,9 @@ class Results:
         """
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
-            if gone := set(ids) - {each.message_id for each in loaded}:
+            if gone := set(ids) - {message.message_id for message in loaded}:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
-            fit_ones = [each for each in loaded if isinstance(each, QueuedMessage) and fit(each)]
+            fit_ones = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
             start_attempts(
                 connection,
                 fit_ones,
@@ -171,7 +171,7 @@ class Results:
             ours = _held_ones(connection, claim, [settled])
             start_attempts(
                 connection,
-                [each.message for each in ours if isinstance(each.message, QueuedMessage)],
+                [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
                 pass_id=None,
                 made_by=made_by,
                 destination_of=lambda _: destination,
@@ -205,7 +205,7 @@ class Results:
         Raises:
             TransactionLost: a row has rolled back all. It is left out the next time.
         """
-        by_id = {each.message_id: each for each in settled}
+        by_id = {decision.message_id: decision for decision in settled}
         with self._database.write() as connection:
             found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
             names = [*found.keys()][FIRST_IDENTIFYING:]
@@ -214,26 +214,26 @@ class Results:
             hidden: dict[int, str] = {}
             if len(as_they_are) < len(by_id):
                 others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
-                unlocked = {each for each, is_there in others.items() if is_there}
+                unlocked = {message_id for message_id, is_there in others.items() if is_there}
                 as_they_are |= dict.fromkeys(others.keys() - unlocked)
                 hidden = dict.fromkeys(self._hidden(connection, claim, unlocked), self._why_hidden)
-            ours = {each: one for each, one in as_they_are.items() if one is not None}
-            theirs = [by_id[each] for each in as_they_are.keys() - ours.keys()]
-            changed = {each: one for each, one in ours.items() if one is not by_id[each]}
+            ours = {message_id: one for message_id, one in as_they_are.items() if one is not None}
+            theirs = [by_id[message_id] for message_id in as_they_are.keys() - ours.keys()]
+            changed = {message_id: one for message_id, one in ours.items() if one is not by_id[message_id]}
             written = write_messages(self._database, connection, list(ours.values()))
             refused = {**written.refused, **hidden}
             kept = unlocked.difference(hidden).union(written.held)
             if kept:
-                keep_outcomes(connection, [by_id[each] for each in kept], now)
-            writable = [one for each, one in ours.items() if each not in kept] if kept else ours.values()
-            final = as_written([*writable, *(by_id[each] for each in hidden)], refused)
+                keep_outcomes(connection, [by_id[message_id] for message_id in kept], now)
+            writable = [one for message_id, one in ours.items() if message_id not in kept] if kept else ours.values()
+            final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
             # Nothing is written into their rows, whatever was decided.
-            left_alone = [each._replace(transition=Transition.released()) for each in theirs]
+            left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
-            unread = {each.message_id for each in final if each.transition.reason} - written.rows.keys()
+            unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
             if theirs:
-                ids = [each.message_id for each in theirs]
+                ids = [decision.message_id for decision in theirs]
                 connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "owner": claim.owner})
         lost = by_id.keys() - ours.keys() - unlocked
         return WriteResult(frozenset(lost), frozenset(kept), refused, changed)
@@ -270,13 +270,13 @@ class Results:
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
             .where(queue.c.message_id.in_(ids), *held(claim.owner))
         )
-        return {each: its_row is not None for each, its_row in connection.execute(others).all()}
+        return {message_id: its_row is not None for message_id, its_row in connection.execute(others).all()}
 
 
 def _held_ones(connection: Connection, claim: Claim, settled: Sequence[Decision]) -> list[Decision]:
-    ids = [each.message_id for each in settled]
+    ids = [decision.message_id for decision in settled]
     ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
-    return [each for each in settled if each.message_id in ours]
+    return [decision for decision in settled if decision.message_id in ours]
 
 
 def start_attempts(
@@ -292,18 +292,18 @@ def start_attempts(
     """Record attempts that are about to be made."""
     rows = [
         {
-            "message_id": each.message_id,
-            "number": each.attempt_number,
-            "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MAX_INT),
-            "birth": each.birth,
-            "digest": each.digest,
-            "delivery_key": each.delivery_key,
-            "deliveries": each.deliveries,
-            "ticket": ticket_text(each.ticket_id),
-            "message_type": str(each.message.message_type),
-            "destination": destination_of(each.message.message_type),
+            "message_id": message.message_id,
+            "number": message.attempt_number,
+            "waited_s": min(max(int((now - message.first_failed_at).total_seconds()), 0), MAX_INT),
+            "birth": message.birth,
+            "digest": message.digest,
+            "delivery_key": message.delivery_key,
+            "deliveries": message.deliveries,
+            "ticket": ticket_text(message.ticket_id),
+            "message_type": str(message.message.message_type),
+            "destination": destination_of(message.message.message_type),
         }
-        for each in messages
+        for message in messages
     ]
     of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
     START_ATTEMPTS.execute(connection, rows, **of_all)
@@ -316,9 +316,9 @@ def finish_attempts(connection: Connection, settled: Sequence[Decision], now: da
     does not say when a row was created it is known all the same (`OF_ANY_TICKET`).
     """
     unmarked = [
-        each.message_id
-        for each in settled
-        if each.was_delivered and each.transition.kind is not TransitionKind.DELIVERED
+        decision.message_id
+        for decision in settled
+        if decision.was_delivered and decision.transition.kind is not TransitionKind.DELIVERED
     ]
     if unmarked:
         connection.execute(LET_GO_OF_TICKETS, {"ids": unmarked})
@@ -336,18 +336,18 @@ def keep_outcomes(connection: Connection, settled: Sequence[Decision], now: date
 def _results(settled: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
     return [
         {
-            "message_id": each.message_id,
-            "finished_at": each.finished_at or now,
-            "outcome": each.outcome.kind,
-            "status_code": each.outcome.status_code,
-            "error": each.outcome.error,
+            "message_id": decision.message_id,
+            "finished_at": decision.finished_at or now,
+            "outcome": decision.outcome.kind,
+            "status_code": decision.outcome.status_code,
+            "error": decision.outcome.error,
             "retry_after_s": None
-            if each.outcome.retry_after is None
-            else round(each.outcome.retry_after.total_seconds()),
-            "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
-            "external_id": each.outcome.external_id,
-            "delivered_to": as_list(each.outcome.delivered_to),
+            if decision.outcome.retry_after is None
+            else round(decision.outcome.retry_after.total_seconds()),
+            "duration_ms": None if decision.duration is None else round(decision.duration.total_seconds() * 1000),
+            "external_id": decision.outcome.external_id,
+            "delivered_to": as_list(decision.outcome.delivered_to),
         }
-        for each in settled
-        if each.outcome is not None
+        for decision in settled
+        if decision.outcome is not None
     ]

@@ -49,20 +49,20 @@ def review(
         free = list(connection.execute(_free_escalated(database), {"ids": list(ids)}).scalars())
         rows = read_rows(database, connection, free)
         reviewed = _decided(database, connection, free, rows, decide)
-        anew = [each for each in reviewed if each.transition.reason]
+        anew = [decision for decision in reviewed if decision.transition.reason]
         refused = escalate(database, connection, anew, now)
-        for each in reviewed:
-            if each.transition.reason:
+        for decision in reviewed:
+            if decision.transition.reason:
                 continue
-            values = {**identity_values(each), **seen_values(rows[each.message_id])}
-            if each.transition.kind is TransitionKind.ENROLLED:
+            values = {**identity_values(decision), **seen_values(rows[decision.message_id])}
+            if decision.transition.kind is TransitionKind.ENROLLED:
                 values |= {
                     **NOT_ESCALATED,
-                    "next_attempt_at": each.transition.next_attempt_at,
-                    "unknown_count": each.transition.unknown_count or 0,
+                    "next_attempt_at": decision.transition.next_attempt_at,
+                    "unknown_count": decision.transition.unknown_count or 0,
                 }
             connection.execute(
-                update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
+                update(queue).where(queue.c.message_id == decision.message_id, STILL_ESCALATED).values(values)
             )
         return as_written(reviewed, refused)
 
@@ -84,8 +84,8 @@ def _decided(
 ) -> list[Decision]:
     known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
     return [
-        decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
-        for each in _whole(database, connection, list(ids))
+        decide(ChangedMessage(message, _was_changed(known[message.message_id], message, rows[message.message_id])))
+        for message in _whole(database, connection, list(ids))
     ]
 
 

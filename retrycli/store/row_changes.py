@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def write_messages(database: Database, connection: Connection, settled: Sequence[Decision]) -> Written:
     """Write what became of messages into their rows. An error that its column refuses is shortened."""
-    changing = {each.message_id: each for each in settled if each.transition.changes_row}
+    changing = {decision.message_id: decision for decision in settled if decision.transition.changes_row}
     return RowChange(partial(_write, database), _took).make(database, connection, changing)
 
 
@@ -35,7 +35,7 @@ def reject_messages(database: Database, connection: Connection, errors: Mapping[
     """Mark messages as rejected, each with its last error."""
 
     def write(connection: Connection, errors: Mapping[int, str | None], room: int | None) -> int | None:
-        rows = [{"id": each, "last_error": error} for each, error in errors.items()]
+        rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
         return _reject(database.messages, room).execute(connection, rows)
 
     return RowChange(write, lambda _error, row, _room: not row.failed).make(database, connection, errors)
@@ -45,7 +45,7 @@ def restore_messages(database: Database, connection: Connection, errors: Mapping
     """Mark rejected messages as failed without any retry, each with its last error."""
 
     def write(connection: Connection, errors: Mapping[int, str], room: int | None) -> int | None:
-        rows = [{"id": each, "last_error": error} for each, error in errors.items()]
+        rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
         return _restore(database.messages, room).execute(connection, rows)
 
     change = RowChange(write, lambda _error, row, _room: row.failed and row.retry_count == 0)
@@ -92,16 +92,20 @@ def _took(settled: Decision, row: RowState, room: int | None) -> bool:
 
 def _write(database: Database, connection: Connection, settled: Mapping[int, Decision], room: int | None) -> int | None:
     delivered = [
-        {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
-        for each in settled.values()
-        if each.transition.kind is TransitionKind.DELIVERED
+        {"id": decision.message_id, "sent_at": _sent_at(database, decision.finished_at)}
+        for decision in settled.values()
+        if decision.transition.kind is TransitionKind.DELIVERED
     ]
     no_error = None if database.takes_null("last_error") else ""
     sent = _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
     failed = [
-        {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
-        for each in settled.values()
-        if each.transition.kind is not TransitionKind.DELIVERED
+        {
+            "id": decision.message_id,
+            "last_error": decision.transition.last_error,
+            "retry_count": decision.transition.retry_count,
+        }
+        for decision in settled.values()
+        if decision.transition.kind is not TransitionKind.DELIVERED
     ]
     noted = _note_failures(database.messages, room).execute(connection, failed)
     return None if sent is None or noted is None else sent + noted

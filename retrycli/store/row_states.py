@@ -33,7 +33,7 @@ class RowState(NamedTuple):
 def read_rows(database: Database, connection: Connection, ids: Collection[int]) -> Mapping[int, RowState]:
     """Read what retrycli remembers of rows, by id."""
     found = connection.execute(_row_states(database.messages), {"ids": list(ids)}).all() if ids else ()
-    return {each: RowState(bool(failed), *values) for each, failed, *values in found}
+    return {message_id: RowState(bool(failed), *values) for message_id, failed, *values in found}
 
 
 def shown_error(error: object) -> str | None:

@@ -96,16 +96,16 @@ class RowChange(Generic[Wanted]):
         refused: dict[int, str] = {}
         held: set[int] = set()
         of_all: dict[int, exc.DBAPIError] = {}
-        for each, what in wanted.items():
+        for message_id, what in wanted.items():
             if len(held) >= MOST_WAITED_FOR:
-                held.add(each)
+                held.add(message_id)
                 continue
             try:
-                written = self._write_one(database, connection, each, what)
+                written = self._write_one(database, connection, message_id, what)
             except exc.DBAPIError as error:
                 if _is_over(database, connection):
                     raise
-                of_all[each] = error
+                of_all[message_id] = error
             else:
                 rows |= written.rows
                 refused |= written.refused
@@ -113,7 +113,7 @@ class RowChange(Generic[Wanted]):
         if of_all and len(of_all) + len(refused) + len(held) == len(wanted):
             raise next(iter(of_all.values()))
         # Another row was taken. So it is not the fault of the table, the role or the server.
-        return Written(rows, refused | {each: in_words(error) for each, error in of_all.items()}, held)
+        return Written(rows, refused | {message_id: in_words(error) for message_id, error in of_all.items()}, held)
 
     def _write_one(self, database: Database, connection: Connection, message_id: int, what: Wanted) -> Written:
         """Write a row, with a shorter error if the table refuses it.
@@ -169,7 +169,11 @@ class RowChange(Generic[Wanted]):
             raise
         if changed == len(wanted):
             return AS_WANTED
-        ignored = [each for each, what in wanted.items() if each not in rows or not self._took(what, rows[each], room)]
+        ignored = [
+            message_id
+            for message_id, what in wanted.items()
+            if message_id not in rows or not self._took(what, rows[message_id], room)
+        ]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
 
 

@@ -70,16 +70,16 @@ def move(
         now: the time.
     """
     gone, back, escalated = [], [], []
-    for each in settled:
-        change = each.transition
+    for decision in settled:
+        change = decision.transition
         match change.kind:
             case TransitionKind.DELIVERED:
-                gone.append(each.message_id)
+                gone.append(decision.message_id)
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
-                back.append({**_queue_values(each), "next_attempt_at": change.next_attempt_at})
+                back.append({**_queue_values(decision), "next_attempt_at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
-                row = {**_queue_values(each), **seen_values(rows.get(each.message_id))}
-                escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(each)})
+                row = {**_queue_values(decision), **seen_values(rows.get(decision.message_id))}
+                escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(decision)})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
             case _:
@@ -107,14 +107,16 @@ def escalate(
     from retrycli.store.row_changes import write_messages  # a pass that escalates nothing does without
 
     claim = Claim(str(uuid.uuid4()), now)
-    ids = [each.message_id for each in settled]
+    ids = [decision.message_id for decision in settled]
     connection.execute(CLAIM_FREE, {"ids": ids, "owner": claim.owner, "until": now})
     theirs = {"ids": ids, "owner": claim.owner}
     found = connection.execute(with_queue(database).where(*HELD_OF_THESE), theirs)
-    whole = {each.message_id: each for each in load(connection, found, ids)}
-    known = [each._replace(message=whole[each.message_id]) for each in settled if each.message_id in whole]
+    whole = {message.message_id: message for message in load(connection, found, ids)}
+    known = [
+        decision._replace(message=whole[decision.message_id]) for decision in settled if decision.message_id in whole
+    ]
     # What is not failed any more, or another message now, leaves the queue with the next pass.
-    gone = [each for each in settled if each.message_id not in whole]
+    gone = [decision for decision in settled if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
     move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
@@ -143,7 +145,7 @@ def first_escalations(
     if fresh:
         rows = [{"delivery_key": key, "reason": reason, "at": now} for key, reason in sorted(fresh)]
         connection.execute(insert(escalations), rows)
-    return {each: known.get(key, now) for each, key in keys.items()}
+    return {message_id: known.get(key, now) for message_id, key in keys.items()}
 
 
 def identity_values(settled: Decision) -> dict[str, Any]:

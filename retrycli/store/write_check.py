@@ -63,7 +63,7 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
     schema, table = database.quoted_table
     with database.read() as connection:
         found = connection.execute(CREATORS, {"table": f"{schema}.{table}" if schema else table})
-        return [(each.nspname, each.rolname) for each in found]
+        return [(row.nspname, row.rolname) for row in found]
 
 
 CLOCK_READINGS = 3
@@ -142,13 +142,13 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
     by_their_index = [queue.c[name] for name in ("state", "next_attempt_at", "message_id")]
     ids = select(queue.c.message_id)
     choices = (
-        ids.order_by(*(each.desc() for each in by_their_index)).limit(SOME),
+        ids.order_by(*(column.desc() for column in by_their_index)).limit(SOME),
         ids.where(waiting).order_by(*by_their_index).limit(SOME),
         ids.order_by(scattered).limit(SCATTERED),
     )
     failed = row_by_row(m.status == status_text(MessageStatus.FAILED))
-    for each in choices:
-        some = each.subquery()
+    for choice in choices:
+        some = choice.subquery()
         these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)
         free = these.with_for_update(skip_locked=True, of=database.messages)
         yield connection.execute(free).scalars().all() or connection.execute(these).scalars().all()
@@ -162,7 +162,7 @@ def _rehearse_some(database: Database, connection: Connection, samples: Iterable
     """
     refusals: dict[int, str] = {}
     for sample in samples:
-        ids = [each for each in sample if each not in refusals]
+        ids = [message_id for message_id in sample if message_id not in refusals]
         refused = _rehearse(database, connection, ids, now)
         if len(refused) < len(ids):
             return
@@ -181,8 +181,8 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
     refused: dict[int, str] = {}
     error = exhausted(0, "x" * ERROR_LENGTH)
-    for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        settled = [Decision(message_id, each, finished_at=now) for message_id in ids if message_id not in refused]
+    for transition in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
+        settled = [Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused]
         refused |= write_messages(database, connection, settled).refused
     refused.pop(START, None)  # there is no such row
     return refused
