@@ -1,5 +1,5 @@
-"""Every query, on SQLite and PostgreSQL alike.
+"""Every query, for SQLite and PostgreSQL.
 
-`database` opens it; `enrolment` follows the application's table; `claims` is what a pass works with; `passes` keeps the
-passes' books; `listing` and `history` are what an operator reads.
+`database` opens transactions; `enrolment` follows the application's table; `claims` and `results` are what a pass works
+with; `passes` and `breakers` keep what passes remember; `listing` and `history` are what an operator reads.
 """

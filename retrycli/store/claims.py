@@ -36,21 +36,21 @@ CLAIM_THESE = (
 
 
 BEFORE_ALL = -(2**63)
-"""Before the first id there can be."""
+"""Below the lowest possible id."""
 
 
 class Claims:
-    """The queue as a pass works on it.
+    """Claim messages of the queue for a pass or an operator.
 
     Args:
-        database: where it is.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
-        """Write all that is written inside in one transaction, as `Database.transaction` does."""
+        """Make one transaction of all reads and writes inside: see `Database.transaction`."""
         return self._database.transaction(wait=wait)
 
     def patience(self) -> timedelta:
@@ -58,19 +58,19 @@ class Claims:
         return self._database.patience()
 
     def count_due(self, due_by: datetime) -> int:
-        """How many messages are due."""
+        """Count due messages."""
         statement = select(func.count()).select_from(queue).where(*is_due(due_by))
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
-        """Whether any message of a route is due."""
+        """Tell if any message of a route is due."""
         statement = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route)).limit(1)
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
-        """Whether a pass may claim this message."""
+        """Tell if a pass may claim this message."""
         statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
@@ -78,14 +78,14 @@ class Claims:
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:
-        """Claim due messages, the one that has waited longest first; their ids.
+        """Claim due messages, the longest overdue first, and return their ids.
 
         Args:
-            claim: who claims them, and until when.
-            due_by: until when a message must have come due.
-            limit: how many to look at.
-            turns: whose turn it is among them; by default everybody's.
-            route: which messages; by default all.
+            claim: its owner and expiry.
+            due_by: latest time at which a claimed message came due.
+            limit: maximum number of messages to look at.
+            turns: decides which of them to claim; by default all.
+            route: messages to consider; by default all.
         """
         due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
@@ -103,7 +103,7 @@ class Claims:
     def claim_first_of(
         self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
     ) -> list[int]:
-        """Claim of each ticket the first message that waits or is being sent, where it is due in a route; their ids."""
+        """Claim the first unfinished message of each ticket if it is due and in the route; return their ids."""
         with self._database.write() as connection:
             firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": ticket}).scalar() for ticket in sorted(tickets)]
             due = select(queue.c.message_id).where(
@@ -122,14 +122,14 @@ class Claims:
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message to probe with; its id, if there is one.
+        """Claim one due message as a probe, and return its id; an empty list if there is none.
 
         Args:
-            claim: who claims it, and until when.
-            due_by: until when it must have come due.
-            since: when the breaker opened; no message is a second probe while another has been none.
-            route: which messages; by default all.
-            per_ticket_order: whether a ticket's messages keep their order.
+            claim: its owner and expiry.
+            due_by: latest time at which it came due.
+            since: when the breaker opened. A message is a second probe only if all others have been probes since.
+            route: messages to consider; by default all.
+            per_ticket_order: leave out messages that an earlier one of their ticket holds back.
         """
         return self._claim_one_of(claim, *to_probe(self._due(due_by, route, per_ticket_order=per_ticket_order), since))
 
@@ -142,7 +142,7 @@ class Claims:
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim the message that came due last, of a ticket that is not among these; its id, if there is one."""
+        """Claim the last due message of any other ticket, and return its id; an empty list if there is none."""
         return self._claim_one_of(
             claim, elsewhere(self._due(due_by, route, per_ticket_order=per_ticket_order), tickets)
         )
@@ -152,7 +152,7 @@ class Claims:
         return due.where(~exists().where(*BEFORE_IT)) if per_ticket_order else due
 
     def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
-        """Claim what the first of these selections finds, or the next."""
+        """Claim the message that the first matching query selects."""
         with self._database.write() as connection:
             ids: list[int] = []
             for choice in choices:
@@ -161,32 +161,32 @@ class Claims:
             return ids
 
     def count_probes(self, message_id: int, since: datetime) -> int:
-        """Count the probes that a message has been since a time."""
+        """Count the probes made with a message since a time."""
         probes = probes_of(message_id, since).subquery()
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(probes)).scalar_one()
 
     def renew(self, claim: Claim) -> None:
-        """Hold all that this claim has not lost for longer: until its new time."""
+        """Extend the lease of all messages that this claim still holds."""
         with self._database.write() as connection:
             mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.owner)
             connection.execute(update(queue).where(*mine).values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
-        """Claim one message whatever its wait, also an escalated one.
+        """Claim one message, even if it is not due or is escalated.
 
         Args:
-            claim: who claims it, and until when.
-            message_id: which.
-            now: the time.
-            verb: what the operator wants to do, for errors.
+            claim: its owner and expiry.
+            message_id: the message.
+            now: current time.
+            verb: the operator's action, for errors.
 
         Returns:
-            Whether it was escalated.
+            True if it was escalated.
 
         Raises:
             NoSuchMessage: the application's table has no such row.
-            NotActionable: it is not failed, or somebody is sending it.
+            NotActionable: it is not failed, or another process is sending it.
         """
         with self._database.write() as connection:
             standing = standings(self._database, connection, [message_id]).get(message_id)
@@ -199,7 +199,7 @@ class Claims:
             return standing.state is State.ESCALATED
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
-        """Give back claimed messages for which no attempt was begun."""
+        """Release claimed messages without an attempt."""
         if not ids:
             return
         with self._database.write() as connection:
@@ -212,7 +212,7 @@ class Claims:
 
     @cached_property
     def _results(self) -> Results:
-        from retrycli.store.results import Results  # a pass with nothing due does without
+        from retrycli.store.results import Results  # not needed by a pass with nothing due
 
         return Results(self._database)
 
@@ -228,7 +228,7 @@ class Claims:
         destination_of: Callable[[str], str | None] = lambda _: None,
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and record an attempt for each that is fit: see `Results.begin`."""
+        """Load claimed messages, and start an attempt for those that are fit: see `Results.begin`."""
         return self._results.begin(
             claim,
             ids,
@@ -259,14 +259,14 @@ class Claims:
         return self._results.record(claim, settled, now)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose claims have expired, in the order of their ids; none if none is left.
+        """Claim messages whose lease has expired, by id; return an empty list if none is left.
 
-        Messages whose rows the application holds are left for a later pass.
+        Skip messages whose rows the application has locked: a later pass takes them over.
 
         Args:
-            claim: the claim that takes over.
-            now: the time.
-            limit: how many to look at.
+            claim: the new claim.
+            now: current time.
+            limit: maximum number of messages to look at.
         """
         expired = (
             select(queue.c.message_id)
@@ -285,7 +285,7 @@ class Claims:
             after = ids[-1]
 
     def _take_over(self, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime) -> list[ExpiredClaim]:
-        from retrycli.store.expired_claims import take_over  # only after a pass has died
+        from retrycli.store.expired_claims import take_over  # needed only after a pass has died
 
         return take_over(self._database, connection, claim, ids, now)
 

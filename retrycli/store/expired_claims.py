@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def take_over(
     database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
 ) -> list[ExpiredClaim]:
-    """Claim messages; what the application has meanwhile sent, rejected or withdrawn leaves the queue."""
+    """Claim messages, and load those that are still failed; the others leave the queue."""
     held_messages = with_queue(database).where(*HELD_OF_THESE)
     open_ones = unfinished(connection, ids)
     free = _without_locked(database, connection, ids)
@@ -42,7 +42,7 @@ def take_over(
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Leave out the messages whose rows another transaction has locked; no row at all is not locked."""
+    """Leave out the messages whose rows another transaction has locked. A missing row is not locked."""
     if database.is_sqlite:
         return list(ids)
     m = database.messages.c

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
-"""What attempts that begin together have in common."""
+"""Columns with the same value for all attempts that start together."""
 STARTED = (
     "message_id",
     "number",
@@ -48,7 +48,7 @@ STARTED = (
     "message_type",
     "destination",
 )
-"""What each attempt begins with."""
+"""Columns written when an attempt starts."""
 START_ATTEMPTS = BulkStatement(
     lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
     {name: attempts.c[name].type for name in STARTED},
@@ -64,7 +64,7 @@ FOUND_OUT = (
     "external_id",
     "delivered_to",
 )
-"""What is known of an attempt when it has ended."""
+"""Columns written when an attempt ends."""
 
 
 def _ended(*columns: str) -> BulkStatement:
@@ -90,10 +90,10 @@ LET_GO_OF_TICKETS = (
 
 
 class Results:
-    """What becomes of claimed messages.
+    """Write the results of claimed messages.
 
     Args:
-        database: where they are.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
@@ -111,20 +111,20 @@ class Results:
         destination_of: Callable[[str], str | None] = lambda _: None,
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and record an attempt for each one that is fit for it.
+        """Load claimed messages, and start an attempt for those that are fit.
 
-        Messages that the application has meanwhile sent, rejected or withdrawn leave the queue, and so do those whose
-        id belongs to another message now: it is enrolled as new. Each attempt names the destination of its message's
-        type.
+        Messages that the application has sent, rejected or withdrawn meanwhile leave the queue. So do messages whose id
+        belongs to another message now: that one is enrolled as new. Each attempt records the destination of its
+        message's type.
         """
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
             if gone := set(ids) - {message.message_id for message in loaded}:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
-            fit_ones = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
+            fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
             start_attempts(
                 connection,
-                fit_ones,
+                fit_messages,
                 pass_id=pass_id,
                 made_by=made_by,
                 destination_of=destination_of,
@@ -134,20 +134,20 @@ class Results:
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-        """Load the messages of a claim that are still failed, and still the ones that were claimed."""
+        """Load the messages of a claim that are still failed and still the same messages."""
         found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
         return load(connection, found, ids)
 
-    # The statements of the innermost loop are put together once: that takes longer than to run them.
+    # Statements of the innermost loop are built once: building takes longer than executing.
 
     @cached_property
     def _held_messages(self) -> Select[Any]:
-        """Whole messages that are still failed, of a claim."""
+        """Select whole messages that a claim holds and that are still failed."""
         return with_queue(self._database).where(*HELD_OF_THESE)
 
     @cached_property
     def _held_rows(self) -> Select[Any]:
-        """What identifies the messages of a claim, with the application's status."""
+        """Select the identifying columns and the status of messages that a claim holds."""
         m = self._database.messages
         return (
             select(m.c.id, status_of(self._database), *identifying(m))
@@ -157,18 +157,18 @@ class Results:
 
     @cached_property
     def _locked(self) -> Select[Any]:
-        """The same, of rows that nobody else has locked."""
+        """Select the same, and lock the rows; skip rows that are locked."""
         return self._held_rows.with_for_update(skip_locked=True)
 
     def record_arrival(
         self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record an attempt at a claimed message that is found to have arrived, and its outcome.
+        """Record an attempt at a claimed message that has arrived, with its outcome.
 
-        The message stays claimed. `record` writes its row; if the process dies before that, a later pass does.
+        The message stays claimed. `record` writes its row; if the process dies first, a later pass does.
         """
         with self._database.write() as connection:
-            ours = _held_ones(connection, claim, [settled])
+            ours = _still_held(connection, claim, [settled])
             start_attempts(
                 connection,
                 [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
@@ -181,29 +181,29 @@ class Results:
             keep_outcomes(connection, ours, started_at)
 
     def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts whose messages are not decided yet: these stay claimed.
+        """Record the outcomes of attempts whose messages are not decided yet, so that they survive a crash.
 
-        If the process dies before they are decided, the answers are known all the same.
+        The messages stay claimed.
         """
         with self._database.write() as connection:
-            finish_attempts(connection, _held_ones(connection, claim, settled), now)
+            finish_attempts(connection, _still_held(connection, claim, settled), now)
 
     def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts, and touch no row of the application's.
+        """Record the outcomes of attempts, and write no row of the application's.
 
         The messages stay claimed. A later pass finds the outcomes and writes the rows.
         """
         with self._database.write() as connection:
-            keep_outcomes(connection, _held_ones(connection, claim, settled), now)
+            keep_outcomes(connection, _still_held(connection, claim, settled), now)
 
     def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages, in one transaction.
 
-        Of a message whose row the application holds, or something that a trigger of its table writes, only the
-        attempt's outcome is written. The message stays claimed.
+        If the application has locked a row, or a row that a trigger of its table writes, only the attempt's outcome is
+        written, and the message stays claimed.
 
         Raises:
-            TransactionLost: a row has rolled back all. It is left out the next time.
+            TransactionLost: a row has rolled back the transaction. The next call leaves it out.
         """
         by_id = {decision.message_id: decision for decision in settled}
         with self._database.write() as connection:
@@ -227,7 +227,7 @@ class Results:
                 keep_outcomes(connection, [by_id[message_id] for message_id in kept], now)
             writable = [one for message_id, one in ours.items() if message_id not in kept] if kept else ours.values()
             final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
-            # Nothing is written into their rows, whatever was decided.
+            # Their rows stay as they are, whatever was decided.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
@@ -239,9 +239,9 @@ class Results:
         return WriteResult(frozenset(lost), frozenset(kept), refused, changed)
 
     def _hidden(self, connection: Connection, claim: Claim, unlocked: Collection[int]) -> set[int]:
-        """Return which of the rows that could not be locked a row-level policy hides from changes: nobody holds them.
+        """Return the unlockable rows that no transaction holds: a row-level policy hides them from changes.
 
-        If one of them is held, nothing is known of the others until it is free.
+        If any of them is locked, return none: the others are checked when it is free.
         """
         if not unlocked:
             return set()
@@ -263,7 +263,7 @@ class Results:
         return f"its row can be read and not changed; see to the row-level policies of {table}"
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
-        """Which of these messages this claim holds, and whether they are there or the application has deleted them."""
+        """Return for each message that this claim holds whether its row exists."""
         m = self._database.messages.c
         others = (
             select(queue.c.message_id, m.id)
@@ -273,7 +273,7 @@ class Results:
         return {message_id: its_row is not None for message_id, its_row in connection.execute(others).all()}
 
 
-def _held_ones(connection: Connection, claim: Claim, settled: Sequence[Decision]) -> list[Decision]:
+def _still_held(connection: Connection, claim: Claim, settled: Sequence[Decision]) -> list[Decision]:
     ids = [decision.message_id for decision in settled]
     ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
     return [decision for decision in settled if decision.message_id in ours]
@@ -289,7 +289,7 @@ def start_attempts(
     probe: bool,
     now: datetime,
 ) -> None:
-    """Record attempts that are about to be made."""
+    """Record attempts before their requests go out."""
     rows = [
         {
             "message_id": message.message_id,
@@ -310,10 +310,10 @@ def start_attempts(
 
 
 def finish_attempts(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
-    """Record the results of attempts at messages that a claim is known to hold.
+    """Record the results of attempts at messages that a claim holds.
 
-    A message that was delivered, and whose row is not marked as sent, may come back on another ticket. In a table that
-    does not say when a row was created it is known all the same (`OF_ANY_TICKET`).
+    A delivered message whose row is not marked as sent may come back on another ticket. In a table without creation
+    times it is recognised all the same (`OF_ANY_TICKET`).
     """
     unmarked = [
         decision.message_id
@@ -328,7 +328,7 @@ def finish_attempts(connection: Connection, settled: Sequence[Decision], now: da
 def keep_outcomes(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
     """Record the answers to attempts whose results can't be written into the rows yet.
 
-    Such an attempt has an outcome and no end. Whoever writes the row ends it.
+    Such an attempt has an outcome and no end: the process that writes the row ends it.
     """
     KEEP_OUTCOMES.execute(connection, _results(settled, now))
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def write_messages(database: Database, connection: Connection, settled: Sequence[Decision]) -> Written:
-    """Write what became of messages into their rows. An error that its column refuses is shortened."""
+    """Write decisions into the rows of their messages. An error that its column refuses is shortened."""
     changing = {decision.message_id: decision for decision in settled if decision.transition.changes_row}
     return RowChange(partial(_write, database), _took).make(database, connection, changing)
 
 
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
-    """Mark messages as rejected, each with its last error."""
+    """Mark messages as rejected, with their last errors."""
 
     def write(connection: Connection, errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
@@ -42,7 +42,7 @@ def reject_messages(database: Database, connection: Connection, errors: Mapping[
 
 
 def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str]) -> Written:
-    """Mark rejected messages as failed without any retry, each with its last error."""
+    """Mark rejected messages as failed with a retry count of zero, with their last errors."""
 
     def write(connection: Connection, errors: Mapping[int, str], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
@@ -63,7 +63,7 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
 
 
 def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> Written:
-    """Give a message another subject, body or recipient."""
+    """Write another subject, body or recipient into a message's row."""
     m = database.messages.c
 
     def write(connection: Connection, wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
@@ -78,7 +78,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
 
 def _took(settled: Decision, row: RowState, room: int | None) -> bool:
-    """Tell if a row shows what became of its message."""
+    """Tell if a row took its message's decision."""
     change = settled.transition
     if change.kind is TransitionKind.DELIVERED:
         return not row.failed
@@ -157,7 +157,7 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
 
 @lru_cache
 def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
-    """A message's error and its retry count; None leaves the row's own."""
+    """Write errors and retry counts; None leaves the row's own."""
     m = messages.c
 
     def note(of: Values) -> Update:
@@ -169,7 +169,7 @@ def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
 
 
 def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
-    """As much of a text as its column takes."""
+    """Cut a text to a number of characters."""
     return text if room is None else func.substr(text, 1, room)
 
 
@@ -180,7 +180,7 @@ def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:
-    """A time as the application's column holds its own."""
+    """Return a time in the form of the application's column."""
     if time is None or "sent_at" not in database.messages.c:
         return None
     kind = database.type_of("sent_at")

@@ -1,4 +1,4 @@
-"""What retrycli remembers of the application's rows, to notice when the application writes them."""
+"""Read what retrycli remembers of the application's rows, to notice when the application writes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 REMEMBERED = 1_000
-"""How many characters of an error are remembered, to see whether the application writes another."""
+"""Number of characters of an error to remember, to notice when the application writes another."""
 
 
 class RowState(NamedTuple):
@@ -31,13 +31,13 @@ class RowState(NamedTuple):
 
 
 def read_rows(database: Database, connection: Connection, ids: Collection[int]) -> Mapping[int, RowState]:
-    """Read what retrycli remembers of rows, by id."""
+    """Read the present states of rows, by id."""
     found = connection.execute(_row_states(database.messages), {"ids": list(ids)}).all() if ids else ()
     return {message_id: RowState(bool(failed), *values) for message_id, failed, *values in found}
 
 
 def shown_error(error: object) -> str | None:
-    """Return as much of an error as is remembered, in a form that every database can keep."""
+    """Return the remembered part of an error, in a form that every database can keep."""
     if error is None:
         return None
     return str(error)[:REMEMBERED].replace("\0", " ").encode(errors="backslashreplace").decode()
@@ -45,7 +45,7 @@ def shown_error(error: object) -> str | None:
 
 @lru_cache
 def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
-    """When the application says that it changed a row, as the database writes it; null in a table without it."""
+    """Return ``updated_at`` as the database writes it; null in a table without this column."""
     return cast(messages.c.updated_at, Text) if "updated_at" in messages.c else cast(null(), Text)
 
 

@@ -1,9 +1,9 @@
-"""Change rows of the application's table, and tell which of them took the change.
+"""Change rows of the application's table, and tell which rows took the change.
 
 A table may refuse a change of one row: with an error (a constraint, a trigger), or silently (`RAISE(IGNORE)`, a trigger
-that returns null, a rule, a row-level policy). Such a row is named and stays as it is, and the others are written. So
-the rows that were changed are counted, or read back in the same transaction: a server would have to be asked for the
-count, and no database counts the rows that a trigger changes in place of a view.
+that returns null, a rule, a row-level policy). Such a row is reported and stays as it is; the others are written. To
+find silent refusals, changed rows are counted on SQLite, and read back in the same transaction on a server: its count
+would take a round trip. No database counts rows that a trigger changes in place of a view.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 Wanted = TypeVar("Wanted")
-"""What is to be written into one row."""
+"""The values to write into one row."""
 
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
 LENGTHS = (255, 127, 63, 31)
-"""To so many characters an error is shortened if its column refuses it, one after the other."""
+"""Lengths, in characters, that an error is shortened to, one after the other, if its column refuses it."""
 WAITED_MS, MOST_WAITED_FOR = 10, 8
-"""If another transaction holds some of many rows, so long each row is waited for, and so many of them at most. Others
-are taken for held too then, and are tried the next time."""
+"""Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
+locked, and are tried the next time."""
 
 
 class Written(NamedTuple):
-    """What became of a change of some rows."""
+    """Result of changing some rows."""
 
     rows: Mapping[int, RowState]
-    """As they were read back, by id; none if there was no need to."""
+    """Rows as they were read back, by id; empty if that was not necessary."""
     refused: Mapping[int, str]
-    """Rows that stay as they were because the table does not take the change, and why."""
+    """Reasons of the rows that refused the change, by id. They are unchanged."""
     held: Collection[int] = ()
-    """Rows that stay as they were because another transaction is in the way. They can be tried again."""
+    """Rows that another transaction has locked. They are unchanged, and can be tried again."""
 
     @property
     def unchanged(self) -> AbstractSet[int]:
-        """Return all rows that stay as they were."""
+        """Return the ids of all rows that are unchanged."""
         return self.refused.keys() | set(self.held)
 
 
 AS_WANTED = Written({}, {})
-"""All rows took what was wanted."""
+"""All rows took the change."""
 
 
 class RowChange(Generic[Wanted]):
-    """A change of rows.
+    """Change rows in savepoints.
 
     Args:
-        write: writes what is wanted of rows, and returns how many it changed, if that is known; an error has room for
-            that many characters.
-        took: tells from a row, as it was read back, if it took what was wanted.
+        write: writes values into rows, with errors cut to a number of characters, and returns how many rows it
+            changed, if that is known.
+        took: tells from a row that was read back if it took the change.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class RowChange(Generic[Wanted]):
         """Write rows: all together, or one by one if any of them can't be written.
 
         Raises:
-            DBAPIError: no row can be written, for a reason that none of them is to blame for.
-            TransactionLost: a row has rolled back the transaction. It is left out the next time.
+            DBAPIError: no row can be written, and no single row is the cause.
+            TransactionLost: a row has rolled back the transaction. The next call leaves it out.
         """
         if not wanted:
             return AS_WANTED
@@ -112,14 +112,14 @@ class RowChange(Generic[Wanted]):
                 held |= {*written.held}
         if of_all and len(of_all) + len(refused) + len(held) == len(wanted):
             raise next(iter(of_all.values()))
-        # Another row was taken. So it is not the fault of the table, the role or the server.
+        # Another row was written. So neither the table nor the role nor the server is the cause.
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in of_all.items()}, held)
 
     def _write_one(self, database: Database, connection: Connection, message_id: int, what: Wanted) -> Written:
         """Write a row, with a shorter error if the table refuses it.
 
         Raises:
-            DBAPIError: it can't be written for a reason that is not its own.
+            DBAPIError: it can't be written, and the row is not the cause.
         """
         wanted = {message_id: what}
         if message_id in database.ends_transactions:
@@ -146,11 +146,11 @@ class RowChange(Generic[Wanted]):
     def _try(
         self, database: Database, connection: Connection, wanted: Mapping[int, Wanted], room: int | None
     ) -> Written:
-        """Write rows, and read them back unless the database says that all of them were changed.
+        """Write rows in a savepoint, and read them back unless the database reports all of them as changed.
 
         Raises:
-            DBAPIError: one can't be written (`trouble_of` tells why), and none was; or the connection is lost.
-            TransactionLost: one has rolled back the transaction.
+            DBAPIError: a row can't be written (see `trouble_of`), so none was; or the connection is lost.
+            TransactionLost: a row has rolled back the transaction.
         """
         try:
             with errors_of_a_pipeline(connection):
@@ -178,8 +178,8 @@ class RowChange(Generic[Wanted]):
 
 
 def _is_over(database: Database, connection: Connection) -> bool:
-    """Tell if the transaction is gone: the connection is lost, or a file's row or disk has rolled it back."""
-    if connection.invalidated:  # then it can't be asked for its driver's connection
+    """Tell if the transaction is over: the connection is lost, or a file's row or disk has rolled it back."""
+    if connection.invalidated:  # it has no driver connection then
         return True
     driver = connection.connection.driver_connection
     return driver is None or (not driver.in_transaction if database.is_sqlite else bool(driver.closed))
@@ -187,7 +187,7 @@ def _is_over(database: Database, connection: Connection) -> bool:
 
 @contextmanager
 def _waiting_little(database: Database, connection: Connection) -> Iterator[None]:
-    """Wait for locks of a server for a moment only: too short for a deadlock."""
+    """Wait for a server's locks only briefly: too short for a deadlock."""
     if database.is_sqlite:
         yield
         return

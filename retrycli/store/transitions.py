@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
-    """What a claim holds: the guard of every change that a claim allows, to messages by their ids."""
+    """Build the guard of every change to a claim's messages. It is for lookups by id."""
     return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == owner),)
 
 
@@ -44,7 +44,7 @@ LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**NO_RES
 
 
 def claimed(claim: Claim) -> dict[str, object]:
-    """Return what the queue says of a message that a claim holds."""
+    """Return the queue columns of a claimed message."""
     return {
         "state": State.SENDING.value,
         "claimed_by": claim.owner,
@@ -53,21 +53,21 @@ def claimed(claim: Claim) -> dict[str, object]:
 
 
 def where_it_was() -> ColumnElement[str]:
-    """An escalated message that an operator tried by hand is escalated again, any other waits."""
+    """Return the state that a claimed message returns to: escalated if it was, otherwise waiting."""
     return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
 
 
 def move(
     connection: Connection, claim: Claim, settled: Sequence[Decision], rows: Mapping[int, RowState], now: datetime
 ) -> None:
-    """Move messages that this claim holds to the states that their transitions say.
+    """Move messages that this claim holds to the states of their transitions.
 
     Args:
-        connection: of a transaction that writes.
-        claim: which holds them.
+        connection: in a writing transaction.
+        claim: the claim that holds them.
         settled: the transitions.
-        rows: the rows of those that are escalated, as they are now.
-        now: the time.
+        rows: present rows of the escalated messages, by id.
+        now: current time.
     """
     gone, back, escalated = [], [], []
     for decision in settled:
@@ -95,16 +95,15 @@ def move(
 def escalate(
     database: Database, connection: Connection, settled: Sequence[Decision], now: datetime
 ) -> Mapping[int, str]:
-    """Escalate messages that nobody has claimed, and remember their texts and rows as they are now.
-
-    So a later change by the application is noticed, and nothing else is taken for one.
+    """Escalate unclaimed messages, and remember their present texts and rows, so that later changes by the application
+    are noticed.
 
     Returns:
-        The ids of those whose rows took no change, and why.
+        Reasons of the rows that refused the change, by id.
     """
     if not settled:
         return {}
-    from retrycli.store.row_changes import write_messages  # a pass that escalates nothing does without
+    from retrycli.store.row_changes import write_messages  # not needed by a pass that escalates nothing
 
     claim = Claim(str(uuid.uuid4()), now)
     ids = [decision.message_id for decision in settled]
@@ -115,7 +114,7 @@ def escalate(
     known = [
         decision._replace(message=whole[decision.message_id]) for decision in settled if decision.message_id in whole
     ]
-    # What is not failed any more, or another message now, leaves the queue with the next pass.
+    # Messages that are not failed any more, or replaced by another, leave the queue with the next pass.
     gone = [decision for decision in settled if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
@@ -135,8 +134,7 @@ def first_escalations(
 ) -> Mapping[int, datetime]:
     """Return when messages were first escalated for their reason under their key, by id.
 
-    Notifications go by that time. So an application that takes a message back and fails it again, at every tick, causes
-    one notification.
+    Notifications use this time. So an application that fails a message again at every tick causes one notification.
     """
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
     found = connection.execute(KNOWN_ESCALATIONS, {"ids": [key for key, _ in keys.values()]})
@@ -149,9 +147,9 @@ def first_escalations(
 
 
 def identity_values(settled: Decision) -> dict[str, Any]:
-    """Return what a queue row keeps of the message's text; None leaves the row's own.
+    """Return the columns of a queue row that describe the message's text; None leaves the column as it is.
 
-    Its digest, its delivery key and the unknown attempts under that key always belong together.
+    Digest, delivery key and the number of unknown attempts under this key always change together.
     """
     message = settled.message
     if message is None or not message.digest:
@@ -159,7 +157,7 @@ def identity_values(settled: Decision) -> dict[str, Any]:
     values = {"birth": birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
-    # If the row has changed meanwhile, what they got is not what it holds.
+    # If the row has changed meanwhile, these recipients did not get its present text.
     changed = settled.transition.reason is EscalationReason.CHANGED
     now = settled.outcome.delivered_to if settled.outcome and not changed else ()
     return values | {
@@ -169,7 +167,7 @@ def identity_values(settled: Decision) -> dict[str, Any]:
 
 
 def seen_values(row: RowState | None) -> dict[str, Any]:
-    """Return what a queue row keeps of the application's row."""
+    """Return the columns of a queue row that remember the application's row."""
     if row is None:
         return dict.fromkeys(SEEN)
     count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
@@ -177,25 +175,25 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
 
 
 def as_list(addresses: Collection[str]) -> str | None:
-    """Return addresses as JSON; None for nobody."""
+    """Return addresses as a JSON list; None if there are none."""
     return json.dumps(sorted(addresses)) if addresses else None
 
 
 def _moved(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
-    """A message that a claim holds is free, with values of its own."""
+    """Build an update that releases a claimed message and sets other values."""
     moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
     return moved.values(claimed_by=None, claim_expires_at=None, **values)
 
 
 def _known(of: Values, name: str) -> ColumnElement[Any]:
-    """A value, if there is one; else the queue's own stays."""
+    """Return the new value, or the queue's own if it is null."""
     return func.coalesce(of[name], queue.c[name])
 
 
 def _gone_back(of: Values) -> Update:
-    """Waiting again. An escalated message that was tried by hand keeps what was last seen of its text.
+    """Build the update to waiting. An escalated message that was tried by hand keeps what was last seen of its text.
 
-    If another text was tried, all that is known of the old one stays with it; the history has what was tried.
+    If another text was tried, the queue keeps the old text's columns; the history has what was tried.
     """
     waits = queue.c.escalated_at.is_(None)
     another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
@@ -210,7 +208,7 @@ def _gone_back(of: Values) -> Update:
 
 
 def _escalated(of: Values) -> Update:
-    """An operator has it; one that was tried by hand has been escalated since its first time."""
+    """Build the update to escalated. A message that was tried by hand keeps its first escalation time."""
     return _moved(
         of,
         state=State.ESCALATED.value,
@@ -238,12 +236,12 @@ NOT_ESCALATED: Mapping[str, Any] = {
     "acknowledged_at": None,
     "note": None,
 }
-"""What a queue row says of a message that waits again."""
+"""Columns of a message that waits again."""
 KEPT = ("birth", "digest", "delivery_key")
 IDENTITY = (*KEPT, "delivered_to")
-"""What a queue row keeps of its message's text."""
+"""Columns that describe the message's text."""
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
-"""What a queue row keeps of the application's row, to notice when the application changes it."""
+"""Columns that remember the application's row, to notice when the application changes it."""
 KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
 GO_BACK = BulkStatement(_gone_back, _types("next_attempt_at"))
 ESCALATE = BulkStatement(
