@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class Edits:
-    """Failed messages as operators edit them.
+    """Edit failed messages.
 
     Args:
-        database: where they are.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
@@ -40,18 +40,18 @@ class Edits:
     def edit(
         self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
     ) -> None:
-        """Give a message another text. With it goes another delivery key, as with every text.
+        """Change a message's text. Its delivery key changes with it.
 
         Args:
-            message_id: a message that the queue knows.
-            act: what the history is to say.
-            read: the columns that the change was based on, as they were read.
-            changes: the columns to be written.
+            message_id: a message in the queue.
+            act: the action to record.
+            read: the columns that the edit was based on, as they were read.
+            changes: the new values by column.
 
         Raises:
-            NoSuchMessage: there is no such row any more.
-            NotActionable: it is not failed or is being sent just now, what was read has changed, a column is too short
-                for its new text, or the database's encoding lacks a letter of that.
+            NoSuchMessage: the row does not exist any more.
+            NotActionable: it is not failed or is being sent, it has changed since, a column is too short, or the
+                database's encoding lacks a character.
         """
         again_if_lost(lambda: self._edit(message_id, act, read, changes))
 
@@ -59,7 +59,7 @@ class Edits:
         self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
     ) -> None:
         m = self._database.messages
-        # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
+        # Compared in Python, because invalid UTF-8 and bytes can be read but not bound. The row is locked.
         there = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
@@ -76,19 +76,19 @@ class Edits:
                     f"See `retrycli show {message_id}`, and edit it again"
                 )
             self._check_room(connection, message_id, changes)
-            # The key that a version before 0005 chose is the key of the text that is about to be replaced.
+            # A key that a version before 0005 chose belongs to the old text.
             self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # It is not the application that has changed it: an escalated message stays escalated.
+            # The application has not changed the row: an escalated message stays escalated.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             record_actions(connection, {message_id: act})
 
     def _remember(
         self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
     ) -> None:
-        """Keep what identifies a message, as its row is now, if the queue's row is one of these."""
+        """Store the present identity of a message if its queue row meets a condition."""
         this = with_queue(self._database).where(queue.c.message_id == message_id, which)
         for message in load(connection, connection.execute(this), [message_id]):
             now = Decision(message_id, Transition.released(), message=message)
@@ -110,11 +110,11 @@ class Edits:
             )
 
     def check(self, message_id: int, now: datetime) -> bool:
-        """Look whether a message may be edited; whether the queue knows it.
+        """Check that a message may be edited, and tell if it is in the queue.
 
         Raises:
-            NoSuchMessage: there is no such row.
-            NotActionable: it is not failed, or is being sent just now.
+            NoSuchMessage: the row does not exist.
+            NotActionable: it is not failed, or is being sent.
         """
         with self._database.read() as connection:
             standing = standings(self._database, connection, [message_id]).get(message_id)

@@ -1,4 +1,4 @@
-"""Which messages the queue looks after: it follows the application's table, a range of ids at a time."""
+"""Enrol and retire messages: compare the queue with the application's table, a range of ids at a time."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 TAIL = 5_000
-"""How many of the newest messages every pass compares with its queue."""
+"""Number of newest messages that every pass compares with its queue."""
 SWEEP = 10_000
-"""How many of the older ones each pass compares besides, going round. Messages that fail are new ones as a rule;
-those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short. Where there
-is an index of the failed rows, these alone are counted, and few of them are all compared by every pass."""
+"""Number of older messages that each pass compares besides, in turn. Failed messages are usually new; older ones are
+found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows only these
+are counted, and if they are few, every pass compares them all."""
 RETIRED_AT_ONCE = 500
-"""So many leave the queue in one transaction."""
+"""Maximum number of messages that leave the queue in one transaction."""
 KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
 LET_GO = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
 FREE = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
@@ -71,40 +71,40 @@ MOVE = (
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 START = -(2**63)
-"""Below the lowest id that a database can hold."""
+"""Below the lowest possible id."""
 
 DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
-"""The columns by which a message is taken in."""
+"""The columns that decide about enrolment."""
 
 
 class Retired(NamedTuple):
-    """What the queue and the application's table did not agree about."""
+    """Differences found between the queue and the application's table."""
 
     gone: int
-    """How many messages left the queue."""
+    """Number of messages that left the queue."""
     changed: Sequence[int]
-    """Escalated messages whose rows the application may have written since, by their ids."""
+    """Ids of escalated messages whose rows the application may have written since."""
 
 
 class WouldRetire(NamedTuple):
-    """What the queue and the application's table do not agree about."""
+    """Differences between the queue and the application's table."""
 
     replaced: Mapping[int, datetime | None]
-    """Messages that the queue knows as others, by id, and when the others' waits end."""
+    """Ids that belong to other messages now, with the next attempt times of the old ones."""
     changed: Sequence[int]
-    """As in `Retired`."""
+    """Ids of escalated messages whose rows the application may have written since."""
 
 
 Rows = list[Mapping[str, Any]]
 
 
 class Enrolment:
-    """Takes messages into the queue, and out of it when they are no longer its business.
+    """Enrol failed messages, and retire those that are not failed any more.
 
     Args:
-        database: where both tables are.
-        tail: how many of the newest messages every pass compares with its queue.
-        sweep: how many of the older ones each pass compares besides.
+        database: holds the queue and the application's table.
+        tail: number of newest messages that every pass compares.
+        sweep: number of older messages that each pass compares besides.
     """
 
     def __init__(self, database: Database, *, tail: int = TAIL, sweep: int = SWEEP) -> None:
@@ -113,13 +113,13 @@ class Enrolment:
         self._sweep = sweep
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
-        """Which ranges of ids this pass compares: of the older messages the next slice, and all of the newest.
+        """Return the ranges of ids to compare in this pass: all of the newest, and the next slice of the older ones.
 
         Args:
-            swept_to: where the last pass left off; None for a pass that must see everything.
+            swept_to: id at which the last pass left off; None to compare all messages.
 
         Returns:
-            The ranges, and where the next pass goes on.
+            The ranges, and the id at which the next pass goes on.
         """
         rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)
@@ -137,18 +137,18 @@ class Enrolment:
         return [*spans, Span(tail, None)], START if after >= tail else after
 
     def goes_round(self) -> bool:
-        """Whether there are more messages to go through than one pass compares."""
+        """Tell if there are more messages than one pass compares."""
         return self._id_at(self._rows(), self._tail + self._sweep) is not None
 
     def _rows(self) -> Select[Any]:
-        """The ids of the rows that are gone through: all of them, or the failed ones where an index has these."""
+        """Select the ids to go through: all rows, or the failed ones if an index has them."""
         m = self._database.messages.c
         all_rows = select(m.id)
         indexed = FailedIndex(self._database).state() is IndexState.THERE
         return all_rows.where(m.status == status_text(MessageStatus.FAILED)) if indexed else all_rows
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
-        """The id that lies so many rows on from the first one after, or back from the newest; None where none does."""
+        """Return the id `number` rows after the first above `after`, or below the newest; None if there is none."""
         ids = self._database.messages.c.id
         statement = rows.order_by(ids.desc() if newest else ids).offset(number).limit(1)
         if after is not None:
@@ -159,14 +159,15 @@ class Enrolment:
     def newly_failed(
         self, span: Span, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
-        """Failed messages that the queue does not know, by id, with what decides about them.
+        """Read failed messages that the queue does not know, by id, with the columns that decide about them.
 
-        Their bodies are left out: null, or empty. So are columns that only a preset may know: they may be as large.
+        Bodies are replaced by an empty text, or null. Columns that only a preset may use are left out: they may be as
+        large.
 
         Args:
-            span: a range of ids.
-            limit: how many at most.
-            replaced: messages that the queue knows as others.
+            span: the range of ids.
+            limit: maximum number of messages.
+            replaced: ids that the queue knows as other messages.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
@@ -187,14 +188,14 @@ class Enrolment:
             return [message_of(row) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages to the queue; one that is there already stays as it is.
+        """Add messages to the queue; leave those that are there already as they are.
 
         Args:
-            entries: each message's first transition, when it first failed, and its ticket.
-            now: for ``escalated_at``.
+            entries: each message's first transition, first failure and ticket.
+            now: current time, for ``escalated_at``.
 
         Returns:
-            The ids of those whose rows took no change, and why: they are escalated.
+            Reasons of the rows that refused the change, by id; these messages are escalated.
         """
         if not entries:
             return {}
@@ -220,22 +221,22 @@ class Enrolment:
         return select(m.c.id, birth_text(m)).where(id_in(m.c.id))
 
     def retire(self, span: Span) -> Retired:
-        """Drop messages that the application has since sent, rejected, withdrawn or deleted.
+        """Drop messages that the application has sent, rejected, withdrawn or deleted.
 
-        A message whose id belongs to another one now goes too: the other is enrolled as new. Escalated messages whose
-        rows the application may have written since are found on the way.
+        A message whose id belongs to another message now leaves too: that one is enrolled as new. Escalated messages
+        whose rows the application may have written are found on the way.
         """
         gone, changed = 0, array("q")
         for leave, stay in self._disagreements(span):
             with self._database.write() as connection:
-                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
+                # A message in flight keeps its queue row until its attempt has an outcome or its claim expires.
                 gone += connection.execute(LET_GO, {"ids": [row["message_id"] for row in leave]}).rowcount
                 _follow(connection, stay)
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return Retired(gone, changed)
 
     def would_retire(self, span: Span) -> WouldRetire:
-        """Find what `retire` would drop or find changed. Nothing is written."""
+        """Find what `retire` would drop or find changed, and write nothing."""
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
         for leave, stay in self._disagreements(span):
@@ -248,9 +249,9 @@ class Enrolment:
         return WouldRetire(replaced, changed)
 
     def _disagreements(self, span: Span) -> Iterator[tuple[Rows, Rows]]:
-        """Yield queue rows that do not agree with the application's: those that leave, and those that stay."""
+        """Yield queue rows that differ from the application's, in batches: those that leave, and those that stay."""
         with self._database.read() as connection:
-            if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # as most often, and soon known
+            if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # the usual case, and fast to check
                 return
         rest = span
         while True:
@@ -267,9 +268,9 @@ class Enrolment:
 
     @cached_property
     def _differing(self) -> Select[Any]:
-        """Queue rows that do not agree with the application's."""
+        """Select queue rows that differ from the application's."""
         m = self._database.messages
-        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # it is null if there is no row
+        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # null if the row does not exist
         birth = birth_text(m)
         may_differ = and_(STILL_ESCALATED, self._may_differ())
         return (
@@ -286,7 +287,8 @@ class Enrolment:
                 m.c.ticket_id,
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # The database may write one time, or one ticket, in two ways: `_is_another` knows, `_follow` takes it over.
+            # One time, or one ticket, may be written in two ways: `_is_another` compares them, `_follow` stores the new
+            # form.
             .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -294,10 +296,10 @@ class Enrolment:
 
     def _may_differ(self) -> ColumnElement[bool]:
         m = self._database.messages
-        if "updated_at" not in m.c:  # nothing but the text itself shows that it is another
+        if "updated_at" not in m.c:  # only the text itself can show a change
             return true()
         return or_(
-            queue.c.digest.is_(None),  # a version before 0005 did not read the text: it is taken as it is
+            queue.c.digest.is_(None),  # a version before 0005 kept no digest: adopt the text as it is
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
@@ -307,23 +309,23 @@ class Enrolment:
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
         """Decide again about escalated messages whose rows may have changed: see `retrycli.store.review`."""
-        from retrycli.store.review import review  # few passes need it
+        from retrycli.store.review import review  # needed by few passes
 
         return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
-        """Return what `review` would decide. Nothing is written."""
+        """Return what `review` would decide, and write nothing."""
         from retrycli.store.review import would_review
 
         return would_review(self._database, ids, decide)
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
-    """Tell if a row is of another message than its queue row."""
+    """Tell if a row belongs to another message than its queue row."""
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)
-    # A version before 0005 knew a message by its ticket, and by when it failed; one before 0003 did not know tickets.
+    # A version before 0005 identified a message by its ticket and first failure; one before 0003 stored no tickets.
     if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
@@ -345,11 +347,11 @@ def _waiting(
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Give queue rows the tickets that the application has moved their messages to, as when it merges tickets.
+    """Store the tickets that the application has moved messages to, as when it merges tickets.
 
-    And their births in the form that they have now, so that the next pass need not compare them again. Nothing else
-    changes: a message that is being sent keeps its claim. A row that another pass has locked follows with the next
-    sweep, because that pass may be waiting for a row of this one.
+    Also store births in their present form, so that the next pass need not compare them again. Nothing else changes: a
+    message in flight keeps its claim. A row that another pass has locked follows with the next sweep, because that pass
+    may be waiting for a row of this one.
     """
     moved = {}
     for row in rows:

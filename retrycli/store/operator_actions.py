@@ -1,4 +1,4 @@
-"""What people do about messages. Each change names the state it expects, so that nobody touches what has moved on."""
+"""Operators' actions on messages. Each change names the state it expects, so that a late action changes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
     ActionKind.NOTED: (ESCALATED,),
     ActionKind.MARKED_SENT: (FREE,),
 }
-"""What the queue must say of a message for an act to be done to it."""
+"""Conditions on the queue row for each kind of action."""
 
 REQUEUE = (
     update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
@@ -69,55 +69,55 @@ ACKNOWLEDGE = (
 NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
 LEAVE = delete(queue).where(OF_ID, FREE)
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
-"""Acts that are done to failed messages in any state, also to those that the queue does not know yet."""
+"""Actions on failed messages in any state, even if the queue does not know them yet."""
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
-"""Acts that change rows of the application's. They leave out those that it holds."""
+"""Actions that change the application's rows. They skip locked rows."""
 NONE: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """What became of an act."""
+    """Result of an action."""
 
     lost: AbstractSet[int]
-    """The messages that the act could not be done to; nothing of these was changed. `Acts.why_not` says more."""
+    """Messages in another state or locked: nothing was changed. `Acts.why_not` tells the reasons."""
     refused: Mapping[int, str]
-    """The messages whose rows the application's table did not let change, and why."""
+    """Messages whose rows refused the change, and why."""
     unfit: Mapping[int, str]
-    """The messages that can't be sent as they are, and why; nothing of these was changed."""
+    """Messages that can't be sent as they are, and why: nothing was changed."""
 
 
 class Acts:
-    """Failed messages as people act on them.
+    """Perform operators' actions on failed messages.
 
     Args:
-        database: where they are.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def read(self, ids: Collection[int]) -> list[Message]:
-        """Read messages whole; rows that can't be read as messages are left out."""
+        """Read whole messages; leave out rows that are not valid messages."""
         m = self._database.messages
         with self._database.read() as connection:
             rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
         return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
-        """Return when messages first failed, as far as their attempts tell."""
+        """Return when messages first failed, by id, as far as their attempts show."""
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
 
     def perform(
         self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = NONE
     ) -> Performed:
-        """Do one kind of act to messages, each its own, and record who did it, in one transaction.
+        """Perform one kind of action on messages, and record it, in one transaction.
 
         Args:
-            kind: the act.
-            wanted: for each message what the history is to say.
-            problems: messages that can't be sent as they are, and why: they are left alone.
+            kind: the kind of action.
+            wanted: the action to record, by message id.
+            problems: messages that can't be sent as they are, and why: they are left unchanged.
         """
         return again_if_lost(lambda: self._perform(kind, wanted, problems))
 
@@ -141,7 +141,7 @@ class Acts:
             held = {*written.held, *taken.held}
             able = {message_id: act for message_id, act in able.items() if message_id not in held}
             refused = {**written.refused, **taken.refused}
-            # That a message has arrived is known, whatever its row takes.
+            # An operator's statement that a message has arrived holds, even if its row refuses the change.
             done = {
                 message_id: act
                 for message_id, act in able.items()
@@ -153,14 +153,14 @@ class Acts:
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
-        """Read those messages that retrycli rejected. No pass enrols them until the transaction ends."""
+        """Read the messages that retrycli rejected. No pass enrols them until the transaction ends."""
         if not rejected_by_us(self._database, connection, wanted):
             return {}
         self._database.advisory_lock(connection)
         return rejected_by_us(self._database, connection, wanted)
 
     def _unfit(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
-        """Return which rows can't be turned into a request, and why. Their bodies are not read."""
+        """Return the rows that are not valid messages, and why. Their bodies are not read."""
         columns = [column for column in all_but_the_body(self._database) if column.name in DECIDES]
         rows = rows_of(
             connection.execute(select(*columns).where(id_in(self._database.messages.c.id)), {"ids": list(ids)})
@@ -176,7 +176,7 @@ class Acts:
                     {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
                 ]
                 if rows:
-                    # Its next escalation is news, whatever there was before.
+                    # The next escalation is notified again.
                     connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
                     connection.execute(REQUEUE, rows)
                 return written
@@ -188,7 +188,7 @@ class Acts:
             case ActionKind.MARKED_SENT:
                 enrolled = self._enrol_unknown(connection, able)
                 written = mark_delivered(self._database, connection, able)
-                # One whose row is held goes back to where it was.
+                # A message whose row is locked returns to its former state.
                 self._leave(connection, (able.keys() - written.unchanged) | (enrolled & set(written.held)))
                 return written
             case ActionKind.ACKNOWLEDGED:
@@ -209,7 +209,7 @@ class Acts:
             connection.execute(LEAVE, [{"of_id": message_id} for message_id in ids])
 
     def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-        """Escalate messages that are done with, and whose rows take no change: a pass would send them."""
+        """Escalate finished messages whose rows refused the change: a pass would send them."""
         self._enrol_unknown(connection, acts)
         at = max(act.at for act in acts.values())
         waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
@@ -218,7 +218,7 @@ class Acts:
         )
 
     def _enrol_unknown(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
-        """Enrol those messages that the queue does not know, and return which ones."""
+        """Enrol the messages that the queue does not know, and return their ids."""
         m = self._database.messages.c
         these = {"ids": list(acts)}
         known = set(connection.execute(KNOWN, these).scalars())
@@ -240,7 +240,7 @@ class Acts:
         return {row["message_id"] for row in unknown}
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
-        """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
+        """Return the ids that an action applies to; their rows stay locked until the transaction ends."""
         these = {"ids": list(ids)}
 
         def enrolled() -> list[int]:
@@ -249,14 +249,14 @@ class Acts:
 
         if kind not in OF_ANY_FAILED:
             return enrolled()
-        # What the queue does not know yet must not be enrolled and claimed meanwhile. A pass may hold messages while it
-        # waits for this lock, so none of them is waited for.
+        # Unknown messages must not be enrolled and claimed meanwhile. A pass may hold row locks while it waits for this
+        # lock, so locked rows are skipped.
         self._database.advisory_lock(connection)
         return [*enrolled(), *connection.execute(self._unknown, these).scalars()]
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        """Messages, by their ids, that an act can be done to."""
+        """Build for each kind of action the query that locks the messages it applies to."""
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
         joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
@@ -268,7 +268,7 @@ class Acts:
 
     @cached_property
     def _unknown(self) -> Select[Any]:
-        """Failed messages, by their ids, that the queue does not know."""
+        """Build the query that locks failed messages that the queue does not know."""
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
         return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
@@ -279,12 +279,12 @@ class Acts:
         return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
-        """Record acts that change nothing by themselves, by the messages' ids."""
+        """Record actions that change no row, by message id."""
         with self._database.write() as connection:
             record_actions(connection, done)
 
     def why_not(self, kind: ActionKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
-        """Why an act was not done to messages, by id."""
+        """Return why an action does not apply to messages, by id."""
         with self._database.read() as connection:
             return self._why_not(connection, kind, ids, now)
 
@@ -296,7 +296,7 @@ class Acts:
 
 
 def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
-    """Record actions in the history, by the messages' ids."""
+    """Record actions in the history, by message id."""
     if not done:
         return
     requeued = [message_id for message_id, act in done.items() if act.kind is ActionKind.REQUEUED]
@@ -305,7 +305,7 @@ def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -
         {
             **act_values(act),
             "message_id": message_id,
-            # By their number and not by the time: hosts' clocks differ.
+            # By number and not by time, because hosts' clocks differ.
             "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
         }
         for message_id, act in done.items()

@@ -23,39 +23,39 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
     "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
 }
-"""Types that a server's columns can't be of. What a file's columns are declared as says little, but for texts: numbers
-become such there, so that its ids are none."""
+"""Unsuitable types of a server's columns, and why. A file's declared types say little, except that text columns turn
+numbers into texts, so that ids are not integers."""
 BEYOND = 2**63
-"""The first number that is too large for a whole one of a database's."""
+"""The lowest number that does not fit a database's integer."""
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
 
 class IntegralNumeric(TypeDecorator[Any]):
-    """A number that may have a fraction, and is whole where it has none."""
+    """A numeric value, read as an integer if it is one."""
 
     impl = Numeric
     cache_ok = True
 
     def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
-        """Give back a whole number where it is one."""
+        """Return an integer if the value is one."""
         if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
             return value
         return int(value)
 
 
 class _Unpadded(TypeDecorator[str]):
-    """A text of ``CHAR(n)``, without the blanks that a server fills it up with, and takes for nothing itself."""
+    """A text of ``CHAR(n)`` without the blanks that the server pads it with and ignores in comparisons."""
 
     impl = NullType
     cache_ok = True
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Give back what was written."""
+        """Strip the padding."""
         return None if value is None else value.rstrip(" ")
 
 
 def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str, ReflectedColumn]:
-    """Return columns by name; a server's domains are replaced by the types beneath them."""
+    """Return columns by name, with a server's domains replaced by their base types."""
     for reflected in columns if not is_sqlite else ():
         reflected["type"] = _beneath_domains(reflected["type"])
     return {reflected["name"]: reflected for reflected in columns}
@@ -64,7 +64,8 @@ def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str,
 def table_of(
     columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
 ) -> TableClause:
-    """Build the application's table, with all its columns, untyped but for what is to be read as another type.
+    """Build the application's table with all its columns. They have no type unless they are read as another than the
+    driver's.
 
     Args:
         columns: its columns by name.
@@ -74,7 +75,7 @@ def table_of(
         is_sqlite: whether it is in a SQLite file.
 
     Raises:
-        SchemaMismatch: a column that retrycli needs is missing, or a column can't hold what it is to hold.
+        SchemaMismatch: a required column is missing, or a column has an unsuitable type.
     """
     missing = [required for required in REQUIRED_COLUMNS if required not in columns]
     if missing:
@@ -92,11 +93,11 @@ def table_of(
 
 
 def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
-    """Return the type to read a column as; None if it is read as the driver has it."""
+    """Return the type to read a column as; None for the driver's own."""
     if not is_sqlite and isinstance(kind, CHAR):
         return _Unpadded()
     if not is_sqlite and isinstance(kind, VARCHAR):
-        return String()  # the server's catalogue has no operator for it: see `catalogue`
+        return String()  # the server's catalogue has no operator for VARCHAR: see `catalogue`
     if is_sqlite or name not in WHOLE_NUMBERS:
         return None
     if isinstance(kind, Uuid):
@@ -105,7 +106,7 @@ def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine
 
 
 def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """What a server's type is in the end: a domain is another type with conditions."""
+    """Return the base type of a domain, or the type itself."""
     from sqlalchemy.dialects.postgresql import DOMAIN
 
     while isinstance(kind, DOMAIN):

@@ -31,19 +31,19 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
 def review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
 ) -> list[Decision]:
-    """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
+    """Let escalated messages wait again, escalate them anew, or remember their present rows (released).
 
-    Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
-    pass.
+    Neither the application nor an operator changes them meanwhile. A message that either of them has locked is left to
+    the next pass.
 
     Args:
-        database: where they are.
-        ids: which messages.
-        decide: is given each of them whole, with whether the application has changed it since.
-        now: for ``escalated_at``.
+        database: holds the queue and the application's table.
+        ids: the escalated messages.
+        decide: decides about a whole message; told if the application has changed it.
+        now: current time, for ``escalated_at``.
 
     Returns:
-        What was decided and written.
+        The decisions, as written.
     """
     with database.write() as connection:
         free = list(connection.execute(_free_escalated(database), {"ids": list(ids)}).scalars())
@@ -70,7 +70,7 @@ def review(
 def would_review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]
 ) -> list[Decision]:
-    """Return what `review` would decide. Nothing is written."""
+    """Return what `review` would decide, and write nothing."""
     with database.read() as connection:
         return _decided(database, connection, ids, read_rows(database, connection, ids), decide)
 
@@ -90,7 +90,7 @@ def _decided(
 
 
 def _free_escalated(database: Database) -> Select[Any]:
-    """Escalated messages that are failed, by their ids, which nobody else changes until the transaction ends."""
+    """Select escalated messages that are failed, by id, and lock them; skip locked rows."""
     m = database.messages
     return (
         select(queue.c.message_id)

@@ -1,4 +1,4 @@
-"""Upgrades of retrycli's own tables by Alembic, which takes long to load."""
+"""Upgrades of retrycli's own tables by Alembic. It loads slowly, so a pass imports this module only to upgrade."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 UPGRADING = Lock()
-"""Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
+"""Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time."""
 
 
 def upgrade(database: Database) -> None:
@@ -37,7 +37,7 @@ def downgrade(database: Database) -> None:
 
 @contextmanager
 def _migrating(database: Database) -> Iterator[tuple[Config, Connection]]:
-    """Hold the transaction in which Alembic changes retrycli's own tables."""
+    """Open the transaction in which Alembic changes retrycli's own tables."""
     config = Config()
     config.set_main_option("script_location", "retrycli:store/migrations")
     config.set_main_option("path_separator", "os")
