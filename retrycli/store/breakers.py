@@ -23,36 +23,36 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 MOST_HOSTS = 100
-"""Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
+"""Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further ahead."""
 
 
 class Breakers:
-    """The destinations of messages.
+    """Remember destinations between passes.
 
     Args:
-        database: where they are remembered.
+        database: holds retrycli's own tables.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def breaker(self, destination: str) -> Breaker:
-        """What is remembered of a destination."""
+        """Return the breaker of a destination; a closed one if none is stored."""
         with self._database.read() as connection:
             row = connection.execute(select(breakers).where(breakers.c.destination == destination)).one_or_none()
         return Breaker(destination) if row is None else _breaker(row)
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """The same, which no other pass changes until this transaction ends."""
+        """Return the same, and keep other passes from changing it until this transaction ends."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             return self.breaker(destination)
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
-        """Take the one probe that is due of a destination, so that no other pass sends one until a time.
+        """Reserve the due probe of a destination until a time, so that no other pass sends one.
 
         Returns:
-            Whether it was there to be taken: another pass may have been faster.
+            False if another pass was faster.
         """
         as_remembered = (
             breakers.c.destination == breaker.destination,
@@ -63,16 +63,16 @@ class Breakers:
             return connection.execute(update(breakers).where(*as_remembered).values(probe_at=until)).rowcount == 1
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Reserve a time for one request, so that those of all hosts together keep their distance.
+        """Reserve a time for one request, so that requests of all hosts together keep the interval.
 
         Args:
-            destination: where the request goes.
-            now: the time.
-            interval: how far apart requests are.
-            too_late: when it is of no use any more.
+            destination: the request's destination.
+            now: current time.
+            interval: minimum time between requests.
+            too_late: time from which on nothing is reserved.
 
         Returns:
-            When it may go out: now, or an interval after the one before it. Nothing is reserved that comes too late.
+            The time to send at: now, or an interval after the previous request.
         """
         last = select(rates.c.next_at).where(rates.c.destination == destination)
         with self._database.write() as connection:
@@ -80,7 +80,7 @@ class Breakers:
             free_at = connection.execute(last).scalar()
             turn = now if free_at is None else max(free_at, now)
             if turn - now > MOST_HOSTS * interval:
-                turn = now  # a clock was wrong, and must delay nobody
+                turn = now  # a wrong clock must not delay other hosts
             if turn >= too_late:
                 return turn
             row = {"destination": destination, "next_at": turn + interval}
@@ -91,21 +91,21 @@ class Breakers:
         return turn
 
     def breakers(self) -> list[Breaker]:
-        """All that is remembered of destinations in trouble."""
+        """Return the stored breakers, by destination."""
         with self._database.read() as connection:
             return [_breaker(row) for row in connection.execute(select(breakers).order_by(breakers.c.destination))]
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
-        """Return what stands against some destinations.
+        """Return the breakers that block some destinations.
 
-        A rest is over when its time is; an open breaker, when a probe comes through. Of a destination that was given up
-        none ever will.
+        A rest ends at its time, an open breaker only with a successful probe. Destinations that are no longer used get
+        no probes, so they are left out.
         """
         known = [breaker for breaker in self.breakers() if breaker.destination in destinations]
         return [breaker for breaker in known if breaker.state is BreakerState.OPEN or breaker.blocks(at)]
 
     def save_breaker(self, breaker: Breaker) -> None:
-        """Remember a destination; one that is well is forgotten."""
+        """Store a breaker, or delete it if it is healthy."""
         with self._database.write() as connection:
             connection.execute(delete(breakers).where(breakers.c.destination == breaker.destination))
             if not breaker.is_healthy:
@@ -113,10 +113,10 @@ class Breakers:
                 connection.execute(insert(breakers).values(row))
 
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
-        """Return the destinations that refuse us, each with the last pass that it refused.
+        """Return the destinations that refuse requests, with the last pass that they refused.
 
-        A refusal stands until a pass finds out more, or anybody delivers something there. That of our credentials is
-        over, too, with a later answer about a message.
+        A refusal ends with a delivery, or when a later pass finds out more. Refused credentials also count as accepted
+        with a later answer about a message.
 
         Args:
             passes: the last passes, newest first.
@@ -125,14 +125,14 @@ class Breakers:
         return {destination: record for record in newest for destination in self._tried_in_vain(record)}
 
     def _tried_in_vain(self, tried: PassRecord) -> list[str]:
-        """List the destinations that refused a pass, and have shown no sign since that this is over."""
+        """List the destinations that refused a pass and have shown no sign of recovery since."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
-        since = attempts.c.finished_at >= tried.started_at  # there is an index of these
+        since = attempts.c.finished_at >= tried.started_at  # has an index
         with self._database.read() as connection:
             found = connection.execute(select(*kinds).where(since, kinds[0].is_not(None)).distinct()).all()
         over = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
         if tried.reason == StopReason.CREDENTIALS_REFUSED:
-            # Whoever judges a message has taken our credentials; what stands in between may give the answers in doubt.
+            # A server that judges a message has accepted the credentials. Doubtful answers may come from a proxy.
             over |= {
                 to
                 for to, pass_id, outcome, status in found

@@ -17,7 +17,7 @@ from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.clock_repair import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
+from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.edits import Edits
@@ -102,7 +102,7 @@ def test_clocks_that_differ_a_little_are_left_alone(
 def test_a_pass_that_met_the_wrong_clock_on_its_way_is_found_behind_others(database: Database, ledger: Ledger) -> None:
     began(ledger, at=NOON)
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD)
-    for number in range(1, LOOKED_AT):
+    for number in range(1, NEWEST_PASSES):
         began(ledger, f"right-{number}", at=NOON + number * timedelta(seconds=1))
     assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
     assert repair_clock_skew(database, NOW, LEASE) is None
