@@ -1,4 +1,4 @@
-"""What came of the attempts of some days, counted by the database: no history is too long to be looked at."""
+"""Statistics of attempts and passes, computed by the database: a history of any length can be read."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 MOST_TEXTS = 20_000
-"""So many error texts that differ in more than their digits are read, the most frequent first."""
+"""Maximum number of error texts, after removing digits, to read; the most frequent first."""
 MOST_CAUSES = 1000
-"""And so many of their causes are given back."""
+"""Maximum number of causes to return."""
 MOST_PASSES = 20_000
-"""So many passes are read: two weeks of one a minute."""
+"""Maximum number of passes to read: two weeks of one a minute."""
 DISORDER = DAY
-"""So far apart two attempts may have begun that were written down in the other order."""
+"""Maximum time between two attempts that were recorded in the other order."""
 
 LETTERS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
-"""How much of a time, as it is written, two times within such a length have in common."""
+"""Number of leading characters that two written times within such a period share."""
 
 a = attempts.c
 DELIVERED = a.outcome == OutcomeKind.DELIVERED.value
@@ -54,17 +54,17 @@ NUMBER = func.count()
 
 
 class Statistics:
-    """Counts, and changes nothing.
+    """Count attempts and passes; change nothing.
 
     Args:
-        database: where to look.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
-        """What came of the attempts that began from a time to the present."""
+        """Return the statistics of attempts that began from a time to the present."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
             within = _since(connection, since)
@@ -79,9 +79,9 @@ class Statistics:
             )
 
     def groups(self, by: GroupBy, since: datetime, *, limit: int) -> list[Group]:
-        """The attempts that began since a time, by what they have in common: the largest groups, or the first hours.
+        """Group the attempts since a time by a property: the largest groups, or the first hours.
 
-        Attempts at messages that the application has deleted have no type and no ticket.
+        Attempts at deleted messages have no type and no ticket.
         """
         m = self._database.messages.c
         keys: dict[GroupBy, ColumnElement[Any]] = {
@@ -100,7 +100,7 @@ class Statistics:
             return [Group(_time(key) if by is GroupBy.HOUR else key, made, good) for key, made, good in rows]
 
     def passes(self, since: datetime) -> list[PassMark]:
-        """The passes since a time, oldest first; not more than the newest `MOST_PASSES`."""
+        """Return the passes since a time, oldest first; at most the newest `MOST_PASSES`."""
         p = passes.c
         newest = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
         with self._database.read() as connection:
@@ -108,7 +108,7 @@ class Statistics:
         return [PassMark(*row) for row in reversed(rows)]
 
     def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
-        """When the first pass began that is known, and when the newest."""
+        """Return when the first and the newest stored pass began."""
         at = passes.c.started_at
         with self._database.read() as connection:
             first, last = (
@@ -124,7 +124,7 @@ class Statistics:
             yield Slice(_time(text), outcome or UNDER_WAY, number)
 
     def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
-        """The beginning of a time as it is written, in UTC: what SQLite keeps, and PostgreSQL can show."""
+        """Return the first characters of a time written in UTC: SQLite stores it so, PostgreSQL formats it."""
         if self._database.is_sqlite:
             return func.substr(time, 1, letters, type_=String)
         text = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
@@ -132,13 +132,13 @@ class Statistics:
 
 
 def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
-    """The attempts since a time. Ids grow with time, so those that are far too old need not even be looked at."""
+    """Build the condition for attempts since a time. Ids grow with time, so older ids need not be read."""
     return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """The id of the first attempt that began at a time or later, or the last of all; found by halving."""
-    # Each on its own: of both at once SQLite would look at every id.
+    """Find the id of the first attempt that began at a time or later, or of the last one, by binary search."""
+    # Separate queries: for both in one SQLite would scan all ids.
     low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
     while low is not None and low < high:
         middle = (low + high) // 2
@@ -148,7 +148,7 @@ def _first_id(connection: Connection, since: datetime) -> int:
 
 
 def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[str, Any]:
-    """Delivered messages by the number of the attempt, and by the minutes that they had waited."""
+    """Count delivered messages by the number of the attempt, and by the minutes that they had waited."""
     minutes = a.waited_s // 60
     tries: Counter[int] = Counter()
     waits: Counter[int] = Counter()
@@ -161,10 +161,10 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
 
 
 def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
-    """What attempts came to nothing for, by cause.
+    """Count failed attempts by cause.
 
-    The database puts texts together that differ in their digits alone, which leaves few; those are compared here,
-    without their ids and addresses. The newest attempt is known by its id, which compares faster than its time.
+    The database groups texts that differ only in digits. The few that remain are compared here, without their ids and
+    addresses. The newest attempt is found by id, which compares faster than time.
     """
     kind = (a.outcome, a.status_code)
     columns = (*kind, a.error, NUMBER.label("n"), func.max(a.id).label("newest"))
@@ -191,7 +191,7 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Failu
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:
-    """What the passes make at which the API went down or came back; one that tried nothing says nothing."""
+    """Find outages by the passes at which the API went down or came back; ignore passes without attempts."""
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     answered = p.reason == StopReason.THROTTLED
@@ -206,6 +206,6 @@ def _outages(connection: Connection, since: datetime) -> list[Outage]:
 
 
 def _time(text: str) -> datetime:
-    """The time that the beginning of a written one stands for."""
+    """Return the time that a shortened written time stands for."""
     whole = "0000-00-00 00:00"
     return datetime.fromisoformat(text + whole[len(text) :]).replace(tzinfo=UTC)

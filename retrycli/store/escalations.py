@@ -1,4 +1,4 @@
-"""Escalated messages by what escalated them."""
+"""Group escalated messages by cause."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 ESCALATED = Filter(state=State.ESCALATED)
 MOST_GROUPS = 1000
-"""So many causes are told apart: no person looks at more."""
+"""Maximum number of causes to return: no operator reads more."""
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
-    """Escalated messages by cause, the largest groups first, `MOST_GROUPS` of them at most.
+    """Group escalated messages by cause, the largest groups first, at most `MOST_GROUPS`.
 
-    What the application has taken back is left out.
+    Messages that the application has taken back are left out.
     """
     m = database.messages.c
     views = Views(database)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def message_details(database: Database, message_id: int, *, body: bool = False) -> MessageDetails:
-    """One message, whatever its status, with its history.
+    """Read one message of any status, with its history.
 
     Args:
-        database: where it is.
-        message_id: which.
-        body: read its body too. Without that it is only known whether there is one: it is empty, or null.
+        database: holds the queue and the application's table.
+        message_id: the message.
+        body: read its body too. Otherwise the body is an empty text, or null if there is none.
 
     Raises:
-        NoSuchMessage: there is no row with that id.
-        SchemaMismatch: there are several.
+        NoSuchMessage: no row has the id.
+        SchemaMismatch: several rows have the id.
     """
     m = database.messages
     texts = m.c if body else all_but_the_body(database)

@@ -1,4 +1,4 @@
-"""What identifies a message, in SQL: its birth, the columns of its text, and the history of its id."""
+"""Identify messages in SQL: birth, text and the history of an id."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 OWN = "retrycli_"
-"""Labels of columns that are not the application's begin with it."""
+"""Prefix of labels of columns that are not the application's."""
 BIRTH = OWN + "birth"
 READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
@@ -55,7 +55,7 @@ NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT
 
 
 class _Own(NamedTuple):
-    """What is read of a queue row."""
+    """Columns of a queue row."""
 
     delivery_key: str
     first_failed_at: datetime
@@ -106,7 +106,7 @@ REQUEUES = (
 
 @lru_cache
 def birth_text(messages: TableClause) -> ColumnElement[str]:
-    """A message's birth as the database writes it: `retrycli.domain.identity.birth_of` reads it."""
+    """Return a message's birth as the database writes it; `retrycli.domain.identity.birth_of` parses it."""
     m = messages.c
     by_ticket = literal(BY_TICKET) + func.coalesce(cast(m.ticket_id, Text), "")
     return func.coalesce(cast(m.created_at, Text), by_ticket) if "created_at" in m else by_ticket
@@ -118,7 +118,7 @@ def identifying(messages: TableClause) -> list[ColumnElement[Any]]:
 
 
 def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, History]:
-    """Return what was done about messages, by id; `NONE` for those without any attempt."""
+    """Return the histories of messages, by id; messages without any attempt are left out."""
     made: defaultdict[int, list[PastAttempt]] = defaultdict(list)
     if not ids:
         return {}
@@ -137,7 +137,7 @@ def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, Hist
 
 
 def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
-    """Return the number of the last attempt before a time: a version before 0005 recorded only when it requeued."""
+    """Return the number of the last attempt before a time: before 0005 only the time of a requeue was recorded."""
     return max((attempt.number for attempt in made if attempt.started_at <= at), default=0)
 
 
@@ -152,7 +152,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # A queue row without a digest has had no attempt under a key of its own, unless by a version before 0005.
+    # A queue row without a digest has no attempts under its own key, except by a version before 0005.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
     had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
     queued = QueuedMessage(
@@ -170,7 +170,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
 
 
 def _birth(message: Message | UnusableMessage, text: str) -> str:
-    """Return the birth of a message; one that says when it was created has that parsed already."""
+    """Return the birth of a message, from its creation time if that is parsed already."""
     if isinstance(message, Message) and message.created_at is not None:
         return message.created_at.isoformat(timespec="microseconds")
     return birth_of(encodable(text))
@@ -191,7 +191,7 @@ def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> Q
 
 
 def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | None:
-    """Return the key under which a text without a delivery is known, which a version before 0005 may have chosen."""
+    """Return the known key of an undelivered text, which a version before 0005 may have chosen."""
     if (tried := history.key_of(birth, digest)) is not None:
         return tried
     if own.digest is not None:
@@ -200,14 +200,14 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-    """Build messages of rows that `with_queue` has read, in the order of ids; other messages' rows are left out."""
+    """Build messages from rows of `with_queue`, in the order of ids; leave out rows of other messages."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
     past = histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
     return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
 
 
 def with_queue(database: Database) -> Select[Any]:
-    """Read whole messages that are failed, joined with their queue rows."""
+    """Select whole failed messages, joined with their queue rows."""
     m = database.messages
     return (
         select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
@@ -217,27 +217,27 @@ def with_queue(database: Database) -> Select[Any]:
 
 
 def is_the_queues(row: Mapping[str, Any]) -> bool:
-    """Tell if a row is of the message that the queue knows under its id."""
+    """Tell if a row belongs to the message that the queue knows under its id."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
     return known is None or known == birth or bool(birth_of(known) == birth_in(row))
 
 
-# -- what became of a row since it was read -------------------------------------------------------------------
+# -- rows that changed since they were read -------------------------------------------------------------------
 
 
 FIRST_IDENTIFYING = 2
-"""Before what identifies a row come its id and its status."""
+"""Index of the first identifying column, after the id and the status."""
 
 
 def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
-    """Return what is written into a row; None if it is not failed any more, or another message's.
+    """Return the decision to write into a row; None if it is not failed any more, or another message's.
 
-    It is what was decided, unless the row holds another text or ticket now.
+    It differs from the original if the row holds another text or ticket now.
 
     Args:
-        settled: what was decided.
-        names: the columns of `identifying`.
-        row: the row's id, its status, and the values of those columns.
+        settled: the original decision.
+        names: names of the columns of `identifying`.
+        row: the row's id, status and values of these columns.
     """
     if row[1] != MessageStatus.FAILED:
         return None
@@ -259,7 +259,7 @@ def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Dec
 def _as_it_is(
     settled: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
 ) -> QueuedMessage | UnusableMessage:
-    """Return a message with its present birth and text: the old ones' key and unknown attempts are not its own."""
+    """Return a message with its present birth and text, without the old text's key and unknown attempts."""
     birth, digest = identity.birth, identity.digest
     if (birth, digest) == (message.birth, message.digest):
         return message
@@ -274,17 +274,17 @@ def _as_it_is(
     return replace(now, delivered_to=had, unknown_count=0)
 
 
-# -- attempts whose results the rows do not show --------------------------------------------------------------
+# -- attempts whose results are not in the rows ---------------------------------------------------------------
 
 
 def unfinished(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
-    """Return the attempts that have not ended, by message; one that has an outcome awaits that its row is written."""
+    """Return the attempts without an end, by message. One with an outcome waits until its row is written."""
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
     return {row["message_id"]: row for row in rows}
 
 
 def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
-    """Build what is known of a message whose claim has expired."""
+    """Build an expired claim from a message and its open attempt."""
     if attempt is None:
         return ExpiredClaim(message, None)
     outcome = outcome_of(attempt)
@@ -297,7 +297,7 @@ def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None)
 
 
 def outcome_of(attempt: RowMapping | None) -> Outcome | None:
-    """Return the outcome of an attempt that has not ended; None if its answer is not known."""
+    """Return the outcome of an open attempt; None if its answer is unknown."""
     if attempt is None or attempt["outcome"] is None:
         return None
     retry_after = attempt["retry_after_s"]
@@ -312,14 +312,14 @@ def outcome_of(attempt: RowMapping | None) -> Outcome | None:
 
 
 def birth_in(row: Mapping[str, Any]) -> str:
-    """Return the birth of the row's message."""
+    """Return the birth of a row's message."""
     return birth_of(encodable(row[BIRTH]))
 
 
 def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
-    """Return a message's birth in the form in which the queue keeps it: as the database writes it.
+    """Return a message's birth as the database writes it, which is how the queue stores it.
 
-    So a pass compares the births of all messages in SQL.
+    So a pass compares all births in SQL.
     """
     return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
@@ -335,5 +335,5 @@ def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tup
 
 
 def encodable(text: str) -> str:
-    """Return text in a form that every database can keep: a file may hold some that is not UTF-8."""
+    """Return text in a form that every database can keep: a file may hold invalid UTF-8."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()

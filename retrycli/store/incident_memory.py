@@ -1,4 +1,4 @@
-"""What each target of notifications has been told."""
+"""Remember which incidents each notification target knows."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 TELLING = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
-"""The row that stands while a pass tells people: those of several hosts must not tell them the same."""
+"""The row that reserves notifying for one pass: passes of several hosts must not send the same."""
 
 
 class Targets:
-    """The memories of all targets.
+    """Read and store what targets know.
 
     Args:
-        database: where they are kept.
+        database: holds retrycli's own tables.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
-        """Whether it is this pass that tells people now: no other does until `end_telling`, or until a time."""
+        """Reserve notifying for this pass until `end_telling` or a time; return False if another pass has it."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             taken_until = connection.execute(select(told.c.told_at).where(*TELLING)).scalar()
@@ -45,12 +45,12 @@ class Targets:
         return True
 
     def end_telling(self) -> None:
-        """Let another pass tell."""
+        """Release the reservation."""
         with self._database.write() as connection:
             connection.execute(delete(told).where(*TELLING))
 
     def memory(self, target: str) -> Memory:
-        """What one target knows; topics of a newer program are left out."""
+        """Return what one target knows; topics of a newer program are left out."""
         known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
         with self._database.read() as connection:
             return {
@@ -59,7 +59,7 @@ class Targets:
             }
 
     def remember(self, target: str, before: Memory, after: Memory) -> None:
-        """Keep what a target knows now; topics that did not change are left as another pass may have set them."""
+        """Store what a target knows; leave unchanged topics, which another pass may have set."""
         changed = [topic for topic in Topic if before.get(topic) != after.get(topic)]
         if not changed:
             return

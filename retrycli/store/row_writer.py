@@ -17,7 +17,7 @@ from sqlalchemy import exc
 
 from retrycli.domain.errors import TransactionLost
 from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
-from retrycli.store.error_messages import RowError, in_words, trouble_of, without_details
+from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
 from retrycli.store.row_states import RowState, read_rows
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ class RowChange(Generic[Wanted]):
             try:
                 written = self._try(database, connection, wanted, room)
             except exc.DBAPIError as error:
-                trouble = trouble_of(error)
-                if trouble is RowError.HELD:
+                row_error = row_error_of(error)
+                if row_error is RowError.HELD:
                     return Written({}, {}, [message_id])
-                if trouble is RowError.OF_ALL:
+                if row_error is RowError.OF_ALL:
                     raise
                 refusal = refusal or in_words(error)
             else:
@@ -149,7 +149,7 @@ class RowChange(Generic[Wanted]):
         """Write rows in a savepoint, and read them back unless the database reports all of them as changed.
 
         Raises:
-            DBAPIError: a row can't be written (see `trouble_of`), so none was; or the connection is lost.
+            DBAPIError: a row can't be written (see `row_error_of`), so none was; or the connection is lost.
             TransactionLost: a row has rolled back the transaction.
         """
         try:
@@ -161,7 +161,7 @@ class RowChange(Generic[Wanted]):
         except exc.DBAPIError as error:
             if not _is_over(database, connection):
                 connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
-            elif database.is_sqlite and trouble_of(error) is RowError.REFUSED:
+            elif database.is_sqlite and row_error_of(error) is RowError.REFUSED:
                 database.row_by_row = True
                 if len(wanted) == 1:
                     database.ends_transactions |= dict.fromkeys(wanted, in_words(error))
