@@ -1,4 +1,4 @@
-"""Recording what an operator states: that messages have arrived."""
+"""Record operators' statements that messages have arrived."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
     """Record messages as delivered by operators' statements, and mark their rows as sent.
 
-    An attempt is recorded for each, so that no pass sends the text again: also if its row takes no change. Nothing is
-    recorded of a message whose row another transaction holds.
+    An attempt is recorded for each message, even if its row refuses the change, so that no pass sends the text again.
+    Nothing is recorded for a message whose row is locked.
 
     Args:
-        database: where they are.
-        connection: of a transaction that has locked their rows; the queue knows them all.
+        database: holds the queue and the application's table.
+        connection: in a transaction that has locked their rows. All messages are in the queue.
         acts: the statements, by the messages' ids.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
@@ -49,7 +49,7 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
             connection,
             [
                 decision.message for decision in theirs if isinstance(decision.message, QueuedMessage)
-            ],  # no other can be sent
+            ],  # others can't be sent
             pass_id=None,
             made_by=by,
             destination_of=lambda _: None,

@@ -1,4 +1,4 @@
-"""The books of the passes: which there were, which destinations are down, whether deliveries are paused."""
+"""What passes remember: the passes themselves, destinations and pauses."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ if TYPE_CHECKING:
     from retrycli.domain.operator_action import OperatorAction
 
 ATTEMPTS_LOOKED_AT = 1_000
-"""How many attempts show with which route the last pass started. A pass that made more has served every route."""
+"""Number of newest attempts to read for the route that the last pass started with. A pass with more attempts has served
+every route."""
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
-"""Why nothing is known of the end of a pass."""
+"""Detail of a pass whose end was not recorded."""
 
 
 class Ledger(Breakers):
-    """What passes remember from one to the next.
+    """Store what passes remember from one to the next.
 
     Args:
-        database: where it is kept.
+        database: holds retrycli's own tables.
     """
 
     def start_pass(
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
     ) -> None:
-        """Write down that a pass has begun."""
+        """Record the start of a pass."""
         row = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
         row["started_by"] = started_by
         with self._database.write() as connection:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
 
     def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-        """Put right what was written by a clock that was ahead: see `retrycli.store.clock_repair`."""
+        """Repair times that a clock that was ahead has written: see `retrycli.store.clock_repair`."""
         return clock_repair.repair_clock_skew(self._database, now, lease)
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
-        """Write down that a pass is alive."""
+        """Record that a pass is alive."""
         with self._database.write() as connection:
             connection.execute(update(passes).where(passes.c.id == pass_id).values(heartbeat_at=now))
 
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
-        """Write down how a pass ended."""
+        """Record the end of a pass."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
         with self._database.write() as connection:
             counters.count_pass(connection, summary.pass_id, summary.result)
@@ -65,9 +66,9 @@ class Ledger(Breakers):
             )
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
-        """Mark unfinished passes as interrupted that have given no sign of life since a time, whatever their host.
+        """Mark unfinished passes without a heartbeat since a time as interrupted, on whatever host they ran.
 
-        They ended with their last one; what they sent is counted from their attempts.
+        They end with their last heartbeat; their sent messages are counted from their attempts.
         """
         sent = (
             select(func.count())
@@ -89,7 +90,7 @@ class Ledger(Breakers):
             counters.add(connection, counters.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
-        """Where the last sweep of older messages left off; None where there was none."""
+        """Return the id at which the last sweep left off; None if there was none."""
         statement = (
             select(passes.c.swept_to)
             .where(passes.c.swept_to.is_not(None))
@@ -100,7 +101,7 @@ class Ledger(Breakers):
             return connection.execute(statement).scalar()
 
     def last_passes(self, limit: int, *, until: datetime | None = None) -> list[PassRecord]:
-        """The newest passes, newest first; of those that began up to a time, where one is given."""
+        """Return the newest passes, newest first; only those that began up to a time, if one is given."""
         statement = select(passes).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
         if until is not None:
             statement = statement.where(passes.c.started_at <= until)
@@ -108,7 +109,7 @@ class Ledger(Breakers):
             return [_record(row) for row in connection.execute(statement)]
 
     def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
-        """A pass and the last ones that began before it, newest first: whatever has begun since."""
+        """Return a pass and the passes that began before it, newest first."""
         its_start = select(passes.c.started_at).where(passes.c.id == pass_id).scalar_subquery()
         statement = (
             select(passes)
@@ -120,7 +121,7 @@ class Ledger(Breakers):
             return [_record(row) for row in connection.execute(statement)]
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
-        """The hosts that have made passes between two times, with the start of each one's newest."""
+        """Return the hosts with passes between two times, with the start of their newest."""
         newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)
         lately = passes.c.started_at.between(since, until)
         statement = select(passes.c.host, newest).where(lately).group_by(passes.c.host)
@@ -128,7 +129,7 @@ class Ledger(Breakers):
             return dict(connection.execute(statement.order_by(passes.c.host)).all())
 
     def last_start(self) -> str | None:
-        """Return the destination of the first attempt of the newest pass, as far as the newest attempts show it."""
+        """Return the destination of the newest pass's first attempt, as far as the newest attempts show it."""
         newest = (
             select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
             .order_by(attempts.c.id.desc())
@@ -143,7 +144,7 @@ class Ledger(Breakers):
             return connection.execute(first.limit(1)).scalar()
 
     def paused(self, now: datetime) -> str | None:
-        """Why deliveries are held back, in words; None where they are not."""
+        """Return why deliveries are paused, in words; None if they are not."""
         found = self.pause(now)
         if found is None:
             return None
@@ -151,15 +152,15 @@ class Ledger(Breakers):
         return f"paused by {found.by}{until}" + (f": {found.reason}" if found.reason else "")
 
     def pause(self, now: datetime) -> Pause | None:
-        """The pause that is in force."""
+        """Return the pause in force; None if there is none."""
         in_force = select(pause).where(or_(pause.c.until.is_(None), pause.c.until > now)).limit(1)
         with self._database.read() as connection:
             row = connection.execute(in_force).one_or_none()
         return None if row is None else Pause(row.since, row.until, row.by, row.reason)
 
     def set_pause(self, wanted: Pause | None, act: OperatorAction | None = None) -> None:
-        """Begin a pause in place of any other, or end it; and record the act."""
-        from retrycli.store.act_rows import act_values  # a pass does without
+        """Start a pause in place of any other, or end it, and record the action."""
+        from retrycli.store.act_rows import act_values  # not needed by a pass
 
         with self._database.write() as connection:
             connection.execute(delete(pause))
@@ -176,31 +177,31 @@ class Ledger(Breakers):
             return [PauseRecord(*row) for row in connection.execute(statement)]
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts, acts and passes that ended before a time: a step of the round that passes make together.
+        """Delete attempts, actions and passes that ended before a time: one step of the round that all passes share.
 
-        What has not ended is kept, however old, and so are the attempts of messages that are in the queue. For as long
-        as the application keeps the row, so are those that tell whether its text may be sent.
+        Open attempts and those of queued messages are kept, whatever their age. Attempts that decide if a text may be
+        sent again are kept as long as the application keeps the row.
 
         Args:
-            before: what ended earlier is old.
-            limit: how many attempts to look at, after the last one that the call before this one has looked at; and how
-                many acts and passes to forget at most.
+            before: time before which ended rows are old.
+            limit: maximum number of attempts to examine, after the last one of the previous call, and maximum numbers
+                of actions and passes to delete.
 
         Returns:
-            How many went. That there were none does not mean that none is left.
+            The number of deleted rows. Zero does not mean that none are left.
         """
         return pruning.prune(self._database, before, limit)
 
     def prune_all(self, before: datetime, limit: int) -> Iterator[int]:
-        """Forget the same, but all of it, in one walk with a short transaction for every so many attempts.
+        """Delete all such rows in one walk, with a short transaction for every `limit` attempts.
 
         Returns:
-            How many went in each transaction, as it ends.
+            The number of deleted rows of each transaction, as it ends.
         """
         return pruning.prune_all(self._database, before, limit)
 
     def count_ended(self, before: datetime) -> dict[str, int]:
-        """How many attempts, acts and passes of before a time there are to forget. It looks at all that ended."""
+        """Count the attempts, actions and passes that pruning would delete. It reads all that have ended."""
         return pruning.count_ended(self._database, before)
 
 

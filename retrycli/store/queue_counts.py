@@ -1,4 +1,4 @@
-"""What is measured: how many messages are where, how old they are, and what the last passes came to."""
+"""Counts of messages by state, ages, and times of the last passes."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """The messages in the queue."""
+    """The queued messages."""
 
     numbers: Mapping[tuple[State, MessageType | None], int]
-    """How many there are of each state and type; None is any other type, or that of a row which has been deleted."""
+    """Numbers by state and type; None is any other type, or the type of a deleted row."""
     waiting_since: datetime | None
-    """When the oldest waiting message first failed."""
+    """First failure of the oldest waiting message."""
     escalated_since: datetime | None
-    """When the oldest of the escalated messages was escalated."""
+    """Earliest escalation of an escalated message."""
     unacknowledged_since: datetime | None
-    """The same of those that nobody has acknowledged."""
+    """The same among unacknowledged messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassTimes:
-    """When a pass that has ended was made."""
+    """Start and end of a pass."""
 
     started_at: datetime
     finished_at: datetime
 
 
 class Measures:
-    """Reads, and changes nothing.
+    """Count messages; change nothing.
 
     Args:
-        database: where to look.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # Grouped by several columns, SQLite would sort all rows; and by way of an index of states it would come to them in
-    # the order of their times. Counted like this, a million are read once, as they lie.
+    # Grouped by several columns, SQLite would sort all rows, and with an index of states it would read them in the
+    # order of their times. These conditional counts read a million rows once, in storage order.
 
     def in_queue(self) -> InQueue:
-        """The messages in the queue. Of the application's table the type is read, and nothing else."""
+        """Count the queued messages. Only the type is read from the application's table."""
         m = self._database.messages.c
         kinds = [(state, kind) for state in State for kind in MessageType]
-        # As text: an application's enumeration need not have all of our words.
+        # As text: the application's enumeration may lack some of the types.
         message_type = cast(m.message_type, String)
         waiting, escalated = queue.c.state == State.WAITING.value, queue.c.state == State.ESCALATED.value
         nobodys = and_(escalated, queue.c.acknowledged_at.is_(None))
@@ -79,9 +79,9 @@ class Measures:
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime) -> dict[str, int]:
-        """Failed messages: waiting (due ones included), due, sending, escalated.
+        """Count failed messages: waiting (due ones included), due, sending, escalated.
 
-        Those that the queue does not know yet are waiting; when they are due, the next pass decides (see
+        Messages that the queue does not know yet are waiting; the next pass decides when they are due (see
         `retrycli.operations.dry_run.counts`).
         """
         m = self._database.messages
@@ -101,7 +101,7 @@ class Measures:
         return {"waiting": waiting, "due": found.due, "sending": found.sending, "escalated": found.escalated}
 
     def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:
-        """The newest pass that has ended, or that has ended so."""
+        """Return the newest pass that has ended, with a certain result if one is given."""
         wanted = passes.c.finished_at.is_not(None) if result is None else passes.c.result == result.value
         statement = (
             select(passes.c.started_at, passes.c.finished_at)

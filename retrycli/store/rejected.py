@@ -1,4 +1,4 @@
-"""Take back messages that an operator rejected with retrycli. What the application rejected stays rejected."""
+"""Take back messages that an operator rejected with retrycli. Messages that the application rejected stay rejected."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Row = Mapping[str, Any]
 
 
 def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
-    """Read messages that are as `retrycli reject` left them, by id.
+    """Read the messages that are still as `retrycli reject` left them, by id.
 
-    Their rows are rejected and have the error that was written into them, and nothing was done about them since. A
-    message that has the id of one that was rejected has another error.
+    Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with a rejected
+    one's id has another error.
     """
     these = {"ids": list(ids)}
     by_us = {
@@ -58,7 +58,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
 
 
 def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
-    """Return when messages first failed, as far as their attempts tell: one knows how long its message had waited."""
+    """Return when messages first failed, by id, from attempts that recorded how long their messages had waited."""
     m = database.messages
     a = attempts.c
     statement = (
@@ -77,14 +77,14 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
 
 
 def _is_its(error: object, written: str) -> bool:
-    """Tell if an error is the one that was written; its column may have taken only the beginning."""
+    """Tell if an error is the one that retrycli wrote; its column may have cut it."""
     return isinstance(error, str) and bool(error) and written.startswith(error)
 
 
 def take_back(
     database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Let rejected messages wait again: failed, with all their retries, due as the acts say."""
+    """Let rejected messages wait again: failed, with a retry count of zero, due as the actions say."""
     errors = {
         message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
     }

@@ -23,7 +23,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
-from retrycli.store.listing import LOOKED_AT, PAGE, Views, failed_beginning
+from retrycli.store.listing import COMPLETION_ROWS, PAGE, Views, failed_beginning
 from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
@@ -616,7 +616,7 @@ def test_failed_messages_are_found_by_how_their_ids_begin_the_newest_first(
 def test_of_many_rows_not_all_are_looked_at_for_a_shell(application: Application, database: Database) -> None:
     """A failed one far below thousands of others is not offered, unless an index has it."""
     application.add()
-    application.add_all([{"status": "sent"}] * LOOKED_AT)
+    application.add_all([{"status": "sent"}] * COMPLETION_ROWS)
     assert failed_beginning(database, "", limit=9) == []
     assert [each for each, _, _ in failed_beginning(database, "1", limit=9)] == [1]
     index = FailedIndex(database)
