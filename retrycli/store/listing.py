@@ -151,8 +151,9 @@ class Views:
                 yield row.id, str(row.message_type), _number(row.retry_count or 0), made_at
 
     def oldest(self) -> datetime | None:
-        """Return when the oldest message was made that is failed and not escalated; in a table that does not say, when
-        it first failed. None if there is none, or before the tables are there.
+        """Return the creation time of the oldest failed message that is not escalated.
+
+        In a table without creation times, return its first failure. None if there is none, or no table yet.
         """
         m = self._database.messages.c
         known = self._database.revision() is not None
