@@ -1,4 +1,4 @@
-"""What passes remember of destinations: circuit breakers, refusals and rates."""
+"""Data of destinations that passes share: circuit breakers, refusals and rates."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Database:
         self.ends_transactions: dict[int, str] = {}
         """Rows whose change has rolled back the whole transaction, and why. Later writes leave them out."""
         self.row_by_row = False
-        """Whether such a row exists. Writing row by row shows which one it is."""
+        """True if such a row exists. Writing row by row shows which one it is."""
         if self._url.get_backend_name() == "sqlite":
             require_file(self._url)
         self._engine = make_engine(self._url, patience)

@@ -60,7 +60,7 @@ BY_TEXT = {
     "file is not a database": "this is no SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",
-    # A PostgreSQL that lets nobody in gives no code.
+    # A PostgreSQL that rejects all connections gives no code.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
     "Connection refused": "is PostgreSQL up there? Check host and port in database.url",
@@ -98,7 +98,7 @@ def without_details(error: DBAPIError) -> DBAPIError:
 
 
 class RowError(Enum):
-    """What a failed change of a row means."""
+    """Meaning of a failed change of a row."""
 
     REFUSED = "refused"
     """The table refuses the values, as by a constraint or a trigger."""

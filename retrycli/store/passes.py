@@ -1,4 +1,4 @@
-"""What passes remember: the passes themselves, destinations and pauses."""
+"""Data that passes share: the passes themselves, destinations and pauses."""
 
 from __future__ import annotations
 

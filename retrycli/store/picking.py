@@ -1,4 +1,4 @@
-"""Which messages are due, and which of them a pass picks."""
+"""Select due messages, and the single ones that a pass picks."""
 
 from __future__ import annotations
 

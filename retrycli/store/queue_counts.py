@@ -61,13 +61,13 @@ class Measures:
         # As text: the application's enumeration may lack some of the types.
         message_type = cast(m.message_type, String)
         waiting, escalated = queue.c.state == State.WAITING.value, queue.c.state == State.ESCALATED.value
-        nobodys = and_(escalated, queue.c.acknowledged_at.is_(None))
+        unacknowledged = and_(escalated, queue.c.acknowledged_at.is_(None))
         statement = select(
             *(_number(queue.c.state == state.value, message_type == kind.value) for state, kind in kinds),
             *(_number(queue.c.state == state.value) for state in State),
             _first(queue.c.first_failed_at, waiting),
             _first(queue.c.escalated_at, escalated),
-            _first(queue.c.escalated_at, nobodys),
+            _first(queue.c.escalated_at, unacknowledged),
         ).join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
         with self._database.read() as connection:
             found = list(connection.execute(statement).one())

@@ -1,4 +1,4 @@
-"""What kind of relation the application's table is, if its ids are unique, and if it can have an index."""
+"""The kind of the application's table, its ids, and its ability to have an index."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(p
 
 
 class Kind(StrEnum):
-    """What kind of relation has the name of the application's table."""
+    """Kinds of relations that the application's table may be."""
 
     TABLE = "table"
     VIEW = "view"

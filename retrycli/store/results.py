@@ -118,7 +118,8 @@ class Results:
         message's type.
         """
         with self._database.write() as connection:
-            loaded = self._load(connection, claim, ids)
+            found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
+            loaded = load(connection, found, ids)
             if gone := set(ids) - {message.message_id for message in loaded}:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
             fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
@@ -132,11 +133,6 @@ class Results:
                 now=now,
             )
             return loaded
-
-    def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-        """Load the messages of a claim that are still failed and still the same messages."""
-        found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
-        return load(connection, found, ids)
 
     # Statements of the innermost loop are built once: building takes longer than executing.
 

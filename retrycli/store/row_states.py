@@ -22,7 +22,7 @@ REMEMBERED = 1_000
 
 
 class RowState(NamedTuple):
-    """What retrycli last saw of a row. If the row differs, the application has written it."""
+    """The last seen state of a row. If the row differs, the application has written it."""
 
     failed: bool
     retry_count: object
