@@ -18,7 +18,6 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    insert,
     or_,
     select,
     true,
@@ -41,11 +40,9 @@ from retrycli.domain.retry_policy import Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
-from retrycli.store.keys import provisional_key
 from retrycli.store.messages import all_but_the_body, message_of, rows_of, status_text
 from retrycli.store.row_states import REMEMBERED, updated_at_text
 from retrycli.store.schema import queue
-from retrycli.store.transitions import escalate
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -60,7 +57,6 @@ found within (rows / SWEEP) passes, and a pass over millions stays short. With a
 are counted, and if they are few, every pass compares them all."""
 RETIRED_AT_ONCE = 500
 """Maximum number of messages that leave the queue in one transaction."""
-KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
 LET_GO = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
 FREE = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 MOVE = (
@@ -199,26 +195,9 @@ class Enrolment:
         """
         if not entries:
             return {}
-        with self._database.write() as connection:
-            self._database.advisory_lock(connection)
-            ids = [settled.message_id for settled, _, _ in entries]
-            known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
-            fresh = [entry for entry in entries if entry[0].message_id not in known]
-            births = self._births(connection, [settled.message_id for settled, _, _ in fresh])
-            rows = [_waiting(*entry, birth=births.get(entry[0].message_id), now=now) for entry in fresh]
-            if rows:
-                connection.execute(insert(queue), rows)
-            escalated = [settled for settled, _, _ in fresh if settled.transition.reason]
-            return escalate(self._database, connection, escalated, now)
+        from retrycli.store.new_messages import add_messages  # not needed by a pass without new failures
 
-    def _births(self, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
-        births = connection.execute(self._read_births, {"ids": ids}) if ids else ()
-        return {message_id: encodable(birth) for message_id, birth in births}
-
-    @cached_property
-    def _read_births(self) -> Select[Any]:
-        m = self._database.messages
-        return select(m.c.id, birth_text(m)).where(id_in(m.c.id))
+        return add_messages(self._database, entries, now)
 
     def retire(self, span: Span) -> Retired:
         """Drop messages that the application has sent, rejected, withdrawn or deleted.
@@ -329,21 +308,6 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
-
-
-def _waiting(
-    settled: Decision, first_failed_at: datetime, ticket_id: int | str, *, birth: str | None, now: datetime
-) -> dict[str, object]:
-    return {
-        "message_id": settled.message_id,
-        "state": State.WAITING,
-        "next_attempt_at": settled.transition.next_attempt_at or now,
-        "delivery_key": provisional_key(settled.message_id, birth or "", now),
-        "first_failed_at": first_failed_at,
-        "unknown_count": 0,
-        "ticket": ticket_text(ticket_id),
-        "birth": birth,
-    }
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
