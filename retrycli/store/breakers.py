@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
-MOST_HOSTS = 100
+MAX_HOSTS = 100
 """Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further ahead."""
 
 
@@ -79,7 +79,7 @@ class Breakers:
             self._database.advisory_lock(connection)
             free_at = connection.execute(last).scalar()
             turn = now if free_at is None else max(free_at, now)
-            if turn - now > MOST_HOSTS * interval:
+            if turn - now > MAX_HOSTS * interval:
                 turn = now  # a wrong clock must not delay other hosts
             if turn >= too_late:
                 return turn
@@ -122,9 +122,9 @@ class Breakers:
             passes: the last passes, newest first.
         """
         newest = [found[0] for reason in incidents.REFUSED if (found := incidents.lasting(reason, passes))]
-        return {destination: record for record in newest for destination in self._tried_in_vain(record)}
+        return {destination: record for record in newest for destination in self._refused_by(record)}
 
-    def _tried_in_vain(self, tried: PassRecord) -> list[str]:
+    def _refused_by(self, tried: PassRecord) -> list[str]:
         """List the destinations that refused a pass and have shown no sign of recovery since."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
         since = attempts.c.finished_at >= tried.started_at  # has an index

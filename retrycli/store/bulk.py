@@ -31,7 +31,7 @@ from retrycli.store.connection import NO_RESULT
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Executable
 
-OF = "of_"
+PREFIX = "of_"
 """Prefix of parameter names, because SQLAlchemy reserves the names of columns."""
 
 SEPARATOR, NULL = "\x1f", "\x1e"
@@ -82,11 +82,11 @@ class BulkStatement:
         once = {name: rows[0][name] for name in self._alike} if are_alike else {}
         lists = {name: _joined(values) for name, values in columns.items() if name not in once}
         if self._all_are_known and None not in lists.values():
-            statement = self._at_once_if_alike if are_alike else self._at_once
-            values = {OF + name: value for name, value in (once | lists).items()}
+            statement = self._for_all_rows_if_alike if are_alike else self._for_all_rows
+            values = {PREFIX + name: value for name, value in (once | lists).items()}
             connection.execute(statement, values | shared, execution_options=NO_RESULT)
         else:
-            parameters = [{OF + name: row[name] for name in self._types} | shared for row in rows]
+            parameters = [{PREFIX + name: row[name] for name in self._types} | shared for row in rows]
             connection.execute(self._row_by_row, parameters, execution_options=NO_RESULT)
         return None
 
@@ -107,16 +107,18 @@ class BulkStatement:
         return self._make(self._values)
 
     @cached_property
-    def _at_once(self) -> Executable:
+    def _for_all_rows(self) -> Executable:
         return self._for_rows(self._types)
 
     @cached_property
-    def _at_once_if_alike(self) -> Executable:
+    def _for_all_rows_if_alike(self) -> Executable:
         return self._for_rows([name for name in self._types if name not in self._alike])
 
     def _for_rows(self, differing: Collection[str]) -> Executable:
         arrays = [
-            cast(func.string_to_array(bindparam(OF + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name]))
+            cast(
+                func.string_to_array(bindparam(PREFIX + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name])
+            )
             for name in differing
         ]
         columns = [column(name, self._types[name]) for name in differing]
@@ -125,7 +127,7 @@ class BulkStatement:
 
     @property
     def _values(self) -> Values:
-        return {name: bindparam(OF + name, type_=kind) for name, kind in self._types.items()}
+        return {name: bindparam(PREFIX + name, type_=kind) for name, kind in self._types.items()}
 
 
 def _joined(values: Sequence[object]) -> str | None:
@@ -158,8 +160,8 @@ class _Prepared:
         columns: list[Iterable[object]] = []
         for name in self._names:
             write = self._write[name]
-            if name.startswith(OF):
-                key = name.removeprefix(OF)
+            if name.startswith(PREFIX):
+                key = name.removeprefix(PREFIX)
                 columns.append([row[key] if write is None else write(row[key]) for row in rows])
             else:
                 value = shared[name] if name in shared else self._constants[name]

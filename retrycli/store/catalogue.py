@@ -79,13 +79,13 @@ class Compiler(PGCompiler_psycopg):
     def visit_binary(self, binary: BinaryExpression[Any], *given: Any, **how: Any) -> str:  # noqa: ANN401
         """Write an operator, with operands of any text type as ``text``."""
         if binary.operator in BETWEEN:
-            return str(self.process(_as_two(binary), **how))
+            return str(self.process(_as_comparisons(binary), **how))
         if binary.operator in DISTINCT and _is_untyped(binary.left, binary.right):
             return f"({self.process(_as_coalesced(binary), **how)})"
-        sides = _alike(binary)
+        sides = _matched(binary)
         if binary.operator in SYMBOLS and _is_untyped(*sides):
             qualified = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
-            qualified.left, qualified.right = map(_in_one, sides)
+            qualified.left, qualified.right = map(_bracketed, sides)
             name = f"OPERATOR(pg_catalog.{SYMBOLS[binary.operator]})"
             qualified.operator = custom_op(name, is_comparison=operators.is_comparison(binary.operator))
             return f"({super().visit_binary(qualified, *given, **how)})"  # type: ignore[no-untyped-call]
@@ -105,7 +105,7 @@ class Compiler(PGCompiler_psycopg):
         return text
 
 
-def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """Return both operands with types that the catalogue has the operator for."""
     sides = (binary.left, binary.right)
     is_resolved = _is_resolved(binary.operator)
@@ -124,7 +124,7 @@ def _is_untyped(*sides: ColumnElement[Any]) -> bool:
     return any(isinstance(side.type, types.NullType) for side in sides)
 
 
-def _in_one(side: ColumnElement[Any]) -> ColumnElement[Any]:
+def _bracketed(side: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return an operand in brackets unless it is simple: an operator with a schema has its own precedence."""
     is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
     return Grouping(side) if is_long else side
@@ -137,7 +137,7 @@ def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
     return not_(same) if binary.operator is operators.is_distinct_from else same
 
 
-def _as_two(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
+def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
     """Rewrite BETWEEN as two comparisons, as a server does."""
     if binary.modifiers.get("symmetric"):
         raise CompileError("BETWEEN SYMMETRIC is not supported")

@@ -17,9 +17,9 @@ from retrycli.domain.retry_policy import Decision, WriteResult
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.messages import row_by_row, standings
-from retrycli.store.picking import BEFORE_IT, FIRST_OF_TICKET, elsewhere, in_route, is_due, probes_of, to_probe
+from retrycli.store.picking import FIRST_OF_TICKET, HELD_BACK, elsewhere, in_route, is_due, probes_of, to_probe
 from retrycli.store.schema import queue
-from retrycli.store.transitions import claimed, held, where_it_was
+from retrycli.store.transitions import claimed, former_state, held
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
     from retrycli.store.results import Results
 
-CLAIM_THESE = (
+CLAIM_WAITING = (
     update(queue)
     .where(id_in(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
     .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
@@ -35,7 +35,7 @@ CLAIM_THESE = (
 )
 
 
-BEFORE_ALL = -(2**63)
+LOWEST_ID = -(2**63)
 """Below the lowest possible id."""
 
 
@@ -89,7 +89,7 @@ class Claims:
         """
         due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
-            due = due.where(~exists().where(*BEFORE_IT))
+            due = due.where(~exists().where(*HELD_BACK))
         if turns is not None and turns.passed_over:
             due = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(turns.passed_over)))
         due = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(limit)
@@ -149,7 +149,7 @@ class Claims:
 
     def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool) -> Select[Any]:
         due = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route))
-        return due.where(~exists().where(*BEFORE_IT)) if per_ticket_order else due
+        return due.where(~exists().where(*HELD_BACK)) if per_ticket_order else due
 
     def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
         """Claim the message that the first matching query selects."""
@@ -206,7 +206,7 @@ class Claims:
             connection.execute(
                 update(queue)
                 .where(queue.c.message_id == bindparam("id"), *held(claim.owner))
-                .values(state=where_it_was(), claimed_by=None, claim_expires_at=None),
+                .values(state=former_state(), claimed_by=None, claim_expires_at=None),
                 [{"id": message_id} for message_id in ids],
             )
 
@@ -241,22 +241,22 @@ class Claims:
         )
 
     def record_arrival(
-        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
+        self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
         """Record an attempt at a message that has arrived: see `Results.record_arrival`."""
-        self._results.record_arrival(claim, settled, made_by=made_by, destination=destination, started_at=started_at)
+        self._results.record_arrival(claim, decision, made_by=made_by, destination=destination, started_at=started_at)
 
-    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+    def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
         """Record outcomes of attempts whose messages are not decided yet: see `Results.record_answers`."""
-        self._results.record_answers(claim, settled, now)
+        self._results.record_answers(claim, decisions, now)
 
-    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+    def keep_outcomes(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
         """Record outcomes of attempts, and write no row: see `Results.keep_outcomes`."""
-        self._results.keep_outcomes(claim, settled, now)
+        self._results.keep_outcomes(claim, decisions, now)
 
-    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
+    def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages: see `Results.record`."""
-        return self._results.record(claim, settled, now)
+        return self._results.record(claim, decisions, now)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, by id; return an empty list if none is left.
@@ -275,7 +275,7 @@ class Claims:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        after = BEFORE_ALL
+        after = LOWEST_ID
         while True:
             with self._database.write() as connection:
                 ids = list(connection.execute(expired.where(queue.c.message_id > after)).scalars())
@@ -292,4 +292,4 @@ class Claims:
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
     if ids:
-        connection.execute(CLAIM_THESE, {"ids": ids, "owner": claim.owner, "until": claim.expires_at})
+        connection.execute(CLAIM_WAITING, {"ids": ids, "owner": claim.owner, "until": claim.expires_at})

@@ -124,11 +124,11 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         The repairs; None if there was nothing to repair.
     """
     with database.read() as connection:
-        if _ahead(connection, now) <= LEEWAY:
+        if _time_ahead(connection, now) <= LEEWAY:
             return None
     with database.write() as connection:
         database.advisory_lock(connection)
-        ahead = _ahead(connection, now)
+        ahead = _time_ahead(connection, now)
         if ahead <= LEEWAY:  # another host's pass was faster
             return None
         messages = _repair_waits(connection, now)
@@ -138,7 +138,7 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         return ClockWasAhead(ahead, messages, claims)
 
 
-def _ahead(connection: Connection, now: datetime) -> timedelta:
+def _time_ahead(connection: Connection, now: datetime) -> timedelta:
     """Return how far the latest recorded time lies in the future; negative if it is past."""
     return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))
 
@@ -147,21 +147,21 @@ def _repair_waits(connection: Connection, now: datetime) -> int:
     """Restart waits with their full length from now, and return the number of messages."""
     repaired, page = 0, WAITS
     while rows := connection.execute(page, {"now": now}).mappings().all():
-        waits = list(_repaired_waits(rows, now))
+        waits = list(_restarted_waits(rows, now))
         SET_WAITS.execute(connection, waits)
         repaired += len(waits)
         page = WAITS.where(queue.c.message_id > rows[-1]["message_id"])
     return repaired
 
 
-def _repaired_waits(rows: Sequence[RowMapping], now: datetime) -> Iterator[dict[str, Any]]:
+def _restarted_waits(rows: Sequence[RowMapping], now: datetime) -> Iterator[dict[str, Any]]:
     for row in rows:
-        since, due = _since(row), row["next_attempt_at"]
+        since, due = _wait_start(row), row["next_attempt_at"]
         if since is not None and now < since <= due:
             yield {"message_id": row["message_id"], "was": due, "next_attempt_at": now + (due - since)}
 
 
-def _since(row: RowMapping) -> datetime | None:
+def _wait_start(row: RowMapping) -> datetime | None:
     """Return the start of a message's wait; None if an operator has set its end.
 
     Events before the first failure belong to an earlier failure, or to a former message of this id.

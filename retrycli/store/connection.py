@@ -29,11 +29,11 @@ IMPATIENT_MS = 100
 """Milliseconds that a transaction waits for a server's lock while requests are out, because their answers can't be read
 meanwhile."""
 
-AS_IT_IS = (
+OWN_SETTINGS = (
     "SELECT (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'), "
     "pg_catalog.current_setting('synchronous_commit')"
 )
-BEGINNING = (
+BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET CONSTRAINTS ALL IMMEDIATE"
@@ -42,14 +42,14 @@ BEGINNING = (
 visible, and times come in a form that the driver can read, also those outside the calendar in other zones. A deferred
 constraint refuses a row when it is written, not all rows at the commit. All settings are local, because behind a pooler
 the next transaction may use another session. One text makes one round trip."""
-ON_ITS_OWN = {"on_its_own": True}
+NO_TRANSACTIONS = {"on_its_own": True}
 """Option of a connection without transactions."""
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
 """A pass uses one connection from start to end. The second is for reads within a transaction."""
 NO_RESULT = {"unread": True}
 """Option of a statement without a result to read: within a writing transaction nothing waits for it."""
 
-GIVE_UP = {
+KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 4,
@@ -100,25 +100,25 @@ def make_engine(url: URL, patience: int) -> Engine:
 
 def _postgresql(url: URL, patience: int) -> Engine:
     driver = url.set(drivername="postgresql+psycopg")
-    wishes = GIVE_UP | {"connect_timeout": patience}
+    wishes = KEEPALIVE | {"connect_timeout": patience}
     unsaid = {name: value for name, value in wishes.items() if name not in url.query}
     # A prepared statement would stay in a pooler's server connection. retrycli sends BEGIN itself.
     own = {"prepare_threshold": None, "autocommit": True}
     engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
     from retrycli.store.catalogue import VALUES, Compiler
-    from retrycli.store.values import read_any, write_any  # imports the driver
+    from retrycli.store.values import register_escaping, register_text_fallback  # imports the driver
 
     engine.dialect.statement_compiler = Compiler
     engine.dialect.colspecs = {**engine.dialect.colspecs, **VALUES}
-    event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy reads the server's version
-    event.listen(engine, "connect", read_any)
-    event.listen(engine, "connect", write_any)
-    event.listen(engine, "begin", _Beginning(patience))
-    event.listen(engine, "after_cursor_execute", _wait_for_it)
+    event.listen(engine, "connect", _require_encoding, insert=True)  # before SQLAlchemy reads the server's version
+    event.listen(engine, "connect", register_text_fallback)
+    event.listen(engine, "connect", register_escaping)
+    event.listen(engine, "begin", _BeginTransaction(patience))
+    event.listen(engine, "after_cursor_execute", _sync_pipeline)
     return engine
 
 
-def _require_letters(connection: PsycopgConnection, _record: object) -> None:
+def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
     """Check that the driver returns texts: for a database without an encoding it returns bytes, unless the URL names
     one.
 
@@ -163,7 +163,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
-def _wait_for_it(
+def _sync_pipeline(
     _connection: Connection,
     _cursor: DBAPICursor,
     _statement: str,
@@ -178,7 +178,7 @@ def _wait_for_it(
 
 
 @contextmanager
-def read_at_the_end(connection: Connection) -> Iterator[None]:
+def pipelined(connection: Connection) -> Iterator[None]:
     """Wait for a server only for reads and at the end, not for each statement (libpq's pipeline mode).
 
     Raises:
@@ -203,7 +203,7 @@ def read_at_the_end(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def errors_of_a_pipeline(connection: Connection) -> Iterator[None]:
+def pipeline_errors(connection: Connection) -> Iterator[None]:
     """Raise statements' errors as SQLAlchemy's, and leave the pipeline usable.
 
     The block must end with a statement whose result is read. Before that, the server may not have executed the others.
@@ -227,7 +227,7 @@ def errors_of_a_pipeline(connection: Connection) -> Iterator[None]:
         raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
 
 
-class _Beginning:
+class _BeginTransaction:
     """Begin each transaction on a server, with the role's own settings if they are safe."""
 
     def __init__(self, patience: int) -> None:
@@ -239,11 +239,11 @@ class _Beginning:
         if "on_its_own" in options:
             return
         if not self._patient:
-            own_ms, commits = connection.exec_driver_sql(AS_IT_IS).one()
+            own_ms, commits = connection.exec_driver_sql(OWN_SETTINGS).one()
             waits_ms = own_ms or self._patience * 1000
             commits = "local" if commits == "off" else commits
-            self._patient = BEGINNING.format(waits_ms, commits)
-            self._impatient = BEGINNING.format(min(waits_ms, IMPATIENT_MS), commits)
+            self._patient = BEGIN_TRANSACTION.format(waits_ms, commits)
+            self._impatient = BEGIN_TRANSACTION.format(min(waits_ms, IMPATIENT_MS), commits)
         connection.exec_driver_sql(self._patient if options.get("wait", True) else self._impatient)
 
 

@@ -144,15 +144,15 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
     if after is None:
         return statement
     values = [literal(value, column.type) for value, column in zip(after, table.primary_key, strict=True)]
-    return statement.where(_beyond(key, values))
+    return statement.where(_follows(key, values))
 
 
-def _beyond(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
+def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
     """Build the condition that a key follows another. A server looks up operators of tuples: see `catalogue`."""
     first, *others = key
     if not others:
         return first > values[0]
-    return and_(first >= values[0], or_(first > values[0], _beyond(others, values[1:])))
+    return and_(first >= values[0], or_(first > values[0], _follows(others, values[1:])))
 
 
 def _by_code_point(database: Database, column: Column[Any]) -> ColumnElement[Any]:

@@ -16,12 +16,12 @@ from retrycli.store import schema, selection
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
-    ON_ITS_OWN,
+    NO_TRANSACTIONS,
     PATIENCE,
     make_engine,
     parsed,
     path_of,
-    read_at_the_end,
+    pipelined,
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
@@ -56,7 +56,7 @@ class Database:
         self._table = table
         schema_name, _, self._name = table.rpartition(".")
         self._schema = schema_name or None
-        self._kept: Connection | None = None
+        self._ambient: Connection | None = None
         self.ends_transactions: dict[int, str] = {}
         """Rows whose change has rolled back the whole transaction, and why. Later writes leave them out."""
         self.row_by_row = False
@@ -127,13 +127,13 @@ class Database:
             DatabaseBusy: another process holds a lock for too long.
             DatabaseUnavailable: the driver reports an error.
         """
-        before = self._kept
+        before = self._ambient
         with self._transaction(writes=True, wait=wait) as connection:
-            self._kept = connection
+            self._ambient = connection
             try:
                 yield partial(_commit, connection) if self.is_sqlite and before is None else lambda: True
             finally:
-                self._kept = before
+                self._ambient = before
 
     def patience(self) -> timedelta:
         """Return how long a transaction waits for a lock."""
@@ -153,11 +153,11 @@ class Database:
         """Roll back all writes inside at the end: for ``--dry-run``."""
         with self._translated(), self._engine.connect() as connection:
             connection.execution_options(writes=True).begin()
-            self._kept = connection
+            self._ambient = connection
             try:
                 yield
             finally:
-                self._kept = None
+                self._ambient = None
                 connection.rollback()
 
     @contextmanager
@@ -172,7 +172,7 @@ class Database:
                 yield connection
             return
         with self._translated(), self._engine.connect() as connection:
-            yield connection.execution_options(**ON_ITS_OWN)
+            yield connection.execution_options(**NO_TRANSACTIONS)
 
     def empty_log(self) -> None:
         """Copy a SQLite file's write-ahead log into the file, and truncate the log.
@@ -300,21 +300,21 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:
-        if self._kept is not None:
-            yield self._kept
+        if self._ambient is not None:
+            yield self._ambient
             return
         with self._translated():
-            transaction = self._begun(writes=writes, wait=wait)
+            transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
                     yield connection
                 else:
-                    with read_at_the_end(connection):
+                    with pipelined(connection):
                         yield connection
                         # The driver's `commit` would take a round trip of its own before the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
 
-    def _begun(self, *, writes: bool, wait: bool) -> RootTransaction:
+    def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
         """Begin a transaction; if the server has restarted since the last one, on a new connection."""
         connection = self._engine.connect().execution_options(writes=writes, wait=wait)
         try:
@@ -330,7 +330,7 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise _kind_of(error)(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise _error_class(error)(f"{self.place}: {in_words(error)}") from without_details(error)
 
 
 def _commit(connection: Connection) -> bool:
@@ -344,7 +344,7 @@ def _commit(connection: Connection) -> bool:
     return True
 
 
-def _kind_of(error: exc.DBAPIError) -> type[RetrycliError]:
+def _error_class(error: exc.DBAPIError) -> type[RetrycliError]:
     if is_busy(error):
         return DatabaseBusy
     return SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable

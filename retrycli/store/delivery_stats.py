@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
-MOST_TEXTS = 20_000
+MAX_TEXTS = 20_000
 """Maximum number of error texts, after removing digits, to read; the most frequent first."""
-MOST_CAUSES = 1000
+MAX_CAUSES = 1000
 """Maximum number of causes to return."""
-MOST_PASSES = 20_000
+MAX_PASSES = 20_000
 """Maximum number of passes to read: two weeks of one a minute."""
 DISORDER = DAY
 """Maximum time between two attempts that were recorded in the other order."""
 
-LETTERS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
+PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
 """Number of leading characters that two written times within such a period share."""
 
 a = attempts.c
 DELIVERED = a.outcome == OutcomeKind.DELIVERED.value
 FAILED = a.outcome != OutcomeKind.DELIVERED.value
-NUMBER = func.count()
+COUNT = func.count()
 
 
 class Statistics:
@@ -73,7 +73,7 @@ class Statistics:
                 until=until,
                 unit=unit,
                 slices=[*self._slices(connection, within, unit)],
-                troubles=_troubles(connection, within),
+                troubles=_failure_causes(connection, within),
                 outages=_outages(connection, since),
                 **_deliveries(connection, within),
             )
@@ -88,11 +88,11 @@ class Statistics:
             GroupBy.OUTCOME: func.coalesce(a.outcome, UNDER_WAY),
             GroupBy.TYPE: cast(m.message_type, String),
             GroupBy.TICKET: cast(m.ticket_id, String),
-            GroupBy.HOUR: self._written(a.started_at, LETTERS[HOUR]),
+            GroupBy.HOUR: self._time_prefix(a.started_at, PREFIX_LENGTHS[HOUR]),
         }
         key = keys[by]
-        order = [key] if by is GroupBy.HOUR else [NUMBER.desc(), key]
-        statement = select(key, NUMBER, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
+        order = [key] if by is GroupBy.HOUR else [COUNT.desc(), key]
+        statement = select(key, COUNT, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
         if by in {GroupBy.TYPE, GroupBy.TICKET}:
             statement = statement.join_from(attempts, self._database.messages, m.id == a.message_id, isouter=True)
         with self._database.read() as connection:
@@ -100,11 +100,11 @@ class Statistics:
             return [Group(_time(key) if by is GroupBy.HOUR else key, made, good) for key, made, good in rows]
 
     def passes(self, since: datetime) -> list[PassMark]:
-        """Return the passes since a time, oldest first; at most the newest `MOST_PASSES`."""
+        """Return the passes since a time, oldest first; at most the newest `MAX_PASSES`."""
         p = passes.c
         newest = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
         with self._database.read() as connection:
-            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MOST_PASSES)).all()
+            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MAX_PASSES)).all()
         return [PassMark(*row) for row in reversed(rows)]
 
     def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
@@ -117,13 +117,13 @@ class Statistics:
         return first, last
 
     def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
-        at = self._written(a.started_at, LETTERS[unit])
+        at = self._time_prefix(a.started_at, PREFIX_LENGTHS[unit])
         for text, outcome, number in connection.execute(
-            select(at, a.outcome, NUMBER).where(within).group_by(at, a.outcome).order_by(at)
+            select(at, a.outcome, COUNT).where(within).group_by(at, a.outcome).order_by(at)
         ):
             yield Slice(_time(text), outcome or UNDER_WAY, number)
 
-    def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
+    def _time_prefix(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
         """Return the first characters of a time written in UTC: SQLite stores it so, PostgreSQL formats it."""
         if self._database.is_sqlite:
             return func.substr(time, 1, letters, type_=String)
@@ -152,7 +152,7 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
     minutes = a.waited_s // 60
     tries: Counter[int] = Counter()
     waits: Counter[int] = Counter()
-    statement = select(a.number, minutes, NUMBER).where(within, DELIVERED).group_by(a.number, minutes)
+    statement = select(a.number, minutes, COUNT).where(within, DELIVERED).group_by(a.number, minutes)
     for number, waited, messages in connection.execute(statement):
         tries[number] += messages
         if waited is not None:
@@ -160,14 +160,14 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
     return {"tries": dict(sorted(tries.items())), "waits": dict(sorted(waits.items()))}
 
 
-def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
+def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
     """Count failed attempts by cause.
 
     The database groups texts that differ only in digits. The few that remain are compared here, without their ids and
     addresses. The newest attempt is found by id, which compares faster than time.
     """
     kind = (a.outcome, a.status_code)
-    columns = (*kind, a.error, NUMBER.label("n"), func.max(a.id).label("newest"))
+    columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))
     text = select(*columns).where(within, FAILED).group_by(*kind, a.error).subquery().c
     alike: ColumnElement[str] = text.error
     for digit in "0123456789":
@@ -177,14 +177,14 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Failu
         select(text.outcome, text.status_code, func.min(text.error), number, func.max(text.newest))
         .group_by(text.outcome, text.status_code, alike)
         .order_by(number.desc())
-        .limit(MOST_TEXTS)
+        .limit(MAX_TEXTS)
     )
     found: dict[tuple[str, int | None, str], tuple[int, int]] = {}
     for outcome, status, error, count, newest in connection.execute(texts):
         key = (outcome, status, cause(error or ""))
         before, newest_before = found.get(key, (0, newest))
         found[key] = (before + int(count), max(newest_before, newest))
-    busiest = sorted(found.items(), key=lambda item: (-item[1][0], str(item[0])))[:MOST_CAUSES]
+    busiest = sorted(found.items(), key=lambda item: (-item[1][0], str(item[0])))[:MAX_CAUSES]
     ids = [newest for _, (_, newest) in busiest]
     times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(ids))).all())
     return [FailureCause(*key, count, times[newest]) for key, (count, newest) in busiest]

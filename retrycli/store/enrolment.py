@@ -40,7 +40,7 @@ from retrycli.domain.retry_policy import Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
-from retrycli.store.messages import all_but_the_body, message_of, rows_of, status_text
+from retrycli.store.messages import columns_without_body, message_of, rows_of, status_text
 from retrycli.store.row_states import REMEMBERED, updated_at_text
 from retrycli.store.schema import queue
 
@@ -57,9 +57,9 @@ found within (rows / SWEEP) passes, and a pass over millions stays short. With a
 are counted, and if they are few, every pass compares them all."""
 RETIRED_AT_ONCE = 500
 """Maximum number of messages that leave the queue in one transaction."""
-LET_GO = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
-FREE = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
-MOVE = (
+DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
+UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
+FOLLOW = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"))
@@ -69,7 +69,7 @@ STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 START = -(2**63)
 """Below the lowest possible id."""
 
-DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
+DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 """The columns that decide about enrolment."""
 
 
@@ -167,7 +167,7 @@ class Enrolment:
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
-        decides = [column for column in all_but_the_body(self._database) if column.name in DECIDES]
+        decides = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
         statement = (
             select(*decides)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
@@ -206,10 +206,10 @@ class Enrolment:
         whose rows the application may have written are found on the way.
         """
         gone, changed = 0, array("q")
-        for leave, stay in self._disagreements(span):
+        for leave, stay in self._differences(span):
             with self._database.write() as connection:
                 # A message in flight keeps its queue row until its attempt has an outcome or its claim expires.
-                gone += connection.execute(LET_GO, {"ids": [row["message_id"] for row in leave]}).rowcount
+                gone += connection.execute(DROP_QUEUED, {"ids": [row["message_id"] for row in leave]}).rowcount
                 _follow(connection, stay)
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return Retired(gone, changed)
@@ -218,7 +218,7 @@ class Enrolment:
         """Find what `retire` would drop or find changed, and write nothing."""
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
-        for leave, stay in self._disagreements(span):
+        for leave, stay in self._differences(span):
             replaced |= {
                 row["message_id"]: row["next_attempt_at"] if row["state"] == State.WAITING else None
                 for row in leave
@@ -227,7 +227,7 @@ class Enrolment:
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return WouldRetire(replaced, changed)
 
-    def _disagreements(self, span: Span) -> Iterator[tuple[Rows, Rows]]:
+    def _differences(self, span: Span) -> Iterator[tuple[Rows, Rows]]:
         """Yield queue rows that differ from the application's, in batches: those that leave, and those that stay."""
         with self._database.read() as connection:
             if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # the usual case, and fast to check
@@ -322,9 +322,9 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         ticket, birth = ticket_text(row["ticket_id"]), row["birth"] and encodable(row[BIRTH])
         if (ticket, birth) != (row["ticket"], row["birth"]):
             moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
-    free = list(connection.execute(FREE, {"ids": list(moved)}).scalars()) if moved else []
+    free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []
     if free:
-        connection.execute(MOVE, [moved[message_id] for message_id in free])
+        connection.execute(FOLLOW, [moved[message_id] for message_id in free])
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -102,9 +102,9 @@ class RowError(Enum):
 
     REFUSED = "refused"
     """The table refuses the values, as by a constraint or a trigger."""
-    HELD = "held"
+    LOCKED = "locked"
     """Another transaction has locked the row, or a row that a trigger writes."""
-    OF_ALL = "of all"
+    EVERY_ROW = "every row"
     """Every row would fail: the cause is the table, the role, the server or the disk."""
 
 
@@ -128,21 +128,23 @@ def row_error_of(error: DBAPIError) -> RowError:
         return _row_error_of_file(error.orig)
     state = sqlstate(error)
     if state is None:
-        return RowError.REFUSED if isinstance(error, IntegrityError | DataError) else RowError.OF_ALL
+        return RowError.REFUSED if isinstance(error, IntegrityError | DataError) else RowError.EVERY_ROW
     if _error_field(error, "source_function") == RAISED:
         return RowError.REFUSED
     if is_busy(error):
-        return RowError.HELD
-    of_all = state.startswith(OF_THE_STATEMENT) and not (_error_field(error, "context") or _is_policy_error(error))
-    return RowError.OF_ALL if of_all or state.startswith(OF_THE_SERVER) else RowError.REFUSED
+        return RowError.LOCKED
+    hits_every_row = state.startswith(OF_THE_STATEMENT) and not (
+        _error_field(error, "context") or _is_policy_error(error)
+    )
+    return RowError.EVERY_ROW if hits_every_row or state.startswith(OF_THE_SERVER) else RowError.REFUSED
 
 
 def _row_error_of_file(error: sqlite3.Error) -> RowError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # higher bits are the extended code
     if code == sqlite3.SQLITE_BUSY:
-        return RowError.HELD
+        return RowError.LOCKED
     if code not in SQLITE_REFUSALS or any(sign in str(error) for sign in SQLITE_NOT_PREPARED):
-        return RowError.OF_ALL
+        return RowError.EVERY_ROW
     return RowError.REFUSED
 
 

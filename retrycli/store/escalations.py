@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 ESCALATED = Filter(state=State.ESCALATED)
-MOST_GROUPS = 1000
+MAX_GROUPS = 1000
 """Maximum number of causes to return: no operator reads more."""
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
-    """Group escalated messages by cause, the largest groups first, at most `MOST_GROUPS`.
+    """Group escalated messages by cause, the largest groups first, at most `MAX_GROUPS`.
 
     Messages that the application has taken back are left out.
     """
@@ -43,7 +43,7 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
         )
         .group_by(queue.c.fingerprint)
         .order_by(number.desc(), first)
-        .limit(MOST_GROUPS)
+        .limit(MAX_GROUPS)
     )
     types: dict[str | None, dict[str, int]] = {}
     with database.read() as connection:

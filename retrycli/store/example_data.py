@@ -180,12 +180,12 @@ def _escalated(
     message_id: int, ticket_id: int, hours: float, reason: EscalationReason, outcome: Outcome, now: datetime
 ) -> dict[str, object]:
     failed_at = now - timedelta(hours=hours)
-    settled = Decision(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
+    decision = Decision(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
     return _entry(message_id, ticket_id, failed_at) | {
         "state": State.ESCALATED,
         "escalated_at": failed_at,
         "escalation_reason": reason,
-        "fingerprint": fingerprint(settled),
+        "fingerprint": fingerprint(decision),
     }
 
 

@@ -12,10 +12,10 @@ from retrycli.domain.message import Claim, ExpiredClaim
 from retrycli.domain.outcome import PROCESS_DIED
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.bulk import id_in
-from retrycli.store.identity import lapsed, load, outcome_of, unfinished, with_queue
+from retrycli.store.identity import expired_claim, load, open_attempts, outcome_of, with_queue
 from retrycli.store.results import finish_attempts
 from retrycli.store.schema import queue
-from retrycli.store.transitions import HELD_OF_THESE, claimed
+from retrycli.store.transitions import HELD_BY_ID, claimed
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,18 +27,18 @@ def take_over(
     database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
 ) -> list[ExpiredClaim]:
     """Claim messages, and load those that are still failed; the others leave the queue."""
-    held_messages = with_queue(database).where(*HELD_OF_THESE)
-    open_ones = unfinished(connection, ids)
+    held_messages = with_queue(database).where(*HELD_BY_ID)
+    open_by_id = open_attempts(connection, ids)
     free = _without_locked(database, connection, ids)
     connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(claimed(claim)))
     loaded = load(connection, connection.execute(held_messages, {"ids": free, "owner": claim.owner}), free)
     gone = set(free) - {message.message_id for message in loaded}
-    answers = {message_id: outcome_of(open_ones.get(message_id)) or PROCESS_DIED for message_id in gone}
+    answers = {message_id: outcome_of(open_by_id.get(message_id)) or PROCESS_DIED for message_id in gone}
     finish_attempts(
         connection, [Decision(message_id, Transition.released(), answer) for message_id, answer in answers.items()], now
     )
     connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
-    return [lapsed(message, open_ones.get(message.message_id)) for message in loaded]
+    return [expired_claim(message, open_by_id.get(message.message_id)) for message in loaded]
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActRecord, AttemptRecord, MessageDetails
 from retrycli.store.act_rows import texts
-from retrycli.store.messages import addresses, all_but_the_body, status_of
+from retrycli.store.messages import addresses, columns_without_body, status_of
 from retrycli.store.relation import repeated
 from retrycli.store.schema import acts, attempts, queue
 
@@ -32,7 +32,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
         SchemaMismatch: several rows have the id.
     """
     m = database.messages
-    texts = m.c if body else all_but_the_body(database)
+    texts = m.c if body else columns_without_body(database)
     columns = [status_of(database) if column.name == "status" else column for column in texts]
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
     words = (acts.c.before, acts.c.after) if body else ()

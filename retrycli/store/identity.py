@@ -229,21 +229,21 @@ FIRST_IDENTIFYING = 2
 """Index of the first identifying column, after the id and the status."""
 
 
-def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
+def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
     """Return the decision to write into a row; None if it is not failed any more, or another message's.
 
     It differs from the original if the row holds another text or ticket now.
 
     Args:
-        settled: the original decision.
+        decision: the original decision.
         names: names of the columns of `identifying`.
         row: the row's id, status and values of these columns.
     """
     if row[1] != MessageStatus.FAILED:
         return None
-    message = settled.message
+    message = decision.message
     if message is None or message.as_read == row[FIRST_IDENTIFYING:]:
-        return settled
+        return decision
     now = dict(zip(names, row[FIRST_IDENTIFYING:], strict=True))
     identity = MessageIdentity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
     before = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
@@ -251,13 +251,13 @@ def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Dec
     if difference is Difference.ANOTHER:
         return None
     if difference is Difference.NONE:
-        return settled
-    there = replace(_as_it_is(settled, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
-    return settled.superseded(difference)._replace(message=there)
+        return decision
+    there = replace(_as_it_is(decision, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
+    return decision.superseded(difference)._replace(message=there)
 
 
 def _as_it_is(
-    settled: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
+    decision: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
 ) -> QueuedMessage | UnusableMessage:
     """Return a message with its present birth and text, without the old text's key and unknown attempts."""
     birth, digest = identity.birth, identity.digest
@@ -265,7 +265,7 @@ def _as_it_is(
         return message
     deliveries = 0
     if digest == message.digest and isinstance(message, QueuedMessage):
-        deliveries = message.deliveries + settled.was_delivered
+        deliveries = message.deliveries + decision.was_delivered
     key = delivery_key(message.message_id, birth, digest, deliveries)
     now = replace(message, birth=birth, digest=digest, delivery_key=key)
     if not isinstance(now, QueuedMessage):
@@ -277,13 +277,13 @@ def _as_it_is(
 # -- attempts whose results are not in the rows ---------------------------------------------------------------
 
 
-def unfinished(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
+def open_attempts(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
     """Return the attempts without an end, by message. One with an outcome waits until its row is written."""
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
     return {row["message_id"]: row for row in rows}
 
 
-def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
+def expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
     """Build an expired claim from a message and its open attempt."""
     if attempt is None:
         return ExpiredClaim(message, None)

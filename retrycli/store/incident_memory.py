@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
-TELLING = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
+RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
 """The row that reserves notifying for one pass: passes of several hosts must not send the same."""
 
 
@@ -36,10 +36,10 @@ class Targets:
         """Reserve notifying for this pass until `end_telling` or a time; return False if another pass has it."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
-            taken_until = connection.execute(select(told.c.told_at).where(*TELLING)).scalar()
+            taken_until = connection.execute(select(told.c.told_at).where(*RESERVATION)).scalar()
             if taken_until is not None and now < taken_until:
                 return False
-            connection.execute(delete(told).where(*TELLING))
+            connection.execute(delete(told).where(*RESERVATION))
             row = {"since": now, "told_at": until, "ended": False, "times": 0}
             connection.execute(insert(told).values(target=EVERYBODY, topic=UNDER_WAY, **row))
         return True
@@ -47,7 +47,7 @@ class Targets:
     def end_telling(self) -> None:
         """Release the reservation."""
         with self._database.write() as connection:
-            connection.execute(delete(told).where(*TELLING))
+            connection.execute(delete(told).where(*RESERVATION))
 
     def memory(self, target: str) -> Memory:
         """Return what one target knows; topics of a newer program are left out."""

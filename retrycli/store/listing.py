@@ -32,7 +32,7 @@ from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import MessageStatus, State, utc_time
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.messages import row_by_row, status_text
-from retrycli.store.picking import BEFORE_IT, EARLIER, is_due
+from retrycli.store.picking import EARLIER, HELD_BACK, is_due
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PAGE = 500
 """Number of messages to read in one transaction."""
-KEPT_READY = 10_000
+FETCH_SIZE = 10_000
 """Number of ids to fetch at once: a driver would keep all of them in its own, larger form."""
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 """Ids are bound at execution, so that all pages share one statement."""
@@ -114,7 +114,7 @@ class Views:
         }
         statement = self.failed(wanted, m.id).order_by(*order[sort], m.id).limit(limit)
         with self._database.read() as connection:
-            found = connection.execute(statement.execution_options(yield_per=KEPT_READY)).scalars()
+            found = connection.execute(statement.execution_options(yield_per=FETCH_SIZE)).scalars()
             try:
                 return array("q", found)
             except TypeError:
@@ -128,7 +128,7 @@ class Views:
         statement = self.failed(Filter(due_by=due_by), queue.c.next_attempt_at, queue.c.message_id)
         statement = statement.order_by(queue.c.next_attempt_at, queue.c.message_id)
         with self._database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
+            for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 yield row.next_attempt_at, row.message_id
 
     def chances(
@@ -146,7 +146,7 @@ class Views:
         statement = self.failed(Filter(due_by=due_by), *columns).where(queue.c.state == State.WAITING.value)
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
+            for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 made_at = _time(row.made_at) or row.first_failed_at
                 yield row.id, str(row.message_type), _number(row.retry_count or 0), made_at
 
@@ -198,7 +198,7 @@ class Views:
         """Return the messages that hold a message back if a ticket's order is kept, with their due times."""
         statement = (
             select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
-            .where(queue.c.message_id == message_id, *BEFORE_IT)
+            .where(queue.c.message_id == message_id, *HELD_BACK)
             .order_by(EARLIER.c.message_id)
         )
         with self._database.read() as connection:

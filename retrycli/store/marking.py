@@ -38,11 +38,11 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
         acts: the statements, by the messages' ids.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
-    settled = [_stated(message, acts[message.message_id]) for message in load(connection, found, list(acts))]
-    written = write_messages(database, connection, settled)
-    stated = [decision for decision in settled if decision.message_id not in written.held]
+    decisions = [_decision_of(message, acts[message.message_id]) for message in load(connection, found, list(acts))]
+    written = write_messages(database, connection, decisions)
+    stated = [decision for decision in decisions if decision.message_id not in written.locked]
     for (by, at), some in groupby(
-        as_written(stated, written.refused), lambda decision: _who(acts[decision.message_id])
+        as_written(stated, written.refused), lambda decision: _recorder(acts[decision.message_id])
     ):
         theirs = list(some)
         start_attempts(
@@ -60,9 +60,9 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
     return written
 
 
-def _stated(message: QueuedMessage | UnusableMessage, act: OperatorAction) -> Decision:
+def _decision_of(message: QueuedMessage | UnusableMessage, act: OperatorAction) -> Decision:
     return Decision(message.message_id, Transition.delivered(), STATED, None, act.at, message)
 
 
-def _who(act: OperatorAction) -> tuple[str, datetime]:
+def _recorder(act: OperatorAction) -> tuple[str, datetime]:
     return act.by, act.at

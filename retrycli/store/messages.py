@@ -80,7 +80,7 @@ def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return case((and_(true(), *conditions), 1), else_=0) == 1
 
 
-def all_but_the_body(database: Database) -> list[ColumnElement[Any]]:
+def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     """Select all columns, with an empty text for the body. A body that is not a text is read as it is."""
     m = database.messages.c
     # Only SQLite stores other types than texts. It stores the type before the value, so the value is not read.

@@ -18,14 +18,14 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction, refusal
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.act_rows import act_values
 from retrycli.store.bulk import id_in
-from retrycli.store.enrolment import DECIDES
+from retrycli.store.enrolment import DECIDING_COLUMNS
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
-from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
+from retrycli.store.messages import columns_without_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.rejected import first_failures, rejected_by_us, take_back
 from retrycli.store.row_changes import reject_messages, reset_retry_counts
-from retrycli.store.row_writer import AS_WANTED, Written
+from retrycli.store.row_writer import ALL_WRITTEN, Written
 from retrycli.store.schema import acts, attempts, escalations, queue
 from retrycli.store.transitions import NOT_ESCALATED, escalate
 
@@ -127,7 +127,7 @@ class Acts:
         with self._database.write() as connection:
             rejected = self._rejected(connection, wanted) if kind is ActionKind.REQUEUED else {}
             able = {message_id: wanted[message_id] for message_id in (*self._lock(connection, kind, wanted), *rejected)}
-            unfit = self._unfit(connection, able) if kind is ActionKind.REQUEUED else {}
+            unfit = self._invalid(connection, able) if kind is ActionKind.REQUEUED else {}
             unfit |= {
                 message_id: why
                 for message_id, why in problems.items()
@@ -136,9 +136,9 @@ class Acts:
             able = {message_id: act for message_id, act in able.items() if message_id not in unfit}
             back = {message_id: act for message_id, act in able.items() if message_id in rejected}
             there = {message_id: act for message_id, act in able.items() if message_id not in rejected}
-            written = self._change(connection, kind, there) if there else AS_WANTED
-            taken = take_back(self._database, connection, rejected, back) if back else AS_WANTED
-            held = {*written.held, *taken.held}
+            written = self._change(connection, kind, there) if there else ALL_WRITTEN
+            taken = take_back(self._database, connection, rejected, back) if back else ALL_WRITTEN
+            held = {*written.locked, *taken.locked}
             able = {message_id: act for message_id, act in able.items() if message_id not in held}
             refused = {**written.refused, **taken.refused}
             # An operator's statement that a message has arrived holds, even if its row refuses the change.
@@ -159,9 +159,9 @@ class Acts:
         self._database.advisory_lock(connection)
         return rejected_by_us(self._database, connection, wanted)
 
-    def _unfit(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
+    def _invalid(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
         """Return the rows that are not valid messages, and why. Their bodies are not read."""
-        columns = [column for column in all_but_the_body(self._database) if column.name in DECIDES]
+        columns = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
         rows = rows_of(
             connection.execute(select(*columns).where(id_in(self._database.messages.c.id)), {"ids": list(ids)})
         )
@@ -183,13 +183,13 @@ class Acts:
             case ActionKind.REJECTED:
                 errors = {message_id: act.last_error for message_id, act in able.items()}
                 written = reject_messages(self._database, connection, errors)
-                self._leave(connection, able.keys() - written.unchanged)
+                self._dequeue(connection, able.keys() - written.unchanged)
                 return written
             case ActionKind.MARKED_SENT:
                 enrolled = self._enrol_unknown(connection, able)
                 written = mark_delivered(self._database, connection, able)
                 # A message whose row is locked returns to its former state.
-                self._leave(connection, (able.keys() - written.unchanged) | (enrolled & set(written.held)))
+                self._dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
                 return written
             case ActionKind.ACKNOWLEDGED:
                 connection.execute(
@@ -202,9 +202,9 @@ class Acts:
                 raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
                 assert_never(kind)
-        return AS_WANTED
+        return ALL_WRITTEN
 
-    def _leave(self, connection: Connection, ids: Collection[int]) -> None:
+    def _dequeue(self, connection: Connection, ids: Collection[int]) -> None:
         if ids:
             connection.execute(LEAVE, [{"of_id": message_id} for message_id in ids])
 

@@ -25,7 +25,7 @@ def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
 
 EARLIER = queue.alias("earlier")
 UNFINISHED = (State.WAITING.value, State.SENDING.value)
-BEFORE_IT = (
+HELD_BACK = (
     EARLIER.c.ticket == queue.c.ticket,
     EARLIER.c.message_id < queue.c.message_id,
     EARLIER.c.state.in_(UNFINISHED),

@@ -63,11 +63,11 @@ class Measures:
         waiting, escalated = queue.c.state == State.WAITING.value, queue.c.state == State.ESCALATED.value
         unacknowledged = and_(escalated, queue.c.acknowledged_at.is_(None))
         statement = select(
-            *(_number(queue.c.state == state.value, message_type == kind.value) for state, kind in kinds),
-            *(_number(queue.c.state == state.value) for state in State),
-            _first(queue.c.first_failed_at, waiting),
-            _first(queue.c.escalated_at, escalated),
-            _first(queue.c.escalated_at, unacknowledged),
+            *(_count(queue.c.state == state.value, message_type == kind.value) for state, kind in kinds),
+            *(_count(queue.c.state == state.value) for state in State),
+            _earliest(queue.c.first_failed_at, waiting),
+            _earliest(queue.c.escalated_at, escalated),
+            _earliest(queue.c.escalated_at, unacknowledged),
         ).join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
         with self._database.read() as connection:
             found = list(connection.execute(statement).one())
@@ -88,9 +88,9 @@ class Measures:
         statement = (
             select(
                 func.count().label("failed"),
-                _number(*is_due(due_by)).label("due"),
-                _number(queue.c.state == State.SENDING.value).label("sending"),
-                _number(queue.c.state == State.ESCALATED.value).label("escalated"),
+                _count(*is_due(due_by)).label("due"),
+                _count(queue.c.state == State.SENDING.value).label("sending"),
+                _count(queue.c.state == State.ESCALATED.value).label("escalated"),
             )
             .join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
             .where(m.c.status == status_text(MessageStatus.FAILED))
@@ -114,9 +114,9 @@ class Measures:
         return None if row is None else PassTimes(*row)
 
 
-def _number(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+def _count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
     return func.count(case((and_(*conditions), 1)))
 
 
-def _first(time: ColumnElement[datetime], condition: ColumnElement[bool]) -> ColumnElement[datetime]:
+def _earliest(time: ColumnElement[datetime], condition: ColumnElement[bool]) -> ColumnElement[datetime]:
     return func.min(case((condition, time)), type_=time.type)

@@ -16,7 +16,7 @@ from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import rows_of, status_text
 from retrycli.store.row_changes import restore_messages
-from retrycli.store.row_writer import AS_WANTED, Written
+from retrycli.store.row_writer import ALL_WRITTEN, Written
 from retrycli.store.schema import acts, attempts, queue
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     )
     known = set(connection.execute(KNOWN, these).scalars())
     rows = rows_of(connection.execute(there, {"ids": list(by_us)}))
-    return {row["id"]: row for row in rows if row["id"] not in known and _is_its(row["last_error"], by_us[row["id"]])}
+    return {row["id"]: row for row in rows if row["id"] not in known and _is_ours(row["last_error"], by_us[row["id"]])}
 
 
 def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
@@ -76,7 +76,7 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
     return found
 
 
-def _is_its(error: object, written: str) -> bool:
+def _is_ours(error: object, written: str) -> bool:
     """Tell if an error is the one that retrycli wrote; its column may have cut it."""
     return isinstance(error, str) and bool(error) and written.startswith(error)
 
@@ -88,7 +88,7 @@ def take_back(
     errors = {
         message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
     }
-    written = restore_messages(database, connection, errors) if errors else AS_WANTED
+    written = restore_messages(database, connection, errors) if errors else ALL_WRITTEN
     failed_at = first_failures(database, connection, errors)
     enrolled: list[dict[str, Any]] = [
         {

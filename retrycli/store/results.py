@@ -13,7 +13,7 @@ from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.retry_policy import Decision, Transition, TransitionKind, WriteResult, as_written
 from retrycli.store.bulk import BulkStatement, id_in
-from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import (
     FIRST_IDENTIFYING,
@@ -26,15 +26,17 @@ from retrycli.store.messages import row_by_row, status_of
 from retrycli.store.row_changes import write_messages
 from retrycli.store.row_states import read_rows
 from retrycli.store.schema import MAX_INT, attempts, queue
-from retrycli.store.transitions import HELD_IDS, HELD_OF_THESE, LEAVE_THE_QUEUE, as_list, held, move
+from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, held, move
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from retrycli.store.database import Database
 
-UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
-OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
+OPEN = row_by_row(attempts.c.finished_at.is_(None))
+SHARED_COLUMNS = {
+    name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
+}
 """Columns with the same value for all attempts that start together."""
 STARTED = (
     "message_id",
@@ -50,11 +52,11 @@ STARTED = (
 )
 """Columns written when an attempt starts."""
 START_ATTEMPTS = BulkStatement(
-    lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
+    lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
     {name: attempts.c[name].type for name in STARTED},
     alike=("number", "deliveries", "destination"),
 )
-FOUND_OUT = (
+RESULT_COLUMNS = (
     "finished_at",
     "outcome",
     "status_code",
@@ -67,11 +69,11 @@ FOUND_OUT = (
 """Columns written when an attempt ends."""
 
 
-def _ended(*columns: str) -> BulkStatement:
+def _update_open(*columns: str) -> BulkStatement:
     return BulkStatement(
         lambda of: (
             update(attempts)
-            .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
+            .where(attempts.c.message_id == of["message_id"], OPEN)
             .values({name: of[name] for name in columns})
         ),
         {name: attempts.c[name].type for name in ("message_id", *columns)},
@@ -79,12 +81,12 @@ def _ended(*columns: str) -> BulkStatement:
     )
 
 
-FINISH_ATTEMPTS = _ended(*FOUND_OUT)
-KEEP_OUTCOMES = _ended(*(name for name in FOUND_OUT if name != "finished_at"))
+FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
+KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
-LET_GO_OF_TICKETS = (
+FORGET_TICKETS = (
     update(attempts)
-    .where(id_in(attempts.c.message_id), UNDER_WAY, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
+    .where(id_in(attempts.c.message_id), OPEN, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
     .values(birth=OF_ANY_TICKET)
 )
 
@@ -139,7 +141,7 @@ class Results:
     @cached_property
     def _held_messages(self) -> Select[Any]:
         """Select whole messages that a claim holds and that are still failed."""
-        return with_queue(self._database).where(*HELD_OF_THESE)
+        return with_queue(self._database).where(*HELD_BY_ID)
 
     @cached_property
     def _held_rows(self) -> Select[Any]:
@@ -148,7 +150,7 @@ class Results:
         return (
             select(m.c.id, status_of(self._database), *identifying(m))
             .join_from(queue, m, m.c.id == queue.c.message_id)
-            .where(*HELD_OF_THESE)
+            .where(*HELD_BY_ID)
         )
 
     @cached_property
@@ -157,14 +159,14 @@ class Results:
         return self._held_rows.with_for_update(skip_locked=True)
 
     def record_arrival(
-        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
+        self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
         """Record an attempt at a claimed message that has arrived, with its outcome.
 
         The message stays claimed. `record` writes its row; if the process dies first, a later pass does.
         """
         with self._database.write() as connection:
-            ours = _still_held(connection, claim, [settled])
+            ours = _still_held(connection, claim, [decision])
             start_attempts(
                 connection,
                 [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
@@ -176,23 +178,23 @@ class Results:
             )
             keep_outcomes(connection, ours, started_at)
 
-    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+    def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet, so that they survive a crash.
 
         The messages stay claimed.
         """
         with self._database.write() as connection:
-            finish_attempts(connection, _still_held(connection, claim, settled), now)
+            finish_attempts(connection, _still_held(connection, claim, decisions), now)
 
-    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+    def keep_outcomes(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts, and write no row of the application's.
 
         The messages stay claimed. A later pass finds the outcomes and writes the rows.
         """
         with self._database.write() as connection:
-            keep_outcomes(connection, _still_held(connection, claim, settled), now)
+            keep_outcomes(connection, _still_held(connection, claim, decisions), now)
 
-    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
+    def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages, in one transaction.
 
         If the application has locked a row, or a row that a trigger of its table writes, only the attempt's outcome is
@@ -201,7 +203,7 @@ class Results:
         Raises:
             TransactionLost: a row has rolled back the transaction. The next call leaves it out.
         """
-        by_id = {decision.message_id: decision for decision in settled}
+        by_id = {decision.message_id: decision for decision in decisions}
         with self._database.write() as connection:
             found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
             names = [*found.keys()][FIRST_IDENTIFYING:]
@@ -218,7 +220,7 @@ class Results:
             changed = {message_id: one for message_id, one in ours.items() if one is not by_id[message_id]}
             written = write_messages(self._database, connection, list(ours.values()))
             refused = {**written.refused, **hidden}
-            kept = unlocked.difference(hidden).union(written.held)
+            kept = unlocked.difference(hidden).union(written.locked)
             if kept:
                 keep_outcomes(connection, [by_id[message_id] for message_id in kept], now)
             writable = [one for message_id, one in ours.items() if message_id not in kept] if kept else ours.values()
@@ -230,7 +232,7 @@ class Results:
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
             if theirs:
                 ids = [decision.message_id for decision in theirs]
-                connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "owner": claim.owner})
+                connection.execute(DEQUEUE, {"ids": ids, "owner": claim.owner})
         lost = by_id.keys() - ours.keys() - unlocked
         return WriteResult(frozenset(lost), frozenset(kept), refused, changed)
 
@@ -242,7 +244,7 @@ class Results:
         if not unlocked:
             return set()
         try:
-            with errors_of_a_pipeline(connection):
+            with pipeline_errors(connection):
                 connection.exec_driver_sql("SAVEPOINT hidden", execution_options=NO_RESULT)
                 statement = self._held_rows.with_for_update(nowait=True)
                 free = connection.execute(statement, {"ids": list(unlocked), "owner": claim.owner}).all()
@@ -269,10 +271,10 @@ class Results:
         return {message_id: its_row is not None for message_id, its_row in connection.execute(others).all()}
 
 
-def _still_held(connection: Connection, claim: Claim, settled: Sequence[Decision]) -> list[Decision]:
-    ids = [decision.message_id for decision in settled]
+def _still_held(connection: Connection, claim: Claim, decisions: Sequence[Decision]) -> list[Decision]:
+    ids = [decision.message_id for decision in decisions]
     ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
-    return [decision for decision in settled if decision.message_id in ours]
+    return [decision for decision in decisions if decision.message_id in ours]
 
 
 def start_attempts(
@@ -305,7 +307,7 @@ def start_attempts(
     START_ATTEMPTS.execute(connection, rows, **of_all)
 
 
-def finish_attempts(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
+def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
     """Record the results of attempts at messages that a claim holds.
 
     A delivered message whose row is not marked as sent may come back on another ticket. In a table without creation
@@ -313,23 +315,23 @@ def finish_attempts(connection: Connection, settled: Sequence[Decision], now: da
     """
     unmarked = [
         decision.message_id
-        for decision in settled
+        for decision in decisions
         if decision.was_delivered and decision.transition.kind is not TransitionKind.DELIVERED
     ]
     if unmarked:
-        connection.execute(LET_GO_OF_TICKETS, {"ids": unmarked})
-    FINISH_ATTEMPTS.execute(connection, _results(settled, now))
+        connection.execute(FORGET_TICKETS, {"ids": unmarked})
+    FINISH_ATTEMPTS.execute(connection, _results(decisions, now))
 
 
-def keep_outcomes(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
+def keep_outcomes(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
     """Record the answers to attempts whose results can't be written into the rows yet.
 
     Such an attempt has an outcome and no end: the process that writes the row ends it.
     """
-    KEEP_OUTCOMES.execute(connection, _results(settled, now))
+    KEEP_OUTCOMES.execute(connection, _results(decisions, now))
 
 
-def _results(settled: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
+def _results(decisions: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
     return [
         {
             "message_id": decision.message_id,
@@ -344,6 +346,6 @@ def _results(settled: Sequence[Decision], now: datetime) -> list[dict[str, Any]]
             "external_id": decision.outcome.external_id,
             "delivered_to": as_list(decision.outcome.delivered_to),
         }
-        for decision in settled
+        for decision in decisions
         if decision.outcome is not None
     ]

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
-def write_messages(database: Database, connection: Connection, settled: Sequence[Decision]) -> Written:
+def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> Written:
     """Write decisions into the rows of their messages. An error that its column refuses is shortened."""
-    changing = {decision.message_id: decision for decision in settled if decision.transition.changes_row}
-    return RowChange(partial(_write, database), _took).make(database, connection, changing)
+    changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
+    return RowChange(partial(_write, database), _has_taken).make(database, connection, changing)
 
 
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
@@ -56,7 +56,7 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
     """Set the retry counts of messages to zero."""
 
     def write(connection: Connection, wanted: Mapping[int, None], _room: int | None) -> None:
-        connection.execute(_no_tries(database.messages), {"ids": list(wanted)}, execution_options=NO_RESULT)
+        connection.execute(_reset_counts(database.messages), {"ids": list(wanted)}, execution_options=NO_RESULT)
 
     change = RowChange(write, lambda _, row, _room: row.retry_count == 0)
     return change.make(database, connection, dict.fromkeys(ids))
@@ -77,23 +77,25 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
     return RowChange(write, took).make(database, connection, {message_id: changes})
 
 
-def _took(settled: Decision, row: RowState, room: int | None) -> bool:
+def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
     """Tell if a row took its message's decision."""
-    change = settled.transition
+    change = decision.transition
     if change.kind is TransitionKind.DELIVERED:
         return not row.failed
     if change.retry_count is not None and row.retry_count != change.retry_count:
         return False
     if change.last_error is None or row.last_error == change.last_error[:room]:
         return True
-    before = settled.message.message.last_error if isinstance(settled.message, QueuedMessage) else None
+    before = decision.message.message.last_error if isinstance(decision.message, QueuedMessage) else None
     return row.last_error != before
 
 
-def _write(database: Database, connection: Connection, settled: Mapping[int, Decision], room: int | None) -> int | None:
+def _write(
+    database: Database, connection: Connection, decisions: Mapping[int, Decision], room: int | None
+) -> int | None:
     delivered = [
         {"id": decision.message_id, "sent_at": _sent_at(database, decision.finished_at)}
-        for decision in settled.values()
+        for decision in decisions.values()
         if decision.transition.kind is TransitionKind.DELIVERED
     ]
     no_error = None if database.takes_null("last_error") else ""
@@ -104,7 +106,7 @@ def _write(database: Database, connection: Connection, settled: Mapping[int, Dec
             "last_error": decision.transition.last_error,
             "retry_count": decision.transition.retry_count,
         }
-        for decision in settled.values()
+        for decision in decisions.values()
         if decision.transition.kind is not TransitionKind.DELIVERED
     ]
     noted = _note_failures(database.messages, room).execute(connection, failed)
@@ -117,7 +119,7 @@ def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> 
 
 
 @lru_cache
-def _no_tries(messages: TableClause) -> Update:
+def _reset_counts(messages: TableClause) -> Update:
     m = messages.c
     return update(messages).where(id_in(m.id), m.status == status_text(MessageStatus.FAILED)).values(retry_count=0)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from sqlalchemy import exc
 
 from retrycli.domain.errors import TransactionLost
-from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
 from retrycli.store.row_states import RowState, read_rows
 
@@ -31,7 +31,7 @@ Wanted = TypeVar("Wanted")
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
 LENGTHS = (255, 127, 63, 31)
 """Lengths, in characters, that an error is shortened to, one after the other, if its column refuses it."""
-WAITED_MS, MOST_WAITED_FOR = 10, 8
+LOCK_WAIT_MS, MAX_LOCK_WAITS = 10, 8
 """Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
 locked, and are tried the next time."""
 
@@ -43,16 +43,16 @@ class Written(NamedTuple):
     """Rows as they were read back, by id; empty if that was not necessary."""
     refused: Mapping[int, str]
     """Reasons of the rows that refused the change, by id. They are unchanged."""
-    held: Collection[int] = ()
+    locked: Collection[int] = ()
     """Rows that another transaction has locked. They are unchanged, and can be tried again."""
 
     @property
     def unchanged(self) -> AbstractSet[int]:
         """Return the ids of all rows that are unchanged."""
-        return self.refused.keys() | set(self.held)
+        return self.refused.keys() | set(self.locked)
 
 
-AS_WANTED = Written({}, {})
+ALL_WRITTEN = Written({}, {})
 """All rows took the change."""
 
 
@@ -71,7 +71,7 @@ class RowChange(Generic[Wanted]):
         took: Callable[[Wanted, RowState, int | None], bool],
     ) -> None:
         self._write = write
-        self._took = took
+        self._has_taken = took
 
     def make(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
         """Write rows: all together, or one by one if any of them can't be written.
@@ -81,39 +81,39 @@ class RowChange(Generic[Wanted]):
             TransactionLost: a row has rolled back the transaction. The next call leaves it out.
         """
         if not wanted:
-            return AS_WANTED
+            return ALL_WRITTEN
         if not database.row_by_row:
             try:
                 return self._try(database, connection, wanted, database.error_room)
             except exc.DBAPIError:
                 if _is_over(database, connection):
                     raise
-        with _waiting_little(database, connection):
+        with _short_lock_wait(database, connection):
             return self._one_by_one(database, connection, wanted)
 
     def _one_by_one(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
         rows: dict[int, RowState] = {}
         refused: dict[int, str] = {}
-        held: set[int] = set()
-        of_all: dict[int, exc.DBAPIError] = {}
+        locked: set[int] = set()
+        general: dict[int, exc.DBAPIError] = {}
         for message_id, what in wanted.items():
-            if len(held) >= MOST_WAITED_FOR:
-                held.add(message_id)
+            if len(locked) >= MAX_LOCK_WAITS:
+                locked.add(message_id)
                 continue
             try:
                 written = self._write_one(database, connection, message_id, what)
             except exc.DBAPIError as error:
                 if _is_over(database, connection):
                     raise
-                of_all[message_id] = error
+                general[message_id] = error
             else:
                 rows |= written.rows
                 refused |= written.refused
-                held |= {*written.held}
-        if of_all and len(of_all) + len(refused) + len(held) == len(wanted):
-            raise next(iter(of_all.values()))
+                locked |= {*written.locked}
+        if general and len(general) + len(refused) + len(locked) == len(wanted):
+            raise next(iter(general.values()))
         # Another row was written. So neither the table nor the role nor the server is the cause.
-        return Written(rows, refused | {message_id: in_words(error) for message_id, error in of_all.items()}, held)
+        return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
     def _write_one(self, database: Database, connection: Connection, message_id: int, what: Wanted) -> Written:
         """Write a row, with a shorter error if the table refuses it.
@@ -133,9 +133,9 @@ class RowChange(Generic[Wanted]):
                 written = self._try(database, connection, wanted, room)
             except exc.DBAPIError as error:
                 row_error = row_error_of(error)
-                if row_error is RowError.HELD:
+                if row_error is RowError.LOCKED:
                     return Written({}, {}, [message_id])
-                if row_error is RowError.OF_ALL:
+                if row_error is RowError.EVERY_ROW:
                     raise
                 refusal = refusal or in_words(error)
             else:
@@ -153,7 +153,7 @@ class RowChange(Generic[Wanted]):
             TransactionLost: a row has rolled back the transaction.
         """
         try:
-            with errors_of_a_pipeline(connection):
+            with pipeline_errors(connection):
                 connection.exec_driver_sql("SAVEPOINT part", execution_options=NO_RESULT)
                 changed = self._write(connection, wanted, room)
                 connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=NO_RESULT)
@@ -168,11 +168,11 @@ class RowChange(Generic[Wanted]):
                 raise TransactionLost(f"{database.place}: {in_words(error)}; try again") from without_details(error)
             raise
         if changed == len(wanted):
-            return AS_WANTED
+            return ALL_WRITTEN
         ignored = [
             message_id
             for message_id, what in wanted.items()
-            if message_id not in rows or not self._took(what, rows[message_id], room)
+            if message_id not in rows or not self._has_taken(what, rows[message_id], room)
         ]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
 
@@ -186,12 +186,12 @@ def _is_over(database: Database, connection: Connection) -> bool:
 
 
 @contextmanager
-def _waiting_little(database: Database, connection: Connection) -> Iterator[None]:
+def _short_lock_wait(database: Database, connection: Connection) -> Iterator[None]:
     """Wait for a server's locks only briefly: too short for a deadlock."""
     if database.is_sqlite:
         yield
         return
     before = connection.exec_driver_sql("SELECT pg_catalog.current_setting('lock_timeout')").scalar_one()
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAITED_MS}", execution_options=NO_RESULT)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}", execution_options=NO_RESULT)
     yield
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'", execution_options=NO_RESULT)

@@ -38,9 +38,9 @@ CLAIM_FREE = (
     .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
 )
 HELD = held(bindparam("owner"))
-HELD_OF_THESE = (id_in(queue.c.message_id), *HELD)
-HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
-LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**NO_RESULT)
+HELD_BY_ID = (id_in(queue.c.message_id), *HELD)
+HELD_IDS = select(queue.c.message_id).where(*HELD_BY_ID)
+DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
 
 
 def claimed(claim: Claim) -> dict[str, object]:
@@ -52,25 +52,25 @@ def claimed(claim: Claim) -> dict[str, object]:
     }
 
 
-def where_it_was() -> ColumnElement[str]:
+def former_state() -> ColumnElement[str]:
     """Return the state that a claimed message returns to: escalated if it was, otherwise waiting."""
     return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
 
 
 def move(
-    connection: Connection, claim: Claim, settled: Sequence[Decision], rows: Mapping[int, RowState], now: datetime
+    connection: Connection, claim: Claim, decisions: Sequence[Decision], rows: Mapping[int, RowState], now: datetime
 ) -> None:
     """Move messages that this claim holds to the states of their transitions.
 
     Args:
         connection: in a writing transaction.
         claim: the claim that holds them.
-        settled: the transitions.
+        decisions: the transitions.
         rows: present rows of the escalated messages, by id.
         now: current time.
     """
     gone, back, escalated = [], [], []
-    for decision in settled:
+    for decision in decisions:
         change = decision.transition
         match change.kind:
             case TransitionKind.DELIVERED:
@@ -85,7 +85,7 @@ def move(
             case _:
                 assert_never(change.kind)
     if gone:
-        connection.execute(LEAVE_THE_QUEUE, {"ids": gone, "owner": claim.owner})
+        connection.execute(DEQUEUE, {"ids": gone, "owner": claim.owner})
     GO_BACK.execute(connection, back, owner=claim.owner)
     if escalated:
         firsts = first_escalations(connection, escalated, now)
@@ -93,7 +93,7 @@ def move(
 
 
 def escalate(
-    database: Database, connection: Connection, settled: Sequence[Decision], now: datetime
+    database: Database, connection: Connection, decisions: Sequence[Decision], now: datetime
 ) -> Mapping[int, str]:
     """Escalate unclaimed messages, and remember their present texts and rows, so that later changes by the application
     are noticed.
@@ -101,31 +101,31 @@ def escalate(
     Returns:
         Reasons of the rows that refused the change, by id.
     """
-    if not settled:
+    if not decisions:
         return {}
     from retrycli.store.row_changes import write_messages  # not needed by a pass that escalates nothing
 
     claim = Claim(str(uuid.uuid4()), now)
-    ids = [decision.message_id for decision in settled]
+    ids = [decision.message_id for decision in decisions]
     connection.execute(CLAIM_FREE, {"ids": ids, "owner": claim.owner, "until": now})
     theirs = {"ids": ids, "owner": claim.owner}
-    found = connection.execute(with_queue(database).where(*HELD_OF_THESE), theirs)
+    found = connection.execute(with_queue(database).where(*HELD_BY_ID), theirs)
     whole = {message.message_id: message for message in load(connection, found, ids)}
     known = [
-        decision._replace(message=whole[decision.message_id]) for decision in settled if decision.message_id in whole
+        decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
     ]
     # Messages that are not failed any more, or replaced by another, leave the queue with the next pass.
-    gone = [decision for decision in settled if decision.message_id not in whole]
+    gone = [decision for decision in decisions if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
     move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
     return written.refused
 
 
-def _queue_values(settled: Decision) -> dict[str, Any]:
-    row: dict[str, Any] = {"message_id": settled.message_id, "unknown_count": None, **identity_values(settled)}
-    if settled.transition.unknown_count is not None:
-        row["unknown_count"] = settled.transition.unknown_count
+def _queue_values(decision: Decision) -> dict[str, Any]:
+    row: dict[str, Any] = {"message_id": decision.message_id, "unknown_count": None, **identity_values(decision)}
+    if decision.transition.unknown_count is not None:
+        row["unknown_count"] = decision.transition.unknown_count
     return row
 
 
@@ -146,20 +146,20 @@ def first_escalations(
     return {message_id: known.get(key, now) for message_id, key in keys.items()}
 
 
-def identity_values(settled: Decision) -> dict[str, Any]:
+def identity_values(decision: Decision) -> dict[str, Any]:
     """Return the columns of a queue row that describe the message's text; None leaves the column as it is.
 
     Digest, delivery key and the number of unknown attempts under this key always change together.
     """
-    message = settled.message
+    message = decision.message
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
     values = {"birth": birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
     # If the row has changed meanwhile, these recipients did not get its present text.
-    changed = settled.transition.reason is EscalationReason.CHANGED
-    now = settled.outcome.delivered_to if settled.outcome and not changed else ()
+    changed = decision.transition.reason is EscalationReason.CHANGED
+    now = decision.outcome.delivered_to if decision.outcome and not changed else ()
     return values | {
         "delivered_to": as_list(message.delivered_to.union(now)),
         "unknown_count": message.unknown_count,
@@ -179,46 +179,46 @@ def as_list(addresses: Collection[str]) -> str | None:
     return json.dumps(sorted(addresses)) if addresses else None
 
 
-def _moved(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
+def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
     """Build an update that releases a claimed message and sets other values."""
     moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
     return moved.values(claimed_by=None, claim_expires_at=None, **values)
 
 
-def _known(of: Values, name: str) -> ColumnElement[Any]:
+def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
     """Return the new value, or the queue's own if it is null."""
     return func.coalesce(of[name], queue.c[name])
 
 
-def _gone_back(of: Values) -> Update:
+def _waiting_update(of: Values) -> Update:
     """Build the update to waiting. An escalated message that was tried by hand keeps what was last seen of its text.
 
     If another text was tried, the queue keeps the old text's columns; the history has what was tried.
     """
     waits = queue.c.escalated_at.is_(None)
     another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
-    return _moved(
+    return _release(
         of,
-        state=where_it_was(),
-        next_attempt_at=_known(of, "next_attempt_at"),
-        unknown_count=case((another, queue.c.unknown_count), else_=_known(of, "unknown_count")),
+        state=former_state(),
+        next_attempt_at=_new_or_own(of, "next_attempt_at"),
+        unknown_count=case((another, queue.c.unknown_count), else_=_new_or_own(of, "unknown_count")),
         delivered_to=case((another, queue.c.delivered_to), else_=of["delivered_to"]),
-        **{name: case((waits, _known(of, name)), else_=queue.c[name]) for name in KEPT},
+        **{name: case((waits, _new_or_own(of, name)), else_=queue.c[name]) for name in KEPT},
     )
 
 
-def _escalated(of: Values) -> Update:
+def _escalation_update(of: Values) -> Update:
     """Build the update to escalated. A message that was tried by hand keeps its first escalation time."""
-    return _moved(
+    return _release(
         of,
         state=State.ESCALATED.value,
         next_attempt_at=None,
-        unknown_count=_known(of, "unknown_count"),
+        unknown_count=_new_or_own(of, "unknown_count"),
         delivered_to=of["delivered_to"],
         escalated_at=func.coalesce(queue.c.escalated_at, of["at"]),
         escalation_reason=of["escalation_reason"],
         fingerprint=of["fingerprint"],
-        **{name: _known(of, name) for name in KEPT},
+        **{name: _new_or_own(of, name) for name in KEPT},
         **{name: of[name] for name in SEEN},
     )
 
@@ -243,7 +243,7 @@ IDENTITY = (*KEPT, "delivered_to")
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
 """Columns that remember the application's row, to notice when the application changes it."""
 KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
-GO_BACK = BulkStatement(_gone_back, _types("next_attempt_at"))
+GO_BACK = BulkStatement(_waiting_update, _types("next_attempt_at"))
 ESCALATE = BulkStatement(
-    _escalated, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type}
+    _escalation_update, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type}
 )

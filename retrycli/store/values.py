@@ -24,7 +24,7 @@ UTF_8 = "utf-8"
 """The driver's name of the encoding."""
 
 
-def read_any(connection: Connection, _record: object) -> None:
+def register_text_fallback(connection: Connection, _record: object) -> None:
     """Read a value that Python can't hold as the text that the server writes for it.
 
     Otherwise the driver raises, and one such row prevents reading all others.
@@ -37,7 +37,7 @@ def read_any(connection: Connection, _record: object) -> None:
         adapters.register_loader(oid, _or_text(usual))
 
 
-def write_any(connection: Connection, _record: object) -> None:
+def register_escaping(connection: Connection, _record: object) -> None:
     r"""Write characters that the database's encoding lacks as ``\u2026``.
 
     Otherwise the driver raises, and an attempt whose answer has such a character could not be recorded.

@@ -92,7 +92,7 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     return ahead
 
 
-ROOM = 4 * 1024 * 1024
+MIN_FREE = 4 * 1024 * 1024
 """Required free bytes on a SQLite file's disk: the size that its write-ahead log reaches before it is copied into the
 file. With less, an attempt might be recorded before its request goes out, and its result not any more."""
 
@@ -114,7 +114,7 @@ def check_writable(database: Database, now: datetime) -> None:
             _rehearse_some(database, connection, chain([first[:1] or [START], first[1:]], samples), now)
         except exc.DBAPIError as error:
             state = sqlstate(error) or ""
-            if first and state.startswith(WRONG) and state != INSUFFICIENT_PRIVILEGE:
+            if first and state.startswith(STATEMENT_ERROR) and state != INSUFFICIENT_PRIVILEGE:
                 raise _refused(database, first[0], in_words(error)) from without_details(error)
             if state != LOCK_NOT_AVAILABLE:
                 raise
@@ -122,11 +122,11 @@ def check_writable(database: Database, now: datetime) -> None:
         raise DatabaseUnavailable(lack)
 
 
-WRONG = "42"
+STATEMENT_ERROR = "42"
 """First characters of codes about a statement, such as a trigger's."""
-SOME = 20
+FIRST_SAMPLE = 20
 """Size of the first samples: a few rows may refuse by themselves."""
-SCATTERED = 200
+LAST_SAMPLE = 200
 """Size of the last sample. If all of its rows refuse, the table is taken to refuse every change."""
 PRIME, FACTOR = 10_007, 7_919
 """Scatter ids, because refusing rows may be adjacent."""
@@ -143,9 +143,9 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
     by_their_index = [queue.c[name] for name in ("state", "next_attempt_at", "message_id")]
     ids = select(queue.c.message_id)
     choices = (
-        ids.order_by(*(column.desc() for column in by_their_index)).limit(SOME),
-        ids.where(waiting).order_by(*by_their_index).limit(SOME),
-        ids.order_by(scattered).limit(SCATTERED),
+        ids.order_by(*(column.desc() for column in by_their_index)).limit(FIRST_SAMPLE),
+        ids.where(waiting).order_by(*by_their_index).limit(FIRST_SAMPLE),
+        ids.order_by(scattered).limit(LAST_SAMPLE),
     )
     failed = row_by_row(m.status == status_text(MessageStatus.FAILED))
     for choice in choices:
@@ -183,8 +183,10 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
     refused: dict[int, str] = {}
     error = exhausted(0, "x" * ERROR_LENGTH)
     for transition in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        settled = [Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused]
-        refused |= write_messages(database, connection, settled).refused
+        decisions = [
+            Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
+        ]
+        refused |= write_messages(database, connection, decisions).refused
     refused.pop(START, None)  # this row does not exist
     return refused
 
@@ -201,9 +203,9 @@ def lack_of_room(file: Path | None) -> str | None:
     if file is None:
         return None
     disk = shutil.disk_usage(file)
-    if not disk.total or disk.free >= ROOM:  # some file systems report no sizes
+    if not disk.total or disk.free >= MIN_FREE:  # some file systems report no sizes
         return None
     return (
-        f"{file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
+        f"{file}: its disk has {disk.free // 1024} KiB free, and {MIN_FREE // 1024} are needed to write down what "
         "comes of messages; free some space"
     )

@@ -20,7 +20,7 @@ from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.escalations import MOST_GROUPS, escalation_groups
+from retrycli.store.escalations import MAX_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
 from retrycli.store.listing import COMPLETION_ROWS, PAGE, Views, failed_beginning
@@ -463,7 +463,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
     application: Application, database: Database, views: Views
 ) -> None:
     """And the largest of them is among them."""
-    number = MOST_GROUPS + 2
+    number = MAX_GROUPS + 2
     application.add_all([{}] * number)
     words = ("".join(chr(ord("a") + int(digit)) for digit in str(each)) for each in range(1, number - 1))
     entries = [
@@ -472,7 +472,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
     ]
     Enrolment(database).enrol(entries, NOON)
     groups = escalation_groups(views._database)
-    assert len(groups) == MOST_GROUPS
+    assert len(groups) == MAX_GROUPS
     assert (groups[0].count, groups[0].example.last_error) == (2, "last")
 
 
