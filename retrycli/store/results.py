@@ -208,22 +208,22 @@ class Results:
             found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
             names = [*found.keys()][FIRST_IDENTIFYING:]
             as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
-            unlocked: set[int] = set()
+            unlockable: set[int] = set()
             hidden: dict[int, str] = {}
             if len(as_they_are) < len(by_id):
                 others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
-                unlocked = {message_id for message_id, is_there in others.items() if is_there}
-                as_they_are |= dict.fromkeys(others.keys() - unlocked)
-                hidden = dict.fromkeys(self._hidden(connection, claim, unlocked), self._why_hidden)
+                unlockable = {message_id for message_id, is_there in others.items() if is_there}
+                as_they_are |= dict.fromkeys(others.keys() - unlockable)
+                hidden = dict.fromkeys(self._hidden(connection, claim, unlockable), self._why_hidden)
             ours = {message_id: one for message_id, one in as_they_are.items() if one is not None}
             theirs = [by_id[message_id] for message_id in as_they_are.keys() - ours.keys()]
             changed = {message_id: one for message_id, one in ours.items() if one is not by_id[message_id]}
             written = write_messages(self._database, connection, list(ours.values()))
             refused = {**written.refused, **hidden}
-            kept = unlocked.difference(hidden).union(written.locked)
-            if kept:
-                keep_outcomes(connection, [by_id[message_id] for message_id in kept], now)
-            writable = [one for message_id, one in ours.items() if message_id not in kept] if kept else ours.values()
+            locked = unlockable.difference(hidden).union(written.locked)
+            if locked:
+                keep_outcomes(connection, [by_id[message_id] for message_id in locked], now)
+            writable = [one for message_id, one in ours.items() if message_id not in locked]
             final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
             # Their rows stay as they are, whatever was decided.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
@@ -231,29 +231,28 @@ class Results:
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
             if theirs:
-                ids = [decision.message_id for decision in theirs]
-                connection.execute(DEQUEUE, {"ids": ids, "owner": claim.owner})
-        lost = by_id.keys() - ours.keys() - unlocked
-        return WriteResult(frozenset(lost), frozenset(kept), refused, changed)
+                connection.execute(DEQUEUE, {"ids": list(as_they_are.keys() - ours.keys()), "owner": claim.owner})
+        lost = by_id.keys() - ours.keys() - unlockable
+        return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
 
-    def _hidden(self, connection: Connection, claim: Claim, unlocked: Collection[int]) -> set[int]:
+    def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:
         """Return the unlockable rows that no transaction holds: a row-level policy hides them from changes.
 
         If any of them is locked, return none: the others are checked when it is free.
         """
-        if not unlocked:
+        if not unlockable:
             return set()
         try:
             with pipeline_errors(connection):
                 connection.exec_driver_sql("SAVEPOINT hidden", execution_options=NO_RESULT)
                 statement = self._held_rows.with_for_update(nowait=True)
-                free = connection.execute(statement, {"ids": list(unlocked), "owner": claim.owner}).all()
+                free = connection.execute(statement, {"ids": list(unlockable), "owner": claim.owner}).all()
         except exc.DBAPIError as error:
             if not is_busy(error):
                 raise
             connection.exec_driver_sql("ROLLBACK TO SAVEPOINT hidden")
             return set()
-        return set(unlocked) - {row[0] for row in free}
+        return set(unlockable) - {row[0] for row in free}
 
     @property
     def _why_hidden(self) -> str:
