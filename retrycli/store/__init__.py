@@ -1,5 +1,5 @@
 """Every query, for SQLite and PostgreSQL.
 
-`database` opens transactions; `enrolment` follows the application's table; `claims` and `results` are what a pass works
-with; `passes` and `breakers` keep what passes remember; `listing` and `history` are what an operator reads.
+`database` opens transactions, and `enrolment` follows the application's table. A pass works with `claims` and
+`results`, and keeps data for the next one in `passes` and `breakers`. An operator reads `listing` and `history`.
 """

@@ -91,14 +91,14 @@ class Totals:
         """Return when the last completed pruned pass ended."""
         return self._time(FORGOTTEN, LAST_SUCCESS)
 
-    def warned(self, what: str) -> datetime | None:
+    def warned(self, subject: str) -> datetime | None:
         """Return when a warning was last given; None if it is over."""
-        return self._time(WARNED, what)
+        return self._time(WARNED, subject)
 
-    def set_warned(self, what: str, at: datetime | None) -> None:
+    def set_warned(self, subject: str, at: datetime | None) -> None:
         """Store when a warning was given, or None when it is over."""
         with self._database.write() as connection:
-            _set_time(connection, WARNED, what, at)
+            _set_time(connection, WARNED, subject, at)
 
     def _time(self, name: str, label: str) -> datetime | None:
         known = select(totals.c.value).where(totals.c.name == name, totals.c.label == label)

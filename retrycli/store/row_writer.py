@@ -96,12 +96,12 @@ class RowChange(Generic[Wanted]):
         refused: dict[int, str] = {}
         locked: set[int] = set()
         general: dict[int, exc.DBAPIError] = {}
-        for message_id, what in wanted.items():
+        for message_id, values in wanted.items():
             if len(locked) >= MAX_LOCK_WAITS:
                 locked.add(message_id)
                 continue
             try:
-                written = self._write_one(database, connection, message_id, what)
+                written = self._write_one(database, connection, message_id, values)
             except exc.DBAPIError as error:
                 if _is_over(database, connection):
                     raise
@@ -115,13 +115,13 @@ class RowChange(Generic[Wanted]):
         # Another row was written. So neither the table nor the role nor the server is the cause.
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
-    def _write_one(self, database: Database, connection: Connection, message_id: int, what: Wanted) -> Written:
+    def _write_one(self, database: Database, connection: Connection, message_id: int, values: Wanted) -> Written:
         """Write a row, with a shorter error if the table refuses it.
 
         Raises:
             DBAPIError: it can't be written, and the row is not the cause.
         """
-        wanted = {message_id: what}
+        wanted = {message_id: values}
         if message_id in database.ends_transactions:
             why = database.ends_transactions[message_id]
             return Written(read_rows(database, connection, wanted), {message_id: why})
@@ -171,8 +171,8 @@ class RowChange(Generic[Wanted]):
             return ALL_WRITTEN
         ignored = [
             message_id
-            for message_id, what in wanted.items()
-            if message_id not in rows or not self._has_taken(what, rows[message_id], room)
+            for message_id, values in wanted.items()
+            if message_id not in rows or not self._has_taken(values, rows[message_id], room)
         ]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
 
