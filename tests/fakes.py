@@ -27,7 +27,7 @@ from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path

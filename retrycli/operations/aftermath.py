@@ -14,7 +14,7 @@ from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.views import log_lines
 
 A_FEW = 20

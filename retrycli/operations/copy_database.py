@@ -17,9 +17,9 @@ from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, 
 from retrycli.operations.wiring import lock_path, utc_now
 from retrycli.store import schema, selection
 from retrycli.store.copy import CopiedTable, copy_tables
+from retrycli.store.copy_checks import claimed_until, is_same, last_used, left_behind
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
-from retrycli.store.moving import claimed_until, is_same, last_used, left_behind
+from retrycli.store.passes import Ledger
 from retrycli.store.write_check import clock_ahead
 from retrycli.system.pass_lock import Holder, PassLock
 

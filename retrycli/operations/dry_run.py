@@ -24,9 +24,9 @@ from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
-from retrycli.store.ledger import Ledger
+from retrycli.store.listing import PAGE, Views
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
-from retrycli.store.views import PAGE, Views
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta.resolution

@@ -15,8 +15,8 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.pass_summary import PassSummary, StopReason
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
-from retrycli.store.views import Views
+from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from retrycli.views.log_lines import logger
 
 HELD_BACK = frozenset(

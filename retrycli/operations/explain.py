@@ -33,9 +33,10 @@ from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.history import message_details
+from retrycli.store.listing import Views
 from retrycli.store.messages import message_of
-from retrycli.store.views import Views
+from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.host import Caller
 
@@ -140,6 +141,7 @@ class _Explainer:
     ) -> None:
         self._ended_passes = ended_passes
         self._ended = frozenset[str]()
+        self._database = database
         self._views = Views(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
@@ -167,7 +169,7 @@ class _Explainer:
         enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # those of its ticket that go first may be as new
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
-        found = self._views.message(message_id)
+        found = message_details(self._database, message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = self._ended_passes({owner} if owner else frozenset())
         gates = [*self._gates(found, self._now), self._cron()]
@@ -305,7 +307,7 @@ class _Explainer:
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             recover(self._deps, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
-            found = self._views.message(message_id)
+            found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._may_pass(found, tick))
         if opens is None:
             return None

@@ -23,7 +23,7 @@ from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc
 from retrycli.store import act_rows, schema, selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
 

@@ -28,8 +28,8 @@ from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database, ready_to_send
 from retrycli.store.database import Database
+from retrycli.store.listing import Views
 from retrycli.store.operator_actions import Acts
-from retrycli.store.views import Views
 
 BATCH = 500
 """How many messages are acted on in one transaction."""

@@ -19,7 +19,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
 from retrycli.views import log_lines, prometheus
 from retrycli.views.prometheus import Measured

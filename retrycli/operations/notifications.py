@@ -30,9 +30,9 @@ from retrycli.operations.expiry import Expiring
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.incident_memory import Targets
-from retrycli.store.ledger import Ledger
+from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
-from retrycli.store.views import Views
 from retrycli.views.log_lines import logger
 
 NAMED = 200

@@ -24,12 +24,13 @@ from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
 from retrycli.operations import dry_run, schedule
 from retrycli.operations.metrics import measured
 from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
-from retrycli.store import completion
+from retrycli.store import listing
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.escalations import escalation_groups
-from retrycli.store.ledger import Ledger
-from retrycli.store.views import Views
+from retrycli.store.history import message_details
+from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.host import Caller
 from retrycli.system.pass_lock import Holder, PassLock
@@ -292,7 +293,7 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
     """
     hasty = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
     with closing(hasty) as database:
-        return completion.failed_beginning(database, digits, limit=OFFERED)
+        return listing.failed_beginning(database, digits, limit=OFFERED)
 
 
 def escalations(settings: Settings) -> list[EscalationGroup]:
@@ -313,7 +314,7 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        found = Views(database).message(message_id, body=True)
+        found = message_details(database, message_id, body=True)
         running = {each.pass_id for each in found.attempts if each.outcome is None and each.pass_id is not None}
         return replace(found, ended=ended_passes(settings, Ledger(database), running))
 

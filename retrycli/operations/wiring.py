@@ -37,7 +37,7 @@ from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.store.relation import check_ids
 from retrycli.system import descriptors
 from retrycli.system.pass_lock import OWN_STATE, Holder, PassLock

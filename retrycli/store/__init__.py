@@ -1,5 +1,5 @@
-"""Every query, on SQLite and PostgreSQL alike.
+"""Every query, for SQLite and PostgreSQL.
 
-`database` opens it; `enrolment` follows the application's table; `claims` is what a pass works with; `ledger` keeps the
-passes' books; `views` is what an operator looks at.
+`database` opens transactions, and `enrolment` follows the application's table. A pass works with `claims` and
+`results`, and keeps data for the next one in `passes` and `breakers`. An operator reads `listing` and `history`.
 """

@@ -1,4 +1,4 @@
-"""Acts as rows of ``retrycli_acts``. What an edit replaced and wrote is kept as JSON: customers' words."""
+"""Operators' actions as rows of ``retrycli_acts``. Texts of edits are kept as JSON: they are customers' words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
 def act_values(act: OperatorAction) -> dict[str, Any]:
-    """Return what is recorded of an act, by column."""
+    """Return the columns of an action's row."""
     return {
         "at": act.at,
         "by": act.by,
@@ -31,7 +31,7 @@ def act_values(act: OperatorAction) -> dict[str, Any]:
 
 
 def _as_json(values: Mapping[str, object] | None) -> str | None:
-    """Return values as text that every database can keep: in ASCII, and without a NUL."""
+    """Return values as JSON that every database can keep: in ASCII, and without a NUL."""
     return None if values is None else json.dumps(values, default=_text)
 
 
@@ -40,22 +40,22 @@ def _text(value: object) -> str:
 
 
 def texts(row: Mapping[Any, Any], name: str) -> dict[str, Any] | None:
-    """Return what an edit replaced (``before``) or wrote (``after``); None if it was erased, or is not known."""
+    """Return the texts that an edit replaced (``before``) or wrote (``after``); None if erased or never recorded."""
     found: dict[str, Any] | None = None if row[name] is None else json.loads(row[name])
     return found
 
 
 def count_texts(database: Database, ticket: str) -> int:
-    """Count the edits of a ticket's messages whose texts are kept."""
+    """Count the edits of a ticket's messages that still have their texts."""
     statement = select(func.count()).select_from(acts).where(acts.c.ticket == ticket, HAS_TEXTS)
     with database.read() as connection:
         return connection.execute(statement).scalar_one()
 
 
 def erase_texts(database: Database, ticket: str) -> int:
-    """Erase the texts of all edits of a ticket's messages, and return how many there were. The acts stay.
+    """Erase the texts of all edits of a ticket's messages, keep the actions, and return the number of erased edits.
 
-    SQLite would leave them in the free space of the file and in its log.
+    On SQLite, also erase them from the file's free space and its log.
     """
     with database.write() as connection:
         if database.is_sqlite:

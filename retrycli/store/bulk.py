@@ -1,4 +1,4 @@
-"""A change for each of many rows, with values of their own."""
+"""Statements for many rows: changes with values for each row, and selection by ids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, ColumnElement, Text, UpdateBase, bindparam, cast, column, func
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    String,
+    Text,
+    TypeDecorator,
+    UpdateBase,
+    any_,
+    bindparam,
+    cast,
+    column,
+    func,
+)
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.store.connection import NO_RESULT
@@ -16,28 +31,29 @@ from retrycli.store.connection import NO_RESULT
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Executable
 
-OF = "of_"
-"""A parameter's name begins so, for those that are columns' names are SQLAlchemy's own."""
+PREFIX = "of_"
+"""Prefix of parameter names, because SQLAlchemy reserves the names of columns."""
 
 SEPARATOR, NULL = "\x1f", "\x1e"
-"""What stands between the values of a list, and for a null in it. The driver writes arrays in Python, value by value,
-and that takes longer than all else about them."""
+"""The separator of values in a list, and the sign for a null. Lists go as one text, because the driver writes arrays in
+Python, value by value, which takes longer than all the rest."""
 
 Values = Mapping[str, ColumnElement[Any]]
-"""What a statement has of a row, by name."""
+"""The SQL expressions of a row's values, by name."""
 
 
 class BulkStatement:
-    """A statement that is carried out for each of some rows.
+    """A statement to execute for each of many rows.
 
-    SQLite prepares it once and runs it again and again. A server, where nothing is left prepared, plans it anew each
-    time, which takes longer than to carry it out: there it is one statement for all rows, given a list of each value.
+    SQLite prepares the statement once and runs it for each row. A server keeps nothing prepared here and would plan it
+    for each row, which takes longer than executing it. So a server gets one statement for all rows, with a list of each
+    value.
 
     Args:
-        make: puts the statement together, of a row's values.
-        types: what type each of them has. Where one is of a type that is not known, or a text can't stand in a list, a
-            server goes row by row too.
-        alike: which of them are mostly the same for all rows. Where they are, a server is given each of them once.
+        make: builds the statement from the expressions of a row's values.
+        types: types of the values, by name. If a type is unknown, or a text contains a separator, a server gets one
+            statement a row too.
+        alike: values that are mostly equal in all rows. If all are, a server gets each of them once.
     """
 
     def __init__(
@@ -47,15 +63,15 @@ class BulkStatement:
         self._alike = frozenset(alike)
         self._types = types
         self._prepared: _Prepared | None = None
-        self._all_are_known = not any(isinstance(each, NullType) for each in types.values())
+        self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
-        """Carry it out, and return how many rows were changed; None if that is not known without asking the server.
+        """Execute the statement, and return the number of changed rows; None if only the server knows it.
 
         Args:
-            connection: of a transaction that writes.
-            rows: the values of each.
-            shared: parameters of the statement that all rows share.
+            connection: in a writing transaction.
+            rows: the values of the rows.
+            shared: parameters that all rows share.
         """
         if not rows:
             return 0
@@ -66,20 +82,20 @@ class BulkStatement:
         once = {name: rows[0][name] for name in self._alike} if are_alike else {}
         lists = {name: _joined(values) for name, values in columns.items() if name not in once}
         if self._all_are_known and None not in lists.values():
-            statement = self._at_once_if_alike if are_alike else self._at_once
-            values = {OF + name: value for name, value in (once | lists).items()}
+            statement = self._for_all_rows_if_alike if are_alike else self._for_all_rows
+            values = {PREFIX + name: value for name, value in (once | lists).items()}
             connection.execute(statement, values | shared, execution_options=NO_RESULT)
         else:
-            each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
-            connection.execute(self._row_by_row, each, execution_options=NO_RESULT)
+            parameters = [{PREFIX + name: row[name] for name in self._types} | shared for row in rows]
+            connection.execute(self._row_by_row, parameters, execution_options=NO_RESULT)
         return None
 
     def _execute_prepared(
         self, connection: Connection, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]
     ) -> int:
-        """Have the driver carry out the statement for each row.
+        """Have the driver execute the statement for each row.
 
-        SQLAlchemy would put the parameters of each row together by name, which takes longer than to write the row.
+        SQLAlchemy would build each row's parameters by name, which takes longer than writing the row.
         """
         if self._prepared is None:
             self._prepared = _Prepared(self._row_by_row, connection.dialect)
@@ -91,16 +107,18 @@ class BulkStatement:
         return self._make(self._values)
 
     @cached_property
-    def _at_once(self) -> Executable:
+    def _for_all_rows(self) -> Executable:
         return self._for_rows(self._types)
 
     @cached_property
-    def _at_once_if_alike(self) -> Executable:
+    def _for_all_rows_if_alike(self) -> Executable:
         return self._for_rows([name for name in self._types if name not in self._alike])
 
     def _for_rows(self, differing: Collection[str]) -> Executable:
         arrays = [
-            cast(func.string_to_array(bindparam(OF + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name]))
+            cast(
+                func.string_to_array(bindparam(PREFIX + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name])
+            )
             for name in differing
         ]
         columns = [column(name, self._types[name]) for name in differing]
@@ -109,22 +127,22 @@ class BulkStatement:
 
     @property
     def _values(self) -> Values:
-        return {name: bindparam(OF + name, type_=kind) for name, kind in self._types.items()}
+        return {name: bindparam(PREFIX + name, type_=kind) for name, kind in self._types.items()}
 
 
 def _joined(values: Sequence[object]) -> str | None:
-    """Return a list as one text; None if it would not be read as the same values."""
-    joined = SEPARATOR.join([NULL if each is None else str(each) for each in values])
+    """Return a list as one text; None if the server would not read the same values from it."""
+    joined = SEPARATOR.join([NULL if value is None else str(value) for value in values])
     is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
-    return joined if joined and is_plain else None  # a server takes an empty text for no value at all
+    return joined if joined and is_plain else None  # a server reads an empty text as an empty list
 
 
 class _Prepared:
-    """A statement as a driver takes it, with its parameters by their places.
+    """A compiled statement with positional parameters.
 
     Args:
-        statement: what to carry out.
-        dialect: of a database whose driver takes parameters by their places.
+        statement: an insert, update or delete.
+        dialect: of a database whose driver takes positional parameters.
     """
 
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
@@ -138,14 +156,58 @@ class _Prepared:
         self._write = {name: kind.bind_processor(dialect) for name, kind in types.items()}
 
     def values_of(self, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]) -> list[tuple[object, ...]]:
-        """Return the values of each row, in the order of their places, as the driver takes them."""
+        """Return the parameters of each row in order, as the driver takes them."""
         columns: list[Iterable[object]] = []
         for name in self._names:
             write = self._write[name]
-            if name.startswith(OF):
-                key = name.removeprefix(OF)
+            if name.startswith(PREFIX):
+                key = name.removeprefix(PREFIX)
                 columns.append([row[key] if write is None else write(row[key]) for row in rows])
             else:
                 value = shared[name] if name in shared else self._constants[name]
                 columns.append(repeat(value if write is None else write(value), len(rows)))
         return list(zip(*columns, strict=True))
+
+
+IDS = "ids"
+
+
+class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have small letters
+    """Condition that a column's value is in the parameter ``ids``.
+
+    SQLite gets the ids one by one, which is fastest there. A server would build, send and parse another statement for
+    each number of ids, so it gets an array.
+    """
+
+    inherit_cache = True
+    name = "among_ids"  # no type: SQLite compares a boolean with 1, and then uses no index
+
+    @property
+    def column(self) -> ColumnElement[Any]:
+        """The column."""
+        [column] = self.clauses
+        return column
+
+
+@compiles(id_in)
+def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
+    return compiler.process(element.column.in_(bindparam(IDS, expanding=True)), **how)
+
+
+@compiles(id_in, "postgresql")
+def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
+    kind = element.column.type
+    # The application's columns have no type here, or one for reading only.
+    array = bindparam(IDS, type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
+    return compiler.process(element.column == any_(array), **how)
+
+
+class _Numbers(TypeDecorator[Iterable[int]]):
+    """An array of integers, written as one text: the driver would write it in Python, number by number."""
+
+    impl = ARRAY(BigInteger())
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Return the function that writes the array."""
+        return lambda numbers: f"{{{','.join(map(str, numbers))}}}"

@@ -1,9 +1,9 @@
-"""SQL for PostgreSQL in which functions and operators are those of its own catalogue.
+"""SQL for PostgreSQL that uses only functions and operators of the server's own catalogue.
 
-A server looks for them in each schema of the search path, and one whose parameters fit exactly wins over those of the
-catalogue (PostgreSQL, "Function Type Resolution"). So whoever may CREATE in such a schema could plant ``replace(text,
-varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and have it run as us. The path
-itself must stay as it is: the triggers of the application's table find their tables by it.
+A server looks them up in each schema of the search path, and an exact match of parameter types wins over the catalogue
+(PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant ``replace(text, varchar,
+varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and have it run with our rights. The
+search path must stay as it is: triggers of the application's table find their tables by it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.functions import Function
 
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
-"""What looks like a function and is none: nobody can have another. Nor of ``unnest`` with several arrays.
+"""Syntax that looks like a function and can't be replaced. So is ``unnest`` with several arrays.
 
-``nullif`` is left out, and so fails: a server looks its ``=`` up.
+``nullif`` is left out, and so fails, because a server looks up its ``=``.
 """
 
 DISTINCT = frozenset({operators.is_distinct_from, operators.is_not_distinct_from})
@@ -53,39 +53,39 @@ SYMBOLS = {
     operators.sub: "-",
     operators.mul: "*",
 }
-"""Operators that can be written with their schema."""
+"""Operators that are written with their schema."""
 
 
 class Number(types.Numeric[Any]):
-    """A number whose values are written with its type: the driver has small ones be ``smallint``."""
+    """A number whose values are written with its type, because the driver sends small ones as ``smallint``."""
 
     render_bind_cast = True
 
 
 VALUES: dict[type[types.TypeEngine[Any]], type[types.TypeEngine[Any]]] = {types.Numeric: Number}
-"""What the dialect must write values as."""
+"""Types that replace the dialect's own for writing values."""
 
 
 class Compiler(PGCompiler_psycopg):
-    """Writes each function with its schema, and the sides of each operator with types that the catalogue has it for."""
+    """Write functions with their schema, and operands with types that the catalogue has the operator for."""
 
     def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
-        """Write a function, as the catalogue's."""
+        """Write a function with the catalogue's schema."""
         text: str = super().visit_function(func, add_to_result_map=add_to_result_map, **how)
         name = func.name.lower()
         is_syntax = name in SYNTAX or (name == "unnest" and len(func.clauses) > 1)
         return text if is_syntax or func.packagenames else f"pg_catalog.{text}"
 
     def visit_binary(self, binary: BinaryExpression[Any], *given: Any, **how: Any) -> str:  # noqa: ANN401
-        """Write an operator, with texts of any type as ``text``."""
+        """Write an operator, with operands of any text type as ``text``."""
         if binary.operator in BETWEEN:
-            return str(self.process(_as_two(binary), **how))
+            return str(self.process(_as_comparisons(binary), **how))
         if binary.operator in DISTINCT and _is_untyped(binary.left, binary.right):
             return f"({self.process(_as_coalesced(binary), **how)})"
-        sides = _alike(binary)
+        sides = _matched(binary)
         if binary.operator in SYMBOLS and _is_untyped(*sides):
             qualified = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
-            qualified.left, qualified.right = map(_in_one, sides)
+            qualified.left, qualified.right = map(_bracketed, sides)
             name = f"OPERATOR(pg_catalog.{SYMBOLS[binary.operator]})"
             qualified.operator = custom_op(name, is_comparison=operators.is_comparison(binary.operator))
             return f"({super().visit_binary(qualified, *given, **how)})"  # type: ignore[no-untyped-call]
@@ -96,7 +96,7 @@ class Compiler(PGCompiler_psycopg):
         return text
 
     def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:  # noqa: ANN401
-        """Write a value with its type: any text as ``text``, and an array of any texts as one of ``text``."""
+        """Write a value with its type: any text as ``text``, and an array of texts as an array of ``text``."""
         if _is_of_texts(dbapi_type):
             dbapi_type = Text()
         elif isinstance(dbapi_type, types.ARRAY) and _is_of_texts(dbapi_type.item_type):
@@ -105,8 +105,8 @@ class Compiler(PGCompiler_psycopg):
         return text
 
 
-def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    """Return both sides of an operator as the catalogue has an operator for."""
+def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return both operands with types that the catalogue has the operator for."""
     sides = (binary.left, binary.right)
     is_resolved = _is_resolved(binary.operator)
     if any(map(_is_numeric, sides)) and (is_resolved or binary.operator in ARITHMETIC):
@@ -114,31 +114,31 @@ def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnEle
     if is_resolved:
         if any(map(_is_text, sides)):
             return _as_text(binary.left, binary.operator), _as_text(binary.right, binary.operator)
-        if any(isinstance(each.type, OID) for each in sides):  # SQLAlchemy's own queries for what a table is
+        if any(isinstance(side.type, OID) for side in sides):  # SQLAlchemy's own reflection queries
             return _as_oid(binary.left), _as_oid(binary.right)
     return sides
 
 
 def _is_untyped(*sides: ColumnElement[Any]) -> bool:
-    """Return whether one of these is a column of the application's that may be of any type, such as an enumeration."""
-    return any(isinstance(each.type, types.NullType) for each in sides)
+    """Tell if an operand is a column of the application's with an unknown type, such as an enumeration."""
+    return any(isinstance(side.type, types.NullType) for side in sides)
 
 
-def _in_one(side: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a side in brackets, unless it is one word: an operator with a schema has a precedence of its own."""
+def _bracketed(side: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return an operand in brackets unless it is simple: an operator with a schema has its own precedence."""
     is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
     return Grouping(side) if is_long else side
 
 
 def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    """Return an IS [NOT] DISTINCT FROM, whose ``=`` a server looks up, by one that has its schema."""
+    """Rewrite IS [NOT] DISTINCT FROM, whose ``=`` a server looks up, with an ``=`` that has its schema."""
     left, right = binary.left, binary.right
     same = func.coalesce(left == right, and_(left.is_(None), right.is_(None)), type_=types.Boolean)
     return not_(same) if binary.operator is operators.is_distinct_from else same
 
 
-def _as_two(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    """Return a BETWEEN as two comparisons, which is what a server makes of it."""
+def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
+    """Rewrite BETWEEN as two comparisons, as a server does."""
     if binary.modifiers.get("symmetric"):
         raise CompileError("BETWEEN SYMMETRIC is not supported")
     low, high = binary.right.get_children()
@@ -147,7 +147,7 @@ def _as_two(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 
 
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
-    """Whether a server looks an operator up: ``IS NULL`` and ``COLLATE`` are syntax."""
+    """Tell if a server looks up an operator: ``IS NULL`` and ``COLLATE`` are syntax."""
     is_syntax = operator in {operators.is_, operators.is_not}
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
 
@@ -165,13 +165,13 @@ def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # 
         return _selected_as(Text(), side.element)
     is_list = isinstance(side, CollectionAggregate) or (operator in LISTS and not isinstance(side, ColumnClause))
     is_text = isinstance(side, Cast) and isinstance(side.type, Text)
-    if is_list or is_text or isinstance(side, BindParameter | Null):  # values are written as texts anyway
+    if is_list or is_text or isinstance(side, BindParameter | Null):  # values are written as text anyway
         return side
     return cast(side.element if isinstance(side, Grouping) else side, Text)
 
 
 def _is_numeric(side: ColumnElement[Any]) -> bool:
-    """Return whether a side is a ``numeric``: of whole numbers the catalogue has an operator for any two types."""
+    """Tell if an operand is ``numeric``. For integers the catalogue has operators for any two types."""
     kind = getattr(side, "type", None)
     kind = kind.impl_instance if isinstance(kind, types.TypeDecorator) else kind
     return isinstance(kind, types.Numeric) and not isinstance(kind, types.Float)
@@ -187,7 +187,7 @@ def _as_numeric(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]: 
 
 
 def _selected_as(kind: types.TypeEngine[Any], rows: SelectBase) -> ColumnElement[Any]:
-    """Return a sub-select of one column with that as another type."""
+    """Return a sub-select of one column, cast to another type."""
     if isinstance(rows, Select):
         [column] = rows.selected_columns
         return rows.with_only_columns(cast(column, kind), maintain_column_froms=True).scalar_subquery()

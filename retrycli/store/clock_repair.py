@@ -1,8 +1,8 @@
-"""What is left to do when a clock was ahead for a while and has been put right.
+"""Repair the times written by a clock that was ahead and has been corrected.
 
-Whatever was written by it is still to come: each message would wait until then, each claim would hold until then. A
-wait is kept as long as it was, from now on, so that nothing is sent early; and what is told to have happened later than
-now happened just before, so that all this is done once.
+Such times lie in the future: messages would wait and claims would hold until then. A wait keeps its length, counted
+from now, so that nothing is sent early. Past events with a future time are set to just before now, so that the repair
+runs once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from retrycli.domain.message import State
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.store.bulk import BulkStatement
-from retrycli.store.claims import UNFINISHED
 from retrycli.store.counters import WARNED
+from retrycli.store.picking import UNFINISHED
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 LEEWAY = timedelta(minutes=30)
-"""The clocks of hosts differ a little, and are set back a little. For so long a message may wait because of it."""
-LOOKED_AT = 10
-"""So many of the newest passes are looked at: of several hosts, the last to begin may not be the one that was wrong."""
+"""Tolerated clock difference between hosts. A message may wait that much longer."""
+NEWEST_PASSES = 10
+"""Number of newest passes to check: of several hosts, the last to start may have had the right clock."""
 AT_ONCE = 5_000
-"""So many messages are in memory at once."""
+"""Maximum number of messages in memory."""
 
-NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(LOOKED_AT).subquery()
+NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(
     select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
-    # What people do leaves no pass behind, and makes claims and takes messages in all the same.
+    # Operators' actions make claims and enrol messages without a pass.
     select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
     select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
 )
@@ -57,8 +57,8 @@ TRIED_AT = (
     .where(attempts.c.message_id == queue.c.message_id, attempts.c.pass_id.is_not(None))
     .scalar_subquery()
 )
-"""When a pass last tried a message and can have set its time: a wait counts from the pass's start. No time is set where
-the API asks for a rest, and by an attempt by hand."""
+"""Time of the last attempt by a pass that can have set the message's wait, which counts from the pass's start.
+Throttled attempts and attempts by hand set no time."""
 REQUEUED_AT = (
     select(func.max(acts.c.at, type_=acts.c.at.type))
     .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActionKind.REQUEUED.value)
@@ -106,65 +106,65 @@ HAPPENED = (
     told.c.since,
     told.c.told_at,
 )
-"""Times at which something was, so none of them is to come.
+"""Times of past events, which can't lie in the future.
 
-When a pause ends is for whoever began it to say, and the turns of ``run.rate_per_second`` right themselves.
+An operator has chosen the end of a pause, and the turns of ``run.rate_per_second`` correct themselves.
 """
 
 
 def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-    """Put right what was written by a clock that was ahead, if there is any of it.
+    """Repair times that a clock that was ahead has written.
 
     Args:
-        database: where it was written.
-        now: the time, by the clock that is right.
-        lease: how long a claim lasts.
+        database: holds the queue and the application's table.
+        now: current time by the correct clock.
+        lease: duration of a claim.
 
     Returns:
-        What was put right; None where nothing had to be.
+        The repairs; None if there was nothing to repair.
     """
     with database.read() as connection:
-        if _ahead(connection, now) <= LEEWAY:
+        if _time_ahead(connection, now) <= LEEWAY:
             return None
     with database.write() as connection:
         database.advisory_lock(connection)
-        ahead = _ahead(connection, now)
-        if ahead <= LEEWAY:  # the pass of another host was faster
+        ahead = _time_ahead(connection, now)
+        if ahead <= LEEWAY:  # another host's pass was faster
             return None
-        messages = _mend_waits(connection, now)
-        claims = _mend_claims(connection, now, lease)
-        _mend_breakers(connection, now, ahead)
-        _mend_history(connection, now)
+        messages = _repair_waits(connection, now)
+        claims = _repair_claims(connection, now, lease)
+        _repair_breakers(connection, now, ahead)
+        _repair_history(connection, now)
         return ClockWasAhead(ahead, messages, claims)
 
 
-def _ahead(connection: Connection, now: datetime) -> timedelta:
-    """How far the latest that was written down is still to come; below zero where it is not."""
-    return max((each - now for each in connection.execute(LATEST).one() if each is not None), default=timedelta(0))
+def _time_ahead(connection: Connection, now: datetime) -> timedelta:
+    """Return how far the latest recorded time lies in the future; negative if it is past."""
+    return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))
 
 
-def _mend_waits(connection: Connection, now: datetime) -> int:
-    """Have messages wait as long as they were to, but from now on; how many there are."""
-    mended, page = 0, WAITS
+def _repair_waits(connection: Connection, now: datetime) -> int:
+    """Restart waits with their full length from now, and return the number of messages."""
+    repaired, page = 0, WAITS
     while rows := connection.execute(page, {"now": now}).mappings().all():
-        waits = list(_mended_waits(rows, now))
+        waits = list(_restarted_waits(rows, now))
         SET_WAITS.execute(connection, waits)
-        mended += len(waits)
+        repaired += len(waits)
         page = WAITS.where(queue.c.message_id > rows[-1]["message_id"])
-    return mended
+    return repaired
 
 
-def _mended_waits(rows: Sequence[RowMapping], now: datetime) -> Iterator[dict[str, Any]]:
+def _restarted_waits(rows: Sequence[RowMapping], now: datetime) -> Iterator[dict[str, Any]]:
     for row in rows:
-        since, due = _since(row), row["next_attempt_at"]
+        since, due = _wait_start(row), row["next_attempt_at"]
         if since is not None and now < since <= due:
             yield {"message_id": row["message_id"], "was": due, "next_attempt_at": now + (due - since)}
 
 
-def _since(row: RowMapping) -> datetime | None:
-    """What a message's wait counts from; None where a person has named the time.
+def _wait_start(row: RowMapping) -> datetime | None:
+    """Return the start of a message's wait; None if an operator has set its end.
 
-    Whatever was before it failed was done about an earlier failure, or about the message that had its id then.
+    Events before the first failure belong to an earlier failure, or to a former message of this id.
     """
     tried_at: datetime | None = row["tried_at"]
     requeued_at: datetime | None = row["requeued_at"]
@@ -175,19 +175,19 @@ def _since(row: RowMapping) -> datetime | None:
     return since
 
 
-def _mend_claims(connection: Connection, now: datetime, lease: timedelta) -> int:
-    """Have claims lapse when they would if they were made now; how many there are.
+def _repair_claims(connection: Connection, now: datetime, lease: timedelta) -> int:
+    """Let claims expire a lease from now, and return their number.
 
-    Whoever holds one and is alive keeps it: long before that it is renewed.
+    A live owner keeps its claim, because it renews it long before.
     """
     too_late = (queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease + LEEWAY)
     return connection.execute(update(queue).where(*too_late).values(claim_expires_at=now + lease)).rowcount
 
 
-def _mend_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:
-    """Have destinations probed as long from now as it was from the latest that was written down.
+def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:
+    """Restart waits for probes with their length from the latest recorded time.
 
-    Where one has asked for a rest, that stays as it may be right: a rest is never longer than so much.
+    A rest that a destination asked for stays if it is no longer than the cap, because it may be right.
     """
     blocking = or_(
         and_(breakers.c.state == BreakerState.OPEN.value, breakers.c.probe_at > now),
@@ -198,8 +198,8 @@ def _mend_breakers(connection: Connection, now: datetime, ahead: timedelta) -> N
         connection.execute(this.values(probe_at=max(row.probe_at - ahead, now)))
 
 
-def _mend_history(connection: Connection, now: datetime) -> None:
-    """What was later than now was just before: this pass is the newest."""
+def _repair_history(connection: Connection, now: datetime) -> None:
+    """Set future times of past events to just before now, so that this pass is the newest."""
     before = now - timedelta.resolution
     for column in HAPPENED:
         connection.execute(update(column.table).where(column > now).values({column.name: before}))

@@ -1,4 +1,4 @@
-"""How a database is opened, and what each of its connections and transactions begins with."""
+"""Open a database, and set up its connections and transactions."""
 
 from __future__ import annotations
 
@@ -21,56 +21,57 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_SECONDS = 30
-"""How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
-``timeout``, and a server's role another ``lock_timeout``."""
+"""Default seconds to wait for a lock that the application holds; a claim lasts longer. A SQLite file's URL may set
+another ``timeout``, and a server's role another ``lock_timeout``."""
 
 IMPATIENT_MS = 100
-"""How long a transaction waits for a server's lock while requests are out: their answers can't come in meanwhile."""
+"""Milliseconds that a transaction waits for a server's lock while requests are out, because their answers can't be read
+meanwhile."""
 
-AS_IT_IS = (
+OWN_SETTINGS = (
     "SELECT (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'), "
     "pg_catalog.current_setting('synchronous_commit')"
 )
-BEGINNING = (
+BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET CONSTRAINTS ALL IMMEDIATE"
 )
-"""What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
-the server dies a moment later, it sees what others have committed meanwhile, and times come as the driver can read
-them: also those that the calendar has in UTC alone. A deferred constraint refuses a row when it is written, and not all
-rows at the commit. All for this one only: behind a pooler the next may be in another's session. In one text, so that
-the server is waited for once."""
-ON_ITS_OWN = {"on_its_own": True}
-"""The option of a connection that begins no transactions."""
+"""Begins each transaction on a server. Lock waits end, commits survive a crash of the server, commits of others are
+visible, and times come in a form that the driver can read, also those outside the calendar in other zones. A deferred
+constraint refuses a row when it is written, not all rows at the commit. All settings are local, because behind a pooler
+the next transaction may use another session. One text makes one round trip."""
+NO_TRANSACTIONS = {"on_its_own": True}
+"""Option of a connection without transactions."""
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
-"""A pass uses one connection from its start to its end. A second one is for whatever reads within a transaction."""
+"""A pass uses one connection from start to end. The second is for reads within a transaction."""
 NO_RESULT = {"unread": True}
-"""The option of a statement of which nothing is read: within a transaction that writes, nobody waits for it alone."""
+"""Option of a statement without a result to read: within a writing transaction nothing waits for it."""
 
-GIVE_UP = {
+KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 4,
     "tcp_user_timeout": BUSY_SECONDS * 1000,
 }
-"""When a server that has gone without a word is given up, unless its URL says otherwise; TCP would wait for hours."""
+"""When to give up a silent server, unless its URL says otherwise (seconds, and milliseconds for ``tcp_user_timeout``).
+TCP would wait for hours."""
 
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
-"""It warns of errors beside the one that it raises, and quotes rows. Whoever wants its log still gets it."""
+"""psycopg logs errors besides raising them, and quotes rows. An application's own handlers still get its log."""
 
 PATIENCE, WAITS = "patience", "waits"
-"""What is known of a connection to a file: for how many milliseconds to wait for a lock, and for how many it does."""
+"""Keys in a file connection's info: its configured lock wait and its present one, in milliseconds."""
 SYNC_ALL = "PRAGMA synchronous = EXTRA"
-"""A commit to a file is on the disk when it returns, whatever its journal is and however SQLite was built. By default a
-rollback journal may still be in its folder after a power cut, and then the commit is undone."""
+"""A commit to a file is on the disk when it returns, in every journal mode and build of SQLite. By default a rollback
+journal may survive a power cut in its folder, and then undoes the commit."""
 
 
 def parsed(url: str) -> URL:
-    """SQLAlchemy's form of a URL.
+    """Parse a database URL.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: the URL is invalid.
     """
     try:
         return make_url(url)
@@ -79,14 +80,14 @@ def parsed(url: str) -> URL:
 
 
 def make_engine(url: URL, patience: int) -> Engine:
-    """What connects to a database.
+    """Create the engine for a database.
 
     Args:
-        url: where it is.
-        patience: how many seconds to wait at most, for a connection and for a lock.
+        url: the database's URL.
+        patience: maximum seconds to wait for a connection or a lock.
 
     Raises:
-        ConfigurationError: its driver is not installed.
+        ConfigurationError: the driver is not installed.
     """
     is_sqlite = url.get_backend_name() == "sqlite"
     try:
@@ -100,29 +101,30 @@ def make_engine(url: URL, patience: int) -> Engine:
 
 def _postgresql(url: URL, patience: int) -> Engine:
     driver = url.set(drivername="postgresql+psycopg")
-    wishes = GIVE_UP | {"connect_timeout": patience}
+    wishes = KEEPALIVE | {"connect_timeout": patience}
     unsaid = {name: value for name, value in wishes.items() if name not in url.query}
-    # A prepared statement would be left in its server connection, and BEGIN is in our own hands.
+    # A prepared statement would stay in a pooler's server connection. retrycli sends BEGIN itself.
     own = {"prepare_threshold": None, "autocommit": True}
     engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
     from retrycli.store.catalogue import VALUES, Compiler
-    from retrycli.store.values import read_any, write_any  # needs the driver
+    from retrycli.store.values import register_escaping, register_text_fallback  # imports the driver
 
     engine.dialect.statement_compiler = Compiler
     engine.dialect.colspecs = {**engine.dialect.colspecs, **VALUES}
-    event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy asks for the server's version
-    event.listen(engine, "connect", read_any)
-    event.listen(engine, "connect", write_any)
-    event.listen(engine, "begin", _Beginning(patience))
-    event.listen(engine, "after_cursor_execute", _wait_for_it)
+    event.listen(engine, "connect", _require_encoding, insert=True)  # before SQLAlchemy reads the server's version
+    event.listen(engine, "connect", register_text_fallback)
+    event.listen(engine, "connect", register_escaping)
+    event.listen(engine, "begin", _BeginTransaction(patience))
+    event.listen(engine, "after_cursor_execute", _sync_pipeline)
     return engine
 
 
-def _require_letters(connection: PsycopgConnection, _record: object) -> None:
-    """See that texts come as texts: from a database without an encoding they come as bytes, unless one is named.
+def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
+    """Check that the driver returns texts: for a database without an encoding it returns bytes, unless the URL names
+    one.
 
     Raises:
-        ConfigurationError: it has none.
+        ConfigurationError: the database has no encoding.
     """
     if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
         remedy = "add client_encoding=utf8 to the query of database.url, if that is what its texts are in"
@@ -131,7 +133,7 @@ def _require_letters(connection: PsycopgConnection, _record: object) -> None:
 
 def _sqlite(url: URL, patience: int) -> Engine:
     waits = {} if "timeout" in url.query else {"timeout": patience}
-    # The application's own driver may be an asynchronous one; what only SQLCipher can read is left to it.
+    # The application may use an asynchronous driver. A file that only SQLCipher can read keeps its own.
     driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite")
     engine = create_engine(driver, connect_args=waits, hide_parameters=True, **ONE_CONNECTION)
     event.listen(engine, "connect", _prepare_sqlite)
@@ -140,7 +142,7 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Take BEGIN into our own hands, have commits last, and let a row that is no UTF-8 be read: so it can be named."""
+    """Disable the driver's own BEGIN, make commits durable, and decode invalid UTF-8 so that its row can be named."""
     connection.isolation_level = None
     connection.text_factory = _decoded
     cursor = connection.cursor()
@@ -162,7 +164,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
-def _wait_for_it(
+def _sync_pipeline(
     _connection: Connection,
     _cursor: DBAPICursor,
     _statement: str,
@@ -170,18 +172,18 @@ def _wait_for_it(
     context: ExecutionContext,
     _executemany: bool,  # noqa: FBT001  as SQLAlchemy calls it
 ) -> None:
-    """Have a statement's result, and those of all before it, unless nobody reads it."""
+    """Wait for the results of a statement and all before it, unless nothing is read from it."""
     pipeline = context.execution_options.get("pipeline")
     if pipeline is not None and "unread" not in context.execution_options:
         pipeline.sync()
 
 
 @contextmanager
-def read_at_the_end(connection: Connection) -> Iterator[None]:
-    """Wait for a server where something is read and at the end, and not for each statement (libpq's pipeline mode).
+def pipelined(connection: Connection) -> Iterator[None]:
+    """Wait for a server only for reads and at the end, not for each statement (libpq's pipeline mode).
 
     Raises:
-        DBAPIError: a statement has failed, maybe one before that which was told of it.
+        DBAPIError: a statement has failed, possibly an earlier one than the one that raises.
     """
     if connection.dialect.name == "sqlite":
         yield
@@ -202,13 +204,13 @@ def read_at_the_end(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def errors_of_a_pipeline(connection: Connection) -> Iterator[None]:
-    """Raise the errors of statements as SQLAlchemy's, and leave the pipeline in order.
+def pipeline_errors(connection: Connection) -> Iterator[None]:
+    """Raise statements' errors as SQLAlchemy's, and leave the pipeline usable.
 
-    The block must end with a statement that is read: before that a server may not have carried out the others.
+    The block must end with a statement whose result is read. Before that, the server may not have executed the others.
 
     Raises:
-        DBAPIError: a statement has failed, maybe one before that which was told of it.
+        DBAPIError: a statement has failed, possibly an earlier one than the one that raises.
     """
     pipeline = connection.get_execution_options().get("pipeline")
     if pipeline is None:
@@ -226,8 +228,8 @@ def errors_of_a_pipeline(connection: Connection) -> Iterator[None]:
         raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
 
 
-class _Beginning:
-    """Begins each transaction on a server, as its role is set to where that is good enough."""
+class _BeginTransaction:
+    """Begin each transaction on a server, with the role's own settings if they are safe."""
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
@@ -238,20 +240,20 @@ class _Beginning:
         if "on_its_own" in options:
             return
         if not self._patient:
-            own_ms, commits = connection.exec_driver_sql(AS_IT_IS).one()
+            own_ms, commits = connection.exec_driver_sql(OWN_SETTINGS).one()
             waits_ms = own_ms or self._patience * 1000
             commits = "local" if commits == "off" else commits
-            self._patient = BEGINNING.format(waits_ms, commits)
-            self._impatient = BEGINNING.format(min(waits_ms, IMPATIENT_MS), commits)
+            self._patient = BEGIN_TRANSACTION.format(waits_ms, commits)
+            self._impatient = BEGIN_TRANSACTION.format(min(waits_ms, IMPATIENT_MS), commits)
         connection.exec_driver_sql(self._patient if options.get("wait", True) else self._impatient)
 
 
 def require_file(url: URL) -> None:
-    """See that a file is there: opening a missing one would make an empty database in its place.
+    """Check that a file exists: opening a missing one would create an empty database.
 
     Raises:
-        ConfigurationError: the URL names none.
-        DatabaseUnavailable: it is not there.
+        ConfigurationError: the URL names no file.
+        DatabaseUnavailable: the file does not exist.
     """
     path = path_of(url)
     if path in {"", ":memory:"}:
@@ -268,6 +270,6 @@ def require_file(url: URL) -> None:
 
 
 def path_of(url: URL) -> str:
-    """The path that a SQLite file's URL names, empty where it names none."""
+    """Return the path of a SQLite file's URL; empty if it names none."""
     path = url.database or ""
     return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path

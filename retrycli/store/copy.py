@@ -1,8 +1,7 @@
-"""retrycli's own tables made alike in two databases, whichever of the two kinds each is.
+"""Copy retrycli's own tables between two databases of either kind.
 
-It goes by ranges of keys: what the target lacks in a range is added, what differs is changed, what the source does not
-have is removed. What is alike is not written, so that a copy that was cut short goes on where it was, and one that is
-made again follows what the source has done since.
+Tables are compared by ranges of keys: missing rows are added, different ones changed, surplus ones removed. Equal rows
+are not written, so an interrupted copy continues, and a repeated copy follows the source.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
     Key = tuple[Any, ...]
 
-COPIED = [each for each in metadata.sorted_tables if each is not selection]
-"""All but the name of the application's table, which may be another in the target: it has its own."""
+COPIED = [table for table in metadata.sorted_tables if table is not selection]
+"""All tables except the name of the application's table, because the target has its own."""
 BATCH = 2_000
-"""So many rows of either side are looked at together, and so many are written in one transaction at most."""
+"""Number of rows of either side to compare together, and the maximum to write in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopiedTable:
-    """What became of a table."""
+    """Result of copying a table."""
 
     table: str
     source_rows: int
@@ -61,27 +60,27 @@ class CopiedTable:
 
     @property
     def verified(self) -> bool:
-        """Whether both sides have as many rows."""
+        """True if both sides have the same number of rows."""
         return self.source_rows == self.target_rows
 
 
 def copy_tables(
     source: Database, target: Database, *, batch: int = BATCH, listen: Callable[[str, int], None] = lambda *_: None
 ) -> list[CopiedTable]:
-    """Make every table of ours in the target what it is in the source.
+    """Make every table of the target equal to the source's.
 
     Args:
-        source: where the rows are.
-        target: where they are to be.
-        batch: how many rows to look at together.
-        listen: told, as the copy goes on, the table's name and how many rows of it are done.
+        source: the database to copy from.
+        target: the database to copy to.
+        batch: number of rows to compare together.
+        listen: called with a table's name and the number of its rows that are done.
 
     Returns:
-        Each table, counted on both sides when all are done.
+        The tables, counted on both sides after the copy.
 
     Raises:
-        ConfigurationError: a row that the target can't hold, by table and key.
-        DatabaseUnavailable: either side, in words.
+        ConfigurationError: the target can't hold a row; names its table and key.
+        DatabaseUnavailable: either database reports an error.
     """
     written = {table: _copy(source, target, table, batch, listen) for table in COPIED}
     return [
@@ -96,7 +95,7 @@ def copy_tables(
 def _copy(
     source: Database, target: Database, table: Table, batch: int, listen: Callable[[str, int], None]
 ) -> tuple[int, int, int]:
-    """Make one table what it is in the source; how many rows were added, changed and removed."""
+    """Make one table equal to the source's; return the numbers of added, changed and removed rows."""
     added = changed = removed = done = 0
     for theirs, ours in _side_by_side(source, target, table, batch):
         fresh = [row for key, row in theirs.items() if key not in ours]
@@ -114,11 +113,11 @@ def _copy(
 def _side_by_side(
     source: Database, target: Database, table: Table, batch: int
 ) -> Iterator[tuple[dict[Key, Row], dict[Key, Row]]]:
-    """The rows of both sides by key, one range of keys after the other, at most so many of either side in each."""
+    """Yield the rows of both sides by key, in ranges of at most `batch` rows of either side."""
     after: Key | None = None
     while True:
-        theirs, ours = (_rows_after(each, table, after, batch) for each in (source, target))
-        # A side that gave all it was asked for may have more, and is known no further than to its last row.
+        theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
+        # A side with a full batch may have more rows, so it is complete only up to its last row.
         upto = min((max(rows) for rows in (theirs, ours) if len(rows) == batch), default=None)
         yield _within(theirs, upto), _within(ours, upto)
         if upto is None:
@@ -128,36 +127,36 @@ def _side_by_side(
 
 def _rows_after(database: Database, table: Table, after: Key | None, batch: int) -> dict[Key, Row]:
     columns = list(table.c)
-    places = [columns.index(each) for each in table.primary_key]
+    places = [columns.index(column) for column in table.primary_key]
     with database.read() as connection:
         try:
             found = connection.execute(_after(database, table, after).limit(batch)).all()
-        except (TypeError, ValueError) as error:  # a time that is none, as only SQLite can hold
+        except (TypeError, ValueError) as error:  # an invalid time, which only SQLite can hold
             place = f"{table.name} in {database.place}" + ("" if after is None else f", after {after}")
             raise ConfigurationError(f"{place}: a row can't be read: {error}; mend it there") from error
     return {tuple(row[place] for place in places): tuple(row) for row in found}
 
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
-    """Rows in the order of their keys, which is the same on both sides and in Python."""
-    key = [_by_code_point(database, each) for each in table.primary_key]
+    """Select rows in an order of keys that is the same on both sides and in Python."""
+    key = [_by_code_point(database, column) for column in table.primary_key]
     statement = select(table).order_by(*key)
     if after is None:
         return statement
-    values = [literal(value, each.type) for value, each in zip(after, table.primary_key, strict=True)]
-    return statement.where(_beyond(key, values))
+    values = [literal(value, column.type) for value, column in zip(after, table.primary_key, strict=True)]
+    return statement.where(_follows(key, values))
 
 
-def _beyond(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    """Return that a key comes after another. A server would look the operators of two tuples up: see `catalogue`."""
+def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
+    """Build the condition that a key follows another. A server looks up operators of tuples: see `catalogue`."""
     first, *others = key
     if not others:
         return first > values[0]
-    return and_(first >= values[0], or_(first > values[0], _beyond(others, values[1:])))
+    return and_(first >= values[0], or_(first > values[0], _follows(others, values[1:])))
 
 
 def _by_code_point(database: Database, column: Column[Any]) -> ColumnElement[Any]:
-    """A part of a key to order by: SQLite orders text so by itself, PostgreSQL by the rules of some language."""
+    """Return a key column to order by code points: SQLite's default, PostgreSQL's collation "C"."""
     return collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
 
 
@@ -167,9 +166,9 @@ def _within(rows: dict[Key, Row], upto: Key | None) -> dict[Key, Row]:
 
 def _write(database: Database, table: Table, fresh: Sequence[Row], other: Sequence[Row], stale: Sequence[Key]) -> None:
     """Add, change and remove rows in one transaction."""
-    its: dict[str, BindParameter[Any]] = {each.name: bindparam(f"its_{each.name}") for each in table.c}
-    key = [each.name for each in table.primary_key]
-    this = [each == its[each.name] for each in table.primary_key]
+    its: dict[str, BindParameter[Any]] = {column.name: bindparam(f"its_{column.name}") for column in table.c}
+    key = [column.name for column in table.primary_key]
+    this = [column == its[column.name] for column in table.primary_key]
     rest = {name: value for name, value in its.items() if name not in key}
     try:
         with database.write() as connection:
@@ -192,12 +191,12 @@ def _bound(names: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[dict[s
 
 
 def _unfit(database: Database, table: Table, row: Row) -> str | None:
-    """What of a row the database can't hold, and what to do about it; None where nothing is known to be wrong."""
+    """Return the column of a row that the database can't hold, and what to do; None if none is known."""
     values = dict(zip(table.c.keys(), row, strict=True))
     for column in table.c:
         if (why := _objection(database, column, values[column.name])) is not None:
-            where = " AND ".join(f'"{each.name}" = {_literal(values[each.name])}' for each in table.primary_key)
-            change = f"UPDATE {table.name} SET \"{column.name}\" = '…' WHERE {where}"  # noqa: S608  to be read by people
+            where = " AND ".join(f'"{key.name}" = {_literal(values[key.name])}' for key in table.primary_key)
+            change = f"UPDATE {table.name} SET \"{column.name}\" = '…' WHERE {where}"  # noqa: S608  never executed
             return (
                 f"{table.name} has a row that {database.place} can't hold: {column.name} {why}, where {where}. Give it "
                 f"another value in the database that is copied, as in {change}; and run this again"
@@ -210,7 +209,7 @@ def _literal(value: object) -> str:
 
 
 def _objection(database: Database, column: Column[Any], value: object) -> str | None:
-    """Why a column can't hold a value. SQLite takes anything into any column, if only it is Unicode."""
+    """Return why a column can't hold a value. SQLite takes any value into any column, if it is valid Unicode."""
     kind = column.type
     if isinstance(value, str) and not encodable(value):
         return "is no valid Unicode"
@@ -227,11 +226,7 @@ def _objection(database: Database, column: Column[Any], value: object) -> str | 
 
 
 def _move_sequence_on(database: Database, table: Table) -> None:
-    """Have PostgreSQL number what comes next after what was copied; SQLite does so by itself.
-
-    Raises:
-        ConfigurationError: nothing numbers the rows, as in a table that another program has brought along.
-    """
+    """Move PostgreSQL's sequence past the copied ids; SQLite needs no such step."""
     column = table.autoincrement_column
     if database.is_sqlite or column is None:
         return

@@ -1,8 +1,8 @@
-"""Totals that only go up, though the rows they are counted from are forgotten after a while.
+"""Totals that only increase, although the rows behind them are pruned.
 
-Passes are counted one by one as they end. Attempts are counted in bulk, now and then: those up to a mark are in the
-totals, those after it are read when somebody asks. The mark stays before an attempt that may yet get an outcome, and
-before whatever a transaction under way on another host may yet add.
+Passes are counted as they end. Attempts are counted in bulk: the totals include those up to a mark, and reading the
+totals counts the rest. The mark stays below attempts that may yet get an outcome, and below ids that another host's
+open transaction may yet add.
 """
 
 from __future__ import annotations
@@ -23,57 +23,57 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 ATTEMPTS, PASSES, COUNTED_TO, WARNED, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "warned", "forgotten"
-"""The names in the table. The third is the mark; the last two hold times, in seconds: of last warnings,
-and of forgotten passes."""
+"""Names in the table. The third is the mark; the last two hold times in seconds: of last warnings, and of pruned
+passes."""
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"
-"""The name of another mark: how far the round of `retrycli.store.pruning` has come."""
+"""Name of another mark: progress of the pruning round, see `retrycli.store.pruning`."""
 START = 0
-"""Comes before the id of every attempt."""
+"""Below the lowest id of an attempt."""
 
 SETTLING = timedelta(minutes=10)
-"""How long after its end an attempt is left alone: another host's transaction may yet add one with a lower id."""
+"""Time after an attempt's end until it is counted: another host's transaction may yet add one with a lower id."""
 GIVEN_UP = timedelta(days=1)
-"""How long after its start an attempt without an end is waited for."""
+"""Time after its start until an attempt without an end is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """How many there were in all: attempts by outcome, passes by result."""
+    """Totals: attempts by outcome, passes by result."""
 
     attempts: Mapping[str, int]
     passes: Mapping[str, int]
 
 
 class Totals:
-    """What has been counted since the tables were made.
+    """Count attempts and passes since the tables were created.
 
     Args:
-        database: where it is kept.
+        database: holds retrycli's own tables.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def roll_up(self, now: datetime) -> None:
-        """Add attempts to the totals, from the mark up to the first that is not settled: nobody reads them again."""
+        """Add settled attempts after the mark to the totals, and move the mark."""
         unsettled = or_(
             attempts.c.finished_at >= now - SETTLING,
             and_(attempts.c.finished_at.is_(None), attempts.c.started_at >= now - GIVEN_UP),
         )
         with self._database.write() as connection:
             mark: int = connection.execute(_mark().with_for_update()).scalar_one()
-            newest = _newest(connection)  # asked first: what is begun after this is left for the next time
+            newest = _newest(connection)  # read first: later attempts are left for the next time
             first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
             stop = connection.execute(first).scalar()
-            # To the last one before it, and not to its id less one: a transaction under way may hold the ids between.
+            # Up to the last attempt before it, not to its id less one: an open transaction may hold the ids between.
             upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
             for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
                 add(connection, ATTEMPTS, outcome, number)
             _set_mark(connection, mark, upto)
 
     def read(self) -> Counted:
-        """The totals, with what is not rolled up yet."""
+        """Return the totals, including attempts after the mark."""
         counted: dict[str, dict[str, int]] = {ATTEMPTS: {}, PASSES: {}, COUNTED_TO: {}}
         with self._database.read() as connection:
             for name, label, value in connection.execute(select(totals)):
@@ -84,21 +84,21 @@ class Totals:
         return Counted(made, counted[PASSES])
 
     def first_start(self) -> datetime | None:
-        """When the first pass began of those that are forgotten."""
+        """Return when the first pruned pass began."""
         return self._time(FORGOTTEN, FIRST_START)
 
     def last_success(self) -> datetime | None:
-        """When the last completed pass ended of those that are forgotten."""
+        """Return when the last completed pruned pass ended."""
         return self._time(FORGOTTEN, LAST_SUCCESS)
 
-    def warned(self, what: str) -> datetime | None:
-        """When something was last warned of; None where all is well with it."""
-        return self._time(WARNED, what)
+    def warned(self, subject: str) -> datetime | None:
+        """Return when a warning was last given; None if it is over."""
+        return self._time(WARNED, subject)
 
-    def set_warned(self, what: str, at: datetime | None) -> None:
-        """Remember when something was warned of, or that all is well with it."""
+    def set_warned(self, subject: str, at: datetime | None) -> None:
+        """Store when a warning was given, or None when it is over."""
         with self._database.write() as connection:
-            _set_time(connection, WARNED, what, at)
+            _set_time(connection, WARNED, subject, at)
 
     def _time(self, name: str, label: str) -> datetime | None:
         known = select(totals.c.value).where(totals.c.name == name, totals.c.label == label)
@@ -108,9 +108,9 @@ class Totals:
 
 
 def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
-    """Add attempts that are about to be forgotten, as far as they are not in the totals.
+    """Add attempts that are about to be pruned, unless the totals include them already.
 
-    They have ended, so that each by itself is settled, whatever stands between it and the mark.
+    They have ended, so each of them is settled, even if unsettled ones lie between it and the mark.
 
     Returns:
         The mark.
@@ -122,7 +122,7 @@ def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
 
 
 def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
-    """Keep the first start and the last success of passes that are about to be forgotten: an alarm goes by them."""
+    """Keep the first start and last success of passes that are about to be pruned: alarms need them."""
     p = passes.c
     success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
     times = select(func.min(p.started_at, type_=p.started_at.type), func.max(success, type_=p.finished_at.type))
@@ -135,24 +135,24 @@ def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> No
 
 
 def follow_the_newest(connection: Connection, mark: int) -> None:
-    """Take the mark back to the newest attempt there is: after that one SQLite goes on with its ids."""
+    """Move the mark back to the newest attempt: SQLite continues its ids there."""
     _set_mark(connection, mark, min(mark, _newest(connection)))
 
 
 def pruned_to(connection: Connection) -> int:
-    """Return the id of the last attempt that the round of pruning has looked at."""
+    """Return the id of the last attempt that the pruning round has examined."""
     known = select(totals.c.value).where(totals.c.name == PRUNED_TO)
     return int(connection.execute(known).scalar() or START)
 
 
 def set_pruned_to(connection: Connection, attempt_id: int) -> None:
-    """Remember how far the round of pruning has come."""
+    """Store the progress of the pruning round."""
     connection.execute(delete(totals).where(totals.c.name == PRUNED_TO))
     add(connection, PRUNED_TO, "", attempt_id)
 
 
 def count_pass(connection: Connection, pass_id: str, result: PassResult) -> None:
-    """Count a pass that is about to be written down as ended, unless it was so already."""
+    """Count a pass that is about to be marked as ended, unless it has ended already."""
     running = select(func.count()).where(passes.c.id == pass_id, passes.c.finished_at.is_(None))
     add(connection, PASSES, result, connection.execute(running).scalar_one())
 

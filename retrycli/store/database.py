@@ -1,4 +1,4 @@
-"""The database: short transactions, the application's table, and upgrades of retrycli's own."""
+"""The database: short transactions, and what the application's table is."""
 
 from __future__ import annotations
 
@@ -7,104 +7,48 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    CHAR,
-    VARCHAR,
-    Float,
-    Integer,
-    Numeric,
-    String,
-    TypeDecorator,
-    Uuid,
-    column,
-    exc,
-    func,
-    inspect,
-    select,
-)
-from sqlalchemy import table as table_clause
-from sqlalchemy.types import NullType
+from sqlalchemy import String, exc, func, inspect, select
 
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
-from retrycli.domain.message import REQUIRED_COLUMNS
 from retrycli.store import schema, selection
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
-    ON_ITS_OWN,
+    NO_TRANSACTIONS,
     PATIENCE,
     make_engine,
     parsed,
     path_of,
-    read_at_the_end,
+    pipelined,
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
+from retrycli.store.reflection import by_name, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from decimal import Decimal
+    from collections.abc import Callable, Iterator
 
-    from alembic.config import Config
-    from sqlalchemy import Connection, Dialect, RootTransaction, TableClause
+    from sqlalchemy import Connection, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
 
-UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
-    "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
-    "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
-}
-"""Types that a server's columns can't be of. What a file's columns are declared as says little, but for texts: numbers
-become such there, so that its ids are none."""
-BEYOND = 2**63
-"""The first number that is too large for a whole one of a database's."""
-WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
-
-UPGRADING = Lock()
-"""Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
-
 ADVISORY_LOCK = 0x7265747279
-"""The number by which processes that use the same PostgreSQL database know each other."""
-
-
-class IntegralNumeric(TypeDecorator[Any]):
-    """A number that may have a fraction, and is whole where it has none."""
-
-    impl = Numeric
-    cache_ok = True
-
-    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
-        """Give back a whole number where it is one."""
-        if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
-            return value
-        return int(value)
-
-
-class _Unpadded(TypeDecorator[str]):
-    """A text of ``CHAR(n)``, without the blanks that a server fills it up with, and takes for nothing itself."""
-
-    impl = NullType
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Give back what was written."""
-        return None if value is None else value.rstrip(" ")
+"""Key of the advisory lock that all processes on one PostgreSQL database share."""
 
 
 class Database:
-    """One application's database.
+    """The application's database.
 
     Args:
-        url: SQLAlchemy's URL of it.
-        table: the name of the application's table, with its schema where it has one.
-        patience: how many seconds to wait for it at most, where nobody wants to wait as long as a pass does.
+        url: SQLAlchemy's URL of the database.
+        table: name of the application's table, with its schema if needed.
+        patience: maximum seconds to wait for a connection or a lock; by default as long as a pass waits.
 
     Raises:
-        DatabaseUnavailable: a SQLite file that is not there.
-        ConfigurationError: the URL is none, or its driver is not installed.
+        DatabaseUnavailable: the SQLite file does not exist.
+        ConfigurationError: the URL is invalid, or its driver is not installed.
     """
 
     def __init__(self, url: str, table: str = "pending_messages", *, patience: int = BUSY_SECONDS) -> None:
@@ -112,81 +56,84 @@ class Database:
         self._table = table
         schema_name, _, self._name = table.rpartition(".")
         self._schema = schema_name or None
-        self._kept: Connection | None = None
+        self._ambient: Connection | None = None
         self.ends_transactions: dict[int, str] = {}
-        """Rows of which a change has rolled back its whole transaction, and why: they are left out from then on."""
+        """Rows whose change has rolled back the whole transaction, and why. Later writes leave them out."""
         self.row_by_row = False
-        """Whether some row does so; which one shows when each is written by itself."""
-        self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        """Whether it is a SQLite file; PostgreSQL otherwise."""
-        if self.is_sqlite:
+        """True if such a row exists. Writing row by row shows which one it is."""
+        if self._url.get_backend_name() == "sqlite":
             require_file(self._url)
         self._engine = make_engine(self._url, patience)
 
     @property
     def place(self) -> str:
-        """Where it is, without its password."""
+        """The file's path, or the server's URL without its password."""
         if self.is_sqlite:
             return self._url.database or ""
         secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
         return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
 
     @property
+    def is_sqlite(self) -> bool:
+        """True for a SQLite file, False for PostgreSQL."""
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
     def file(self) -> Path | None:
-        """The SQLite file; None where it is a server."""
+        """The SQLite file; None for a server."""
         return Path(path_of(self._url)) if self.is_sqlite else None
 
     def unencodable(self, connection: Connection, text: str) -> str:
-        """What of a text the database's encoding can't hold, each letter once; a file's holds all."""
+        """Return the characters of a text that the database's encoding lacks, each once; none for a file."""
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
             return ""
         encoding = driver.info.encoding
-        return "".join(sorted(each for each in set(text) if not each.encode(encoding, "ignore")))
+        return "".join(sorted(char for char in set(text) if not char.encode(encoding, "ignore")))
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A short transaction that writes; on SQLite it takes the write lock at once, so that it can't lose it.
+        """Open a short writing transaction; on SQLite it takes the write lock at once, so that it can't lose it.
 
         Raises:
-            DatabaseUnavailable: in words, whatever the driver had to say.
-            SchemaMismatch: the same, if the application's table can't do what was asked of it.
+            DatabaseUnavailable: the driver reports an error.
+            SchemaMismatch: the application's table does not support the statement.
         """
         with self._transaction(writes=True) as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A short transaction that only reads.
+        """Open a short read-only transaction.
 
         Raises:
-            DatabaseUnavailable: in words, whatever the driver had to say.
+            DatabaseUnavailable: the driver reports an error.
         """
         with self._transaction(writes=False) as connection:
             yield connection
 
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
-        """Make one transaction of all that is read and written inside.
+        """Make one transaction of all reads and writes inside.
 
-        It is committed at the end. The application's readers may keep a SQLite file from being written then. So there
-        is a function that commits before the end, and returns False if it can't just now: it may be called again.
+        It is committed at the end. The application's readers may block the commit to a SQLite file. So the caller gets
+        a function that commits before the end. It returns False if readers are in the way, and may be called again.
 
         Args:
-            wait: wait for a lock that the application holds; without, not at all for one of a file, and
-                `IMPATIENT_MS` for one of a server.
+            wait: wait for a lock that the application holds. Otherwise a file's lock is not waited for, and a server's
+                at most `IMPATIENT_MS`.
 
         Raises:
-            DatabaseBusy: somebody holds a lock for too long.
-            DatabaseUnavailable: in words, whatever the driver had to say.
+            DatabaseBusy: another process holds a lock for too long.
+            DatabaseUnavailable: the driver reports an error.
         """
-        before = self._kept
+        before = self._ambient
         with self._transaction(writes=True, wait=wait) as connection:
-            self._kept = connection
+            self._ambient = connection
             try:
                 yield partial(_commit, connection) if self.is_sqlite and before is None else lambda: True
             finally:
-                self._kept = before
+                self._ambient = before
 
     def patience(self) -> timedelta:
         """Return how long a transaction waits for a lock."""
@@ -197,41 +144,41 @@ class Database:
             return timedelta(milliseconds=connection.exec_driver_sql(own_ms).scalar_one())
 
     def advisory_lock(self, connection: Connection) -> None:
-        """Wait for every other transaction that has called this; on SQLite one that writes waits for all others."""
+        """Wait for every other transaction that has called this. On SQLite, writers wait for each other anyway."""
         if not self.is_sqlite:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
     def rollback_at_end(self) -> Iterator[None]:
-        """Whatever is written inside is rolled back at the end: for ``--dry-run``."""
+        """Roll back all writes inside at the end: for ``--dry-run``."""
         with self._translated(), self._engine.connect() as connection:
             connection.execution_options(writes=True).begin()
-            self._kept = connection
+            self._ambient = connection
             try:
                 yield
             finally:
-                self._kept = None
+                self._ambient = None
                 connection.rollback()
 
     @contextmanager
     def outside_transactions(self) -> Iterator[Connection]:
-        """A connection of which each statement is on its own, as those are that PostgreSQL carries out concurrently.
+        """Open a connection without transactions, as PostgreSQL needs for ``CONCURRENTLY``.
 
         Raises:
-            DatabaseUnavailable: in words, whatever the driver had to say.
+            DatabaseUnavailable: the driver reports an error.
         """
         if self.is_sqlite:
             with self.write() as connection:
                 yield connection
             return
         with self._translated(), self._engine.connect() as connection:
-            yield connection.execution_options(**ON_ITS_OWN)
+            yield connection.execution_options(**NO_TRANSACTIONS)
 
     def empty_log(self) -> None:
-        """Move all that a SQLite file's log holds into the file, and empty the log.
+        """Copy a SQLite file's write-ahead log into the file, and truncate the log.
 
         Raises:
-            DatabaseBusy: a reader needs it for too long.
+            DatabaseBusy: a reader needs the log for too long.
         """
         with self._translated(), closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
@@ -240,45 +187,24 @@ class Database:
                 raise DatabaseBusy(f"{self.place}: a reader keeps what was erased in the file's log; run this again")
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close all connections."""
         self._engine.dispose()
 
     @cached_property
     def messages(self) -> TableClause:
-        """The application's table as it is, with all its columns, untyped but for what is to be read as another type.
+        """The application's table with all its columns. They have no type unless they are read as another than the
+        driver's.
 
         Raises:
-            SchemaMismatch: the table, or a column that retrycli needs, is not there, or a column can't hold what it is
+            SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
                 to hold.
         """
-        columns = self._columns
-        missing = [name for name in REQUIRED_COLUMNS if name not in columns]
-        if missing:
-            raise SchemaMismatch(
-                f"{self._table} in {self.place} has no column {', '.join(missing)}; "
-                f"retrycli needs {', '.join(REQUIRED_COLUMNS)}"
-            )
-        for each, (kinds, why) in UNFIT.items():
-            matters = each == "id" or not self.is_sqlite
-            if matters and each in columns and isinstance(self.type_of(each), kinds):
-                raise SchemaMismatch(f"{self._table} in {self.place} has a column {each} that {why}")
-        return table_clause(self._name, *(column(each, self._read_as(each)) for each in columns), schema=self._schema)
-
-    def _read_as(self, name: str) -> TypeEngine[Any] | None:
-        """What a column is read as, where that is not as the driver has it."""
-        kind = self.type_of(name)
-        if not self.is_sqlite and isinstance(kind, CHAR):
-            return _Unpadded()
-        if not self.is_sqlite and isinstance(kind, VARCHAR):
-            return String()  # the server's catalogue has no operator for it: see `catalogue`
-        if self.is_sqlite or name not in WHOLE_NUMBERS:
-            return None
-        if isinstance(kind, Uuid):
-            return Uuid(as_uuid=False)
-        return IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
+        return table_of(
+            self._columns, self._name, self._schema, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
+        )
 
     def has_messages(self) -> bool:
-        """Whether the application's table is there."""
+        """Tell if the application's table exists."""
         with self.read() as connection:
             return inspect(connection).has_table(self._name, self._schema)
 
@@ -289,32 +215,32 @@ class Database:
 
     @property
     def quoted_table(self) -> tuple[str, str]:
-        """The schema, empty where none is named, and the name of the application's table, as SQL has them."""
+        """The schema and the name of the application's table, quoted for SQL. The schema is empty if none is named."""
         quote = self._engine.dialect.identifier_preparer.quote
         return quote(self._schema) if self._schema else "", quote(self._name)
 
     def type_of(self, name: str) -> TypeEngine[Any]:
-        """The type of a column of the application's table."""
+        """Return the type of a column of the application's table."""
         return self._columns[name]["type"]
 
     def takes_null(self, name: str) -> bool:
-        """Whether a column of the application's table may be null."""
+        """Tell if a column of the application's table may be null."""
         return self._columns[name]["nullable"]
 
     def max_length(self, name: str) -> int | None:
-        """How many characters a column of texts holds; None is any number, as of a file's."""
+        """Return the maximum number of characters of a column; None if it has no limit, as in a file."""
         kind = self.type_of(name)
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
 
     @cached_property
     def error_room(self) -> int | None:
-        """How many characters ``last_error`` takes, as far as is known; None is any number."""
+        """Maximum number of characters of ``last_error``, as far as is known; None if it has no limit."""
         return self.max_length("last_error")
 
     @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
         with self.read() as connection, warnings.catch_warnings():
-            # That it does not know a type, as of an extension's: nor do we need to.
+            # A warning about an unknown type, as an extension's: it is not needed.
             warnings.simplefilter("ignore", exc.SAWarning)
             try:
                 columns = inspect(connection).get_columns(self._name, self._schema)
@@ -322,24 +248,22 @@ class Database:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"
                 ) from None
-        for each in columns if not self.is_sqlite else ():
-            each["type"] = _beneath_domains(each["type"])
-        return {each["name"]: each for each in columns}
+        return by_name(columns, is_sqlite=self.is_sqlite)
 
     def ensure_tables(self, *, upgrade: bool) -> None:
-        """Make or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
+        """Create or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
 
         Raises:
-            ConfigurationError: as in `ensure_version`, or the queue belongs to another table.
+            ConfigurationError: the tables have another version, or the queue belongs to another table.
         """
         self.ensure_version(upgrade=upgrade)
         selection.check(self)
 
     def ensure_version(self, *, upgrade: bool) -> None:
-        """Make retrycli's own tables where there are none, and upgrade old ones if asked to.
+        """Create retrycli's own tables if they do not exist, and upgrade old ones if asked to.
 
         Raises:
-            ConfigurationError: the tables are of another version, and not to be upgraded or newer than this program.
+            ConfigurationError: the tables are newer than this program, or older and not to be upgraded.
         """
         found = self.revision()
         if found == schema.HEAD:
@@ -353,62 +277,45 @@ class Database:
         self.upgrade()
 
     def revision(self) -> str | None:
-        """The version of retrycli's own tables; None where there are none."""
+        """Return the version of retrycli's own tables; None if they do not exist."""
         with self.read() as connection:
             if not inspect(connection).has_table(schema.version.name):
                 return None
             return connection.execute(select(schema.version.c.version_num)).scalar()
 
     def upgrade(self) -> None:
-        """Bring retrycli's own tables to the newest version, in one transaction.
+        """Upgrade retrycli's own tables to the newest version, in one transaction.
 
-        A queue that belongs to no table yet belongs to the application's from then on.
+        A queue that belongs to no table yet belongs to the application's table afterwards.
         """
-        from alembic import command
+        from retrycli.store.upgrades import upgrade
 
-        with self._migrating() as (config, connection):
-            command.upgrade(config, "head")
-            selection.adopt(self, connection)
+        upgrade(self)
 
     def downgrade(self) -> None:
-        """Bring retrycli's own tables back to the version before the newest, in one transaction."""
-        from alembic import command
+        """Downgrade retrycli's own tables by one version, in one transaction."""
+        from retrycli.store.upgrades import downgrade
 
-        with self._migrating() as (config, _):
-            command.downgrade(config, "-1")
-
-    @contextmanager
-    def _migrating(self) -> Iterator[tuple[Config, Connection]]:
-        """Hold the transaction in which Alembic changes retrycli's own tables."""
-        from alembic.config import Config
-
-        config = Config()
-        config.set_main_option("script_location", "retrycli:store/migrations")
-        config.set_main_option("path_separator", "os")
-        config.attributes["messages"] = self.messages
-        with UPGRADING, self.write() as connection:
-            self.advisory_lock(connection)
-            config.attributes["connection"] = connection
-            yield config, connection
+        downgrade(self)
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:
-        if self._kept is not None:
-            yield self._kept
+        if self._ambient is not None:
+            yield self._ambient
             return
         with self._translated():
-            transaction = self._begun(writes=writes, wait=wait)
+            transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
                     yield connection
                 else:
-                    with read_at_the_end(connection):
+                    with pipelined(connection):
                         yield connection
-                        # By the driver's `commit` it would be waited for by itself, and then the pipeline's end.
+                        # The driver's `commit` would take a round trip of its own before the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
 
-    def _begun(self, *, writes: bool, wait: bool) -> RootTransaction:
-        """A transaction that has begun; where the server was restarted since the last one, on another connection."""
+    def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
+        """Begin a transaction; if the server has restarted since the last one, on a new connection."""
         connection = self._engine.connect().execution_options(writes=writes, wait=wait)
         try:
             return connection.begin()
@@ -423,11 +330,11 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise _kind_of(error)(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise _error_class(error)(f"{self.place}: {in_words(error)}") from without_details(error)
 
 
 def _commit(connection: Connection) -> bool:
-    """Commit to a file, unless its readers are in the way; its lock keeps new ones out until it is tried again."""
+    """Commit to a file, unless readers are in the way. Its lock keeps out new readers until the next try."""
     try:
         connection.exec_driver_sql("COMMIT")
     except exc.DBAPIError as error:
@@ -437,16 +344,7 @@ def _commit(connection: Connection) -> bool:
     return True
 
 
-def _kind_of(error: exc.DBAPIError) -> type[RetrycliError]:
+def _error_class(error: exc.DBAPIError) -> type[RetrycliError]:
     if is_busy(error):
         return DatabaseBusy
     return SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
-
-
-def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """What a server's type is in the end: a domain is another type with conditions."""
-    from sqlalchemy.dialects.postgresql import DOMAIN
-
-    while isinstance(kind, DOMAIN):
-        kind = kind.data_type
-    return kind

@@ -1,4 +1,4 @@
-"""What came of the attempts of some days, counted by the database: no history is too long to be looked at."""
+"""Statistics of attempts and passes, computed by the database: a history of any length can be read."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
-MOST_TEXTS = 20_000
-"""So many error texts that differ in more than their digits are read, the most frequent first."""
-MOST_CAUSES = 1000
-"""And so many of their causes are given back."""
-MOST_PASSES = 20_000
-"""So many passes are read: two weeks of one a minute."""
+MAX_TEXTS = 20_000
+"""Maximum number of error texts, after removing digits, to read; the most frequent first."""
+MAX_CAUSES = 1000
+"""Maximum number of causes to return."""
+MAX_PASSES = 20_000
+"""Maximum number of passes to read: two weeks of one a minute."""
 DISORDER = DAY
-"""So far apart two attempts may have begun that were written down in the other order."""
+"""Maximum time between two attempts that were recorded in the other order."""
 
-LETTERS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
-"""How much of a time, as it is written, two times within such a length have in common."""
+PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
+"""Number of leading characters that two written times within such a period share."""
 
 a = attempts.c
 DELIVERED = a.outcome == OutcomeKind.DELIVERED.value
 FAILED = a.outcome != OutcomeKind.DELIVERED.value
-NUMBER = func.count()
+COUNT = func.count()
 
 
 class Statistics:
-    """Counts, and changes nothing.
+    """Count attempts and passes; change nothing.
 
     Args:
-        database: where to look.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
-        """What came of the attempts that began from a time to the present."""
+        """Return the statistics of attempts that began from a time to the present."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
             within = _since(connection, since)
@@ -73,26 +73,26 @@ class Statistics:
                 until=until,
                 unit=unit,
                 slices=[*self._slices(connection, within, unit)],
-                troubles=_troubles(connection, within),
+                troubles=_failure_causes(connection, within),
                 outages=_outages(connection, since),
                 **_deliveries(connection, within),
             )
 
     def groups(self, by: GroupBy, since: datetime, *, limit: int) -> list[Group]:
-        """The attempts that began since a time, by what they have in common: the largest groups, or the first hours.
+        """Group the attempts since a time by a property: the largest groups, or the first hours.
 
-        Attempts at messages that the application has deleted have no type and no ticket.
+        Attempts at deleted messages have no type and no ticket.
         """
         m = self._database.messages.c
         keys: dict[GroupBy, ColumnElement[Any]] = {
             GroupBy.OUTCOME: func.coalesce(a.outcome, UNDER_WAY),
             GroupBy.TYPE: cast(m.message_type, String),
             GroupBy.TICKET: cast(m.ticket_id, String),
-            GroupBy.HOUR: self._written(a.started_at, LETTERS[HOUR]),
+            GroupBy.HOUR: self._time_prefix(a.started_at, PREFIX_LENGTHS[HOUR]),
         }
         key = keys[by]
-        order = [key] if by is GroupBy.HOUR else [NUMBER.desc(), key]
-        statement = select(key, NUMBER, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
+        order = [key] if by is GroupBy.HOUR else [COUNT.desc(), key]
+        statement = select(key, COUNT, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
         if by in {GroupBy.TYPE, GroupBy.TICKET}:
             statement = statement.join_from(attempts, self._database.messages, m.id == a.message_id, isouter=True)
         with self._database.read() as connection:
@@ -100,29 +100,31 @@ class Statistics:
             return [Group(_time(key) if by is GroupBy.HOUR else key, made, good) for key, made, good in rows]
 
     def passes(self, since: datetime) -> list[PassMark]:
-        """The passes since a time, oldest first; not more than the newest `MOST_PASSES`."""
+        """Return the passes since a time, oldest first; at most the newest `MAX_PASSES`."""
         p = passes.c
         newest = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
         with self._database.read() as connection:
-            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MOST_PASSES)).all()
+            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MAX_PASSES)).all()
         return [PassMark(*row) for row in reversed(rows)]
 
     def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
-        """When the first pass began that is known, and when the newest."""
+        """Return when the first and the newest stored pass began."""
         at = passes.c.started_at
         with self._database.read() as connection:
-            first, last = (connection.execute(select(at).order_by(each).limit(1)).scalar() for each in (at, at.desc()))
+            first, last = (
+                connection.execute(select(at).order_by(order).limit(1)).scalar() for order in (at, at.desc())
+            )
         return first, last
 
     def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
-        at = self._written(a.started_at, LETTERS[unit])
+        at = self._time_prefix(a.started_at, PREFIX_LENGTHS[unit])
         for text, outcome, number in connection.execute(
-            select(at, a.outcome, NUMBER).where(within).group_by(at, a.outcome).order_by(at)
+            select(at, a.outcome, COUNT).where(within).group_by(at, a.outcome).order_by(at)
         ):
             yield Slice(_time(text), outcome or UNDER_WAY, number)
 
-    def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
-        """The beginning of a time as it is written, in UTC: what SQLite keeps, and PostgreSQL can show."""
+    def _time_prefix(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
+        """Return the first characters of a time written in UTC: SQLite stores it so, PostgreSQL formats it."""
         if self._database.is_sqlite:
             return func.substr(time, 1, letters, type_=String)
         text = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
@@ -130,14 +132,14 @@ class Statistics:
 
 
 def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
-    """The attempts since a time. Ids grow with time, so those that are far too old need not even be looked at."""
+    """Build the condition for attempts since a time. Ids grow with time, so older ids need not be read."""
     return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """The id of the first attempt that began at a time or later, or the last of all; found by halving."""
-    # Each on its own: of both at once SQLite would look at every id.
-    low, high = (connection.execute(select(each(a.id))).scalar() for each in (func.min, func.max))
+    """Find the id of the first attempt that began at a time or later, or of the last one, by binary search."""
+    # Separate queries: for both in one SQLite would scan all ids.
+    low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
     while low is not None and low < high:
         middle = (low + high) // 2
         found = connection.execute(select(a.id, a.started_at).where(a.id >= middle).order_by(a.id).limit(1)).one()
@@ -146,11 +148,11 @@ def _first_id(connection: Connection, since: datetime) -> int:
 
 
 def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[str, Any]:
-    """Delivered messages by the number of the attempt, and by the minutes that they had waited."""
+    """Count delivered messages by the number of the attempt, and by the minutes that they had waited."""
     minutes = a.waited_s // 60
     tries: Counter[int] = Counter()
     waits: Counter[int] = Counter()
-    statement = select(a.number, minutes, NUMBER).where(within, DELIVERED).group_by(a.number, minutes)
+    statement = select(a.number, minutes, COUNT).where(within, DELIVERED).group_by(a.number, minutes)
     for number, waited, messages in connection.execute(statement):
         tries[number] += messages
         if waited is not None:
@@ -158,14 +160,14 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
     return {"tries": dict(sorted(tries.items())), "waits": dict(sorted(waits.items()))}
 
 
-def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
-    """What attempts came to nothing for, by cause.
+def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
+    """Count failed attempts by cause.
 
-    The database puts texts together that differ in their digits alone, which leaves few; those are compared here,
-    without their ids and addresses. The newest attempt is known by its id, which compares faster than its time.
+    The database groups texts that differ only in digits. The few that remain are compared here, without their ids and
+    addresses. The newest attempt is found by id, which compares faster than time.
     """
     kind = (a.outcome, a.status_code)
-    columns = (*kind, a.error, NUMBER.label("n"), func.max(a.id).label("newest"))
+    columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))
     text = select(*columns).where(within, FAILED).group_by(*kind, a.error).subquery().c
     alike: ColumnElement[str] = text.error
     for digit in "0123456789":
@@ -175,21 +177,21 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Failu
         select(text.outcome, text.status_code, func.min(text.error), number, func.max(text.newest))
         .group_by(text.outcome, text.status_code, alike)
         .order_by(number.desc())
-        .limit(MOST_TEXTS)
+        .limit(MAX_TEXTS)
     )
     found: dict[tuple[str, int | None, str], tuple[int, int]] = {}
     for outcome, status, error, count, newest in connection.execute(texts):
         key = (outcome, status, cause(error or ""))
         before, newest_before = found.get(key, (0, newest))
         found[key] = (before + int(count), max(newest_before, newest))
-    busiest = sorted(found.items(), key=lambda each: (-each[1][0], str(each[0])))[:MOST_CAUSES]
+    busiest = sorted(found.items(), key=lambda item: (-item[1][0], str(item[0])))[:MAX_CAUSES]
     ids = [newest for _, (_, newest) in busiest]
     times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(ids))).all())
     return [FailureCause(*key, count, times[newest]) for key, (count, newest) in busiest]
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:
-    """What the passes make at which the API went down or came back; one that tried nothing says nothing."""
+    """Find outages by the passes at which the API went down or came back; ignore passes without attempts."""
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     answered = p.reason == StopReason.THROTTLED
@@ -204,6 +206,6 @@ def _outages(connection: Connection, since: datetime) -> list[Outage]:
 
 
 def _time(text: str) -> datetime:
-    """The time that the beginning of a written one stands for."""
+    """Return the time that a shortened written time stands for."""
     whole = "0000-00-00 00:00"
     return datetime.fromisoformat(text + whole[len(text) :]).replace(tzinfo=UTC)

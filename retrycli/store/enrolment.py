@@ -1,4 +1,4 @@
-"""Which messages the queue looks after: it follows the application's table, a range of ids at a time."""
+"""Enrol and retire messages: compare the queue with the application's table, a range of ids at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    insert,
     or_,
     select,
     true,
@@ -32,82 +31,75 @@ from retrycli.domain.message import (
     REQUIRED_COLUMNS,
     Message,
     MessageStatus,
-    QueuedMessage,
     State,
     UnusableMessage,
 )
 from retrycli.domain.row_parsing import ticket_text
-from retrycli.domain.transition import Decision, TransitionKind, as_written
+from retrycli.domain.transition import Decision
+from retrycli.store.bulk import id_in
 from retrycli.store.failed_index import FailedIndex, IndexState
-from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
-from retrycli.store.keys import provisional_key
-from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, status_text
-from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
-from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text
+from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
+from retrycli.store.messages import columns_without_body, message_of, rows_of, status_text
+from retrycli.store.row_states import REMEMBERED, updated_at_text
 from retrycli.store.schema import queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
     from retrycli.store.database import Database
 
 TAIL = 5_000
-"""How many of the newest messages every pass compares with its queue."""
+"""Number of newest messages that every pass compares with its queue."""
 SWEEP = 10_000
-"""How many of the older ones each pass compares besides, going round. Messages that fail are new ones as a rule;
-those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short. Where there
-is an index of the failed rows, these alone are counted, and few of them are all compared by every pass."""
+"""Number of older messages that each pass compares besides, in turn. Failed messages are usually new; older ones are
+found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows only these
+are counted, and if they are few, every pass compares them all."""
 RETIRED_AT_ONCE = 500
-"""So many leave the queue in one transaction."""
-KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
-LET_GO = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
-FREE = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
-MOVE = (
+"""Maximum number of messages that leave the queue in one transaction."""
+DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
+UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
+FOLLOW = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"))
 )
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
-SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
-    id_in(queue.c.message_id)
-)
 START = -(2**63)
-"""Below the lowest id that a database can hold."""
+"""Below the lowest possible id."""
 
-DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
-"""The columns by which a message is taken in."""
+DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
+"""The columns that decide about enrolment."""
 
 
 class Retired(NamedTuple):
-    """What the queue and the application's table did not agree about."""
+    """Differences found between the queue and the application's table."""
 
     gone: int
-    """How many messages left the queue."""
+    """Number of messages that left the queue."""
     changed: Sequence[int]
-    """Escalated messages whose rows the application may have written since, by their ids."""
+    """Ids of escalated messages whose rows the application may have written since."""
 
 
 class WouldRetire(NamedTuple):
-    """What the queue and the application's table do not agree about."""
+    """Differences between the queue and the application's table."""
 
     replaced: Mapping[int, datetime | None]
-    """Messages that the queue knows as others, by id, and when the others' waits end."""
+    """Ids that belong to other messages now, with the next attempt times of the old ones."""
     changed: Sequence[int]
-    """As in `Retired`."""
+    """Ids of escalated messages whose rows the application may have written since."""
 
 
 Rows = list[Mapping[str, Any]]
 
 
 class Enrolment:
-    """Takes messages into the queue, and out of it when they are no longer its business.
+    """Enrol failed messages, and retire those that are not failed any more.
 
     Args:
-        database: where both tables are.
-        tail: how many of the newest messages every pass compares with its queue.
-        sweep: how many of the older ones each pass compares besides.
+        database: holds the queue and the application's table.
+        tail: number of newest messages that every pass compares.
+        sweep: number of older messages that each pass compares besides.
     """
 
     def __init__(self, database: Database, *, tail: int = TAIL, sweep: int = SWEEP) -> None:
@@ -116,13 +108,13 @@ class Enrolment:
         self._sweep = sweep
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
-        """Which ranges of ids this pass compares: of the older messages the next slice, and all of the newest.
+        """Return the ranges of ids to compare in this pass: all of the newest, and the next slice of the older ones.
 
         Args:
-            swept_to: where the last pass left off; None for a pass that must see everything.
+            swept_to: id at which the last pass left off; None to compare all messages.
 
         Returns:
-            The ranges, and where the next pass goes on.
+            The ranges, and the id at which the next pass goes on.
         """
         rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)
@@ -140,18 +132,18 @@ class Enrolment:
         return [*spans, IdRange(tail, None)], START if after >= tail else after
 
     def goes_round(self) -> bool:
-        """Whether there are more messages to go through than one pass compares."""
+        """Tell if there are more messages than one pass compares."""
         return self._id_at(self._rows(), self._tail + self._sweep) is not None
 
     def _rows(self) -> Select[Any]:
-        """The ids of the rows that are gone through: all of them, or the failed ones where an index has these."""
+        """Select the ids to go through: all rows, or the failed ones if an index has them."""
         m = self._database.messages.c
         all_rows = select(m.id)
         indexed = FailedIndex(self._database).state() is IndexState.THERE
         return all_rows.where(m.status == status_text(MessageStatus.FAILED)) if indexed else all_rows
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
-        """The id that lies so many rows on from the first one after, or back from the newest; None where none does."""
+        """Return the id `number` rows after the first above `after`, or below the newest; None if there is none."""
         ids = self._database.messages.c.id
         statement = rows.order_by(ids.desc() if newest else ids).offset(number).limit(1)
         if after is not None:
@@ -162,18 +154,19 @@ class Enrolment:
     def newly_failed(
         self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
-        """Failed messages that the queue does not know, by id, with what decides about them.
+        """Read failed messages that the queue does not know, by id, with the columns that decide about them.
 
-        Their bodies are left out: null, or empty. So are columns that only a preset may know: they may be as large.
+        Bodies are replaced by an empty text, or null. Columns that only a preset may use are left out: they may be as
+        large.
 
         Args:
-            span: a range of ids.
-            limit: how many at most.
-            replaced: messages that the queue knows as others.
+            span: the range of ids.
+            limit: maximum number of messages.
+            replaced: ids that the queue knows as other messages.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
-        decides = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
+        decides = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
         statement = (
             select(*decides)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
@@ -190,65 +183,41 @@ class Enrolment:
             return [message_of(row) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages to the queue; one that is there already stays as it is.
+        """Add messages to the queue; leave those that are there already as they are.
 
         Args:
-            entries: each message's first transition, when it first failed, and its ticket.
-            now: for ``escalated_at``.
+            entries: each message's first transition, first failure and ticket.
+            now: current time, for ``escalated_at``.
 
         Returns:
-            The ids of those whose rows took no change, and why: they are escalated.
+            Reasons of the rows that refused the change, by id; these messages are escalated.
         """
         if not entries:
             return {}
-        with self._database.write() as connection:
-            self._database.advisory_lock(connection)
-            ids = [settled.message_id for settled, _, _ in entries]
-            known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
-            fresh = [each for each in entries if each[0].message_id not in known]
-            births = self._births(connection, [settled.message_id for settled, _, _ in fresh])
-            rows = [_waiting(*each, birth=births.get(each[0].message_id), now=now) for each in fresh]
-            if rows:
-                connection.execute(insert(queue), rows)
-            escalated = [settled for settled, _, _ in fresh if settled.transition.reason]
-            return escalate(self._database, connection, escalated, now)
+        from retrycli.store.new_messages import add_messages  # not needed by a pass without new failures
 
-    def _births(self, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
-        births = connection.execute(self._read_births, {"ids": ids}) if ids else ()
-        return {each: encodable(birth) for each, birth in births}
-
-    @cached_property
-    def _read_births(self) -> Select[Any]:
-        m = self._database.messages
-        return select(m.c.id, birth_text(m)).where(id_in(m.c.id))
-
-    def _whole(self, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-        return load(connection, connection.execute(self._whole_messages, {"ids": ids}), ids)
-
-    @cached_property
-    def _whole_messages(self) -> Select[Any]:
-        return with_queue(self._database).where(id_in(queue.c.message_id))
+        return add_messages(self._database, entries, now)
 
     def retire(self, span: IdRange) -> Retired:
-        """Drop messages that the application has since sent, rejected, withdrawn or deleted.
+        """Drop messages that the application has sent, rejected, withdrawn or deleted.
 
-        A message whose id belongs to another one now goes too: the other is enrolled as new. Escalated messages whose
-        rows the application may have written since are found on the way.
+        A message whose id belongs to another message now leaves too: that one is enrolled as new. Escalated messages
+        whose rows the application may have written are found on the way.
         """
         gone, changed = 0, array("q")
-        for leave, stay in self._disagreements(span):
+        for leave, stay in self._differences(span):
             with self._database.write() as connection:
-                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
-                gone += connection.execute(LET_GO, {"ids": [row["message_id"] for row in leave]}).rowcount
+                # A message in flight keeps its queue row until its attempt has an outcome or its claim expires.
+                gone += connection.execute(DROP_QUEUED, {"ids": [row["message_id"] for row in leave]}).rowcount
                 _follow(connection, stay)
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return Retired(gone, changed)
 
     def would_retire(self, span: IdRange) -> WouldRetire:
-        """Find what `retire` would drop or find changed. Nothing is written."""
+        """Find what `retire` would drop or find changed, and write nothing."""
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
-        for leave, stay in self._disagreements(span):
+        for leave, stay in self._differences(span):
             replaced |= {
                 row["message_id"]: row["next_attempt_at"] if row["state"] == State.WAITING else None
                 for row in leave
@@ -257,10 +226,10 @@ class Enrolment:
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return WouldRetire(replaced, changed)
 
-    def _disagreements(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
-        """Yield queue rows that do not agree with the application's: those that leave, and those that stay."""
+    def _differences(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
+        """Yield queue rows that differ from the application's, in batches: those that leave, and those that stay."""
         with self._database.read() as connection:
-            if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # as most often, and soon known
+            if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # the usual case, and fast to check
                 return
         rest = span
         while True:
@@ -277,9 +246,9 @@ class Enrolment:
 
     @cached_property
     def _differing(self) -> Select[Any]:
-        """Queue rows that do not agree with the application's."""
+        """Select queue rows that differ from the application's."""
         m = self._database.messages
-        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # it is null if there is no row
+        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # null if the row does not exist
         birth = birth_text(m)
         may_differ = and_(STILL_ESCALATED, self._may_differ())
         return (
@@ -296,7 +265,8 @@ class Enrolment:
                 m.c.ticket_id,
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # The database may write one time, or one ticket, in two ways: `_is_another` knows, `_follow` takes it over.
+            # One time, or one ticket, may be written in two ways: `_is_another` compares them, `_follow` stores the new
+            # form.
             .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -304,10 +274,10 @@ class Enrolment:
 
     def _may_differ(self) -> ColumnElement[bool]:
         m = self._database.messages
-        if "updated_at" not in m.c:  # nothing but the text itself shows that it is another
+        if "updated_at" not in m.c:  # only the text itself can show a change
             return true()
         return or_(
-            queue.c.digest.is_(None),  # a version before 0005 did not read the text: it is taken as it is
+            queue.c.digest.is_(None),  # a version before 0005 kept no digest: adopt the text as it is
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
@@ -316,124 +286,44 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
+        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.review`."""
+        from retrycli.store.review import review  # needed by few passes
 
-        Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
-        pass.
-
-        Args:
-            ids: which messages.
-            decide: is given each of them whole, with whether the application has changed it since.
-            now: for ``escalated_at``.
-
-        Returns:
-            What was decided and written.
-        """
-        with self._database.write() as connection:
-            free = list(connection.execute(self._free_escalated, {"ids": list(ids)}).scalars())
-            rows = read_rows(self._database, connection, free)
-            reviewed = self._decided(connection, free, rows, decide)
-            anew = [each for each in reviewed if each.transition.reason]
-            refused = escalate(self._database, connection, anew, now)
-            for each in reviewed:
-                if each.transition.reason:
-                    continue
-                values = {**identity_values(each), **seen_values(rows[each.message_id])}
-                if each.transition.kind is TransitionKind.ENROLLED:
-                    values |= {
-                        **NOT_ESCALATED,
-                        "next_attempt_at": each.transition.next_attempt_at,
-                        "unknown_count": each.transition.unknown_count or 0,
-                    }
-                connection.execute(
-                    update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
-                )
-            return as_written(reviewed, refused)
+        return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
-        """Return what `review` would decide. Nothing is written."""
-        with self._database.read() as connection:
-            return self._decided(connection, ids, read_rows(self._database, connection, ids), decide)
+        """Return what `review` would decide, and write nothing."""
+        from retrycli.store.review import would_review
 
-    def _decided(
-        self,
-        connection: Connection,
-        ids: Collection[int],
-        rows: Mapping[int, RowState],
-        decide: Callable[[ChangedMessage], Decision],
-    ) -> list[Decision]:
-        known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
-        return [
-            decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
-            for each in self._whole(connection, list(ids))
-        ]
-
-    @cached_property
-    def _free_escalated(self) -> Select[Any]:
-        """Escalated messages that are failed, by their ids, which nobody else changes until the transaction ends."""
-        m = self._database.messages
-        return (
-            select(queue.c.message_id)
-            .join_from(queue, m, m.c.id == queue.c.message_id)
-            .where(
-                id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == status_text(MessageStatus.FAILED))
-            )
-            .order_by(queue.c.message_id)
-            .with_for_update(skip_locked=True)
-        )
+        return would_review(self._database, ids, decide)
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
-    """Tell if a row is of another message than its queue row."""
+    """Tell if a row belongs to another message than its queue row."""
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)
-    # A version before 0005 knew a message by its ticket, and by when it failed; one before 0003 did not know tickets.
+    # A version before 0005 identified a message by its ticket and first failure; one before 0003 stored no tickets.
     if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
 
 
-def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
-    seen = seen_values(row)
-    return known.digest is not None and bool(
-        known.digest != message.digest
-        or known.seen_count != seen["seen_count"]
-        or known.seen_error != seen["seen_error"]
-    )
-
-
-def _waiting(
-    settled: Decision, first_failed_at: datetime, ticket_id: int | str, *, birth: str | None, now: datetime
-) -> dict[str, object]:
-    return {
-        "message_id": settled.message_id,
-        "state": State.WAITING,
-        "next_attempt_at": settled.transition.next_attempt_at or now,
-        "delivery_key": provisional_key(settled.message_id, birth or "", now),
-        "first_failed_at": first_failed_at,
-        "unknown_count": 0,
-        "ticket": ticket_text(ticket_id),
-        "birth": birth,
-    }
-
-
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Give queue rows the tickets that the application has moved their messages to, as when it merges tickets.
+    """Store the tickets that the application has moved messages to, as when it merges tickets.
 
-    And their births in the form that they have now, so that the next pass need not compare them again. Nothing else
-    changes: a message that is being sent keeps its claim. A row that another pass has locked follows with the next
-    sweep, because that pass may be waiting for a row of this one.
+    Also store births in their present form, so that the next pass need not compare them again. Nothing else changes: a
+    message in flight keeps its claim. A row that another pass has locked follows with the next sweep, because that pass
+    may be waiting for a row of this one.
     """
     moved = {}
     for row in rows:
         ticket, birth = ticket_text(row["ticket_id"]), row["birth"] and encodable(row[BIRTH])
         if (ticket, birth) != (row["ticket"], row["birth"]):
             moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
-    free = list(connection.execute(FREE, {"ids": list(moved)}).scalars()) if moved else []
+    free = list(connection.execute(UNLOCKED, {"ids": list(moved)}).scalars()) if moved else []
     if free:
-        connection.execute(MOVE, [moved[each] for each in free])
+        connection.execute(FOLLOW, [moved[message_id] for message_id in free])
 
 
 def _within(column: ColumnElement[int], span: IdRange) -> list[ColumnElement[bool]]:

@@ -1,4 +1,4 @@
-"""What is said of a database in trouble, and what to do about it."""
+"""Messages and remedies for database errors."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ GONE = (
     "the server was stopped or has failed, or it ends transactions too soon (transaction_timeout, "
     "idle_in_transaction_session_timeout); try again when it is up"
 )
-"""Where many statements are under way, a server's own words about why it has closed the connection are lost."""
+"""With many statements in flight, the server's own reason for closing the connection is lost."""
 NO_CHANGES = (
     "it takes no changes; retrycli must write status, retry_count, last_error and sent_at there: name a table in "
     "database.table, or give the view an INSTEAD OF UPDATE trigger"
 )
 OF_THE_TABLE = ("0A000", "42809", "55000")
-"""PostgreSQL's codes of errors about what a table is, and not about what it holds or who asks."""
+"""PostgreSQL's error codes about the kind of a table, not about its contents or the role."""
 IN_THE_WAY = "another transaction was in the way; try again"
 ROLLED_BACK = "40"
-"""What the codes of a deadlock and of a transaction that can't be serialised begin with."""
+"""First characters of the codes of deadlocks and serialisation failures."""
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
-"""Mostly ``statement_timeout`` while the statement waits for a lock."""
+"""Usually ``statement_timeout`` while the statement waits for a lock."""
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
@@ -50,7 +50,7 @@ BY_STATE = {
     QUERY_CANCELED: "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
     "57P": GONE,
 }
-"""By PostgreSQL's code of an error, or what it begins with."""
+"""By PostgreSQL's error code, or its first characters."""
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
@@ -60,7 +60,7 @@ BY_TEXT = {
     "file is not a database": "this is no SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",
-    # A PostgreSQL that lets nobody in gives no code.
+    # A PostgreSQL that rejects all connections gives no code.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
     "Connection refused": "is PostgreSQL up there? Check host and port in database.url",
@@ -79,91 +79,93 @@ BY_TEXT = {
     "shutting down": GONE,
     "standby mode": "this server takes no changes; name the primary in database.url",
 }
-"""By a sign in the text of an error that has no such code."""
+"""By a part of the text of an error without such a code."""
 
 
 NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many open files", "connection is bad")
-"""Signs in the text of an error that may have this cause. Neither SQLite nor libpq says what it lacks."""
+"""Parts of texts of errors that may be due to missing file descriptors. Neither SQLite nor libpq says so."""
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
-    """The same error with the first line alone of what the driver has to say, for a traceback shows all of it.
+    """Cut an error's texts to their first line, because a traceback shows all of them.
 
-    The lines after it are a server's details, which quote rows, and with them customers' words.
+    Further lines are a server's details, which quote rows and with them customers' words.
     """
-    for each in (error, error.orig):
-        if each is not None and each.args:
-            each.args = (str(each.args[0]).partition("\n")[0],)
+    for exception in (error, error.orig):
+        if exception is not None and exception.args:
+            exception.args = (str(exception.args[0]).partition("\n")[0],)
     return error
 
 
 class RowError(Enum):
-    """What an error says that the change of a row has met."""
+    """Meaning of a failed change of a row."""
 
     REFUSED = "refused"
-    """The table does not take what was written into the row, as by a constraint or a trigger."""
-    HELD = "held"
-    """Another transaction holds the row, or what a trigger of the table writes."""
-    OF_ALL = "of all"
-    """Every row would meet it: the table, the role, the server or the disk is not as needed."""
+    """The table refuses the values, as by a constraint or a trigger."""
+    LOCKED = "locked"
+    """Another transaction has locked the row, or a row that a trigger writes."""
+    EVERY_ROW = "every row"
+    """Every row would fail: the cause is the table, the role, the server or the disk."""
 
 
 OF_THE_SERVER = ("25", "53", "57", "58")
-"""What codes of errors begin with that a server in trouble gives, whatever it was doing."""
+"""First characters of the codes of a server in trouble, whatever the statement."""
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
-"""What codes of errors begin with that are about a statement or who runs it, unless it is one of a trigger's."""
+"""First characters of codes about a statement or its role, unless a trigger raises them."""
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
-"""Signs in the text of a SQLITE_ERROR that is about a statement."""
+"""Parts of texts of a SQLITE_ERROR about a statement."""
 RAISED = "exec_stmt_raise"
-"""The function of the server from which comes what a trigger in PL/pgSQL raises."""
+"""The server function that raises the errors of PL/pgSQL triggers."""
 
 
-def trouble_of(error: DBAPIError) -> RowError:
-    """Tell what the change of a row has met.
+def row_error_of(error: DBAPIError) -> RowError:
+    """Classify the error of a row's change.
 
-    A trigger may raise any code that it likes. So a server's code decides only for errors that are not raised by one.
+    A trigger may raise any code. So a server's code decides only for errors that no trigger raised.
     """
     if isinstance(error.orig, sqlite3.Error):
-        return _trouble_of_a_file(error.orig)
+        return _row_error_of_file(error.orig)
     state = sqlstate(error)
     if state is None:
-        return RowError.REFUSED if isinstance(error, IntegrityError | DataError) else RowError.OF_ALL
-    if _said_of(error, "source_function") == RAISED:
+        return RowError.REFUSED if isinstance(error, IntegrityError | DataError) else RowError.EVERY_ROW
+    if _error_field(error, "source_function") == RAISED:
         return RowError.REFUSED
     if is_busy(error):
-        return RowError.HELD
-    of_all = state.startswith(OF_THE_STATEMENT) and not (_said_of(error, "context") or _is_of_a_policy(error))
-    return RowError.OF_ALL if of_all or state.startswith(OF_THE_SERVER) else RowError.REFUSED
+        return RowError.LOCKED
+    hits_every_row = state.startswith(OF_THE_STATEMENT) and not (
+        _error_field(error, "context") or _is_policy_error(error)
+    )
+    return RowError.EVERY_ROW if hits_every_row or state.startswith(OF_THE_SERVER) else RowError.REFUSED
 
 
-def _trouble_of_a_file(error: sqlite3.Error) -> RowError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # what is above tells more of it
+def _row_error_of_file(error: sqlite3.Error) -> RowError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # higher bits are the extended code
     if code == sqlite3.SQLITE_BUSY:
-        return RowError.HELD
+        return RowError.LOCKED
     if code not in SQLITE_REFUSALS or any(sign in str(error) for sign in SQLITE_NOT_PREPARED):
-        return RowError.OF_ALL
+        return RowError.EVERY_ROW
     return RowError.REFUSED
 
 
 def is_of_the_table(error: DBAPIError) -> bool:
-    """Tell whether the application's table is such that a statement can't be carried out, as for a view."""
+    """Tell if the kind of the application's table, as a view, does not support a statement."""
     return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
 
 
-def _is_of_a_policy(error: DBAPIError) -> bool:
-    """Whether a row-level policy is against a row, which has the same code as a right that a role lacks."""
-    return _said_of(error, "source_function") == "ExecWithCheckOptions"
+def _is_policy_error(error: DBAPIError) -> bool:
+    """Tell if a row-level policy rejects a row. Its code is that of a missing right."""
+    return _error_field(error, "source_function") == "ExecWithCheckOptions"
 
 
-def _said_of(error: DBAPIError, what: str) -> str | None:
-    """Return one of the fields that a server tells of an error."""
+def _error_field(error: DBAPIError, what: str) -> str | None:
+    """Return one of the fields of a server's error."""
     said: str | None = getattr(getattr(error.orig, "diag", None), what, None)
     return said
 
 
 def is_busy(error: DBAPIError) -> bool:
-    """Tell if another transaction is in the way: for longer than we or the server wait, or in a deadlock."""
+    """Tell if another transaction is in the way: a lock timeout, a cancelled statement or a deadlock."""
     state = sqlstate(error)
     if state is None:
         return str(error.orig) == "database is locked"
@@ -171,12 +173,12 @@ def is_busy(error: DBAPIError) -> bool:
 
 
 def sqlstate(error: DBAPIError) -> str | None:
-    """PostgreSQL's code of an error; None where it has none."""
+    """Return PostgreSQL's code of an error; None if it has none."""
     return getattr(error.orig, "sqlstate", None)
 
 
 def in_words(error: DBAPIError) -> str:
-    """What a driver has to say, and the remedy where there is one. Of its lines only the first, as above."""
+    """Return the first line of a driver's text, with the remedy if one is known."""
     cause = error.orig
     text = " ".join(str(cause).partition("\n")[0].split())
     if state := sqlstate(error):
@@ -187,7 +189,7 @@ def in_words(error: DBAPIError) -> str:
 
 
 def _shortage(text: str) -> str | None:
-    """Return that no descriptor was left, if that may be what a driver reports."""
+    """Return that file descriptors are exhausted, if the text may mean that and they are."""
     if not any(sign in text for sign in NO_DESCRIPTOR):
         return None
     return descriptors.shortage_now()

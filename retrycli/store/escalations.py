@@ -1,4 +1,4 @@
-"""Escalated messages by what escalated them."""
+"""Group escalated messages by cause."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, ListedMessage
 from retrycli.domain.message import State
+from retrycli.store.listing import Views
 from retrycli.store.schema import queue
-from retrycli.store.views import Views
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 ESCALATED = Filter(state=State.ESCALATED)
-MOST_GROUPS = 1000
-"""So many causes are told apart: no person looks at more."""
+MAX_GROUPS = 1000
+"""Maximum number of causes to return: no operator reads more."""
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
-    """Escalated messages by cause, the largest groups first, `MOST_GROUPS` of them at most.
+    """Group escalated messages by cause, the largest groups first, at most `MAX_GROUPS`.
 
-    What the application has taken back is left out.
+    Messages that the application has taken back are left out.
     """
     m = database.messages.c
     views = Views(database)
@@ -43,7 +43,7 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
         )
         .group_by(queue.c.fingerprint)
         .order_by(number.desc(), first)
-        .limit(MOST_GROUPS)
+        .limit(MAX_GROUPS)
     )
     types: dict[str | None, dict[str, int]] = {}
     with database.read() as connection:
@@ -58,7 +58,7 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
         )
         for fingerprint, message_type, count in connection.execute(by_type):
             types.setdefault(fingerprint, {})[str(message_type)] = count
-    examples = {each.id: each for each in views.pages(array("q", (row["example"] for row in rows)), among)}
+    examples = {message.id: message for message in views.pages(array("q", (row["example"] for row in rows)), among)}
     return [
         _group(row, types[row["fingerprint"]], examples[row["example"]]) for row in rows if row["example"] in examples
     ]

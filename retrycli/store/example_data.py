@@ -1,4 +1,4 @@
-"""The example database: an application's queue with a little of everything in it.
+"""The example database: an application's table with messages in many states.
 
 ``python -m retrycli.store.example_data`` writes ``ticketing_agent.db.example`` in the project's top folder. A test
 compares the two.
@@ -26,7 +26,7 @@ from retrycli.store.keys import provisional_key
 from retrycli.store.schema import attempts, queue
 
 MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
-"""When it is Monday morning in the example."""
+"""The example's present: a Monday morning."""
 
 NAME = "ticketing_agent.db.example"
 
@@ -96,16 +96,18 @@ MESSAGES: list[tuple[object, ...]] = [
 
 
 def build(file: Path, *, now: datetime = MADE_AT) -> None:
-    """Make the example in a new file, with its times counted back from ``now``.
+    """Create the example in a new file, with its times counted back from ``now``.
 
     Raises:
-        FileExistsError: the file is there already.
+        FileExistsError: the file exists already.
     """
     file.touch(mode=0o600, exist_ok=False)
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript("PRAGMA journal_mode=WAL;" + TABLES)
         tickets = sorted({message[1] for message in MESSAGES}, key=str)
-        connection.executemany("INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(each,) for each in tickets])
+        connection.executemany(
+            "INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(ticket,) for ticket in tickets]
+        )
         connection.executemany(
             f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})",  # noqa: S608  question marks alone
             [_row(message, now) for message in MESSAGES],
@@ -114,30 +116,30 @@ def build(file: Path, *, now: datetime = MADE_AT) -> None:
     database = Database(f"sqlite:///{file}")
     database.ensure_tables(upgrade=True)
     with database.write() as opened:
-        opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*each, now) for each in PEOPLES)])
+        opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*entry, now) for entry in ESCALATED)])
         opened.execute(insert(attempts), list(_history(now)))
     database.close()
 
 
-PEOPLES = (
+ESCALATED = (
     (9, 4718, 20.0, EscalationReason.EXHAUSTED, Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")),
     (10, 4719, 25.0, EscalationReason.PERMANENT, Outcome(OutcomeKind.PERMANENT, 422, "HTTP 422: recipient unknown")),
 )
 
 
 def copy(folder: Path, *, now: datetime) -> Path:
-    """Copy the example that comes with the package into a folder, and move its times up to ``now``."""
+    """Copy the packaged example into a folder, and shift its times to ``now``."""
     file = folder / "ticketing_agent.db"
     file.touch(mode=0o600)
     packaged = resources.files("retrycli") / NAME
     with resources.as_file(packaged) as path:
-        # In a source checkout the example stands beside the package and not in it.
+        # In a source checkout the example is beside the package.
         shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / NAME, file)
     seconds = (now - MADE_AT).total_seconds()
     with closing(sqlite3.connect(file)) as connection:
         for table, column in _time_columns(connection):
             connection.execute(
-                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  our own names
+                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  fixed names
                 (f"{seconds:+f} seconds",),
             )
         connection.commit()
@@ -178,12 +180,12 @@ def _escalated(
     message_id: int, ticket_id: int, hours: float, reason: EscalationReason, outcome: Outcome, now: datetime
 ) -> dict[str, object]:
     failed_at = now - timedelta(hours=hours)
-    settled = Decision(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
+    decision = Decision(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
     return _entry(message_id, ticket_id, failed_at) | {
         "state": State.ESCALATED,
         "escalated_at": failed_at,
         "escalation_reason": reason,
-        "fingerprint": fingerprint(settled),
+        "fingerprint": fingerprint(decision),
     }
 
 
@@ -201,7 +203,7 @@ def _entry(message_id: int, ticket_id: int, failed_at: datetime) -> dict[str, ob
 
 
 def _history(now: datetime) -> list[dict[str, object]]:
-    """The attempts behind the two escalated messages."""
+    """Build the attempts of the two escalated messages."""
     told = [(9, number, "transient", 503, "HTTP 503", 20 + 3 * (10 - number)) for number in range(1, 11)]
     told.append((10, 1, "permanent", 422, "HTTP 422: recipient unknown", 25))
     return [

@@ -1,6 +1,6 @@
-"""The one index that retrycli has a use for on the application's table: of its failed rows. It is made when asked for.
+"""The optional index on the application's table: of its failed rows.
 
-With it the failed rows among millions of others are found at once. Nothing else depends on it.
+It finds failed rows among millions at once. Nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND c.relname = :
 
 
 class IndexState(StrEnum):
-    """How the index is."""
+    """The state of the index."""
 
     ABSENT = "absent"
     THERE = "there"
     INVALID = "invalid"
-    """PostgreSQL did not come to the end of building it: it is kept up with each write, and used for nothing."""
+    """PostgreSQL did not finish building it: each write updates it, and no query uses it."""
 
 
 class FailedIndex:
     """The index of one application's table.
 
     Args:
-        database: where the table is.
+        database: holds the table.
     """
 
     name = NAME
@@ -54,24 +54,25 @@ class FailedIndex:
         self._database = database
 
     def state(self) -> IndexState:
-        """How it is: one look into the catalogue."""
+        """Return its state, with one query of the catalogue."""
         return self._find()[0]
 
     @property
     def holds_writers_up(self) -> bool:
-        """Whether nobody can write to the table while it is made: SQLite has one writer at a time."""
+        """True if creating it blocks writers: SQLite has one writer at a time."""
         return self._database.is_sqlite
 
     def statements(self, *, drop: bool = False) -> list[str]:
-        """Return the statements that make or drop it; none if that is done already.
+        """Return the statements that create or drop it; none if that is done already.
 
         Raises:
-            SchemaMismatch: the application's table can't have one, or not while others write.
+            SchemaMismatch: the application's table can't have an index, or not while others write.
         """
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
-        # As the queries have it. With a plain = a planted operator could become a part of the index: see `catalogue`.
+        # The condition must match the queries'. With a plain = a planted operator could become part of the index: see
+        # `catalogue`.
         failed = f"status = '{MessageStatus.FAILED}'"
         if not self._database.is_sqlite:
             is_varchar = isinstance(self._database.type_of("status"), VARCHAR)
@@ -86,15 +87,15 @@ class FailedIndex:
         return [*taking_away, f"CREATE INDEX {concurrently}{self._where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
-        """Carry them out.
+        """Execute the statements.
 
         Raises:
-            DatabaseUnavailable: that can't be done.
+            DatabaseUnavailable: a statement fails.
         """
         try:
-            for each in statements:
+            for statement in statements:
                 with self._database.outside_transactions() as connection:
-                    connection.exec_driver_sql(each)
+                    connection.exec_driver_sql(statement)
         except DatabaseUnavailable as error:
             if self.state() is not IndexState.INVALID:
                 raise
@@ -102,7 +103,7 @@ class FailedIndex:
             raise DatabaseUnavailable(f"{error}; {remedy}") from error
 
     def _find(self) -> tuple[IndexState, str]:
-        """How it is, and its full name."""
+        """Return its state and its full name."""
         schema, table = self._database.quoted_table
         own = f"{schema}." if schema else ""
         if self._database.is_sqlite:
@@ -120,7 +121,7 @@ class FailedIndex:
 
     @property
     def _where(self) -> str:
-        """Its name and its table as a statement that makes it has them: the one or the other is without the schema."""
+        """Return its name and table for CREATE INDEX: only one of the two takes the schema."""
         schema, table = self._database.quoted_table
         if not schema:
             return f"{NAME} ON {table}"

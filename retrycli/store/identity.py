@@ -1,4 +1,4 @@
-"""What identifies a message, in SQL: its birth, the columns of its text, and the history of its id."""
+"""Identify messages in SQL: birth, text and the history of an id."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision
+from retrycli.store.bulk import id_in
 from retrycli.store.keys import delivery_key
 from retrycli.store.messages import addresses, message_of, row_by_row, rows_of, status_text
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result, RowMapping, TableClause
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 OWN = "retrycli_"
-"""Labels of columns that are not the application's begin with it."""
+"""Prefix of labels of columns that are not the application's."""
 BIRTH = OWN + "birth"
 READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
@@ -49,7 +49,7 @@ NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT
 
 
 class _Own(NamedTuple):
-    """What is read of a queue row."""
+    """Columns of a queue row."""
 
     delivery_key: str
     first_failed_at: datetime
@@ -69,7 +69,7 @@ OF_THE_QUEUE = (
     queue.c.birth.label(OWN + "queue_birth"),
     NEXT_NUMBER.label(OWN + "attempt_number"),
 )
-OWN_LABELS = tuple(each.key for each in OF_THE_QUEUE)
+OWN_LABELS = tuple(column.key for column in OF_THE_QUEUE)
 UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None)))
 
 HISTORY = (
@@ -100,7 +100,7 @@ REQUEUES = (
 
 @lru_cache
 def birth_text(messages: TableClause) -> ColumnElement[str]:
-    """A message's birth as the database writes it: `retrycli.domain.identity.birth_of` reads it."""
+    """Return a message's birth as the database writes it; `retrycli.domain.identity.birth_of` parses it."""
     m = messages.c
     by_ticket = literal(BY_TICKET) + func.coalesce(cast(m.ticket_id, Text), "")
     return func.coalesce(cast(m.created_at, Text), by_ticket) if "created_at" in m else by_ticket
@@ -112,7 +112,7 @@ def identifying(messages: TableClause) -> list[ColumnElement[Any]]:
 
 
 def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, History]:
-    """Return what was done about messages, by id; `NONE` for those without any attempt."""
+    """Return the histories of messages, by id; messages without any attempt are left out."""
     made: defaultdict[int, list[PastAttempt]] = defaultdict(list)
     if not ids:
         return {}
@@ -123,13 +123,16 @@ def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, Hist
         values["delivered_to"] = frozenset(addresses(values["delivered_to"]))
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
-    after = {each: _attempts_before(made[each], at) if number is None else number for each, at, number in requeued}
-    return {each: History(tuple(attempts), after.get(each, 0)) for each, attempts in made.items()}
+    after = {
+        message_id: _attempts_before(made[message_id], at) if number is None else number
+        for message_id, at, number in requeued
+    }
+    return {message_id: History(tuple(attempts), after.get(message_id, 0)) for message_id, attempts in made.items()}
 
 
 def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
-    """Return the number of the last attempt before a time: a version before 0005 recorded only when it requeued."""
-    return max((each.number for each in made if each.started_at <= at), default=0)
+    """Return the number of the last attempt before a time: before 0005 only the time of a requeue was recorded."""
+    return max((attempt.number for attempt in made if attempt.started_at <= at), default=0)
 
 
 def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
@@ -143,7 +146,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # A queue row without a digest has had no attempt under a key of its own, unless by a version before 0005.
+    # A queue row without a digest has no attempts under its own key, except by a version before 0005.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
     had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
     queued = QueuedMessage(
@@ -161,7 +164,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
 
 
 def _birth(message: Message | UnusableMessage, text: str) -> str:
-    """Return the birth of a message; one that says when it was created has that parsed already."""
+    """Return the birth of a message, from its creation time if that is parsed already."""
     if isinstance(message, Message) and message.created_at is not None:
         return message.created_at.isoformat(timespec="microseconds")
     return birth_of(encodable(text))
@@ -182,7 +185,7 @@ def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> Q
 
 
 def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | None:
-    """Return the key under which a text without a delivery is known, which a version before 0005 may have chosen."""
+    """Return the known key of an undelivered text, which a version before 0005 may have chosen."""
     if (tried := history.key_of(birth, digest)) is not None:
         return tried
     if own.digest is not None:
@@ -191,14 +194,14 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-    """Build messages of rows that `with_queue` has read, in the order of ids; other messages' rows are left out."""
+    """Build messages from rows of `with_queue`, in the order of ids; leave out rows of other messages."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
-    past = histories(connection, [each for each, row in rows.items() if row[OWN + "attempt_number"] > 1])
-    return [_identified(rows[each], past.get(each, NONE)) for each in ids if each in rows]
+    past = histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
+    return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
 
 
 def with_queue(database: Database) -> Select[Any]:
-    """Read whole messages that are failed, joined with their queue rows."""
+    """Select whole failed messages, joined with their queue rows."""
     m = database.messages
     return (
         select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
@@ -208,33 +211,33 @@ def with_queue(database: Database) -> Select[Any]:
 
 
 def is_the_queues(row: Mapping[str, Any]) -> bool:
-    """Tell if a row is of the message that the queue knows under its id."""
+    """Tell if a row belongs to the message that the queue knows under its id."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
     return known is None or known == birth or bool(birth_of(known) == birth_in(row))
 
 
-# -- what became of a row since it was read -------------------------------------------------------------------
+# -- rows that changed since they were read -------------------------------------------------------------------
 
 
 FIRST_IDENTIFYING = 2
-"""Before what identifies a row come its id and its status."""
+"""Index of the first identifying column, after the id and the status."""
 
 
-def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
-    """Return what is written into a row; None if it is not failed any more, or another message's.
+def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
+    """Return the decision to write into a row; None if it is not failed any more, or another message's.
 
-    It is what was decided, unless the row holds another text or ticket now.
+    It differs from the original if the row holds another text or ticket now.
 
     Args:
-        settled: what was decided.
-        names: the columns of `identifying`.
-        row: the row's id, its status, and the values of those columns.
+        decision: the original decision.
+        names: names of the columns of `identifying`.
+        row: the row's id, status and values of these columns.
     """
     if row[1] != MessageStatus.FAILED:
         return None
-    message = settled.message
+    message = decision.message
     if message is None or message.as_read == row[FIRST_IDENTIFYING:]:
-        return settled
+        return decision
     now = dict(zip(names, row[FIRST_IDENTIFYING:], strict=True))
     identity = MessageIdentity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
     before = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
@@ -242,21 +245,21 @@ def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Dec
     if difference is Difference.ANOTHER:
         return None
     if difference is Difference.NONE:
-        return settled
-    there = replace(_as_it_is(settled, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
-    return settled.superseded(difference)._replace(message=there)
+        return decision
+    there = replace(_as_it_is(decision, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
+    return decision.superseded(difference)._replace(message=there)
 
 
 def _as_it_is(
-    settled: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
+    decision: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
 ) -> QueuedMessage | UnusableMessage:
-    """Return a message with its present birth and text: the old ones' key and unknown attempts are not its own."""
+    """Return a message with its present birth and text, without the old text's key and unknown attempts."""
     birth, digest = identity.birth, identity.digest
     if (birth, digest) == (message.birth, message.digest):
         return message
     deliveries = 0
     if digest == message.digest and isinstance(message, QueuedMessage):
-        deliveries = message.deliveries + settled.was_delivered
+        deliveries = message.deliveries + decision.was_delivered
     key = delivery_key(message.message_id, birth, digest, deliveries)
     now = replace(message, birth=birth, digest=digest, delivery_key=key)
     if not isinstance(now, QueuedMessage):
@@ -265,17 +268,17 @@ def _as_it_is(
     return replace(now, delivered_to=had, unknown_count=0)
 
 
-# -- attempts whose results the rows do not show --------------------------------------------------------------
+# -- attempts whose results are not in the rows ---------------------------------------------------------------
 
 
-def unfinished(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
-    """Return the attempts that have not ended, by message; one that has an outcome awaits that its row is written."""
+def open_attempts(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
+    """Return the attempts without an end, by message. One with an outcome waits until its row is written."""
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
     return {row["message_id"]: row for row in rows}
 
 
-def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
-    """Build what is known of a message whose claim has expired."""
+def expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
+    """Build an expired claim from a message and its open attempt."""
     if attempt is None:
         return ExpiredClaim(message, None)
     outcome = outcome_of(attempt)
@@ -288,7 +291,7 @@ def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None)
 
 
 def outcome_of(attempt: RowMapping | None) -> Outcome | None:
-    """Return the outcome of an attempt that has not ended; None if its answer is not known."""
+    """Return the outcome of an open attempt; None if its answer is unknown."""
     if attempt is None or attempt["outcome"] is None:
         return None
     retry_after = attempt["retry_after_s"]
@@ -303,14 +306,14 @@ def outcome_of(attempt: RowMapping | None) -> Outcome | None:
 
 
 def birth_in(row: Mapping[str, Any]) -> str:
-    """Return the birth of the row's message."""
+    """Return the birth of a row's message."""
     return birth_of(encodable(row[BIRTH]))
 
 
 def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
-    """Return a message's birth in the form in which the queue keeps it: as the database writes it.
+    """Return a message's birth as the database writes it, which is how the queue stores it.
 
-    So a pass compares the births of all messages in SQL.
+    So a pass compares all births in SQL.
     """
     return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
@@ -326,5 +329,5 @@ def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tup
 
 
 def encodable(text: str) -> str:
-    """Return text in a form that every database can keep: a file may hold some that is not UTF-8."""
+    """Return text in a form that every database can keep: a file may hold invalid UTF-8."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What each target of notifications has been told."""
+"""Remember which incidents each notification target knows."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
 
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
-TELLING = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
-"""The row that stands while a pass tells people: those of several hosts must not tell them the same."""
+RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
+"""The row that reserves notifying for one pass: passes of several hosts must not send the same."""
 
 
 class Targets:
-    """The memories of all targets.
+    """Read and store what targets know.
 
     Args:
-        database: where they are kept.
+        database: holds retrycli's own tables.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
-        """Whether it is this pass that tells people now: no other does until `end_telling`, or until a time."""
+        """Reserve notifying for this pass until `end_telling` or a time; return False if another pass has it."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
-            taken_until = connection.execute(select(told.c.told_at).where(*TELLING)).scalar()
+            taken_until = connection.execute(select(told.c.told_at).where(*RESERVATION)).scalar()
             if taken_until is not None and now < taken_until:
                 return False
-            connection.execute(delete(told).where(*TELLING))
+            connection.execute(delete(told).where(*RESERVATION))
             row = {"since": now, "told_at": until, "ended": False, "times": 0}
             connection.execute(insert(told).values(target=EVERYBODY, topic=UNDER_WAY, **row))
         return True
 
     def end_telling(self) -> None:
-        """Let another pass tell."""
+        """Release the reservation."""
         with self._database.write() as connection:
-            connection.execute(delete(told).where(*TELLING))
+            connection.execute(delete(told).where(*RESERVATION))
 
     def memory(self, target: str) -> Memory:
-        """What one target knows; topics of a newer program are left out."""
-        known = select(told).where(told.c.target == target, told.c.topic.in_([each.value for each in Topic]))
+        """Return what one target knows; topics of a newer program are left out."""
+        known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
         with self._database.read() as connection:
             return {
                 Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times)
@@ -59,14 +59,14 @@ class Targets:
             }
 
     def remember(self, target: str, before: Memory, after: Memory) -> None:
-        """Keep what a target knows now; topics that did not change are left as another pass may have set them."""
+        """Store what a target knows; leave unchanged topics, which another pass may have set."""
         changed = [topic for topic in Topic if before.get(topic) != after.get(topic)]
         if not changed:
             return
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             connection.execute(
-                delete(told).where(told.c.target == target, told.c.topic.in_([each.value for each in changed]))
+                delete(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in changed]))
             )
             for topic in changed:
                 if (now := after.get(topic)) is not None:

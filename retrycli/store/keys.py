@@ -1,4 +1,4 @@
-"""Delivery keys: one names one text of one message, until a delivery of that text is recorded."""
+"""Delivery keys: each identifies one text of one message until a delivery of that text is recorded."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import uuid
 from datetime import datetime
 
 NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
-"""Of all delivery keys (RFC 9562, section 5.5)."""
+"""Namespace of all delivery keys (RFC 9562, section 5.5)."""
 
 
 def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
-    """Return the key that every request for a text of a message carries until a delivery of it is recorded.
+    """Return the key of all requests for a text of a message until its delivery is recorded.
 
     Args:
         message_id: the row's id.
         birth: as `birth_of` returns it.
         digest: as `digest_of` returns it.
-        deliveries: how many deliveries of this text of this message are recorded.
+        deliveries: number of recorded deliveries of this text of this message.
     """
     return _uuid5(f"{message_id}/{birth}/{digest}/{deliveries}")
 
 
 def provisional_key(message_id: int, birth: str, now: datetime) -> str:
-    """Return a key for a queue row whose text has not been read; no request carries it."""
+    """Return a key for a queue row whose text was not read yet; no request carries it."""
     return _uuid5(f"{message_id}/{birth}/enrolled {now.isoformat()}")
 
 
 def _uuid5(name: str) -> str:
-    """Return the UUID of a name (RFC 9562, section 5.5), four times as fast as `uuid` does, once for each message."""
+    """Return the version 5 UUID of a name (RFC 9562, section 5.5), four times as fast as `uuid` does."""
     digits = hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

@@ -1,4 +1,4 @@
-"""Recording what an operator states: that messages have arrived."""
+"""Record operators' statements that messages have arrived."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition, as_written
+from retrycli.store.bulk import id_in
 from retrycli.store.identity import load, with_queue
-from retrycli.store.recording import finish_attempts, start_attempts
-from retrycli.store.row_changes import Written, write_messages
+from retrycli.store.results import finish_attempts, start_attempts
+from retrycli.store.row_changes import write_messages
+from retrycli.store.row_writer import Written
 from retrycli.store.schema import queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -28,23 +29,27 @@ STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
     """Record messages as delivered by operators' statements, and mark their rows as sent.
 
-    An attempt is recorded for each, so that no pass sends the text again: also if its row takes no change. Nothing is
-    recorded of a message whose row another transaction holds.
+    An attempt is recorded for each message, even if its row refuses the change, so that no pass sends the text again.
+    Nothing is recorded for a message whose row is locked.
 
     Args:
-        database: where they are.
-        connection: of a transaction that has locked their rows; the queue knows them all.
+        database: holds the queue and the application's table.
+        connection: in a transaction that has locked their rows. All messages are in the queue.
         acts: the statements, by the messages' ids.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
-    settled = [_stated(each, acts[each.message_id]) for each in load(connection, found, list(acts))]
-    written = write_messages(database, connection, settled)
-    stated = [each for each in settled if each.message_id not in written.held]
-    for (by, at), some in groupby(as_written(stated, written.refused), lambda each: _who(acts[each.message_id])):
+    decisions = [_decision_of(message, acts[message.message_id]) for message in load(connection, found, list(acts))]
+    written = write_messages(database, connection, decisions)
+    stated = [decision for decision in decisions if decision.message_id not in written.locked]
+    for (by, at), some in groupby(
+        as_written(stated, written.refused), lambda decision: _recorder(acts[decision.message_id])
+    ):
         theirs = list(some)
         start_attempts(
             connection,
-            [each.message for each in theirs if isinstance(each.message, QueuedMessage)],  # no other can be sent
+            [
+                decision.message for decision in theirs if isinstance(decision.message, QueuedMessage)
+            ],  # others can't be sent
             pass_id=None,
             made_by=by,
             destination_of=lambda _: None,
@@ -55,9 +60,9 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
     return written
 
 
-def _stated(message: QueuedMessage | UnusableMessage, act: OperatorAction) -> Decision:
+def _decision_of(message: QueuedMessage | UnusableMessage, act: OperatorAction) -> Decision:
     return Decision(message.message_id, Transition.delivered(), STATED, None, act.at, message)
 
 
-def _who(act: OperatorAction) -> tuple[str, datetime]:
+def _recorder(act: OperatorAction) -> tuple[str, datetime]:
     return act.by, act.at

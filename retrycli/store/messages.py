@@ -1,4 +1,4 @@
-"""The application's table: how its rows are read. `row_changes` writes them."""
+"""Read rows of the application's table; `row_changes` writes them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
-    """Rows as plain dictionaries: SQLAlchemy's own mappings look each name up afresh, and every value is read."""
+    """Read all rows as dictionaries: SQLAlchemy's own mappings look up each name again, and every value is read."""
     names = list(result.keys())
     return (dict(zip(names, row, strict=True)) for row in result.all())
 
 
 def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
-    """A row of the application's table, checked."""
+    """Build a message from a row of the application's table."""
     if not isinstance(row["id"], int):
         raise SchemaMismatch(f"the application's table has an id that is no whole number: {row['id']!r}")
     try:
@@ -45,23 +45,24 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
 
 
 def addresses(value: str | None) -> list[str]:
-    """Who has a message already, as the queue's ``delivered_to`` says: a JSON list, or null for nobody."""
+    """Parse the queue's ``delivered_to``: a JSON list of addresses, or null for none."""
     return [] if value is None else list(json.loads(value))
 
 
 def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
-    """A word to compare a column of the application's with. It has no type: that column may have one of its own.
+    """Return a word to compare one of the application's columns with. It has no type, because the column may have its
+    own.
 
-    PostgreSQL compares an enumeration with no text, only with what it can take for one of its words. It stands in the
-    statement as it is, for an index of some words' rows is used for no word that is yet to come.
+    PostgreSQL compares an enumeration only with a literal that may be one of its words, not with a text. The word is no
+    parameter, because a partial index is not used for a parameter.
     """
     return literal_column(f"'{value.value}'")
 
 
 def status_of(database: Database) -> ColumnElement[str]:
-    """A message's status: ``failed`` wherever SQL takes it for that.
+    """Select a message's status, as ``failed`` whenever SQL compares it as equal to that.
 
-    Python would not: a column may be one that is compared in any case, or that fills its words up with blanks.
+    Python may not: a column may ignore case, or pad its words with blanks.
     """
     status = database.messages.c.status
     return case((status == status_text(MessageStatus.FAILED), status_text(MessageStatus.FAILED)), else_=status).label(
@@ -70,25 +71,26 @@ def status_of(database: Database) -> ColumnElement[str]:
 
 
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Conditions that lead no planner to an index: for rows that are looked up by their ids, a few hundred at a time.
+    """Combine conditions so that no planner uses an index for them: for rows that are looked up by id, a few hundred at
+    a time.
 
-    A planner that knows no figures of a table takes a state for something that few rows are in, and then goes through
-    the million that are in it for each few hundred.
+    Without statistics of a table, a planner assumes that few rows have a state, and may scan the million that have it
+    for every few hundred ids.
     """
     return case((and_(true(), *conditions), 1), else_=0) == 1
 
 
-def all_but_the_body(database: Database) -> list[ColumnElement[Any]]:
-    """All columns of the application's, with an empty text for the body. One that is no text is there as it is."""
+def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
+    """Select all columns, with an empty text for the body. A body that is not a text is read as it is."""
     m = database.messages.c
-    # Only SQLite has others than texts; what kind a value is of stands before it, so it is not read for that.
+    # Only SQLite stores other types than texts. It stores the type before the value, so the value is not read.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
-    return [body if each.name == "body" else each for each in m]
+    return [body if column.name == "body" else column for column in m]
 
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
-    """Where messages are, by id; those that have no row are left out."""
+    """Return the standings of messages, by id; messages without a row are left out."""
     m = database.messages.c
     own = (queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at, queue.c.acknowledged_by)
     statement = (
@@ -97,13 +99,13 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
         .where(m.id.in_(ids))
     )
     return {
-        each["id"]: MessageStanding(
-            each["id"],
-            each["status"],
-            each["state"] and State(each["state"]),
-            each["claimed_by"],
-            each["claim_expires_at"],
-            each["acknowledged_by"],
+        row["id"]: MessageStanding(
+            row["id"],
+            row["status"],
+            row["state"] and State(row["state"]),
+            row["claimed_by"],
+            row["claim_expires_at"],
+            row["acknowledged_by"],
         )
-        for each in rows_of(connection.execute(statement))
+        for row in rows_of(connection.execute(statement))
     }

@@ -1,4 +1,4 @@
-"""What people do about messages. Each change names the state it expects, so that nobody touches what has moved on."""
+"""Operators' actions on messages. Each change names the state it expects, so that a late action changes nothing."""
 
 from __future__ import annotations
 
@@ -12,30 +12,23 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
-from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.errors import RetrycliError, again_if_lost
 from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
+from retrycli.domain.operator_action import ActionKind, OperatorAction, refusal
 from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.act_rows import act_values
-from retrycli.store.enrolment import DECIDES
-from retrycli.store.error_messages import IN_THE_WAY
-from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
+from retrycli.store.bulk import id_in
+from retrycli.store.enrolment import DECIDING_COLUMNS
+from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
-from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
-from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
+from retrycli.store.messages import columns_without_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.rejected import first_failures, rejected_by_us, take_back
-from retrycli.store.row_changes import (
-    AS_WANTED,
-    RowState,
-    Written,
-    reject_messages,
-    reset_retry_counts,
-    write_text,
-)
+from retrycli.store.row_changes import reject_messages, reset_retry_counts
+from retrycli.store.row_writer import ALL_WRITTEN, Written
 from retrycli.store.schema import acts, attempts, escalations, queue
-from retrycli.store.these import id_in
+from retrycli.store.transitions import NOT_ESCALATED, escalate
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -54,7 +47,7 @@ GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
     ActionKind.NOTED: (ESCALATED,),
     ActionKind.MARKED_SENT: (FREE,),
 }
-"""What the queue must say of a message for an act to be done to it."""
+"""Conditions on the queue row for each kind of action."""
 
 REQUEUE = (
     update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
@@ -77,55 +70,55 @@ ACKNOWLEDGE = (
 NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
 LEAVE = delete(queue).where(OF_ID, FREE)
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
-"""Acts that are done to failed messages in any state, also to those that the queue does not know yet."""
+"""Actions on failed messages in any state, even if the queue does not know them yet."""
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
-"""Acts that change rows of the application's. They leave out those that it holds."""
+"""Actions that change the application's rows. They skip locked rows."""
 NONE: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """What became of an act."""
+    """Result of an action."""
 
     lost: AbstractSet[int]
-    """The messages that the act could not be done to; nothing of these was changed. `Acts.why_not` says more."""
+    """Messages in another state or locked: nothing was changed. `Acts.why_not` tells the reasons."""
     refused: Mapping[int, str]
-    """The messages whose rows the application's table did not let change, and why."""
+    """Messages whose rows refused the change, and why."""
     unfit: Mapping[int, str]
-    """The messages that can't be sent as they are, and why; nothing of these was changed."""
+    """Messages that can't be sent as they are, and why: nothing was changed."""
 
 
 class Acts:
-    """Failed messages as people act on them.
+    """Perform operators' actions on failed messages.
 
     Args:
-        database: where they are.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def read(self, ids: Collection[int]) -> list[Message]:
-        """Read messages whole; rows that can't be read as messages are left out."""
+        """Read whole messages; leave out rows that are not valid messages."""
         m = self._database.messages
         with self._database.read() as connection:
             rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
-        return [each for each in map(message_of, rows) if isinstance(each, Message)]
+        return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
-        """Return when messages first failed, as far as their attempts tell."""
+        """Return when messages first failed, by id, as far as their attempts show."""
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
 
     def perform(
         self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = NONE
     ) -> Performed:
-        """Do one kind of act to messages, each its own, and record who did it, in one transaction.
+        """Perform one kind of action on messages, and record it, in one transaction.
 
         Args:
-            kind: the act.
-            wanted: for each message what the history is to say.
-            problems: messages that can't be sent as they are, and why: they are left alone.
+            kind: the kind of action.
+            wanted: the action to record, by message id.
+            problems: messages that can't be sent as they are, and why: they are left unchanged.
         """
         return again_if_lost(lambda: self._perform(kind, wanted, problems))
 
@@ -134,110 +127,121 @@ class Acts:
     ) -> Performed:
         with self._database.write() as connection:
             rejected = self._rejected(connection, wanted) if kind is ActionKind.REQUEUED else {}
-            able = {each: wanted[each] for each in (*self._lock(connection, kind, wanted), *rejected)}
-            unfit = self._unfit(connection, able) if kind is ActionKind.REQUEUED else {}
-            unfit |= {each: why for each, why in problems.items() if each in able and each not in unfit}
-            able = {each: act for each, act in able.items() if each not in unfit}
-            back = {each: act for each, act in able.items() if each in rejected}
-            there = {each: act for each, act in able.items() if each not in rejected}
-            written = self._change(connection, kind, there) if there else AS_WANTED
-            taken = take_back(self._database, connection, rejected, back) if back else AS_WANTED
-            held = {*written.held, *taken.held}
-            able = {each: act for each, act in able.items() if each not in held}
+            able = {message_id: wanted[message_id] for message_id in (*self._lock(connection, kind, wanted), *rejected)}
+            unfit = self._invalid(connection, able) if kind is ActionKind.REQUEUED else {}
+            unfit |= {
+                message_id: why
+                for message_id, why in problems.items()
+                if message_id in able and message_id not in unfit
+            }
+            able = {message_id: act for message_id, act in able.items() if message_id not in unfit}
+            back = {message_id: act for message_id, act in able.items() if message_id in rejected}
+            there = {message_id: act for message_id, act in able.items() if message_id not in rejected}
+            written = self._change(connection, kind, there) if there else ALL_WRITTEN
+            taken = take_back(self._database, connection, rejected, back) if back else ALL_WRITTEN
+            held = {*written.locked, *taken.locked}
+            able = {message_id: act for message_id, act in able.items() if message_id not in held}
             refused = {**written.refused, **taken.refused}
-            # That a message has arrived is known, whatever its row takes.
-            done = {each: act for each, act in able.items() if each not in refused or kind is ActionKind.MARKED_SENT}
-            _write_down(connection, done)
+            # An operator's statement that a message has arrived holds, even if its row refuses the change.
+            done = {
+                message_id: act
+                for message_id, act in able.items()
+                if message_id not in refused or kind is ActionKind.MARKED_SENT
+            }
+            record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
-                self._escalate_unwritten(connection, {each: able[each] for each in refused})
+                self._escalate_unwritten(connection, {message_id: able[message_id] for message_id in refused})
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
-        """Read those messages that retrycli rejected. No pass enrols them until the transaction ends."""
+        """Read the messages that retrycli rejected. No pass enrols them until the transaction ends."""
         if not rejected_by_us(self._database, connection, wanted):
             return {}
         self._database.advisory_lock(connection)
         return rejected_by_us(self._database, connection, wanted)
 
-    def _unfit(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
-        """Return which rows can't be turned into a request, and why. Their bodies are not read."""
-        columns = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
+    def _invalid(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
+        """Return the rows that are not valid messages, and why. Their bodies are not read."""
+        columns = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
         rows = rows_of(
             connection.execute(select(*columns).where(id_in(self._database.messages.c.id)), {"ids": list(ids)})
         )
         checked = map(message_of, rows if ids else ())
-        return {each.message_id: each.problem for each in checked if isinstance(each, UnusableMessage)}
+        return {message.message_id: message.problem for message in checked if isinstance(message, UnusableMessage)}
 
     def _change(self, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]) -> Written:
         match kind:
             case ActionKind.REQUEUED:
                 written = reset_retry_counts(self._database, connection, able)
                 rows: list[dict[str, Any]] = [
-                    {"of_id": each, "due": able[each].due} for each in able.keys() - written.unchanged
+                    {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
                 ]
                 if rows:
-                    # Its next escalation is news, whatever there was before.
+                    # The next escalation is notified again.
                     connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
                     connection.execute(REQUEUE, rows)
                 return written
             case ActionKind.REJECTED:
-                errors = {each: act.last_error for each, act in able.items()}
+                errors = {message_id: act.last_error for message_id, act in able.items()}
                 written = reject_messages(self._database, connection, errors)
-                self._leave(connection, able.keys() - written.unchanged)
+                self._dequeue(connection, able.keys() - written.unchanged)
                 return written
             case ActionKind.MARKED_SENT:
                 enrolled = self._enrol_unknown(connection, able)
                 written = mark_delivered(self._database, connection, able)
-                # One whose row is held goes back to where it was.
-                self._leave(connection, (able.keys() - written.unchanged) | (enrolled & set(written.held)))
+                # A message whose row is locked returns to its former state.
+                self._dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
                 return written
             case ActionKind.ACKNOWLEDGED:
                 connection.execute(
-                    ACKNOWLEDGE, [{"of_id": each, "name": act.by, "at": act.at} for each, act in able.items()]
+                    ACKNOWLEDGE,
+                    [{"of_id": message_id, "name": act.by, "at": act.at} for message_id, act in able.items()],
                 )
             case ActionKind.NOTED:
-                connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
+                connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
             case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
                 raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
                 assert_never(kind)
-        return AS_WANTED
+        return ALL_WRITTEN
 
-    def _leave(self, connection: Connection, ids: Collection[int]) -> None:
+    def _dequeue(self, connection: Connection, ids: Collection[int]) -> None:
         if ids:
-            connection.execute(LEAVE, [{"of_id": each} for each in ids])
+            connection.execute(LEAVE, [{"of_id": message_id} for message_id in ids])
 
     def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-        """Escalate messages that are done with, and whose rows take no change: a pass would send them."""
+        """Escalate finished messages whose rows refused the change: a pass would send them."""
         self._enrol_unknown(connection, acts)
         at = max(act.at for act in acts.values())
         waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
-        escalate(self._database, connection, [Decision(each, Transition.unwritten()) for each in waiting], at)
+        escalate(
+            self._database, connection, [Decision(message_id, Transition.unwritten()) for message_id in waiting], at
+        )
 
     def _enrol_unknown(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
-        """Enrol those messages that the queue does not know, and return which ones."""
+        """Enrol the messages that the queue does not know, and return their ids."""
         m = self._database.messages.c
         these = {"ids": list(acts)}
         known = set(connection.execute(KNOWN, these).scalars())
         tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), these).all()
         unknown: list[dict[str, Any]] = [
             {
-                "message_id": each,
+                "message_id": message_id,
                 "state": State.WAITING,
-                "delivery_key": provisional_key(each, "", acts[each].at),
-                "first_failed_at": acts[each].at,
+                "delivery_key": provisional_key(message_id, "", acts[message_id].at),
+                "first_failed_at": acts[message_id].at,
                 "unknown_count": 0,
                 "ticket": ticket_text(ticket),
             }
-            for each, ticket in tickets
-            if each not in known
+            for message_id, ticket in tickets
+            if message_id not in known
         ]
         if unknown:
             connection.execute(insert(queue), unknown)
-        return {each["message_id"] for each in unknown}
+        return {row["message_id"] for row in unknown}
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
-        """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
+        """Return the ids that an action applies to; their rows stay locked until the transaction ends."""
         these = {"ids": list(ids)}
 
         def enrolled() -> list[int]:
@@ -246,14 +250,14 @@ class Acts:
 
         if kind not in OF_ANY_FAILED:
             return enrolled()
-        # What the queue does not know yet must not be enrolled and claimed meanwhile. A pass may hold messages while it
-        # waits for this lock, so none of them is waited for.
+        # Unknown messages must not be enrolled and claimed meanwhile. A pass may hold row locks while it waits for this
+        # lock, so locked rows are skipped.
         self._database.advisory_lock(connection)
         return [*enrolled(), *connection.execute(self._unknown, these).scalars()]
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        """Messages, by their ids, that an act can be done to."""
+        """Build for each kind of action the query that locks the messages it applies to."""
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
         joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
@@ -265,7 +269,7 @@ class Acts:
 
     @cached_property
     def _unknown(self) -> Select[Any]:
-        """Failed messages, by their ids, that the queue does not know."""
+        """Build the query that locks failed messages that the queue does not know."""
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
         return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
@@ -275,100 +279,13 @@ class Acts:
         m = self._database.messages.c
         return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
-    def edit(
-        self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
-    ) -> None:
-        """Give a message another text. With it goes another delivery key, as with every text.
-
-        Args:
-            message_id: a message that the queue knows.
-            act: what the history is to say.
-            read: the columns that the change was based on, as they were read.
-            changes: the columns to be written.
-
-        Raises:
-            NoSuchMessage: there is no such row any more.
-            NotActionable: it is not failed or is being sent just now, what was read has changed, a column is too short
-                for its new text, or the database's encoding lacks a letter of that.
-        """
-        again_if_lost(lambda: self._edit(message_id, act, read, changes))
-
-    def _edit(
-        self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
-    ) -> None:
-        m = self._database.messages
-        # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
-        there = (
-            select(m.c.id, *(m.c[name] for name in read))
-            .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), *GUARDS[ActionKind.EDITED])
-            .with_for_update()
-        )
-        with self._database.write() as connection:
-            row = connection.execute(there).mappings().one_or_none()
-            if row is None:
-                raise self._why_not(connection, ActionKind.EDITED, [message_id], act.at)[message_id]
-            if any(row[name] != value for name, value in read.items()):
-                raise NotActionable(
-                    f"message {message_id} was changed by another while you edited it; nothing was written. "
-                    f"See `retrycli show {message_id}`, and edit it again"
-                )
-            self._check_room(connection, message_id, changes)
-            # The key that a version before 0005 chose is the key of the text that is about to be replaced.
-            self._remember(connection, message_id, queue.c.digest.is_(None))
-            written = write_text(self._database, connection, message_id, changes)
-            if message_id in written.unchanged:
-                raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # It is not the application that has changed it: an escalated message stays escalated.
-            self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
-            _write_down(connection, {message_id: act})
-
-    def _remember(
-        self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
-    ) -> None:
-        """Keep what identifies a message, as its row is now, if the queue's row is one of these."""
-        this = with_queue(self._database).where(queue.c.message_id == message_id, which)
-        for message in load(connection, connection.execute(this), [message_id]):
-            now = Decision(message_id, Transition.released(), message=message)
-            values = {**identity_values(now), **seen_values(row)}
-            connection.execute(update(queue).where(queue.c.message_id == message_id).values(values))
-
-    def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
-        for name, new in changes.items():
-            room = self._database.max_length(name)
-            if room is not None and len(new) > room:
-                raise NotActionable(
-                    f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
-                    f"{room:,}; nothing was written"
-                )
-        if lacking := self._database.unencodable(connection, "".join(changes.values())):
-            raise NotActionable(
-                f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
-                "nothing was written"
-            )
-
-    def check(self, message_id: int, now: datetime) -> bool:
-        """Look whether a message may be edited; whether the queue knows it.
-
-        Raises:
-            NoSuchMessage: there is no such row.
-            NotActionable: it is not failed, or is being sent just now.
-        """
-        with self._database.read() as connection:
-            standing = standings(self._database, connection, [message_id]).get(message_id)
-        if standing is None:
-            raise no_such(message_id)
-        if (reason := not_free(standing, "edit", now)) is not None:
-            raise reason
-        return standing.state is not None
-
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
-        """Record acts that change nothing by themselves, by the messages' ids."""
+        """Record actions that change no row, by message id."""
         with self._database.write() as connection:
-            _write_down(connection, done)
+            record_actions(connection, done)
 
     def why_not(self, kind: ActionKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
-        """Why an act was not done to messages, by id."""
+        """Return why an action does not apply to messages, by id."""
         with self._database.read() as connection:
             return self._why_not(connection, kind, ids, now)
 
@@ -376,21 +293,22 @@ class Acts:
         self, connection: Connection, kind: ActionKind, ids: Collection[int], now: datetime
     ) -> dict[int, RetrycliError]:
         found = standings(self._database, connection, ids)
-        return {each: refusal(kind, each, found.get(each), now) for each in sorted(ids)}
+        return {message_id: refusal(kind, message_id, found.get(message_id), now) for message_id in sorted(ids)}
 
 
-def _write_down(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
+def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
+    """Record actions in the history, by message id."""
     if not done:
         return
-    requeued = [each for each, act in done.items() if act.kind is ActionKind.REQUEUED]
+    requeued = [message_id for message_id, act in done.items() if act.kind is ActionKind.REQUEUED]
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [
         {
             **act_values(act),
-            "message_id": each,
-            # By their number and not by the time: hosts' clocks differ.
-            "attempts": made.get(each, 0) if act.kind is ActionKind.REQUEUED else None,
+            "message_id": message_id,
+            # By number and not by time, because hosts' clocks differ.
+            "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
         }
-        for each, act in done.items()
+        for message_id, act in done.items()
     ]
     connection.execute(insert(acts), rows)

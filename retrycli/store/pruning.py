@@ -1,8 +1,8 @@
-"""Forget the old history: attempts, acts and passes.
+"""Delete old history: attempts, actions and passes.
 
-Many old attempts are kept for as long as the application keeps their rows, and only a look at an attempt tells if it
-may go by now. So a pass looks at the next so many attempts by their ids, and begins again after the last one: it costs
-the same however long the history is, and each attempt has its turn in every round.
+Many old attempts are kept as long as the application keeps their rows, and only reading an attempt shows if it may go.
+So each pass examines the next batch of attempts by id, and starts again after the last one: the cost does not grow with
+the history, and each round examines every attempt.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 DELIVERED, UNKNOWN, TRANSIENT = (
-    each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
+    kind.value for kind in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
 )
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
-# As a value for each row, and not by `exists`: for that a planner may go through the whole queue.
+# A scalar subquery, because with `exists` a planner may scan the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
 DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
-"""Whether an act is an operator's decision to send a message that is in the queue: see `identity.History`."""
+"""Condition that an action is an operator's decision to send a message that is queued: see `identity.History`."""
 
 
 class _Step(NamedTuple):
-    """The result of one transaction."""
+    """Result of one transaction."""
 
     gone: int
-    """How many attempts, acts and passes were deleted."""
+    """Number of deleted attempts, actions and passes."""
     upto: int
-    """The id of the last attempt that was looked at."""
+    """Id of the last examined attempt."""
     is_last: bool
-    """Whether no attempt comes after it."""
+    """True if no attempt follows it."""
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Go on with the round that all passes make together. See `retrycli.store.ledger.Ledger.prune`."""
+    """Continue the round that all passes share: see `retrycli.store.passes.Ledger.prune`."""
     with database.write() as connection:
         step = _step(database, connection, before, limit, after=counters.pruned_to(connection))
         counters.set_pruned_to(connection, counters.START if step.is_last else step.upto)
@@ -54,7 +54,7 @@ def prune(database: Database, before: datetime, limit: int) -> int:
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
-    """Go through all attempts once. See `retrycli.store.ledger.Ledger.prune_all`."""
+    """Examine all attempts once: see `retrycli.store.passes.Ledger.prune_all`."""
     upto, done = counters.START, False
     while not done:
         with database.write() as connection:
@@ -64,7 +64,7 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
-    """Count what there is to forget. See `retrycli.store.ledger.Ledger.count_ended`."""
+    """Count the rows to delete: see `retrycli.store.passes.Ledger.count_ended`."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
         acts: and_(acts.c.at < before, ~DECIDES),
@@ -80,9 +80,9 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
 
 
 def _step(database: Database, connection: Connection, before: datetime, limit: int, *, after: int) -> _Step:
-    """Look at the next attempts after an id, and delete those that may go; and the oldest acts and passes.
+    """Examine the next attempts after an id, and delete those that may go, with the oldest actions and passes.
 
-    Nothing needs old passes, and few old acts are needed, so the first that are found may go.
+    Old passes are not needed, and few old actions are, so the first ones found may go.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
@@ -91,7 +91,7 @@ def _step(database: Database, connection: Connection, before: datetime, limit: i
     may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
     ids = connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all()
     leaving = a.id.in_(ids)
-    # From here on the pass of another host waits: it may have found the same, and deletes and counts nothing twice.
+    # From here on another host's pass waits: it may have found the same rows, and must not count them again.
     counted_to = counters.count_leaving(connection, leaving)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
     counters.follow_the_newest(connection, counted_to)
@@ -105,10 +105,10 @@ def _step(database: Database, connection: Connection, before: datetime, limit: i
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Whether an attempt tells if its message's text may be sent again.
+    """Build the condition that an attempt decides if its text may be sent again.
 
-    It may have delivered, or reached some of the recipients, or it is the last of its text that did: that one knows
-    how many there were before.
+    It may have delivered, or reached some recipients, or it is its text's last delivery, which holds the number of
+    earlier ones.
     """
     m, later = database.messages.c, attempts.alias("later")
     newer = (later.c.message_id == attempts.c.message_id, later.c.number > attempts.c.number)
@@ -124,6 +124,6 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
 def _oldest(
     table: Table, ended_at: ColumnElement[datetime], before: datetime, limit: int, *conditions: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """Whether a row is among the so many that ended first, and before a time."""
+    """Build the condition that a row is among the first `limit` that ended before a time."""
     ended = select(table.c.id).where(ended_at < before, *conditions).order_by(ended_at, table.c.id)
     return table.c.id.in_(ended.limit(limit))

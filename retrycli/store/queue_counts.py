@@ -1,4 +1,4 @@
-"""What is measured: how many messages are where, how old they are, and what the last passes came to."""
+"""Counts of messages by state, ages, and times of the last passes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, String, and_, case, cast, func, select
 
 from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.pass_summary import PassResult
-from retrycli.store.claims import is_due
 from retrycli.store.messages import status_text
+from retrycli.store.picking import is_due
 from retrycli.store.schema import passes, queue
 
 if TYPE_CHECKING:
@@ -21,76 +21,76 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """The messages in the queue."""
+    """The queued messages."""
 
     numbers: Mapping[tuple[State, MessageType | None], int]
-    """How many there are of each state and type; None is any other type, or that of a row which has been deleted."""
+    """Numbers by state and type; None is any other type, or the type of a deleted row."""
     waiting_since: datetime | None
-    """When the oldest waiting message first failed."""
+    """First failure of the oldest waiting message."""
     escalated_since: datetime | None
-    """When the oldest of the escalated messages was escalated."""
+    """Earliest escalation of an escalated message."""
     unacknowledged_since: datetime | None
-    """The same of those that nobody has acknowledged."""
+    """The same among unacknowledged messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassTimes:
-    """When a pass that has ended was made."""
+    """Start and end of a pass."""
 
     started_at: datetime
     finished_at: datetime
 
 
 class Measures:
-    """Reads, and changes nothing.
+    """Count messages; change nothing.
 
     Args:
-        database: where to look.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # Grouped by several columns, SQLite would sort all rows; and by way of an index of states it would come to them in
-    # the order of their times. Counted like this, a million are read once, as they lie.
+    # Grouped by several columns, SQLite would sort all rows, and with an index of states it would read them in the
+    # order of their times. These conditional counts read a million rows once, in storage order.
 
     def in_queue(self) -> InQueue:
-        """The messages in the queue. Of the application's table the type is read, and nothing else."""
+        """Count the queued messages. Only the type is read from the application's table."""
         m = self._database.messages.c
-        kinds = [(state, each) for state in State for each in MessageType]
-        # As text: an application's enumeration need not have all of our words.
+        kinds = [(state, kind) for state in State for kind in MessageType]
+        # As text: the application's enumeration may lack some of the types.
         message_type = cast(m.message_type, String)
         waiting, escalated = queue.c.state == State.WAITING.value, queue.c.state == State.ESCALATED.value
-        nobodys = and_(escalated, queue.c.acknowledged_at.is_(None))
+        unacknowledged = and_(escalated, queue.c.acknowledged_at.is_(None))
         statement = select(
-            *(_number(queue.c.state == state.value, message_type == each.value) for state, each in kinds),
-            *(_number(queue.c.state == state.value) for state in State),
-            _first(queue.c.first_failed_at, waiting),
-            _first(queue.c.escalated_at, escalated),
-            _first(queue.c.escalated_at, nobodys),
+            *(_count(queue.c.state == state.value, message_type == kind.value) for state, kind in kinds),
+            *(_count(queue.c.state == state.value) for state in State),
+            _earliest(queue.c.first_failed_at, waiting),
+            _earliest(queue.c.escalated_at, escalated),
+            _earliest(queue.c.escalated_at, unacknowledged),
         ).join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
         with self._database.read() as connection:
             found = list(connection.execute(statement).one())
         of_kind, of_state = dict(zip(kinds, found, strict=False)), dict(zip(State, found[len(kinds) :], strict=False))
         numbers: dict[tuple[State, MessageType | None], int] = {}
         for state, whole in of_state.items():
-            numbers |= {(state, each): of_kind[state, each] for each in MessageType}
-            numbers[state, None] = whole - sum(of_kind[state, each] for each in MessageType)
+            numbers |= {(state, kind): of_kind[state, kind] for kind in MessageType}
+            numbers[state, None] = whole - sum(of_kind[state, kind] for kind in MessageType)
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime) -> dict[str, int]:
-        """Failed messages: waiting (due ones included), due, sending, escalated.
+        """Count failed messages: waiting (due ones included), due, sending, escalated.
 
-        Those that the queue does not know yet are waiting; when they are due, the next pass decides (see
+        Messages that the queue does not know yet are waiting; the next pass decides when they are due (see
         `retrycli.operations.dry_run.counts`).
         """
         m = self._database.messages
         statement = (
             select(
                 func.count().label("failed"),
-                _number(*is_due(due_by)).label("due"),
-                _number(queue.c.state == State.SENDING.value).label("sending"),
-                _number(queue.c.state == State.ESCALATED.value).label("escalated"),
+                _count(*is_due(due_by)).label("due"),
+                _count(queue.c.state == State.SENDING.value).label("sending"),
+                _count(queue.c.state == State.ESCALATED.value).label("escalated"),
             )
             .join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
             .where(m.c.status == status_text(MessageStatus.FAILED))
@@ -101,7 +101,7 @@ class Measures:
         return {"waiting": waiting, "due": found.due, "sending": found.sending, "escalated": found.escalated}
 
     def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:
-        """The newest pass that has ended, or that has ended so."""
+        """Return the newest pass that has ended, with a certain result if one is given."""
         wanted = passes.c.finished_at.is_not(None) if result is None else passes.c.result == result.value
         statement = (
             select(passes.c.started_at, passes.c.finished_at)
@@ -114,9 +114,9 @@ class Measures:
         return None if row is None else PassTimes(*row)
 
 
-def _number(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+def _count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
     return func.count(case((and_(*conditions), 1)))
 
 
-def _first(time: ColumnElement[datetime], condition: ColumnElement[bool]) -> ColumnElement[datetime]:
+def _earliest(time: ColumnElement[datetime], condition: ColumnElement[bool]) -> ColumnElement[datetime]:
     return func.min(case((condition, time)), type_=time.type)

@@ -1,4 +1,4 @@
-"""Take back messages that an operator rejected with retrycli. What the application rejected stays rejected."""
+"""Take back messages that an operator rejected with retrycli. Messages that the application rejected stay rejected."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.row_parsing import ticket_text
+from retrycli.store.bulk import id_in
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import rows_of, status_text
-from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
+from retrycli.store.row_changes import restore_messages
+from retrycli.store.row_writer import ALL_WRITTEN, Written
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -34,10 +35,10 @@ Row = Mapping[str, Any]
 
 
 def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
-    """Read messages that are as `retrycli reject` left them, by id.
+    """Read the messages that are still as `retrycli reject` left them, by id.
 
-    Their rows are rejected and have the error that was written into them, and nothing was done about them since. A
-    message that has the id of one that was rejected has another error.
+    Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with a rejected
+    one's id has another error.
     """
     these = {"ids": list(ids)}
     by_us = {
@@ -54,11 +55,11 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     )
     known = set(connection.execute(KNOWN, these).scalars())
     rows = rows_of(connection.execute(there, {"ids": list(by_us)}))
-    return {row["id"]: row for row in rows if row["id"] not in known and _is_its(row["last_error"], by_us[row["id"]])}
+    return {row["id"]: row for row in rows if row["id"] not in known and _is_ours(row["last_error"], by_us[row["id"]])}
 
 
 def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
-    """Return when messages first failed, as far as their attempts tell: one knows how long its message had waited."""
+    """Return when messages first failed, by id, from attempts that recorded how long their messages had waited."""
     m = database.messages
     a = attempts.c
     statement = (
@@ -76,31 +77,33 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
     return found
 
 
-def _is_its(error: object, written: str) -> bool:
-    """Tell if an error is the one that was written; its column may have taken only the beginning."""
+def _is_ours(error: object, written: str) -> bool:
+    """Tell if an error is the one that retrycli wrote; its column may have cut it."""
     return isinstance(error, str) and bool(error) and written.startswith(error)
 
 
 def take_back(
     database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Let rejected messages wait again: failed, with all their retries, due as the acts say."""
-    errors = {each: f"Requeued by {act.by} after: {rows[each]['last_error']}" for each, act in able.items()}
-    written = restore_messages(database, connection, errors) if errors else AS_WANTED
+    """Let rejected messages wait again: failed, with a retry count of zero, due as the actions say."""
+    errors = {
+        message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
+    }
+    written = restore_messages(database, connection, errors) if errors else ALL_WRITTEN
     failed_at = first_failures(database, connection, errors)
     enrolled: list[dict[str, Any]] = [
         {
-            "message_id": each,
+            "message_id": message_id,
             "state": State.WAITING,
             "next_attempt_at": act.due,
-            "delivery_key": provisional_key(each, encodable(rows[each][BIRTH]), act.at),
-            "first_failed_at": failed_at.get(each, act.at),
+            "delivery_key": provisional_key(message_id, encodable(rows[message_id][BIRTH]), act.at),
+            "first_failed_at": failed_at.get(message_id, act.at),
             "unknown_count": 0,
-            "ticket": ticket_text(rows[each]["ticket_id"]),
-            "birth": encodable(rows[each][BIRTH]),
+            "ticket": ticket_text(rows[message_id]["ticket_id"]),
+            "birth": encodable(rows[message_id][BIRTH]),
         }
-        for each, act in able.items()
-        if each not in written.unchanged
+        for message_id, act in able.items()
+        if message_id not in written.unchanged
     ]
     if enrolled:
         connection.execute(insert(queue), enrolled)

@@ -1,4 +1,4 @@
-"""What the application's table is: whether its ids identify rows, and whether it can have an index."""
+"""The kind of the application's table, its ids, and its ability to have an index."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
 AND (c.relkind = 'p' OR NOT c.relhassubclass)
 LIMIT 1
 """
-"""A unique index of a table does not cover tables that inherit from it, unless they are its partitions."""
+"""A unique index does not cover tables that inherit from its table, except partitions."""
 
 KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
 KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(pg_catalog.to_regclass(:table) AS oid)"
 
 
 class Kind(StrEnum):
-    """What bears the name of the application's table."""
+    """Kinds of relations that the application's table may be."""
 
     TABLE = "table"
     VIEW = "view"
@@ -53,11 +53,11 @@ class Kind(StrEnum):
 
 
 KINDS = {"view": Kind.VIEW, "v": Kind.VIEW, "f": Kind.FOREIGN, "p": Kind.PARTITIONED}
-"""By the words of both catalogues."""
+"""By the names in both catalogues."""
 
 
 def kind_of(database: Database) -> Kind:
-    """Find out what the application's table is: one look into the catalogue."""
+    """Return the kind of the application's table, with one query of the catalogue."""
     schema, table = database.quoted_table
     own = f"{schema}." if schema else ""
     with database.read() as connection:
@@ -70,12 +70,12 @@ def kind_of(database: Database) -> Kind:
 
 
 def check_ids(database: Database) -> None:
-    """Check that every failed message has an id, and no other row has it.
+    """Check that every failed message has an id that no other row has.
 
-    If an index holds ids unique, that is all that is looked at. Otherwise the rows are, once.
+    If a unique index exists, only the catalogue is read. Otherwise the rows are, once.
 
     Raises:
-        SchemaMismatch: there are such rows.
+        SchemaMismatch: an id is null or not unique.
     """
     if database.is_sqlite and _has_row_numbers(database):
         return
@@ -85,7 +85,7 @@ def check_ids(database: Database) -> None:
     ids = select(others.c.id).where(others.c.status == status_text(MessageStatus.FAILED))
     with database.read() as connection:
         nameless = select(literal(1)).where(failed, m.id.is_(None)).limit(1)
-        # SQLite lets a primary key be null, unless it is the row's own number: then it looks at no row.
+        # In SQLite a primary key may be null, unless it is the row id: then no row is read.
         if database.takes_null("id") and connection.execute(nameless).scalar():
             raise SchemaMismatch(
                 f"{_where(database)} has a failed message whose id is null, and retrycli knows a message by its id; "
@@ -100,14 +100,14 @@ def check_ids(database: Database) -> None:
 
 
 def _has_row_numbers(database: Database) -> bool:
-    """Tell if the ids are a file's own row numbers, which are neither null nor there twice."""
+    """Tell if the ids are SQLite's row ids, which are unique and never null."""
     m = database.messages
     with database.read() as connection:
         return connection.exec_driver_sql(ROW_NUMBERS, (m.name, m.schema or "main")).scalar() is not None
 
 
 def repeated(database: Database, message_id: object) -> SchemaMismatch:
-    """Make the error that several rows have one id."""
+    """Build the error for an id that several rows have."""
     return SchemaMismatch(
         f"{_where(database)} has more than one row with the id {message_id}, and retrycli knows a message by its id; "
         "give each row its own, and make the column PRIMARY KEY"
@@ -115,15 +115,15 @@ def repeated(database: Database, message_id: object) -> SchemaMismatch:
 
 
 def require_indexable(database: Database, *, make: str, drop: str | None) -> None:
-    """Check that an index can be made or dropped here while others write.
+    """Check that an index can be created or dropped while others write.
 
     Args:
-        database: where the application's table is.
-        make: what makes the index of a table, with a place for its name.
-        drop: what drops it; None if it is to be made.
+        database: holds the application's table.
+        make: statement that creates the index, with a placeholder for the table's name.
+        drop: statement that drops it; None to create it.
 
     Raises:
-        SchemaMismatch: it can't.
+        SchemaMismatch: that is not possible.
     """
     _, table = database.quoted_table
     match kind := kind_of(database):

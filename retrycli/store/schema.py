@@ -1,6 +1,6 @@
-"""retrycli's own tables, and what it may touch of the application's.
+"""retrycli's own tables.
 
-`migrations/` builds these tables; a test holds the two together.
+`migrations/` creates these tables; a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
 HEAD = "0006"
-"""The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
+"""The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time that is always aware and in UTC, also where the database knows no time zones."""
+    """An aware time in UTC, also in a database without time zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Store UTC; SQLite keeps it without a zone."""
+        """Convert to UTC; SQLite stores it without a zone."""
         if value is None:
             return None
         utc = value if value.tzinfo is UTC else value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give back an aware time."""
+        """Return an aware time in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
 MAX_INT = 2**31 - 1
-"""The largest number that a column of the type ``Integer`` takes on every database."""
+"""The largest value of a column of the type ``Integer`` on every database."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
-"""Only an INTEGER PRIMARY KEY is SQLite's own row id, which holds 64 bits all the same."""
+"""Only an INTEGER PRIMARY KEY is SQLite's row id, which has 64 bits all the same."""
 
 metadata = MetaData()
 
@@ -171,7 +171,7 @@ rates = Table(
     Column("destination", String(255), primary_key=True),
     Column("next_at", UtcDateTime, nullable=False),
 )
-"""When the next request may go out, of whatever host, where ``run.rate_per_second`` is set."""
+"""Earliest time of the next request of any host, if ``run.rate_per_second`` is set."""
 
 pause = Table(
     "retrycli_pause",
@@ -200,7 +200,7 @@ totals = Table(
     Column("label", String(255), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.counters`."""
+"""Totals, which outlive the rows that were counted. See `retrycli.store.counters`."""
 
 escalations = Table(
     "retrycli_escalations",
@@ -209,10 +209,10 @@ escalations = Table(
     Column("reason", String(16), primary_key=True),
     Column("at", UtcDateTime, nullable=False),
 )
-"""When a message was first escalated for a reason: operators are notified once per key and reason."""
+"""Time of a message's first escalation for a reason: operators are notified once per key and reason."""
 
 selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
 """The application's table that the queue belongs to."""
 
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
-"""Alembic's own; described here only to be read."""
+"""Alembic's own table, described here for reading."""

@@ -1,7 +1,7 @@
 """The application's table that the queue belongs to.
 
-The queue knows messages by their ids, and another table has the same ids. A pass over that one would drop every message
-that has no failed row there.
+The queue identifies messages by id, and other tables have the same ids. A pass over another table would drop every
+message without a failed row there.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 
 
 class Belonging(NamedTuple):
-    """The table that the queue belongs to, and the one that the settings name."""
+    """The table that the queue belongs to, compared with the configured one."""
 
     remembered: str | None
     configured: str | None
     messages: int
-    """How many messages the queue has."""
+    """Number of messages in the queue."""
     found: int
-    """How many of them have a failed row in the table that the settings name."""
+    """Number of them with a failed row in the configured table."""
 
 
 def check(database: Database) -> None:
-    """Check that the queue belongs to the table that the settings name.
+    """Check that the queue belongs to the configured table.
 
     Raises:
-        ConfigurationError: it belongs to another one.
+        ConfigurationError: it belongs to another table.
     """
     with database.read() as connection:
         remembered = _remembered(connection)
@@ -56,13 +56,13 @@ def check(database: Database) -> None:
 
 
 def adopt(database: Database, connection: Connection) -> None:
-    """Let the queue belong to the table that the settings name, if it belongs to none yet."""
+    """Assign the queue to the configured table if it belongs to none yet."""
     if _remembered(connection) is None:
         connection.execute(insert(selection).values(table_name=full_name(database, connection)))
 
 
 def compare(database: Database) -> Belonging:
-    """Compare the queue with the table that the settings name."""
+    """Compare the queue with the configured table."""
     m = database.messages.c
     size = select(func.count()).select_from(queue)
     failed = size.join_from(queue, database.messages, m.id == queue.c.message_id)
@@ -76,7 +76,7 @@ def compare(database: Database) -> Belonging:
 
 
 def accept(database: Database) -> None:
-    """Let the queue belong to the table that the settings name, whichever it belonged to."""
+    """Assign the queue to the configured table, whatever table it belonged to."""
     with database.write() as connection:
         database.advisory_lock(connection)
         connection.execute(delete(selection))
@@ -84,13 +84,13 @@ def accept(database: Database) -> None:
 
 
 def full_name(database: Database, connection: Connection) -> str | None:
-    """Return the name of the application's table, the same however the settings spell it; None if there is no table."""
+    """Return the canonical name of the application's table; None if there is no table."""
     schema_name, name = database.quoted_table
     if not database.is_sqlite:
         qualified = f"{schema_name}.{name}" if schema_name else name
         return connection.execute(IN_POSTGRESQL, {"name": qualified}).scalar()
-    # A file has one schema, `main`, and knows its tables by ASCII letters of either case.
-    return "".join(each.lower() if each.isascii() else each for each in database.table_name)
+    # A file has one schema, `main`, and table names ignore the case of ASCII letters.
+    return "".join(letter.lower() if letter.isascii() else letter for letter in database.table_name)
 
 
 def _remembered(connection: Connection) -> str | None:

@@ -1,6 +1,6 @@
-"""Values that a PostgreSQL server holds and Python does not, or the other way round.
+"""Values that a PostgreSQL server holds and Python does not, or the reverse.
 
-Their rows can be read, and named, all the same; and what came of a message can be written down.
+Rows with such values can be read and named all the same, and results can be recorded.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, Buffer
 
 BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "json", "jsonb")
-"""Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, JSON that is nested very deeply."""
+"""Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, deeply nested JSON."""
 
 UTF_8 = "utf-8"
-"""An encoding's name, as the driver has it."""
+"""The driver's name of the encoding."""
 
 
-def read_any(connection: Connection, _record: object) -> None:
-    """Have what can't be one of Python's values read as the text that the server writes for it.
+def register_text_fallback(connection: Connection, _record: object) -> None:
+    """Read a value that Python can't hold as the text that the server writes for it.
 
-    The driver raises otherwise, and no row is read because of one.
+    Otherwise the driver raises, and one such row prevents reading all others.
     """
     adapters = connection.adapters
     for name in BEYOND_PYTHON:
@@ -37,10 +37,10 @@ def read_any(connection: Connection, _record: object) -> None:
         adapters.register_loader(oid, _or_text(usual))
 
 
-def write_any(connection: Connection, _record: object) -> None:
-    r"""Have letters that a database's encoding lacks written as ``\u2026``.
+def register_escaping(connection: Connection, _record: object) -> None:
+    r"""Write characters that the database's encoding lacks as ``\u2026``.
 
-    The driver raises otherwise, and an attempt whose answer has one such letter would never have been made.
+    Otherwise the driver raises, and an attempt whose answer has such a character could not be recorded.
     """
     if connection.info.encoding != UTF_8:
         connection.adapters.register_dumper(str, _EscapingDumper)

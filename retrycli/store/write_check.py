@@ -1,4 +1,4 @@
-"""How a database is, apart from what it holds."""
+"""Health checks: journal mode, planted functions, clock skew, write permission, disk space."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def journal_mode(database: Database) -> str:
-    """The journal mode of a SQLite file, as ``wal``."""
+    """Return the journal mode of a SQLite file, such as ``wal``."""
     with database.read() as connection:
         return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
 
@@ -55,34 +55,35 @@ ORDER BY n.nspname, r.rolname
 
 
 def creators(database: Database) -> list[tuple[str, str | None]]:
-    """Return who else may create functions where a server looks for ours: schemas with roles, None for every role.
+    """Return the schemas of the search path in which other roles may create functions, with these roles; None is every
+    role.
 
-    The owners of schema and table are left out: they may change the table, and what its triggers do.
+    Owners of the schema and the table are left out: they may change the table and its triggers anyway.
     """
     if database.is_sqlite:
         return []
     schema, table = database.quoted_table
     with database.read() as connection:
         found = connection.execute(CREATORS, {"table": f"{schema}.{table}" if schema else table})
-        return [(each.nspname, each.rolname) for each in found]
+        return [(row.nspname, row.rolname) for row in found]
 
 
 CLOCK_READINGS = 3
-"""On a machine that is busy, one answer may well be late by more than a request takes."""
+"""Number of readings: on a busy machine one answer may be late by more than a round trip."""
 
 
 def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
-    """How far a server's clock is ahead of ours; a file has none.
+    """Return how far a server's clock is ahead of ours; zero for a file.
 
-    It is taken to have been read in the middle between question and answer (RFC 5905, section 8), so it is wrong by
-    half of the way there and back at most; of some readings, the quickest counts (section 10).
+    The server is assumed to read its clock halfway between question and answer (RFC 5905, section 8), so the error is
+    at most half the round trip; the quickest of some readings counts (section 10).
     """
     if database.is_sqlite:
         return timedelta(0)
     with database.read() as connection:
 
         def reading() -> tuple[timedelta, timedelta]:
-            """How long the way there and back was, and how far ahead the clock."""
+            """Return the duration of the round trip, and how far the server's clock is ahead."""
             asked_at = now()
             there: datetime = connection.exec_driver_sql("SELECT pg_catalog.clock_timestamp()").scalar_one()
             took = now() - asked_at
@@ -92,19 +93,20 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     return ahead
 
 
-ROOM = 4 * 1024 * 1024
-"""So many bytes must be free where a SQLite file is: as many as its write-ahead log grows by until it is copied into
-the file. With less, an attempt might still be written down before its request goes out, and what came of it no more."""
+MIN_FREE = 4 * 1024 * 1024
+"""Required free bytes on a SQLite file's disk: the size that its write-ahead log reaches before it is copied into the
+file. With less, an attempt might be recorded before its request goes out, and its result not any more."""
 
 
 def check_writable(database: Database, now: datetime) -> None:
-    """Write into a message what a pass writes, and take it back: a result that can't be written is sent again.
+    """Write a pass's results into sample messages, and roll them back: a result that can't be recorded leads to a
+    second delivery.
 
-    What is taken back is written nowhere, so the room for changes is checked separately.
+    Rolled back writes need no disk space, so free space is checked separately.
 
     Raises:
-        DatabaseUnavailable: no right to write or, of a file, no write lock.
-        SchemaMismatch: the application's table is not as needed, or takes no change of any message that was tried.
+        DatabaseUnavailable: no right to write or, for a file, no write lock.
+        SchemaMismatch: the application's table is unsuitable, or refuses the changes of all sample messages.
     """
     with database.rollback_at_end(), database.write() as connection:
         samples = _samples(database, connection, now) if database.revision() is not None else iter(())
@@ -113,7 +115,7 @@ def check_writable(database: Database, now: datetime) -> None:
             _rehearse_some(database, connection, chain([first[:1] or [START], first[1:]], samples), now)
         except exc.DBAPIError as error:
             state = sqlstate(error) or ""
-            if first and state.startswith(WRONG) and state != INSUFFICIENT_PRIVILEGE:
+            if first and state.startswith(STATEMENT_ERROR) and state != INSUFFICIENT_PRIVILEGE:
                 raise _refused(database, first[0], in_words(error)) from without_details(error)
             if state != LOCK_NOT_AVAILABLE:
                 raise
@@ -121,21 +123,20 @@ def check_writable(database: Database, now: datetime) -> None:
         raise DatabaseUnavailable(lack)
 
 
-WRONG = "42"
-"""What the codes of errors begin with that are about a statement, as one of a trigger's."""
-SOME = 20
-"""How many messages are tried at first: one row may refuse by itself, or a few."""
-SCATTERED = 200
-"""How many are tried after that. A table of which all of them refuse takes no change at all, as far as is known."""
+STATEMENT_ERROR = "42"
+"""First characters of codes about a statement, such as a trigger's."""
+FIRST_SAMPLE = 20
+"""Size of the first samples: a few rows may refuse by themselves."""
+LAST_SAMPLE = 200
+"""Size of the last sample. If all of its rows refuse, the table is taken to refuse every change."""
 PRIME, FACTOR = 10_007, 7_919
-"""They scatter ids: rows that refuse may be next to each other."""
+"""Scatter ids, because refusing rows may be adjacent."""
 
 
 def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
-    """Failed messages of the queue: those that are sent last, those that are sent first, and others from everywhere.
+    """Yield samples of failed queued messages: those sent last, those sent first, and others from everywhere.
 
-    Each pass takes others from everywhere. Nobody has locked them, and no policy hides them from changes, if there are
-    such ones.
+    Each pass samples other scattered messages. Unlocked rows that no policy hides from changes are preferred.
     """
     m = database.messages.c
     scattered = ((queue.c.message_id % PRIME) * FACTOR + int(now.timestamp()) % PRIME) % PRIME
@@ -143,27 +144,27 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
     by_their_index = [queue.c[name] for name in ("state", "next_attempt_at", "message_id")]
     ids = select(queue.c.message_id)
     choices = (
-        ids.order_by(*(each.desc() for each in by_their_index)).limit(SOME),
-        ids.where(waiting).order_by(*by_their_index).limit(SOME),
-        ids.order_by(scattered).limit(SCATTERED),
+        ids.order_by(*(column.desc() for column in by_their_index)).limit(FIRST_SAMPLE),
+        ids.where(waiting).order_by(*by_their_index).limit(FIRST_SAMPLE),
+        ids.order_by(scattered).limit(LAST_SAMPLE),
     )
     failed = row_by_row(m.status == status_text(MessageStatus.FAILED))
-    for each in choices:
-        some = each.subquery()
+    for choice in choices:
+        some = choice.subquery()
         these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)
         free = these.with_for_update(skip_locked=True, of=database.messages)
         yield connection.execute(free).scalars().all() or connection.execute(these).scalars().all()
 
 
 def _rehearse_some(database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime) -> None:
-    """Try it with some messages after others, until a row takes it.
+    """Rehearse with one sample after the other until a row takes the changes.
 
     Raises:
-        SchemaMismatch: no row does.
+        SchemaMismatch: every row refuses them.
     """
     refusals: dict[int, str] = {}
     for sample in samples:
-        ids = [each for each in sample if each not in refusals]
+        ids = [message_id for message_id in sample if message_id not in refusals]
         refused = _rehearse(database, connection, ids, now)
         if len(refused) < len(ids):
             return
@@ -173,19 +174,21 @@ def _rehearse_some(database: Database, connection: Connection, samples: Iterable
 
 
 def _rehearse(database: Database, connection: Connection, ids: Sequence[int], now: datetime) -> dict[int, str]:
-    """Write that messages have failed, and that they were sent; one that somebody has locked is not waited for.
+    """Write failures and deliveries into messages' rows, without waiting for locked ones.
 
     Returns:
-        Why rows do not take that, by id.
+        Reasons of the rows that refused, by id.
     """
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
     refused: dict[int, str] = {}
     error = exhausted(0, "x" * ERROR_LENGTH)
-    for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        settled = [Decision(message_id, each, finished_at=now) for message_id in ids if message_id not in refused]
-        refused |= write_messages(database, connection, settled).refused
-    refused.pop(START, None)  # there is no such row
+    for transition in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
+        decisions = [
+            Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
+        ]
+        refused |= write_messages(database, connection, decisions).refused
+    refused.pop(START, None)  # this row does not exist
     return refused
 
 
@@ -197,13 +200,13 @@ def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
 
 
 def lack_of_room(file: Path | None) -> str | None:
-    """Return that a SQLite file's disk is too full for any delivery, with the remedy; None if it is not, or no file."""
+    """Return an error text if a SQLite file's disk is too full for a delivery; None if it is not, or for a server."""
     if file is None:
         return None
     disk = shutil.disk_usage(file)
-    if not disk.total or disk.free >= ROOM:  # some file systems have no figures at all
+    if not disk.total or disk.free >= MIN_FREE:  # some file systems report no sizes
         return None
     return (
-        f"{file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
+        f"{file}: its disk has {disk.free // 1024} KiB free, and {MIN_FREE // 1024} are needed to write down what "
         "comes of messages; free some space"
     )

@@ -18,7 +18,7 @@ from retrycli.domain.pass_summary import StartedBy
 from retrycli.operations import status
 from retrycli.operations.wiring import never_set_back, open_database
 from retrycli.store.claims import Claims
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from tests.cli.api import BUSY, TAKES, Scripted
 from tests.cli.test_explain import MINUTE, NOON, TICK, Desk
 from tests.conftest import on_both

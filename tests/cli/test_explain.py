@@ -23,9 +23,10 @@ from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
 from retrycli.operations.wiring import Runtime
 from retrycli.store import claims
-from retrycli.store.claims import Claims, is_due
+from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
+from retrycli.store.picking import is_due
 from retrycli.store.schema import queue
 from retrycli.system.host import Caller
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back

@@ -16,7 +16,7 @@ import pytest
 from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
-from retrycli.store.write_check import ROOM
+from retrycli.store.write_check import MIN_FREE
 from tests.channels import webhook
 from tests.cli.application import Application
 from tests.crash import scene
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MESSAGES = 6
 LATER = timedelta(hours=1)
-ENOUGH = ROOM // PAGE + 100
+ENOUGH = MIN_FREE // PAGE + 100
 """Pages for a pass over so few messages, which takes less than 100 before it sends."""
 
 both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -82,7 +82,7 @@ def test_nothing_goes_out_where_there_is_no_room_to_write_down_what_comes_of_it(
     mode: str, disk: Disk, template: Scene, api: Sandbox
 ) -> None:
     stage = _on(disk, template, api)
-    for pages in (0, 1, 4, 8, 9, 12, 16, 24, 32, 64, 128, 512, ROOM // PAGE - 1):
+    for pages in (0, 1, 4, 8, 9, 12, 16, 24, 32, 64, 128, 512, MIN_FREE // PAGE - 1):
         disk.fill(pages)
         with pytest.raises(DatabaseUnavailable, match="free some space") as raised:
             stage.run_once_at(utc_now())
@@ -116,7 +116,7 @@ def _asked(stage: Scene, *command: str) -> tuple[int, dict[str, Any]]:
 def test_while_the_disk_is_full_status_and_explain_say_so(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
     """Also after a pass that had nothing to deliver, and so did not fail."""
     stage = _on(disk, template, api)
-    disk.fill(ROOM // PAGE - 1)
+    disk.fill(MIN_FREE // PAGE - 1)
     with pytest.raises(DatabaseUnavailable):
         stage.run_once_at(utc_now())
     code, explained = _asked(stage, "explain", "1")

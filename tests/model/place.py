@@ -27,7 +27,7 @@ from retrycli.operations import status
 from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from tests.fakes import Clock, FakeLock
 from tests.model.book import MAX_RETRIES, UNKNOWN_LIMIT
 from tests.model.death import Fate, Killed, mortal

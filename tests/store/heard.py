@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import event
 
-from retrycli.store.connection import AS_IT_IS
+from retrycli.store.connection import OWN_SETTINGS
 from retrycli.store.database import Database
 
-BEGINNINGS = ("BEGIN", AS_IT_IS)
+BEGINNINGS = ("BEGIN", OWN_SETTINGS)
 """What transactions begin with."""
 
 

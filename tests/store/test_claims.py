@@ -27,9 +27,9 @@ from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.history import message_details
 from retrycli.store.keys import delivery_key
 from retrycli.store.operator_actions import Acts
-from retrycli.store.views import Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.heard import statements
@@ -988,7 +988,7 @@ def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_pa
     with application_with(engine, tmp_path, Column("status", kind)) as made:
         made.add(status="FAILED" if is_sqlite(made.url) else "failed")
         with opened(made) as database:
-            assert Views(database).message(1).row["status"] == "failed"
+            assert message_details(database, 1).row["status"] == "failed"
             enrol(database, [1])
             claims = Claims(database)
             claims.claim_one(PASS, 1, NOON)

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from retrycli.domain.errors import ConfigurationError
 from retrycli.store.copy import COPIED, CopiedTable, copy_tables
 from retrycli.store.database import Database
-from retrycli.store.recording import START_ATTEMPTS, STARTED
+from retrycli.store.results import START_ATTEMPTS, STARTED
 from retrycli.store.schema import UtcDateTime, metadata
 from tests import traps
 from tests.store.application import NOON

@@ -47,8 +47,9 @@ from retrycli.store.claims import Claims
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger
-from retrycli.store.views import Views
+from retrycli.store.history import message_details
+from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
 from tests.store.conftest import Factory, application_with, file_of, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
@@ -493,7 +494,7 @@ def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
         made.add_all([{"id": 7, name: kept}])
         [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert repr(getattr(fresh, name)) == repr(read)
-        assert repr(Views(database).message(7).row[name]) == repr(read)
+        assert repr(message_details(database, 7).row[name]) == repr(read)
         assert deliver(database) == {7: "sent"}
         assert [row["status"] for row in made.rows().values()] == ["sent"]
 
@@ -507,7 +508,7 @@ def test_texts_may_be_filled_up_with_blanks(engine: Factory, tmp_path: Path, nam
         [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert isinstance(fresh, Message)
         assert getattr(fresh, name) == fresh.fields[name] == value
-        assert Views(database).message(7).row[name] == value
+        assert message_details(database, 7).row[name] == value
         assert deliver(database) == {7: "sent"}
 
 
@@ -540,7 +541,7 @@ def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: A
         (bad,) = claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
         assert isinstance(bad, UnusableMessage)
         assert bad.problem == "body is not valid UTF-8"
-        assert Views(database).message(1, body=True).row["body"] == "caf\udce9"
+        assert message_details(database, 1, body=True).row["body"] == "caf\udce9"
 
 
 # retrycli's own tables.

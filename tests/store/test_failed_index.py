@@ -17,7 +17,7 @@ from tests.store.application import Application, bare_table, messages_table, ope
 from tests.store.heard import BEGINNINGS, statements
 from tests.store.own_tables import enrol, queue_rows
 from tests.store.test_enrolment import fresh_ids
-from tests.store.test_views import strict_table
+from tests.store.test_listing import strict_table
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table

@@ -13,7 +13,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows

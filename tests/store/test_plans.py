@@ -31,11 +31,12 @@ from retrycli.store.delivery_stats import Statistics
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.failed_index import FailedIndex
-from retrycli.store.ledger import Ledger
+from retrycli.store.history import message_details
+from retrycli.store.listing import Views
 from retrycli.store.operator_actions import Acts
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import acts, attempts, passes, queue
-from retrycli.store.views import Views
 from retrycli.store.write_check import check_writable
 from tests.store.application import HOUR, NOON, Application, opened
 from tests.store.heard import statements
@@ -284,7 +285,7 @@ CASES = {
     ),
     "the newest of each host": Case(lambda d: Ledger(d).hosts(NOON - HOUR, NOON), "passes by started"),
     # looked at
-    "one message": Case(lambda d: Views(d).message(SOME[0]), f"{KEYS}, attempts by message, acts by message"),
+    "one message": Case(lambda d: message_details(d, SOME[0]), f"{KEYS}, attempts by message, acts by message"),
     "a page": Case(page(Filter()), KEYS),
     "a page of what waits": Case(page(Filter(state=State.WAITING)), KEYS),
     "a page of what is escalated": Case(page(ESCALATED), KEYS),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrycli.store.claims import Claims
     from retrycli.store.database import Database
     from retrycli.store.enrolment import Enrolment
-    from retrycli.store.ledger import Ledger
+    from retrycli.store.passes import Ledger
     from tests.store.application import Application
 
 API = "https://tickets.example.com"

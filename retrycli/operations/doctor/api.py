@@ -16,7 +16,7 @@ from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_cloc
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store import schema
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from retrycli.store import schema, selection
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
-from retrycli.store.ledger import Ledger
+from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from retrycli.store.relation import check_ids
-from retrycli.store.views import Views
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
 LOOK_BACK = 10

@@ -1,4 +1,4 @@
-"""Runs the revisions on the connection, and in the transaction, that `retrycli.store.database` hands over."""
+"""Run the revisions in the transaction that `retrycli.store.upgrades` passes in."""
 
 from __future__ import annotations
 

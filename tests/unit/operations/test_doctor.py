@@ -23,7 +23,7 @@ from retrycli.operations.doctor.case import Case
 from retrycli.operations.doctor.finding import Finding, Level, failed
 from retrycli.operations.wiring import STATE_FOLDER, open_database
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.system.host import Finished, Host
 from retrycli.system.pass_lock import Holder, PassLock
 from tests.users import OURS, SHARED, THEIRS, as_user, need_root, open_place

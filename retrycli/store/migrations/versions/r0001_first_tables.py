@@ -13,7 +13,14 @@ Time = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
+    _create_queue()
+    _create_attempts()
+    _create_passes()
+    _create_breakers_and_pause()
+
+
+def _create_queue() -> None:
     op.create_table(
         "retrycli_queue",
         sa.Column("message_id", Id, primary_key=True, autoincrement=False),
@@ -32,6 +39,9 @@ def upgrade() -> None:
         sa.Column("note", sa.Text),
     )
     op.create_index("retrycli_queue_due", "retrycli_queue", ["state", "next_attempt_at", "message_id"])
+
+
+def _create_attempts() -> None:
     op.create_table(
         "retrycli_attempts",
         sa.Column("id", Id, primary_key=True),
@@ -48,6 +58,9 @@ def upgrade() -> None:
         sa.Column("duration_ms", sa.Integer),
     )
     op.create_index("retrycli_attempts_message", "retrycli_attempts", ["message_id", "number"])
+
+
+def _create_passes() -> None:
     op.create_table(
         "retrycli_passes",
         sa.Column("id", sa.String(36), primary_key=True),
@@ -66,6 +79,9 @@ def upgrade() -> None:
         sa.Column("swept_to", Id),
     )
     op.create_index("retrycli_passes_started", "retrycli_passes", ["started_at"])
+
+
+def _create_breakers_and_pause() -> None:
     op.create_table(
         "retrycli_breakers",
         sa.Column("destination", sa.String(255), primary_key=True),
@@ -84,6 +100,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them, and with them the history."""
+    """Drop the tables, and with them the history."""
     for table in ("pause", "breakers", "passes", "attempts", "queue"):
         op.drop_table(f"retrycli_{table}")

@@ -1,4 +1,4 @@
-"""What the operator's desk remembers: who did what, who was told what, totals that outlive what they count, waits."""
+"""Operators' actions, notified incidents, totals that outlive the rows they count, waits of attempts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 
 def upgrade() -> None:
-    """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
+    """Create the tables, and count the existing passes. Attempts are counted on the first read."""
     op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_acts",
@@ -50,7 +50,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them: who did what and what is known of rows that are gone is lost, and everybody is told anew."""
+    """Drop the tables: the history of actions and totals of pruned rows are lost, and incidents are notified again."""
     op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told", "acts"):
         op.drop_table(f"retrycli_{table}")

@@ -1,4 +1,4 @@
-"""What hosts share: the rate of their requests, and which messages belong to one ticket."""
+"""Data that hosts share: the rate of requests, and the tickets of messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Time = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Make the table, and tell the queue the tickets of the messages that it has."""
+    """Create the table, and store the tickets of queued messages."""
     op.create_table(
         "retrycli_rates",
         sa.Column("destination", sa.String(255), primary_key=True),
@@ -26,7 +26,7 @@ def upgrade() -> None:
     op.add_column("retrycli_queue", sa.Column("ticket", sa.Text))
     queue = sa.table("retrycli_queue", sa.column("message_id"), sa.column("ticket"))
     messages: TableClause = context.config.attributes["messages"]
-    ticket = sa.func.substr(sa.cast(messages.c.ticket_id, sa.Text), 1, 255)  # an index takes no text of any length
+    ticket = sa.func.substr(sa.cast(messages.c.ticket_id, sa.Text), 1, 255)  # an index limits the length of a text
     of_it = sa.select(ticket).where(messages.c.id == queue.c.message_id)
     op.execute(queue.update().values(ticket=of_it.scalar_subquery()))
     op.create_index("retrycli_queue_ticket", "retrycli_queue", ["ticket", "message_id"])
@@ -35,7 +35,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Drop the table and the column."""
     op.drop_index("retrycli_queue_due", "retrycli_queue")
     op.create_index("retrycli_queue_due", "retrycli_queue", ["state", "next_attempt_at", "message_id"])
     op.drop_index("retrycli_queue_ticket", "retrycli_queue")

@@ -1,4 +1,4 @@
-"""What came of an attempt in part: who has the message already, and under which name the other side keeps it."""
+"""Partial results of attempts: recipients that have the message already, and its external id."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them: a mail that some of its recipients have goes to all of them again."""
+    """Remove the columns: a partly delivered mail goes to all its recipients again."""
     op.drop_column("retrycli_attempts", "external_id")
     op.drop_column("retrycli_queue", "delivered_to")

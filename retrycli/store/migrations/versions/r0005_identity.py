@@ -1,6 +1,6 @@
-"""What tells one message from the next under the same id, and one text of a message from another.
+"""Identity of messages that share an id, and of a message's texts.
 
-Every new column is nullable, because a pass of the version before may still be running on another host.
+Every new column is nullable, because a pass of the previous version may still be running on another host.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; and escalate what was delivered but still waits for its row to be written, which only they tell."""
+    """Remove the columns and tables, and escalate delivered messages whose rows are not written: only they show it."""
     _escalate_the_delivered()
     op.drop_table("retrycli_selection")
     op.drop_table("retrycli_escalations")
@@ -64,7 +64,7 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    """Escalate messages with a delivery whose row is not written yet: the version before would send them again.
+    """Escalate messages with a delivery whose row is not written yet: the previous version would send them again.
 
     Such an attempt has an outcome and no end.
     """

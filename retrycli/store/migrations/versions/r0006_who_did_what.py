@@ -1,6 +1,6 @@
-"""Who started a pass; what an edit changed, for which ticket; who paused deliveries, which is an act without a message.
+"""Starters of passes; texts and tickets of edits; pauses as actions without a message.
 
-The new columns are nullable, because a pass of the version before may still be running on another host.
+The new columns are nullable, because a pass of the previous version may still be running on another host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INDEXES = {"retrycli_acts_message": ["message_id", "id"], "retrycli_acts_at": ["
 
 @contextmanager
 def _acts() -> Iterator[BatchOperations]:
-    """Alter the table. SQLite makes it anew; its indexes would come back in any order."""
+    """Alter the table. SQLite creates it anew, and would recreate its indexes in any order."""
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     for name in INDEXES if is_sqlite else ():
         op.drop_index(name, "retrycli_acts")
@@ -33,7 +33,7 @@ def _acts() -> Iterator[BatchOperations]:
 
 
 def upgrade() -> None:
-    """Add the columns, and let an act be without a message."""
+    """Add the columns, and allow actions without a message."""
     op.add_column("retrycli_passes", sa.Column("started_by", sa.String(16)))
     with _acts() as acts:
         for name in TEXTS:
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them: what edits changed is lost, and so is who paused and who started passes."""
+    """Remove the columns: texts of edits, pauses in the history and starters of passes are lost."""
     op.execute("DELETE FROM retrycli_acts WHERE message_id IS NULL")
     with _acts() as acts:
         acts.alter_column("message_id", existing_type=Id, nullable=False)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert, select
 
+from retrycli.store.bulk import id_in
 from retrycli.store.schema import queue
-from retrycli.store.these import id_in
 from tests.store.application import NOON
 from tests.store.heard import statements
 

@@ -19,14 +19,14 @@ from retrycli.domain.message import EscalationReason, MessageStatus, MessageType
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.escalations import MOST_GROUPS, escalation_groups
+from retrycli.store.escalations import MAX_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
+from retrycli.store.history import message_details
+from retrycli.store.listing import COMPLETION_ROWS, PAGE, Views, failed_beginning
 from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import queue
-from retrycli.store.views import PAGE, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
@@ -98,7 +98,7 @@ def test_the_required_columns_are_enough(bare_application: Application) -> None:
     with opened(bare_application) as database:
         (found,) = Views(database).messages(Filter())
         assert (found.created_at, found.retry_count, found.last_error) == (None, 0, None)
-        assert Views(database).message(1, body=True).row["body"] == "Where is it?"
+        assert message_details(database, 1, body=True).row["body"] == "Where is it?"
 
 
 BAD_ROWS: list[dict[str, object]] = [
@@ -464,7 +464,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
     application: Application, database: Database, views: Views
 ) -> None:
     """And the largest of them is among them."""
-    number = MOST_GROUPS + 2
+    number = MAX_GROUPS + 2
     application.add_all([{}] * number)
     words = ("".join(chr(ord("a") + int(digit)) for digit in str(each)) for each in range(1, number - 1))
     entries = [
@@ -473,7 +473,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
     ]
     Enrolment(database).enrol(entries, NOON)
     groups = escalation_groups(views._database)
-    assert len(groups) == MOST_GROUPS
+    assert len(groups) == MAX_GROUPS
     assert (groups[0].count, groups[0].example.last_error) == (2, "last")
 
 
@@ -501,7 +501,7 @@ def test_a_message_is_shown_with_its_body_and_its_history(
     claims.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
     claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
-    found = views.message(1, body=True)
+    found = message_details(database, 1, body=True)
     assert found.row == application.row(1)
     assert found.row["body"] == "Where is it?"
     assert found.queue == queue_rows(database)[1] | {"delivered_to": ["ana@x.test"]}
@@ -513,10 +513,10 @@ def test_a_message_is_shown_with_its_body_and_its_history(
 
 @pytest.mark.parametrize(("body", "told"), [("Where is it?", ""), ("", ""), (None, None)])
 def test_of_a_body_that_is_not_wanted_it_is_told_whether_it_is_there(
-    application: Application, views: Views, body: str | None, told: str | None
+    application: Application, database: Database, body: str | None, told: str | None
 ) -> None:
     application.add(body=body)
-    assert views.message(1).row == application.row(1) | {"body": told}
+    assert message_details(database, 1).row == application.row(1) | {"body": told}
 
 
 def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Application) -> None:
@@ -524,20 +524,22 @@ def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Applicat
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET body = x'0001'")
     with opened(loose_application) as database:
-        assert Views(database).message(1).row["body"] == b"\0\1"
+        assert message_details(database, 1).row["body"] == b"\0\1"
 
 
 @pytest.mark.parametrize("status", list(MessageStatus))
-def test_a_message_is_shown_whatever_its_status(application: Application, views: Views, status: MessageStatus) -> None:
+def test_a_message_is_shown_whatever_its_status(
+    application: Application, database: Database, status: MessageStatus
+) -> None:
     """And whether or not the queue knows it."""
     application.add(status=status.value)
-    found = views.message(1)
+    found = message_details(database, 1)
     assert (found.row["status"], found.queue, found.attempts) == (status, None, [])
 
 
-def test_a_message_that_is_not_there_is_named(views: Views) -> None:
+def test_a_message_that_is_not_there_is_named(database: Database) -> None:
     with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
-        views.message(4711)
+        message_details(database, 4711)
 
 
 # An application may say which words its columns take.
@@ -615,7 +617,7 @@ def test_failed_messages_are_found_by_how_their_ids_begin_the_newest_first(
 def test_of_many_rows_not_all_are_looked_at_for_a_shell(application: Application, database: Database) -> None:
     """A failed one far below thousands of others is not offered, unless an index has it."""
     application.add()
-    application.add_all([{"status": "sent"}] * LOOKED_AT)
+    application.add_all([{"status": "sent"}] * COMPLETION_ROWS)
     assert failed_beginning(database, "", limit=9) == []
     assert [each for each, _, _ in failed_beginning(database, "1", limit=9)] == [1]
     index = FailedIndex(database)

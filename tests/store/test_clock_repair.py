@@ -18,13 +18,14 @@ from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.clock_repair import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
+from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
+from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.incident_memory import Targets
-from retrycli.store.ledger import Ledger
 from retrycli.store.operator_actions import Acts
+from retrycli.store.passes import Ledger
 from retrycli.store.schema import escalations
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import attempt_rows, pass_rows, queue_rows
@@ -102,7 +103,7 @@ def test_clocks_that_differ_a_little_are_left_alone(
 def test_a_pass_that_met_the_wrong_clock_on_its_way_is_found_behind_others(database: Database, ledger: Ledger) -> None:
     began(ledger, at=NOON)
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD)
-    for number in range(1, LOOKED_AT):
+    for number in range(1, NEWEST_PASSES):
         began(ledger, f"right-{number}", at=NOON + number * timedelta(seconds=1))
     assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
     assert repair_clock_skew(database, NOW, LEASE) is None
@@ -124,7 +125,7 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
 def test_an_act_shows_it(database: Database, application: Application) -> None:
     message = application.add()
     enrol(database, message, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
-    Acts(database).edit(
+    Edits(database).edit(
         message,
         OperatorAction.edited({}, {"subject": "Re: tea"}, ticket="4711", by="anna", at=AHEAD),
         read={},

@@ -14,7 +14,7 @@ from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.store import schema
 from retrycli.store.counters import GIVEN_UP, SETTLING, Totals
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode
 from tests.store.heard import statements

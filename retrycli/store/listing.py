@@ -1,14 +1,13 @@
-"""What an operator looks at. A body is read by `Views.message` alone, and only where it is to be shown.
+"""Lists of messages for operators. Bodies are never read.
 
-A list may be a million messages long, and whoever reads it may take an hour. So it is read a page at a time, each in
-a short transaction: which messages there are, and in which order, is settled first, by ids that take eight bytes each.
+A list may hold a million messages, and a reader may take an hour. So it is read a page at a time, in short
+transactions: the ids and their order are fixed first, at eight bytes an id.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,49 +26,51 @@ from sqlalchemy import (
     select,
 )
 
-from retrycli.domain.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
+from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.filter import Either, Filter, Value
-from retrycli.domain.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
+from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.row_parsing import utc_time
-from retrycli.store.act_rows import texts
-from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
-from retrycli.store.messages import addresses, all_but_the_body, row_by_row, status_of, status_text
-from retrycli.store.relation import repeated
-from retrycli.store.schema import acts, attempts, queue
+from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.messages import row_by_row, status_text
+from retrycli.store.picking import EARLIER, HELD_BACK, is_due
+from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
 PAGE = 500
-"""How many messages are read in one transaction."""
-KEPT_READY = 10_000
-"""How many ids are fetched at once: a driver would keep all of them in its own, larger form."""
+"""Number of messages to read in one transaction."""
+FETCH_SIZE = 10_000
+"""Number of ids to fetch at once: a driver would keep all of them in its own, larger form."""
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
-"""Ids that are named when the statement is carried out: a new one for each page would be so much to be thrown away."""
+"""Ids are bound at execution, so that all pages share one statement."""
+COMPLETION_ROWS = 10_000
+"""Maximum number of rows to look at in each range of ids without an index of failed rows: completion must be fast."""
+LARGEST_ID = 2**63 - 1
 
 
 class Views:
-    """Reads, and changes nothing.
+    """List and count messages; change nothing.
 
     Args:
-        database: where to look.
+        database: holds the queue and the application's table.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
-        """Failed messages, those that the queue does not know yet included: they wait for the next pass.
+        """List failed messages, including those that the queue does not know yet: they wait for the next pass.
 
-        Each is as it is when its page is read, and in the place where it was when the list was begun. One that the
-        filter no longer lets through by then is left out, and none comes twice.
+        Each message is read with its page, at its place when the list was begun. Messages that no longer match the
+        filter are left out, and none comes twice.
         """
         return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
 
     def pages(self, ids: array[int], wanted: Filter) -> Iterator[ListedMessage]:
-        """Messages by their ids, as far as a filter still lets them through; each page is a transaction."""
+        """Read messages by their ids if they still match a filter; each page is a transaction."""
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
         recipient = m.recipient_email if "recipient_email" in m else literal(None)
@@ -97,13 +98,13 @@ class Views:
             with self._database.read() as connection:
                 rows = connection.execute(statement, {"ids": page}).mappings()
                 found = {row["id"]: _listed(row) for row in rows}
-            yield from (found[each] for each in page if each in found)
+            yield from (found[message_id] for message_id in page if message_id in found)
 
     def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> array[int]:
-        """The ids of the messages that a filter lets through.
+        """Return the ids of the messages that match a filter, in order.
 
         Raises:
-            SchemaMismatch: there is an id that is no whole number.
+            SchemaMismatch: an id is not an integer.
         """
         m = self._database.messages.c
         order: dict[str, list[ColumnElement[Any]]] = {
@@ -114,31 +115,31 @@ class Views:
         }
         statement = self.failed(wanted, m.id).order_by(*order[sort], m.id).limit(limit)
         with self._database.read() as connection:
-            found = connection.execute(statement.execution_options(yield_per=KEPT_READY)).scalars()
+            found = connection.execute(statement.execution_options(yield_per=FETCH_SIZE)).scalars()
             try:
                 return array("q", found)
             except TypeError:
                 raise SchemaMismatch("the application's table has an id that is no whole number") from None
 
     def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
-        """The failed messages in the queue that are due by a time: when each is due, and its id, as a pass claims them.
+        """Yield the due time and id of messages that are due by a time, in the order in which a pass claims them.
 
-        They are read in one transaction, which lasts until the last is taken.
+        They are read in one transaction, which lasts until the last is read.
         """
         statement = self.failed(Filter(due_by=due_by), queue.c.next_attempt_at, queue.c.message_id)
         statement = statement.order_by(queue.c.next_attempt_at, queue.c.message_id)
         with self._database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
+            for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 yield row.next_attempt_at, row.message_id
 
     def chances(
         self, due_by: datetime | None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
-        """Yield what decides if a waiting message in the queue is still sent: its id, its type, its tries, its birth.
+        """Yield what decides if a waiting message is still sent: id, type, retry count and creation time.
 
         Args:
-            due_by: until when it must have come due; None is any time.
-            tries: leave out messages with fewer tries.
+            due_by: latest time at which it comes due; None for any time.
+            tries: leave out messages with a lower retry count.
         """
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
@@ -146,13 +147,14 @@ class Views:
         statement = self.failed(Filter(due_by=due_by), *columns).where(queue.c.state == State.WAITING.value)
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
-            for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
+            for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 made_at = _time(row.made_at) or row.first_failed_at
                 yield row.id, str(row.message_type), _number(row.retry_count or 0), made_at
 
     def oldest(self) -> datetime | None:
-        """Return when the oldest message was made that is failed and not escalated; in a table that does not say, when
-        it first failed. None if there is none, or before the tables are there.
+        """Return the creation time of the oldest failed message that is not escalated.
+
+        In a table without creation times, return its first failure. None if there is none, or no table yet.
         """
         m = self._database.messages.c
         known = self._database.revision() is not None
@@ -171,50 +173,17 @@ class Views:
             return _time(connection.execute(statement).scalar())
 
     def count(self, wanted: Filter) -> int:
-        """How many messages a filter lets through."""
+        """Count the messages that match a filter."""
         with self._database.read() as connection:
             return int(connection.execute(self.failed(wanted, func.count())).scalar_one())
 
-    def message(self, message_id: int, *, body: bool = False) -> MessageDetails:
-        """One message, whatever its status, with its history.
-
-        Args:
-            message_id: which.
-            body: read its body too. Without that it is only known whether there is one: it is empty, or null.
-
-        Raises:
-            NoSuchMessage: there is no row with that id.
-            SchemaMismatch: there are several.
-        """
-        m = self._database.messages
-        texts = m.c if body else all_but_the_body(self._database)
-        columns = [status_of(self._database) if each.name == "status" else each for each in texts]
-        history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
-        words = (acts.c.before, acts.c.after) if body else ()
-        by_people = select(acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *words)
-        by_people = by_people.where(acts.c.message_id == message_id).order_by(acts.c.id)
-        with self._database.read() as connection:
-            rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
-            if len(rows) > 1:
-                raise repeated(self._database, message_id)
-            row = rows[0] if rows else None
-            if row is None:
-                raise NoSuchMessage(
-                    f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
-                )
-            found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-            made = [_attempt(each) for each in connection.execute(history).mappings()]
-            done = [_act(each, body=body) for each in connection.execute(by_people).mappings()]
-        ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
-        return MessageDetails(dict(row), ours, made, done)
-
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
-        """How many messages are due by a time that a pass claims before this one.
+        """Count the messages due by a time that a pass claims before a message.
 
         Args:
-            message_id: this one.
+            message_id: the message.
             due_by: the time.
-            after: leave out those that were due by this time already.
+            after: leave out messages that were due by this time already.
         """
         this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
         earlier = or_(
@@ -227,17 +196,17 @@ class Views:
             return connection.execute(statement).scalar_one()
 
     def before_it(self, message_id: int) -> list[tuple[int, datetime]]:
-        """The messages that keep this one back where a ticket's order is kept, with when each is due."""
+        """Return the messages that hold a message back if a ticket's order is kept, with their due times."""
         statement = (
             select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
-            .where(queue.c.message_id == message_id, *BEFORE_IT)
+            .where(queue.c.message_id == message_id, *HELD_BACK)
             .order_by(EARLIER.c.message_id)
         )
         with self._database.read() as connection:
-            return [(each.message_id, each.next_attempt_at) for each in connection.execute(statement)]
+            return [(row.message_id, row.next_attempt_at) for row in connection.execute(statement)]
 
     def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
-        """The statement that reads columns of the messages that a filter lets through, and of their queue rows."""
+        """Select columns of messages that match a filter, and of their queue rows."""
         return self._joined(*columns).where(*self._conditions(wanted))
 
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
@@ -247,35 +216,35 @@ class Views:
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
-        yield from _either(wanted.state, _is_in)
-        yield from _either(wanted.message_type, lambda each: m.message_type == status_text(each))
-        yield from _either(wanted.ticket, lambda each: cast(m.ticket_id, String) == each)
-        yield from _either(wanted.error, lambda each: m.last_error.icontains(each, autoescape=True))
+        yield from _any_of(wanted.state, _is_in)
+        yield from _any_of(wanted.message_type, lambda message_type: m.message_type == status_text(message_type))
+        yield from _any_of(wanted.ticket, lambda ticket: cast(m.ticket_id, String) == ticket)
+        yield from _any_of(wanted.error, lambda text: m.last_error.icontains(text, autoescape=True))
         if wanted.failed_before is not None:
             yield queue.c.first_failed_at < wanted.failed_before
         if wanted.due_by is not None:
             yield and_(*is_due(wanted.due_by))
-        yield from _of_escalation(wanted)
+        yield from _escalation_conditions(wanted)
 
 
-def _either(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
-    """Give the condition that one of the values meets; nothing if there is no value."""
+def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
+    """Yield the condition that any of the values meets; nothing if there is no value."""
     values = [] if wanted is None else [wanted] if isinstance(wanted, str) else wanted
     if values:
         yield or_(*map(condition, values))
 
 
 def _is_in(state: State) -> ColumnElement[bool]:
-    """Compare the state of a message. One that the queue does not know yet is waiting."""
+    """Build the condition on a state. A message that the queue does not know yet is waiting."""
     if state is State.WAITING:
         return func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
     return queue.c.state == state.value
 
 
-def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
-    """What a filter says of escalated messages alone."""
-    yield from _either(wanted.reason, lambda each: queue.c.escalation_reason == each.value)
-    yield from _either(wanted.fingerprint, lambda each: queue.c.fingerprint == each)
+def _escalation_conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions on escalated messages."""
+    yield from _any_of(wanted.reason, lambda reason: queue.c.escalation_reason == reason.value)
+    yield from _any_of(wanted.fingerprint, lambda fingerprint: queue.c.fingerprint == fingerprint)
     if wanted.new:
         yield queue.c.acknowledged_at.is_(None)
     if wanted.escalated_after is not None:
@@ -284,15 +253,6 @@ def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
         yield queue.c.escalated_at <= wanted.escalated_until
     if wanted.other_than:
         yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
-
-
-def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
-    return AttemptRecord(**{each.name: row[each.name] for each in fields(AttemptRecord)})
-
-
-def _act(row: Mapping[Any, Any], *, body: bool) -> ActRecord:
-    words = {name: texts(row, name) for name in ("before", "after")} if body else {}
-    return ActRecord(row["at"], row["by"], row["act"], row["detail"], **words)
 
 
 def _listed(row: Mapping[Any, Any]) -> ListedMessage:
@@ -326,3 +286,38 @@ def _time(value: object) -> datetime | None:
         return utc_time("created_at", value)
     except InvalidMessage:
         return None
+
+
+def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
+    """Return the newest failed messages whose ids begin with some digits: id, ticket, last error.
+
+    It reads only the application's table, so retrycli's own tables need not exist.
+    """
+    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
+    indexed = FailedIndex(database).state() is IndexState.THERE
+    found: list[tuple[int, object, object]] = []
+    for first, last in _beginning(digits):
+        rows = select(m.id, m.ticket_id, m.last_error).where(m.id.between(first, last)).order_by(m.id.desc())
+        if indexed:
+            rows = rows.where(m.status == failed)
+        else:
+            newest = rows.add_columns(m.status).limit(COMPLETION_ROWS).subquery().c
+            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
+            rows = rows.order_by(newest.id.desc())
+        with database.read() as connection:
+            found += [(row[0], row[1], row[2]) for row in connection.execute(rows.limit(limit - len(found)))]
+        if len(found) == limit:
+            break
+    return found
+
+
+def _beginning(digits: str) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of ids that begin with some digits, the highest first."""
+    if not digits:
+        yield -LARGEST_ID, LARGEST_ID
+    elif digits == "0":
+        yield 0, 0
+    elif digits.isascii() and digits.isdecimal() and digits[0] != "0":
+        for power in range(len(str(LARGEST_ID)) - len(digits), -1, -1):
+            if (first := int(digits) * 10**power) <= LARGEST_ID:
+                yield first, min(first + 10**power - 1, LARGEST_ID)

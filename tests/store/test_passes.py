@@ -16,7 +16,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import UNRECORDED, Ledger
+from retrycli.store.passes import UNRECORDED, Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode
 from tests.store.heard import statements

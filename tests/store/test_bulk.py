@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Text, bindparam, func, update
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.store.bulk import NULL, SEPARATOR, BulkStatement, Values
-from retrycli.store.recording import START_ATTEMPTS, STARTED
+from retrycli.store.results import START_ATTEMPTS, STARTED
 from retrycli.store.schema import attempts
 from tests.store.application import NOON
 from tests.store.heard import statements

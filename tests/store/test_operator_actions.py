@@ -21,16 +21,18 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
+from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import escalation_groups
+from retrycli.store.history import message_details
 from retrycli.store.identity import load, with_queue
-from retrycli.store.ledger import Ledger
+from retrycli.store.listing import Views
 from retrycli.store.operator_actions import Acts
-from retrycli.store.views import Views
+from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
-from tests.store.test_views import strict_table
+from tests.store.test_listing import strict_table
 
 LATER = NOON + HOUR
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
@@ -346,7 +348,7 @@ EDITED = OperatorAction.edited({"subject": "Your delivery"}, CHANGE, ticket="471
 
 def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = None, at: datetime = NOON) -> None:
     act = OperatorAction.edited(READ, changes or CHANGE, ticket="4711", by="ada", at=at)
-    acts.edit(message_id, act, read=READ, changes=changes or CHANGE)
+    Edits(acts._database).edit(message_id, act, read=READ, changes=changes or CHANGE)
 
 
 @pytest.mark.parametrize("escalated", [True, False])
@@ -423,13 +425,13 @@ def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp
     with application_with(engine, tmp_path, Column("subject", String(13))) as made, opened(made) as database:
         made.add()
         enrol(database, [1])
-        row = Views(database).message(1, body=True).row
+        row = message_details(database, 1, body=True).row
         acts, read = Acts(database), {"subject": row["subject"]}
         told = "message 1 can't have a subject of 14 characters, for its column holds 13; nothing was written"
         with made.watched() as changed, pytest.raises(NotActionable, match=told):
-            acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 14})
+            Edits(acts._database).edit(1, EDITED, read=read, changes={"subject": "ü" * 14})
         assert changed == {}
-        acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 13})
+        Edits(acts._database).edit(1, EDITED, read=read, changes={"subject": "ü" * 13})
 
 
 def test_what_is_no_text_can_be_edited_into_some(loose_application: Application) -> None:
@@ -437,10 +439,10 @@ def test_what_is_no_text_can_be_edited_into_some(loose_application: Application)
     loose_application.sql("UPDATE pending_messages SET subject = CAST(x'ff41' AS TEXT), body = NULL")
     with opened(loose_application) as database:
         enrol(database, [1])
-        row = Views(database).message(1, body=True).row
+        row = message_details(database, 1, body=True).row
         read = {name: row[name] for name in ("subject", "body")}
         assert read == {"subject": "\udcffA", "body": None}
-        Acts(database).edit(1, EDITED, read=read, changes={"subject": "A", "body": "Where is it?"})
+        Edits(database).edit(1, EDITED, read=read, changes={"subject": "A", "body": "Where is it?"})
     assert (loose_application.row(1)["subject"], loose_application.row(1)["body"]) == ("A", "Where is it?")
 
 
@@ -451,7 +453,7 @@ def test_a_message_that_is_not_failed_is_not_edited(
     application.add()
     enrol(database, [1])
     application.change(1, status=status)
-    for attempt in (lambda: edit(acts), lambda: acts.check(1, NOON)):
+    for attempt in (lambda: edit(acts), lambda: Edits(acts._database).check(1, NOON)):
         with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed: there is nothing to edit"):
             attempt()
 
@@ -461,14 +463,14 @@ def test_a_message_that_is_being_sent_is_not_edited(application: Application, da
     enrol(database, [1])
     Claims(database).claim(PASS, NOON, 1)
     with application.watched() as changed:
-        for attempt in (lambda: edit(acts), lambda: acts.check(1, NOON)):
+        for attempt in (lambda: edit(acts), lambda: Edits(acts._database).check(1, NOON)):
             with pytest.raises(NotActionable, match=r"message 1 is being sent just now \(the-pass\)"):
                 attempt()
     assert changed == {}
 
 
 def test_a_message_that_is_not_there_is_not_edited(acts: Acts) -> None:
-    for attempt in (lambda: edit(acts), lambda: acts.check(1, NOON)):
+    for attempt in (lambda: edit(acts), lambda: Edits(acts._database).check(1, NOON)):
         with pytest.raises(NoSuchMessage):
             attempt()
 
@@ -476,7 +478,7 @@ def test_a_message_that_is_not_there_is_not_edited(acts: Acts) -> None:
 def test_whether_the_queue_knows_a_message_is_told(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}, {}])
     enrol(database, [1])
-    assert (acts.check(1, NOON), acts.check(2, NOON)) == (True, False)
+    assert (Edits(acts._database).check(1, NOON), Edits(acts._database).check(2, NOON)) == (True, False)
 
 
 # The history.
@@ -489,7 +491,7 @@ def test_what_people_did_is_shown_with_the_message(
     escalate(database, 1, 2)
     perform(acts, ActionKind.NOTED, [1, 2])
     acts.perform(ActionKind.REQUEUED, {1: OperatorAction.requeued(LATER, by="bert", at=NOON + MINUTE)})
-    assert views.message(1).acts == [
+    assert message_details(database, 1).acts == [
         ActRecord(NOON, "ada", "noted", "phoned them"),
         ActRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
     ]
@@ -498,7 +500,7 @@ def test_what_people_did_is_shown_with_the_message(
 def test_the_history_outlives_the_queue(application: Application, database: Database, acts: Acts, views: Views) -> None:
     application.add()
     perform(acts, ActionKind.REJECTED, [1])
-    assert views.message(1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
+    assert message_details(database, 1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
 
 
 def test_old_acts_are_forgotten_like_attempts(
@@ -523,7 +525,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             acts = Acts(database)
             assert perform(acts, ActionKind.REQUEUED, [1]) == set()
             assert perform(acts, ActionKind.REJECTED, [2, 3]) == set()
-            acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
+            Edits(acts._database).edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
             assert list(Views(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
         assert {each: row["status"] for each, row in made.rows().items()} == {
             1: MessageStatus.FAILED,

@@ -13,7 +13,7 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures, PassTimes
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application

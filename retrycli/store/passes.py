@@ -1,0 +1,216 @@
+"""Data that passes share: the passes themselves, destinations and pauses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, insert, or_, select, update
+
+from retrycli.domain.events import ClockWasAhead
+from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
+from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
+from retrycli.store import clock_repair, counters, pruning
+from retrycli.store.breakers import Breakers
+from retrycli.store.schema import acts, attempts, passes, pause
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from retrycli.domain.operator_action import OperatorAction
+
+ATTEMPTS_LOOKED_AT = 1_000
+"""Number of newest attempts to read for the route that the last pass started with. A pass with more attempts has served
+every route."""
+UNRECORDED = "the process was killed, or the database could not be written when it ended"
+"""Detail of a pass whose end was not recorded."""
+
+
+class Ledger(Breakers):
+    """Store what passes remember from one to the next.
+
+    Args:
+        database: holds retrycli's own tables.
+    """
+
+    def start_pass(
+        self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
+    ) -> None:
+        """Record the start of a pass."""
+        row = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        row["started_by"] = started_by
+        with self._database.write() as connection:
+            connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
+
+    def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
+        """Repair times that a clock that was ahead has written: see `retrycli.store.clock_repair`."""
+        return clock_repair.repair_clock_skew(self._database, now, lease)
+
+    def heartbeat(self, pass_id: str, now: datetime) -> None:
+        """Record that a pass is alive."""
+        with self._database.write() as connection:
+            connection.execute(update(passes).where(passes.c.id == pass_id).values(heartbeat_at=now))
+
+    def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
+        """Record the end of a pass."""
+        values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
+        with self._database.write() as connection:
+            counters.count_pass(connection, summary.pass_id, summary.result)
+            connection.execute(
+                update(passes)
+                .where(passes.c.id == summary.pass_id)
+                .values(finished_at=now, heartbeat_at=now, result=summary.result, swept_to=swept_to, **values)
+            )
+
+    def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
+        """Mark unfinished passes without a heartbeat since a time as interrupted, on whatever host they ran.
+
+        They end with their last heartbeat; their sent messages are counted from their attempts.
+        """
+        sent = (
+            select(func.count())
+            .where(attempts.c.pass_id == passes.c.id, attempts.c.outcome == OutcomeKind.DELIVERED.value)
+            .scalar_subquery()
+        )
+        ended = {
+            "finished_at": passes.c.heartbeat_at,
+            "result": PassResult.INTERRUPTED,
+            "reason": StopReason.DIED,
+            "detail": UNRECORDED,
+        }
+        with self._database.write() as connection:
+            dead = connection.execute(
+                update(passes)
+                .where(passes.c.heartbeat_at < silent_since, passes.c.finished_at.is_(None), passes.c.id != pass_id)
+                .values(sent=sent, **ended)
+            ).rowcount
+            counters.add(connection, counters.PASSES, PassResult.INTERRUPTED, dead)
+
+    def swept_to(self) -> int | None:
+        """Return the id at which the last sweep left off; None if there was none."""
+        statement = (
+            select(passes.c.swept_to)
+            .where(passes.c.swept_to.is_not(None))
+            .order_by(passes.c.started_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar()
+
+    def last_passes(self, limit: int, *, until: datetime | None = None) -> list[PassRecord]:
+        """Return the newest passes, newest first; only those that began up to a time, if one is given."""
+        statement = select(passes).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
+        if until is not None:
+            statement = statement.where(passes.c.started_at <= until)
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(statement)]
+
+    def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
+        """Return a pass and the passes that began before it, newest first."""
+        its_start = select(passes.c.started_at).where(passes.c.id == pass_id).scalar_subquery()
+        statement = (
+            select(passes)
+            .where(passes.c.started_at <= its_start, or_(passes.c.started_at < its_start, passes.c.id == pass_id))
+            .order_by(passes.c.started_at.desc(), passes.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(statement)]
+
+    def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
+        """Return the hosts with passes between two times, with the start of their newest."""
+        newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)
+        lately = passes.c.started_at.between(since, until)
+        statement = select(passes.c.host, newest).where(lately).group_by(passes.c.host)
+        with self._database.read() as connection:
+            return dict(connection.execute(statement.order_by(passes.c.host)).all())
+
+    def last_start(self) -> str | None:
+        """Return the destination of the newest pass's first attempt, as far as the newest attempts show it."""
+        newest = (
+            select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
+            .order_by(attempts.c.id.desc())
+            .limit(ATTEMPTS_LOOKED_AT)
+            .cte()
+        )
+        of_a_pass = select(newest.c.pass_id).where(newest.c.pass_id.is_not(None)).order_by(newest.c.id.desc()).limit(1)
+        first = (
+            select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery()).order_by(newest.c.id)
+        )
+        with self._database.read() as connection:
+            return connection.execute(first.limit(1)).scalar()
+
+    def paused(self, now: datetime) -> str | None:
+        """Return why deliveries are paused, in words; None if they are not."""
+        found = self.pause(now)
+        if found is None:
+            return None
+        until = f" until {found.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if found.until else ""
+        return f"paused by {found.by}{until}" + (f": {found.reason}" if found.reason else "")
+
+    def pause(self, now: datetime) -> Pause | None:
+        """Return the pause in force; None if there is none."""
+        in_force = select(pause).where(or_(pause.c.until.is_(None), pause.c.until > now)).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(in_force).one_or_none()
+        return None if row is None else Pause(row.since, row.until, row.by, row.reason)
+
+    def set_pause(self, wanted: Pause | None, act: OperatorAction | None = None) -> None:
+        """Start a pause in place of any other, or end it, and record the action."""
+        from retrycli.store.act_rows import act_values  # not needed by a pass
+
+        with self._database.write() as connection:
+            connection.execute(delete(pause))
+            if wanted is not None:
+                connection.execute(insert(pause).values(asdict(wanted)))
+            if act is not None:
+                connection.execute(insert(acts).values(act_values(act)))
+
+    def pauses(self, limit: int) -> list[PauseRecord]:
+        """Return when deliveries were paused and resumed, newest first."""
+        columns = [acts.c[field.name] for field in fields(PauseRecord)]
+        statement = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [PauseRecord(*row) for row in connection.execute(statement)]
+
+    def prune(self, before: datetime, limit: int) -> int:
+        """Delete attempts, actions and passes that ended before a time: one step of the round that all passes share.
+
+        Open attempts and those of queued messages are kept, whatever their age. Attempts that decide if a text may be
+        sent again are kept as long as the application keeps the row.
+
+        Args:
+            before: time before which ended rows are old.
+            limit: maximum number of attempts to examine, after the last one of the previous call, and maximum numbers
+                of actions and passes to delete.
+
+        Returns:
+            The number of deleted rows. Zero does not mean that none are left.
+        """
+        return pruning.prune(self._database, before, limit)
+
+    def prune_all(self, before: datetime, limit: int) -> Iterator[int]:
+        """Delete all such rows in one walk, with a short transaction for every `limit` attempts.
+
+        Returns:
+            The number of deleted rows of each transaction, as it ends.
+        """
+        return pruning.prune_all(self._database, before, limit)
+
+    def count_ended(self, before: datetime) -> dict[str, int]:
+        """Count the attempts, actions and passes that pruning would delete. It reads all that have ended."""
+        return pruning.count_ended(self._database, before)
+
+
+def _record(row: Row[tuple[object, ...]]) -> PassRecord:
+    values = row._asdict()
+    result = values["result"]
+    return PassRecord(
+        pass_id=values["id"],
+        result=None if result is None else PassResult(result),
+        started_by=StartedBy(values["started_by"] or StartedBy.UNKNOWN),
+        **{name: values[name] for name in ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)},
+    )

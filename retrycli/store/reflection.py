@@ -1,0 +1,114 @@
+"""The application's table as the database describes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import CHAR, VARCHAR, Float, Integer, Numeric, String, TypeDecorator, Uuid, column
+from sqlalchemy import table as table_clause
+from sqlalchemy.types import NullType
+
+from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.message import REQUIRED_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from decimal import Decimal
+
+    from sqlalchemy import Dialect, TableClause
+    from sqlalchemy.engine.interfaces import ReflectedColumn
+    from sqlalchemy.types import TypeEngine
+
+UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
+    "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
+    "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
+}
+"""Unsuitable types of a server's columns, and why. A file's declared types say little, except that text columns turn
+numbers into texts, so that ids are not integers."""
+BEYOND = 2**63
+"""The lowest number that does not fit a database's integer."""
+WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
+
+
+class IntegralNumeric(TypeDecorator[Any]):
+    """A numeric value, read as an integer if it is one."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
+        """Return an integer if the value is one."""
+        if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
+            return value
+        return int(value)
+
+
+class _Unpadded(TypeDecorator[str]):
+    """A text of ``CHAR(n)`` without the blanks that the server pads it with and ignores in comparisons."""
+
+    impl = NullType
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Strip the padding."""
+        return None if value is None else value.rstrip(" ")
+
+
+def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str, ReflectedColumn]:
+    """Return columns by name, with a server's domains replaced by their base types."""
+    for reflected in columns if not is_sqlite else ():
+        reflected["type"] = _beneath_domains(reflected["type"])
+    return {reflected["name"]: reflected for reflected in columns}
+
+
+def table_of(
+    columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
+) -> TableClause:
+    """Build the application's table with all its columns. They have no type unless they are read as another than the
+    driver's.
+
+    Args:
+        columns: its columns by name.
+        name: its name.
+        schema: its schema, if one is named.
+        place: the table and the database, for errors.
+        is_sqlite: whether it is in a SQLite file.
+
+    Raises:
+        SchemaMismatch: a required column is missing, or a column has an unsuitable type.
+    """
+    missing = [required for required in REQUIRED_COLUMNS if required not in columns]
+    if missing:
+        raise SchemaMismatch(
+            f"{place} has no column {', '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+        )
+    for column_name, (kinds, why) in UNFIT.items():
+        matters = column_name == "id" or not is_sqlite
+        if matters and column_name in columns and isinstance(columns[column_name]["type"], kinds):
+            raise SchemaMismatch(f"{place} has a column {column_name} that {why}")
+    kinds_read = {
+        column_name: _read_as(column_name, found["type"], is_sqlite=is_sqlite) for column_name, found in columns.items()
+    }
+    return table_clause(name, *(column(column_name, kind) for column_name, kind in kinds_read.items()), schema=schema)
+
+
+def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
+    """Return the type to read a column as; None for the driver's own."""
+    if not is_sqlite and isinstance(kind, CHAR):
+        return _Unpadded()
+    if not is_sqlite and isinstance(kind, VARCHAR):
+        return String()  # the server's catalogue has no operator for VARCHAR: see `catalogue`
+    if is_sqlite or name not in WHOLE_NUMBERS:
+        return None
+    if isinstance(kind, Uuid):
+        return Uuid(as_uuid=False)
+    return IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
+
+
+def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the base type of a domain, or the type itself."""
+    from sqlalchemy.dialects.postgresql import DOMAIN
+
+    while isinstance(kind, DOMAIN):
+        kind = kind.data_type
+    return kind

@@ -1,0 +1,352 @@
+"""Record attempts at claimed messages and their results. Each change expects that the claim still holds the message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, bindparam, delete, exc, insert, select, update
+
+from retrycli.domain.claim import Claim
+from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
+from retrycli.domain.message import QueuedMessage, UnusableMessage
+from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision, Transition, TransitionKind, WriteResult, as_written
+from retrycli.store.bulk import BulkStatement, id_in
+from retrycli.store.connection import NO_RESULT, pipeline_errors
+from retrycli.store.error_messages import is_busy
+from retrycli.store.identity import (
+    FIRST_IDENTIFYING,
+    as_found,
+    identifying,
+    load,
+    with_queue,
+)
+from retrycli.store.messages import row_by_row, status_of
+from retrycli.store.row_changes import write_messages
+from retrycli.store.row_states import read_rows
+from retrycli.store.schema import MAX_INT, attempts, queue
+from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, held, move
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+OPEN = row_by_row(attempts.c.finished_at.is_(None))
+SHARED_COLUMNS = {
+    name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
+}
+"""Columns with the same value for all attempts that start together."""
+STARTED = (
+    "message_id",
+    "number",
+    "waited_s",
+    "birth",
+    "digest",
+    "delivery_key",
+    "deliveries",
+    "ticket",
+    "message_type",
+    "destination",
+)
+"""Columns written when an attempt starts."""
+START_ATTEMPTS = BulkStatement(
+    lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
+    {name: attempts.c[name].type for name in STARTED},
+    alike=("number", "deliveries", "destination"),
+)
+RESULT_COLUMNS = (
+    "finished_at",
+    "outcome",
+    "status_code",
+    "error",
+    "retry_after_s",
+    "duration_ms",
+    "external_id",
+    "delivered_to",
+)
+"""Columns written when an attempt ends."""
+
+
+def _update_open(*columns: str) -> BulkStatement:
+    return BulkStatement(
+        lambda of: (
+            update(attempts)
+            .where(attempts.c.message_id == of["message_id"], OPEN)
+            .values({name: of[name] for name in columns})
+        ),
+        {name: attempts.c[name].type for name in ("message_id", *columns)},
+        alike=("outcome", "status_code", "error", "retry_after_s", "delivered_to"),
+    )
+
+
+FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
+KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
+
+FORGET_TICKETS = (
+    update(attempts)
+    .where(id_in(attempts.c.message_id), OPEN, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
+    .values(birth=OF_ANY_TICKET)
+)
+
+
+class Results:
+    """Write the results of claimed messages.
+
+    Args:
+        database: holds the queue and the application's table.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(
+        self,
+        claim: Claim,
+        ids: Sequence[int],
+        *,
+        made_by: str,
+        pass_id: str | None,
+        now: datetime,
+        fit: Callable[[QueuedMessage], bool],
+        destination_of: Callable[[str], str | None] = lambda _: None,
+        probe: bool = False,
+    ) -> list[QueuedMessage | UnusableMessage]:
+        """Load claimed messages, and start an attempt for those that are fit.
+
+        Messages that the application has sent, rejected or withdrawn meanwhile leave the queue. So do messages whose id
+        belongs to another message now: that one is enrolled as new. Each attempt records the destination of its
+        message's type.
+        """
+        with self._database.write() as connection:
+            found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
+            loaded = load(connection, found, ids)
+            if gone := set(ids) - {message.message_id for message in loaded}:
+                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
+            fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
+            start_attempts(
+                connection,
+                fit_messages,
+                pass_id=pass_id,
+                made_by=made_by,
+                destination_of=destination_of,
+                probe=probe,
+                now=now,
+            )
+            return loaded
+
+    # Statements of the innermost loop are built once: building takes longer than executing.
+
+    @cached_property
+    def _held_messages(self) -> Select[Any]:
+        """Select whole messages that a claim holds and that are still failed."""
+        return with_queue(self._database).where(*HELD_BY_ID)
+
+    @cached_property
+    def _held_rows(self) -> Select[Any]:
+        """Select the identifying columns and the status of messages that a claim holds."""
+        m = self._database.messages
+        return (
+            select(m.c.id, status_of(self._database), *identifying(m))
+            .join_from(queue, m, m.c.id == queue.c.message_id)
+            .where(*HELD_BY_ID)
+        )
+
+    @cached_property
+    def _locked(self) -> Select[Any]:
+        """Select the same, and lock the rows; skip rows that are locked."""
+        return self._held_rows.with_for_update(skip_locked=True)
+
+    def record_arrival(
+        self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
+    ) -> None:
+        """Record an attempt at a claimed message that has arrived, with its outcome.
+
+        The message stays claimed. `record` writes its row; if the process dies first, a later pass does.
+        """
+        with self._database.write() as connection:
+            ours = _still_held(connection, claim, [decision])
+            start_attempts(
+                connection,
+                [decision.message for decision in ours if isinstance(decision.message, QueuedMessage)],
+                pass_id=None,
+                made_by=made_by,
+                destination_of=lambda _: destination,
+                probe=False,
+                now=started_at,
+            )
+            keep_outcomes(connection, ours, started_at)
+
+    def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
+        """Record the outcomes of attempts whose messages are not decided yet, so that they survive a crash.
+
+        The messages stay claimed.
+        """
+        with self._database.write() as connection:
+            finish_attempts(connection, _still_held(connection, claim, decisions), now)
+
+    def keep_outcomes(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
+        """Record the outcomes of attempts, and write no row of the application's.
+
+        The messages stay claimed. A later pass finds the outcomes and writes the rows.
+        """
+        with self._database.write() as connection:
+            keep_outcomes(connection, _still_held(connection, claim, decisions), now)
+
+    def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
+        """Write the results of claimed messages, in one transaction.
+
+        If the application has locked a row, or a row that a trigger of its table writes, only the attempt's outcome is
+        written, and the message stays claimed.
+
+        Raises:
+            TransactionLost: a row has rolled back the transaction. The next call leaves it out.
+        """
+        by_id = {decision.message_id: decision for decision in decisions}
+        with self._database.write() as connection:
+            found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
+            names = [*found.keys()][FIRST_IDENTIFYING:]
+            as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
+            unlockable: set[int] = set()
+            hidden: dict[int, str] = {}
+            if len(as_they_are) < len(by_id):
+                others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
+                unlockable = {message_id for message_id, is_there in others.items() if is_there}
+                as_they_are |= dict.fromkeys(others.keys() - unlockable)
+                hidden = dict.fromkeys(self._hidden(connection, claim, unlockable), self._why_hidden)
+            ours = {message_id: one for message_id, one in as_they_are.items() if one is not None}
+            theirs = [by_id[message_id] for message_id in as_they_are.keys() - ours.keys()]
+            changed = {message_id: one for message_id, one in ours.items() if one is not by_id[message_id]}
+            written = write_messages(self._database, connection, list(ours.values()))
+            refused = {**written.refused, **hidden}
+            locked = unlockable.difference(hidden).union(written.locked)
+            if locked:
+                keep_outcomes(connection, [by_id[message_id] for message_id in locked], now)
+            writable = [one for message_id, one in ours.items() if message_id not in locked]
+            final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
+            # Their rows stay as they are, whatever was decided.
+            left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
+            finish_attempts(connection, [*final, *left_alone], now)
+            unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
+            move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
+            if theirs:
+                connection.execute(DEQUEUE, {"ids": list(as_they_are.keys() - ours.keys()), "owner": claim.owner})
+        lost = by_id.keys() - ours.keys() - unlockable
+        return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
+
+    def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:
+        """Return the unlockable rows that no transaction holds: a row-level policy hides them from changes.
+
+        If any of them is locked, return none: the others are checked when it is free.
+        """
+        if not unlockable:
+            return set()
+        try:
+            with pipeline_errors(connection):
+                connection.exec_driver_sql("SAVEPOINT hidden", execution_options=NO_RESULT)
+                statement = self._held_rows.with_for_update(nowait=True)
+                free = connection.execute(statement, {"ids": list(unlockable), "owner": claim.owner}).all()
+        except exc.DBAPIError as error:
+            if not is_busy(error):
+                raise
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT hidden")
+            return set()
+        return set(unlockable) - {row[0] for row in free}
+
+    @property
+    def _why_hidden(self) -> str:
+        table = self._database.messages.fullname
+        return f"its row can be read and not changed; see to the row-level policies of {table}"
+
+    def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
+        """Return for each message that this claim holds whether its row exists."""
+        m = self._database.messages.c
+        others = (
+            select(queue.c.message_id, m.id)
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
+            .where(queue.c.message_id.in_(ids), *held(claim.owner))
+        )
+        return {message_id: its_row is not None for message_id, its_row in connection.execute(others).all()}
+
+
+def _still_held(connection: Connection, claim: Claim, decisions: Sequence[Decision]) -> list[Decision]:
+    ids = [decision.message_id for decision in decisions]
+    ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
+    return [decision for decision in decisions if decision.message_id in ours]
+
+
+def start_attempts(
+    connection: Connection,
+    messages: Sequence[QueuedMessage],
+    *,
+    pass_id: str | None,
+    made_by: str,
+    destination_of: Callable[[str], str | None],
+    probe: bool,
+    now: datetime,
+) -> None:
+    """Record attempts before their requests go out."""
+    rows = [
+        {
+            "message_id": message.message_id,
+            "number": message.attempt_number,
+            "waited_s": min(max(int((now - message.first_failed_at).total_seconds()), 0), MAX_INT),
+            "birth": message.birth,
+            "digest": message.digest,
+            "delivery_key": message.delivery_key,
+            "deliveries": message.deliveries,
+            "ticket": ticket_text(message.ticket_id),
+            "message_type": str(message.message.message_type),
+            "destination": destination_of(message.message.message_type),
+        }
+        for message in messages
+    ]
+    of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
+    START_ATTEMPTS.execute(connection, rows, **of_all)
+
+
+def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
+    """Record the results of attempts at messages that a claim holds.
+
+    A delivered message whose row is not marked as sent may come back on another ticket. In a table without creation
+    times it is recognised all the same (`OF_ANY_TICKET`).
+    """
+    unmarked = [
+        decision.message_id
+        for decision in decisions
+        if decision.was_delivered and decision.transition.kind is not TransitionKind.DELIVERED
+    ]
+    if unmarked:
+        connection.execute(FORGET_TICKETS, {"ids": unmarked})
+    FINISH_ATTEMPTS.execute(connection, _results(decisions, now))
+
+
+def keep_outcomes(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
+    """Record the answers to attempts whose results can't be written into the rows yet.
+
+    Such an attempt has an outcome and no end: the process that writes the row ends it.
+    """
+    KEEP_OUTCOMES.execute(connection, _results(decisions, now))
+
+
+def _results(decisions: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
+    return [
+        {
+            "message_id": decision.message_id,
+            "finished_at": decision.finished_at or now,
+            "outcome": decision.outcome.kind,
+            "status_code": decision.outcome.status_code,
+            "error": decision.outcome.error,
+            "retry_after_s": None
+            if decision.outcome.retry_after is None
+            else round(decision.outcome.retry_after.total_seconds()),
+            "duration_ms": None if decision.duration is None else round(decision.duration.total_seconds() * 1000),
+            "external_id": decision.outcome.external_id,
+            "delivered_to": as_list(decision.outcome.delivered_to),
+        }
+        for decision in decisions
+        if decision.outcome is not None
+    ]

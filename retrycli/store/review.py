@@ -1,0 +1,117 @@
+"""Decide again about escalated messages whose rows the application may have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, select, update
+
+from retrycli.domain.claim import ChangedMessage
+from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.transition import Decision, TransitionKind, as_written
+from retrycli.store.bulk import id_in
+from retrycli.store.identity import load, with_queue
+from retrycli.store.messages import row_by_row, status_text
+from retrycli.store.row_states import RowState, read_rows
+from retrycli.store.schema import queue
+from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+    from retrycli.store.database import Database
+
+STILL_ESCALATED = queue.c.state == State.ESCALATED.value
+SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
+    id_in(queue.c.message_id)
+)
+
+
+def review(
+    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
+) -> list[Decision]:
+    """Let escalated messages wait again, escalate them anew, or remember their present rows (released).
+
+    Neither the application nor an operator changes them meanwhile. A message that either of them has locked is left to
+    the next pass.
+
+    Args:
+        database: holds the queue and the application's table.
+        ids: the escalated messages.
+        decide: decides about a whole message; told if the application has changed it.
+        now: current time, for ``escalated_at``.
+
+    Returns:
+        The decisions, as written.
+    """
+    with database.write() as connection:
+        free = list(connection.execute(_free_escalated(database), {"ids": list(ids)}).scalars())
+        rows = read_rows(database, connection, free)
+        reviewed = _decided(database, connection, free, rows, decide)
+        anew = [decision for decision in reviewed if decision.transition.reason]
+        refused = escalate(database, connection, anew, now)
+        for decision in reviewed:
+            if decision.transition.reason:
+                continue
+            values = {**identity_values(decision), **seen_values(rows[decision.message_id])}
+            if decision.transition.kind is TransitionKind.ENROLLED:
+                values |= {
+                    **NOT_ESCALATED,
+                    "next_attempt_at": decision.transition.next_attempt_at,
+                    "unknown_count": decision.transition.unknown_count or 0,
+                }
+            connection.execute(
+                update(queue).where(queue.c.message_id == decision.message_id, STILL_ESCALATED).values(values)
+            )
+        return as_written(reviewed, refused)
+
+
+def would_review(
+    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]
+) -> list[Decision]:
+    """Return what `review` would decide, and write nothing."""
+    with database.read() as connection:
+        return _decided(database, connection, ids, read_rows(database, connection, ids), decide)
+
+
+def _decided(
+    database: Database,
+    connection: Connection,
+    ids: Collection[int],
+    rows: Mapping[int, RowState],
+    decide: Callable[[ChangedMessage], Decision],
+) -> list[Decision]:
+    known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
+    return [
+        decide(ChangedMessage(message, _was_changed(known[message.message_id], message, rows[message.message_id])))
+        for message in _whole(database, connection, list(ids))
+    ]
+
+
+def _free_escalated(database: Database) -> Select[Any]:
+    """Select escalated messages that are failed, by id, and lock them; skip locked rows."""
+    m = database.messages
+    return (
+        select(queue.c.message_id)
+        .join_from(queue, m, m.c.id == queue.c.message_id)
+        .where(id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
+        .order_by(queue.c.message_id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _whole(database: Database, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+    messages = with_queue(database).where(id_in(queue.c.message_id))
+    return load(connection, connection.execute(messages, {"ids": ids}), ids)
+
+
+def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
+    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
+    seen = seen_values(row)
+    return known.digest is not None and bool(
+        known.digest != message.digest
+        or known.seen_count != seen["seen_count"]
+        or known.seen_error != seen["seen_error"]
+    )

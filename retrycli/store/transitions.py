@@ -1,0 +1,250 @@
+"""Move messages of the queue to the states that decisions give them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, assert_never
+
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
+
+from retrycli.domain.claim import Claim
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.message import EscalationReason, State, UnusableMessage
+from retrycli.domain.transition import Decision, TransitionKind, as_written
+from retrycli.store.bulk import BulkStatement, Values, id_in
+from retrycli.store.connection import NO_RESULT
+from retrycli.store.identity import birth_as_read, load, with_queue
+from retrycli.store.messages import row_by_row
+from retrycli.store.row_states import RowState, read_rows, shown_error
+from retrycli.store.schema import MAX_INT, escalations, queue
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Update
+    from sqlalchemy.types import TypeEngine
+
+    from retrycli.store.database import Database
+
+
+def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
+    """Build the guard of every change to a claim's messages. It is for lookups by id."""
+    return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == owner),)
+
+
+CLAIM_FREE = (
+    update(queue)
+    .where(id_in(queue.c.message_id), row_by_row(queue.c.state != State.SENDING.value))
+    .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
+)
+HELD = held(bindparam("owner"))
+HELD_BY_ID = (id_in(queue.c.message_id), *HELD)
+HELD_IDS = select(queue.c.message_id).where(*HELD_BY_ID)
+DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
+
+
+def claimed(claim: Claim) -> dict[str, object]:
+    """Return the queue columns of a claimed message."""
+    return {
+        "state": State.SENDING.value,
+        "claimed_by": claim.owner,
+        "claim_expires_at": claim.expires_at,
+    }
+
+
+def former_state() -> ColumnElement[str]:
+    """Return the state that a claimed message returns to: escalated if it was, otherwise waiting."""
+    return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
+
+
+def move(
+    connection: Connection, claim: Claim, decisions: Sequence[Decision], rows: Mapping[int, RowState], now: datetime
+) -> None:
+    """Move messages that this claim holds to the states of their transitions.
+
+    Args:
+        connection: in a writing transaction.
+        claim: the claim that holds them.
+        decisions: the transitions.
+        rows: present rows of the escalated messages, by id.
+        now: current time.
+    """
+    gone, back, escalated = [], [], []
+    for decision in decisions:
+        change = decision.transition
+        match change.kind:
+            case TransitionKind.DELIVERED:
+                gone.append(decision.message_id)
+            case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
+                back.append({**_queue_values(decision), "next_attempt_at": change.next_attempt_at})
+            case TransitionKind.ESCALATED:
+                row = {**_queue_values(decision), **seen_values(rows.get(decision.message_id))}
+                escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(decision)})
+            case TransitionKind.ENROLLED:
+                raise AssertionError("a message is enrolled before it is claimed")
+            case _:
+                assert_never(change.kind)
+    if gone:
+        connection.execute(DEQUEUE, {"ids": gone, "owner": claim.owner})
+    GO_BACK.execute(connection, back, owner=claim.owner)
+    if escalated:
+        firsts = first_escalations(connection, escalated, now)
+        ESCALATE.execute(connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], owner=claim.owner)
+
+
+def escalate(
+    database: Database, connection: Connection, decisions: Sequence[Decision], now: datetime
+) -> Mapping[int, str]:
+    """Escalate unclaimed messages, and remember their present texts and rows, so that later changes by the application
+    are noticed.
+
+    Returns:
+        Reasons of the rows that refused the change, by id.
+    """
+    if not decisions:
+        return {}
+    from retrycli.store.row_changes import write_messages  # not needed by a pass that escalates nothing
+
+    claim = Claim(str(uuid.uuid4()), now)
+    ids = [decision.message_id for decision in decisions]
+    connection.execute(CLAIM_FREE, {"ids": ids, "owner": claim.owner, "until": now})
+    theirs = {"ids": ids, "owner": claim.owner}
+    found = connection.execute(with_queue(database).where(*HELD_BY_ID), theirs)
+    whole = {message.message_id: message for message in load(connection, found, ids)}
+    known = [
+        decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
+    ]
+    # Messages that are not failed any more, or replaced by another, leave the queue with the next pass.
+    gone = [decision for decision in decisions if decision.message_id not in whole]
+    written = write_messages(database, connection, known)
+    rows = {**read_rows(database, connection, ids), **written.rows}
+    move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
+    return written.refused
+
+
+def _queue_values(decision: Decision) -> dict[str, Any]:
+    row: dict[str, Any] = {"message_id": decision.message_id, "unknown_count": None, **identity_values(decision)}
+    if decision.transition.unknown_count is not None:
+        row["unknown_count"] = decision.transition.unknown_count
+    return row
+
+
+def first_escalations(
+    connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
+) -> Mapping[int, datetime]:
+    """Return when messages were first escalated for their reason under their key, by id.
+
+    Notifications use this time. So an application that fails a message again at every tick causes one notification.
+    """
+    keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
+    found = connection.execute(KNOWN_ESCALATIONS, {"ids": [key for key, _ in keys.values()]})
+    known = {(key, reason): at for key, reason, at in found}
+    fresh = {(key, reason) for key, reason in keys.values() if key} - known.keys()
+    if fresh:
+        rows = [{"delivery_key": key, "reason": reason, "at": now} for key, reason in sorted(fresh)]
+        connection.execute(insert(escalations), rows)
+    return {message_id: known.get(key, now) for message_id, key in keys.items()}
+
+
+def identity_values(decision: Decision) -> dict[str, Any]:
+    """Return the columns of a queue row that describe the message's text; None leaves the column as it is.
+
+    Digest, delivery key and the number of unknown attempts under this key always change together.
+    """
+    message = decision.message
+    if message is None or not message.digest:
+        return dict.fromkeys(IDENTITY)
+    values = {"birth": birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
+    if isinstance(message, UnusableMessage):
+        return values | {"delivered_to": None}
+    # If the row has changed meanwhile, these recipients did not get its present text.
+    changed = decision.transition.reason is EscalationReason.CHANGED
+    now = decision.outcome.delivered_to if decision.outcome and not changed else ()
+    return values | {
+        "delivered_to": as_list(message.delivered_to.union(now)),
+        "unknown_count": message.unknown_count,
+    }
+
+
+def seen_values(row: RowState | None) -> dict[str, Any]:
+    """Return the columns of a queue row that remember the application's row."""
+    if row is None:
+        return dict.fromkeys(SEEN)
+    count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
+    return {"seen_count": count, "seen_error": shown_error(row.last_error), "seen_updated_at": row.updated_at}
+
+
+def as_list(addresses: Collection[str]) -> str | None:
+    """Return addresses as a JSON list; None if there are none."""
+    return json.dumps(sorted(addresses)) if addresses else None
+
+
+def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
+    """Build an update that releases a claimed message and sets other values."""
+    moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
+    return moved.values(claimed_by=None, claim_expires_at=None, **values)
+
+
+def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
+    """Return the new value, or the queue's own if it is null."""
+    return func.coalesce(of[name], queue.c[name])
+
+
+def _waiting_update(of: Values) -> Update:
+    """Build the update to waiting. An escalated message that was tried by hand keeps what was last seen of its text.
+
+    If another text was tried, the queue keeps the old text's columns; the history has what was tried.
+    """
+    waits = queue.c.escalated_at.is_(None)
+    another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
+    return _release(
+        of,
+        state=former_state(),
+        next_attempt_at=_new_or_own(of, "next_attempt_at"),
+        unknown_count=case((another, queue.c.unknown_count), else_=_new_or_own(of, "unknown_count")),
+        delivered_to=case((another, queue.c.delivered_to), else_=of["delivered_to"]),
+        **{name: case((waits, _new_or_own(of, name)), else_=queue.c[name]) for name in KEPT},
+    )
+
+
+def _escalation_update(of: Values) -> Update:
+    """Build the update to escalated. A message that was tried by hand keeps its first escalation time."""
+    return _release(
+        of,
+        state=State.ESCALATED.value,
+        next_attempt_at=None,
+        unknown_count=_new_or_own(of, "unknown_count"),
+        delivered_to=of["delivered_to"],
+        escalated_at=func.coalesce(queue.c.escalated_at, of["at"]),
+        escalation_reason=of["escalation_reason"],
+        fingerprint=of["fingerprint"],
+        **{name: _new_or_own(of, name) for name in KEPT},
+        **{name: of[name] for name in SEEN},
+    )
+
+
+def _types(*names: str) -> dict[str, TypeEngine[Any]]:
+    return {name: queue.c[name].type for name in ("message_id", "unknown_count", *IDENTITY, *names)}
+
+
+NOT_ESCALATED: Mapping[str, Any] = {
+    "state": State.WAITING.value,
+    "escalated_at": None,
+    "escalation_reason": None,
+    "fingerprint": None,
+    "acknowledged_by": None,
+    "acknowledged_at": None,
+    "note": None,
+}
+"""Columns of a message that waits again."""
+KEPT = ("birth", "digest", "delivery_key")
+IDENTITY = (*KEPT, "delivered_to")
+"""Columns that describe the message's text."""
+SEEN = ("seen_count", "seen_error", "seen_updated_at")
+"""Columns that remember the application's row, to notice when the application changes it."""
+KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
+GO_BACK = BulkStatement(_waiting_update, _types("next_attempt_at"))
+ESCALATE = BulkStatement(
+    _escalation_update, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type}
+)
