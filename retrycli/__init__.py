@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from retrycli.domain.pass_summary import PassSummary
     from retrycli.operations.arrival import look_up, mark_sent
     from retrycli.operations.message_actions import ActionResult, Canary, Match, acknowledge, find, reject, requeue
+    from retrycli.operations.run_pass import run_once
     from retrycli.operations.status import Status, status
-    from retrycli.operations.wiring import retry, run_once
+    from retrycli.operations.wiring import retry
 
 __all__ = [
     "ActionResult",
@@ -84,7 +85,7 @@ _HOMES = {
     "reject": "operations.message_actions",
     "requeue": "operations.message_actions",
     "retry": "operations.wiring",
-    "run_once": "operations.wiring",
+    "run_once": "operations.run_pass",
     "status": "operations.status",
 }
 

@@ -88,7 +88,7 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
-    from retrycli.operations import wiring
+    from retrycli.operations import run_pass, wiring
     from retrycli.views import log_lines, terminal
 
     settings = load_settings(ctx, config)
@@ -99,7 +99,7 @@ def run_once(
     runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
     try:
         with terminal.progress() as follow:
-            summary = wiring.run_once(
+            summary = run_pass.run_once(
                 settings,
                 limit=limit,
                 probe=probe,

@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.config.settings import DatabaseSettings, LoggingSettings, ScheduleSettings, Settings
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.operations.aftermath import leave
+from retrycli.operations.run_pass import leave
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
 from retrycli.views.log_lines import configure, logger

@@ -18,7 +18,7 @@ from retrycli.domain.message import Claim
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.operations import message_actions, wiring
+from retrycli.operations import message_actions, run_pass, wiring
 from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
 from retrycli.operations.wiring import Runtime
@@ -77,7 +77,7 @@ class Desk:
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
         """Have cron make a pass, or whoever is named."""
         around = Runtime(now=self.clock(now), rng=self.rng)
-        return wiring.run_once(self.settings, runtime=around, started_by=starter)
+        return run_pass.run_once(self.settings, runtime=around, started_by=starter)
 
     def explain(self, message_id: int, now: datetime) -> Explanation:
         return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
@@ -313,7 +313,7 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     for message_id in due:
         at.add(message_id)
     nothing_sent = Runtime(now=lambda: NOON, stop_requested=lambda: True)
-    wiring.run_once(at.settings, runtime=nothing_sent, started_by=StartedBy.CRON)
+    run_pass.run_once(at.settings, runtime=nothing_sent, started_by=StartedBy.CRON)
     for message_id, minutes in due.items():
         time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)

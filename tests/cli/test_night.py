@@ -15,7 +15,7 @@ import pytest
 from retrycli.config.settings import Settings
 from retrycli.domain.grouping import GroupBy
 from retrycli.domain.pass_summary import PassResult, StopReason
-from retrycli.operations import status, wiring
+from retrycli.operations import run_pass, status
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime
 from tests.channels import webhook
@@ -87,7 +87,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
                 failed += 1
                 fail(application, failed, tick - timedelta(minutes=7))
             clock.time = tick + timedelta(seconds=jitter.uniform(0, 3))
-            summary = wiring.run_once(settings, runtime=runtime)
+            summary = run_pass.run_once(settings, runtime=runtime)
             assert summary.result in {PassResult.COMPLETED, PassResult.STOPPED}
             assert summary.reason in {None, StopReason.BREAKER_OPEN}
             told += [(tick, each) for each in hook.texts[len(told) :]]

@@ -5,21 +5,118 @@ The messages are sent by then, so nothing here can fail the pass. What is not se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.domain.events import Event
+from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
+from retrycli.engine import runner
+from retrycli.engine.rules import PassIdentity
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
+
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Lock
 
 A_FEW = 20
 """A pass with nothing to send looks no further back for the one before it: between them are skipped ones and those of
 other hosts."""
+
+
+def run_once(
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    probe: bool = False,
+    wait_lock_seconds: float | None = None,
+    listen: Callable[[Event], None] | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
+    started_by: StartedBy = StartedBy.LIBRARY,
+) -> PassSummary:
+    """Make one pass: deliver what is due.
+
+    It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
+    until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        limit: how many messages to try at most; by default ``run.limit``.
+        probe: whether to probe a ticketing API that is down now, and not only when its next probe is due.
+        wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
+        listen: called with each event of the pass, in the thread that makes it.
+        runtime: clock, randomness, and whether to stop early.
+        started_by: who starts it; the next run is told by what a scheduler started.
+
+    Returns:
+        How the pass went. That another pass holds the lock, that deliveries are paused, that the ticketing API is
+        down: all of these are results and no errors.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
+        EventLoopRunning: this thread runs an event loop.
+    """
+    me = PassIdentity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
+    wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
+    lock = _Lock(PassLock(lock_path(settings)), me, wait, runtime.now, runtime.stop_requested)
+    make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
+    if settings.notify.ping_url is None:
+        return make(listen)
+    from retrycli.operations.notifications import watched
+
+    return watched(settings, me.pass_id, make, listen, runtime.now)
+
+
+def _make_pass(
+    settings: Settings,
+    lock: Lock,
+    me: PassIdentity,
+    limit: int | None,
+    runtime: Runtime,
+    listen: Callable[[Event], None] | None,
+    *,
+    probe: bool,
+) -> PassSummary:
+    with ready_to_send(settings, runtime, listen, limit=limit, probe=probe) as (deps, rules, database):
+        try:
+            summary = asyncio.run(runner.run_pass(deps, lock, rules, me))
+        except Exception as error:
+            leave_failed(settings, database, me.pass_id, error, deps.now())
+            raise
+        leave(settings, database, summary, deps.now())
+        return summary
+
+
+class _Lock(NamedTuple):
+    """The pass lock, with the clock it waits by, and what ends the wait early."""
+
+    lock: PassLock
+    me: PassIdentity
+    wait_seconds: float
+    now: Callable[[], datetime]
+    stop_requested: Callable[[], bool]
+
+    def acquire(self) -> None:
+        holder = Holder(self.me.pid, self.me.host, self.now())
+        wait, give_up = self.wait_seconds, self.stop_requested
+        self.lock.acquire(holder, wait_seconds=wait, now=self.now, sleep=time.sleep, give_up=give_up)
+
+    def release(self) -> None:
+        self.lock.release()
 
 
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
