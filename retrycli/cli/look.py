@@ -314,7 +314,7 @@ def list_failed(
     config: ConfigFile = None,
 ) -> None:
     """List failed messages: which wait, until when, and why."""
-    from retrycli.operations import status as operation
+    from retrycli.operations import listing
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
@@ -328,7 +328,7 @@ def list_failed(
         fingerprint=fingerprint,
     )
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with operation.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+    with listing.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _tries_allowed(settings)
             policies = settings.policies
@@ -432,11 +432,11 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show one message with its text, and every attempt at it."""
-    from retrycli.operations import status as operation
+    from retrycli.operations import listing
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    found = operation.show(settings, message_id)
+    found = listing.show(settings, message_id)
     if as_json:
         terminal.show_json(
             {

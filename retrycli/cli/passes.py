@@ -325,7 +325,7 @@ def pause(
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""
-    from retrycli.operations import status
+    from retrycli.operations import pause as operation
     from retrycli.views import terminal
 
     span = None if length is None else length_of_time(length, "--for")
@@ -333,7 +333,7 @@ def pause(
         raise typer.BadParameter(
             "it would be over at once; leave --for out to pause until `retrycli resume`", param_hint="--for"
         )
-    begun, replaced = status.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
+    begun, replaced = operation.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {terminal.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
@@ -343,9 +343,9 @@ def pause(
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
-    from retrycli.operations import status
+    from retrycli.operations import pause as operation
     from retrycli.views import terminal
 
-    ended = status.resume(load_settings(ctx, config), by=by)
+    ended = operation.resume(load_settings(ctx, config), by=by)
     terminal.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
     terminal.say("Next: retrycli status")

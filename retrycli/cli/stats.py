@@ -47,13 +47,13 @@ def stats(
     config: ConfigFile = None,
 ) -> None:
     """Show what came of the attempts, and when the API was down."""
-    from retrycli.operations import status
+    from retrycli.operations import stats as operation
     from retrycli.views import terminal
 
     span = _span(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
-    figures, groups = status.stats(load_settings(ctx, config), by, span=span, limit=shown)
+    figures, groups = operation.stats(load_settings(ctx, config), by, span=span, limit=shown)
     if as_json:
         terminal.show_json(_fields(figures, by, groups))
         return
@@ -75,14 +75,13 @@ def report(
 ) -> None:
     """Write a page of HTML that shows how it has been going."""
     from retrycli.operations import report as operation
-    from retrycli.operations import status
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     file = html or settings.report.path
     if file is None:
         raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
-    page = status.report(settings, span=_span(since))
+    page = operation.report(settings, span=_span(since))
     if file == STDOUT:
         print(page, end="")  # noqa: T201
         return

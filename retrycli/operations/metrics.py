@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult
 from retrycli.operations import standing
+from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
@@ -46,6 +47,16 @@ def _write(settings: Settings, database: Database, path: Path, now: datetime) ->
     except ConfigurationError as error:
         return str(error)
     return None
+
+
+def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:
+    """What there is to tell Prometheus.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return measured(settings, database, now())
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.operations.wiring import open_database, utc_now
 from retrycli.system import atomic
 from retrycli.views import log_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup
     from retrycli.store.database import Database
@@ -24,6 +27,21 @@ LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
 STALE = timedelta(hours=1)
 """So old a page is renewed even if there is nothing new to tell, for its time says that passes come."""
+
+
+def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
+    """The same and more as a page of HTML.
+
+    Raises:
+        DatabaseUnavailable: as in `retrycli.run_once`.
+        ConfigurationError: that too; or Jinja2 is not installed.
+    """
+    from retrycli.operations.status import status
+
+    until = now()
+    state = status(settings, now=lambda: until).state
+    with open_database(settings) as database:
+        return page(settings, database, since=until - span, until=until, state=state)
 
 
 def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:

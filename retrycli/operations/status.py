@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from socket import gethostname
@@ -13,35 +13,20 @@ from socket import gethostname
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.delivery_stats import DeliveryStats, Group
 from retrycli.domain.errors import LockUnusable
-from retrycli.domain.filter import Filter
-from retrycli.domain.grouping import GroupBy
-from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
-from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
 from retrycli.operations import dry_run, schedule
-from retrycli.operations.metrics import measured
-from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
-from retrycli.store import completion
-from retrycli.store.database import Database
-from retrycli.store.delivery_stats import Statistics
-from retrycli.store.escalations import escalation_groups
+from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.ledger import Ledger
-from retrycli.store.views import Views
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 from retrycli.system.pass_lock import Holder, PassLock
-from retrycli.views.prometheus import Measured
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""
 NEARLY = timedelta(minutes=1)
 """A pass that began so long before a tick is that tick's."""
-OFFERED = 50
-"""So many messages are offered by a shell's completion at most."""
-OFFER_WITHIN_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,78 +241,6 @@ def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> 
     return "down" if down else "ok"
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Failed messages, to be gone through once, while the database is open."""
-
-    messages: Iterator[ListedMessage]
-    number: int
-    """How many there are in the list."""
-    total: Callable[[], int]
-    """Counts how many there are in all."""
-
-
-@contextmanager
-def list_messages(
-    settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
-) -> Iterator[Listing]:
-    """Failed messages that a filter lets through. They are read as they are gone through, a page at a time.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    with open_database(settings) as database:
-        views = Views(database)
-        ids = views.ids(wanted, sort=sort, limit=limit)
-        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
-
-
-def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
-    """The newest failed messages whose ids begin with some digits, for a shell to offer: id, ticket, last error.
-
-    Nothing is written, and nobody waits long for it.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    hasty = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
-    with closing(hasty) as database:
-        return completion.failed_beginning(database, digits, limit=OFFERED)
-
-
-def escalations(settings: Settings) -> list[EscalationGroup]:
-    """What a person must look at: groups of one cause, the largest first. The messages are listed as others are.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    with open_database(settings) as database:
-        return escalation_groups(database)
-
-
-def show(settings: Settings, message_id: int) -> MessageDetails:
-    """One message with its text and its history.
-
-    Raises:
-        NoSuchMessage: there is no such row.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    with open_database(settings) as database:
-        found = Views(database).message(message_id, body=True)
-        running = {each.pass_id for each in found.attempts if each.outcome is None and each.pass_id is not None}
-        return replace(found, ended=ended_passes(settings, Ledger(database), running))
-
-
-def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:
-    """What there is to tell Prometheus.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    with open_database(settings) as database:
-        return measured(settings, database, now())
-
-
 def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
     """Return the newest passes, newest first; the newest pauses and resumptions; and which passes ended unrecorded."""
     with open_database(settings) as database:
@@ -336,66 +249,3 @@ def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], li
         with suppress(LockUnusable):
             return found, ledger.pauses(limit), _unrecorded(settings, ledger, found)
         return found, ledger.pauses(limit), frozenset()
-
-
-def stats(
-    settings: Settings, by: GroupBy, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
-) -> tuple[DeliveryStats, list[Group]]:
-    """What came of the attempts of the last days: all figures, and the attempts by what they have in common.
-
-    Errors have no groups of their own: `DeliveryStats.troubles` are just that.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    until = now()
-    with open_database(settings) as database:
-        statistics = Statistics(database)
-        figures = statistics.figures(until - span, until)
-        return figures, [] if by is GroupBy.ERROR else statistics.groups(by, until - span, limit=limit)
-
-
-def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
-    """The same and more as a page of HTML.
-
-    Raises:
-        DatabaseUnavailable: as in `retrycli.run_once`.
-        ConfigurationError: that too; or Jinja2 is not installed.
-    """
-    from retrycli.operations import report
-
-    until = now()
-    state = status(settings, now=lambda: until).state
-    with open_database(settings) as database:
-        return report.page(settings, database, since=until - span, until=until, state=state)
-
-
-def pause(
-    settings: Settings,
-    *,
-    length: timedelta | None = None,
-    reason: str | None = None,
-    by: str | None = None,
-    now: Callable[[], datetime] = utc_now,
-) -> tuple[Pause, Pause | None]:
-    """Hold deliveries back, for a time or until `resume`; return the pause, and the one in force that it replaces."""
-    with open_database(settings) as database:
-        at = clock(database, now)()
-        wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
-        ledger = Ledger(database)
-        with database.transaction():
-            replaced = ledger.pause(at)
-            end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
-            ledger.set_pause(wanted, OperatorAction.paused(end, by=wanted.by, at=at))
-    return wanted, replaced
-
-
-def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datetime] = utc_now) -> Pause | None:
-    """End the pause that is in force, if any, and return it."""
-    with open_database(settings) as database:
-        ledger, at = Ledger(database), clock(database, now)()
-        with database.transaction():
-            ended = ledger.pause(at)
-            act = None if ended is None else OperatorAction.resumed(ended.in_words, by=by or login_name(), at=at)
-            ledger.set_pause(None, act)
-    return ended

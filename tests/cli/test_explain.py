@@ -19,6 +19,7 @@ from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.operations import message_actions, run_pass, wiring
+from retrycli.operations import pause as pausing
 from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
 from retrycli.operations.wiring import Runtime
@@ -228,7 +229,7 @@ def pause_without_end(desk: Desk) -> None:
 
 
 def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> None:
-    desk.pause(at.settings, length=length, by="ada", now=lambda: since)
+    pausing.pause(at.settings, length=length, by="ada", now=lambda: since)
 
 
 def breaker(desk: Desk) -> None:
