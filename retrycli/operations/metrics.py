@@ -13,7 +13,7 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult
-from retrycli.operations import standing
+from retrycli.operations.incidents import warn
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import schema
 from retrycli.store.claims import Claims
@@ -32,7 +32,7 @@ OTHER = "other"
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
     """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
     try:
-        standing.warn(
+        warn(
             database, "The metrics were", "written", _write(settings, database, path, now), now, settings.notify.remind
         )
     except DatabaseUnavailable as error:

@@ -80,10 +80,10 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     """
     if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
         return
-    from retrycli.operations import standing
+    from retrycli.operations.incidents import warn
 
     try:
-        standing.warn(
+        warn(
             database,
             "The report was",
             "renewed",

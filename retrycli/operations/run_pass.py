@@ -124,12 +124,10 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
     with _or_warn("The log does not tell what has changed"):
         _tell_the_news(settings, Ledger(database), summary)
     if settings.logging.file is not None:
-        from retrycli.operations import standing
+        from retrycli.operations.incidents import warn
 
         with _or_warn("The log file was not checked"):
-            standing.warn(
-                database, "The log file was", "written", log_lines.file_problem(), now, settings.notify.remind
-            )
+            warn(database, "The log file was", "written", log_lines.file_problem(), now, settings.notify.remind)
     about_to_expire = None
     if any(each.expires_after for each in settings.policies.values()):
         from retrycli.operations import expiry
