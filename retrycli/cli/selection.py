@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
-    from retrycli.operations.message_actions import ActionResult, ManualAttempt
+    from retrycli.operations.bulk_action import ActionResult, ManualAttempt
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")

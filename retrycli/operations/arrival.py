@@ -12,7 +12,7 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.message_actions import ActionResult, once, perform
+from retrycli.operations.bulk_action import ActionResult, once, perform
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.operator_actions import Acts
 

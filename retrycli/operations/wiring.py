@@ -24,7 +24,6 @@ from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType, Route
 from retrycli.domain.operator_action import LONGEST_NAME
-from retrycli.domain.outcome import Outcome
 from retrycli.domain.sanitize import encodable
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.store import schema
@@ -144,32 +143,6 @@ def _refuse_a_running_loop() -> None:
         "an event loop is running in this thread, and a delivery needs its own; "
         "call the function by `await asyncio.to_thread(FUNCTION, settings, …)`"
     )
-
-
-def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
-    """Try one message now, whatever its wait, also an escalated one.
-
-    It takes none of the message's tries: if it is not delivered, the message stays where it was.
-
-    Args:
-        settings: from `retrycli.load_settings`, or made directly.
-        message_id: the message's id in the application's table.
-        by: who asks for it, for the history; by default the login name.
-        runtime: clock and randomness.
-
-    Returns:
-        What came of the attempt.
-
-    Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent just now.
-        InvalidMessage: its data can't be turned into a request.
-        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
-    """
-    from retrycli.engine import manual_attempt
-
-    with ready_to_send(settings, runtime) as (deps, rules, _):
-        return asyncio.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=by or login_name()))
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:

@@ -18,7 +18,7 @@ from retrycli.domain.message import Claim
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.operations import message_actions, run_pass, wiring
+from retrycli.operations import message_actions, retry, run_pass
 from retrycli.operations import pause as pausing
 from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
@@ -206,7 +206,7 @@ def tried_by_hand(desk: Desk) -> None:
     desk.answers(OVERLOADED)
     desk.run_at(NOON)
     desk.api.retry_after[503] = "7200"
-    wiring.retry(desk.settings, 1, by="ada", runtime=Runtime(now=lambda: NOON))
+    retry.retry(desk.settings, 1, by="ada", runtime=Runtime(now=lambda: NOON))
     desk.answers(TAKES)
 
 

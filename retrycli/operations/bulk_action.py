@@ -1,0 +1,132 @@
+"""Apply one operator action to many messages."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+
+from retrycli.config.settings import Settings
+from retrycli.domain.errors import ConfigurationError, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage
+from retrycli.domain.operator_action import ActionKind, OperatorAction, not_written, unfit, would_expire
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.operations.wiring import Runtime, clock, open_database
+from retrycli.store.database import Database
+from retrycli.store.operator_actions import Acts
+
+BATCH = 500
+"""How many messages are acted on in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManualAttempt:
+    """One attempt by hand: an outcome, or why there was none."""
+
+    message_id: int
+    outcome: Outcome | None = None
+    error: RetrycliError | None = None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the other side has it."""
+        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could have been delivered and was not: a message that has moved on is no failure."""
+        return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """What came of an act on messages."""
+
+    matched: int
+    """How many there were to act on."""
+    done: int = 0
+    refused: dict[int, RetrycliError] = field(default_factory=dict)
+    """Those that were left alone because they had moved on, or could not be acted on to begin with, and why."""
+    tried: list[ManualAttempt] = field(default_factory=list)
+    """Attempts that were made by hand."""
+    left: int = 0
+    """Those that were not come to: they are as they were."""
+    reason: str | None = None
+    """Why some were left: ``canary_failed``, ``destination_down`` or ``signal``."""
+
+
+def once(ids: Iterable[int]) -> array[int]:
+    """The ids in their order, each of them once."""
+    packed = array("q", ids)
+    rising = all(one < next_one for one, next_one in pairwise(packed))
+    return packed if rising else array("q", dict.fromkeys(packed))
+
+
+def perform(
+    settings: Settings,
+    kind: ActionKind,
+    ids: Sequence[int],
+    act: Callable[[int, datetime], OperatorAction],
+    runtime: Runtime,
+) -> ActionResult:
+    """Do an act to messages, some at a time; ``act`` is given each one's position, and when it all began."""
+    refused: dict[int, RetrycliError] = {}
+    came_to = 0
+    with open_database(settings) as database:
+        acts, now = Acts(database), clock(database, runtime.now)
+        at = now()
+        while came_to < len(ids) and not runtime.stop_requested():
+            batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
+            messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
+            rejected = {each.id for each in messages if each.fields["status"] == MessageStatus.REJECTED}
+            too_old = _too_old(settings, acts, messages, at)
+            problems = _problems(settings, database, messages, now) if messages else {}
+            performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
+            refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
+            refused |= {
+                each: would_expire(each, is_rejected=each in rejected) if each in too_old else unfit(each, why)
+                for each, why in performed.unfit.items()
+            }
+            if performed.lost:
+                refused |= acts.why_not(kind, performed.lost, now())
+            came_to += len(batch)
+    left = len(ids) - came_to
+    return ActionResult(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
+
+
+def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
+    """Find the messages that have expired, whatever their status: one may be rejected, and not in the queue."""
+    policies = {each.id: settings.policies[each.message_type] for each in messages}
+    if not any(each.expires_after for each in policies.values()):
+        return set()
+    failed_at = acts.first_failures([each.id for each in messages if each.created_at is None])
+    made_at = failed_at | {each.id: each.created_at for each in messages if each.created_at is not None}
+    ends = ((each, policies[each].wanted_until(at)) for each, at in made_at.items())
+    return {each for each, end in ends if end is not None and end < now}
+
+
+def _problems(
+    settings: Settings, database: Database, messages: Sequence[Message], now: Callable[[], datetime]
+) -> dict[int, str]:
+    """Find out of which messages no request can be built, and why. Nothing is sent.
+
+    Where no gateway can be used as it is set, nothing is known of them: a pass finds out.
+    """
+    from retrycli.gateway.router import router_of
+
+    async def ask() -> dict[int, str]:
+        columns = database.messages.c.keys()
+        async with router_of(settings.gateway, columns=columns, connections=1, now=now) as gateway:
+            queued = [QueuedMessage(each, str(uuid.uuid4()), now()) for each in messages]
+            found = {each.message_id: await gateway.problem(each) for each in queued}
+        return {each: why for each, why in found.items() if why is not None}
+
+    with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:  # the caller may run an event loop
+        return aside.submit(asyncio.run, ask()).result()
+    return {}

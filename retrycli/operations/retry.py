@@ -1,0 +1,107 @@
+"""Attempt messages by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from retrycli.config.settings import Settings
+from retrycli.domain.errors import (
+    InvalidMessage,
+    NoSuchMessage,
+    NotActionable,
+)
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.engine import manual_attempt
+from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.operations.bulk_action import ActionResult, ManualAttempt, once
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
+
+DESTINATION_FAULTS = frozenset(
+    {
+        OutcomeKind.TRANSIENT,
+        OutcomeKind.UNREACHABLE,
+        OutcomeKind.UNKNOWN,
+        OutcomeKind.THROTTLED,
+        OutcomeKind.UNAUTHORIZED,
+    }
+)
+"""Outcomes that say more of the ticketing API than of the message."""
+
+
+def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
+    """Try one message now, whatever its wait, also an escalated one.
+
+    It takes none of the message's tries: if it is not delivered, the message stays where it was.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        message_id: the message's id in the application's table.
+        by: who asks for it, for the history; by default the login name.
+        runtime: clock and randomness.
+
+    Returns:
+        What came of the attempt.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, or is being sent just now.
+        InvalidMessage: its data can't be turned into a request.
+        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
+    """
+    with ready_to_send(settings, runtime) as (deps, rules, _):
+        return asyncio.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=by or login_name()))
+
+
+def retry_all(
+    settings: Settings,
+    ids: Iterable[int],
+    *,
+    by: str | None = None,
+    give_up_after: int | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
+) -> ActionResult:
+    """Try messages now, one after the other, as `retrycli.retry` tries one.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages.
+        by: who asks for it, for the history; by default the login name.
+        give_up_after: leave the rest after so many failures in a row that say that the ticketing API is down.
+        runtime: clock and randomness, and whether to stop early.
+
+    Returns:
+        What came of each, ``tried``; ``done`` were delivered.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    wanted = once(ids)
+    with ready_to_send(settings, runtime) as (deps, rules, _):
+        tried, reason = asyncio.run(_try(deps, rules, wanted, by or login_name(), give_up_after))
+    done = sum(each.delivered for each in tried)
+    refused = {each.message_id: each.error for each in tried if each.error is not None}
+    return ActionResult(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
+
+
+async def _try(
+    deps: Dependencies, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
+) -> tuple[list[ManualAttempt], str | None]:
+    """Attempts by hand over one connection and with one log-in, and why they ended early."""
+    tried: list[ManualAttempt] = []
+    in_a_row = 0
+    async with deps.open_gateway() as gateway:
+        for each in ids:
+            if deps.stop_requested():
+                return tried, "signal"
+            if in_a_row == (give_up_after or -1):
+                return tried, "destination_down"
+            try:
+                tried.append(
+                    ManualAttempt(each, await manual_attempt.attempt_through(gateway, deps, rules, each, by=by))
+                )
+            except (NoSuchMessage, NotActionable, InvalidMessage) as error:
+                tried.append(ManualAttempt(each, error=error))
+            outcome = tried[-1].outcome
+            in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
+    return tried, None
