@@ -113,27 +113,27 @@ def status(
 
 def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import callers_of
     from retrycli.system.crontab import Host
 
-    return None if loaded.file is None else schedule.callers_of(loaded, Host(run=asker))
+    return None if loaded.file is None else callers_of(loaded, Host(run=asker))
 
 
 def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
     """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import none_hidden
     from retrycli.system.crontab import Host
 
-    return callers == [] and schedule.none_hidden(Host(run=asker))
+    return callers == [] and none_hidden(Host(run=asker))
 
 
 def _suggesting(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text; to install the schedule may be root's business."""
     from retrycli.domain import suggested
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import to_install
     from retrycli.system.crontab import Host
 
-    install = schedule.to_install(loaded, Host())
+    install = to_install(loaded, Host())
     return suggested.quoted(text.replace("`retrycli cron install`", install))
 
 

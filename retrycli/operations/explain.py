@@ -26,8 +26,8 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations import schedule
 from retrycli.operations.expiry import EXPIRED
+from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.claims import Claims
@@ -153,12 +153,12 @@ class _Explainer:
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
-        self._why_none_came = schedule.why_none_came(callers, self._now)
-        self._uncalled = schedule.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
+        self._why_none_came = next_run.why_none_came(callers, self._now)
+        self._uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         self._expires_first = False
         # Ticks that are told by passes have their lateness in them.
         self._late = LATENESS if callers else timedelta(0)
-        self._grid = schedule.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
+        self._grid = next_run.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)

@@ -18,7 +18,7 @@ from retrycli.config.template import template
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.operations.copy_database import check_claims, keep_passes_off
-from retrycli.operations.schedule import LOG, LOGS
+from retrycli.operations.schedule.proposal import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store import act_rows, schema, selection
 from retrycli.store.database import Database

@@ -16,7 +16,8 @@ from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
-from retrycli.operations import dry_run, schedule
+from retrycli.operations import dry_run
+from retrycli.operations.schedule import next_run
 from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.ledger import Ledger
 from retrycli.store.write_check import lack_of_room
@@ -106,9 +107,9 @@ def status(
 
     Args:
         settings: which passes.
-        callers: what calls them on this machine, as `retrycli.operations.schedule.callers_of` finds it. If it is None,
-            the next run is told by the passes that a scheduler started, or by the clock.
-        none_hidden: as `retrycli.operations.schedule.none_hidden` finds it.
+        callers: what calls them on this machine, as `callers_of` finds it. If it is None, the next run is told by the
+            passes that a scheduler started, or by the clock.
+        none_hidden: as `retrycli.operations.schedule.callers.none_hidden` finds it.
         now: the clock.
 
     Raises:
@@ -131,7 +132,7 @@ def status(
         refused = refusals or (last is not None and last.reason in incidents.REFUSED)
         down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
         late = last is not None and is_late(last.started_at, at, interval)
-        uncalled = schedule.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
+        uncalled = next_run.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
         is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=down),
@@ -144,7 +145,7 @@ def status(
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-            missing=schedule.why_none_came(callers, at) if late and uncalled is None else None,
+            missing=next_run.why_none_came(callers, at) if late and uncalled is None else None,
             uncalled=uncalled,
             unseen=callers is not None and not callers and _was_started_here(passes),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
@@ -160,7 +161,7 @@ def status(
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
     """When the next pass begins. One that began a little before its tick is that tick's."""
-    grid = schedule.ticks_of(callers, passes, interval, at)
+    grid = next_run.ticks_of(callers, passes, interval, at)
     number = grid.after(at)
     nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(each.started_at + nearly for each in passes if each.started_by in SCHEDULERS)]))

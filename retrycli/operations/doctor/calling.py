@@ -12,10 +12,20 @@ from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
-from retrycli.operations import schedule
 from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
+from retrycli.operations.schedule import next_run, verdict
+from retrycli.operations.schedule.callers import (
+    as_user,
+    callers_for,
+    callers_of,
+    none_hidden,
+    stopped,
+    to_install,
+    to_read,
+    unread,
+)
 from retrycli.store.database import Database
 from retrycli.system import systemd
 from retrycli.system.crontab import Caller
@@ -36,7 +46,7 @@ def calling(case: Case, database: Database) -> Iterator[Finding]:
 def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
     callers = _callers(case)
-    missed = schedule.unread(case.host)
+    missed = unread(case.host)
     match callers:
         case []:
             yield _none(case, passes, missed)
@@ -44,17 +54,17 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
             yield _one(case, one)
             if one.user is not None and one.user != case.host.login:
                 words = f"passes are made by {one.user}, and {case.host.login}, who looks, may do other things"
-                yield warning("user", words, schedule.as_user(one.user, "doctor", case.loaded))
+                yield warning("user", words, as_user(one.user, "doctor", case.loaded))
         case several:
             kinds = {each.kind for each in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
             places = ", ".join(each.place for each in several)
             yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
-            for why in dict.fromkeys(schedule.stopped(each) for each in several):
+            for why in dict.fromkeys(stopped(each) for each in several):
                 if why is not None:
                     yield failure("scheduler", *why)
     if missed is not None and callers:
-        remedy = schedule.to_read(case.loaded, case.host, "doctor")
+        remedy = to_read(case.loaded, case.host, "doctor")
         yield warning("scheduler", f"{missed}, where a pass may be called too", remedy)
 
 
@@ -69,32 +79,32 @@ def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
     if last is None or _is_late(case, last) or not (is_known or _is_steady(case, _usual(passes))):
         if missed is not None:
             words = f"nothing that can be read calls a pass; {missed}"
-            return failure("scheduler", words, schedule.to_read(case.loaded, case.host, "doctor"))
+            return failure("scheduler", words, to_read(case.loaded, case.host, "doctor"))
         words += f"; {unread}" if unread else ""
-        return failure("scheduler", words, schedule.to_install(case.loaded, case.host))
+        return failure("scheduler", words, to_install(case.loaded, case.host))
     words += f", but passes come, the last from {last.host}"
     if last.host != gethostname() or last.started_by not in SCHEDULERS:
         return well("scheduler", words)
     if hidden is not None:
-        return warning("scheduler", f"{words}; {hidden}", schedule.to_read(case.loaded, case.host, "doctor"))
-    install = schedule.to_install(case.loaded, case.host)
+        return warning("scheduler", f"{words}; {hidden}", to_read(case.loaded, case.host, "doctor"))
+    install = to_install(case.loaded, case.host)
     interval = timedelta(minutes=case.settings.schedule.retry_interval_minutes)
-    none_hidden = schedule.none_hidden(case.host)
-    if schedule.nothing_calls([], passes, interval, case.now(), none_hidden=none_hidden) is not None:
+    all_seen = none_hidden(case.host)
+    if next_run.nothing_calls([], passes, interval, case.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, by a cron line that is gone", install)
     return warning("scheduler", words, f"if its line was taken away: {install}")
 
 
 def _one(case: Case, caller: Caller) -> Finding:
     words = f"{caller.kind} calls at {caller.when}: {caller.place}"
-    if (why := schedule.stopped(caller)) is not None:
+    if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
     try:
-        objection = next((each.objection for each in schedule.check(case.loaded, case.host).callers), None)
+        objection = next((each.objection for each in verdict.check(case.loaded, case.host).callers), None)
     except ConfigurationError:
         objection = None  # where the settings come from is another finding
     if objection is None and caller.running is None:
-        remedy = f"look as root: {schedule.as_user('root', 'doctor', case.loaded)}"
+        remedy = f"look as root: {as_user('root', 'doctor', case.loaded)}"
         return warning("scheduler", f"{words}; can't see whether it is running", remedy)
     if objection is None:
         return well("scheduler", words)
@@ -114,7 +124,7 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
         which += " that cron or a timer started" if is_known else " not made by hand"
     ago = f"{which} began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
     if _is_late(case, passes[0]):
-        why = schedule.why_none_came(_callers(case), case.now())
+        why = next_run.why_none_came(_callers(case), case.now())
         return failure("passes", f"{ago}, and there should be one every {wanted}", why)
     usual = _usual(passes)
     if usual is None or _is_steady(case, usual):
@@ -127,7 +137,7 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
 
 def _callers(case: Case) -> list[Caller]:
     named = case.loaded.file is not None
-    return schedule.callers_of(case.loaded, case.host) if named else schedule.callers_for(None, case.host)
+    return callers_of(case.loaded, case.host) if named else callers_for(None, case.host)
 
 
 def _as_set(case: Case) -> str | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
-from retrycli.operations import schedule
 from retrycli.operations.doctor.finding import Finding, warning, well
+from retrycli.operations.schedule import proposal
 from retrycli.operations.wiring import utc_now
 from retrycli.system.crontab import Host
 
@@ -25,7 +25,7 @@ class Case:
     loaded: Loaded
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
-    program: tuple[Path, ...] = field(default_factory=schedule.relied_on)
+    program: tuple[Path, ...] = field(default_factory=proposal.relied_on)
     """What runs: the interpreter and its packages."""
 
     @property

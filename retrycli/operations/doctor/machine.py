@@ -12,9 +12,10 @@ from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
-from retrycli.operations import schedule
 from retrycli.operations.doctor.case import Case
 from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.schedule import proposal
+from retrycli.operations.schedule.callers import callers_of
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
 from retrycli.system import descriptors, filesystem
@@ -37,7 +38,7 @@ BY_THEM = "run doctor as the user who makes the passes"
 def settings(case: Case) -> Iterator[Finding]:
     """Where the settings come from, and whether a pass that cron begins would find them."""
     sources = {each.partition(" ")[0] for each in case.loaded.sources.values()}
-    where = None if case.loaded.file is None else schedule.config_path(case.loaded)
+    where = None if case.loaded.file is None else proposal.config_path(case.loaded)
     if where is None:
         yield warning(
             "settings",
@@ -127,7 +128,7 @@ def _users(case: Case) -> frozenset[int]:
 
 def _pass_makers(case: Case) -> Iterator[int]:
     """Yield who may make the passes: whom a schedule names, then the owners of the database and the configuration."""
-    for each in schedule.callers_of(case.loaded, case.host):
+    for each in callers_of(case.loaded, case.host):
         if (number := user_number(each.user or each.owner)) is not None:
             yield number
     for path in (case.database_file, case.loaded.file):
@@ -212,7 +213,7 @@ def lock(case: Case) -> Iterator[Finding]:
         yield well("lock", f"{path} is free")
         return
     words = f"{path} is held by {holder.in_words(case.now())}"
-    longest = timedelta(minutes=case.settings.run.deadline_minutes) + case.settings.gateway.longest + schedule.MARGIN
+    longest = timedelta(minutes=case.settings.run.deadline_minutes) + case.settings.gateway.longest + proposal.MARGIN
     if holder.since is not None and case.now() - holder.since > longest:
         yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
     else:

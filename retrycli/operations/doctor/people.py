@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
-from retrycli.operations import schedule
 from retrycli.operations.doctor.case import Case
 from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.schedule.callers import callers_of
 from retrycli.system import network
 
 
@@ -36,7 +36,7 @@ def notifications(case: Case) -> Iterator[Finding]:
 
 def _cron_mail(case: Case) -> Iterator[Finding]:
     """Warn if only a service user's mailbox, or nobody, is told of trouble."""
-    for each in schedule.callers_of(case.loaded, case.host):
+    for each in callers_of(case.loaded, case.host):
         remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {each.title}"
         if each.mail_to:
             continue

@@ -1,0 +1,107 @@
+"""Find what calls the passes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from retrycli.config.loader import Loaded
+from retrycli.domain import suggested
+from retrycli.operations.schedule.proposal import config_path
+from retrycli.system import crontab, filesystem
+from retrycli.system.crontab import Caller, Host
+from retrycli.system.trust import group_readers
+
+CRON_IS_DOWN = (
+    "cron is not running on this machine",
+    "start it: `sudo systemctl enable --now cron`",
+)
+"""What is wrong, and the remedy. `retrycli.domain.suggested` has the machine's own command in its place."""
+
+
+def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
+    """Return which crontabs and timers can't be read, and why; None if all can.
+
+    Args:
+        host: the machine.
+        titles: look only for these.
+    """
+    missed: dict[str, str] = {}
+    crontab.callers(host, missed)
+    found = [
+        f"{place} ({why})"
+        for place, why in missed.items()
+        if titles is None or any(each == place or each.startswith(f"{place}/") for each in titles)
+    ]
+    return f"can't read {', '.join(found)}" if found else None
+
+
+def to_read(loaded: Loaded, host: Host, command: str) -> str:
+    """Return what to do about what can't be read."""
+    if host.uid == 0:
+        return f"make it readable, then `retrycli {command}`"
+    return f"look as root: {as_user('root', command, loaded)}"
+
+
+def to_install(loaded: Loaded, host: Host) -> str:
+    """Return the command that has the passes called, in backticks.
+
+    It is root's, as the README has it. Another user may have no sudo, and gets the command for a schedule of their own
+    too, unless they are a service user whom somebody became through sudo.
+    """
+    if host.uid == 0:
+        return "`retrycli cron install`"
+    by_root = as_user("root", "cron install", loaded)
+    return by_root if suggested.is_by_sudo() else f"{by_root}, or in your own crontab `retrycli cron install --user`"
+
+
+def as_user(user: str, command: str, loaded: Loaded) -> str:
+    """Return a command that another user is to run with these settings, in backticks."""
+    return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
+
+
+def none_hidden(host: Host) -> bool:
+    """Return whether no crontab of a machine calls any pass: only root sees them all."""
+    missed: dict[str, str] = {}
+    return host.uid == 0 and not crontab.callers(host, missed) and not missed
+
+
+def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
+    """What calls a pass with these settings on this machine; nothing if they come from no file.
+
+    What another user's crontab has to say counts only if that user may have to do with them: owns the settings or the
+    database, or has the group that may read the settings.
+    """
+    if loaded.file is None:
+        return []
+    config = config_path(loaded)
+    database = loaded.settings.database.file
+    masters = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
+    masters.add(None if database is None else filesystem.owner(database))
+    return [each for each in callers_for(config, host) if each.owner in masters]
+
+
+def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
+    """What calls a pass with these settings; a call that names no settings may mean these.
+
+    Args:
+        config: the settings' file; None for any.
+        host: the machine.
+        missed: takes what can't be read, as `retrycli.system.crontab.callers` does.
+    """
+    found = [each for each in crontab.callers(host, missed) if config is None or each.config in {None, config}]
+    return [
+        replace(each, running=crontab.is_running(host, each), since=crontab.heeded_since(host, each)) for each in found
+    ]
+
+
+def stopped(caller: Caller) -> tuple[str, str] | None:
+    """Return that what heeds a caller is not at work, and the remedy; None if it is, or if that can't be seen."""
+    if caller.running is not False:
+        return None
+    if caller.kind == "cron":
+        return CRON_IS_DOWN
+    timer = Path(caller.title).name
+    own = " --user" if caller.user is None else ""
+    return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"

@@ -1,0 +1,134 @@
+"""What calls the passes: proposing a cron line or a timer, putting it in place, finding it again, taking it away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from retrycli.domain import cron_line, suggested
+from retrycli.domain.cron_line import Job
+from retrycli.domain.errors import ConfigurationError
+from retrycli.operations.schedule.callers import callers_for
+from retrycli.operations.schedule.places import FileChange, SchedulePlace, targets
+from retrycli.system import crontab, systemd
+from retrycli.system.crontab import Caller, Host, Target, UserCrontab
+
+
+def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:
+    """What is put where: the part of a crontab that is retrycli's own, or whole systemd.
+
+    Raises:
+        ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
+    """
+    system = place.is_system
+    if system and host.number(wanted.user) is None:
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if place.is_timer:
+        parts = [systemd.service(wanted, system=system), systemd.timer(wanted)]
+    else:
+        parts = [cron_line.block(wanted, system=system)]
+    return list(zip(targets(place, host), parts, strict=True))
+
+
+def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
+    """What there is to change so that a pass is called; nothing, where it is called as wanted already.
+
+    A line in the crontab of a user who has nothing to do with it keeps nobody from it.
+
+    Raises:
+        ConfigurationError: something else calls it, or may do so where nothing can be read, or the place is not there.
+    """
+    parts = texts(place, wanted, host)
+    titles = {target.title for target, _ in parts}
+    masters, missed = {"root", host.login, wanted.user}, dict[str, str]()
+    callers = [each for each in callers_for(wanted.config, host, missed) if each.owner in masters]
+    ours = {UserCrontab(host, each).title for each in masters}
+    # The place itself is read below. Who may not use cron can still have a timer.
+    skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
+    _refuse_the_unread(
+        {each: why for each, why in missed.items() if each not in skipped and (each in ours or each.startswith("/"))},
+        wanted.config,
+        host,
+    )
+    others = [each for each in callers if not (each.installed and each.title in titles)]
+    _refuse_a_second(others, wanted.config, host)
+    if place.is_timer and not crontab.has_systemd(host):
+        raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
+    if not place.is_timer and not crontab.has_cron(host):
+        raise ConfigurationError(
+            "cron is not installed on this machine; `retrycli cron install --systemd` does without"
+        )
+    changes = [_put(place, target, text, wanted.config) for target, text in parts]
+    off = place.is_timer and all(each.running is False for each in callers)
+    return [each for each in changes if off or each.before != each.after]
+
+
+def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
+    """What there is to change so that nothing of what `install` wrote for these settings is left, by its place.
+
+    Raises:
+        ConfigurationError: somebody has taken away half of it.
+    """
+    found = {place: _removal(place, config, host) for place in places}
+    return {place: changes for place, changes in found.items() if changes}
+
+
+def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:
+    """Make changes that somebody has agreed to.
+
+    Raises:
+        ConfigurationError: a text has changed since it was read, or can't be written.
+    """
+    for change in changes:
+        if change.target.read() != change.before:
+            raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
+    own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
+    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(systemd.TIMER) for each in changes):
+        crontab.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
+    for change in changes:
+        change.target.write(change.after)
+    if place.is_timer and crontab.has_systemd(host):
+        crontab.systemctl(host, "daemon-reload", own=own)
+        if not goes:
+            crontab.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
+
+
+def _refuse_a_second(others: list[Caller], config: str, host: Host) -> None:
+    if others:
+        places = "; ".join(f"{each.place} ({each.when})" for each in others)
+        remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
+        if others[0].installed and others[0].owner != host.login:
+            remedy = suggested.as_user(others[0].owner, "cron remove", config)
+        raise ConfigurationError(
+            f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
+            f"(`retrycli cron check`), or first {remedy}"
+        )
+
+
+def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> None:
+    if missed:
+        places = ", ".join(f"{place} ({why})" for place, why in missed.items())
+        remedy = "Make it readable, then `retrycli cron install`"
+        if host.uid != 0:
+            remedy = f"Run it as root: {suggested.as_user('root', 'cron install', config)}"
+        raise ConfigurationError(
+            f"can't read {places}, where a pass may be called already; nothing was changed. {remedy}"
+        )
+
+
+def _put(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
+    before = target.read()
+    if not place.is_timer:
+        after = cron_line.with_block(before, config, text)
+    elif before and not systemd.is_marked(before, config):
+        raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
+    else:
+        after = text
+    return FileChange(target, before, after)
+
+
+def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
+    found = [(each, each.read()) for each in targets(place, host)]
+    if place.is_timer:
+        return [FileChange(target, text, "") for target, text in found if systemd.is_marked(text, config)]
+    changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
+    return [FileChange(*each) for each in changed if each[1] != each[2]]

@@ -1,0 +1,126 @@
+"""Tell when the next pass begins, or why none does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from socket import gethostname
+
+from retrycli.domain import schedule_grid
+from retrycli.domain.pass_record import PassRecord, is_late
+from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
+from retrycli.operations.schedule.callers import stopped
+from retrycli.system import crontab, systemd
+from retrycli.system.crontab import Caller
+
+BEGINS_WITHIN = timedelta(minutes=1)
+"""So long after its tick a pass has begun and recorded that."""
+
+UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
+"""Said of passes that only people start, and the remedy. Another user's crontab may be hidden from who looks."""
+
+
+def ticks_of(
+    callers: Sequence[Caller],
+    passes: Sequence[PassRecord],
+    interval: timedelta,
+    now: datetime,
+    zone: tzinfo | None = None,
+) -> schedule_grid.Ticks:
+    """Return when the next passes begin.
+
+    A pass made by hand tells nothing of that.
+
+    Args:
+        callers: what calls the passes on this machine. If there are several, the one that calls next is meant. One
+            whose daemon does not run calls nothing.
+        passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
+        interval: how often passes should be made. They are expected so by the clock if nothing else tells.
+        now: the time.
+        zone: the time zone that cron and timers go by; by default the system's.
+    """
+    zone = zone or crontab.system_zone()
+    latest = passes[: schedule_grid.PASSES_LOOKED_AT]
+    starts = [each.started_at for each in latest if each.started_by in SCHEDULERS]
+    at_work = [each for each in callers if each.running is not False]
+    found = [each for caller in at_work if (each := _ticks(caller, starts, now, zone)) is not None]
+    if found:
+        return min(found, key=lambda each: each.next(now))
+    return schedule_grid.grid(starts, interval) or schedule_grid.by_clock(interval, now, zone)
+
+
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> schedule_grid.Ticks | None:
+    if caller.kind == "cron":
+        return schedule_grid.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
+    for each in caller.when.split(", "):
+        line, span = systemd.as_cron(each), systemd.span(each)
+        if line is not None:
+            return schedule_grid.by_cron(line, now, zone)
+        if span is not None and starts:
+            return schedule_grid.Grid(starts[0], span)
+    return None
+
+
+def nothing_calls(
+    callers: Sequence[Caller] | None,
+    passes: Sequence[PassRecord],
+    interval: timedelta,
+    now: datetime,
+    *,
+    none_hidden: bool = False,
+) -> tuple[str, str] | None:
+    """Return that nothing calls the next pass, and the remedy; None if something does, or may on another host.
+
+    Args:
+        callers: what calls the passes on this machine; None if nobody has looked.
+        passes: the newest passes, newest first.
+        interval: how often passes should be made.
+        now: the time.
+        none_hidden: whether no crontab of this machine calls any pass, and none is hidden from who looks.
+    """
+    if callers:
+        found = [stopped(each) for each in callers]
+        return found[0] if all(found) else None
+    if callers is None:
+        return None
+    recent = [each for each in passes if not is_late(each.started_at, now, interval)]
+    others = [each for each in [*passes[:1], *recent] if each.started_by is not StartedBy.PERSON]
+    if others and not (none_hidden and all(_was_by_cron_here(each) for each in others)):
+        return None
+    return UNCALLED
+
+
+def _was_by_cron_here(made: PassRecord) -> bool:
+    return made.started_by is StartedBy.CRON and made.host == gethostname()
+
+
+def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
+    """Say why passes that should have come may not have, and where that shows. A log alone tells what cron refuses."""
+    at_work = next((each for each in callers or () if each.running), None)
+    if at_work is None:
+        return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`"
+    if (tick := first_tick(at_work, now)) is not None:
+        return f"cron, or its line, is newer than the last tick; the first one is at {tick:%Y-%m-%dT%H:%M:%SZ}"
+    if at_work.kind == "timer":
+        return f"its timer runs; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
+    whose = at_work.user or at_work.owner
+    logs = f"see `journalctl -u cron`, and {whose}'s mail"
+    return f"cron runs, but may refuse {whose} (PAM, cron.deny), or the line fails; {logs}"
+
+
+def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:
+    """Return the first tick of a cron line since cron began to heed it; None if its pass should be there.
+
+    Args:
+        caller: what calls the passes.
+        now: the time.
+        zone: the time zone that cron goes by; by default the system's.
+    """
+    if caller.kind != "cron" or caller.since is None:
+        return None
+    zone = crontab.named_zone(caller.zone) or zone or crontab.system_zone()
+    if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
+        return None
+    tick = line.next(caller.since).astimezone(UTC)
+    return tick if now < tick + BEGINS_WITHIN else None

@@ -1,0 +1,205 @@
+"""The pass as a scheduler begins it: who makes it, what it reads and writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import retrycli
+from retrycli.config import template
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
+from retrycli.domain.cron_line import Job
+from retrycli.domain.errors import ConfigurationError
+from retrycli.operations.schedule.places import FileChange, SchedulePlace
+from retrycli.system import filesystem
+from retrycli.system.crontab import File, Host
+from retrycli.system.trust import ROOT, find_weakness
+
+LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
+"""The folder of cron/logrotate, and the log's name there or elsewhere."""
+
+MARGIN = timedelta(seconds=90)
+"""Past its deadline and its last request a pass has so long to write things down."""
+
+
+def this_python() -> str:
+    """The Python that retrycli is installed in, by the same name whichever of its names it was started by."""
+    usual = Path(sys.executable).with_name("python3")
+    return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
+
+
+def relied_on() -> tuple[Path, ...]:
+    """Return what a pass runs: the interpreter, this package, and the folders of the environment's packages."""
+    packages = (Path(sysconfig.get_path(each)) for each in ("purelib", "platlib"))
+    found = (Path(this_python()), Path(retrycli.__file__), *packages)
+    return tuple(dict.fromkeys(each for each in found if each.exists()))
+
+
+def propose(
+    place: SchedulePlace,
+    loaded: Loaded,
+    host: Host,
+    *,
+    run_as: str | None = None,
+    program: Iterable[Path] | None = None,
+) -> Job:
+    """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
+
+    Args:
+        place: where it is put.
+        loaded: the settings, and where they came from.
+        host: the machine.
+        run_as: who is to make the passes; by default, in the system's schedule, who owns the database, or else the
+            settings' file, and who is at work in one of their own. It is never root unless root is named.
+        program: what a pass runs; by default `relied_on`.
+
+    Raises:
+        ConfigurationError: that is root and nobody said so, or there is no such user, or another user could have the
+            passes do things, or a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host, user=run_as if place.is_system else host.login)
+    number = host.number(wanted.user)
+    if number is None:
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if number == ROOT and run_as is None:
+        raise ConfigurationError(
+            "the passes would be made by root; name the user who may write the database with --run-as USER "
+            "(or root, if you mean it)"
+        )
+    _refuse_other_masters(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
+    return wanted
+
+
+def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
+    """Refuse a pass that users other than these could have do things.
+
+    Raises:
+        ConfigurationError: they may change what it relies on; or the settings' owner is neither root nor the owner of
+            the database that they name, and so may never have written it.
+    """
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for each in gateways for path in (each.preset_file, each.ca_file) if path is not None]
+    for path in (Path(wanted.config), *named, *program):
+        if (weakness := find_weakness(path, users)) is not None:
+            relying = "" if weakness.place == path else f", and so {path}"
+            raise ConfigurationError(
+                f"{weakness}{relying}, which passes made by {wanted.user} would rely on; {weakness.remedy}"
+            )
+    config, database = Path(wanted.config), loaded.settings.database.file
+    if database is None or not database.exists():
+        return
+    owner, its_owner = config.stat().st_uid, database.stat().st_uid
+    if owner not in {ROOT, its_owner}:
+        raise ConfigurationError(
+            f"{config} belongs to {filesystem.owner(config)}, and the database that it names, {database}, to "
+            f"{filesystem.owner(database)}; chown root {config}, if that is the database"
+        )
+
+
+def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
+    """Return a pass that keeps a log, and the change to the settings by which it does.
+
+    There is no change if it keeps one, or if who is at work may not write the settings, or no folder is known in which
+    it could.
+    """
+    file = Path(wanted.config).resolve()
+    if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return wanted, []
+    log = log_file(loaded.settings.database.file, lambda folder: filesystem.owner(folder) == wanted.user)
+    target = File(file, keeps_mode=True)
+    before = target.read()
+    after = None if log is None else template.with_value(before, "logging", "file", str(log))
+    if log is None or after is None:
+        return wanted, []
+    folders = dict.fromkeys([*wanted.writes, *_in_full([log.parent])])
+    return replace(wanted, writes=tuple(folders)), [FileChange(target, before, after)]
+
+
+def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path | None:
+    """Return where passes keep their log: where cron/logrotate looks, else beside the database.
+
+    Args:
+        database: the SQLite file, if it is one. Passes write in its folder.
+        is_theirs: whether passes can write in a folder.
+    """
+    if is_theirs(LOGS):
+        return LOGS / LOG
+    return None if database is None else database.with_name(LOG)
+
+
+def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
+    """A pass as a scheduler is to begin it.
+
+    Args:
+        loaded: the settings, and where they came from.
+        host: the machine.
+        user: who is to make the passes; by default who owns the database, or else the settings' file.
+
+    Raises:
+        ConfigurationError: a scheduler would not find these settings.
+    """
+    settings = loaded.settings
+    config = config_path(loaded)
+    elsewhere = [f"{key} ({source})" for key, source in loaded.sources.items() if not source.startswith("file ")]
+    if elsewhere:
+        raise ConfigurationError(
+            f"a scheduler does not pass on your environment, where this comes from: {', '.join(elsewhere)}; "
+            f"set it in {config}, secrets by their …_file keys"
+        )
+    request = settings.gateway.longest
+    return Job(
+        interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+        interpreter=this_python(),
+        config=config,
+        user=user or _owner(settings.database.file, config) or host.login,
+        longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
+        reads=_read_by(loaded),
+        writes=_written_by(settings),
+    )
+
+
+def _read_by(loaded: Loaded) -> tuple[str, ...]:
+    """What a pass reads beside its settings, as far as the settings name it."""
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for each in gateways for path in (each.preset_file, each.ca_file, each.attachments_dir) if path]
+    secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
+    return _in_full([*named, *secrets, Path(sys.executable).resolve()])
+
+
+def _written_by(settings: Settings) -> tuple[str, ...]:
+    """Return the folders in which a pass writes.
+
+    SQLite makes its journal beside the database, and the lock is there as well. With a server the lock is in the state
+    folder, which the unit has from systemd (StateDirectory=).
+    """
+    files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
+    files.append(settings.logging.file)
+    return _in_full([each.absolute().parent for each in files if each is not None])
+
+
+def _in_full(paths: Iterable[Path | str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(os.path.normpath(Path(each).absolute()) for each in paths))
+
+
+def config_path(loaded: Loaded) -> str:
+    """The settings' file, in full.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if loaded.file is None:
+        raise ConfigurationError(
+            "there is no configuration file, and a scheduler passes on no environment; `retrycli init` makes one"
+        )
+    return os.path.normpath(loaded.file.absolute())
+
+
+def _owner(database: Path | None, config: str) -> str | None:
+    """Who owns the SQLite file, or else the settings' file."""
+    return (database and filesystem.owner(database)) or filesystem.owner(Path(config))

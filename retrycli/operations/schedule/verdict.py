@@ -1,0 +1,89 @@
+"""Compare what calls the passes with what would be installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retrycli.config.loader import Loaded
+from retrycli.domain import cron_line
+from retrycli.domain.cron_line import Job
+from retrycli.operations.schedule.callers import callers_of, stopped, to_install, to_read, unread
+from retrycli.operations.schedule.places import SchedulePlace, targets
+from retrycli.operations.schedule.proposal import job
+from retrycli.system import systemd
+from retrycli.system.crontab import Caller, File, Host
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Something that calls a pass, and how it is not what `install` would write."""
+
+    caller: Caller
+    objection: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What calls the passes, and what is wrong with that as a whole."""
+
+    callers: list[Checked]
+    objection: str | None
+    unread: str | None = None
+    """What can't be read, where a pass may be called."""
+
+
+def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
+    """What calls a pass with these settings, and whether it is one thing, and what `install` would write.
+
+    Args:
+        loaded: the settings, and where they came from.
+        host: the machine.
+        only: look nowhere else.
+
+    Raises:
+        ConfigurationError: a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host)
+    titles = None if only is None else {each.title for each in targets(only, host)}
+    found = [each for each in callers_of(loaded, host) if titles is None or each.title in titles]
+    checked = [Checked(each, _objection(each, wanted)) for each in found]
+    missed = unread(host, titles)
+    if missed is not None and not checked:
+        remedy = to_read(loaded, host, "cron check")
+        return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+    if not checked:
+        return Verdict([], f"nothing calls the passes; have them called: {to_install(loaded, host)}")
+    return Verdict(checked, _verdict(checked), missed)
+
+
+def _verdict(found: list[Checked]) -> str | None:
+    match found:
+        case [one] if (still := stopped(one.caller)) is not None:
+            return f"{one.caller.place}: {still[0]}; {still[1]}"
+        case [one] if one.objection:
+            first = "" if one.caller.installed else "edit it, or take it away by hand, and "
+            return f"{one.caller.place}: {one.objection}; {first}`retrycli cron install` mends it"
+        case [_]:
+            return None
+        case _:
+            places = ", ".join(each.caller.place for each in found)
+            return f"two schedulers get in each other's way; keep one of: {places}"
+
+
+def _objection(caller: Caller, wanted: Job) -> str | None:
+    """What `install` would have written otherwise."""
+    if caller.kind == "cron":
+        when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
+    else:
+        when, command = systemd.when(wanted.interval), systemd.command(wanted)
+    if caller.when != when:
+        return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
+    if caller.command != command:
+        return f"the command would be: {command}"
+    if caller.kind == "timer" and caller.installed:
+        system = caller.user is not None
+        service = Path(caller.title).with_suffix(".service")
+        if File(service).read() != systemd.service(replace(wanted, user=caller.user or wanted.user), system=system):
+            return f"{service} is not as it would be written now"
+    return None
