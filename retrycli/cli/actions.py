@@ -196,10 +196,10 @@ def requeue(
 
 def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
     """What the question says besides."""
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     words = (
-        f" for {terminal.local_time(due)}" if due else "",
+        f" for {formatting.local_time(due)}" if due else "",
         f" over {spread}" if spread else "",
         f", trying {canary} of them first" if canary else "",
     )

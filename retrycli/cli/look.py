@@ -88,7 +88,7 @@ def status(
     """Show whether passes are made, and what waits."""
     from retrycli.operations import status as operation
     from retrycli.system.crontab import Asker
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
@@ -105,7 +105,7 @@ def status(
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
-        words = f"{terminal.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
+        words = f"{formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         terminal.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
     is_healthy = found.state == "ok" and found.uncalled is None and not too_many
     raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
@@ -166,7 +166,7 @@ def _status_fields(found: Status) -> dict[str, object]:
 
 
 def _show_status(loaded: Loaded, found: Status) -> None:
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     terminal.show_facts(
         {
@@ -186,7 +186,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             **_expired_in_words(found),
             **{
                 f"Breaker {each.state}": f"{each.destination}, until {terminal.time_in_words(each.probe_at)}"
-                + (f", {terminal.count(each.failures, 'failure')} in a row" if each.failures else "")
+                + (f", {formatting.count(each.failures, 'failure')} in a row" if each.failures else "")
                 for each in found.breakers
                 if each.probe_at is not None
             },
@@ -237,12 +237,12 @@ def _expired_in_words(found: Status) -> dict[str, str]:
 
 def _passes_in_words(found: Status) -> str:
     from retrycli.domain import suggested
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     last = found.last_pass
     if last is None:
         return "there was none yet"
-    words = f"the last one began {terminal.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
+    words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
     if last.result == "stopped" and last.reason:
         words += f" ({last.reason.replace('_', ' ')})"
     if last.result is not None:  # the counts are written when it ends
@@ -277,10 +277,10 @@ def _refusals_in_words(found: Status) -> dict[str, str]:
 
 def _hosts_in_words(found: Status) -> dict[str, str]:
     """Each host's newest pass, where there are several."""
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     return {
-        f"Host {each.host}": f"its last one began {terminal.ago(each.started_at, found.now)}"
+        f"Host {each.host}": f"its last one began {formatting.ago(each.started_at, found.now)}"
         + ("; look at its cron" if each.late else "")
         for each in found.hosts
         if len(found.hosts) > 1
@@ -315,7 +315,7 @@ def list_failed(
 ) -> None:
     """List failed messages: which wait, until when, and why."""
     from retrycli.operations import listing
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     settings = load_settings(ctx, config)
     wanted = filter_of(
@@ -346,7 +346,9 @@ def list_failed(
         messages = list(found.messages)
         total = found.total() if found.number == shown else found.number
     show_messages(settings, messages)
-    terminal.say(f"{terminal.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    terminal.say(
+        f"{formatting.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else "")
+    )
     one = messages[0].id if messages else None
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
 
@@ -401,7 +403,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Say when a waiting message expires, if that is worth a word; else nothing."""
     from retrycli.operations.expiry import EXPIRED, is_shown
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
@@ -409,7 +411,7 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     if end < now:
         return EXPIRED
     early = ", before its next attempt" if due is not None and end < due else ""
-    return f"expires {terminal.ahead(end, now)}{early}"
+    return f"expires {formatting.ahead(end, now)}{early}"
 
 
 def _tries_allowed(settings: Settings) -> dict[MessageType, int]:

@@ -10,9 +10,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime
 from itertools import islice
-from math import isfinite
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
@@ -36,12 +35,8 @@ ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
 TEXT_ROOM = 30
 """How narrow a column of text may get before it has lines of its own."""
-STEPS = " ▁▂▃▄▅▆▇█"
-ENDS = "▏▎▍▌▋▊▉█"
 AT_ONCE = 100
 """So many pieces of a list are put into JSON together."""
-BAR = 24
-"""How many characters the longest bar has."""
 INDENT = (0, 0, 0, 4)
 
 Cell = str | int | float | bool | datetime | None
@@ -68,13 +63,15 @@ def show_json(values: Mapping[str, object]) -> None:
 
 
 def _pieces(value: object) -> Iterator[str]:
+    from retrycli.views import formatting
+
     if not isinstance(value, Iterator):
-        yield _as_json(value)
+        yield formatting.as_json(value)
         return
     yield "["
     separator = ""
     while some := list(islice(value, AT_ONCE)):
-        yield separator + _as_json(some)[1:-1]
+        yield separator + formatting.as_json(some)[1:-1]
         separator = ", "
     yield "]"
 
@@ -89,13 +86,15 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
             they stand under their row.
         named: print the names off a terminal too.
     """
+    from retrycli.views import formatting
+
     if not on_terminal():
         if named:
             print("\t".join(headers))  # noqa: T201
         for row in rows:
-            print("\t".join(map(_plain, row)))  # noqa: T201
+            print("\t".join(map(formatting.plain, row)))  # noqa: T201
         return
-    cells = [[_local(cell) for cell in row] for row in rows]
+    cells = [[formatting.local(cell) for cell in row] for row in rows]
     if not cells:
         return
     from rich.cells import cell_len
@@ -146,13 +145,15 @@ def _show_stacked(
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
     """Print names and values, one a line. On a terminal a long value continues under its beginning."""
+    from retrycli.views import formatting
+
     if not on_terminal():
         for name, value in facts.items():
-            print(f"{printable(name)}\t{_plain(value)}")  # noqa: T201
+            print(f"{printable(name)}\t{formatting.plain(value)}")  # noqa: T201
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{printable(name):<{width}}  {_folded(_local(value), width + GAP)}")  # noqa: T201
+        print(f"{printable(name):<{width}}  {_folded(formatting.local(value), width + GAP)}")  # noqa: T201
 
 
 def show_findings(findings: Sequence[tuple[str, str, str, str | None]]) -> None:
@@ -267,128 +268,14 @@ def tally(first: str) -> Iterator[Callable[[str, int], None]]:
         return
     from rich.console import Console
 
+    from retrycli.views.formatting import count
+
     with Console(stderr=True).status(first) as line:
         yield lambda name, rows: line.update(f"{name}: {count(rows, 'row')}")
 
 
-def local_time(time: datetime) -> str:
-    """A time for a person: local, with its offset."""
-    return _in_zone(None, time).isoformat(sep=" ", timespec="minutes")
-
-
 def time_in_words(time: datetime) -> str:
     """A time within a sentence: for a person on a terminal, for a program elsewhere."""
-    return local_time(time) if on_terminal() else str(utc_time(time))
+    from retrycli.views import formatting
 
-
-def utc_time(time: datetime | None) -> str | None:
-    """A time for a program: RFC 3339 in UTC, to the second."""
-    return None if time is None else _in_zone(UTC, time).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
-    """A time in a zone, by default the machine's. A naive one is UTC.
-
-    At an end of the calendar it stays as it is, and where the machine's zone is a day or more away, as ``TZ=UTC-24``.
-    """
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    try:
-        return aware.astimezone(zone)
-    except (OverflowError, ValueError):
-        return aware
-
-
-def curve(numbers: Sequence[int]) -> str:
-    """Numbers in turn as a curve of one character each; nothing at all is a blank."""
-    most = max(numbers, default=0)
-    return "".join(STEPS[-(-each * (len(STEPS) - 1) // most)] if each else " " for each in numbers)
-
-
-def bar(part: int, most: int) -> str:
-    """A number as a bar, the highest of its like as a full one; no number but 0 is without one."""
-    eighths = -(-part * BAR * len(ENDS) // most)
-    return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
-
-
-def ago(time: datetime, now: datetime) -> str:
-    """How long ago a time was, in the one unit that fits."""
-    seconds = max((now - time).total_seconds(), 0)
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            return f"{count(int(seconds // length), unit)} ago"
-    return "just now"
-
-
-def ahead(time: datetime, now: datetime) -> str:
-    """How far off a time is, in the one unit that fits."""
-    seconds = (time - now).total_seconds()
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            return f"in {count(int(seconds // length), unit)}"
-    return "in less than a minute"
-
-
-def count(number: int, thing: str, things: str | None = None) -> str:
-    """A number with its noun, whose plural may be an unusual one."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
-def length(time: timedelta) -> str:
-    """A length of time, as `retrycli.domain.duration` would read it."""
-    seconds = time.total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
-
-
-def _plain(cell: Cell) -> str:
-    match cell:
-        case None:
-            return ""
-        case datetime():
-            return str(utc_time(cell))
-        case bool():
-            return str(cell).lower()
-        case _:
-            return printable(str(cell))
-
-
-def _local(cell: Cell) -> str:
-    match cell:
-        case None:
-            return "–"
-        case datetime():
-            return local_time(cell)
-        case bool():
-            return "yes" if cell else "no"
-        case _:
-            return printable(str(cell))
-
-
-def _as_json(value: object) -> str:
-    try:
-        return json.dumps(value, default=_json_value, allow_nan=False)
-    except ValueError:
-        return json.dumps(_with_finite_numbers(value), default=_json_value)
-
-
-def _with_finite_numbers(value: object) -> object:
-    """NaN and Infinity, which databases hold, are no JSON (RFC 8259, section 6): they become texts."""
-    match value:
-        case dict():
-            return {name: _with_finite_numbers(each) for name, each in value.items()}
-        case list() | tuple():
-            return [_with_finite_numbers(each) for each in value]
-        case float() if not isfinite(value):
-            return json.dumps(value)
-        case _:
-            return value
-
-
-def _json_value(value: object) -> object:
-    if isinstance(value, datetime):
-        return utc_time(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return str(value)
+    return formatting.local_time(time) if on_terminal() else str(formatting.utc_time(time))
