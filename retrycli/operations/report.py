@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup
     from retrycli.store.database import Database
-    from retrycli.views.report import CauseRow
+    from retrycli.views.report.page import CauseRow
 
 LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
@@ -54,7 +54,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
     from retrycli.store.delivery_stats import Statistics
     from retrycli.store.escalations import escalation_groups
     from retrycli.store.queue_counts import Measures
-    from retrycli.views.report import ReportData, passes_since, render
+    from retrycli.views.report.page import ReportData, passes_since, render
 
     statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
@@ -149,7 +149,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _cause(group: EscalationGroup) -> CauseRow:
-    from retrycli.views.report import CauseRow
+    from retrycli.views.report.page import CauseRow
 
     example = group.example
     return CauseRow(
