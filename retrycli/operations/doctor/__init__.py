@@ -1,7 +1,7 @@
-"""Is everything all right? Each check looks at one thing and gives findings, with the remedy beside each.
+"""Examine the installation: each check examines one thing and returns findings with their remedies.
 
-A new check is a function of a `Case`, put into `CHECKS`, or, if it needs the database, of a `Case` and a `Database`,
-put into `DATABASE_CHECKS`. Nothing is written, and no message is sent.
+A new check is a function of a `Context` in `CHECKS`; if it needs the database, a function of a `Context` and a
+`Database` in `DATABASE_CHECKS`. Nothing is written, and no message is sent.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 
 from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.operations.doctor import api, calling, database, machine, people
-from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor import database, gateway, notifications, scheduler
+from retrycli.operations.doctor import host as this_host
+from retrycli.operations.doctor.context import Context
 from retrycli.operations.doctor.finding import Finding, Level, failure, of_error
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
@@ -27,20 +28,20 @@ from retrycli.system.crontab import Asker, Host
 PATIENCE_SECONDS = 5
 """For a database that somebody holds."""
 
-CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
-    machine.settings,
-    machine.disk,
-    machine.files,
-    machine.file_system,
-    machine.file_descriptors,
-    machine.lock,
-    machine.outputs,
-    people.notifications,
-    people.ping,
+CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
+    this_host.settings,
+    this_host.disk,
+    this_host.files,
+    this_host.file_system,
+    this_host.file_descriptors,
+    this_host.lock,
+    this_host.outputs,
+    notifications.notifications,
+    notifications.ping,
 )
 """What is looked at beside the database."""
-DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
-    api.api,
+DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = (
+    gateway.api,
     database.table,
     database.tables,
     database.queue,
@@ -49,7 +50,7 @@ DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
     database.writing,
     database.search_path,
     database.time,
-    calling.calling,
+    scheduler.calling,
 )
 """What is looked at in the database, once it is open."""
 
@@ -77,8 +78,8 @@ def examine(
     except ConfigurationError as error:
         remedy = "mend it; nothing that needs the settings was looked at"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
-    case = Case(loaded, host or Host(run=Asker()), now)
-    return [*(each for check in CHECKS for each in _held(check, case)), *_in_database(case)]
+    context = Context(loaded, host or Host(run=Asker()), now)
+    return [*(each for check in CHECKS for each in _held(check, context)), *_in_database(context)]
 
 
 def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
@@ -121,24 +122,24 @@ def _problem(name: str, error: Exception) -> Finding:
     return failure(name, f"it could not be looked at: {type(error).__name__}", "tell the makers of retrycli")
 
 
-def _in_database(case: Case) -> list[Finding]:
+def _in_database(context: Context) -> list[Finding]:
     """Everything about the database, if it can be opened. What a full disk keeps from being looked at is left out."""
-    is_full = machine.lack_of_disk(case) is not None
+    is_full = this_host.lack_of_disk(context) is not None
     try:
-        opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
+        opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_held`
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
-        return [*_held(api.api, case, None), *problem, *_held(calling.scheduling, case, [])]
+        return [*_held(gateway.api, context, None), *problem, *_held(scheduler.scheduling, context, [])]
     with closing(opened):
         return [
             each
             for check in DATABASE_CHECKS
-            for each in _held(check, case, opened, instead=partial(_without, case, check) if is_full else None)
+            for each in _held(check, context, opened, instead=partial(_without, context, check) if is_full else None)
         ]
 
 
-def _without(case: Case, check: Callable[[Case, Database], Iterable[Finding]]) -> list[Finding]:
+def _without(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
     """Return what a check finds without the database."""
-    if check is api.api:
-        return _held(api.api, case, None)
-    return _held(calling.scheduling, case, []) if check is calling.calling else []
+    if check is gateway.api:
+        return _held(gateway.api, context, None)
+    return _held(scheduler.scheduling, context, []) if check is scheduler.calling else []

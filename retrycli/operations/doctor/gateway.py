@@ -12,7 +12,7 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.outcome import OUTAGE, OutcomeKind
-from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compared_clocks
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store import schema
 from retrycli.store.database import Database
@@ -27,29 +27,29 @@ SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then 
 TRY_IT = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
 
 
-def api(case: Case, database: Database | None) -> Iterator[Finding]:
+def api(context: Context, database: Database | None) -> Iterator[Finding]:
     """Whether each is there and takes our credentials, as far as can be told without a message.
 
     What can't be told so is told by the last refusal.
     """
-    refusals = {} if database is None else _refusals(case, database)
-    waits = bool(refusals) and database is not None and Measures(database).counts(case.now())["waiting"] > 0
-    for gateway in case.settings.gateway.all.values():
+    refusals = {} if database is None else _refusals(context, database)
+    waits = bool(refusals) and database is not None and Measures(database).counts(context.now())["waiting"] > 0
+    for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(case, gateway, refusal)
+        found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(context, gateway, refusal)
         for each in found:
             # If no message waits, no pass can find out whether it still refuses us.
             is_old = refusal is not None and not waits and refusal in each.found
             yield warning(each.name, each.found, TRY_IT) if is_old else each
-    yield from _outages(case, database)
+    yield from _outages(context, database)
 
 
-def _outages(case: Case, database: Database | None) -> Iterator[Finding]:
+def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
     """Report the open breakers: a server may answer a GET and take no message."""
     if database is None or database.revision() != schema.HEAD:
         return
-    used: dict[str | None, str] = {each.destination: each.kind for each in case.settings.gateway.all.values()}
-    for each in Ledger(database).standing_breakers(used, case.now()):
+    used: dict[str | None, str] = {each.destination: each.kind for each in context.settings.gateway.all.values()}
+    for each in Ledger(database).standing_breakers(used, context.now()):
         if each.state is BreakerState.OPEN and each.opened_at is not None and each.probe_at is not None:
             name, what = ("smtp", "server") if used[each.destination] == "smtp" else ("api", "API")
             yield failure(
@@ -60,12 +60,12 @@ def _outages(case: Case, database: Database | None) -> Iterator[Finding]:
             )
 
 
-def _refusals(case: Case, database: Database) -> dict[str, str]:
+def _refusals(context: Context, database: Database) -> dict[str, str]:
     """Return the last refusal of each destination that refuses everything."""
     if database.revision() != schema.HEAD:
         return {}
     ledger = Ledger(database)
-    passes = ledger.last_passes(incidents.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
+    passes = ledger.last_passes(incidents.LOOKBACK, until=context.now() + CLOCK_TOLERANCE)
     return {
         destination: f"the last refusal, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {each.detail}"
         for destination, each in ledger.refusals(passes).items()
@@ -100,10 +100,10 @@ def _is_here(url: str) -> bool:
     return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
-def _ticketing_api(case: Case, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
+def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
     from retrycli.gateway.http.probe import probe
 
-    found = asyncio.run(probe(gateway, now=case.now))
+    found = asyncio.run(probe(gateway, now=context.now))
     yield _answer(gateway, found, refusal)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))

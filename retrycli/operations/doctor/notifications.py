@@ -7,17 +7,17 @@ from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
-from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor.context import Context
 from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.system import network
 
 
-def notifications(case: Case) -> Iterator[Finding]:
+def notifications(context: Context) -> Iterator[Finding]:
     """Whether each target can be reached; only its number and its scheme are shown, for the rest may be a secret."""
-    if not case.settings.notify.urls:
-        yield from _cron_mail(case)
-    for number, secret in enumerate(case.settings.notify.urls, 1):
+    if not context.settings.notify.urls:
+        yield from _cron_mail(context)
+    for number, secret in enumerate(context.settings.notify.urls, 1):
         url = secret.get_secret_value()
         name = f"target {number} ({apprise.scheme(url)})"
         try:
@@ -34,9 +34,9 @@ def notifications(case: Case) -> Iterator[Finding]:
             yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
 
 
-def _cron_mail(case: Case) -> Iterator[Finding]:
+def _cron_mail(context: Context) -> Iterator[Finding]:
     """Warn if only a service user's mailbox, or nobody, is told of trouble."""
-    for each in callers_of(case.loaded, case.host):
+    for each in callers_of(context.loaded, context.host):
         remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {each.title}"
         if each.mail_to:
             continue
@@ -49,9 +49,9 @@ def _cron_mail(case: Case) -> Iterator[Finding]:
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 
-def ping(case: Case) -> Iterator[Finding]:
+def ping(context: Context) -> Iterator[Finding]:
     """Whether the dead-man switch can be reached."""
-    secret = case.settings.notify.ping_url
+    secret = context.settings.notify.ping_url
     if secret is None:
         return
     parts = urlsplit(secret.get_secret_value())

@@ -19,7 +19,7 @@ CLOCK_TOLERANCE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
-class Case:
+class Context:
     """What is examined."""
 
     loaded: Loaded

@@ -12,7 +12,7 @@ from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
-from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context
 from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.operations.schedule import next_run, verdict
@@ -36,25 +36,25 @@ MANY = 120
 """Minutes that are better said in hours."""
 
 
-def calling(case: Case, database: Database) -> Iterator[Finding]:
+def calling(context: Context, database: Database) -> Iterator[Finding]:
     """What calls the passes, and whether they come as they should."""
-    passes = newest_passes(database, until=case.now() + CLOCK_TOLERANCE)
-    yield from scheduling(case, passes)
-    yield _cadence(case, passes)
+    passes = newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
+    yield from scheduling(context, passes)
+    yield _cadence(context, passes)
 
 
-def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
+def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
-    callers = _callers(case)
-    missed = unread(case.host)
+    callers = _callers(context)
+    missed = unread(context.host)
     match callers:
         case []:
-            yield _none(case, passes, missed)
+            yield _none(context, passes, missed)
         case [one]:
-            yield _one(case, one)
-            if one.user is not None and one.user != case.host.login:
-                words = f"passes are made by {one.user}, and {case.host.login}, who looks, may do other things"
-                yield warning("user", words, as_user(one.user, "doctor", case.loaded))
+            yield _one(context, one)
+            if one.user is not None and one.user != context.host.login:
+                words = f"passes are made by {one.user}, and {context.host.login}, who looks, may do other things"
+                yield warning("user", words, as_user(one.user, "doctor", context.loaded))
         case several:
             kinds = {each.kind for each in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
@@ -64,90 +64,90 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
                 if why is not None:
                     yield failure("scheduler", *why)
     if missed is not None and callers:
-        remedy = to_read(case.loaded, case.host, "doctor")
+        remedy = to_read(context.loaded, context.host, "doctor")
         yield warning("scheduler", f"{missed}, where a pass may be called too", remedy)
 
 
-def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
+def _none(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
     """Return that nothing was found that calls a pass: a failure if `status --check` is one, as none come either."""
     words = "no cron line or timer found here calls a pass"
-    unread = f"{case.host.login} can't read other users' crontabs, such as root's" if case.host.uid != 0 else None
+    unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON]
     last = passes[0] if passes else None
-    is_known = any(each.started_by in SCHEDULERS and not _is_late(case, each) for each in passes)
-    if last is None or _is_late(case, last) or not (is_known or _is_steady(case, _usual(passes))):
+    is_known = any(each.started_by in SCHEDULERS and not _is_late(context, each) for each in passes)
+    if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual(passes))):
         if missed is not None:
             words = f"nothing that can be read calls a pass; {missed}"
-            return failure("scheduler", words, to_read(case.loaded, case.host, "doctor"))
+            return failure("scheduler", words, to_read(context.loaded, context.host, "doctor"))
         words += f"; {unread}" if unread else ""
-        return failure("scheduler", words, to_install(case.loaded, case.host))
+        return failure("scheduler", words, to_install(context.loaded, context.host))
     words += f", but passes come, the last from {last.host}"
     if last.host != gethostname() or last.started_by not in SCHEDULERS:
         return well("scheduler", words)
     if hidden is not None:
-        return warning("scheduler", f"{words}; {hidden}", to_read(case.loaded, case.host, "doctor"))
-    install = to_install(case.loaded, case.host)
-    interval = timedelta(minutes=case.settings.schedule.retry_interval_minutes)
-    all_seen = none_hidden(case.host)
-    if next_run.nothing_calls([], passes, interval, case.now(), none_hidden=all_seen) is not None:
+        return warning("scheduler", f"{words}; {hidden}", to_read(context.loaded, context.host, "doctor"))
+    install = to_install(context.loaded, context.host)
+    interval = timedelta(minutes=context.settings.schedule.retry_interval_minutes)
+    all_seen = none_hidden(context.host)
+    if next_run.nothing_calls([], passes, interval, context.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, by a cron line that is gone", install)
     return warning("scheduler", words, f"if its line was taken away: {install}")
 
 
-def _one(case: Case, caller: Caller) -> Finding:
+def _one(context: Context, caller: Caller) -> Finding:
     words = f"{caller.kind} calls at {caller.when}: {caller.place}"
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
     try:
-        objection = next((each.objection for each in verdict.check(case.loaded, case.host).callers), None)
+        objection = next((each.objection for each in verdict.check(context.loaded, context.host).callers), None)
     except ConfigurationError:
         objection = None  # where the settings come from is another finding
     if objection is None and caller.running is None:
-        remedy = f"look as root: {as_user('root', 'doctor', case.loaded)}"
+        remedy = f"look as root: {as_user('root', 'doctor', context.loaded)}"
         return warning("scheduler", f"{words}; can't see whether it is running", remedy)
     if objection is None:
         return well("scheduler", words)
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
 
 
-def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
+def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     """Whether passes come as often as they should. Those made by hand show it only if there are no others."""
     newest = passes[:1]
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON] or passes
-    wanted = _in_words(case.interval)
+    wanted = _in_words(context.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")
     which = "the last one"
     if passes[:1] != newest:
         is_known = passes[0].started_by in SCHEDULERS
         which += " that cron or a timer started" if is_known else " not made by hand"
-    ago = f"{which} began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
-    if _is_late(case, passes[0]):
-        why = next_run.why_none_came(_callers(case), case.now())
+    ago = f"{which} began {_in_words(max(context.now() - passes[0].started_at, timedelta()))} ago"
+    if _is_late(context, passes[0]):
+        why = next_run.why_none_came(_callers(context), context.now())
         return failure("passes", f"{ago}, and there should be one every {wanted}", why)
     usual = _usual(passes)
-    if usual is None or _is_steady(case, usual):
+    if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
     words = f"they came {_in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
-    if (when := _as_set(case)) is not None:
+    if (when := _as_set(context)) is not None:
         return warning("passes", words, f"none if the schedule was changed since: it now calls at {when}, as it should")
     return warning("passes", words, "make the two the same: `retrycli cron check`")
 
 
-def _callers(case: Case) -> list[Caller]:
-    named = case.loaded.file is not None
-    return callers_of(case.loaded, case.host) if named else callers_for(None, case.host)
+def _callers(context: Context) -> list[Caller]:
+    named = context.loaded.file is not None
+    return callers_of(context.loaded, context.host) if named else callers_for(None, context.host)
 
 
-def _as_set(case: Case) -> str | None:
+def _as_set(context: Context) -> str | None:
     """Return when the only caller calls, if that is as often as the settings say."""
-    callers = _callers(case)
+    callers = _callers(context)
     if len(callers) != 1:
         return None
     [caller] = callers
     try:
-        wanted = cron_line.schedule(case.interval) if caller.kind == "cron" else systemd.when(case.interval)
+        wanted = cron_line.schedule(context.interval) if caller.kind == "cron" else systemd.when(context.interval)
     except ConfigurationError:
         return None
     return caller.when if caller.when == wanted else None
@@ -159,13 +159,13 @@ def _usual(passes: list[PassRecord]) -> timedelta | None:
     return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
 
 
-def _is_steady(case: Case, usual: timedelta | None) -> bool:
+def _is_steady(context: Context, usual: timedelta | None) -> bool:
     """Whether passes come as often as they should, as far as that can be told."""
-    return usual is not None and case.interval / UNEVEN <= usual <= case.interval * UNEVEN
+    return usual is not None and context.interval / UNEVEN <= usual <= context.interval * UNEVEN
 
 
-def _is_late(case: Case, last: PassRecord) -> bool:
-    return is_late(last.started_at, case.now(), case.interval)
+def _is_late(context: Context, last: PassRecord) -> bool:
+    return is_late(last.started_at, context.now(), context.interval)
 
 
 def _in_words(time: timedelta) -> str:
