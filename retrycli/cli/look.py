@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
-    from retrycli.operations.explain import Explanation, Gate
+    from retrycli.operations.explain import Explanation
+    from retrycli.operations.gates import Gate
     from retrycli.operations.status import Status
     from retrycli.system.crontab import Asker, Caller
     from retrycli.views.terminal import Cell, Row

@@ -8,51 +8,33 @@ have left) is done here too, by the pass's own code, and rolled back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Claim, Message, MessageStatus, QueuedMessage, Span, State, UnusableMessage
+from retrycli.domain.message import Claim, Span, State
 from retrycli.domain.pass_record import is_late
-from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.engine import enrolment
-from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.expiry import EXPIRED
+from retrycli.operations.gates import BY_THE_START, FOR_GOOD, Gate, Gates, stays_open
 from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from retrycli.store.messages import message_of
 from retrycli.store.views import Views
-from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 
 LATENESS = timedelta(seconds=3)
 """How long after the tick of its line a pass begins: what has ended by then does not hold it up."""
-WHOLE_SECONDS = timedelta(seconds=1)
-"""Retry-After is written down to the second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One thing that can stand between a message and its next attempt."""
-
-    name: str
-    open: bool
-    figure: str
-    """What it goes by; where there is a time, the words lead up to it."""
-    time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +130,7 @@ class _Explainer:
         self._now = deps.now()
         until = self._now + schedule_grid.CLOCKS_DIFFER
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
-        self._refusals = self._ledger.refusals(passes)
-        ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)
-        self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
-        self._disk = lack_of_room(database.file)
+        self._gates = Gates(database, rules, passes)
         self._newest = passes[0].started_at if passes else None
         self._why_none_came = next_run.why_none_came(callers, self._now)
         self._uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
@@ -169,7 +148,7 @@ class _Explainer:
         found = self._views.message(message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = self._ended_passes({owner} if owner else frozenset())
-        gates = [*self._gates(found, self._now), self._cron()]
+        gates = [*self._gates.of(found, self._now, self._ended), self._cron()]
         is_claimed = any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates)
         next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
         return Explanation(
@@ -184,103 +163,6 @@ class _Explainer:
             one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
             expires_first=self._expires_first and all(each.open for each in gates if each.name == "expiry"),
         )
-
-    # -- the gates --------------------------------------------------------------------------------------------
-
-    def _gates(self, found: MessageDetails, at: datetime) -> Iterator[Gate]:
-        """The gates of a pass that began at a time; cron's is another matter."""
-        failed = found.row["status"] == MessageStatus.FAILED
-        yield Gate("status", failed, str(found.row["status"]))
-        if not failed or found.queue is None:
-            return
-        message = message_of(found.row)
-        yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
-        queue = found.queue
-        yield Gate("escalation", queue["state"] != State.ESCALATED, queue["escalation_reason"] or "none")
-        yield _claim(queue, has_ended=queue["claimed_by"] in self._ended)
-        wait = self._wait(queue, at)
-        yield wait
-        yield _retry_after(found, wait)
-        if self._rules.per_ticket_order:
-            yield self._order(queue["message_id"], at)
-        if not isinstance(message, UnusableMessage):
-            is_waiting = queue["state"] == State.WAITING
-            yield from self._policy_gates(_queued(message, queue), at, is_waiting=is_waiting)
-        yield self._pause(at)
-        yield self._breaker(found, at)
-        yield self._last_pass(found)
-        yield Gate("disk", self._disk is None, self._disk or "has room")
-        yield from self._limits(queue["message_id"], at)
-
-    def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
-        """What the message's own policy says."""
-        message = queued.message
-        policy = self._rules.policies[message.message_type]
-        tries = f"{message.retry_count} of {policy.max_retries} made"
-        yield Gate("tries", policy.has_tries_left(message), tries)
-        until = policy.expires_at(queued)
-        figure = "wanted until" if until else "never expires"
-        if expired := policy.expired(queued, at):
-            figure = f"{EXPIRED if is_waiting else 'expired'}; it was wanted until"
-        yield Gate("expiry", not expired, figure, until)
-
-    def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:
-        is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
-        due = queue["next_attempt_at"]
-        return Gate("wait", is_open, "due at" if due else "none", due)
-
-    def _order(self, message_id: int, at: datetime) -> Gate:
-        """Whether a pass comes to it: those before it go first, and it follows when they are delivered."""
-        before_it = self._views.before_it(message_id)
-        if not before_it:
-            return Gate("order", open=True, figure="none of its ticket goes first")
-        last = max(due for _, due in before_it)
-        first, _ = before_it[0]
-        others = f" and {len(before_it) - 1:,} more" if len(before_it) > 1 else ""
-        figure = f"message {first}{others} of its ticket must be delivered first; due at"
-        return Gate("order", last <= self._rules.due_by(at), figure, last)
-
-    def _pause(self, at: datetime) -> Gate:
-        pause = self._ledger.pause(at)
-        if pause is None:
-            return Gate("pause", open=True, figure="none")
-        figure = f"by {pause.by}" + (f" ({pause.reason})" if pause.reason else "")
-        return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
-
-    def _breaker(self, found: MessageDetails, at: datetime) -> Gate:
-        breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
-        is_open = Destination(breaker, self._rules, since=at).stop_reason is None
-        match breaker.state:
-            case BreakerState.CLOSED:
-                figure = "closed"
-            case BreakerState.OPEN:
-                figure = f"the API failed {breaker.failures:,} times in a row; one probe goes first, at"
-            case BreakerState.RESTING:
-                figure = "the API asked for a rest, until"
-        return Gate("breaker", is_open, figure, breaker.probe_at)
-
-    def _last_pass(self, found: MessageDetails) -> Gate:
-        """What refused or ended the last pass holds nothing back: each pass tries again, and may fare the same."""
-        refused = self._refusals.get(self._rules.destination_of(str(found.row["message_type"])))
-        if (ended := refused or self._ended_early) is None:
-            return Gate("last_pass", open=True, figure="nothing stopped it")
-        if refused or ended.reason == StopReason.FAULT:
-            words = "the last one that tried was refused" if refused else "it failed"
-            figure = f"{words}: {ended.detail}; each pass tries again; it began at"
-        else:
-            why = ": ".join(filter(None, ((ended.reason or "").replace("_", " "), ended.detail)))
-            figure = f"it ended early: {why}; it began at"
-        return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
-
-    def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
-        limit, rate = self._rules.limit, self._rules.rate_per_second
-        ahead = 0
-        if capacity(self._rules) is not None:
-            ahead = self._views.count_ahead(message_id, self._rules.due_by(at))
-        first = f", {ahead:,} go first"
-        yield Gate("limit", limit is None or ahead < limit, f"{limit:,} a pass{first}" if limit else "none")
-        by_rate = capacity(replace(self._rules, limit=None))
-        yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
 
     def _cron(self) -> Gate:
         if self._grid is None:
@@ -310,25 +192,31 @@ class _Explainer:
             return None
         if (most := capacity(self._rules)) is not None:
             opens = self._turn(found, grid, number, opens, most)
-        handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
+        handed_over = [
+            each for each in self._gates.of(found, grid[opens], self._ended) if not each.open and each.name in FOR_GOOD
+        ]
         self._expires_first = [each.name for each in handed_over] == ["expiry"]
         return None if handed_over else grid[opens]
 
     def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
         """Whether every gate that stays open once it is has opened by a tick."""
-        gates = [each for each in self._gates(found, tick) if _passes(each) and each.name not in BY_THE_START]
+        gates = [
+            each
+            for each in self._gates.of(found, tick, self._ended)
+            if stays_open(each) and each.name not in BY_THE_START
+        ]
         return all(each.open for each in gates) and self._is_let_through(found, tick)
 
     def _is_let_through(self, found: MessageDetails, tick: datetime) -> bool:
         """Whether neither a pause nor the breaker stands in the way of the pass of a tick."""
         begins = tick + self._late
-        return self._pause(begins).open and self._breaker(found, begins).open
+        return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
         """Whether a pass begins with one message, as its destination is down or refuses us, and others are due too."""
         destination = self._rules.destination_of(str(found.row["message_type"]))
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
-        if not is_down and destination not in self._refusals:
+        if not is_down and destination not in self._gates.refusals:
             return False
         enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return self._claims.count_due(self._rules.due_by(tick)) > 1
@@ -354,39 +242,3 @@ class _Explainer:
     def _brings(self, message_id: int, looked_to: datetime, tick: datetime) -> bool:
         """Whether a tick has any to send before a message that were not due at an earlier time."""
         return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0
-
-
-ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
-FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-"""Gates that time alone does not open."""
-BY_THE_START = frozenset({"pause", "breaker"})
-"""Gates whose times are compared with the moment at which a pass begins."""
-IN_TURN = frozenset({"limit", "rate"})
-
-
-def _passes(gate: Gate) -> bool:
-    """Whether a gate is one that stays open once it is: expiry shuts, and those before may take up a pass again."""
-    return gate.name not in FOR_GOOD | IN_TURN
-
-
-def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
-    if queue["state"] != State.SENDING:
-        return Gate("claim", open=True, figure="nobody is sending it")
-    figure = f"being sent by {queue['claimed_by']}; lapses at"
-    if has_ended:
-        figure = "claimed by a pass that has ended; free at"
-    return Gate("claim", open=False, figure=figure, time=queue["claim_expires_at"])
-
-
-def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
-    """Whether it is a Retry-After that the wait is for. An attempt by hand sets no wait, and a requeued one is over."""
-    last = next((each for each in reversed(found.attempts) if each.finished_at is not None), None)
-    if last is None or last.finished_at is None or last.retry_after_s is None:
-        return Gate("retry_after", open=True, figure="not asked for")
-    until = last.finished_at + timedelta(seconds=last.retry_after_s)
-    holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
-    return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
-
-
-def _queued(message: Message, queue: Mapping[str, Any]) -> QueuedMessage:
-    return QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
