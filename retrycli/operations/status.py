@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from socket import gethostname
+from typing import NamedTuple
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
@@ -19,6 +20,7 @@ from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
 from retrycli.operations import dry_run
 from retrycli.operations.schedule import next_run
 from retrycli.operations.wiring import lock_path, open_database, utc_now
+from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
@@ -116,47 +118,68 @@ def status(
         DatabaseUnavailable, ConfigurationError: as in `run_once`.
     """
     with open_database(settings) as database:
-        ledger = Ledger(database)
-        at = now()
-        upto = at + schedule_grid.CLOCKS_DIFFER
-        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-        passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
-        last = passes[0] if passes else None
-        pause = ledger.pause(at)
-        breakers = ledger.standing_breakers({each.base_url for each in settings.gateway.all.values()}, at)
-        lost = _unrecorded(settings, ledger, passes)
-        refusals = _refusals(settings, ledger, passes)
-        disk = lack_of_room(database.file)
-        messages = dry_run.counts(settings, database, at)
+        return _status(settings, database, callers, now(), none_hidden=none_hidden)
+
+
+def _status(
+    settings: Settings, database: Database, callers: Sequence[Caller] | None, at: datetime, *, none_hidden: bool
+) -> Status:
+    ledger = Ledger(database)
+    upto = at + schedule_grid.CLOCKS_DIFFER
+    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+    passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
+    last = passes[0] if passes else None
+    hosts = ledger.hosts(at - LATELY, upto)
+    pause = ledger.pause(at)
+    obstacles = _obstacles(settings, database, passes, at)
+    messages = dry_run.counts(settings, database, at)
+    late = last is not None and is_late(last.started_at, at, interval)
+    uncalled = next_run.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
+    is_expected = (callers or last is not None) and uncalled is None and not late
+    down = obstacles.is_down(last, messages["waiting"])
+    return Status(
+        state=_state(last, late=late, paused=pause is not None, down=down),
+        running=last is not None and not late and pause is None,
+        now=at,
+        last_pass=last,
+        unrecorded=obstacles.unrecorded,
+        hosts=[HostStatus(name, began, is_late(began, at, interval)) for name, began in hosts.items()],
+        next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
+        missing=next_run.why_none_came(callers, at) if late and uncalled is None else None,
+        uncalled=uncalled,
+        unseen=callers is not None and not callers and _was_started_here(passes),
+        retry_interval_minutes=settings.schedule.retry_interval_minutes,
+        max_retries=settings.schedule.max_retries,
+        messages=messages,
+        breakers=obstacles.breakers,
+        refusals=obstacles.refusals,
+        disk=obstacles.disk,
+        pause=pause,
+        lock=PassLock(lock_path(settings)).holder(),
+    )
+
+
+class _Obstacles(NamedTuple):
+    """What keeps messages from being delivered."""
+
+    breakers: list[Breaker]
+    refusals: list[Refusal]
+    disk: str | None
+    unrecorded: frozenset[str]
+
+    def is_down(self, last: PassRecord | None, waiting: int) -> bool:
+        """Return whether nothing can be delivered until somebody acts."""
         failed = last is not None and last.reason == StopReason.FAULT
-        refused = refusals or (last is not None and last.reason in incidents.REFUSED)
-        down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
-        late = last is not None and is_late(last.started_at, at, interval)
-        uncalled = next_run.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
-        is_expected = (callers or last is not None) and uncalled is None and not late
-        return Status(
-            state=_state(last, late=late, paused=pause is not None, down=down),
-            running=last is not None and not late and pause is None,
-            now=at,
-            last_pass=last,
-            unrecorded=lost,
-            hosts=[
-                HostStatus(name, newest, is_late(newest, at, interval))
-                for name, newest in ledger.hosts(at - LATELY, upto).items()
-            ],
-            next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-            missing=next_run.why_none_came(callers, at) if late and uncalled is None else None,
-            uncalled=uncalled,
-            unseen=callers is not None and not callers and _was_started_here(passes),
-            retry_interval_minutes=settings.schedule.retry_interval_minutes,
-            max_retries=settings.schedule.max_retries,
-            messages=messages,
-            breakers=breakers,
-            refusals=refusals,
-            disk=disk,
-            pause=pause,
-            lock=PassLock(lock_path(settings)).holder(),
-        )
+        refused = self.refusals or (last is not None and last.reason in incidents.REFUSED)
+        return bool(self.breakers or (refused and waiting) or self.disk or failed or self.unrecorded)
+
+
+def _obstacles(settings: Settings, database: Database, passes: Sequence[PassRecord], at: datetime) -> _Obstacles:
+    ledger = Ledger(database)
+    destinations = {gateway.base_url for gateway in settings.gateway.all.values()}
+    breakers = ledger.standing_breakers(destinations, at)
+    unrecorded = _unrecorded(settings, ledger, passes)
+    return _Obstacles(breakers, _refusals(settings, ledger, passes), lack_of_room(database.file), unrecorded)
 
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
