@@ -44,12 +44,12 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
     """
     attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
     with SENDING, _silence(attempts.values()), _no_proxy():
-        for each in attempts.values():
-            each.start()
+        for attempt in attempts.values():
+            attempt.start()
         give_up_at = monotonic() + WAIT_SECONDS
-        for each in attempts.values():
-            each.join(max(give_up_at - monotonic(), 0))
-        return {url: each.failure for url, each in attempts.items()}
+        for attempt in attempts.values():
+            attempt.join(max(give_up_at - monotonic(), 0))
+        return {url: attempt.failure for url, attempt in attempts.items()}
 
 
 class _Attempt(Thread):
@@ -86,8 +86,8 @@ def place(url: str) -> tuple[str, int] | None:
         return smtp, int(target.port or 25)
     # A service has one address for all, and what stands in its URL for a host is a token.
     addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
-    service = next((each for each in addresses if each.startswith("https://")), None)
-    own = any("{host}" in each for each in target.templates) and target.host
+    service = next((address for address in addresses if address.startswith("https://")), None)
+    own = any("{host}" in pattern for pattern in target.templates) and target.host
     if service is not None and not (own and scheme(url) in {"ntfy", "ntfys"}):
         return urlsplit(service).hostname or "", 443
     return (str(target.host), int(target.port or (443 if target.secure else 80))) if own else None
@@ -127,7 +127,7 @@ def _send(url: str, notice: Notice) -> str | None:
         interpret_escapes=False,
         log_level=logging.DEBUG,
     )
-    return None if result else _why([each.message for each in result.logs()])
+    return None if result else _why([line.message for line in result.logs()])
 
 
 REASONS = (
@@ -171,16 +171,16 @@ def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
     An attempt that was given up on may still have something to say; then they are kept out for good.
     """
     loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
-    before = [(each.handlers, each.propagate, each.level) for each in loggers]
-    for each in loggers:
-        each.handlers, each.propagate = [logging.NullHandler()], False
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
     loggers[0].setLevel(logging.DEBUG)  # heard by nobody but `_why`
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        if not any(each.is_alive() for each in attempts):
-            for each, (handlers, propagate, level) in zip(loggers, before, strict=True):
-                each.handlers, each.propagate = handlers, propagate
-                each.setLevel(level)
+        if not any(attempt.is_alive() for attempt in attempts):
+            for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
+                logger.setLevel(level)

@@ -53,14 +53,14 @@ class Notice:
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     """What there is to tell, as one notification."""
-    gaps = [each for each in items if isinstance(each, Missed)]
+    gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
-    items = [each for each in items if each not in earlier]
-    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
-    body = "\n\n".join(_paragraph(each, context) for each in items)
+    items = [item for item in items if item not in earlier]
+    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(_headline(item) for item in items)
+    body = "\n\n".join(_paragraph(item, context) for item in items)
     if earlier:
         body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
-    good = all(isinstance(each, IncidentChange) and each.turn is Turn.ENDED for each in items)
+    good = all(isinstance(item, IncidentChange) and item.turn is Turn.ENDED for item in items)
     return Notice(title, body, good)
 
 
@@ -105,7 +105,7 @@ def _headline(item: Item) -> str:
         case Missed():
             return "no pass was made for " + _length(item.until - item.after)
         case Escalated():
-            number = sum(each.count for each in item.causes)
+            number = sum(group.count for group in item.causes)
             return f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} a person"
     assert_never(item)
 
@@ -164,11 +164,11 @@ def _of_trouble(change: IncidentChange, context: NoticeContext) -> str:
 
 
 def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
-    causes = sorted(escalated.causes, key=lambda each: -each.count)
-    lines = [_of_cause(each) for each in causes[:CAUSES]]
+    causes = sorted(escalated.causes, key=lambda group: -group.count)
+    lines = [_of_cause(group) for group in causes[:CAUSES]]
     if (more := len(causes) - CAUSES) > 0:
         lines.append(f"and {_count(more, 'other cause')}")
-    number = sum(each.count for each in causes)
+    number = sum(group.count for group in causes)
     total = f"\n{context.escalated:,} are open in all." if context.escalated > number else ""
     return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
 
@@ -176,7 +176,7 @@ def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
 def _of_cause(group: EscalationCause) -> str:
     types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
-    tickets = ", ".join(inert(each, LONGEST_NAME) for each in group.tickets[:TICKETS])
+    tickets = ", ".join(inert(ticket, LONGEST_NAME) for ticket in group.tickets[:TICKETS])
     more = ", …" if len(group.tickets) > TICKETS or group.more_tickets else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
     noun = "tickets" if len(group.tickets) > 1 or group.more_tickets else "ticket"

@@ -70,16 +70,16 @@ async def _ask(deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[i
     """Ask over one connection and with one log-in. Each answer is in the history."""
     asked: list[LookedUp] = []
     async with deps.open_gateway() as gateway:
-        for each in ids:
+        for message_id in ids:
             if deps.stop_requested():
                 break
             try:
-                found = await manual_attempt.look_up_through(gateway, deps, rules, each, by=by)
+                found = await manual_attempt.look_up_through(gateway, deps, rules, message_id, by=by)
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-                asked.append(LookedUp(each, error=error))
+                asked.append(LookedUp(message_id, error=error))
                 continue
-            acts.write_down({each: OperatorAction.looked_up(found, by=by, at=deps.now())})
-            asked.append(LookedUp(each, found))
+            acts.write_down({message_id: OperatorAction.looked_up(found, by=by, at=deps.now())})
+            asked.append(LookedUp(message_id, found))
     return asked
 
 

@@ -82,16 +82,18 @@ def perform(
         acts, now = Acts(database), clock(database, runtime.now)
         at = now()
         while came_to < len(ids) and not runtime.stop_requested():
-            batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
+            batch = {message_id: act(came_to + n, at) for n, message_id in enumerate(ids[came_to : came_to + BATCH])}
             messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
-            rejected = {each.id for each in messages if each.fields["status"] == MessageStatus.REJECTED}
+            rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
             too_old = _too_old(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
             performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
-            refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
+            refused |= {message_id: not_written(kind, message_id, why) for message_id, why in performed.refused.items()}
             refused |= {
-                each: would_expire(each, is_rejected=each in rejected) if each in too_old else unfit(each, why)
-                for each, why in performed.unfit.items()
+                message_id: would_expire(message_id, is_rejected=message_id in rejected)
+                if message_id in too_old
+                else unfit(message_id, why)
+                for message_id, why in performed.unfit.items()
             }
             if performed.lost:
                 refused |= acts.why_not(kind, performed.lost, now())
@@ -102,13 +104,13 @@ def perform(
 
 def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
     """Find the messages that have expired, whatever their status: one may be rejected, and not in the queue."""
-    policies = {each.id: settings.policies[each.message_type] for each in messages}
-    if not any(each.expires_after for each in policies.values()):
+    policies = {message.id: settings.policies[message.message_type] for message in messages}
+    if not any(policy.expires_after for policy in policies.values()):
         return set()
-    failed_at = acts.first_failures([each.id for each in messages if each.created_at is None])
-    made_at = failed_at | {each.id: each.created_at for each in messages if each.created_at is not None}
-    ends = ((each, policies[each].wanted_until(at)) for each, at in made_at.items())
-    return {each for each, end in ends if end is not None and end < now}
+    failed_at = acts.first_failures([message.id for message in messages if message.created_at is None])
+    made_at = failed_at | {message.id: message.created_at for message in messages if message.created_at is not None}
+    ends = ((message_id, policies[message_id].wanted_until(at)) for message_id, at in made_at.items())
+    return {message_id for message_id, end in ends if end is not None and end < now}
 
 
 def _problems(
@@ -123,9 +125,9 @@ def _problems(
     async def ask() -> dict[int, str]:
         columns = database.messages.c.keys()
         async with router_of(settings.gateway, columns=columns, connections=1, now=now) as gateway:
-            queued = [QueuedMessage(each, str(uuid.uuid4()), now()) for each in messages]
-            found = {each.message_id: await gateway.problem(each) for each in queued}
-        return {each: why for each, why in found.items() if why is not None}
+            queued = [QueuedMessage(message, str(uuid.uuid4()), now()) for message in messages]
+            found = {message.message_id: await gateway.problem(message) for message in queued}
+        return {message_id: why for message_id, why in found.items() if why is not None}
 
     with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:  # the caller may run an event loop
         return aside.submit(asyncio.run, ask()).result()

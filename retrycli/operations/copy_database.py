@@ -41,7 +41,7 @@ class Move:
     @property
     def verified(self) -> bool:
         """Whether both sides have as many rows in every table."""
-        return all(each.verified for each in self.tables)
+        return all(table.verified for table in self.tables)
 
 
 def copy(
@@ -98,7 +98,9 @@ def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
     try:
         database = settings.database.model_validate({**settings.database.model_dump(), "url": url})
     except ValidationError as error:
-        reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors(include_input=False))
+        reasons = "; ".join(
+            problem["msg"].removeprefix("Value error, ") for problem in error.errors(include_input=False)
+        )
         raise ConfigurationError(f"{option}: {reasons}") from None
     return settings.model_copy(update={"database": database})
 

@@ -59,7 +59,9 @@ class _Foreseen:
 
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
         found = self.real.newly_failed(span, limit, replaced=self._here)
-        self._fresh = {each.message_id if isinstance(each, UnusableMessage) else each.id: each for each in found}
+        self._fresh = {
+            message.message_id if isinstance(message, UnusableMessage) else message.id: message for message in found
+        }
         return found
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
@@ -86,10 +88,10 @@ class _Foreseen:
         return self.rules.due_by(self.at)
 
     def _remember(self, settled: Iterable[Decision]) -> None:
-        for each in settled:
-            due = each.transition.next_attempt_at
-            if each.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
-                self.ids.append(each.message_id)
+        for decision in settled:
+            due = decision.transition.next_attempt_at
+            if decision.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
+                self.ids.append(decision.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
 
     def retire(self, span: Span) -> Retired:
@@ -107,8 +109,9 @@ class _Foreseen:
         return []
 
     def per_ticket_order(self) -> Iterator[tuple[datetime, int]]:
-        for each in sorted(range(len(self.ids)), key=self.times.__getitem__):  # of equal ones the lowest id is first
-            yield EPOCH + self.times[each] * MICROSECOND, self.ids[each]
+        # Of equal times the lowest id is first.
+        for position in sorted(range(len(self.ids)), key=self.times.__getitem__):
+            yield EPOCH + self.times[position] * MICROSECOND, self.ids[position]
 
 
 LONG_AGO = timedelta(days=7)
@@ -129,13 +132,13 @@ class Sum:
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
         """Give messages on, and remember what they come to."""
-        for each in messages:
+        for message in messages:
             self.number += 1
-            to = self.destination_of(each.message_type)
+            to = self.destination_of(message.message_type)
             self.destinations[to] = self.destinations.get(to, 0) + 1
-            made = [at for at in (self.oldest, each.created_at) if at is not None]
+            made = [at for at in (self.oldest, message.created_at) if at is not None]
             self.oldest = min(made, default=None)
-            yield each
+            yield message
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,31 +175,33 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
         ids, times = array("q"), array("q")
         spent = _spent(views, rules, at) - foreseen.replaced
         left_out = spent | foreseen.replaced
-        known = (each for each in views.due(rules.due_by(at)) if each[1] not in left_out)
+        known = (entry for entry in views.due(rules.due_by(at)) if entry[1] not in left_out)
         for due, message_id in merge(known, foreseen.per_ticket_order()):
             ids.append(message_id)
             times.append((due - EPOCH) // MICROSECOND)
         if rules.limit is not None:
             del ids[rules.limit :], times[rules.limit :]
         ledger = Ledger(database)
-        opened = {each.destination: each for each in ledger.breakers() if each.state is not BreakerState.CLOSED}
-        barred = {to for to, each in opened.items() if Destination(each, rules, since=at).stop_reason is not None}
+        opened = {
+            breaker.destination: breaker for breaker in ledger.breakers() if breaker.state is not BreakerState.CLOSED
+        }
+        barred = {to for to, breaker in opened.items() if Destination(breaker, rules, since=at).stop_reason is not None}
         yield Preview(
             number=len(ids),
             messages=_messages(views, ids, times, set(foreseen.ids)),
             escalated=len(spent) + foreseen.escalated,
             pause=ledger.pause(at),
-            down={to: each for to, each in opened.items() if to in barred},
-            probed={to for to, each in opened.items() if to not in barred and each.state is BreakerState.OPEN},
+            down={to: breaker for to, breaker in opened.items() if to in barred},
+            probed={to for to, breaker in opened.items() if to not in barred and breaker.state is BreakerState.OPEN},
         )
 
 
 def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
     """Find the due messages in the queue that a pass would escalate in place of their next attempt."""
     policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
-    ages = any(each.expires_after is not None for each in policies.values())
+    ages = any(policy.expires_after is not None for policy in policies.values())
     # Without an age to look at, only those need to be read that may have had all their tries: nearly always none.
-    tries = None if ages else min(each.max_retries for each in policies.values())
+    tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
         for message_id, kind, made, made_at in views.chances(rules.due_by(at), tries=tries)
@@ -269,6 +274,6 @@ def _messages(views: Views, ids: array[int], times: array[int], anew: Collection
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         when = dict(zip(page, times[start : start + PAGE], strict=True))
-        for each in views.pages(page, Filter()):
-            if each.state is State.WAITING or each.id in anew:
-                yield replace(each, next_attempt_at=EPOCH + when[each.id] * MICROSECOND)
+        for message in views.pages(page, Filter()):
+            if message.state is State.WAITING or message.id in anew:
+                yield replace(message, next_attempt_at=EPOCH + when[message.id] * MICROSECOND)

@@ -96,11 +96,11 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if obstacle.end is not None:
         until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
     places = obstacle.destinations
-    held = [each for each in kinds if places is None or settings.gateway.of(each).destination in places]
+    held = [kind for kind in kinds if places is None or settings.gateway.of(kind).destination in places]
     waiting = Views(database).messages(Filter(state=State.WAITING, message_type=held), sort="id") if held else ()
     count, first, expired = 0, until, 0
-    for each in waiting:
-        at = each.expires_at(settings.policies, unknown=now)
+    for message in waiting:
+        at = message.expires_at(settings.policies, unknown=now)
         expired += at is not None and at < now
         if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
@@ -114,8 +114,10 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
     if (last := Totals(database).warned(WARNED)) is None:
         return False
     expired = Filter(state=State.ESCALATED, message_type=kinds, reason=EscalationReason.EXPIRED, escalated_after=last)
-    ends = (each.expires_at(settings.policies, unknown=last) for each in Views(database).messages(expired, sort="id"))
-    return any(each is not None and each >= last for each in ends)
+    ends = (
+        message.expires_at(settings.policies, unknown=last) for message in Views(database).messages(expired, sort="id")
+    )
+    return any(end is not None and end >= last for end in ends)
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
@@ -123,9 +125,9 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
         return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
-        open_now = [each for each in ledger.breakers() if each.state is BreakerState.OPEN]
-        if since := min((each.opened_at for each in open_now if each.opened_at), default=None):
-            places = [each.destination for each in open_now]
+        open_now = [breaker for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN]
+        if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):
+            places = [breaker.destination for breaker in open_now]
             verb = "is" if len(places) == 1 else "are"
             return _Obstacle(f"{', '.join(places)} {verb} down since {utc(since)}", destinations=places)
     met = lasting(summary.reason or "", ledger.passes_up_to(summary.pass_id, LOOKBACK))

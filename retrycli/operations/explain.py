@@ -149,7 +149,7 @@ class _Explainer:
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = self._ended_passes({owner} if owner else frozenset())
         gates = [*self._gates.of(found, self._now, self._ended), self._cron()]
-        is_claimed = any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates)
+        is_claimed = any(gate.name == "claim" and gate.time is not None and gate.time > self._now for gate in gates)
         next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
         return Explanation(
             message_id=message_id,
@@ -159,9 +159,9 @@ class _Explainer:
             next_attempt_at=next_attempt_at,
             is_claimed=is_claimed,
             being_sent=is_claimed and owner not in self._ended,
-            has_begun=any(each.outcome is None for each in found.attempts),
+            has_begun=any(attempt.outcome is None for attempt in found.attempts),
             one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
-            expires_first=self._expires_first and all(each.open for each in gates if each.name == "expiry"),
+            expires_first=self._expires_first and all(gate.open for gate in gates if gate.name == "expiry"),
         )
 
     def _cron(self) -> Gate:
@@ -193,19 +193,19 @@ class _Explainer:
         if (most := capacity(self._rules)) is not None:
             opens = self._turn(found, grid, number, opens, most)
         handed_over = [
-            each for each in self._gates.of(found, grid[opens], self._ended) if not each.open and each.name in FOR_GOOD
+            gate for gate in self._gates.of(found, grid[opens], self._ended) if not gate.open and gate.name in FOR_GOOD
         ]
-        self._expires_first = [each.name for each in handed_over] == ["expiry"]
+        self._expires_first = [gate.name for gate in handed_over] == ["expiry"]
         return None if handed_over else grid[opens]
 
     def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
         """Whether every gate that stays open once it is has opened by a tick."""
         gates = [
-            each
-            for each in self._gates.of(found, tick, self._ended)
-            if stays_open(each) and each.name not in BY_THE_START
+            gate
+            for gate in self._gates.of(found, tick, self._ended)
+            if stays_open(gate) and gate.name not in BY_THE_START
         ]
-        return all(each.open for each in gates) and self._is_let_through(found, tick)
+        return all(gate.open for gate in gates) and self._is_let_through(found, tick)
 
     def _is_let_through(self, found: MessageDetails, tick: datetime) -> bool:
         """Whether neither a pause nor the breaker stands in the way of the pass of a tick."""

@@ -59,7 +59,7 @@ class Gates:
         self._claims = Claims(database)
         self._rules = rules
         self.refusals = self._ledger.refusals(passes)
-        ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)
+        ended = next((record for record in passes if record.result not in {None, PassResult.SKIPPED}), None)
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
 
@@ -177,7 +177,7 @@ def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
     """Whether it is a Retry-After that the wait is for. An attempt by hand sets no wait, and a requeued one is over."""
-    last = next((each for each in reversed(found.attempts) if each.finished_at is not None), None)
+    last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:
         return Gate("retry_after", open=True, figure="not asked for")
     until = last.finished_at + timedelta(seconds=last.retry_after_s)

@@ -81,5 +81,7 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
     """
     with open_database(settings) as database:
         found = Views(database).message(message_id, body=True)
-        running = {each.pass_id for each in found.attempts if each.outcome is None and each.pass_id is not None}
+        running = {
+            attempt.pass_id for attempt in found.attempts if attempt.outcome is None and attempt.pass_id is not None
+        }
         return replace(found, ended=ended_passes(settings, Ledger(database), running))

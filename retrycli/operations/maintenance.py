@@ -53,17 +53,17 @@ def check(settings: Settings) -> dict[str, str]:
         columns = list(database.messages.c.keys())
         crossing = router_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
         asyncio.run(_open_and_close(crossing))
-        gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
+        gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()
         return {
             "Database": database.place,
             "Table": f"{settings.database.table}: {', '.join(columns)}",
             "Tables": f"version {database.revision()}",
-            **{_name(name, "API"): each.destination for name, each in gateways.items()},
+            **{_name(name, "API"): gateway.destination for name, gateway in gateways.items()},
             **{
-                _name(name, "Sender" if each.kind == "smtp" else "Preset"): each.sender or each.preset
-                for name, each in gateways.items()
+                _name(name, "Sender" if gateway.kind == "smtp" else "Preset"): gateway.sender or gateway.preset
+                for name, gateway in gateways.items()
             },
             "Lock": str(lock),
         }

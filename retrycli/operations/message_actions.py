@@ -46,8 +46,8 @@ class Canary:
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
         """Whether too many of those that were tried failed."""
-        made = [each for each in tried if each.delivered or each.failed]
-        return bool(made) and sum(each.failed for each in made) / len(made) > self.abort_over
+        made = [attempt for attempt in tried if attempt.delivered or attempt.failed]
+        return bool(made) and sum(attempt.failed for attempt in made) / len(made) > self.abort_over
 
 
 def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Match:
@@ -108,9 +108,9 @@ def requeue(
     """
     named_ids = once(ids)
     expired: dict[int, RetrycliError] = {
-        each: would_expire(each) for each in expired_among(settings, named_ids, runtime)
+        message_id: would_expire(message_id) for message_id in expired_among(settings, named_ids, runtime)
     }
-    wanted = [each for each in named_ids if each not in expired] if expired else named_ids
+    wanted = [message_id for message_id in named_ids if message_id not in expired] if expired else named_ids
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, runtime)
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
@@ -130,12 +130,12 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    if not ids or not any(each.expires_after for each in settings.policies.values()):
+    if not ids or not any(policy.expires_after for policy in settings.policies.values()):
         return set()
     with open_database(settings) as database:
         now = clock(database, runtime.now)()
         listed = Views(database).pages(array("q", ids), Filter())
-        ends = ((each.id, each.expires_at(settings.policies)) for each in listed)
+        ends = ((message.id, message.expires_at(settings.policies)) for message in listed)
         return {message_id for message_id, end in ends if end is not None and end < now}
 
 
@@ -144,7 +144,7 @@ def _try_canaries(
 ) -> list[ManualAttempt]:
     """Try the first messages until so many could be tried; those that have moved on are passed over."""
     tried: list[ManualAttempt] = []
-    while (missing := number - sum(each.delivered or each.failed for each in tried)) > 0:
+    while (missing := number - sum(attempt.delivered or attempt.failed for attempt in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
         if not coming or runtime.stop_requested():
             break

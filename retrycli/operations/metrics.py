@@ -70,8 +70,12 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
-    hosts = {each.base_url: urlsplit(each.base_url).netloc for each in settings.gateway.all.values() if each.base_url}
-    down = {hosts.get(each.destination) for each in ledger.breakers() if each.state is BreakerState.OPEN}
+    hosts = {
+        gateway.base_url: urlsplit(gateway.base_url).netloc
+        for gateway in settings.gateway.all.values()
+        if gateway.base_url
+    }
+    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN}
     return Measured(
         version=version("retrycli"),
         tables=schema.HEAD,

@@ -68,8 +68,8 @@ class _Round:
         self._now = now
         self._remind = settings.notify.remind
         self._database, self._targets = database, Targets(database)
-        known = [Ledger(database).breaker(each) for each in self._destinations()]
-        self._open = [each for each in known if each.state is BreakerState.OPEN]
+        known = [Ledger(database).breaker(destination) for destination in self._destinations()]
+        self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
         self._here = self._situation(Ledger(database), summary)
 
     def make(self) -> None:
@@ -83,8 +83,8 @@ class _Round:
 
     def _tell(self) -> None:
         """Find out what each target is to be told, send it, and remember what was heard."""
-        urls = [each.get_secret_value() for each in self._settings.notify.urls]
-        known = {each: self._memory(each) for each in urls}
+        urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
+        known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
         told = {url: notices.to_tell(self._here, memory, causes) for url, memory in known.items()}
         outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
@@ -107,7 +107,7 @@ class _Round:
         if not items:
             return {}
         around = self._context()
-        return adapter.send({url: worded(each, around) for url, each in items.items()})
+        return adapter.send({url: worded(told, around) for url, told in items.items()})
 
     def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
         """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
@@ -128,7 +128,7 @@ class _Round:
             now=self._now,
             detail=summary.detail,
             passes=passes,
-            down=Incident(min(each.opened_at or self._now for each in self._open)) if self._open else None,
+            down=Incident(min(breaker.opened_at or self._now for breaker in self._open)) if self._open else None,
             tells_of_expiry=self._expiring is not None,
             expiring=Incident(passes[0].started_at, str(self._expiring), self._expiring.next_step)
             if self._expiring and self._expiring.count
@@ -138,26 +138,26 @@ class _Round:
         )
 
     def _destinations(self) -> list[str]:
-        return [*dict.fromkeys(each.destination for each in self._settings.gateway.all.values())]
+        return [*dict.fromkeys(gateway.destination for gateway in self._settings.gateway.all.values())]
 
     def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
         seen: Counter[str | None] = Counter()
-        for each in Views(self._database).messages(new, sort="id", limit=NAMED) if groups else ():
-            tickets.setdefault(each.fingerprint, {})[str(each.ticket_id)] = None
-            seen[each.fingerprint] += 1
+        for message in Views(self._database).messages(new, sort="id", limit=NAMED) if groups else ():
+            tickets.setdefault(message.fingerprint, {})[str(message.ticket_id)] = None
+            seen[message.fingerprint] += 1
         return [
             EscalationCause(
-                count=each.count,
-                types=each.types,
-                error=each.example.last_error,
-                example=each.example.id,
-                tickets=[*tickets.get(each.fingerprint, {str(each.example.ticket_id): None})],
-                more_tickets=each.count > max(seen[each.fingerprint], 1),
+                count=group.count,
+                types=group.types,
+                error=group.example.last_error,
+                example=group.example.id,
+                tickets=[*tickets.get(group.fingerprint, {str(group.example.ticket_id): None})],
+                more_tickets=group.count > max(seen[group.fingerprint], 1),
             )
-            for each in groups
+            for group in groups
         ]
 
     def _context(self) -> NoticeContext:
@@ -168,7 +168,7 @@ class _Round:
     def _whereabouts(self) -> str:
         """What is down, if anything is; else any of the places there are may be meant."""
         if self._open:
-            return ", ".join(each.destination for each in self._open)
+            return ", ".join(breaker.destination for breaker in self._open)
         places = self._destinations()
         return ", ".join(places) if len(places) == 1 else f"one of {', '.join(places)}"
 
@@ -249,7 +249,7 @@ def try_out(settings: Settings, pass_id: str) -> list[TargetTest]:
     Raises:
         ConfigurationError: neither is set, or apprise is not installed.
     """
-    urls = [each.get_secret_value() for each in settings.notify.urls]
+    urls = [secret.get_secret_value() for secret in settings.notify.urls]
     ping_url = settings.notify.ping_url
     if not urls and ping_url is None:
         raise ConfigurationError(

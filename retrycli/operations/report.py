@@ -67,7 +67,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
             last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),
             interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
-            causes=[_cause(each) for each in escalation_groups(database)],
+            causes=[_cause(group) for group in escalation_groups(database)],
         )
     )
 

@@ -79,8 +79,8 @@ def retry_all(
     wanted = once(ids)
     with ready_to_send(settings, runtime) as (deps, rules, _):
         tried, reason = asyncio.run(_try(deps, rules, wanted, by or login_name(), give_up_after))
-    done = sum(each.delivered for each in tried)
-    refused = {each.message_id: each.error for each in tried if each.error is not None}
+    done = sum(attempt.delivered for attempt in tried)
+    refused = {attempt.message_id: attempt.error for attempt in tried if attempt.error is not None}
     return ActionResult(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
 
 
@@ -91,17 +91,19 @@ async def _try(
     tried: list[ManualAttempt] = []
     in_a_row = 0
     async with deps.open_gateway() as gateway:
-        for each in ids:
+        for message_id in ids:
             if deps.stop_requested():
                 return tried, "signal"
             if in_a_row == (give_up_after or -1):
                 return tried, "destination_down"
             try:
                 tried.append(
-                    ManualAttempt(each, await manual_attempt.attempt_through(gateway, deps, rules, each, by=by))
+                    ManualAttempt(
+                        message_id, await manual_attempt.attempt_through(gateway, deps, rules, message_id, by=by)
+                    )
                 )
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-                tried.append(ManualAttempt(each, error=error))
+                tried.append(ManualAttempt(message_id, error=error))
             outcome = tried[-1].outcome
             in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
     return tried, None

@@ -129,7 +129,7 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         with _or_warn("The log file was not checked"):
             warn(database, "The log file was", "written", log_lines.file_problem(), now, settings.notify.remind)
     about_to_expire = None
-    if any(each.expires_after for each in settings.policies.values()):
+    if any(policy.expires_after for policy in settings.policies.values()):
         from retrycli.operations import expiry
 
         with _or_warn("No messages about to expire were looked for"):

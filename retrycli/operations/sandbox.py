@@ -162,7 +162,7 @@ class Sandbox(ThreadingTCPServer):
             case "GET", ["", ""]:
                 return 200, {"about": _ABOUT, "requests": _REQUESTS}
             case "GET", ["", "received"]:
-                return 200, {"received": [asdict(each) for each in self.received]}
+                return 200, {"received": [asdict(message) for message in self.received]}
             case "POST", ["", "auth", "login"]:
                 if {"username", "password"} <= (_json_object(body) or {}).keys():
                     return 200, {"access_token": "sandbox-token"}

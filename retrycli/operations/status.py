@@ -187,12 +187,12 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
     grid = next_run.ticks_of(callers, passes, interval, at)
     number = grid.after(at)
     nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
-    return grid.next(max([at, *(each.started_at + nearly for each in passes if each.started_by in SCHEDULERS)]))
+    return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
 
 
 def _was_started_here(passes: Sequence[PassRecord]) -> bool:
     """Tell whether the newest pass of a scheduler was made on this host."""
-    newest = next((each for each in passes if each.started_by in SCHEDULERS), None)
+    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     return newest is not None and newest.host == gethostname()
 
 
@@ -201,12 +201,14 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
 
     The lock alone does not tell: for a server's database, another user's lock may be another file.
     """
-    gone = [each for each in passes if each.result is None and each.host == gethostname() and not _runs(each.pid)]
+    gone = [
+        record for record in passes if record.result is None and record.host == gethostname() and not _runs(record.pid)
+    ]
     if not gone or PassLock(lock_path(settings)).holder() is not None:
         return frozenset()
     # One that has just ended recorded it after the passes were read, and before its process ended.
-    open_still = {each.pass_id for each in ledger.last_passes(len(passes)) if each.result is None}
-    return frozenset(each.pass_id for each in gone if each.pass_id in open_still)
+    open_still = {record.pass_id for record in ledger.last_passes(len(passes)) if record.result is None}
+    return frozenset(record.pass_id for record in gone if record.pass_id in open_still)
 
 
 def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) -> frozenset[str]:
@@ -220,7 +222,7 @@ def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) 
     if not pass_ids:
         return frozenset()
     passes = ledger.last_passes(incidents.LOOKBACK)
-    ended = frozenset(each.pass_id for each in passes if each.result is not None)
+    ended = frozenset(record.pass_id for record in passes if record.result is not None)
     with suppress(LockUnusable):
         ended |= _unrecorded(settings, ledger, passes)
     return ended & frozenset(pass_ids)
@@ -244,15 +246,17 @@ def _runs(pid: int) -> bool:
 
 
 def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
-    used = {each.base_url for each in settings.gateway.all.values()}
-    found = {to: each for to, each in ledger.refusals(passes).items() if to in used}
-    return [Refusal(to, each.started_at, each.detail, _idle_since(each, passes)) for to, each in found.items()]
+    used = {gateway.base_url for gateway in settings.gateway.all.values()}
+    found = {to: record for to, record in ledger.refusals(passes).items() if to in used}
+    return [
+        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes)) for to, refused in found.items()
+    ]
 
 
 def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
     """Tell whether all later passes had nothing to deliver."""
-    later = takewhile(lambda each: each.pass_id != earlier.pass_id, passes)
-    return all(each.result is PassResult.COMPLETED and not each.has_tried for each in later)
+    later = takewhile(lambda record: record.pass_id != earlier.pass_id, passes)
+    return all(record.result is PassResult.COMPLETED and not record.has_tried for record in later)
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:

@@ -198,7 +198,7 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
     home = home or _home()
     own = home / OWN_STATE
     # It is made with the lock. Until then the first folder above that exists counts.
-    nearest = next(each for each in (own, *own.parents) if os.access(each, os.F_OK))
+    nearest = next(folder for folder in (own, *own.parents) if os.access(folder, os.F_OK))
     if nearest.is_relative_to(home) and _is_writable(nearest):
         return own / f"{name}.lock"
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
@@ -222,7 +222,7 @@ def login_name() -> str:
     names = [os.environ.get("SUDO_USER", "")]
     with suppress(KeyError, OSError):
         names.append(getpass.getuser())
-    usable = (each for each in names if 0 < len(each) <= LONGEST_NAME and encodable(each) and each.isprintable())
+    usable = (name for name in names if 0 < len(name) <= LONGEST_NAME and encodable(name) and name.isprintable())
     return next(usable, f"uid {os.getuid()}")
 
 

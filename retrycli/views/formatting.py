@@ -46,7 +46,7 @@ def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
 def curve(numbers: Sequence[int]) -> str:
     """Numbers in turn as a curve of one character each; nothing at all is a blank."""
     most = max(numbers, default=0)
-    return "".join(STEPS[-(-each * (len(STEPS) - 1) // most)] if each else " " for each in numbers)
+    return "".join(STEPS[-(-number * (len(STEPS) - 1) // most)] if number else " " for number in numbers)
 
 
 def bar(part: int, most: int) -> str:
@@ -125,9 +125,9 @@ def _with_finite_numbers(value: object) -> object:
     """NaN and Infinity, which databases hold, are no JSON (RFC 8259, section 6): they become texts."""
     match value:
         case dict():
-            return {name: _with_finite_numbers(each) for name, each in value.items()}
+            return {name: _with_finite_numbers(item) for name, item in value.items()}
         case list() | tuple():
-            return [_with_finite_numbers(each) for each in value]
+            return [_with_finite_numbers(item) for item in value]
         case float() if not isfinite(value):
             return json.dumps(value)
         case _:

@@ -81,7 +81,7 @@ class EventLog:
 
     def close(self) -> None:
         """Warn how many messages were escalated, for each cause of which not all were warned of one by one."""
-        in_part = [each for each in self._escalated.most_common() if each[1] > self._warned[each[0]]]
+        in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
             why = _why(self._first[reason, fingerprint])
@@ -200,16 +200,16 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     if file is not None:
         handlers.append(LogFile(file))
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
-    for each in handlers:
-        each.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
+    for handler in handlers:
+        handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers = handlers
-    logger.setLevel(min(each.level for each in handlers))
+    logger.setLevel(min(handler.level for handler in handlers))
     logger.propagate = False
 
 
 def file_problem() -> str | None:
     """Return why the log file could not be written, if so."""
-    return next((each.problem for each in logger.handlers if isinstance(each, LogFile)), None)
+    return next((handler.problem for handler in logger.handlers if isinstance(handler, LogFile)), None)
 
 
 def file_failure(error: Exception) -> None:
@@ -217,9 +217,9 @@ def file_failure(error: Exception) -> None:
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
-    for each in logger.handlers:
-        if isinstance(each, LogFile):
-            each.handle(record)
+    for handler in logger.handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(record)
 
 
 class _StderrHandler(logging.Handler):

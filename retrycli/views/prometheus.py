@@ -74,9 +74,9 @@ def samples(measured: Measured) -> list[dict[str, object]]:
         ConfigurationError: prometheus-client is not installed.
     """
     return [
-        {"name": each.name, "labels": each.labels, "value": each.value}
+        {"name": sample.name, "labels": sample.labels, "value": sample.value}
         for family in _families(measured)
-        for each in family.samples
+        for sample in family.samples
     ]
 
 

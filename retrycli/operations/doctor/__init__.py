@@ -79,7 +79,7 @@ def examine(
         remedy = "mend it; nothing that needs the settings was looked at"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
     context = Context(loaded, host or Host(run=Asker()), now)
-    return [*(each for check in CHECKS for each in _held(check, context)), *_in_database(context)]
+    return [*(finding for check in CHECKS for finding in _held(check, context)), *_in_database(context)]
 
 
 def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
@@ -92,7 +92,9 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
     named = [] if config is None else ["--config", str(config.absolute())]
     done = crontab.under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
     try:
-        return [Finding(**{**each, "level": Level(each["level"])}) for each in json.loads(done.stdout)["findings"]]
+        return [
+            Finding(**{**finding, "level": Level(finding["level"])}) for finding in json.loads(done.stdout)["findings"]
+        ]
     except (ValueError, KeyError, TypeError):
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return [failure("cron", f"retrycli does not run as cron would run it: {said}", "install it again")]
@@ -132,9 +134,9 @@ def _in_database(context: Context) -> list[Finding]:
         return [*_held(gateway.api, context, None), *problem, *_held(scheduler.scheduling, context, [])]
     with closing(opened):
         return [
-            each
+            finding
             for check in DATABASE_CHECKS
-            for each in _held(check, context, opened, instead=partial(_without, context, check) if is_full else None)
+            for finding in _held(check, context, opened, instead=partial(_without, context, check) if is_full else None)
         ]
 
 

@@ -78,7 +78,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
         return
     days = max((context.now() - oldest).days, 0)
     words = f"the oldest message that waits is of {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
-    if timedelta(days=days) <= LONG_AGO or all(each.expires_after for each in context.settings.policies.values()):
+    if timedelta(days=days) <= LONG_AGO or all(policy.expires_after for policy in context.settings.policies.values()):
         yield well("age", words)
     else:
         remedy = "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent"

@@ -49,4 +49,4 @@ def of_error(name: str, text: str) -> Finding:
 
 def failed(findings: list[Finding]) -> bool:
     """Whether any of them is a failure."""
-    return any(each.level is Level.FAILURE for each in findings)
+    return any(finding.level is Level.FAILURE for finding in findings)

@@ -37,10 +37,10 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
     for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
         found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(context, gateway, refusal)
-        for each in found:
+        for finding in found:
             # If no message waits, no pass can find out whether it still refuses us.
-            is_old = refusal is not None and not waits and refusal in each.found
-            yield warning(each.name, each.found, TRY_IT) if is_old else each
+            is_old = refusal is not None and not waits and refusal in finding.found
+            yield warning(finding.name, finding.found, TRY_IT) if is_old else finding
     yield from _outages(context, database)
 
 
@@ -48,14 +48,16 @@ def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
     """Report the open breakers: a server may answer a GET and take no message."""
     if database is None or database.revision() != schema.HEAD:
         return
-    used: dict[str | None, str] = {each.destination: each.kind for each in context.settings.gateway.all.values()}
-    for each in Ledger(database).standing_breakers(used, context.now()):
-        if each.state is BreakerState.OPEN and each.opened_at is not None and each.probe_at is not None:
-            name, what = ("smtp", "server") if used[each.destination] == "smtp" else ("api", "API")
+    used: dict[str | None, str] = {
+        section.destination: section.kind for section in context.settings.gateway.all.values()
+    }
+    for breaker in Ledger(database).standing_breakers(used, context.now()):
+        if breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
+            name, what = ("smtp", "server") if used[breaker.destination] == "smtp" else ("api", "API")
             yield failure(
                 name,
-                f"nothing gets through to {each.destination} since {each.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
-                f"{each.failures} failures in a row; the next try is at {each.probe_at:%Y-%m-%dT%H:%M:%SZ}",
+                f"nothing gets through to {breaker.destination} since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
+                f"{breaker.failures} failures in a row; the next try is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
                 f"see to the {what}; `retrycli run-once --probe` tries it now",
             )
 
@@ -67,9 +69,9 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     ledger = Ledger(database)
     passes = ledger.last_passes(incidents.LOOKBACK, until=context.now() + CLOCK_TOLERANCE)
     return {
-        destination: f"the last refusal, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {each.detail}"
-        for destination, each in ledger.refusals(passes).items()
-        if "certificate" not in str(each.detail).lower()  # a connection that is made now has verified it
+        destination: f"the last refusal, at {record.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {record.detail}"
+        for destination, record in ledger.refusals(passes).items()
+        if "certificate" not in str(record.detail).lower()  # a connection that is made now has verified it
     }
 
 

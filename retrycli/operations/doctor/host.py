@@ -37,7 +37,7 @@ BY_THEM = "run doctor as the user who makes the passes"
 
 def settings(context: Context) -> Iterator[Finding]:
     """Where the settings come from, and whether a pass that cron begins would find them."""
-    sources = {each.partition(" ")[0] for each in context.loaded.sources.values()}
+    sources = {source.partition(" ")[0] for source in context.loaded.sources.values()}
     where = None if context.loaded.file is None else proposal.config_path(context.loaded)
     if where is None:
         yield warning(
@@ -114,14 +114,14 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     """
     config = context.loaded.file
     yield from (
-        (each, False) for each in sorted(_secret_files(context.loaded) | ({config.absolute()} if config else set()))
+        (file, False) for file in sorted(_secret_files(context.loaded) | ({config.absolute()} if config else set()))
     )
     for gateway in context.settings.gateway.all.values():
-        yield from ((each, False) for each in (gateway.preset_file, gateway.ca_file) if each is not None)
+        yield from ((file, False) for file in (gateway.preset_file, gateway.ca_file) if file is not None)
         if gateway.attachments_dir is not None:
             yield gateway.attachments_dir, True
-    yield from ((each, False) for each in context.program)
-    yield from ((each, True) for each in (context.database_file, lock_path(context.settings)) if each is not None)
+    yield from ((file, False) for file in context.program)
+    yield from ((file, True) for file in (context.database_file, lock_path(context.settings)) if file is not None)
 
 
 def _users(context: Context) -> frozenset[int]:
@@ -132,8 +132,8 @@ def _users(context: Context) -> frozenset[int]:
 
 def _pass_makers(context: Context) -> Iterator[int]:
     """Yield who may make the passes: whom a schedule names, then the owners of the database and the configuration."""
-    for each in callers_of(context.loaded, context.host):
-        if (number := user_number(each.user or each.owner)) is not None:
+    for caller in callers_of(context.loaded, context.host):
+        if (number := user_number(caller.user or caller.owner)) is not None:
             yield number
     for path in (context.database_file, context.loaded.file):
         if path is not None:
@@ -144,7 +144,7 @@ def _pass_makers(context: Context) -> Iterator[int]:
 def _pass_maker(context: Context) -> str:
     """Return the name of who makes the passes: the first but root if root looks, or else who looks."""
     others = _pass_makers(context) if context.host.uid == 0 else iter(())
-    return next((user_name(each) for each in others if each != ROOT), context.host.login)
+    return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
 
 def _secret_files(loaded: Loaded) -> set[Path]:
@@ -204,7 +204,7 @@ def lock(context: Context) -> Iterator[Finding]:
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
     if path.parent.match(str(OWN_STATE)):  # which the first pass makes
-        needed = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+        needed = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"

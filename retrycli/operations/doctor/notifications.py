@@ -36,16 +36,16 @@ def notifications(context: Context) -> Iterator[Finding]:
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
     """Warn if only a service user's mailbox, or nobody, is told of trouble."""
-    for each in callers_of(context.loaded, context.host):
-        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {each.title}"
-        if each.mail_to:
+    for caller in callers_of(context.loaded, context.host):
+        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
+        if caller.mail_to:
             continue
-        if each.kind == "timer":
+        if caller.kind == "timer":
             who, why, remedy = "nobody is told of trouble", "a timer sends no mail", "set notify.urls"
-        elif each.mail_to is None:
-            who, why = f"cron mails trouble to {each.user or each.owner}", f"{each.title} has no MAILTO"
+        elif caller.mail_to is None:
+            who, why = f"cron mails trouble to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
         else:
-            who, why = "nobody is told of trouble", f"MAILTO is empty in {each.title}"
+            who, why = "nobody is told of trouble", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 

@@ -56,11 +56,11 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
                 words = f"passes are made by {one.user}, and {context.host.login}, who looks, may do other things"
                 yield warning("user", words, as_user(one.user, "doctor", context.loaded))
         case several:
-            kinds = {each.kind for each in several}
+            kinds = {caller.kind for caller in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
-            places = ", ".join(each.place for each in several)
+            places = ", ".join(caller.place for caller in several)
             yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
-            for why in dict.fromkeys(stopped(each) for each in several):
+            for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
                     yield failure("scheduler", *why)
     if missed is not None and callers:
@@ -73,9 +73,9 @@ def _none(context: Context, passes: list[PassRecord], missed: str | None) -> Fin
     words = "no cron line or timer found here calls a pass"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
-    passes = [each for each in passes if each.started_by is not StartedBy.PERSON]
+    passes = [record for record in passes if record.started_by is not StartedBy.PERSON]
     last = passes[0] if passes else None
-    is_known = any(each.started_by in SCHEDULERS and not _is_late(context, each) for each in passes)
+    is_known = any(record.started_by in SCHEDULERS and not _is_late(context, record) for record in passes)
     if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual(passes))):
         if missed is not None:
             words = f"nothing that can be read calls a pass; {missed}"
@@ -100,7 +100,7 @@ def _one(context: Context, caller: Caller) -> Finding:
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
     try:
-        objection = next((each.objection for each in verdict.check(context.loaded, context.host).callers), None)
+        objection = next((checked.objection for checked in verdict.check(context.loaded, context.host).callers), None)
     except ConfigurationError:
         objection = None  # where the settings come from is another finding
     if objection is None and caller.running is None:
@@ -114,7 +114,7 @@ def _one(context: Context, caller: Caller) -> Finding:
 def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     """Whether passes come as often as they should. Those made by hand show it only if there are no others."""
     newest = passes[:1]
-    passes = [each for each in passes if each.started_by is not StartedBy.PERSON] or passes
+    passes = [record for record in passes if record.started_by is not StartedBy.PERSON] or passes
     wanted = _in_words(context.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")

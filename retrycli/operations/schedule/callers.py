@@ -32,7 +32,7 @@ def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
     found = [
         f"{place} ({why})"
         for place, why in missed.items()
-        if titles is None or any(each == place or each.startswith(f"{place}/") for each in titles)
+        if titles is None or any(title == place or title.startswith(f"{place}/") for title in titles)
     ]
     return f"can't read {', '.join(found)}" if found else None
 
@@ -79,7 +79,7 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     database = loaded.settings.database.file
     masters = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
     masters.add(None if database is None else filesystem.owner(database))
-    return [each for each in callers_for(config, host) if each.owner in masters]
+    return [caller for caller in callers_for(config, host) if caller.owner in masters]
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
@@ -90,9 +90,10 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = 
         host: the machine.
         missed: takes what can't be read, as `retrycli.system.crontab.callers` does.
     """
-    found = [each for each in crontab.callers(host, missed) if config is None or each.config in {None, config}]
+    found = [caller for caller in crontab.callers(host, missed) if config is None or caller.config in {None, config}]
     return [
-        replace(each, running=crontab.is_running(host, each), since=crontab.heeded_since(host, each)) for each in found
+        replace(caller, running=crontab.is_running(host, caller), since=crontab.heeded_since(host, caller))
+        for caller in found
     ]
 
 

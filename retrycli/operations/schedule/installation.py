@@ -40,16 +40,20 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
     masters, missed = {"root", host.login, wanted.user}, dict[str, str]()
-    callers = [each for each in callers_for(wanted.config, host, missed) if each.owner in masters]
-    ours = {UserCrontab(host, each).title for each in masters}
+    callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in masters]
+    ours = {UserCrontab(host, user).title for user in masters}
     # The place itself is read below. Who may not use cron can still have a timer.
     skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_the_unread(
-        {each: why for each, why in missed.items() if each not in skipped and (each in ours or each.startswith("/"))},
+        {
+            title: why
+            for title, why in missed.items()
+            if title not in skipped and (title in ours or title.startswith("/"))
+        },
         wanted.config,
         host,
     )
-    others = [each for each in callers if not (each.installed and each.title in titles)]
+    others = [caller for caller in callers if not (caller.installed and caller.title in titles)]
     _refuse_a_second(others, wanted.config, host)
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
@@ -58,8 +62,8 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
             "cron is not installed on this machine; `retrycli cron install --systemd` does without"
         )
     changes = [_put(place, target, text, wanted.config) for target, text in parts]
-    off = place.is_timer and all(each.running is False for each in callers)
-    return [each for each in changes if off or each.before != each.after]
+    off = place.is_timer and all(caller.running is False for caller in callers)
+    return [change for change in changes if off or change.before != change.after]
 
 
 def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
@@ -82,7 +86,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
         if change.target.read() != change.before:
             raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
     own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
-    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(systemd.TIMER) for each in changes):
+    if goes and crontab.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
         crontab.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
     for change in changes:
         change.target.write(change.after)
@@ -94,7 +98,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
 
 def _refuse_a_second(others: list[Caller], config: str, host: Host) -> None:
     if others:
-        places = "; ".join(f"{each.place} ({each.when})" for each in others)
+        places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
         remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
         if others[0].installed and others[0].owner != host.login:
             remedy = suggested.as_user(others[0].owner, "cron remove", config)
@@ -127,8 +131,8 @@ def _put(place: SchedulePlace, target: Target, text: str, config: str) -> FileCh
 
 
 def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
-    found = [(each, each.read()) for each in targets(place, host)]
+    found = [(target, target.read()) for target in targets(place, host)]
     if place.is_timer:
         return [FileChange(target, text, "") for target, text in found if systemd.is_marked(text, config)]
     changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
-    return [FileChange(*each) for each in changed if each[1] != each[2]]
+    return [FileChange(*change) for change in changed if change[1] != change[2]]

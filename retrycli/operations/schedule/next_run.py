@@ -42,19 +42,19 @@ def ticks_of(
     """
     zone = zone or crontab.system_zone()
     latest = passes[: schedule_grid.PASSES_LOOKED_AT]
-    starts = [each.started_at for each in latest if each.started_by in SCHEDULERS]
-    at_work = [each for each in callers if each.running is not False]
-    found = [each for caller in at_work if (each := _ticks(caller, starts, now, zone)) is not None]
+    starts = [record.started_at for record in latest if record.started_by in SCHEDULERS]
+    at_work = [caller for caller in callers if caller.running is not False]
+    found = [ticks for caller in at_work if (ticks := _ticks(caller, starts, now, zone)) is not None]
     if found:
-        return min(found, key=lambda each: each.next(now))
+        return min(found, key=lambda ticks: ticks.next(now))
     return schedule_grid.grid(starts, interval) or schedule_grid.by_clock(interval, now, zone)
 
 
 def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> schedule_grid.Ticks | None:
     if caller.kind == "cron":
         return schedule_grid.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
-    for each in caller.when.split(", "):
-        line, span = systemd.as_cron(each), systemd.span(each)
+    for when in caller.when.split(", "):
+        line, span = systemd.as_cron(when), systemd.span(when)
         if line is not None:
             return schedule_grid.by_cron(line, now, zone)
         if span is not None and starts:
@@ -80,13 +80,13 @@ def nothing_calls(
         none_hidden: whether no crontab of this machine calls any pass, and none is hidden from who looks.
     """
     if callers:
-        found = [stopped(each) for each in callers]
+        found = [stopped(caller) for caller in callers]
         return found[0] if all(found) else None
     if callers is None:
         return None
-    recent = [each for each in passes if not is_late(each.started_at, now, interval)]
-    others = [each for each in [*passes[:1], *recent] if each.started_by is not StartedBy.PERSON]
-    if others and not (none_hidden and all(_was_by_cron_here(each) for each in others)):
+    recent = [record for record in passes if not is_late(record.started_at, now, interval)]
+    others = [record for record in [*passes[:1], *recent] if record.started_by is not StartedBy.PERSON]
+    if others and not (none_hidden and all(_was_by_cron_here(record) for record in others)):
         return None
     return UNCALLED
 
@@ -97,7 +97,7 @@ def _was_by_cron_here(made: PassRecord) -> bool:
 
 def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     """Say why passes that should have come may not have, and where that shows. A log alone tells what cron refuses."""
-    at_work = next((each for each in callers or () if each.running), None)
+    at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`"
     if (tick := first_tick(at_work, now)) is not None:

@@ -36,9 +36,9 @@ def this_python() -> str:
 
 def relied_on() -> tuple[Path, ...]:
     """Return what a pass runs: the interpreter, this package, and the folders of the environment's packages."""
-    packages = (Path(sysconfig.get_path(each)) for each in ("purelib", "platlib"))
+    packages = (Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
     found = (Path(this_python()), Path(retrycli.__file__), *packages)
-    return tuple(dict.fromkeys(each for each in found if each.exists()))
+    return tuple(dict.fromkeys(path for path in found if path.exists()))
 
 
 def propose(
@@ -84,7 +84,7 @@ def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], p
             the database that they name, and so may never have written it.
     """
     gateways = loaded.settings.gateway.all.values()
-    named = [path for each in gateways for path in (each.preset_file, each.ca_file) if path is not None]
+    named = [path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file) if path is not None]
     for path in (Path(wanted.config), *named, *program):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", and so {path}"
@@ -167,7 +167,9 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
 def _read_by(loaded: Loaded) -> tuple[str, ...]:
     """What a pass reads beside its settings, as far as the settings name it."""
     gateways = loaded.settings.gateway.all.values()
-    named = [path for each in gateways for path in (each.preset_file, each.ca_file, each.attachments_dir) if path]
+    named = [
+        path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir) if path
+    ]
     secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
     return _in_full([*named, *secrets, Path(sys.executable).resolve()])
 
@@ -180,11 +182,11 @@ def _written_by(settings: Settings) -> tuple[str, ...]:
     """
     files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
     files.append(settings.logging.file)
-    return _in_full([each.absolute().parent for each in files if each is not None])
+    return _in_full([file.absolute().parent for file in files if file is not None])
 
 
 def _in_full(paths: Iterable[Path | str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(os.path.normpath(Path(each).absolute()) for each in paths))
+    return tuple(dict.fromkeys(os.path.normpath(Path(path).absolute()) for path in paths))
 
 
 def config_path(loaded: Loaded) -> str:

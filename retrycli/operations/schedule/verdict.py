@@ -45,9 +45,9 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
         ConfigurationError: a scheduler would not find these settings.
     """
     wanted = job(loaded, host)
-    titles = None if only is None else {each.title for each in targets(only, host)}
-    found = [each for each in callers_of(loaded, host) if titles is None or each.title in titles]
-    checked = [Checked(each, _objection(each, wanted)) for each in found]
+    titles = None if only is None else {target.title for target in targets(only, host)}
+    found = [caller for caller in callers_of(loaded, host) if titles is None or caller.title in titles]
+    checked = [Checked(caller, _objection(caller, wanted)) for caller in found]
     missed = unread(host, titles)
     if missed is not None and not checked:
         remedy = to_read(loaded, host, "cron check")
@@ -67,7 +67,7 @@ def _verdict(found: list[Checked]) -> str | None:
         case [_]:
             return None
         case _:
-            places = ", ".join(each.caller.place for each in found)
+            places = ", ".join(checked.caller.place for checked in found)
             return f"two schedulers get in each other's way; keep one of: {places}"
 
 

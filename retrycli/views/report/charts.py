@@ -53,22 +53,22 @@ def outcomes(
             floor -= height
             boxes[outcome].append((number + AIR / 2, floor, 1 - AIR, height))
     spans = [
-        ((each.began_at - begin) / length, max(((each.ended_at or until) - each.began_at) / length, AIR))
-        for each in outages
+        ((outage.began_at - begin) / length, max(((outage.ended_at or until) - outage.began_at) / length, AIR))
+        for outage in outages
     ]
     shades = [(left, BAND / 2 - BAND, width, HEIGHT + BAND / 2) for left, width in spans]
     marks = [(left, -BAND, width, BAND / 2) for left, width in spans]
-    total = sum(sum(each.values()) for each in bars.values())
+    total = sum(sum(counts.values()) for counts in bars.values())
     columns = (
-        f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(each)}</title></path>'
-        for number, each in enumerate(told)
+        f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(words)}</title></path>'
+        for number, words in enumerate(told)
     )
     return _svg(
         (0, -BAND, len(bars), HEIGHT + BAND),
         [
             _shape("down", shades),
             _shape("down-edge", marks),
-            *(_shape(f"o-{_word(outcome)}", each) for outcome, each in boxes.items()),
+            *(_shape(f"o-{_word(outcome)}", parts) for outcome, parts in boxes.items()),
             *columns,
         ],
         title="Attempts by outcome over time",
@@ -78,11 +78,11 @@ def outcomes(
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
     """What the full height of the columns stands for: a round number, not below the highest column."""
-    highest = max((sum(each.values()) for each in bars.values()), default=0)
+    highest = max((sum(counts.values()) for counts in bars.values()), default=0)
     if highest <= ROUND[0]:
         return max(highest, 1)
     power = int(10 ** (len(str(highest)) - 2))
-    return next(each * power for each in ROUND if each * power >= highest)
+    return next(bound * power for bound in ROUND if bound * power >= highest)
 
 
 def share(part: int, whole: int) -> str:
@@ -118,7 +118,7 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
         boxes[mark] += [(cell + AIR / 2, top, 1 - AIR, bottom - top) for top, bottom in MARKS[mark]]
     begin, end = expected
     line = _shape("expected", [(begin, 10.6, end - begin, 0.6)])
-    shapes = [line, *(_shape(f"p-{mark}", each) for mark, each in boxes.items())]
+    shapes = [line, *(_shape(f"p-{mark}", parts) for mark, parts in boxes.items())]
     return _svg((0, 0, cells, 11.2), shapes, title=title, desc=desc)
 
 

@@ -159,12 +159,12 @@ def _values(report: ReportData, clock: Clock) -> dict[str, object]:
         "last_pass": report.last_pass,
         "delivered": figures.delivered,
         "attempts": figures.attempts,
-        "outages": [(prose.from_to(each, clock), each.length(figures.until)) for each in figures.outages],
-        "down": sum((each.length(figures.until) for each in figures.outages), timedelta()),
+        "outages": [(prose.from_to(outage, clock), outage.length(figures.until)) for outage in figures.outages],
+        "down": sum((outage.length(figures.until) for outage in figures.outages), timedelta()),
         "tries": _tries(figures),
         "waits": _waits(figures),
         "known_waits": sum(figures.waits.values()),
-        "quantiles": [quantile(figures.waits, each) for each in (0.5, 0.95, 1)],
+        "quantiles": [quantile(figures.waits, share) for share in (0.5, 0.95, 1)],
         "causes": report.causes[:MOST_CAUSES],
         "more_causes": max(len(report.causes) - MOST_CAUSES, 0),
         "troubles": figures.troubles[:MOST_CAUSES],
@@ -226,7 +226,7 @@ def _waits(figures: DeliveryStats) -> list[tuple[str, int, object]]:
     counts = [0] * (len(WAITS) + 1)
     for minutes, messages in figures.waits.items():
         counts[bisect_right(WAITS, minutes)] += messages
-    bounds = [in_words(timedelta(minutes=each)) for each in WAITS]
+    bounds = [in_words(timedelta(minutes=minutes)) for minutes in WAITS]
     names = [f"under {bounds[0]}", *(f"{low} to {high}" for low, high in pairwise(bounds)), f"{bounds[-1]} and more"]
     used = [number for number, messages in enumerate(counts) if messages]
     span = range(used[0], used[-1] + 1) if used else range(0)
@@ -248,7 +248,7 @@ def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
     since = max(passes_since(report.figures.since, until), report.first_pass or until)
     found = strip(report.passes, since, until, interval=report.interval, clock=clock)
     return {
-        "days": [_day(each, found.cells) for each in found.rows] if report.first_pass else [],
+        "days": [_day(row, found.cells) for row in found.rows] if report.first_pass else [],
         "results": [(name, number, _markup(charts.sample(name))) for name, number in found.results.items()],
         "missed": found.missed,
         "interval": report.interval,

@@ -12,7 +12,7 @@ from retrycli.domain.delivery_stats import DAY, PassMark
 from retrycli.views.report.prose import Clock
 
 MINUTE = timedelta(minutes=1)
-CELLS = tuple(each * MINUTE for each in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
+CELLS = tuple(minutes * MINUTE for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
 """How long a time one mark may stand for: a whole number of them makes a day, and fits on a phone."""
 MISSED_AFTER = 1.6
 """A pass that is so many intervals late was missed; less is a scheduler's jitter."""
@@ -56,31 +56,31 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
         interval: how often.
         clock: whose days.
     """
-    passes = [each for each in passes if since <= each.started_at <= until]
-    cell = next((each for each in CELLS if each >= interval), CELLS[-1])
+    passes = [mark for mark in passes if since <= mark.started_at <= until]
+    cell = next((length for length in CELLS if length >= interval), CELLS[-1])
     first, last = clock(since), clock(until)
     days = [first.date() + number * DAY for number in range((last.date() - first.date()).days + 1)]
-    marks: dict[date, dict[int, str]] = {each: {} for each in days}
-    results: dict[date, Counter[str]] = {each: Counter() for each in days}
-    ends = [*(each.started_at for each in passes[1:]), until]
+    marks: dict[date, dict[int, str]] = {day: {} for day in days}
+    results: dict[date, Counter[str]] = {day: Counter() for day in days}
+    ends = [*(mark.started_at for mark in passes[1:]), until]
     for mark, end in zip(passes, ends, strict=False):  # without a pass there is one end too many
         result = mark.result or RUNNING
         results[clock(mark.started_at).date()][result] += 1
         for day, number in _covered(mark.started_at, end, cell, interval, clock):
             marks[day][number] = max(marks[day].get(number, result), result, key=BY_WEIGHT.index)
-    missed = Counter(clock(each).date() for each in _missed(passes, since, until, interval))
+    missed = Counter(clock(begin).date() for begin in _missed(passes, since, until, interval))
     rows = [
         Row(
-            day=each,
-            marks=marks[each],
+            day=day,
+            marks=marks[day],
             expected=(
-                _cell(first, cell) if each == first.date() else 0,
-                _cell(last, cell) + 1 if each == last.date() else DAY // cell,
+                _cell(first, cell) if day == first.date() else 0,
+                _cell(last, cell) + 1 if day == last.date() else DAY // cell,
             ),
-            results=_in_order(results[each]),
-            missed=missed[each],
+            results=_in_order(results[day]),
+            missed=missed[day],
         )
-        for each in days
+        for day in days
     ]
     return Strip(rows, DAY // cell, _in_order(sum(results.values(), Counter())), missed.total())
 
@@ -107,10 +107,10 @@ def _cell(local: datetime, cell: timedelta) -> int:
 
 def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
     """When a pass was to begin and none did."""
-    for before, after in pairwise([since, *(each.started_at for each in passes), until]):
+    for before, after in pairwise([since, *(mark.started_at for mark in passes), until]):
         if after - before >= MISSED_AFTER * interval:
             yield from (before + number * interval for number in range(1, round((after - before) / interval)))
 
 
 def _in_order(results: Mapping[str, int]) -> dict[str, int]:
-    return {each: results[each] for each in BY_WEIGHT if results.get(each)}
+    return {result: results[result] for result in BY_WEIGHT if results.get(result)}
