@@ -18,30 +18,31 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.views import Views
 
 OFFERED = 50
-"""So many messages are offered by a shell's completion at most."""
+"""The maximum number of messages that a shell completion offers."""
 
 OFFER_WITHIN_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Failed messages, to be gone through once, while the database is open."""
+    """Failed messages, to be iterated once while the database is open."""
 
     messages: Iterator[ListedMessage]
     number: int
-    """How many there are in the list."""
+    """The length of the list."""
     total: Callable[[], int]
-    """Counts how many there are in all."""
+    """Counts all messages that the filter matches."""
 
 
 @contextmanager
 def list_messages(
     settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
 ) -> Iterator[Listing]:
-    """Failed messages that a filter lets through. They are read as they are gone through, a page at a time.
+    """List the failed messages that a filter matches. They are read page by page during the iteration.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         views = Views(database)
@@ -50,12 +51,14 @@ def list_messages(
 
 
 def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
-    """The newest failed messages whose ids begin with some digits, for a shell to offer: id, ticket, last error.
+    """Return id, ticket and last error of the newest failed messages whose ids begin with some digits, for shell
+    completion.
 
-    Nothing is written, and nobody waits long for it.
+    It writes nothing, and waits at most `OFFER_WITHIN_SECONDS` for a lock.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened or read.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     hasty = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
     with closing(hasty) as database:
@@ -63,21 +66,23 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
 
 
 def escalations(settings: Settings) -> list[EscalationGroup]:
-    """What a person must look at: groups of one cause, the largest first. The messages are listed as others are.
+    """Group the escalated messages by cause, the largest group first.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return escalation_groups(database)
 
 
 def show(settings: Settings, message_id: int) -> MessageDetails:
-    """One message with its text and its history.
+    """Return one message with its text and its history.
 
     Raises:
         NoSuchMessage: there is no such row.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         found = Views(database).message(message_id, body=True)

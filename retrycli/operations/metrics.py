@@ -1,4 +1,4 @@
-"""What the metrics are made of, and the file that a pass leaves for Prometheus."""
+"""Measure the queue, and write the metrics file at the end of a pass."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from retrycli.views import log_lines, prometheus
 from retrycli.views.prometheus import Measured
 
 OTHER = "other"
-"""A type that is none of ours: its message is escalated, and each name of its own would be a series for ever."""
+"""The label of unknown message types: such a message is escalated, and its own label would be a time series for
+ever."""
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
-    """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
+    """Write the metrics file. A failure is only a warning, repeated at intervals."""
     try:
         warn(
             database, "The metrics were", "written", _write(settings, database, path, now), now, settings.notify.remind
@@ -40,7 +41,7 @@ def write_metrics(settings: Settings, database: Database, path: Path, now: datet
 
 
 def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
-    """Write the file; why that could not be done, if so."""
+    """Write the file; return the reason if this failed."""
     Totals(database).roll_up(now)
     try:
         prometheus.write(path, prometheus.text(measured(settings, database, now)))
@@ -50,17 +51,18 @@ def _write(settings: Settings, database: Database, path: Path, now: datetime) ->
 
 
 def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:
-    """What there is to tell Prometheus.
+    """Return the metrics.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return measured(settings, database, now())
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:
-    """What there is to tell Prometheus.
+    """Return the metrics of one open database.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -97,7 +99,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
 
 
 def _from_zero(labels: Iterable[str]) -> dict[str, int]:
-    """Every label, also what has never happened yet: a rate needs a value to start from."""
+    """Return 0 for every label, because a rate needs a value to start from."""
     return dict.fromkeys(map(str, labels), 0)
 
 

@@ -1,4 +1,4 @@
-"""Pause deliveries for all hosts, and resume them."""
+"""Pause deliveries on all hosts, and resume them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pause(
     by: str | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> tuple[Pause, Pause | None]:
-    """Hold deliveries back, for a time or until `resume`; return the pause, and the one in force that it replaces."""
+    """Pause deliveries, for a time or until `resume`. Return the pause and the active one that it replaces."""
     with open_database(settings) as database:
         at = clock(database, now)()
         wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
@@ -33,7 +33,7 @@ def pause(
 
 
 def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datetime] = utc_now) -> Pause | None:
-    """End the pause that is in force, if any, and return it."""
+    """End the active pause, if any, and return it."""
     with open_database(settings) as database:
         ledger, at = Ledger(database), clock(database, now)()
         with database.transaction():

@@ -1,6 +1,6 @@
-"""The report from the database to its file. Without a terminal: passes renew it too.
+"""Read the report's data, render the page and write its file.
 
-A pass that has nothing to renew loads only this module, so what makes a page is imported where it is made.
+A pass with nothing to renew imports this module alone, so each function imports what it needs to make a page.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from retrycli.views.report.page import CauseRow
 
 LOOKBACK = timedelta(days=7)
-"""What a report is of unless it is told otherwise."""
+"""The default span of a report."""
 STALE = timedelta(hours=1)
-"""So old a page is renewed even if there is nothing new to tell, for its time says that passes come."""
+"""A page of this age is renewed even without news, because its time shows that passes come."""
 
 
 def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
-    """The same and more as a page of HTML.
+    """Return the report of a span as HTML.
 
     Raises:
-        DatabaseUnavailable: as in `retrycli.run_once`.
-        ConfigurationError: that too; or Jinja2 is not installed.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, or Jinja2 is not installed.
     """
     from retrycli.operations.status import status
 
@@ -45,7 +45,7 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
 
 
 def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
-    """The report as HTML.
+    """Return the report of one open database as HTML.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -73,10 +73,10 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
 
 
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
-    """Renew the page at the end of a pass, unless it tells all that there is to tell.
+    """Renew the page at the end of a pass, unless the page is up to date.
 
-    It does after a pass that did nothing, for an hour: a pass that is called for nothing pays nothing for it. That it
-    can't be renewed is a warning, now and then, and no more: the messages are sent.
+    After a pass that did nothing it stays as it is for an hour, so that an idle pass does not pay for it. A failure is
+    only a warning, repeated at intervals: the messages are sent.
     """
     if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
         return
@@ -96,7 +96,7 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
 
 
 def _problem(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
-    """Renew the page; why that could not be done, if so."""
+    """Renew the page; return the reason if this failed."""
     state = STATES.get(summary.reason, "ok")
     try:
         write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
@@ -115,7 +115,7 @@ STATES: dict[str | None, str] = {
     StopReason.SAME_ANSWER: "down",
     StopReason.FAULT: "down",
 }
-"""How things are after a pass that ended so."""
+"""The state after a pass that stopped for a reason."""
 
 
 def _is_news(summary: PassSummary) -> bool:
@@ -130,10 +130,10 @@ def _is_stale(path: Path, now: datetime) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Put a page in the place of the one before, so that no reader ever sees half of one.
+    """Replace a page atomically, so that no reader sees a part of one.
 
     Raises:
-        ConfigurationError: it can't be written; what was there is as it was.
+        ConfigurationError: the file can't be written; the old one is unchanged.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():

@@ -1,6 +1,7 @@
-"""What a pass leaves behind when it is over: a word in the log, notifications, metrics, the report.
+"""Run one pass, then report it: log, notifications, metrics, HTML report.
 
-The messages are sent by then, so nothing here can fail the pass. What is not set is not even imported.
+All messages are recorded before the report, so nothing in it can fail the pass. Features that are not configured are
+not imported.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Lock
 
 A_FEW = 20
-"""A pass with nothing to send looks no further back for the one before it: between them are skipped ones and those of
-other hosts."""
+"""How far back a pass with nothing to send looks for the previous pass: skipped passes and those of other hosts lie
+between."""
 
 
 def run_once(
@@ -47,23 +48,23 @@ def run_once(
     runtime: Runtime = DEFAULT_RUNTIME,
     started_by: StartedBy = StartedBy.LIBRARY,
 ) -> PassSummary:
-    """Make one pass: deliver what is due.
+    """Run one pass: deliver the messages that are due.
 
     It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
     until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
-        limit: how many messages to try at most; by default ``run.limit``.
-        probe: whether to probe a ticketing API that is down now, and not only when its next probe is due.
+        limit: the maximum number of attempts; by default ``run.limit``.
+        probe: probe a ticketing API that is down now, not when its next probe is due.
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
-        listen: called with each event of the pass, in the thread that makes it.
-        runtime: clock, randomness, and whether to stop early.
-        started_by: who starts it; the next run is told by what a scheduler started.
+        listen: called with each event of the pass, in the thread that runs the pass.
+        runtime: clock, randomness, and a request to stop early.
+        started_by: who starts the pass; the next run is predicted from passes that a scheduler started.
 
     Returns:
-        How the pass went. That another pass holds the lock, that deliveries are paused, that the ticketing API is
-        down: all of these are results and no errors.
+        The result of the pass. A lock held by another pass, a pause and an outage of the ticketing API are results,
+        not errors.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -102,7 +103,7 @@ def _make_pass(
 
 
 class _Lock(NamedTuple):
-    """The pass lock, with the clock it waits by, and what ends the wait early."""
+    """The pass lock with the clock that its wait goes by, and the request that ends the wait early."""
 
     lock: PassLock
     me: PassIdentity
@@ -120,7 +121,7 @@ class _Lock(NamedTuple):
 
 
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
-    """Tell whoever wants to know how the pass went."""
+    """Report a pass to the log and to every configured receiver."""
     with _or_warn("The log does not tell what has changed"):
         _tell_the_news(settings, Ledger(database), summary)
     if settings.logging.file is not None:
@@ -151,9 +152,9 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
 
 
 def leave_failed(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
-    """Tell whoever wants to know that a pass failed, and note in its error if that is known, unless it is internal.
+    """Report a failed pass, and mark its error as known if operators were told of it, unless the error is internal.
 
-    If the pass could not be written down, nothing is known of it: then it is told by its error alone, each time.
+    If the failure could not be recorded, nothing is known of earlier ones. Then each pass reports its error.
     """
     with suppress(DatabaseUnavailable):
         passes = Ledger(database).passes_up_to(pass_id, incidents.LOOKBACK)
@@ -170,7 +171,7 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Ex
 
 @contextmanager
 def _or_warn(what: str) -> Iterator[None]:
-    """Warn that the database could not be read or written, in place of failing the pass."""
+    """Warn that the database could not be read or written, instead of failing the pass."""
     try:
         yield
     except DatabaseUnavailable as error:
@@ -178,7 +179,7 @@ def _or_warn(what: str) -> Iterator[None]:
 
 
 def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
-    """Warn of what is new, so that cron mails it."""
+    """Warn of changes since the previous pass, so that cron mails them."""
     if summary.reason == StopReason.LOCK_HELD:
         log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled

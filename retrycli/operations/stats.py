@@ -15,12 +15,13 @@ from retrycli.store.delivery_stats import Statistics
 def stats(
     settings: Settings, by: GroupBy, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
 ) -> tuple[DeliveryStats, list[Group]]:
-    """What came of the attempts of the last days: all figures, and the attempts by what they have in common.
+    """Return the statistics of all attempts of a span, and the attempts grouped by a property.
 
-    Errors have no groups of their own: `DeliveryStats.troubles` are just that.
+    Errors need no groups: `DeliveryStats.troubles` has them.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     until = now()
     with open_database(settings) as database:

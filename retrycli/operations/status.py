@@ -1,4 +1,4 @@
-"""The operator's desk: what is looked at and set between passes."""
+"""Scheduler health and queue counts."""
 
 from __future__ import annotations
 
@@ -27,75 +27,75 @@ from retrycli.system.crontab import Caller
 from retrycli.system.pass_lock import Holder, PassLock
 
 LATELY = timedelta(days=7)
-"""A host that has made no pass for so long makes none any more."""
+"""A host without a pass for this long counts as retired."""
 NEARLY = timedelta(minutes=1)
-"""A pass that began so long before a tick is that tick's."""
+"""A pass that began this much before a tick belongs to that tick."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """A machine that makes passes."""
+    """A machine that runs passes."""
 
     host: str
     started_at: datetime
-    """When its newest pass began."""
+    """The start of its newest pass."""
     late: bool
-    """Whether that is too long ago: two intervals and five minutes, or longer."""
+    """That pass began at least two intervals and five minutes ago."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A destination that refused us, and has taken nothing since."""
+    """A destination that refused retrycli and has accepted nothing since."""
 
     destination: str
     at: datetime
-    """When the last pass began that it refused."""
+    """The start of the last pass that it refused."""
     detail: str | None
     was_idle: bool
-    """Whether there was nothing to deliver since."""
+    """There was nothing to deliver since."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is happening, as `status` tells it."""
+    """The current state, as `status` shows it."""
 
     state: str
     """``ok``, ``late``, ``paused``, ``down`` or ``never_run``.
 
-    It is down if nothing can be delivered until somebody does something: the ticketing API is down, or refuses what
-    waits; the last pass failed; the disk is full; a pass ended unrecorded, and its messages are not taken back yet.
+    Down means that nothing can be delivered until an operator acts: the ticketing API is down, or refuses the waiting
+    messages; the last pass failed; the disk is full; or a pass ended unrecorded and its messages are not yet recovered.
     """
     running: bool
-    """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
+    """The scheduler is alive: not paused, and the newest pass is recent."""
     now: datetime
     last_pass: PassRecord | None
     unrecorded: frozenset[str]
-    """The passes that ended although nobody recorded it: see `_unrecorded`."""
+    """Passes that ended without a record of it: see `_unrecorded`."""
     hosts: list[HostStatus]
-    """Those that have made a pass lately."""
+    """The hosts with a recent pass."""
     next_run: datetime | None
-    """None if nothing calls one, or if they have stopped coming."""
+    """None if nothing calls passes, or if they stopped."""
     missing: str | None
-    """Why none may have come, if the newest began too long ago, and where that shows."""
+    """The likely reason why no pass came, and where to look, if the newest pass is too old."""
     uncalled: tuple[str, str] | None
-    """Why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
+    """The reason why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
     unseen: bool
-    """Whether nothing was found that calls the passes, though cron or a timer of this host started them so far."""
+    """No caller of passes was found, though cron or a timer of this host started them so far."""
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
-    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages.
+    """Counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
 
-    Due is what a pass would send if it began now. ``expired`` are waiting messages that are too old to be sent, and
-    ``expired_due`` those of them that a pass would escalate if it began now.
+    ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old to
+    send, ``expired_due`` those of them that a pass would escalate now.
     """
     breakers: list[Breaker]
     refusals: list[Refusal]
     disk: str | None
-    """That the disk is too full for any delivery; None if it is not."""
+    """Why the disk is too full for any delivery; None if it is not."""
     pause: Pause | None
     lock: Holder | None
-    """Who holds the pass lock just now."""
+    """The current holder of the pass lock."""
 
 
 def status(
@@ -105,17 +105,18 @@ def status(
     none_hidden: bool = False,
     now: Callable[[], datetime] = utc_now,
 ) -> Status:
-    """What is happening.
+    """Return the current state.
 
     Args:
         settings: which passes.
-        callers: what calls them on this machine, as `callers_of` finds it. If it is None, the next run is told by the
-            passes that a scheduler started, or by the clock.
+        callers: what calls them on this machine, as `callers_of` finds it. If it is None, the next run is predicted
+            from the passes that a scheduler started, or from the clock.
         none_hidden: as `retrycli.operations.schedule.callers.none_hidden` finds it.
         now: the clock.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return _status(settings, database, callers, now(), none_hidden=none_hidden)
@@ -160,7 +161,7 @@ def _status(
 
 
 class _Obstacles(NamedTuple):
-    """What keeps messages from being delivered."""
+    """Conditions that keep messages from being delivered."""
 
     breakers: list[Breaker]
     refusals: list[Refusal]
@@ -168,7 +169,6 @@ class _Obstacles(NamedTuple):
     unrecorded: frozenset[str]
 
     def is_down(self, last: PassRecord | None, waiting: int) -> bool:
-        """Return whether nothing can be delivered until somebody acts."""
         failed = last is not None and last.reason == StopReason.FAULT
         refused = self.refusals or (last is not None and last.reason in incidents.REFUSED)
         return bool(self.breakers or (refused and waiting) or self.disk or failed or self.unrecorded)
@@ -183,7 +183,7 @@ def _obstacles(settings: Settings, database: Database, passes: Sequence[PassReco
 
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
-    """When the next pass begins. One that began a little before its tick is that tick's."""
+    """Return when the next pass begins. A pass that began shortly before its tick belongs to that tick."""
     grid = next_run.ticks_of(callers, passes, interval, at)
     number = grid.after(at)
     nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
@@ -191,15 +191,15 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
 
 
 def _was_started_here(passes: Sequence[PassRecord]) -> bool:
-    """Tell whether the newest pass of a scheduler was made on this host."""
+    """Return whether the newest pass of a scheduler ran on this host."""
     newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     return newest is not None and newest.host == gethostname()
 
 
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:
-    """Return the passes of this host that ended although nobody recorded it: killed, or met by a full disk.
+    """Return the passes of this host that ended without a record of it: killed, or stopped by a full disk.
 
-    The lock alone does not tell: for a server's database, another user's lock may be another file.
+    The lock alone does not show this: for a server database, another user's lock may be another file.
     """
     gone = [
         record for record in passes if record.result is None and record.host == gethostname() and not _runs(record.pid)
@@ -212,12 +212,12 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
 
 
 def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) -> frozenset[str]:
-    """Return which of some passes are known to have ended, recorded or not.
+    """Return those of the given passes that have ended, recorded or not.
 
     Args:
         settings: which passes.
         ledger: where passes are recorded.
-        pass_ids: the passes; what is not the id of a recent pass is left out.
+        pass_ids: the passes; ids of no recent pass are ignored.
     """
     if not pass_ids:
         return frozenset()
@@ -229,7 +229,7 @@ def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) 
 
 
 def pass_runs(settings: Settings) -> bool:
-    """Return whether a pass is under way on this host."""
+    """Return whether a pass is running on this host."""
     with suppress(LockUnusable):
         return PassLock(lock_path(settings)).holder() is not None
     return False
@@ -254,7 +254,7 @@ def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) 
 
 
 def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
-    """Tell whether all later passes had nothing to deliver."""
+    """Return whether all later passes had nothing to deliver."""
     later = takewhile(lambda record: record.pass_id != earlier.pass_id, passes)
     return all(record.result is PassResult.COMPLETED and not record.has_tried for record in later)
 
@@ -270,7 +270,9 @@ def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> 
 
 
 def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
-    """Return the newest passes, newest first; the newest pauses and resumptions; and which passes ended unrecorded."""
+    """Return the newest passes, newest first; the newest pauses and resumptions; and the passes that ended
+    unrecorded.
+    """
     with open_database(settings) as database:
         ledger = Ledger(database)
         found = ledger.last_passes(limit)

@@ -1,7 +1,4 @@
-"""The only place where adapters, clock and randomness are put together.
-
-What the commands call is also public Python: see `retrycli.run_once` and `retrycli.retry`.
-"""
+"""Wire adapters, clock and randomness together. No other module does."""
 
 from __future__ import annotations
 
@@ -40,17 +37,17 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 STATE_FOLDER = Path("/var/lib/retrycli")
-"""Where the locks for servers' databases are. Whoever sets retrycli up makes it, for the user who makes the passes."""
+"""The folder of the locks for server databases. The operator creates it, owned by the user who runs the passes."""
 
 
 def utc_now() -> datetime:
-    """The clock: the time, aware and in UTC."""
+    """Return the current time, aware and in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a pass is given of the machine it runs on; tests give it others."""
+    """What a pass gets from the machine it runs on. Tests pass another."""
 
     now: Callable[[], datetime] = utc_now
     rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state to share
@@ -62,11 +59,12 @@ DEFAULT_RUNTIME = Runtime()
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database, with retrycli's own tables in it.
+    """Open the database and make or upgrade retrycli's own tables.
 
     Raises:
-        DatabaseUnavailable: it can't be opened, read or written.
-        ConfigurationError: the settings name none, it is not the application's, or its tables are of another version.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: the settings name no database, it is not the application's, or its tables have another
+            version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)  # looked at first, so that somebody else's database gets no tables of ours
@@ -76,15 +74,17 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
-    """Open the database to see what would become of it: whatever is written is rolled back.
+    """Open the database and roll back every write at the end.
 
     Args:
-        settings: which one.
-        to_read: nothing will be written, so there need not be one transaction for all, in which nobody else could
-            write: unless retrycli's own tables have to be made for it.
+        settings: which database.
+        to_read: nothing will be written. Then no single transaction is needed, which would block other writers,
+            unless retrycli's own tables have to be made.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `open_database`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: the settings name no database, it is not the application's, or its tables have another
+            version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)
@@ -106,8 +106,9 @@ def ready_to_send(
     """Check that this process can send and record, and open the database.
 
     Raises:
-        DatabaseUnavailable: as in `open_database`.
-        ConfigurationError: that too; or a gateway has no base URL, or there are too few file descriptors.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, a gateway has no base URL, or there are
+            too few file descriptors.
         EventLoopRunning: this thread runs an event loop.
     """
     _refuse_a_running_loop()
@@ -124,7 +125,7 @@ def ready_to_send(
 
 
 def _bounded(settings: Settings) -> Settings:
-    """Return the settings with as much concurrency as the file descriptors allow."""
+    """Return the settings with at most the concurrency that the file descriptors allow."""
     wanted = settings.run.concurrency
     concurrency = descriptors.affordable(wanted)
     if concurrency < wanted:
@@ -146,13 +147,13 @@ def _refuse_a_running_loop() -> None:
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
-    """The settings as a pass needs them.
+    """Return the rules of a pass.
 
     Args:
-        settings: which pass.
-        limit: how many attempts to begin; by default `run.limit`.
-        probe: whether to probe a destination that is down now.
-        to_send: False if nothing is sent, and so no base URL is needed.
+        settings: the settings.
+        limit: the maximum number of attempts; by default ``run.limit``.
+        probe: probe a destination that is down now.
+        to_send: False if nothing is sent, so that no base URL is needed.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
@@ -177,16 +178,16 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
 
 
 def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | None = None) -> Path:
-    """Return the lock file: the one that is set, or beside the SQLite file, or in a state folder.
+    """Return the lock file: the configured one, else one beside the SQLite file, else one in a state folder.
 
-    For a server's database that is the system's if we may write there, else the user's own. Its place does not depend
-    on the environment, which cron's is not the operator's. Only a user without a home has the lock in /tmp: a service
-    may have one of its own, and others may make the file first.
+    For a server database this is the system's state folder if it is writable, else the user's own. The path does not
+    depend on the environment, because cron's differs from the operator's. Only a user without a home has the lock in
+    /tmp, because a service may have a private /tmp, and others may create the file first.
 
     Args:
         settings: the settings.
         state: the system's state folder.
-        home: the user's home; by default what the password database names.
+        home: the user's home; by default the one in the password database.
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
@@ -216,7 +217,7 @@ def _home() -> Path:
 
 
 def login_name() -> str:
-    """Return who is at the keyboard, in a form that any database takes: the user behind sudo, or the login name."""
+    """Return the name of the operator: the user behind sudo, or the login name, if any database can store it."""
     import getpass
 
     names = [os.environ.get("SUDO_USER", "")]
@@ -232,7 +233,7 @@ def make_dependencies(
     runtime: Runtime,
     emit: Callable[[Event], None] = log_lines.log_event,
 ) -> Dependencies:
-    """What a pass over this database is given."""
+    """Return the dependencies of a pass over this database."""
     now = clock(database, runtime.now)
 
     @asynccontextmanager
@@ -268,9 +269,10 @@ def make_dependencies(
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:
-    """The clock by which messages are due and claims lapse: a server's own, for its hosts' clocks may differ.
+    """Return the clock by which messages are due and claims expire.
 
-    A file has none, and a clock that was given is the caller's business.
+    A server has one of its own, because the clocks of its hosts may differ; a file has none. A clock that the caller
+    passed is used as it is.
     """
     if given is not utc_now:
         return given
@@ -285,11 +287,12 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
-    """A clock that goes on where another is set back: a pass would else wait for its deadline until that came again.
+    """Return a clock that goes on when another one is set back. Otherwise a pass would wait for its deadline until that
+    time came again.
 
     Args:
-        now: the other clock. Where that is set ahead, so is this one: the process may have stood still.
-        elapsed: seconds, from whenever, that nobody sets.
+        now: the other clock. If it is set ahead, this one follows: the process may have been suspended.
+        elapsed: a monotonic clock, in seconds.
     """
     at, began = now(), elapsed()
     return lambda: max(now(), at + timedelta(seconds=elapsed() - began))

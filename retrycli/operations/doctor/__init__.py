@@ -26,7 +26,7 @@ from retrycli.system import crontab
 from retrycli.system.crontab import Asker, Host
 
 PATIENCE_SECONDS = 5
-"""For a database that somebody holds."""
+"""The maximum wait for a locked database."""
 
 CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     this_host.settings,
@@ -39,7 +39,7 @@ CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     notifications.notifications,
     notifications.ping,
 )
-"""What is looked at beside the database."""
+"""The checks that need no database."""
 DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = (
     gateway.api,
     database.table,
@@ -52,7 +52,7 @@ DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = 
     database.time,
     scheduler.calling,
 )
-"""What is looked at in the database, once it is open."""
+"""The checks of an open database."""
 
 
 def examine(
@@ -62,7 +62,7 @@ def examine(
     host: Host | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> list[Finding]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
         config: the settings' file, as `retrycli.config.loader.load` takes it.
@@ -71,7 +71,7 @@ def examine(
         now: the clock.
 
     Returns:
-        What was found. Settings that are wrong are a finding too, and then nothing that needs them is looked at.
+        The findings. Invalid settings are a finding too; then no check that needs them runs.
     """
     try:
         loaded = load(config, environment)
@@ -83,10 +83,10 @@ def examine(
 
 
 def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
-    """Look at everything as cron would find it: in the user's home, with hardly any environment.
+    """Run all checks as cron would: in the user's home, with a nearly empty environment.
 
     Args:
-        config: the settings' file that the cron line names; None where it names none.
+        config: the settings' file that the cron line names; None if it names none.
         host: by default this machine.
     """
     named = [] if config is None else ["--config", str(config.absolute())]
@@ -103,12 +103,12 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
 def _held(
     check: Callable[..., Iterable[Finding]], *given: object, instead: Callable[[], list[Finding]] | None = None
 ) -> list[Finding]:
-    """A check's findings; an error is one too, for the other checks are not to go without.
+    """Return a check's findings. An error becomes a finding, so that the other checks still run.
 
     Args:
         check: the check.
         given: its arguments.
-        instead: what to do if the database can't be read, and another finding says why.
+        instead: what to return if the database can't be read and another finding says why.
     """
     try:
         return list(check(*given))
@@ -125,7 +125,7 @@ def _problem(name: str, error: Exception) -> Finding:
 
 
 def _in_database(context: Context) -> list[Finding]:
-    """Everything about the database, if it can be opened. What a full disk keeps from being looked at is left out."""
+    """Run the checks of the database, if it can be opened. Checks that a full disk prevents are left out."""
     is_full = this_host.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)

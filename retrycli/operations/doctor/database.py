@@ -1,4 +1,4 @@
-"""The database: the application's table, retrycli's own, whether it takes changes, its clock."""
+"""Check the database: the application's table, retrycli's own tables, write permission, clock."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from retrycli.store.views import Views
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
 LOOK_BACK = 10
-"""So many passes show at what intervals they come."""
+"""The number of passes that show the usual interval."""
 
 
 def table(context: Context, database: Database) -> Iterator[Finding]:
-    """The application's table, what it shows of changes, and whether the preset fits it."""
+    """Check the application's table, what it shows of changes, and that the preset fits it."""
     from retrycli.gateway.router import check_columns
 
     columns = database.messages.c.keys()
@@ -49,7 +49,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def tables(context: Context, database: Database) -> Iterator[Finding]:
-    """The version of retrycli's own tables."""
+    """Check the version of retrycli's own tables."""
     found = database.revision()
     if found == schema.HEAD:
         yield well("tables", f"retrycli's own are of version {found}, as this program")
@@ -65,14 +65,14 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def queue(_context: Context, database: Database) -> Iterator[Finding]:
-    """The application's table that the queue belongs to."""
+    """Check that the queue belongs to the application's table."""
     if database.revision() == schema.HEAD:
         selection.check(database)
         yield well("queue", "the queue belongs to this table")
 
 
 def age(context: Context, database: Database) -> Iterator[Finding]:
-    """The oldest message that a pass would send."""
+    """Check the age of the oldest message that a pass would send."""
     oldest = Views(database).oldest()
     if oldest is None:
         return
@@ -86,7 +86,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def index(context: Context, database: Database) -> Iterator[Finding]:
-    """The index of failed rows, where the application's table is so big that it would help."""
+    """Check the index of failed rows, if the application's table is big enough for it to help."""
     state = FailedIndex(database).state()
     table = context.settings.database.table
     if state is IndexState.THERE:
@@ -101,7 +101,7 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def writing(context: Context, database: Database) -> Iterator[Finding]:
-    """Whether the database takes changes, and by which journal."""
+    """Check write permission and the journal mode."""
     check_writable(database, context.now())
     if not database.is_sqlite:
         yield well("writing", "the database takes changes")
@@ -116,7 +116,9 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def search_path(_context: Context, database: Database) -> Iterator[Finding]:
-    """Who else may create functions and operators where a server looks for those that a statement names."""
+    """Check who else may create functions and operators in the schemas where a server looks up the names of a
+    statement.
+    """
     if database.is_sqlite:
         return
     found = creators(database)
@@ -129,12 +131,12 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
 
 
 def _quoted(name: str) -> str:
-    """A name as SQL has it."""
+    """Return a name quoted for SQL."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 def time(context: Context, database: Database) -> Iterator[Finding]:
-    """The clock, against the server's and against what is written down."""
+    """Compare the clock with the server's and with recorded times."""
     if not database.is_sqlite:
         yield compared_clocks("the database", clock_ahead(database, context.now))
     last = next(iter(newest_passes(database)), None)
@@ -147,5 +149,5 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """The newest passes, of those up to a time where one is given, as far as this program can read them."""
+    """Return the newest passes, up to a time if given, as far as this program can read them."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

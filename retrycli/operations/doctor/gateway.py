@@ -1,4 +1,4 @@
-"""Where messages go: the ticketing API, or the mail server."""
+"""Check where messages go: the ticketing API or the mail server."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ TRY_IT = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` do
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Whether each is there and takes our credentials, as far as can be told without a message.
+    """Check that each destination is reachable and accepts the credentials, as far as this shows without a message.
 
-    What can't be told so is told by the last refusal.
+    Otherwise report its last refusal.
     """
     refusals = {} if database is None else _refusals(context, database)
     waits = bool(refusals) and database is not None and Measures(database).counts(context.now())["waiting"] > 0
@@ -45,7 +45,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Report the open breakers: a server may answer a GET and take no message."""
+    """Report the open circuit breakers: a server may answer a GET and accept no message."""
     if database is None or database.revision() != schema.HEAD:
         return
     used: dict[str | None, str] = {
@@ -141,5 +141,5 @@ def _answer(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Find
 
 
 def has_credentials(gateway: GatewaySettings) -> bool:
-    """Whether requests bear any."""
+    """Return whether requests carry credentials."""
     return gateway.auth != "none" and any((gateway.token, gateway.username, gateway.password))

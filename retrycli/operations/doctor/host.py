@@ -1,4 +1,4 @@
-"""The settings, the files they name, and the lock."""
+"""Check the settings, the files they name, the disk and the lock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BY_THEM = "run doctor as the user who makes the passes"
 
 
 def settings(context: Context) -> Iterator[Finding]:
-    """Where the settings come from, and whether a pass that cron begins would find them."""
+    """Check where the settings come from, and that a pass called by cron would find them."""
     sources = {source.partition(" ")[0] for source in context.loaded.sources.values()}
     where = None if context.loaded.file is None else proposal.config_path(context.loaded)
     if where is None:
@@ -57,7 +57,7 @@ def settings(context: Context) -> Iterator[Finding]:
 
 
 def files(context: Context) -> Iterator[Finding]:
-    """Who else may read our secrets, or change what we rely on."""
+    """Check who else may read secrets, or change what a pass relies on."""
     problems = [*_readable_secrets(context), *_weak_files(context)]
     yield from problems
     if not problems:
@@ -77,7 +77,7 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 
 
 def _weak_files(context: Context) -> Iterator[Finding]:
-    """Places by which others change what we rely on, each once: a folder may hold several of our files."""
+    """Find places where others can change what a pass relies on, each once: a folder may hold several files."""
     users, seen = _users(context), set[Path]()
     for path, is_shared in _relied_on(context):
         weakness = find_weakness(path, users)
@@ -99,7 +99,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
-    """Return what to do. An owner may be right: neither the application nor a user may lose a file or a folder."""
+    """Return the remedy. The owner may be right: neither the application nor a user may lose a file or a folder."""
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
@@ -108,9 +108,9 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
 
 
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
-    """The files and folders that a pass relies on, and whether another program rightly writes there as well.
+    """Yield the files and folders that a pass relies on, with True for those that another program may write too.
 
-    The application writes its database and its attachments, and may be another user: then an operator is to know it.
+    The application writes its database and its attachments, and may be another user. Then the operator must know it.
     """
     config = context.loaded.file
     yield from (
@@ -125,13 +125,17 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
 
 
 def _users(context: Context) -> frozenset[int]:
-    """Return who may write what we rely on: root, who looks, and, if root looks, who may make the passes."""
+    """Return who may write what a pass relies on: root, the current user, and, for root, those who may run the
+    passes.
+    """
     users = trusted_users()
     return users if context.host.uid != 0 else users.union(_pass_makers(context))
 
 
 def _pass_makers(context: Context) -> Iterator[int]:
-    """Yield who may make the passes: whom a schedule names, then the owners of the database and the configuration."""
+    """Yield who may run the passes: the users that schedules name, then the owners of the database and the settings'
+    file.
+    """
     for caller in callers_of(context.loaded, context.host):
         if (number := user_number(caller.user or caller.owner)) is not None:
             yield number
@@ -142,7 +146,7 @@ def _pass_makers(context: Context) -> Iterator[int]:
 
 
 def _pass_maker(context: Context) -> str:
-    """Return the name of who makes the passes: the first but root if root looks, or else who looks."""
+    """Return the name of the user who runs the passes: for root the first one but root, else the current user."""
     others = _pass_makers(context) if context.host.uid == 0 else iter(())
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
@@ -152,7 +156,7 @@ def _secret_files(loaded: Loaded) -> set[Path]:
 
 
 def _secret_sources(loaded: Loaded) -> Iterator[str]:
-    """Which files secrets come from."""
+    """Yield the files that secrets come from."""
     for key in {*SECRETS} - {"gateway.username"}:
         source = loaded.sources.get(key, "")
         url = loaded.settings.database.url
@@ -161,7 +165,7 @@ def _secret_sources(loaded: Loaded) -> Iterator[str]:
 
 
 def file_system(context: Context) -> Iterator[Finding]:
-    """SQLite's locks, and ours, are not to be trusted over a network."""
+    """Check that the database and the lock are not on a network file system, whose locks are unreliable."""
     for thing, path in (("the database", context.database_file), ("the lock", lock_path(context.settings))):
         kind = None if path is None else filesystem.kind_of(path, context.mounts)
         if kind in filesystem.NETWORK:
@@ -175,13 +179,13 @@ def file_system(context: Context) -> Iterator[Finding]:
 
 
 def disk(context: Context) -> Iterator[Finding]:
-    """Whether the disk is too full. Then nothing is delivered, and not all of the database can be looked at."""
+    """Check for a full disk. Then nothing is delivered, and some checks of the database can't run."""
     if (lack := lack_of_disk(context)) is not None:
         yield of_error("disk", lack)
 
 
 def lack_of_disk(context: Context) -> str | None:
-    """Return that the database's disk is too full for any delivery; None if it is not, or can't be looked at."""
+    """Return that the database's disk is too full for any delivery; None if it is not, or if this can't be seen."""
     with suppress(OSError):
         return lack_of_room(context.database_file)
     return None
@@ -200,7 +204,9 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
 
 
 def lock(context: Context) -> Iterator[Finding]:
-    """Whether the lock can be had, and who has it. It is not made: root's would keep everybody else out."""
+    """Check that the lock can be taken, and who holds it. It is not created: a lock file of root's would keep others
+    out.
+    """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
     if path.parent.match(str(OWN_STATE)):  # which the first pass makes
@@ -227,7 +233,7 @@ def lock(context: Context) -> Iterator[Finding]:
 
 
 def outputs(context: Context) -> Iterator[Finding]:
-    """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
+    """Check that the files that passes replace, and the log, can be written."""
     metrics = ("metrics.path", context.settings.metrics.path, "prometheus_client", "metrics")
     report = ("report.path", context.settings.report.path, "jinja2", "report")
     if (log := context.settings.logging.file) is not None:
@@ -253,7 +259,7 @@ def outputs(context: Context) -> Iterator[Finding]:
 
 
 def _log(path: Path) -> Finding:
-    """Whether the log can be written. A pass makes the file, and appends to it."""
+    """Check that the log can be written. A pass creates the file, and appends to it."""
     needed = path if os.path.lexists(path) else path.absolute().parent
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
         return failure("outputs", f"logging.file is {path}, which is no plain file in a folder", "mend logging.file")
@@ -266,7 +272,7 @@ def _log(path: Path) -> Finding:
 
 
 def _strangers_lock(context: Context, path: Path) -> Finding | None:
-    """A lock that was made by another than who makes the passes: root, trying things out, shuts cron's passes out."""
+    """Warn of a lock whose owner does not run the passes: root, trying things out, locks out cron's passes."""
     owner, database = filesystem.owner(path), context.database_file and filesystem.owner(context.database_file)
     if owner is None or database is None or owner == database:
         return None

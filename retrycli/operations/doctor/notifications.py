@@ -1,4 +1,4 @@
-"""Whom passes tell: the targets of notifications, and the dead-man switch. Nothing is sent to any of them."""
+"""Check who is notified: the notification targets and the dead-man switch. Nothing is sent to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from retrycli.system import network
 
 
 def notifications(context: Context) -> Iterator[Finding]:
-    """Whether each target can be reached; only its number and its scheme are shown, for the rest may be a secret."""
+    """Check that targets can be reached. Only a target's number and scheme are shown, because the rest may be
+    secret.
+    """
     if not context.settings.notify.urls:
         yield from _cron_mail(context)
     for number, secret in enumerate(context.settings.notify.urls, 1):
@@ -35,7 +37,7 @@ def notifications(context: Context) -> Iterator[Finding]:
 
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
-    """Warn if only a service user's mailbox, or nobody, is told of trouble."""
+    """Warn if only a service user's mailbox, or nobody, gets warnings."""
     for caller in callers_of(context.loaded, context.host):
         remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
         if caller.mail_to:
@@ -50,7 +52,7 @@ def _cron_mail(context: Context) -> Iterator[Finding]:
 
 
 def ping(context: Context) -> Iterator[Finding]:
-    """Whether the dead-man switch can be reached."""
+    """Check that the dead-man switch can be reached."""
     secret = context.settings.notify.ping_url
     if secret is None:
         return

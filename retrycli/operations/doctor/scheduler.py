@@ -1,4 +1,4 @@
-"""What calls the passes, and whether they come."""
+"""Check what calls the passes, and that they come."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from retrycli.system import systemd
 from retrycli.system.crontab import Caller
 
 UNEVEN = 1.5
-"""Intervals that are so many times too long, or too short, are no chance."""
+"""Intervals that are off by this factor are no coincidence."""
 MANY = 120
-"""Minutes that are better said in hours."""
+"""From this many minutes on, durations are shown in hours."""
 
 
 def calling(context: Context, database: Database) -> Iterator[Finding]:
-    """What calls the passes, and whether they come as they should."""
+    """Check what calls the passes, and that they come as often as they should."""
     passes = newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
     yield from scheduling(context, passes)
     yield _cadence(context, passes)
 
 
 def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
-    """Whether cron, a timer, both or neither call a pass, and for whom."""
+    """Check that exactly one of cron and a timer calls passes, and for which user."""
     callers = _callers(context)
     missed = unread(context.host)
     match callers:
@@ -69,7 +69,7 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
 
 
 def _none(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
-    """Return that nothing was found that calls a pass: a failure if `status --check` is one, as none come either."""
+    """Return the finding that no caller was found: a failure if `status --check` fails too, because no pass comes."""
     words = "no cron line or timer found here calls a pass"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
@@ -112,7 +112,7 @@ def _one(context: Context, caller: Caller) -> Finding:
 
 
 def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
-    """Whether passes come as often as they should. Those made by hand show it only if there are no others."""
+    """Check that passes come as often as they should. Passes made by hand count only if there are no others."""
     newest = passes[:1]
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON] or passes
     wanted = _in_words(context.interval)
@@ -141,7 +141,7 @@ def _callers(context: Context) -> list[Caller]:
 
 
 def _as_set(context: Context) -> str | None:
-    """Return when the only caller calls, if that is as often as the settings say."""
+    """Return when the only caller calls, if this matches the settings."""
     callers = _callers(context)
     if len(callers) != 1:
         return None
@@ -154,13 +154,13 @@ def _as_set(context: Context) -> str | None:
 
 
 def _usual(passes: list[PassRecord]) -> timedelta | None:
-    """How far apart passes are as a rule; None where there are too few to tell: they may have been made by hand."""
+    """Return the usual interval of passes; None if there are too few to tell, as they may have been made by hand."""
     gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
     return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
 
 
 def _is_steady(context: Context, usual: timedelta | None) -> bool:
-    """Whether passes come as often as they should, as far as that can be told."""
+    """Return whether passes come as often as they should, as far as this is known."""
     return usual is not None and context.interval / UNEVEN <= usual <= context.interval * UNEVEN
 
 

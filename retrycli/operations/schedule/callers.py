@@ -17,7 +17,7 @@ CRON_IS_DOWN = (
     "cron is not running on this machine",
     "start it: `sudo systemctl enable --now cron`",
 )
-"""What is wrong, and the remedy. `retrycli.domain.suggested` has the machine's own command in its place."""
+"""The problem and its remedy, which `retrycli.domain.suggested` replaces with the machine's own command."""
 
 
 def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
@@ -25,7 +25,7 @@ def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
 
     Args:
         host: the machine.
-        titles: look only for these.
+        titles: check only these.
     """
     missed: dict[str, str] = {}
     crontab.callers(host, missed)
@@ -38,17 +38,17 @@ def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
 
 
 def to_read(loaded: Loaded, host: Host, command: str) -> str:
-    """Return what to do about what can't be read."""
+    """Return the remedy for unreadable crontabs."""
     if host.uid == 0:
         return f"make it readable, then `retrycli {command}`"
     return f"look as root: {as_user('root', command, loaded)}"
 
 
 def to_install(loaded: Loaded, host: Host) -> str:
-    """Return the command that has the passes called, in backticks.
+    """Return the command that schedules the passes, in backticks.
 
-    It is root's, as the README has it. Another user may have no sudo, and gets the command for a schedule of their own
-    too, unless they are a service user whom somebody became through sudo.
+    It is root's, as the README has it. Another user may have no sudo, and so gets the command for their own schedule
+    too, unless they are a service user reached through sudo.
     """
     if host.uid == 0:
         return "`retrycli cron install`"
@@ -57,21 +57,21 @@ def to_install(loaded: Loaded, host: Host) -> str:
 
 
 def as_user(user: str, command: str, loaded: Loaded) -> str:
-    """Return a command that another user is to run with these settings, in backticks."""
+    """Return a command that another user runs with these settings, in backticks."""
     return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
 
 
 def none_hidden(host: Host) -> bool:
-    """Return whether no crontab of a machine calls any pass: only root sees them all."""
+    """Return whether no crontab of this machine calls a pass. Only root sees all crontabs."""
     missed: dict[str, str] = {}
     return host.uid == 0 and not crontab.callers(host, missed) and not missed
 
 
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
-    """What calls a pass with these settings on this machine; nothing if they come from no file.
+    """Return what calls a pass with these settings on this machine; nothing if the settings come from no file.
 
-    What another user's crontab has to say counts only if that user may have to do with them: owns the settings or the
-    database, or has the group that may read the settings.
+    Another user's crontab counts only if that user owns the settings or the database, or has the group that may read
+    the settings.
     """
     if loaded.file is None:
         return []
@@ -83,12 +83,12 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
-    """What calls a pass with these settings; a call that names no settings may mean these.
+    """Return what calls a pass with these settings. A call that names no settings may use these.
 
     Args:
         config: the settings' file; None for any.
         host: the machine.
-        missed: takes what can't be read, as `retrycli.system.crontab.callers` does.
+        missed: collects what can't be read, as `retrycli.system.crontab.callers` does.
     """
     found = [caller for caller in crontab.callers(host, missed) if config is None or caller.config in {None, config}]
     return [
@@ -98,7 +98,9 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = 
 
 
 def stopped(caller: Caller) -> tuple[str, str] | None:
-    """Return that what heeds a caller is not at work, and the remedy; None if it is, or if that can't be seen."""
+    """Return that the daemon or timer behind a caller is stopped, and the remedy; None if it runs, or if this can't be
+    seen.
+    """
     if caller.running is not False:
         return None
     if caller.kind == "cron":

@@ -1,4 +1,4 @@
-"""What calls the passes: proposing a cron line or a timer, putting it in place, finding it again, taking it away."""
+"""Install a schedule, and remove it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from retrycli.system.crontab import Caller, Host, Target, UserCrontab
 
 
 def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:
-    """What is put where: the part of a crontab that is retrycli's own, or whole systemd.
+    """Return the text of each target: retrycli's own block of a crontab, or whole systemd units.
 
     Raises:
-        ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
+        ConfigurationError: cron can't express the interval, a path can't be written there, or the user does not
+            exist.
     """
     system = place.is_system
     if system and host.number(wanted.user) is None:
@@ -30,12 +31,13 @@ def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, s
 
 
 def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
-    """What there is to change so that a pass is called; nothing, where it is called as wanted already.
+    """Return the changes that schedule a pass; none if it is scheduled as wanted already.
 
-    A line in the crontab of a user who has nothing to do with it keeps nobody from it.
+    Lines in the crontabs of unrelated users are ignored.
 
     Raises:
-        ConfigurationError: something else calls it, or may do so where nothing can be read, or the place is not there.
+        ConfigurationError: something else calls passes, or may do so where nothing can be read; or the scheduler is
+            missing.
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
@@ -67,17 +69,17 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
 
 
 def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
-    """What there is to change so that nothing of what `install` wrote for these settings is left, by its place.
+    """Return the changes by place that remove everything that `install` wrote for these settings.
 
     Raises:
-        ConfigurationError: somebody has taken away half of it.
+        ConfigurationError: one end of retrycli's block is missing.
     """
     found = {place: _removal(place, config, host) for place in places}
     return {place: changes for place, changes in found.items() if changes}
 
 
 def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:
-    """Make changes that somebody has agreed to.
+    """Make the confirmed changes.
 
     Raises:
         ConfigurationError: a text has changed since it was read, or can't be written.

@@ -1,4 +1,4 @@
-"""Tell when the next pass begins, or why none does."""
+"""Predict when the next pass begins, or say why none does."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from retrycli.system import crontab, systemd
 from retrycli.system.crontab import Caller
 
 BEGINS_WITHIN = timedelta(minutes=1)
-"""So long after its tick a pass has begun and recorded that."""
+"""A pass has begun, and recorded it, this long after its tick."""
 
 UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
-"""Said of passes that only people start, and the remedy. Another user's crontab may be hidden from who looks."""
+"""The problem and the remedy if only operators start passes. The current user may not see another user's crontab."""
 
 
 def ticks_of(
@@ -28,17 +28,18 @@ def ticks_of(
     now: datetime,
     zone: tzinfo | None = None,
 ) -> schedule_grid.Ticks:
-    """Return when the next passes begin.
+    """Return the grid on which the next passes begin.
 
-    A pass made by hand tells nothing of that.
+    Passes made by hand are ignored.
 
     Args:
-        callers: what calls the passes on this machine. If there are several, the one that calls next is meant. One
-            whose daemon does not run calls nothing.
-        passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
-        interval: how often passes should be made. They are expected so by the clock if nothing else tells.
+        callers: what calls the passes on this machine. Of several, the one that calls next counts. A caller whose
+            daemon is stopped calls nothing.
+        passes: the newest passes, newest first. They give the grid if the caller can't be read, or is on another
+            host.
+        interval: how often a pass should begin. It is applied by the clock if nothing else gives the grid.
         now: the time.
-        zone: the time zone that cron and timers go by; by default the system's.
+        zone: the time zone of cron and timers; by default the system's.
     """
     zone = zone or crontab.system_zone()
     latest = passes[: schedule_grid.PASSES_LOOKED_AT]
@@ -70,14 +71,15 @@ def nothing_calls(
     *,
     none_hidden: bool = False,
 ) -> tuple[str, str] | None:
-    """Return that nothing calls the next pass, and the remedy; None if something does, or may on another host.
+    """Return the reason why nothing calls the next pass, and the remedy; None if something does, or may on another
+    host.
 
     Args:
         callers: what calls the passes on this machine; None if nobody has looked.
         passes: the newest passes, newest first.
-        interval: how often passes should be made.
+        interval: how often a pass should begin.
         now: the time.
-        none_hidden: whether no crontab of this machine calls any pass, and none is hidden from who looks.
+        none_hidden: no crontab of this machine calls any pass, and the current user sees all of them.
     """
     if callers:
         found = [stopped(caller) for caller in callers]
@@ -96,7 +98,7 @@ def _was_by_cron_here(made: PassRecord) -> bool:
 
 
 def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
-    """Say why passes that should have come may not have, and where that shows. A log alone tells what cron refuses."""
+    """Return why due passes may not have come, and where to look. Only a log shows what cron refuses."""
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`"
@@ -110,12 +112,12 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
 
 
 def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:
-    """Return the first tick of a cron line since cron began to heed it; None if its pass should be there.
+    """Return the first tick of a cron line since cron loaded it; None if its pass should have begun.
 
     Args:
         caller: what calls the passes.
         now: the time.
-        zone: the time zone that cron goes by; by default the system's.
+        zone: the time zone of cron; by default the system's.
     """
     if caller.kind != "cron" or caller.since is None:
         return None

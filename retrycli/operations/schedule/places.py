@@ -1,4 +1,4 @@
-"""Where a schedule can be put, and how its text changes there."""
+"""Where a schedule can be installed, and the change to its text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrycli.system.crontab import File, Host, Target, UserCrontab
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What one text is to become; nothing, if it is to go."""
+    """The change of one text; ``after`` is empty if the text goes."""
 
     target: Target
     before: str
@@ -20,7 +20,7 @@ class FileChange:
 
     @property
     def diff(self) -> str:
-        """The change, for a person to read."""
+        """The change as a unified diff."""
         if self.before == self.after:
             return f"{self.target.title} is to be switched on"
         titles = (self.target.title, self.target.title)
@@ -29,7 +29,7 @@ class FileChange:
 
 
 class SchedulePlace(Enum):
-    """Where a schedule can be put."""
+    """A place for a schedule."""
 
     OWN_CRONTAB = "own crontab"
     SYSTEM_CRONTAB = "system crontab"
@@ -38,7 +38,7 @@ class SchedulePlace(Enum):
 
     @classmethod
     def of(cls, host: Host, *, user: bool, systemd: bool) -> SchedulePlace:
-        """The place that two options mean; only root has a choice between the system's and its own."""
+        """Return the place that two options select; only root can choose between the system's schedule and its own."""
         own = user or host.uid != 0
         if systemd:
             return cls.OWN_TIMER if own else cls.SYSTEM_TIMER
@@ -46,22 +46,22 @@ class SchedulePlace(Enum):
 
     @property
     def is_system(self) -> bool:
-        """Whether it is root's, and names a user."""
+        """Return whether it is root's, and names a user."""
         return self in {SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER}
 
     @property
     def is_timer(self) -> bool:
-        """Whether it is systemd's."""
+        """Return whether it is systemd's."""
         return self in {SchedulePlace.OWN_TIMER, SchedulePlace.SYSTEM_TIMER}
 
 
 def reachable(host: Host) -> list[SchedulePlace]:
-    """The places that who is at work may change."""
+    """Return the places that the current user may change."""
     return [place for place in SchedulePlace if host.uid == 0 or not place.is_system]
 
 
 def targets(place: SchedulePlace, host: Host) -> list[Target]:
-    """Return the texts that a schedule in a place consists of."""
+    """Return the texts of a schedule in a place."""
     match place:
         case SchedulePlace.OWN_CRONTAB:
             return [UserCrontab(host)]

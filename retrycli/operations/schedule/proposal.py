@@ -1,4 +1,4 @@
-"""The pass as a scheduler begins it: who makes it, what it reads and writes."""
+"""Propose the pass that a scheduler begins: its command, its user, what it reads and writes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from retrycli.system.crontab import File, Host
 from retrycli.system.trust import ROOT, find_weakness
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
-"""The folder of cron/logrotate, and the log's name there or elsewhere."""
+"""The log folder of cron/logrotate, and the log's file name in any folder."""
 
 MARGIN = timedelta(seconds=90)
-"""Past its deadline and its last request a pass has so long to write things down."""
+"""The time a pass has to record results after its deadline and its last request."""
 
 
 def this_python() -> str:
-    """The Python that retrycli is installed in, by the same name whichever of its names it was started by."""
+    """Return the Python that retrycli is installed in, by the same name whichever of its names started this process."""
     usual = Path(sys.executable).with_name("python3")
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
 
@@ -49,19 +49,19 @@ def propose(
     run_as: str | None = None,
     program: Iterable[Path] | None = None,
 ) -> Job:
-    """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
+    """Return the pass that `install` schedules, if only root and the user who runs it can change what it does.
 
     Args:
-        place: where it is put.
-        loaded: the settings, and where they came from.
+        place: where it is installed.
+        loaded: the settings and their sources.
         host: the machine.
-        run_as: who is to make the passes; by default, in the system's schedule, who owns the database, or else the
-            settings' file, and who is at work in one of their own. It is never root unless root is named.
+        run_as: who runs the passes. By default, in the system's schedule, the owner of the database, else of the
+            settings' file; in one's own schedule, the current user. It is never root unless root is named.
         program: what a pass runs; by default `relied_on`.
 
     Raises:
-        ConfigurationError: that is root and nobody said so, or there is no such user, or another user could have the
-            passes do things, or a scheduler would not find these settings.
+        ConfigurationError: the user is root without being named, or does not exist; another user could control the
+            passes; or a scheduler would not find these settings.
     """
     wanted = job(loaded, host, user=run_as if place.is_system else host.login)
     number = host.number(wanted.user)
@@ -77,11 +77,11 @@ def propose(
 
 
 def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
-    """Refuse a pass that users other than these could have do things.
+    """Refuse a pass that other users could control.
 
     Raises:
-        ConfigurationError: they may change what it relies on; or the settings' owner is neither root nor the owner of
-            the database that they name, and so may never have written it.
+        ConfigurationError: others may change what it relies on; or the settings' owner is neither root nor the
+            owner of the database that they name, and so may never have written it.
     """
     gateways = loaded.settings.gateway.all.values()
     named = [path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file) if path is not None]
@@ -103,10 +103,10 @@ def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], p
 
 
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
-    """Return a pass that keeps a log, and the change to the settings by which it does.
+    """Return the pass with a log, and the change of the settings that adds it.
 
-    There is no change if it keeps one, or if who is at work may not write the settings, or no folder is known in which
-    it could.
+    There is no change if it has a log already, if the current user may not write the settings, or if no folder is
+    suitable.
     """
     file = Path(wanted.config).resolve()
     if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
@@ -122,11 +122,11 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
 
 
 def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path | None:
-    """Return where passes keep their log: where cron/logrotate looks, else beside the database.
+    """Return the log file of the passes: where cron/logrotate looks, else beside the database.
 
     Args:
-        database: the SQLite file, if it is one. Passes write in its folder.
-        is_theirs: whether passes can write in a folder.
+        database: the SQLite file, if any. Passes write in its folder.
+        is_theirs: tells if passes can write in a folder.
     """
     if is_theirs(LOGS):
         return LOGS / LOG
@@ -134,12 +134,12 @@ def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path |
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
-    """A pass as a scheduler is to begin it.
+    """Return a pass as a scheduler begins it.
 
     Args:
-        loaded: the settings, and where they came from.
+        loaded: the settings and their sources.
         host: the machine.
-        user: who is to make the passes; by default who owns the database, or else the settings' file.
+        user: who runs the passes; by default the owner of the database, else of the settings' file.
 
     Raises:
         ConfigurationError: a scheduler would not find these settings.
@@ -165,7 +165,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
 
 
 def _read_by(loaded: Loaded) -> tuple[str, ...]:
-    """What a pass reads beside its settings, as far as the settings name it."""
+    """Return the files that a pass reads beside its settings, as far as the settings name them."""
     gateways = loaded.settings.gateway.all.values()
     named = [
         path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir) if path
@@ -175,10 +175,10 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
 
 
 def _written_by(settings: Settings) -> tuple[str, ...]:
-    """Return the folders in which a pass writes.
+    """Return the folders that a pass writes to.
 
-    SQLite makes its journal beside the database, and the lock is there as well. With a server the lock is in the state
-    folder, which the unit has from systemd (StateDirectory=).
+    SQLite's journal and the lock are beside the database. With a server the lock is in the state folder, which systemd
+    gives the unit (StateDirectory=).
     """
     files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
     files.append(settings.logging.file)
@@ -190,7 +190,7 @@ def _in_full(paths: Iterable[Path | str]) -> tuple[str, ...]:
 
 
 def config_path(loaded: Loaded) -> str:
-    """The settings' file, in full.
+    """Return the absolute path of the settings' file.
 
     Raises:
         ConfigurationError: there is none.
@@ -203,5 +203,5 @@ def config_path(loaded: Loaded) -> str:
 
 
 def _owner(database: Path | None, config: str) -> str | None:
-    """Who owns the SQLite file, or else the settings' file."""
+    """Return the owner of the SQLite file, else of the settings' file."""
     return (database and filesystem.owner(database)) or filesystem.owner(Path(config))

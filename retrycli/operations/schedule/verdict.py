@@ -1,4 +1,4 @@
-"""Compare what calls the passes with what would be installed."""
+"""Compare what calls the passes with what `install` would write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retrycli.system.crontab import Caller, File, Host
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Something that calls a pass, and how it is not what `install` would write."""
+    """A caller of passes, and how it differs from what `install` would write."""
 
     caller: Caller
     objection: str | None
@@ -25,21 +25,22 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What calls the passes, and what is wrong with that as a whole."""
+    """The callers of passes, and the problem with them as a whole."""
 
     callers: list[Checked]
     objection: str | None
     unread: str | None = None
-    """What can't be read, where a pass may be called."""
+    """The unreadable places from which a pass may be called."""
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
-    """What calls a pass with these settings, and whether it is one thing, and what `install` would write.
+    """Return what calls a pass with these settings, if it is only one caller, and how it differs from what `install`
+    writes.
 
     Args:
-        loaded: the settings, and where they came from.
+        loaded: the settings and their sources.
         host: the machine.
-        only: look nowhere else.
+        only: examine only this place.
 
     Raises:
         ConfigurationError: a scheduler would not find these settings.
@@ -72,7 +73,7 @@ def _verdict(found: list[Checked]) -> str | None:
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
-    """What `install` would have written otherwise."""
+    """Return how a caller differs from what `install` would write."""
     if caller.kind == "cron":
         when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
     else:
