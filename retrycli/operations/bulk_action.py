@@ -1,4 +1,9 @@
-"""Apply one operator action to many messages."""
+"""Apply one operator action to many messages.
+
+Each action is recorded with its operator. Messages are changed in short transactions of `BATCH`, so that passes and the
+application can go on. Sent messages and messages being sent are left alone. A changed message no longer matches the
+filter that found it, so an interrupted action can simply be repeated.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +27,12 @@ from retrycli.store.database import Database
 from retrycli.store.operator_actions import Acts
 
 BATCH = 500
-"""How many messages are acted on in one transaction."""
+"""The number of messages in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManualAttempt:
-    """One attempt by hand: an outcome, or why there was none."""
+    """One attempt by hand: its outcome, or why there was none."""
 
     message_id: int
     outcome: Outcome | None = None
@@ -35,34 +40,34 @@ class ManualAttempt:
 
     @property
     def delivered(self) -> bool:
-        """Whether the other side has it."""
+        """Return whether the message was delivered."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     @property
     def failed(self) -> bool:
-        """Whether it could have been delivered and was not: a message that has moved on is no failure."""
+        """Return whether it could have been delivered and was not. A message that has moved on is no failure."""
         return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
 
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What came of an act on messages."""
+    """The result of an action on messages."""
 
     matched: int
-    """How many there were to act on."""
+    """The number of messages to act on."""
     done: int = 0
     refused: dict[int, RetrycliError] = field(default_factory=dict)
-    """Those that were left alone because they had moved on, or could not be acted on to begin with, and why."""
+    """Messages left alone because they had moved on, or did not allow the action, and why."""
     tried: list[ManualAttempt] = field(default_factory=list)
-    """Attempts that were made by hand."""
+    """Attempts by hand."""
     left: int = 0
-    """Those that were not come to: they are as they were."""
+    """The number of messages not reached; they are unchanged."""
     reason: str | None = None
-    """Why some were left: ``canary_failed``, ``destination_down`` or ``signal``."""
+    """Why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``."""
 
 
 def once(ids: Iterable[int]) -> array[int]:
-    """The ids in their order, each of them once."""
+    """Return the ids in their order without duplicates."""
     packed = array("q", ids)
     rising = all(one < next_one for one, next_one in pairwise(packed))
     return packed if rising else array("q", dict.fromkeys(packed))
@@ -75,7 +80,7 @@ def perform(
     act: Callable[[int, datetime], OperatorAction],
     runtime: Runtime,
 ) -> ActionResult:
-    """Do an act to messages, some at a time; ``act`` is given each one's position, and when it all began."""
+    """Apply an action to messages in batches. ``act`` gets a message's position and the start of the whole action."""
     refused: dict[int, RetrycliError] = {}
     came_to = 0
     with open_database(settings) as database:
@@ -103,7 +108,7 @@ def perform(
 
 
 def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
-    """Find the messages that have expired, whatever their status: one may be rejected, and not in the queue."""
+    """Return the messages that have expired, in any status: one may be rejected, and not in the queue."""
     policies = {message.id: settings.policies[message.message_type] for message in messages}
     if not any(policy.expires_after for policy in policies.values()):
         return set()
@@ -116,9 +121,9 @@ def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: d
 def _problems(
     settings: Settings, database: Database, messages: Sequence[Message], now: Callable[[], datetime]
 ) -> dict[int, str]:
-    """Find out of which messages no request can be built, and why. Nothing is sent.
+    """Return the messages from which no request can be built, and why. Nothing is sent.
 
-    Where no gateway can be used as it is set, nothing is known of them: a pass finds out.
+    If no gateway can be used as configured, nothing is known of them: a pass finds out.
     """
     from retrycli.gateway.router import router_of
 

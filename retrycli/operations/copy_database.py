@@ -1,4 +1,4 @@
-"""retrycli's own tables taken along when the application's data has moved to another database."""
+"""Copy retrycli's own tables when the application's data has moved to another database."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ FROM, TO = "--from", "--to"
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What a copy came to."""
+    """The result of a copy."""
 
     source: str
-    """Where the tables were, without a password."""
+    """The source database, without a password."""
     target: str
-    """Where they are now as well."""
+    """The target database, without a password."""
     tables: list[CopiedTable]
     paused: bool
-    """Whether deliveries are held back there too."""
+    """Deliveries are paused in the target too."""
 
     @property
     def verified(self) -> bool:
-        """Whether both sides have as many rows in every table."""
+        """Return whether every table has the same number of rows on both sides."""
         return all(table.verified for table in self.tables)
 
 
@@ -52,23 +52,23 @@ def copy(
     overwrite: bool = False,
     listen: Callable[[str, int], None] = lambda *_: None,
 ) -> Move:
-    """Make retrycli's own tables in the target what they are in the source. The application's are only read.
+    """Make retrycli's own tables in the target equal to the source's. The application's tables are only read.
 
-    It holds the pass locks of both meanwhile. What is alike already is not written, so that it may be called again at
-    any time, also after it was killed.
+    It holds the pass locks of both sides. Equal rows are not written, so it can be repeated at any time, even after it
+    was killed.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         source: the URL of the database that is copied; by default ``database.url``.
         target: the URL of the database that the application's data has moved to; by default ``database.url``.
-        overwrite: whether to undo what has been done in the target since the source was last used.
-        listen: told, as it goes on, a table's name and how many rows of it are done.
+        overwrite: undo what was done in the target since the source was last used.
+        listen: gets the name of a table and the number of its rows done so far.
 
     Raises:
-        LockHeld: a pass is at work on either side.
-        DatabaseUnavailable: either of them can't be opened, read or written.
-        ConfigurationError: they are one, one of them is not as needed, the application's data is not in the target,
-            the target is ahead of the source, or a row does not fit into it.
+        LockHeld: a pass is running on either side.
+        DatabaseUnavailable: either database can't be opened, read or written.
+        ConfigurationError: both are the same, one is not usable, the application's data is not in the target, the
+            target is ahead of the source, or a row does not fit into it.
     """
     old, new = _settings_at(settings, source, FROM), _settings_at(settings, target, TO)
     with ExitStack() as held:
@@ -92,7 +92,7 @@ def copy(
 
 
 def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
-    """The settings as they would be with this database."""
+    """Return the settings with another database."""
     if url is None:
         return settings
     try:
@@ -107,7 +107,7 @@ def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
 
 @contextmanager
 def _spoken_of_as(option: str | None) -> Iterator[None]:
-    """Let an error name the option that stands in the setting's place, if one does."""
+    """Make errors name the option that replaces the setting, if one does."""
     try:
         yield
     except RetrycliError as error:
@@ -118,7 +118,7 @@ def _spoken_of_as(option: str | None) -> Iterator[None]:
 
 
 def _check_tables(database: Database) -> None:
-    """The source needs retrycli's own tables. The application's may be gone from it, but must not be another one."""
+    """Check that the source has retrycli's own tables. The application's may be gone, but must not be another one."""
     found = database.revision()
     if found is None:
         raise ConfigurationError(f"{database.place} has no tables of retrycli's to copy; check database.url")
@@ -133,7 +133,7 @@ def _check_tables(database: Database) -> None:
 
 
 def _check_table(database: Database) -> None:
-    """The target needs the application's table, so that somebody else's database gets no tables of ours."""
+    """Check that the target has the application's table, so that a stranger's database gets no tables of retrycli's."""
     try:
         _ = database.messages
     except SchemaMismatch as error:
@@ -141,7 +141,7 @@ def _check_table(database: Database) -> None:
 
 
 def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
-    """Take the pass locks of both sides, which may be one."""
+    """Take the pass locks of both sides, which may be the same."""
     me = Holder(os.getpid(), socket.gethostname(), utc_now())
     for path in sorted({lock_path(old), lock_path(new)}):
         lock = PassLock(path)
@@ -150,7 +150,9 @@ def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
 
 
 def check_claims(database: Database) -> None:
-    """A pass on another host, or an attempt by hand, has no lock of this host."""
+    """Check for active claims, because a pass on another host, or an attempt by hand, does not hold this host's
+    lock.
+    """
     until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:
         raise LockHeld(
@@ -160,7 +162,9 @@ def check_claims(database: Database) -> None:
 
 
 def _check_order(here: Database, there: Database) -> None:
-    """A source that the target has left behind is an old one: the move is over, or its two ends are swapped."""
+    """Check that the target is not ahead of the source. Otherwise the move is over, or source and target are
+    swapped.
+    """
     source_at, target_at = last_used(here), last_used(there)
     if target_at is not None and (source_at is None or source_at < target_at):
         before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""What a pass would send if it were made now. Nothing is written, and nobody is kept from writing."""
+"""Predict what a pass would send now. Nothing is written, and no writer is blocked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MICROSECOND = timedelta.resolution
 
 @dataclass(slots=True)
 class _Foreseen:
-    """An enrolment that writes nothing down: it keeps in mind what would be due, and when, by id."""
+    """An enrolment that writes nothing: it keeps in memory which ids would be due, and when."""
 
     real: Enrolment
     rules: PassRules
@@ -40,19 +40,19 @@ class _Foreseen:
     ids: array[int] = field(default_factory=lambda: array("q"))
     times: array[int] = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)
-    """Messages that the queue knows as others."""
+    """Messages whose ids belong to other messages in the queue."""
     escalated: int = 0
-    """How many that are new would be escalated at once."""
+    """The number of new messages that would be escalated at once."""
     displaced: int = 0
-    """How many of those are due in the queue."""
+    """How many of the replaced messages are due in the queue."""
     expired: int = 0
-    """How many that are new have expired."""
+    """The number of new messages that have expired."""
     expired_due: int = 0
-    """How many of those are due."""
+    """How many of the expired messages are due."""
     _here: Collection[int] = ()
-    """Those of the range that was looked at last."""
+    """The replaced messages of the current range."""
     _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
-    """The new messages that were read last."""
+    """The new messages of the last read."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
         return self.real.plan_sweep(swept_to)
@@ -72,7 +72,7 @@ class _Foreseen:
         return {}
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Tell if a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
+        """Return whether a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
         message, due = self._fresh[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True
@@ -115,23 +115,23 @@ class _Foreseen:
 
 
 LONG_AGO = timedelta(days=7)
-"""If a message is older, its sender may not want it sent any more."""
+"""The sender of an older message may not want it sent any more."""
 
 
 @dataclass(slots=True)
 class Sum:
-    """What is known of the messages that were gone through."""
+    """Totals of the messages counted so far."""
 
     destination_of: Callable[[str], str]
-    """Where messages of a type go."""
+    """Returns the destination of a message type."""
     number: int = 0
     oldest: datetime | None = None
-    """When the oldest of them was made, as far as their table says."""
+    """The oldest creation time, as far as the application's table has it."""
     destinations: dict[str, int] = field(default_factory=dict)
-    """How many go where."""
+    """The number of messages by destination."""
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
-        """Give messages on, and remember what they come to."""
+        """Yield the messages unchanged, and count them."""
         for message in messages:
             self.number += 1
             to = self.destination_of(message.message_type)
@@ -143,28 +143,29 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a pass would do if it were made now."""
+    """What a pass would do now."""
 
     number: int
-    """How many messages it would send if nothing held it back."""
+    """The number of messages it would send if nothing held it back."""
     messages: Iterator[ListedMessage]
-    """These messages, the one that has waited longest first. They are read as they are gone through."""
+    """These messages, the longest waiting first. They are read during the iteration."""
     escalated: int
-    """How many messages it would escalate without sending them."""
+    """The number of messages it would escalate without sending them."""
     pause: Pause | None
-    """What keeps it from sending anything."""
+    """The pause that keeps it from sending."""
     down: Mapping[str, Breaker]
-    """The destinations to which it would send nothing, because they are down or asked for a rest."""
+    """Destinations it would send nothing to, because they are down or throttled."""
     probed: Collection[str]
-    """The destinations that are down, to which it would send one message first, as a probe."""
+    """Destinations that are down and would get one message first, as a probe."""
 
 
 @contextmanager
 def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Iterator[Preview]:
-    """Foresee a pass.
+    """Predict a pass.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, or a gateway has no base URL.
     """
     rules = pass_rules(settings, limit=limit)
     with dry_run_database(settings, to_read=True) as database:
@@ -197,7 +198,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
 
 
 def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
-    """Find the due messages in the queue that a pass would escalate in place of their next attempt."""
+    """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
     ages = any(policy.expires_after is not None for policy in policies.values())
     # Without an age to look at, only those need to be read that may have had all their tries: nearly always none.
@@ -210,7 +211,7 @@ def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
 
 
 def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
-    """Find the waiting messages in the queue that have expired, due or not."""
+    """Return the waiting messages in the queue that have expired, due or not."""
     policies: dict[str, RetryPolicy] = {
         kind.value: policy for kind, policy in rules.policies.items() if policy.expires_after is not None
     }
@@ -225,19 +226,20 @@ def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
 
 
 def count_waiting(settings: Settings) -> int:
-    """Count the messages that wait, due or not. Nothing is written.
+    """Count the waiting messages, due or not. Nothing is written.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with dry_run_database(settings, to_read=True) as database:
         return Measures(database).counts(EPOCH)["waiting"]
 
 
 def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:
-    """Count failed messages as `Measures.counts`, and as due those that a pass would take if it began at a time.
+    """Count failed messages as `Measures.counts` does; ``due`` counts those that a pass would send at a time.
 
-    Besides, count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
+    Also count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
     ``expired_due`` those of them that the next pass escalates.
     """
     rules = pass_rules(settings, to_send=False)
@@ -254,14 +256,14 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
 
 
 def _foresee(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _Foreseen:
-    """Find what would come due in the queue if a pass followed the application's table."""
+    """Find what would become due in the queue if a pass read the application's table."""
     foreseen = _Foreseen(Enrolment(database), rules, at)
     enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 
 def sum_of(settings: Settings) -> Sum:
-    """Return the sum of no message yet.
+    """Return totals of no messages.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
@@ -270,7 +272,7 @@ def sum_of(settings: Settings) -> Sum:
 
 
 def _messages(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
-    """Messages by their ids, as far as they still wait or would wait anew, each with the time at which it is due."""
+    """Yield the messages that still wait, or would wait anew, each with its due time."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         when = dict(zip(page, times[start : start + PAGE], strict=True))

@@ -1,8 +1,7 @@
-"""Why a message is where it is: every gate between it and its next attempt, and when that will be made.
+"""Explain why a message waits, and predict its next attempt.
 
-The gates ask what a pass asks, of the same code: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`. What a
-pass does before it claims (put right the times of a clock that was wrong, take in new failures, take back what the dead
-have left) is done here too, by the pass's own code, and rolled back.
+What a pass does before it claims (repair the times of a wrong clock, enrol new failures, recover expired claims) is
+done here too, by the same code, and rolled back.
 """
 
 from __future__ import annotations
@@ -34,31 +33,31 @@ from retrycli.store.views import Views
 from retrycli.system.crontab import Caller
 
 LATENESS = timedelta(seconds=3)
-"""How long after the tick of its line a pass begins: what has ended by then does not hold it up."""
+"""A pass begins this long after the tick of its line; what ends before then does not hold it up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a message is where it is."""
+    """Why a message waits."""
 
     message_id: int
     ticket_id: object
     message_type: str
     gates: list[Gate]
     next_attempt_at: datetime | None
-    """When the pass begins that will try it, if nothing happens till then; None where none will."""
+    """The start of the pass that attempts it, if nothing happens until then; None if no pass does."""
     is_claimed: bool = False
-    """Whether a claim keeps everybody else from sending it."""
+    """A claim prevents every other sender."""
     being_sent: bool = False
-    """Whether a pass or an operator has claimed it to send it, unless that has died."""
+    """A pass or an operator has claimed it to send it, and has not died."""
     has_begun: bool = False
-    """Whether a request for it has gone out, of which no answer is recorded."""
+    """A request for it went out, and no answer is recorded."""
     pass_runs: bool = False
-    """Whether a pass is under way on this host."""
+    """A pass is running on this host."""
     one_goes_first: bool = False
-    """Whether the pass tries one message first, alone, and others are due with this one."""
+    """The pass attempts one message alone first, and others are due with this one."""
     expires_first: bool = False
-    """Whether it has not expired, and will have by the time a pass comes to it."""
+    """It has not expired, but will before a pass gets to it."""
 
 
 def explain(
@@ -69,10 +68,10 @@ def explain(
     none_hidden: bool = False,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Explanation:
-    """Why a message is where it is, and when it is tried next. Nothing is written.
+    """Explain why a message waits, and predict its next attempt. Nothing is written.
 
-    The attempt is foreseen as things stand: that a probe of the ticketing API comes through, that who claims
-    the message now has died, that what goes before it takes no longer than the pass has.
+    The prediction assumes that a probe of the ticketing API succeeds, that the current owner of the claim has died, and
+    that the messages before it take no longer than the pass has.
 
     Args:
         settings: which passes.
@@ -83,7 +82,8 @@ def explain(
 
     Raises:
         NoSuchMessage: there is no such row.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     rules = pass_rules(settings)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
@@ -96,15 +96,15 @@ def explain(
 
 
 class _Explainer:
-    """Looks at one database, in a transaction that is rolled back.
+    """Examine one database in a transaction that is rolled back.
 
     Args:
         database: where the message is.
-        deps: the world that a pass would have.
-        rules: how a pass would go about it.
+        deps: the dependencies of a pass.
+        rules: the rules of a pass.
         interval: how often cron calls.
         callers: what calls the passes on this machine; None if nobody has looked.
-        ended_passes: tells which of some passes are known to have ended.
+        ended_passes: returns which of some passes have ended.
         none_hidden: as for `explain`.
     """
 
@@ -199,7 +199,7 @@ class _Explainer:
         return None if handed_over else grid[opens]
 
     def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
-        """Whether every gate that stays open once it is has opened by a tick."""
+        """Return whether every gate that stays open once it is has opened by a tick."""
         gates = [
             gate
             for gate in self._gates.of(found, tick, self._ended)
@@ -208,12 +208,14 @@ class _Explainer:
         return all(gate.open for gate in gates) and self._is_let_through(found, tick)
 
     def _is_let_through(self, found: MessageDetails, tick: datetime) -> bool:
-        """Whether neither a pause nor the breaker stands in the way of the pass of a tick."""
+        """Return whether neither a pause nor the circuit breaker stops the pass of a tick."""
         begins = tick + self._late
         return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
-        """Whether a pass begins with one message, as its destination is down or refuses us, and others are due too."""
+        """Return whether a pass begins with one message, because its destination is down or refuses, and others are due
+        too.
+        """
         destination = self._rules.destination_of(str(found.row["message_type"]))
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
         if not is_down and destination not in self._gates.refusals:
@@ -222,7 +224,7 @@ class _Explainer:
         return self._claims.count_due(self._rules.due_by(tick)) > 1
 
     def _turn(self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int) -> int:
-        """The tick at which it is a message's turn, where one pass begins only so many attempts."""
+        """Return the tick of a message's turn, if a pass may begin only ``most`` attempts."""
         message_id = found.row["id"]
         enrolment.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
         begins = grid.first(number, lambda tick: self._is_let_through(found, tick))
@@ -240,5 +242,5 @@ class _Explainer:
                 tick = min(opens, grid.first(tick, partial(self._brings, message_id, looked_to)) or opens)
 
     def _brings(self, message_id: int, looked_to: datetime, tick: datetime) -> bool:
-        """Whether a tick has any to send before a message that were not due at an earlier time."""
+        """Return whether new messages become due ahead of this one between ``looked_to`` and a tick."""
         return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0

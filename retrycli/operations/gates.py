@@ -1,4 +1,7 @@
-"""The gates between a message and its next attempt."""
+"""Evaluate the gates between a message and its next attempt.
+
+The gates use the code of a pass: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +27,23 @@ from retrycli.store.views import Views
 from retrycli.store.write_check import lack_of_room
 
 WHOLE_SECONDS = timedelta(seconds=1)
-"""Retry-After is written down to the second."""
+"""Retry-After is recorded to the second."""
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-"""Gates that time alone does not open."""
+"""Gates that do not open by time alone."""
 BY_THE_START = frozenset({"pause", "breaker"})
-"""Gates whose times are compared with the moment at which a pass begins."""
+"""Gates whose times are compared with the start of a pass."""
 IN_TURN = frozenset({"limit", "rate"})
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One thing that can stand between a message and its next attempt."""
+    """One condition between a message and its next attempt."""
 
     name: str
     open: bool
     figure: str
-    """What it goes by; where there is a time, the words lead up to it."""
+    """The value it depends on; if there is a time, the text leads up to it."""
     time: datetime | None = None
 
 
@@ -64,7 +67,7 @@ class Gates:
         self._disk = lack_of_room(database.file)
 
     def of(self, found: MessageDetails, at: datetime, ended: Collection[str]) -> Iterator[Gate]:
-        """The gates of a pass that began at a time; cron's is another matter."""
+        """Yield the gates of a pass that begins at a time, without cron's."""
         failed = found.row["status"] == MessageStatus.FAILED
         yield Gate("status", failed, str(found.row["status"]))
         if not failed or found.queue is None:
@@ -89,7 +92,7 @@ class Gates:
         yield from self._limits(queue["message_id"], at)
 
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
-        """What the message's own policy says."""
+        """Yield the gates of the message's own policy."""
         message = queued.message
         policy = self._rules.policies[message.message_type]
         tries = f"{message.retry_count} of {policy.max_retries} made"
@@ -106,7 +109,7 @@ class Gates:
         return Gate("wait", is_open, "due at" if due else "none", due)
 
     def _order(self, message_id: int, at: datetime) -> Gate:
-        """Whether a pass comes to it: those before it go first, and it follows when they are delivered."""
+        """Return whether a pass gets to the message: earlier messages of its ticket must be delivered first."""
         before_it = self._views.before_it(message_id)
         if not before_it:
             return Gate("order", open=True, figure="none of its ticket goes first")
@@ -138,7 +141,9 @@ class Gates:
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
     def _last_pass(self, found: MessageDetails) -> Gate:
-        """What refused or ended the last pass holds nothing back: each pass tries again, and may fare the same."""
+        """Report what refused or ended the last pass. It holds nothing back: each pass tries again, and may end the
+        same way.
+        """
         refused = self.refusals.get(self._rules.destination_of(str(found.row["message_type"])))
         if (ended := refused or self._ended_early) is None:
             return Gate("last_pass", open=True, figure="nothing stopped it")
@@ -162,7 +167,7 @@ class Gates:
 
 
 def stays_open(gate: Gate) -> bool:
-    """Whether a gate is one that stays open once it is: expiry shuts, and those before may take up a pass again."""
+    """Return whether a gate stays open once it is. Expiry closes, and messages ahead may fill a pass again."""
     return gate.name not in FOR_GOOD | IN_TURN
 
 
@@ -176,7 +181,7 @@ def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
 
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
-    """Whether it is a Retry-After that the wait is for. An attempt by hand sets no wait, and a requeued one is over."""
+    """Return whether the wait is for a Retry-After. An attempt by hand sets no wait, and a requeue ends it."""
     last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:
         return Gate("retry_after", open=True, figure="not asked for")

@@ -1,4 +1,4 @@
-"""Upkeep: setting retrycli up, checking that it is, and keeping its own tables in order."""
+"""Set retrycli up, check the set-up, and maintain its own tables."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
-"""So many rows go in one transaction."""
+"""The number of rows in one transaction."""
 BREATH_SECONDS = 0.05
-"""Long enough for whoever waits for SQLite's write lock to ask again."""
+"""Long enough for another process to take SQLite's write lock."""
 
 
 def check(settings: Settings) -> dict[str, str]:
-    """Check what a pass relies on, short of sending: settings, preset, credentials, database, tables, lock.
+    """Check what a pass relies on, except sending: settings, preset, credentials, database, tables, lock.
 
     Returns:
-        What was found, by name.
+        Facts by name.
 
     Raises:
-        RetrycliError: the first thing that is wrong.
+        RetrycliError: the first problem found.
     """
     from retrycli.gateway.router import router_of
 
@@ -75,22 +75,23 @@ async def _open_and_close(gateways: GatewayRouter) -> None:
 
 
 def _name(gateway: str, what: str) -> str:
-    """A fact's name: that of a gateway of its own bears the message type."""
+    """Return a fact's name; that of a separate gateway includes the message type."""
     return what if gateway == "gateway" else f"{what} {gateway}"
 
 
 def make_tables(settings: Settings) -> str:
-    """Check the application's table and make retrycli's own; where they are.
+    """Check the application's table, make retrycli's own, and return the database's place.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return database.place
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str | None]:
-    """Bring retrycli's own tables to this program's version; the versions before and after."""
+    """Upgrade retrycli's own tables to this program's version; return the versions before and after."""
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # as in `open_database`
         before = database.revision()
@@ -99,11 +100,13 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
 
 
 def downgrade(settings: Settings) -> tuple[str, str | None]:
-    """Bring retrycli's own tables back to the version before this program's; the versions before and after.
+    """Downgrade retrycli's own tables by one version; return the versions before and after.
 
     Raises:
-        LockHeld: a pass is at work, or messages are being sent.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`; or the tables are of another version.
+        LockHeld: a pass is running, or messages are being sent.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, or retrycli's tables have another
+            version.
     """
     with ExitStack() as held:
         database = held.enter_context(closing(Database(settings.database.url, settings.database.table)))
@@ -122,10 +125,11 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
 
 @contextmanager
 def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None]]]:
-    """Compare the queue with the application's table; and give what lets the queue belong to that one.
+    """Compare the queue with the application's table, and provide a function that makes the queue belong to it.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # as in `open_database`
@@ -135,10 +139,11 @@ def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None
 
 @contextmanager
 def failed_index(settings: Settings) -> Iterator[FailedIndex]:
-    """The one index on the application's table that there may be for retrycli.
+    """Open the only index on the application's table that retrycli may make.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # as in `open_database`
@@ -146,22 +151,24 @@ def failed_index(settings: Settings) -> Iterator[FailedIndex]:
 
 
 def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
-    """How many attempts, acts and passes ended before a time.
+    """Count the attempts, actions and passes that ended before a time.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return Ledger(database).count_ended(before)
 
 
 def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Forget the attempts and passes that ended before a time, in short transactions.
+    """Delete the attempts and passes that ended before a time, in short transactions.
 
-    Between two of them it waits a moment: a pass may be under way, and the application has its own to write.
+    Between two transactions it waits, because a pass may be running and the application writes too.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         for _ in Ledger(database).prune_all(before, PRUNE_BATCH):
@@ -172,33 +179,35 @@ def count_texts(settings: Settings, ticket: str) -> int:
     """Count the edits of a ticket's messages whose texts are kept.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return act_rows.count_texts(database, ticket)
 
 
 def erase_texts(settings: Settings, ticket: str) -> int:
-    """Erase the texts that edits of a ticket's messages replaced and wrote, and return how many edits there were.
+    """Erase the texts before and after the edits of a ticket's messages; return the number of edits.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         return act_rows.erase_texts(database, ticket)
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
-    """Write a commented configuration file, for its owner's eyes only.
+    """Write a commented configuration file that only its owner can read.
 
     Args:
-        file: where.
-        database_url: where the application's table is.
-        base_url: where the ticketing API is.
-        logs: the folder of logs. If it can't be written, the log is beside the database, or else the file.
+        file: its path.
+        database_url: the database with the application's table.
+        base_url: the ticketing API.
+        logs: the folder of logs. If it is not writable, the log is beside the database, else beside the file.
 
     Raises:
-        ConfigurationError: there is one already, or its folder can't be written.
+        ConfigurationError: the file exists, or its folder can't be written.
     """
     try:
         database = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", database_url)

@@ -1,9 +1,4 @@
-"""What a person does about failed messages, one or ten thousand of them: find, try, requeue, reject, acknowledge, note.
-
-Every act is written down with who did it. Many messages are acted on in short transactions, 500 at a time, so that
-passes and the application can go on meanwhile. None is touched that has been sent, or is being sent just then; one that
-was acted on no longer matches what it was found by, so what was interrupted can simply be done again.
-"""
+"""What an operator does with failed messages, one or ten thousand: find, requeue, reject, acknowledge, note."""
 
 from __future__ import annotations
 
@@ -23,38 +18,39 @@ from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_na
 from retrycli.store.views import Views
 
 SHOWN = 5
-"""How many of the messages that were found are shown before a person is asked."""
+"""The number of messages shown before the operator confirms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The messages that a filter lets through, as they were when somebody looked."""
+    """The messages that a filter matched when it was applied."""
 
     ids: Sequence[int]
-    """The lowest first: an array, for a million of them is no rare number."""
+    """In ascending order, in an array, because a million of them is not rare."""
     first: list[ListedMessage]
-    """The first few of them."""
+    """The first few messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Try the first messages before the rest is requeued."""
+    """Attempt the first messages before the rest is requeued."""
 
     number: int = 3
     abort_over: float = 0.3
     """The share of them that may fail."""
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
-        """Whether too many of those that were tried failed."""
+        """Return whether too many of the attempts failed."""
         made = [attempt for attempt in tried if attempt.delivered or attempt.failed]
         return bool(made) and sum(attempt.failed for attempt in made) / len(made) > self.abort_over
 
 
 def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Match:
-    """Return messages that an operator names, and the first of them that are failed.
+    """Return the messages with the given ids, and the first failed ones among them.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         wanted = once(ids)
@@ -62,10 +58,11 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Matc
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
-    """Return the failed messages that a filter lets through, which may be none.
+    """Return the failed messages that a filter matches, possibly none.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
         views = Views(database)
@@ -83,28 +80,28 @@ def requeue(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """Hand escalated messages back to the passes: waiting, with all their retries. So are messages that `reject`
-    rejected, if they are named, and if their rows have not changed since.
+    """Return escalated messages to the queue: waiting, with all their retries.
 
-    The delivery key stays, unless a delivery of the text is recorded: then it is sent under the next key.
+    This includes messages that `reject` rejected, if they are named and their rows have not changed since. Expired
+    messages are left alone, and none is a canary: a pass would escalate them again. The delivery key stays, unless a
+    delivery of the text is recorded: then the message is sent under the next key.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         ids: the messages.
         due: when the first of them is due; by default now.
         spread: the span over which they become due, evenly in the order of their ids.
-        canary: try the first ones by hand before, and leave all the others where they are when too many fail.
-        by: who asks for it, for the history; by default the login name.
-        runtime: clock and randomness, and whether to stop early.
-
-    Messages that have expired are left alone, and none is tried as a canary: a pass would escalate them again.
+        canary: attempt the first ones by hand before, and leave all others as they are if too many fail.
+        by: the operator, for the history; by default the login name.
+        runtime: clock, randomness, and a request to stop early.
 
     Returns:
-        How many were requeued, and why the others were not. A canary that failed is in a person's hands as before;
-        one that was delivered is done with.
+        How many were requeued, and why the others were not. A failed canary stays escalated; a delivered one is
+        done.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
     """
     named_ids = once(ids)
     expired: dict[int, RetrycliError] = {
@@ -125,10 +122,11 @@ def requeue(
 
 
 def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEFAULT_RUNTIME) -> set[int]:
-    """Find the failed messages that a pass would escalate as expired.
+    """Return the failed messages that a pass would escalate as expired.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     if not ids or not any(policy.expires_after for policy in settings.policies.values()):
         return set()
@@ -142,7 +140,7 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
 def _try_canaries(
     settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime
 ) -> list[ManualAttempt]:
-    """Try the first messages until so many could be tried; those that have moved on are passed over."""
+    """Attempt the first messages until ``number`` could be attempted; messages that have moved on are skipped."""
     tried: list[ManualAttempt] = []
     while (missing := number - sum(attempt.delivered or attempt.failed for attempt in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
@@ -160,12 +158,13 @@ def reject(
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         ids: the messages; failed ones in any state but being sent.
-        reason: why, for ``last_error`` and the history.
-        by: who asks for it; by default the login name.
-        runtime: the clock, and whether to stop early.
+        reason: for ``last_error`` and the history.
+        by: the operator; by default the login name.
+        runtime: the clock, and a request to stop early.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     name = by or login_name()
     return perform(
@@ -176,10 +175,11 @@ def reject(
 def acknowledge(
     settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> ActionResult:
-    """Say of escalated messages that somebody sees to them; they stay where they are.
+    """Record that an operator takes care of escalated messages; they stay escalated.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     name = by or login_name()
     return perform(
@@ -190,12 +190,13 @@ def acknowledge(
 def note(
     settings: Settings, message_id: int, text: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> None:
-    """Leave a word with an escalated message, in place of any earlier one.
+    """Add a note to an escalated message, in place of any earlier one.
 
     Raises:
         NoSuchMessage: there is no such row.
-        NotActionable: it is in no person's hands.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        NotActionable: it is not escalated.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong.
     """
     name = by or login_name()
     done = perform(

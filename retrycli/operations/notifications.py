@@ -1,7 +1,6 @@
-"""Tells people of passes: notifications of what has changed, and a dead-man switch that passes are made.
+"""Notify operators of changes, and ping a dead-man switch for each pass.
 
-Nothing here can fail a pass: what goes wrong is warned of in the log, once when it begins and then every
-``notify.remind_hours``.
+Nothing here can fail a pass. A failure is a warning in the log, when it begins and then every ``notify.remind_hours``.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from retrycli.store.views import Views
 from retrycli.views.log_lines import logger
 
 NAMED = 200
-"""Of so many new escalations the tickets are looked up."""
+"""The maximum number of new escalations whose tickets are looked up."""
 LONGEST_TELLING = timedelta(minutes=2)
-"""A target has 30 seconds to take a notification; a pass that died while it told people tells nothing any more."""
+"""A target has 30 seconds to accept a notification. A pass that died while notifying has stopped by then."""
 PING = "ping"
-"""The dead-man switch among the targets."""
+"""The name of the dead-man switch among the targets."""
 
 
 # -- notifications --------------------------------------------------------------------------------------------
@@ -49,7 +48,7 @@ PING = "ping"
 def notify(
     settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
 ) -> None:
-    """Send each target what it does not know yet, as one notification. It never raises."""
+    """Send each target what it does not know yet, as one notification. Never raise."""
     try:
         _Round(settings, database, summary, now, expiring).make()
     except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
@@ -58,7 +57,7 @@ def notify(
 
 
 class _Round:
-    """One pass's notifications."""
+    """The notifications of one pass."""
 
     def __init__(
         self, settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
@@ -73,7 +72,7 @@ class _Round:
         self._here = self._situation(Ledger(database), summary)
 
     def make(self) -> None:
-        """Tell what there is to tell; where another host's pass is at it, the next pass tells what is left."""
+        """Notify each target, unless another host's pass is notifying: then the next pass does."""
         if not self._targets.begin_telling(self._now, self._now + LONGEST_TELLING):
             return
         try:
@@ -82,7 +81,7 @@ class _Round:
             self._targets.end_telling()
 
     def _tell(self) -> None:
-        """Find out what each target is to be told, send it, and remember what was heard."""
+        """Find what each target must be told, send it, and remember what was received."""
         urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
         known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
@@ -103,14 +102,14 @@ class _Round:
         return first
 
     def _send(self, items: Mapping[str, Sequence[Item]]) -> Mapping[str, str | None]:
-        """What came of each target's notification."""
+        """Send each target's notification; return why it failed, or None, by target."""
         if not items:
             return {}
         around = self._context()
         return adapter.send({url: worded(told, around) for url, told in items.items()})
 
     def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
-        """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
+        """Log when a target becomes unreachable or reachable again; return the memory with that."""
         at = self._here.at
         turn, told = notices.follow(Incident(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
@@ -166,7 +165,7 @@ class _Round:
         return NoticeContext(host, where, self._now, counts["waiting"], counts["escalated"])
 
     def _whereabouts(self) -> str:
-        """What is down, if anything is; else any of the places there are may be meant."""
+        """Return the destinations that are down, or all that may be meant."""
         if self._open:
             return ", ".join(breaker.destination for breaker in self._open)
         places = self._destinations()
@@ -174,7 +173,7 @@ class _Round:
 
 
 def _name(url: str) -> str:
-    """A target's name in the database, which tells nobody its URL."""
+    """Return a target's name in the database, which does not reveal its URL."""
     return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -188,13 +187,13 @@ def watched(
     listen: Callable[[Event], None] | None,
     now: Callable[[], datetime],
 ) -> PassSummary:
-    """Make a pass, and tell the dead-man switch when it begins and how it ends.
+    """Run a pass, and tell the dead-man switch when it begins and how it ends.
 
-    A skipped pass says nothing: the one that holds the lock speaks for itself, and if it hangs, its silence is the
-    alarm. A paused one has ended well: somebody wanted it so, and whatever calls us is alive.
+    A skipped pass pings nothing: the pass that holds the lock pings for itself, and if it hangs, its silence is the
+    alarm. A paused pass ends well: an operator wanted the pause, and the scheduler works.
 
     Raises:
-        whatever making the pass raises, after the switch was told of it.
+        Exception: whatever the pass raises, after the switch was told.
     """
     url = settings.notify.ping_url
     pings = heartbeat.Ping(url.get_secret_value() if url else "", pass_id)
@@ -216,7 +215,7 @@ def watched(
 
 
 def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None:
-    """Warn that a ping was not heard, unless that was said a short while ago."""
+    """Warn that a ping failed, unless the log said so recently."""
     if failure is None:
         return
     remind = settings.notify.remind
@@ -235,7 +234,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
 
 @dataclass(frozen=True, slots=True)
 class TargetTest:
-    """What came of a test."""
+    """The result of a test notification."""
 
     target: str
     """The number of a URL, or ``ping``."""

@@ -26,28 +26,30 @@ DESTINATION_FAULTS = frozenset(
         OutcomeKind.UNAUTHORIZED,
     }
 )
-"""Outcomes that say more of the ticketing API than of the message."""
+"""Outcomes that say more about the ticketing API than about the message."""
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
-    """Try one message now, whatever its wait, also an escalated one.
+    """Attempt one message now, whatever its wait, even if it is escalated.
 
-    It takes none of the message's tries: if it is not delivered, the message stays where it was.
+    It uses up no retry: if it is not delivered, the message stays where it was.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         message_id: the message's id in the application's table.
-        by: who asks for it, for the history; by default the login name.
+        by: the operator, for the history; by default the login name.
         runtime: clock and randomness.
 
     Returns:
-        What came of the attempt.
+        The outcome of the attempt.
 
     Raises:
         NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent just now.
+        NotActionable: it is not failed, or is being sent.
         InvalidMessage: its data can't be turned into a request.
-        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop.
     """
     with ready_to_send(settings, runtime) as (deps, rules, _):
         return asyncio.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=by or login_name()))
@@ -61,20 +63,22 @@ def retry_all(
     give_up_after: int | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """Try messages now, one after the other, as `retrycli.retry` tries one.
+    """Attempt messages now, one after the other, as `retry` attempts one.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         ids: the messages.
-        by: who asks for it, for the history; by default the login name.
-        give_up_after: leave the rest after so many failures in a row that say that the ticketing API is down.
-        runtime: clock and randomness, and whether to stop early.
+        by: the operator, for the history; by default the login name.
+        give_up_after: stop after this many consecutive failures that say that the ticketing API is down.
+        runtime: clock, randomness, and a request to stop early.
 
     Returns:
-        What came of each, ``tried``; ``done`` were delivered.
+        The attempts in ``tried``; ``done`` counts the delivered ones.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop.
     """
     wanted = once(ids)
     with ready_to_send(settings, runtime) as (deps, rules, _):
@@ -87,7 +91,7 @@ def retry_all(
 async def _try(
     deps: Dependencies, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
 ) -> tuple[list[ManualAttempt], str | None]:
-    """Attempts by hand over one connection and with one log-in, and why they ended early."""
+    """Attempt messages over one connection and with one log-in; return the attempts, and why they ended early."""
     tried: list[ManualAttempt] = []
     in_a_row = 0
     async with deps.open_gateway() as gateway:

@@ -1,4 +1,4 @@
-"""A ticketing API on loopback to try things out with: it takes what the generic preset sends, from anybody."""
+"""Serve a ticketing API on loopback for tests: it accepts what the generic preset sends, from anybody."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ KEPT = 10_000  # messages; the oldest goes first
 LARGEST_BODY = 1024 * 1024
 HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
-"""A throttling sandbox takes so many deliveries in any such time, and answers the others with 429."""
+"""A throttling sandbox accepts 10 deliveries per window, and answers the others with 429."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How it misbehaves: ``fail`` (a share, 0 to 1) and ``throttle`` at deliveries, the rest at any request."""
+    """Configured faults: ``fail`` (a share, 0 to 1) and ``throttle`` of deliveries, the rest of any request."""
 
     fail: float = 0.0
     latency: timedelta = timedelta(0)
@@ -38,7 +38,7 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request and how it was answered, for whoever watches."""
+    """One request and its response status, for a listener."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that was taken. ``kind`` is message or note; ``times`` is how often it came under its key."""
+    """An accepted message. ``kind`` is message or note; ``times`` counts deliveries under its key."""
 
     id: int
     key: str | None
@@ -72,14 +72,14 @@ _PASSING = (
     _no(500, "The sandbox plays a crash"),
 )
 FAILURES = (*_PASSING, *_PASSING, _no(422, "The sandbox plays a recipient that does not exist"), *_PASSING)
-"""The failures in their order, over and over. One in ten is final: most messages are retried, and a few are
-escalated. It is the seventh, so that a short demo gets to it."""
+"""The failures in order, repeated for ever. One in ten is final: most messages are retried, a few are escalated. It is
+the seventh, so that a short demo gets to it."""
 _ABOUT = "retrycli's sandbox: a ticketing API to try things out with, which delivers nothing to anybody"
 _REQUESTS = ["POST /tickets/ID/messages", "POST /tickets/ID/notes", "POST /auth/login", "GET /received"]
 
 
 def share(text: str) -> float:
-    """Read a share such as ``30%`` or ``0.3``; the text of a ValueError says how to write one."""
+    """Parse a share such as ``30%`` or ``0.3``; the text of a ValueError says how to write one."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%?)", text.strip())
     value = float(found[1]) / (100 if found[2] else 1) if found else None
     if value is None or value > 1:
@@ -91,12 +91,12 @@ class Sandbox(ThreadingTCPServer):
     """The server. It holds its port from the start (OSError: it can't), and answers in its ``with`` block.
 
     Args:
-        behaviour: how it misbehaves; ``sandbox.behaviour`` may be set anew while it runs.
+        behaviour: the faults; ``sandbox.behaviour`` may be changed while it runs.
         rng: decides which deliveries fail.
-        port: 0 takes any that is free.
-        listener: told of each request before it is answered, one at a time, in the server's threads.
+        port: 0 takes any free one.
+        listener: called for each request before it is answered, one at a time, in the server's threads.
         clock: the time, aware.
-        sleep: waits so many seconds.
+        sleep: waits for some seconds.
     """
 
     allow_reuse_address = True
@@ -136,22 +136,22 @@ class Sandbox(ThreadingTCPServer):
         self.server_close()
 
     def wait(self) -> None:
-        """Stand by while it answers, until a signal's handler raises (as Ctrl-C does)."""
+        """Wait while it answers, until a signal's handler raises (as Ctrl-C does)."""
         self._thread.join()
 
     @property
     def url(self) -> str:
-        """Where it listens: a ``gateway.base_url``."""
+        """Return its ``gateway.base_url``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def received(self) -> tuple[Received, ...]:
-        """What is kept, oldest first, as it stands now."""
+        """Return the kept messages, oldest first."""
         with self._lock:
             return tuple(self._kept.values())
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """What a request comes to, after the latency; a delivery that succeeds is kept."""
+        """Return the answer to a request, after the latency; a successful delivery is kept."""
         if not self._thread.is_alive():
             raise ConnectionAbortedError  # a connection that is kept open outlives the server
         if self.behaviour.latency:
@@ -173,7 +173,7 @@ class Sandbox(ThreadingTCPServer):
                 return _no(404, f"No {method} {path} here; GET / tells what there is")
 
     def tell(self, seen: Seen) -> None:
-        """Pass a request on to the listener."""
+        """Pass a request to the listener."""
         with self._listening:
             self._listener(seen)
 
@@ -242,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  the library's own names
 
     def _refusal(self) -> Answer | None:
-        """What is wrong with the host or the length of the body; such a body is not read."""
+        """Return what is wrong with the host or the length of the body. Such a body is not read."""
         # A page in a browser could reach it under a name of its own, which leads here (DNS rebinding).
         if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
             return _no(421, "Call the sandbox by 127.0.0.1 or localhost")
@@ -252,4 +252,4 @@ class _Handler(BaseHTTPRequestHandler):
         return _no(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
-        """The listener is told instead."""
+        """Log nothing: the listener is told instead."""

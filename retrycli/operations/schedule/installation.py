@@ -72,7 +72,7 @@ def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[Sch
     """Return the changes by place that remove everything that `install` wrote for these settings.
 
     Raises:
-        ConfigurationError: one end of retrycli's block is missing.
+        ConfigurationError: the end of retrycli's block in a crontab is missing.
     """
     found = {place: _removal(place, config, host) for place in places}
     return {place: changes for place, changes in found.items() if changes}
