@@ -1,6 +1,6 @@
-"""A notification's words: what came of messages, in figures and causes, and never a word of a message.
+"""Write a notification's text: results in figures and causes, and no word of a message.
 
-Ticket ids and error texts are other people's; they are shown so that no channel reads anything into them.
+Ticket ids and error texts come from others; they are escaped so that no channel interprets them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, 
 from retrycli.domain.sanitize import inert
 
 CAUSES = 10
-"""So many causes are told of, the most frequent first."""
+"""The maximum number of causes shown, the most frequent first."""
 TICKETS = TYPES = 5
-"""How many tickets and message types are named for each."""
+"""The maximum number of tickets, and of message types, shown for a cause."""
 GAPS = 3
-"""How many times without a pass are told of one by one, the last ones."""
+"""The maximum number of gaps without a pass shown one by one, the last ones."""
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
 LONGEST_SAME = 320
-"""A base URL of 255 characters, and what it answers."""
+"""Room for a base URL of 255 characters and its response."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeContext:
-    """What a person wants to know besides."""
+    """The context of a notification."""
 
     host: str
-    """Where this pass was made."""
+    """The host of this pass."""
     destination: str
-    """The ticketing API that it is about, or may be."""
+    """The ticketing API in question, or those that may be."""
     at: datetime
     waiting: int
     escalated: int
@@ -48,11 +48,11 @@ class Notice:
     title: str
     body: str
     good: bool
-    """Whether it has nothing but good news."""
+    """It holds good news only."""
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
-    """What there is to tell, as one notification."""
+    """Return the items as one notification."""
     gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
     items = [item for item in items if item not in earlier]
@@ -65,7 +65,7 @@ def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
 
 
 def trial(host: str) -> Notice:
-    """What ``notify test`` sends."""
+    """Return the notification that ``notify test`` sends."""
     return Notice(
         f"retrycli on {inert(host, LONGEST_NAME)}: a test",
         "Nothing is wrong: somebody has tried out whether retrycli's notifications arrive here.\nThey do.",

@@ -99,7 +99,7 @@ class _Foreseen:
         self._here = found.replaced.keys()
         self.replaced.update(self._here)
         self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
-        return Retired(0, found.changed)  # what has gone is no longer failed, and so not shown
+        return Retired(0, found.changed)  # retired messages are not failed, and so not shown
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
@@ -201,7 +201,7 @@ def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
     ages = any(policy.expires_after is not None for policy in policies.values())
-    # Without an age to look at, only those need to be read that may have had all their tries: nearly always none.
+    # Without an age limit, only messages that may have used up their tries need to be read: nearly always none.
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id

@@ -106,7 +106,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
         if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
     if expired and not count:
-        return None  # the passes that come will tell of these
+        return None  # the next passes report these
     return Expiring(count, first, until, obstacle.why, obstacle.next_step)
 
 

@@ -135,7 +135,7 @@ class _Explainer:
         self._why_none_came = next_run.why_none_came(callers, self._now)
         self._uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         self._expires_first = False
-        # Ticks that are told by passes have their lateness in them.
+        # Ticks derived from passes include their lateness.
         self._late = LATENESS if callers else timedelta(0)
         self._grid = next_run.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
@@ -143,7 +143,7 @@ class _Explainer:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.ledger.repair_clock_skew(first, self._rules.lease)
         enrolment.follow(self._deps, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
-        if self._rules.per_ticket_order:  # those of its ticket that go first may be as new
+        if self._rules.per_ticket_order:  # earlier messages of its ticket may be new too
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
@@ -175,8 +175,6 @@ class _Explainer:
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
         return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=self._grid[number])
-
-    # -- the next attempt -------------------------------------------------------------------------------------
 
     def _next_attempt(self, message_id: int, found: MessageDetails) -> datetime | None:
         grid = self._grid
@@ -234,7 +232,7 @@ class _Explainer:
         while True:
             by = self._rules.due_by(grid[tick])
             due, looked_to = due + self._views.count_ahead(message_id, by, after=looked_to), by
-            if tick >= opens:  # its own time has come, so nobody comes in between any more
+            if tick >= opens:  # it is due, so no other message gets in before it
                 return opens + (due - gone) // most
             full = min(max((due - gone) // most, 1), opens - tick)
             tick, gone = tick + full, min(due, gone + full * most)

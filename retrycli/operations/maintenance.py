@@ -93,7 +93,7 @@ def make_tables(settings: Settings) -> str:
 def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     """Upgrade retrycli's own tables to this program's version; return the versions before and after."""
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
@@ -110,7 +110,7 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
     """
     with ExitStack() as held:
         database = held.enter_context(closing(Database(settings.database.url, settings.database.table)))
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         found = database.revision()
         if found != schema.HEAD:
             raise ConfigurationError(
@@ -132,7 +132,7 @@ def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None
         ConfigurationError: a setting or the application's table is wrong.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         database.ensure_version(upgrade=settings.database.auto_upgrade)
         yield selection.compare(database), partial(selection.accept, database)
 
@@ -146,7 +146,7 @@ def failed_index(settings: Settings) -> Iterator[FailedIndex]:
         ConfigurationError: a setting or the application's table is wrong.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         yield FailedIndex(database)
 
 

@@ -219,7 +219,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     if failure is None:
         return
     remind = settings.notify.remind
-    turn: Turn | None = Turn.BEGAN  # each time, where it can't be remembered
+    turn: Turn | None = Turn.BEGAN  # every time, if it can't be remembered
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         targets = Targets(database)
         before = targets.memory(PING)
@@ -229,7 +229,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
         logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
 
 
-# -- trying them out ------------------------------------------------------------------------------------------
+# -- tests -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,9 +137,9 @@ def write(path: Path, text: str) -> None:
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
+            path.write_text(text, encoding="utf-8")  # a pipe or a device must not be replaced
         else:
-            atomic.replace(path, text)  # a link too: it may be somebody else's, and lead anywhere
+            atomic.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
         raise ConfigurationError(

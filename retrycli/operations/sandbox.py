@@ -19,7 +19,7 @@ from threading import Lock, Thread
 from typing import Self
 from urllib.parse import unquote
 
-KEPT = 10_000  # messages; the oldest goes first
+KEPT = 10_000  # messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
 HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
@@ -59,7 +59,7 @@ class Received:
     times: int = 1
 
 
-Answer = tuple[int, dict[str, object]]  # a status, and the JSON to go with it
+Answer = tuple[int, dict[str, object]]  # status and JSON
 
 
 def _no(status: int, text: str) -> Answer:
@@ -96,7 +96,7 @@ class Sandbox(ThreadingTCPServer):
         port: 0 takes any free one.
         listener: called for each request before it is answered, one at a time, in the server's threads.
         clock: the time, aware.
-        sleep: waits for some seconds.
+        sleep: waits, in seconds.
     """
 
     allow_reuse_address = True
@@ -119,10 +119,10 @@ class Sandbox(ThreadingTCPServer):
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)
-        self._kept = OrderedDict[str | int, Received]()  # by key; by id where there is none
+        self._kept = OrderedDict[str | int, Received]()  # by key; by id if there is none
         self._ids = count(1)
         self._lock = Lock()
-        self._listening = Lock()  # one of its own, so that a listener may look at what was received
+        self._listening = Lock()  # a separate lock, so that a listener may read `received`
         self._thread = Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -153,7 +153,7 @@ class Sandbox(ThreadingTCPServer):
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         """Return the answer to a request, after the latency; a successful delivery is kept."""
         if not self._thread.is_alive():
-            raise ConnectionAbortedError  # a connection that is kept open outlives the server
+            raise ConnectionAbortedError  # an open connection outlives the server
         if self.behaviour.latency:
             self._sleep(self.behaviour.latency.total_seconds())
         if self.behaviour.down:
@@ -210,13 +210,13 @@ def _json_object(body: bytes) -> dict[str, object] | None:
 class _Handler(BaseHTTPRequestHandler):
     server: Sandbox
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.1"  # or a request that can't be read would be answered without headers
-    disable_nagle_algorithm = True  # or the second of two small writes waits for the client's leave
+    default_request_version = "HTTP/1.1"  # otherwise an unreadable request is answered without headers
+    disable_nagle_algorithm = True  # otherwise the second of two small writes waits for the client's ACK
     error_content_type = "application/json"
     error_message_format = '{"succeeded": false, "messages": ["%(explain)s"]}'
 
     def handle(self) -> None:
-        with suppress(ConnectionError):  # a client that goes away is no fault of ours
+        with suppress(ConnectionError):  # the client may disconnect
             super().handle()
 
     def _respond(self) -> None:
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(text)
-        if refusal:  # a socket that is closed with bytes unread is reset, and the client might miss the answer
+        if refusal:  # closing a socket with unread bytes resets it, and the client may miss the answer
             self.connection.settimeout(2)
             while self.rfile.read(LARGEST_BODY):
                 pass
@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refusal(self) -> Answer | None:
         """Return what is wrong with the host or the length of the body. Such a body is not read."""
-        # A page in a browser could reach it under a name of its own, which leads here (DNS rebinding).
+        # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
         if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
             return _no(421, "Call the sandbox by 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")

@@ -206,7 +206,7 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
     ]
     if not gone or PassLock(lock_path(settings)).holder() is not None:
         return frozenset()
-    # One that has just ended recorded it after the passes were read, and before its process ended.
+    # A pass that has just ended recorded it after the passes were read, and before its process ended.
     open_still = {record.pass_id for record in ledger.last_passes(len(passes)) if record.result is None}
     return frozenset(record.pass_id for record in gone if record.pass_id in open_still)
 

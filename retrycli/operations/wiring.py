@@ -67,7 +67,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
             version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        check_ids(database)  # looked at first, so that somebody else's database gets no tables of ours
+        check_ids(database)  # first, so that a stranger's database gets no tables of retrycli's
         database.ensure_tables(upgrade=settings.database.auto_upgrade)
         yield database
 
@@ -198,7 +198,7 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
         return state / f"{name}.lock"
     home = home or _home()
     own = home / OWN_STATE
-    # It is made with the lock. Until then the first folder above that exists counts.
+    # It is made with the lock. Until then the nearest existing folder above it counts.
     nearest = next(folder for folder in (own, *own.parents) if os.access(folder, os.F_OK))
     if nearest.is_relative_to(home) and _is_writable(nearest):
         return own / f"{name}.lock"
@@ -241,7 +241,7 @@ def make_dependencies(
         from retrycli.gateway.router import router_of
         from retrycli.store.write_check import check_writable
 
-        # Or what came of a message could not be written down, and it would go out again.
+        # Otherwise an outcome could not be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
         columns = database.messages.c.keys()
         chosen = router_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)

@@ -1,4 +1,4 @@
-"""Values as text: times, counts, curves, cells of a table, JSON."""
+"""Format values as text: times, counts, charts, cells of a table, JSON."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ STEPS = " ▁▂▃▄▅▆▇█"
 ENDS = "▏▎▍▌▋▊▉█"
 
 BAR = 24
-"""How many characters the longest bar has."""
+"""The length of the longest bar, in characters."""
 
 
 def local_time(time: datetime) -> str:
-    """A time for a person: local, with its offset."""
+    """Return a time for a person: local, with its offset."""
     return _in_zone(None, time).isoformat(sep=" ", timespec="minutes")
 
 
 def utc_time(time: datetime | None) -> str | None:
-    """A time for a program: RFC 3339 in UTC, to the second."""
+    """Return a time for a program: RFC 3339 in UTC, to the second."""
     return None if time is None else _in_zone(UTC, time).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
-    """A time in a zone, by default the machine's. A naive one is UTC.
+    """Return a time in a zone, by default the machine's. A naive time is UTC.
 
-    At an end of the calendar it stays as it is, and where the machine's zone is a day or more away, as ``TZ=UTC-24``.
+    A time at an end of the calendar is returned unchanged, as is any time if the machine's zone is a day or more away,
+    such as ``TZ=UTC-24``.
     """
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
     try:
@@ -44,19 +45,19 @@ def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
 
 
 def curve(numbers: Sequence[int]) -> str:
-    """Numbers in turn as a curve of one character each; nothing at all is a blank."""
+    """Return a chart of numbers, one character each; 0 is a blank."""
     most = max(numbers, default=0)
     return "".join(STEPS[-(-number * (len(STEPS) - 1) // most)] if number else " " for number in numbers)
 
 
 def bar(part: int, most: int) -> str:
-    """A number as a bar, the highest of its like as a full one; no number but 0 is without one."""
+    """Return a number as a bar, relative to the highest number. Every number but 0 has a bar."""
     eighths = -(-part * BAR * len(ENDS) // most)
     return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
 
 
 def ago(time: datetime, now: datetime) -> str:
-    """How long ago a time was, in the one unit that fits."""
+    """Return how long ago a time was, in one unit."""
     seconds = max((now - time).total_seconds(), 0)
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
@@ -65,7 +66,7 @@ def ago(time: datetime, now: datetime) -> str:
 
 
 def ahead(time: datetime, now: datetime) -> str:
-    """How far off a time is, in the one unit that fits."""
+    """Return how far ahead a time is, in one unit."""
     seconds = (time - now).total_seconds()
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
@@ -74,12 +75,12 @@ def ahead(time: datetime, now: datetime) -> str:
 
 
 def count(number: int, thing: str, things: str | None = None) -> str:
-    """A number with its noun, whose plural may be an unusual one."""
+    """Return a number with its noun; ``things`` is an irregular plural."""
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def length(time: timedelta) -> str:
-    """A length of time, as `retrycli.domain.duration` would read it."""
+    """Return a duration in the form that `retrycli.domain.duration` parses."""
     seconds = time.total_seconds()
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= size and seconds % size == 0:
@@ -122,7 +123,7 @@ def as_json(value: object) -> str:
 
 
 def _with_finite_numbers(value: object) -> object:
-    """NaN and Infinity, which databases hold, are no JSON (RFC 8259, section 6): they become texts."""
+    """Replace NaN and Infinity, which databases hold, by strings: JSON has no such numbers (RFC 8259, section 6)."""
     match value:
         case dict():
             return {name: _with_finite_numbers(item) for name, item in value.items()}

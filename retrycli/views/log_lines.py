@@ -1,4 +1,4 @@
-"""A pass's events as log lines, in the words that operators search for. No line holds a word of a message."""
+"""Write a pass's events as log lines, in the words that operators search for. No line holds a word of a message."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ logger = logging.getLogger("retrycli")
 
 
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
-"""How many escalated messages of one cause are warned of one by one, and how many in all. Each has two lines."""
+"""The maximum numbers of escalated messages with a warning: of one cause, and in all. Each has two lines."""
 LONGEST_PROBLEM = 100
-"""How many characters the line that counts a cause's messages has of what is wrong with their rows."""
+"""The maximum length of a row's problem in the line that counts a cause's messages."""
 COUNTED_CAUSES = 30
-"""How many causes have a line that counts their messages, the most frequent first."""
+"""The maximum number of causes with a line that counts their messages, the most frequent first."""
 
 
 def log_event(event: Event) -> None:
@@ -51,7 +51,7 @@ def log_event(event: Event) -> None:
 
 
 class EventLog:
-    """Write events to the log, and warn of a few escalated messages of each cause only.
+    """Write events to the log, and warn of only a few escalated messages of each cause.
 
     cron mails each warning, and an outage of the application can escalate thousands of messages at once. The lines of
     the others have the level INFO. `close` warns how many messages each cause has escalated.
@@ -80,7 +80,7 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """Warn how many messages were escalated, for each cause of which not all were warned of one by one."""
+        """Warn how many messages were escalated by each cause of which not all had a warning."""
         in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
@@ -93,14 +93,14 @@ class EventLog:
 
 
 def _why(event: MessageEscalated) -> str:
-    """Say why messages were escalated. An answer's text is left out: it may hold a customer's words."""
+    """Return why messages were escalated. A response's text is left out, because it may hold a customer's words."""
     status = None if event.status_code is None else f"answer {event.status_code}"
     problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
     return ": ".join(filter(None, (event.reason, problem or status)))
 
 
 def _lines(event: Event) -> list[tuple[int, str]]:
-    """Levels and texts. What a person should see even where nobody reads the log is a warning."""
+    """Return levels and texts. What an operator should see even if nobody reads the log is a warning."""
     match event:
         case PassStarted():
             return [
@@ -168,7 +168,7 @@ def _metric(event: MessageEscalated) -> str:
 
 
 def _value(given: object) -> str:
-    """Write a value as logfmt does: in quotes if it could else be taken for more than one field."""
+    """Return a value in logfmt: quoted if it could be taken for more than one field."""
     text = str(given)
     shown = printable(text)
     if '"' not in shown and not any(map(str.isspace, shown)):
@@ -192,7 +192,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     """Send retrycli's log to stderr, and to a file.
 
     Args:
-        level: the least level to show.
+        level: the lowest level shown.
         style: ``text``, or ``json`` for one object a line.
         file: also gets every line at INFO or above.
     """
@@ -208,12 +208,12 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
 
 
 def file_problem() -> str | None:
-    """Return why the log file could not be written, if so."""
+    """Return why the log file could not be written, or None."""
     return next((handler.problem for handler in logger.handlers if isinstance(handler, LogFile)), None)
 
 
 def file_failure(error: Exception) -> None:
-    """Write to the log file why a pass failed. The command prints it, or leaves it out of cron's mail."""
+    """Write to the log file why a pass failed. The command prints it, or keeps it out of cron's mail."""
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
@@ -223,7 +223,7 @@ def file_failure(error: Exception) -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is at the moment: a progress bar takes its place for a while."""
+    """Write to the current stderr, because a progress bar replaces it for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # a full disk or a closed pipe under the log must not end a pass

@@ -1,6 +1,6 @@
-"""Prometheus' text format, and the file from which node_exporter's textfile collector reads it.
+"""Write Prometheus' text format, and the file that node_exporter's textfile collector reads.
 
-A file of its own for each database: two that are read by the same collector and hold the same metric clash.
+Each database has a file of its own: two files of one collector clash if they hold the same metric.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is told to Prometheus. Times are None where there is nothing yet that they could be of."""
+    """The values for Prometheus. A time is None if there is none yet."""
 
     version: str
     tables: str
@@ -31,25 +31,25 @@ class Measured:
     first_start: datetime | None
     last_start: datetime | None
     last_success: datetime | None
-    """The end of the last pass that completed: one that was skipped, paused or stopped is none."""
+    """The end of the last completed pass. A skipped, paused or stopped pass does not count."""
     last_duration_seconds: float | None
     passes: Mapping[str, int]
-    """By result, since the tables were made."""
+    """Counts by result, since the tables were made."""
     attempts: Mapping[str, int]
-    """By outcome, since the tables were made."""
+    """Counts by outcome, since the tables were made."""
     messages: Mapping[tuple[str, str], int]
-    """By state and type."""
+    """Counts by state and type."""
     due: int
     oldest_waiting_seconds: float
     oldest_escalated_seconds: float
     oldest_unacknowledged_seconds: float
     paused: bool
     breakers: Mapping[str, bool]
-    """Whether each host is taken to be down: of several destinations there, any."""
+    """Whether each host is down: if it has several destinations, whether any of them is."""
 
 
 def text(measured: Measured) -> str:
-    """What Prometheus reads.
+    """Return the metrics in Prometheus' text format.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.
@@ -68,7 +68,7 @@ def text(measured: Measured) -> str:
 
 
 def samples(measured: Measured) -> list[dict[str, object]]:
-    """The same for other programs: each value with its name and labels.
+    """Return the metrics for other programs: each value with its name and labels.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.
@@ -128,7 +128,7 @@ Values = Mapping[str, float] | Mapping[tuple[str, str], float]
 
 
 def _gauge(name: str, about: str, values: Values | float | None, *labels: str) -> Metric:
-    """A metric that goes up and down: one value, one by label, or none yet."""
+    """Return a metric that goes up and down: one value, one by label, or none yet."""
     from prometheus_client.metrics_core import GaugeMetricFamily
 
     family = GaugeMetricFamily(name, about, labels=labels)
@@ -141,7 +141,7 @@ def _gauge(name: str, about: str, values: Values | float | None, *labels: str) -
 
 
 def _counter(name: str, about: str, values: Mapping[str, int], label: str) -> Metric:
-    """A metric that only goes up; the format adds ``_total`` to its name."""
+    """Return a metric that only goes up; the format adds ``_total`` to its name."""
     from prometheus_client.metrics_core import CounterMetricFamily
 
     family = CounterMetricFamily(name, about, labels=(label,))
@@ -155,10 +155,10 @@ def _at(time: datetime | None) -> float | None:
 
 
 def write(path: Path, content: str) -> None:
-    """Put a file in place of the one before: whoever reads it sees the one or the other, and never a part.
+    """Replace a file atomically, so that no reader sees a part of one.
 
     Raises:
-        ConfigurationError: it can't be written there.
+        ConfigurationError: it can't be written.
     """
     try:
         atomic.replace(path, content)

@@ -1,6 +1,6 @@
-"""Results as text: tables and local time on a terminal; tab-separated, in UTC and uncut when piped; or one JSON object.
+"""Print results: tables and local time on a terminal; tab-separated, in UTC and uncut if piped; or one JSON object.
 
-What comes from a message or an answer is data here: control characters are shown escaped, and nothing in it is markup.
+Text of a message or a response is data: control characters are escaped, and nothing in it is markup.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ GAP = 2
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
 TEXT_ROOM = 30
-"""How narrow a column of text may get before it has lines of its own."""
+"""The minimum width of a text column; below it, texts get lines of their own."""
 AT_ONCE = 100
-"""So many pieces of a list are put into JSON together."""
+"""The number of list items serialized together."""
 INDENT = (0, 0, 0, 4)
 
 Cell = str | int | float | bool | datetime | None
@@ -44,16 +44,15 @@ Row = Sequence[Cell]
 
 
 def on_terminal() -> bool:
-    """Whether a person is looking at stdout."""
+    """Return whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def show_json(values: Mapping[str, object]) -> None:
-    """Print one object, with the version of its fields in front; what comes one by one is printed as it comes.
+    """Print one object, with its schema version first. An iterator's items are printed as they come.
 
-    A value that is a function is called when its turn has come: it may tell of what came before.
-
-    In ASCII, so that no locale can spoil it and no control character of any kind reaches a terminal.
+    A callable value is called in its turn, so that it may depend on earlier values. The output is ASCII, so that no
+    locale can spoil it and no control character reaches a terminal.
     """
     for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
         print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
@@ -80,10 +79,10 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
     """Print rows, if any: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is cut.
 
     Args:
-        headers: the columns' names, for the terminal, or if they are wanted.
+        headers: the columns' names, for the terminal, or with ``named``.
         rows: the values of each row. Off a terminal they are printed as they come.
-        texts: so many of the last columns may be of any length. Where the terminal has too little room for them,
-            they stand under their row.
+        texts: the number of last columns of any length. If the terminal is too narrow for them, they go under their
+            row.
         named: print the names off a terminal too.
     """
     from retrycli.views import formatting
@@ -110,7 +109,7 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
 
 
 def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table as such; what is too wide is folded, but for the first column, by which a row is known."""
+    """Print a table. Wide cells are folded, except in the first column, which identifies a row."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -126,7 +125,7 @@ def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Se
 def _show_stacked(
     screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
 ) -> None:
-    """Each row's texts, which are those beyond the given widths, on lines of their own under the other values."""
+    """Print each row's texts, the columns beyond the given widths, on lines of their own under the other values."""
     from rich.cells import set_cell_size
     from rich.padding import Padding
     from rich.text import Text
@@ -144,7 +143,7 @@ def _show_stacked(
 
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
-    """Print names and values, one a line. On a terminal a long value continues under its beginning."""
+    """Print names and values, one a line. On a terminal a long value is folded under its start."""
     from retrycli.views import formatting
 
     if not on_terminal():
@@ -159,8 +158,8 @@ def show_facts(facts: Mapping[str, Cell]) -> None:
 def show_findings(findings: Sequence[tuple[str, str, str, str | None]]) -> None:
     """Print findings for a person: mark, name and text, and the remedy beneath.
 
-    A remedy's commands, which stand in backticks, can be pasted: each has a line of its own, which nothing breaks,
-    unless all of the remedy fits on one.
+    A remedy's commands, which are in backticks, can be pasted: each has an unbroken line of its own, unless the whole
+    remedy fits on one line.
     """
     mark_width, name_width = max(len(mark) for mark, *_ in findings), max(len(name) for _, name, *_ in findings)
     indent = mark_width + name_width + 2 * GAP
@@ -188,11 +187,10 @@ def _steps(remedy: str, indent: int) -> Iterator[str]:
 
 
 def _folded(text: str, indent: int) -> str:
-    """Break a text between words, so that it fits on the screen beside what stands left of it."""
+    """Break a text between words, so that it fits on the screen beside an indent."""
     room = get_terminal_size().columns - indent
-    if (
-        " " not in text or len(text) <= room // 2 or room < TEXT_ROOM
-    ):  # half of it, because a character may be two columns wide
+    # Half of the room, because a character may be two columns wide.
+    if " " not in text or len(text) <= room // 2 or room < TEXT_ROOM:
         return text
     from rich.console import Console
     from rich.text import Text
@@ -202,18 +200,18 @@ def _folded(text: str, indent: int) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line of our own words for a person; nothing where the output is piped."""
+    """Print a line of retrycli's own words for a person; nothing if the output is piped."""
     if on_terminal():
         print(suggested.own(text))  # noqa: T201
 
 
 def show_text(text: str) -> None:
-    """Print somebody else's text of several lines, its line breaks kept and all other control characters escaped."""
+    """Print another's text of several lines. Line breaks are kept, all other control characters escaped."""
     print("\n".join(printable(line) for line in text.splitlines()))  # noqa: T201
 
 
 def show_difference(lines: Iterable[str]) -> None:
-    """Print a unified diff for a person; nothing where the output is piped, for it quotes a message."""
+    """Print a unified diff for a person; nothing if the output is piped, because it quotes a message."""
     if not on_terminal():
         return
     from rich.console import Console
@@ -232,7 +230,7 @@ def complain(text: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[Event], None]]:
-    """A progress bar on stderr that follows a pass's events; nothing where no person is looking."""
+    """Show a progress bar on stderr that follows a pass's events; nothing off a terminal."""
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda _: None
         return
@@ -246,7 +244,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
         def follow(event: Event) -> None:
             match event:
                 case PassStarted(due=due):
-                    # What was escalated on its way into the queue was not due.
+                    # Messages escalated at enrolment were not due.
                     bar.update(task, total=due, completed=0)
                 case MessageDelivered() | MessageRescheduled() | MessageReleased() | MessageEscalated():
                     bar.advance(task)
@@ -258,10 +256,10 @@ def progress() -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def tally(first: str) -> Iterator[Callable[[str, int], None]]:
-    """A line on stderr that tells how many rows of something are done; nothing where no person is looking.
+    """Show a line on stderr with the number of rows done; nothing off a terminal.
 
     Args:
-        first: what the line says until then.
+        first: the line's text until then.
     """
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda *_: None
@@ -275,7 +273,7 @@ def tally(first: str) -> Iterator[Callable[[str, int], None]]:
 
 
 def time_in_words(time: datetime) -> str:
-    """A time within a sentence: for a person on a terminal, for a program elsewhere."""
+    """Return a time within a sentence: for a person on a terminal, for a program elsewhere."""
     from retrycli.views import formatting
 
     return formatting.local_time(time) if on_terminal() else str(formatting.utc_time(time))

@@ -38,7 +38,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
         refusal = refusals.get(gateway.destination)
         found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(context, gateway, refusal)
         for finding in found:
-            # If no message waits, no pass can find out whether it still refuses us.
+            # If no message waits, no pass can find out if it still refuses messages.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, TRY_IT) if is_old else finding
     yield from _outages(context, database)
@@ -71,7 +71,7 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     return {
         destination: f"the last refusal, at {record.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {record.detail}"
         for destination, record in ledger.refusals(passes).items()
-        if "certificate" not in str(record.detail).lower()  # a connection that is made now has verified it
+        if "certificate" not in str(record.detail).lower()  # a connection made now has verified it
     }
 
 

@@ -209,7 +209,7 @@ def lock(context: Context) -> Iterator[Finding]:
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
-    if path.parent.match(str(OWN_STATE)):  # which the first pass makes
+    if path.parent.match(str(OWN_STATE)):  # the first pass makes it
         needed = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(

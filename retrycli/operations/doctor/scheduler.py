@@ -102,7 +102,7 @@ def _one(context: Context, caller: Caller) -> Finding:
     try:
         objection = next((checked.objection for checked in verdict.check(context.loaded, context.host).callers), None)
     except ConfigurationError:
-        objection = None  # where the settings come from is another finding
+        objection = None  # the settings' source is another finding
     if objection is None and caller.running is None:
         remedy = f"look as root: {as_user('root', 'doctor', context.loaded)}"
         return warning("scheduler", f"{words}; can't see whether it is running", remedy)

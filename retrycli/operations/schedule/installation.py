@@ -44,7 +44,7 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     masters, missed = {"root", host.login, wanted.user}, dict[str, str]()
     callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in masters]
     ours = {UserCrontab(host, user).title for user in masters}
-    # The place itself is read below. Who may not use cron can still have a timer.
+    # The place itself is read below. A user who may not use cron can still have a timer.
     skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_the_unread(
         {

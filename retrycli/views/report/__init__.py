@@ -1,1 +1,1 @@
-"""The report: one page of HTML."""
+"""The HTML report."""

@@ -1,6 +1,6 @@
-"""The report's pictures as SVG. They hold shapes alone and stretch with the page; the words stand around them in HTML.
+"""Draw the report's charts as SVG. They hold shapes only and stretch with the page; their texts are in the HTML.
 
-Colours are classes, which the page's style sheet fills in for light and for dark.
+Colours are classes, which the page's style sheet defines for light and for dark.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from retrycli.domain.outage import Outage
 
 HEIGHT = 100
 BAND = 6
-"""So much is left above the columns for the outages' own mark, which no column can hide."""
+"""The room above the columns for the marks of outages, which no column can cover."""
 AIR = 0.14
-"""How much of a bar's room stays empty beside it."""
+"""The share of a bar's room that stays empty."""
 ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""What the first two digits of a round number may be."""
+"""The first two digits of a round number."""
 LEAST_SHARE = 0.4
-"""No bar that stands for anything is thinner, in hundredths of the whole."""
+"""The minimum width of a bar that is not 0, in hundredths of the whole."""
 
 Box = tuple[float, float, float, float]
 """Left, top, width, height."""
@@ -34,14 +34,14 @@ def outcomes(
     until: datetime,
     told: Sequence[str],
 ) -> str:
-    """Attempts over time: a column for each stretch, piled up by outcome, before the shade of the outages.
+    """Draw attempts over time: a column for each span, stacked by outcome, in front of shaded outages.
 
     Args:
-        bars: the attempts by outcome, by the beginning of the stretch.
-        outages: what to shade.
-        length: how long a stretch is.
-        until: the end of it all, which the last stretch may go beyond.
-        told: what appears over each column.
+        bars: the attempts by outcome, by the start of the span.
+        outages: the shaded times.
+        length: of a span.
+        until: the end of the chart, which the last span may exceed.
+        told: the tooltip of each column.
     """
     begin = next(iter(bars))
     top = scale(bars)
@@ -77,7 +77,7 @@ def outcomes(
 
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
-    """What the full height of the columns stands for: a round number, not below the highest column."""
+    """Return the value of the full height of the columns: a round number, not below the highest column."""
     highest = max((sum(counts.values()) for counts in bars.values()), default=0)
     if highest <= ROUND[0]:
         return max(highest, 1)
@@ -86,7 +86,7 @@ def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
 
 
 def share(part: int, whole: int) -> str:
-    """A level bar that is filled as far as a part is of a whole; its words stand beside it."""
+    """Draw a horizontal bar, filled to a part of a whole; its text is beside it."""
     width = max(part / whole * 100, LEAST_SHARE) if part else 0
     return _svg((0, 0, 100, 1), [_shape("room", [(0, 0, 100, 1)]), _shape("share", [(0, 0, width, 1)])])
 
@@ -100,18 +100,18 @@ MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
     "failed": ((0, 4), (6, 10)),
     "running": ((0, 2),),
 }
-"""What a pass looks like by its result, from where to where of a day's height: they differ without colour too."""
+"""The shape of a pass by its result, as start and end in the day's height. Shapes differ without colour too."""
 
 
 def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], title: str, desc: str) -> str:
-    """One day's passes in a row, with a line beneath for the time in which passes were to come.
+    """Draw one day's passes in a row, with a line beneath for the time in which passes were expected.
 
     Args:
         marks: one of `MARKS` by cell.
-        cells: how many make up a day.
-        expected: from which cell to which passes were to come.
-        title: what day it is.
-        desc: what there was, in words.
+        cells: the number of cells in a day.
+        expected: the first and the last cell in which passes were expected.
+        title: the day.
+        desc: the same in words.
     """
     boxes: dict[str, list[Box]] = {mark: [] for mark in MARKS}
     for cell, mark in sorted(marks.items()):
@@ -123,18 +123,18 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
 
 
 def sample(mark: str) -> str:
-    """One pass alone, for the legend."""
+    """Draw a single pass, for the legend."""
     return _svg((0, 0, 1, 11.2), [_shape(f"p-{mark}", [(0, top, 1, bottom - top) for top, bottom in MARKS[mark]])])
 
 
 def _shape(name: str, boxes: Iterable[Box]) -> str:
-    """Boxes of one kind as one path: a tenth of what an element for each would weigh."""
+    """Return boxes of one kind as one path, a tenth of the size of one element each."""
     drawn = "".join(f"M{_n(x)} {_n(y)}h{_n(w)}v{_n(h)}h-{_n(w)}z" for x, y, w, h in boxes if w > 0 and h > 0)
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
 def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -> str:
-    """A picture; one without a title is an ornament of the words beside it."""
+    """Return a picture. One without a title is hidden from screen readers, because the text beside it says the same."""
     head = f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>"
     told = f'role="img">{head}' if title else 'aria-hidden="true">'
     return f'<svg viewBox="{" ".join(map(_n, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
@@ -145,5 +145,5 @@ def _word(outcome: str) -> str:
 
 
 def _n(number: float) -> str:
-    """A number in as few characters as show it to a hundredth."""
+    """Return a number to a hundredth in as few characters as possible."""
     return f"{number:.2f}".rstrip("0").rstrip(".")

@@ -1,7 +1,7 @@
-"""The report: one page of HTML for a person who would rather look. Values in, text out.
+"""Render the report: one page of HTML. Values in, text out.
 
-It needs nothing but itself: no script, no font, no picture from elsewhere. What comes from a message or an answer is
-escaped by the template, and no subject, recipient or body is in it at all.
+The page needs nothing else: no script, font or picture from elsewhere. The template escapes all text of a message or a
+response; no subject, recipient or body is on the page.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from retrycli.views.report.prose import Clock
 from retrycli.views.report.timeline import Row, strip
 
 MOST_CAUSES = 12
-"""So many causes of escalations, and of failed attempts, the page shows."""
+"""The maximum number of causes shown, of escalations and of failed attempts."""
 ERROR_ROOM = 140
-"""So many characters of an error the page shows; the whole is in the text that appears over it."""
+"""The maximum length of an error on the page; its tooltip has more."""
 TEXT_ROOM = 600
-"""And that is all of any error that it holds."""
+"""The maximum length of an error in its tooltip."""
 MOST_TRIES = 10
 """Deliveries after more tries share one bar."""
 MOST_DAYS = 14
-"""So many days of passes are shown."""
+"""The maximum number of days of passes shown."""
 MOST_TICKS = 8
-"""So many times can stand under a chart."""
+"""The maximum number of times under a chart."""
 LAST_TICK = 94
-"""In hundredths of the width: further right there is no room for its words."""
+"""In hundredths of the width: further right there is no room for its text."""
 LAST_TICK_ON_A_PHONE = 82
 
 WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
@@ -53,14 +53,14 @@ class CauseRow:
     types: Mapping[str, int]
     oldest: datetime | None
     example: int
-    """A message to look at."""
+    """The id of one of the messages."""
     fingerprint: str | None
-    """How all of them are named in a command; None where they can't be."""
+    """Identifies all of them in a command; None if nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What the page is made of."""
+    """The data of the page."""
 
     figures: DeliveryStats
     state: str
@@ -68,28 +68,28 @@ class ReportData:
     messages: Mapping[str, int]
     """`Status.messages`."""
     first_pass: datetime | None
-    """When the first one began that is known."""
+    """The start of the first known pass."""
     last_pass: datetime | None
     passes: Sequence[PassMark]
-    """Those that there is room for, oldest first; see `passes_since`."""
+    """The passes that there is room for, oldest first; see `passes_since`."""
     interval: timedelta
-    """How often a pass is to come."""
+    """How often a pass should begin."""
     causes: Sequence[CauseRow]
     """The largest first."""
 
 
 def passes_since(since: datetime, until: datetime) -> datetime:
-    """From when on there is room for passes."""
+    """Return the time since when there is room for passes."""
     return max(since, until - MOST_DAYS * DAY)
 
 
 def render(report: ReportData, *, zone: tzinfo | None = None, template: str | None = None) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-        report: what it is to show.
-        zone: of its times; the machine's own unless told otherwise.
-        template: in place of the page's own.
+        report: the data.
+        zone: of its times; by default the machine's.
+        template: replaces the page's own.
 
     Raises:
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
@@ -99,7 +99,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None, template: str | No
     except ImportError:
         raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
 
-    # One offset for all of the page, which it names: a day on which clocks are changed would have an hour's gap.
+    # One offset for the whole page, which names it: a day of a clock change would have a gap of an hour.
     offset = _offset(report.figures.until, zone)
 
     def clock(time: datetime) -> datetime:
@@ -126,7 +126,9 @@ def render(report: ReportData, *, zone: tzinfo | None = None, template: str | No
 
 
 def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
-    """How far a zone is from UTC at a time; not at all where the machine's is a day or more away, as ``TZ=UTC-24``."""
+    """Return a zone's offset from UTC at a time; UTC if the machine's zone is a day or more away, such as
+    ``TZ=UTC-24``.
+    """
     try:
         return timezone(time.astimezone(zone).utcoffset() or timedelta())
     except ValueError:
@@ -138,13 +140,13 @@ def _template() -> str:
 
 
 def _cut(text: object, room: int) -> str:
-    """Somebody else's text as one line of a bearable length."""
+    """Return another's text as one line of at most ``room`` characters."""
     line = printable(str(text))
     return line if len(line) <= room else line[: room - 1] + "…"
 
 
 def _values(report: ReportData, clock: Clock) -> dict[str, object]:
-    """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
+    """Return the template's values. Charts come as markup, in which all foreign text is escaped."""
     figures = report.figures
     reason = report.passes[-1].reason if report.passes else None
     title, tone = prose.headline(report.state, figures, report.messages, report.last_pass, clock, reason=reason)
@@ -175,7 +177,7 @@ def _values(report: ReportData, clock: Clock) -> dict[str, object]:
 
 
 def _over_time(figures: DeliveryStats, clock: Clock) -> dict[str, object]:
-    """The chart of attempts, with the words around it."""
+    """Return the chart of attempts, with its texts."""
     length = bar_for(figures.until - figures.since)
     columns = bars(figures, length)
     told = [f"{prose.moment(at, clock)}: {_counts(counts)}" for at, counts in columns.items()]
@@ -196,7 +198,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, float]]:
-    """Times to stand under a chart, and how far from its left, in hundredths: midnights, or hours of a short time."""
+    """Return the times under a chart and their distance from its left, in hundredths: midnights, or hours of a short
+    span.
+    """
     short = end - begin <= 2 * DAY
     step = timedelta(hours=6) if short else DAY
     step *= max(-(-(end - begin) // (step * MOST_TICKS)), 1)
@@ -212,7 +216,7 @@ def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, floa
 
 
 def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
-    """Delivered messages by tries: what it says, how many, and a bar."""
+    """Return delivered messages by number of tries: label, count, bar."""
     few = {
         number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
     }
@@ -222,7 +226,7 @@ def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
 
 
 def _waits(figures: DeliveryStats) -> list[tuple[str, int, object]]:
-    """Delivered messages by how long they had waited."""
+    """Return delivered messages by their wait: label, count, bar."""
     counts = [0] * (len(WAITS) + 1)
     for minutes, messages in figures.waits.items():
         counts[bisect_right(WAITS, minutes)] += messages
@@ -243,7 +247,7 @@ def _ordinal(number: int) -> str:
 
 
 def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
-    """The strip of passes, with the words around it."""
+    """Return the timeline of passes, with its texts."""
     until = report.figures.until
     since = max(passes_since(report.figures.since, until), report.first_pass or until)
     found = strip(report.passes, since, until, interval=report.interval, clock=clock)
@@ -257,7 +261,7 @@ def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
 
 
 def _day(row: Row, cells: int) -> tuple[str, object, str]:
-    """One day of the strip: its name, its picture, and the same in words."""
+    """Return one day of the timeline: its name, its chart, and the same in words."""
     said = _counts(row.results) + (f"; {row.missed:,} missing" if row.missed else "")
     drawn = charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
     return f"{row.day:%a} {row.day.day}", _markup(drawn), said

@@ -1,4 +1,4 @@
-"""The passes of some days, a row for each day: what came of each, and where one is missing."""
+"""Lay passes out in days, one row each: the results, and where a pass is missing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from retrycli.views.report.prose import Clock
 
 MINUTE = timedelta(minutes=1)
 CELLS = tuple(minutes * MINUTE for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
-"""How long a time one mark may stand for: a whole number of them makes a day, and fits on a phone."""
+"""The possible spans of one mark: a whole number of them makes a day, and fits on a phone."""
 MISSED_AFTER = 1.6
-"""A pass that is so many intervals late was missed; less is a scheduler's jitter."""
+"""A pass this many intervals late was missed; less is a scheduler's jitter."""
 RUNNING = "running"
 BY_WEIGHT = ("completed", RUNNING, "paused", "skipped", "stopped", "interrupted", "failed")
-"""Which of two passes a mark shows that stands for both: the later one here."""
+"""If one mark stands for two passes, it shows the later one of this list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Row:
     marks: Mapping[int, str]
     """The result that each cell shows."""
     expected: tuple[int, int]
-    """From which cell to which passes were to come."""
+    """The first and the last cell in which passes were expected."""
     results: Mapping[str, int]
-    """How many passes ended how, those beside another in one cell too."""
+    """The number of passes by result, including passes that share a cell."""
     missed: int
 
 
@@ -41,20 +41,20 @@ class Strip:
 
     rows: Sequence[Row]
     cells: int
-    """How many make up a day."""
+    """The number of cells in a day."""
     results: Mapping[str, int]
     missed: int
 
 
 def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, interval: timedelta, clock: Clock) -> Strip:
-    """Set passes out in days.
+    """Lay passes out in days.
 
     Args:
-        passes: oldest first; those outside the time, as by another host's clock, are left out.
-        since: from when on passes were to come.
+        passes: oldest first; passes outside the time, as by another host's clock, are left out.
+        since: the time from which passes were expected.
         until: the present.
-        interval: how often.
-        clock: whose days.
+        interval: how often a pass should begin.
+        clock: defines the days.
     """
     passes = [mark for mark in passes if since <= mark.started_at <= until]
     cell = next((length for length in CELLS if length >= interval), CELLS[-1])
@@ -63,7 +63,7 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
     marks: dict[date, dict[int, str]] = {day: {} for day in days}
     results: dict[date, Counter[str]] = {day: Counter() for day in days}
     ends = [*(mark.started_at for mark in passes[1:]), until]
-    for mark, end in zip(passes, ends, strict=False):  # without a pass there is one end too many
+    for mark, end in zip(passes, ends, strict=False):  # without a pass there is an extra end
         result = mark.result or RUNNING
         results[clock(mark.started_at).date()][result] += 1
         for day, number in _covered(mark.started_at, end, cell, interval, clock):
@@ -88,7 +88,7 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
 def _covered(
     begun: datetime, following: datetime, cell: timedelta, interval: timedelta, clock: Clock
 ) -> Iterator[tuple[date, int]]:
-    """The cells that a pass stands for: up to the next one's, if that came in time, so that jitter leaves no gap."""
+    """Yield the cells that a pass covers: up to the next pass, if that came in time, so that jitter leaves no gap."""
     yield _place(begun, cell, clock)
     if following - begun < MISSED_AFTER * interval:
         at = begun + cell
@@ -106,7 +106,7 @@ def _cell(local: datetime, cell: timedelta) -> int:
 
 
 def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
-    """When a pass was to begin and none did."""
+    """Yield the times at which a pass should have begun and none did."""
     for before, after in pairwise([since, *(mark.started_at for mark in passes), until]):
         if after - before >= MISSED_AFTER * interval:
             yield from (before + number * interval for number in range(1, round((after - before) / interval)))
