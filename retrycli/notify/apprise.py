@@ -78,11 +78,11 @@ def place(url: str) -> tuple[str, int] | None:
     """
     with SENDING, _silence(()):
         try:
-            target, _ = _understood(url)
+            target, _ = _parse(url)
         except ImportError:
             raise ConfigurationError(MISSING) from None
     if target is None:
-        raise ConfigurationError(f"{_not_understood(url)}; mend notify.urls")
+        raise ConfigurationError(f"{_invalid_url(url)}; mend notify.urls")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
     # A service has one address for all, and the host part of its URL is a token.
@@ -94,7 +94,7 @@ def place(url: str) -> tuple[str, int] | None:
     return (str(target.host), int(target.port or (443 if target.secure else 80))) if own else None
 
 
-def _understood(url: str) -> tuple[Any, Any]:
+def _parse(url: str) -> tuple[Any, Any]:
     """Return apprise's target for a URL, which may be None, and the options to send with."""
     import apprise
 
@@ -109,16 +109,16 @@ def _understood(url: str) -> tuple[Any, Any]:
     return apprise.Apprise.instantiate(url, asset=asset), asset
 
 
-def _not_understood(url: str) -> str:
+def _invalid_url(url: str) -> str:
     return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
 
 
 def _send(url: str, notice: Notice) -> str | None:
     import apprise
 
-    target, asset = _understood(url)
+    target, asset = _parse(url)
     if target is None:
-        return _not_understood(url)
+        return _invalid_url(url)
     kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING
     result = apprise.Apprise(target, asset=asset).notify(
         title=notice.title,
@@ -128,7 +128,7 @@ def _send(url: str, notice: Notice) -> str | None:
         interpret_escapes=False,
         log_level=logging.DEBUG,
     )
-    return None if result else _why([line.message for line in result.logs()])
+    return None if result else _reason([line.message for line in result.logs()])
 
 
 REASONS = (
@@ -142,7 +142,7 @@ REASONS = (
 """The parts of apprise's log lines that may be shown; the rest holds hosts, tokens and responses."""
 
 
-def _why(lines: Sequence[str]) -> str:
+def _reason(lines: Sequence[str]) -> str:
     """Return why a text was not accepted, as far as apprise's log says."""
     for pattern, words in REASONS:
         for line in lines:
@@ -175,7 +175,7 @@ def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
-    loggers[0].setLevel(logging.DEBUG)  # only `_why` reads them
+    loggers[0].setLevel(logging.DEBUG)  # only `_reason` reads them
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -113,7 +113,7 @@ def _headline(item: Item) -> str:
 def _paragraph(item: Item, context: NoticeContext) -> str:
     match item:
         case IncidentChange():
-            return _of_trouble(item, context)
+            return _incident_text(item, context)
         case Missed():
             return (
                 f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
@@ -121,11 +121,11 @@ def _paragraph(item: Item, context: NoticeContext) -> str:
                 + _next("`retrycli passes`; then see to cron, or whatever calls it")
             )
         case Escalated():
-            return _of_escalations(item, context)
+            return _escalations_text(item, context)
     assert_never(item)
 
 
-def _of_trouble(change: IncidentChange, context: NoticeContext) -> str:
+def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
     if change.turn is Turn.ENDED:
         lasted = f"since {_utc(change.since)}, for {_length(context.at - change.since)}"
         times = f"at {_utc(change.since)}, and took a message at {_utc(context.at)}"
@@ -163,9 +163,9 @@ def _of_trouble(change: IncidentChange, context: NoticeContext) -> str:
     }[change.topic]
 
 
-def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
+def _escalations_text(escalated: Escalated, context: NoticeContext) -> str:
     causes = sorted(escalated.causes, key=lambda group: -group.count)
-    lines = [_of_cause(group) for group in causes[:CAUSES]]
+    lines = [_cause_line(group) for group in causes[:CAUSES]]
     if (more := len(causes) - CAUSES) > 0:
         lines.append(f"and {_count(more, 'other cause')}")
     number = sum(group.count for group in causes)
@@ -173,7 +173,7 @@ def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
     return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
 
 
-def _of_cause(group: EscalationCause) -> str:
+def _cause_line(group: EscalationCause) -> str:
     types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
     tickets = ", ".join(inert(ticket, LONGEST_NAME) for ticket in group.tickets[:TICKETS])

@@ -67,10 +67,12 @@ def look_up_all(
         EventLoopRunning: this thread runs an event loop.
     """
     with ready_to_send(settings, runtime) as (deps, rules, database):
-        return asyncio.run(_ask(deps, rules, Acts(database), once(ids), by or login_name()))
+        return asyncio.run(_look_up_each(deps, rules, Acts(database), once(ids), by or login_name()))
 
 
-async def _ask(deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str) -> list[LookedUp]:
+async def _look_up_each(
+    deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str
+) -> list[LookedUp]:
     """Look up messages over one connection and with one log-in. Each answer is recorded in the history."""
     asked: list[LookedUp] = []
     async with deps.open_gateway() as gateway:

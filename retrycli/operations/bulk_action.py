@@ -82,15 +82,15 @@ def perform(
 ) -> ActionResult:
     """Apply an action to messages in batches. ``act`` gets a message's position and the start of the whole action."""
     refused: dict[int, RetrycliError] = {}
-    came_to = 0
+    reached = 0
     with open_database(settings) as database:
         acts, now = Acts(database), clock(database, runtime.now)
         at = now()
-        while came_to < len(ids) and not runtime.stop_requested():
-            batch = {message_id: act(came_to + n, at) for n, message_id in enumerate(ids[came_to : came_to + BATCH])}
+        while reached < len(ids) and not runtime.stop_requested():
+            batch = {message_id: act(reached + n, at) for n, message_id in enumerate(ids[reached : reached + BATCH])}
             messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
             rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
-            too_old = _too_old(settings, acts, messages, at)
+            too_old = _expired(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
             performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
             refused |= {message_id: not_written(kind, message_id, why) for message_id, why in performed.refused.items()}
@@ -102,12 +102,12 @@ def perform(
             }
             if performed.lost:
                 refused |= acts.why_not(kind, performed.lost, now())
-            came_to += len(batch)
-    left = len(ids) - came_to
-    return ActionResult(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
+            reached += len(batch)
+    left = len(ids) - reached
+    return ActionResult(len(ids), reached - len(refused), refused, left=left, reason="signal" if left else None)
 
 
-def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
+def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
     """Return the messages that have expired, in any status: one may be rejected, and not in the queue."""
     policies = {message.id: settings.policies[message.message_type] for message in messages}
     if not any(policy.expires_after for policy in policies.values()):

@@ -70,14 +70,14 @@ def copy(
         ConfigurationError: both are the same, one is not usable, the application's data is not in the target, the
             target is ahead of the source, or a row does not fit into it.
     """
-    old, new = _settings_at(settings, source, FROM), _settings_at(settings, target, TO)
+    old, new = _with_database(settings, source, FROM), _with_database(settings, target, TO)
     with ExitStack() as held:
-        with _spoken_of_as(source and FROM):
+        with _naming_option(source and FROM):
             here = held.enter_context(closing(Database(old.database.url, old.database.table)))
-            _check_tables(here)
-        with _spoken_of_as(target and TO):
+            _check_source(here)
+        with _naming_option(target and TO):
             there = held.enter_context(closing(Database(new.database.url, new.database.table)))
-            _check_table(there)
+            _check_target(there)
         if is_same(here, there):
             raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; name the other one")
         keep_passes_off(old, new, held)
@@ -86,12 +86,12 @@ def copy(
         there.ensure_tables(upgrade=new.database.auto_upgrade)
         check_claims(there)
         if not overwrite:
-            _check_order(here, there)
+            _check_not_ahead(here, there)
         tables = copy_tables(here, there, listen=listen)
         return Move(here.place, there.place, tables, paused=Ledger(there).pause(utc_now()) is not None)
 
 
-def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
+def _with_database(settings: Settings, url: str | None, option: str) -> Settings:
     """Return the settings with another database."""
     if url is None:
         return settings
@@ -106,7 +106,7 @@ def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
 
 
 @contextmanager
-def _spoken_of_as(option: str | None) -> Iterator[None]:
+def _naming_option(option: str | None) -> Iterator[None]:
     """Make errors name the option that replaces the setting, if one does."""
     try:
         yield
@@ -117,7 +117,7 @@ def _spoken_of_as(option: str | None) -> Iterator[None]:
         raise type(error)(text) from error
 
 
-def _check_tables(database: Database) -> None:
+def _check_source(database: Database) -> None:
     """Check that the source has retrycli's own tables. The application's may be gone, but must not be another one."""
     found = database.revision()
     if found is None:
@@ -132,7 +132,7 @@ def _check_tables(database: Database) -> None:
         selection.check(database)
 
 
-def _check_table(database: Database) -> None:
+def _check_target(database: Database) -> None:
     """Check that the target has the application's table, so that a stranger's database gets no tables of retrycli's."""
     try:
         _ = database.messages
@@ -161,7 +161,7 @@ def check_claims(database: Database) -> None:
         )
 
 
-def _check_order(here: Database, there: Database) -> None:
+def _check_not_ahead(here: Database, there: Database) -> None:
     """Check that the target is not ahead of the source. Otherwise the move is over, or source and target are
     swapped.
     """

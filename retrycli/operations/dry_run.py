@@ -31,7 +31,7 @@ MICROSECOND = timedelta.resolution
 
 
 @dataclass(slots=True)
-class _Foreseen:
+class _DryRunEnrolment:
     """An enrolment that writes nothing: it keeps in memory which ids would be due, and when."""
 
     real: Enrolment
@@ -49,17 +49,17 @@ class _Foreseen:
     """The number of new messages that have expired."""
     expired_due: int = 0
     """How many of the expired messages are due."""
-    _here: Collection[int] = ()
+    _replaced_in_range: Collection[int] = ()
     """The replaced messages of the current range."""
-    _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
+    _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
     """The new messages of the last read."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
         return self.real.plan_sweep(swept_to)
 
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
-        found = self.real.newly_failed(span, limit, replaced=self._here)
-        self._fresh = {
+        found = self.real.newly_failed(span, limit, replaced=self._replaced_in_range)
+        self._new_messages = {
             message.message_id if isinstance(message, UnusableMessage) else message.id: message for message in found
         }
         return found
@@ -73,7 +73,7 @@ class _Foreseen:
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
         """Return whether a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
-        message, due = self._fresh[settled.message_id], settled.transition.next_attempt_at
+        message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True
         policy = self.rules.policies[message.message_type]
@@ -96,8 +96,8 @@ class _Foreseen:
 
     def retire(self, span: Span) -> Retired:
         found = self.real.would_retire(span)
-        self._here = found.replaced.keys()
-        self.replaced.update(self._here)
+        self._replaced_in_range = found.replaced.keys()
+        self.replaced.update(self._replaced_in_range)
         self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
         return Retired(0, found.changed)  # retired messages are not failed, and so not shown
 
@@ -171,7 +171,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
     with dry_run_database(settings, to_read=True) as database:
         deps = make_dependencies(settings, database, runtime)
         at = deps.now()
-        foreseen = _foresee(database, deps, rules, at)
+        foreseen = _predict_queue(database, deps, rules, at)
         views = Views(database)
         ids, times = array("q"), array("q")
         spent = _spent(views, rules, at) - foreseen.replaced
@@ -189,7 +189,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
         barred = {to for to, breaker in opened.items() if Destination(breaker, rules, since=at).stop_reason is not None}
         yield Preview(
             number=len(ids),
-            messages=_messages(views, ids, times, set(foreseen.ids)),
+            messages=_still_waiting(views, ids, times, set(foreseen.ids)),
             escalated=len(spent) + foreseen.escalated,
             pause=ledger.pause(at),
             down={to: breaker for to, breaker in opened.items() if to in barred},
@@ -244,7 +244,7 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     """
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))
-    foreseen = _foresee(database, deps, rules, at)
+    foreseen = _predict_queue(database, deps, rules, at)
     found = Measures(database).counts(rules.due_by(at))
     spent = _spent(Views(database), rules, at) - foreseen.replaced
     expired = _expired(Views(database), rules, at) - foreseen.replaced
@@ -255,9 +255,9 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     }
 
 
-def _foresee(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _Foreseen:
+def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _DryRunEnrolment:
     """Find what would become due in the queue if a pass read the application's table."""
-    foreseen = _Foreseen(Enrolment(database), rules, at)
+    foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
     enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
@@ -271,7 +271,7 @@ def sum_of(settings: Settings) -> Sum:
     return Sum(pass_rules(settings).destination_of)
 
 
-def _messages(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
+def _still_waiting(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
     """Yield the messages that still wait, or would wait anew, each with its due time."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]

@@ -22,7 +22,7 @@ from retrycli.engine import enrolment
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.gates import BY_THE_START, FOR_GOOD, Gate, Gates, stays_open
+from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, Gate, Gates, stays_open
 from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
@@ -185,27 +185,27 @@ class _Explainer:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             recover(self._deps, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
             found = self._views.message(message_id)
-        opens = grid.first(number, lambda tick: self._may_pass(found, tick))
+        opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
         if opens is None:
             return None
         if (most := capacity(self._rules)) is not None:
-            opens = self._turn(found, grid, number, opens, most)
-        handed_over = [
+            opens = self._tick_of_turn(found, grid, number, opens, most)
+        closed_for_good = [
             gate for gate in self._gates.of(found, grid[opens], self._ended) if not gate.open and gate.name in FOR_GOOD
         ]
-        self._expires_first = [gate.name for gate in handed_over] == ["expiry"]
-        return None if handed_over else grid[opens]
+        self._expires_first = [gate.name for gate in closed_for_good] == ["expiry"]
+        return None if closed_for_good else grid[opens]
 
-    def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
+    def _gates_are_open(self, found: MessageDetails, tick: datetime) -> bool:
         """Return whether every gate that stays open once it is has opened by a tick."""
         gates = [
             gate
             for gate in self._gates.of(found, tick, self._ended)
-            if stays_open(gate) and gate.name not in BY_THE_START
+            if stays_open(gate) and gate.name not in COMPARED_WITH_START
         ]
-        return all(gate.open for gate in gates) and self._is_let_through(found, tick)
+        return all(gate.open for gate in gates) and self._may_send(found, tick)
 
-    def _is_let_through(self, found: MessageDetails, tick: datetime) -> bool:
+    def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
         """Return whether neither a pause nor the circuit breaker stops the pass of a tick."""
         begins = tick + self._late
         return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
@@ -221,24 +221,26 @@ class _Explainer:
         enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return self._claims.count_due(self._rules.due_by(tick)) > 1
 
-    def _turn(self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int) -> int:
+    def _tick_of_turn(
+        self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int
+    ) -> int:
         """Return the tick of a message's turn, if a pass may begin only ``most`` attempts."""
         message_id = found.row["id"]
         enrolment.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
-        begins = grid.first(number, lambda tick: self._is_let_through(found, tick))
+        begins = grid.first(number, lambda tick: self._may_send(found, tick))
         tick = opens if begins is None else begins
         due, gone = 0, 0
-        looked_to: datetime | None = None
+        counted_to: datetime | None = None
         while True:
             by = self._rules.due_by(grid[tick])
-            due, looked_to = due + self._views.count_ahead(message_id, by, after=looked_to), by
+            due, counted_to = due + self._views.count_ahead(message_id, by, after=counted_to), by
             if tick >= opens:  # it is due, so no other message gets in before it
                 return opens + (due - gone) // most
             full = min(max((due - gone) // most, 1), opens - tick)
             tick, gone = tick + full, min(due, gone + full * most)
             if gone == due:
-                tick = min(opens, grid.first(tick, partial(self._brings, message_id, looked_to)) or opens)
+                tick = min(opens, grid.first(tick, partial(self._adds_messages_ahead, message_id, counted_to)) or opens)
 
-    def _brings(self, message_id: int, looked_to: datetime, tick: datetime) -> bool:
-        """Return whether new messages become due ahead of this one between ``looked_to`` and a tick."""
-        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0
+    def _adds_messages_ahead(self, message_id: int, counted_to: datetime, tick: datetime) -> bool:
+        """Return whether new messages become due ahead of this one between ``counted_to`` and a tick."""
+        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=counted_to) > 0

@@ -31,9 +31,9 @@ WHOLE_SECONDS = timedelta(seconds=1)
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 """Gates that do not open by time alone."""
-BY_THE_START = frozenset({"pause", "breaker"})
+COMPARED_WITH_START = frozenset({"pause", "breaker"})
 """Gates whose times are compared with the start of a pass."""
-IN_TURN = frozenset({"limit", "rate"})
+QUOTAS = frozenset({"limit", "rate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class Gates:
 
 def stays_open(gate: Gate) -> bool:
     """Return whether a gate stays open once it is. Expiry closes, and messages ahead may fill a pass again."""
-    return gate.name not in FOR_GOOD | IN_TURN
+    return gate.name not in FOR_GOOD | QUOTAS
 
 
 def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:

@@ -34,13 +34,18 @@ def write_metrics(settings: Settings, database: Database, path: Path, now: datet
     """Write the metrics file. A failure is only a warning, repeated at intervals."""
     try:
         warn(
-            database, "The metrics were", "written", _write(settings, database, path, now), now, settings.notify.remind
+            database,
+            "The metrics were",
+            "written",
+            _try_to_write(settings, database, path, now),
+            now,
+            settings.notify.remind,
         )
     except DatabaseUnavailable as error:
         log_lines.logger.warning("The metrics were not written: %s", error)
 
 
-def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
+def _try_to_write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
     """Write the file; return the reason if this failed."""
     Totals(database).roll_up(now)
     try:

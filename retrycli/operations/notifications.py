@@ -34,9 +34,9 @@ from retrycli.store.queue_counts import Measures
 from retrycli.store.views import Views
 from retrycli.views.log_lines import logger
 
-NAMED = 200
+MAX_LOOKED_UP = 200
 """The maximum number of new escalations whose tickets are looked up."""
-LONGEST_TELLING = timedelta(minutes=2)
+NOTIFY_LEASE = timedelta(minutes=2)
 """A target has 30 seconds to accept a notification. A pass that died while notifying has stopped by then."""
 PING = "ping"
 """The name of the dead-man switch among the targets."""
@@ -50,13 +50,13 @@ def notify(
 ) -> None:
     """Send each target what it does not know yet, as one notification. Never raise."""
     try:
-        _Round(settings, database, summary, now, expiring).make()
+        _Notifier(settings, database, summary, now, expiring).run()
     except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
         logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
 
 
-class _Round:
+class _Notifier:
     """The notifications of one pass."""
 
     def __init__(
@@ -69,23 +69,23 @@ class _Round:
         self._database, self._targets = database, Targets(database)
         known = [Ledger(database).breaker(destination) for destination in self._destinations()]
         self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
-        self._here = self._situation(Ledger(database), summary)
+        self._current = self._situation(Ledger(database), summary)
 
-    def make(self) -> None:
+    def run(self) -> None:
         """Notify each target, unless another host's pass is notifying: then the next pass does."""
-        if not self._targets.begin_telling(self._now, self._now + LONGEST_TELLING):
+        if not self._targets.begin_telling(self._now, self._now + NOTIFY_LEASE):
             return
         try:
-            self._tell()
+            self._notify_targets()
         finally:
             self._targets.end_telling()
 
-    def _tell(self) -> None:
+    def _notify_targets(self) -> None:
         """Find what each target must be told, send it, and remember what was received."""
         urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
         known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
-        told = {url: notices.to_tell(self._here, memory, causes) for url, memory in known.items()}
+        told = {url: notices.to_tell(self._current, memory, causes) for url, memory in known.items()}
         outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
         for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
             after = heard
@@ -97,7 +97,7 @@ class _Round:
         memory = self._targets.memory(_name(url))
         if memory:
             return memory
-        first = notices.introduction(self._here.passes, self._here.at)
+        first = notices.introduction(self._current.passes, self._current.at)
         self._targets.remember(_name(url), {}, first)
         return first
 
@@ -105,12 +105,12 @@ class _Round:
         """Send each target's notification; return why it failed, or None, by target."""
         if not items:
             return {}
-        around = self._context()
-        return adapter.send({url: worded(told, around) for url, told in items.items()})
+        context = self._context()
+        return adapter.send({url: worded(told, context) for url, told in items.items()})
 
     def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
         """Log when a target becomes unreachable or reachable again; return the memory with that."""
-        at = self._here.at
+        at = self._current.at
         turn, told = notices.follow(Incident(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
@@ -144,7 +144,7 @@ class _Round:
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
         seen: Counter[str | None] = Counter()
-        for message in Views(self._database).messages(new, sort="id", limit=NAMED) if groups else ():
+        for message in Views(self._database).messages(new, sort="id", limit=MAX_LOOKED_UP) if groups else ():
             tickets.setdefault(message.fingerprint, {})[str(message.ticket_id)] = None
             seen[message.fingerprint] += 1
         return [
@@ -161,10 +161,10 @@ class _Round:
 
     def _context(self) -> NoticeContext:
         counts = Measures(self._database).counts(self._now)
-        host, where = socket.gethostname(), self._whereabouts()
+        host, where = socket.gethostname(), self._affected_destinations()
         return NoticeContext(host, where, self._now, counts["waiting"], counts["escalated"])
 
-    def _whereabouts(self) -> str:
+    def _affected_destinations(self) -> str:
         """Return the destinations that are down, or all that may be meant."""
         if self._open:
             return ", ".join(breaker.destination for breaker in self._open)

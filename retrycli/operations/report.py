@@ -87,7 +87,7 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
             database,
             "The report was",
             "renewed",
-            _problem(settings, database, path, summary, now),
+            _try_to_renew(settings, database, path, summary, now),
             now,
             settings.notify.remind,
         )
@@ -95,7 +95,9 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
         log_lines.logger.warning("The report was not renewed: %s", error)
 
 
-def _problem(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
+def _try_to_renew(
+    settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime
+) -> str | None:
     """Renew the page; return the reason if this failed."""
     state = STATES.get(summary.reason, "ok")
     try:

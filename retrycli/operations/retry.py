@@ -82,13 +82,13 @@ def retry_all(
     """
     wanted = once(ids)
     with ready_to_send(settings, runtime) as (deps, rules, _):
-        tried, reason = asyncio.run(_try(deps, rules, wanted, by or login_name(), give_up_after))
+        tried, reason = asyncio.run(_attempt_all(deps, rules, wanted, by or login_name(), give_up_after))
     done = sum(attempt.delivered for attempt in tried)
     refused = {attempt.message_id: attempt.error for attempt in tried if attempt.error is not None}
     return ActionResult(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
 
 
-async def _try(
+async def _attempt_all(
     deps: Dependencies, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
 ) -> tuple[list[ManualAttempt], str | None]:
     """Attempt messages over one connection and with one log-in; return the attempts, and why they ended early."""

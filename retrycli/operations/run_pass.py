@@ -33,7 +33,7 @@ from retrycli.views import log_lines
 if TYPE_CHECKING:
     from retrycli.engine.ports import Lock
 
-A_FEW = 20
+SHORT_LOOKBACK = 20
 """How far back a pass with nothing to send looks for the previous pass: skipped passes and those of other hosts lie
 between."""
 
@@ -123,7 +123,7 @@ class _Lock(NamedTuple):
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Report a pass to the log and to every configured receiver."""
     with _or_warn("The log does not tell what has changed"):
-        _tell_the_news(settings, Ledger(database), summary)
+        _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
         from retrycli.operations.incidents import warn
 
@@ -178,12 +178,12 @@ def _or_warn(what: str) -> Iterator[None]:
         log_lines.logger.warning("%s: %s", what, error)
 
 
-def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
+def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
     """Warn of changes since the previous pass, so that cron mails them."""
     if summary.reason == StopReason.LOCK_HELD:
         log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled
-    passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK if eventful else A_FEW)
+    passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK if eventful else SHORT_LOOKBACK)
     remind = settings.notify.remind
     if incidents.failed(passes[1:]) or incidents.news(summary.detail, incidents.as_mailed(passes), remind):
         passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK)

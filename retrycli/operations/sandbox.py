@@ -62,16 +62,16 @@ class Received:
 Answer = tuple[int, dict[str, object]]  # status and JSON
 
 
-def _no(status: int, text: str) -> Answer:
+def _failure(status: int, text: str) -> Answer:
     return status, {"succeeded": False, "messages": [text]}
 
 
 _PASSING = (
-    _no(503, "The sandbox plays overloaded"),
-    _no(200, "The sandbox plays a ticket that is locked for now"),
-    _no(500, "The sandbox plays a crash"),
+    _failure(503, "The sandbox plays overloaded"),
+    _failure(200, "The sandbox plays a ticket that is locked for now"),
+    _failure(500, "The sandbox plays a crash"),
 )
-FAILURES = (*_PASSING, *_PASSING, _no(422, "The sandbox plays a recipient that does not exist"), *_PASSING)
+FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox plays a recipient that does not exist"), *_PASSING)
 """The failures in order, repeated for ever. One in ten is final: most messages are retried, a few are escalated. It is
 the seventh, so that a short demo gets to it."""
 _ABOUT = "retrycli's sandbox: a ticketing API to try things out with, which delivers nothing to anybody"
@@ -157,7 +157,7 @@ class Sandbox(ThreadingTCPServer):
         if self.behaviour.latency:
             self._sleep(self.behaviour.latency.total_seconds())
         if self.behaviour.down:
-            return _no(503, "The sandbox plays an outage")
+            return _failure(503, "The sandbox plays an outage")
         match method, path.partition("?")[0].split("/"):
             case "GET", ["", ""]:
                 return 200, {"about": _ABOUT, "requests": _REQUESTS}
@@ -166,29 +166,29 @@ class Sandbox(ThreadingTCPServer):
             case "POST", ["", "auth", "login"]:
                 if {"username", "password"} <= (_json_object(body) or {}).keys():
                     return 200, {"access_token": "sandbox-token"}
-                return _no(400, "Send a JSON object with username and password; any will do")
+                return _failure(400, "Send a JSON object with username and password; any will do")
             case "POST", ["", "tickets", ticket, "messages" | "notes" as part] if ticket:
-                return self._trouble() or self._take(key, unquote(ticket), part.removesuffix("s"), body)
+                return self._fault() or self._accept(key, unquote(ticket), part.removesuffix("s"), body)
             case _:
-                return _no(404, f"No {method} {path} here; GET / tells what there is")
+                return _failure(404, f"No {method} {path} here; GET / tells what there is")
 
     def tell(self, seen: Seen) -> None:
         """Pass a request to the listener."""
         with self._listening:
             self._listener(seen)
 
-    def _trouble(self) -> Answer | None:
+    def _fault(self) -> Answer | None:
         with self._lock:
             if self.behaviour.throttle:
                 now = self._clock()
                 if len(self._burst) == BURST and now - self._burst[0] < BURST_WINDOW:
-                    return _no(429, "The sandbox plays a rate limit")
+                    return _failure(429, "The sandbox plays a rate limit")
                 self._burst.append(now)
             return next(self._failures) if self._rng.random() < self.behaviour.fail else None
 
-    def _take(self, key: str | None, ticket_id: str, kind: str, body: bytes) -> Answer:
+    def _accept(self, key: str | None, ticket_id: str, kind: str, body: bytes) -> Answer:
         if (content := _json_object(body)) is None:
-            return _no(400, "The body is no JSON object")
+            return _failure(400, "The body is no JSON object")
         with self._lock:
             if key is not None and key in self._kept:
                 kept = replace(self._kept[key], times=self._kept[key].times + 1)
@@ -245,11 +245,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Return what is wrong with the host or the length of the body. Such a body is not read."""
         # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
         if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
-            return _no(421, "Call the sandbox by 127.0.0.1 or localhost")
+            return _failure(421, "Call the sandbox by 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,19}", length):
-            return _no(411, "Send a Content-Length")
-        return _no(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
+            return _failure(411, "Send a Content-Length")
+        return _failure(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
         """Log nothing: the listener is told instead."""

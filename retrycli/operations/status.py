@@ -26,9 +26,9 @@ from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 from retrycli.system.pass_lock import Holder, PassLock
 
-LATELY = timedelta(days=7)
+RETIRED_AFTER = timedelta(days=7)
 """A host without a pass for this long counts as retired."""
-NEARLY = timedelta(minutes=1)
+BEFORE_TICK = timedelta(minutes=1)
 """A pass that began this much before a tick belongs to that tick."""
 
 
@@ -130,7 +130,7 @@ def _status(
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     last = passes[0] if passes else None
-    hosts = ledger.hosts(at - LATELY, upto)
+    hosts = ledger.hosts(at - RETIRED_AFTER, upto)
     pause = ledger.pause(at)
     obstacles = _obstacles(settings, database, passes, at)
     messages = dry_run.counts(settings, database, at)
@@ -186,7 +186,7 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
     """Return when the next pass begins. A pass that began shortly before its tick belongs to that tick."""
     grid = next_run.ticks_of(callers, passes, interval, at)
     number = grid.after(at)
-    nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
+    nearly = min(BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
 
 
@@ -202,7 +202,9 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
     The lock alone does not show this: for a server database, another user's lock may be another file.
     """
     gone = [
-        record for record in passes if record.result is None and record.host == gethostname() and not _runs(record.pid)
+        record
+        for record in passes
+        if record.result is None and record.host == gethostname() and not _is_running(record.pid)
     ]
     if not gone or PassLock(lock_path(settings)).holder() is not None:
         return frozenset()
@@ -235,7 +237,7 @@ def pass_runs(settings: Settings) -> bool:
     return False
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

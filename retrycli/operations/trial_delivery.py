@@ -77,7 +77,7 @@ def deliver_test(
     return asyncio.run(_deliver(settings, queued, runtime))
 
 
-async def _deliver(settings: Settings, queued: QueuedMessage, here: Runtime) -> Trial:
+async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) -> Trial:
     from retrycli.gateway.http.gateway import HttpGateway
     from retrycli.gateway.router import gateway_of
 
@@ -87,7 +87,7 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Runtime) -> 
         exchanges.append((_request(request, content), _answer(answer)))
 
     section = settings.gateway.of(queued.message.message_type)
-    async with gateway_of(section, columns=None, connections=1, now=here.now, watch=watch) as gateway:
+    async with gateway_of(section, columns=None, connections=1, now=runtime.now, watch=watch) as gateway:
         outcome = await gateway.deliver(queued)
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)

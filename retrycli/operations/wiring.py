@@ -111,7 +111,7 @@ def ready_to_send(
             too few file descriptors.
         EventLoopRunning: this thread runs an event loop.
     """
-    _refuse_a_running_loop()
+    _refuse_running_loop()
     bounded = _bounded(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
     with open_database(bounded) as database, closing(log_lines.EventLog()) as log:
@@ -135,7 +135,7 @@ def _bounded(settings: Settings) -> Settings:
     return settings.model_copy(update={"run": run})
 
 
-def _refuse_a_running_loop() -> None:
+def _refuse_running_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -64,13 +64,13 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write one event to the log."""
-        if isinstance(event, MessageEscalated) and not self._is_warned_of(event):
+        if isinstance(event, MessageEscalated) and not self._gets_warning(event):
             for _, text in _lines(event):
                 logger.info(text, extra={"event": event})
         else:
             log_event(event)
 
-    def _is_warned_of(self, event: MessageEscalated) -> bool:
+    def _gets_warning(self, event: MessageEscalated) -> bool:
         cause = event.reason, event.fingerprint
         self._escalated[cause] += 1
         self._first.setdefault(cause, event)
@@ -84,7 +84,7 @@ class EventLog:
         in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
-            why = _why(self._first[reason, fingerprint])
+            why = _cause_in_words(self._first[reason, fingerprint])
             words = "%s a person (%s); see `retrycli list-failed --fingerprint %s`"
             logger.warning(words, what, why, fingerprint)
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
@@ -92,7 +92,7 @@ class EventLog:
             logger.warning(words, f"{sum(others):,}", f"{len(others):,}")
 
 
-def _why(event: MessageEscalated) -> str:
+def _cause_in_words(event: MessageEscalated) -> str:
     """Return why messages were escalated. A response's text is left out, because it may hold a customer's words."""
     status = None if event.status_code is None else f"answer {event.status_code}"
     problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
@@ -134,7 +134,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
         case MessageEscalated():
             return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
         case MessageMovedOn() | ResultKept():
-            return [(logging.WARNING, _overtaken(event))]
+            return [(logging.WARNING, _concurrent_change(event))]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
             return [(logging.INFO, f"{text}, next try at {_utc(event.probe_at)}")]
@@ -145,7 +145,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
     assert_never(event)
 
 
-def _overtaken(event: MessageMovedOn | ResultKept) -> str:
+def _concurrent_change(event: MessageMovedOn | ResultKept) -> str:
     if isinstance(event, ResultKept):
         return f"The application holds the row of message {event.message_id}; a later pass writes the result"
     return f"Message {event.message_id} was changed by another while it was being sent"

@@ -82,45 +82,53 @@ def samples(measured: Measured) -> list[dict[str, object]]:
 
 def _families(measured: Measured) -> list[Metric]:
     try:
-        return list(_each_family(measured))
+        return list(_metrics(measured))
     except ModuleNotFoundError:
         raise ConfigurationError(f"metrics need prometheus-client: {install('metrics')}") from None
 
 
-def _each_family(it: Measured) -> Iterator[Metric]:
-    yield _gauge("retrycli_build_info", "Which retrycli wrote this.", {(it.version, it.tables): 1}, "version", "tables")
-    yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", it.retry_interval_seconds)
-    yield _gauge("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", _at(it.first_start))
+def _metrics(measured: Measured) -> Iterator[Metric]:
     yield _gauge(
-        "retrycli_last_pass_start_timestamp_seconds", "When the last pass began, a skipped one too.", _at(it.last_start)
+        "retrycli_build_info",
+        "Which retrycli wrote this.",
+        {(measured.version, measured.tables): 1},
+        "version",
+        "tables",
     )
-    yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", it.last_duration_seconds)
+    yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", measured.retry_interval_seconds)
+    yield _gauge("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", _at(measured.first_start))
+    yield _gauge(
+        "retrycli_last_pass_start_timestamp_seconds",
+        "When the last pass began, a skipped one too.",
+        _at(measured.last_start),
+    )
+    yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", measured.last_duration_seconds)
     yield _gauge(
         "retrycli_last_success_timestamp_seconds",
         "When the last completed pass ended; not there until one has.",
-        _at(it.last_success),
+        _at(measured.last_success),
     )
-    yield _counter("retrycli_passes", "Passes that have ended.", it.passes, "result")
-    yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", it.attempts, "outcome")
-    yield _gauge("retrycli_messages", "Messages in the queue.", it.messages, "state", "type")
-    yield _gauge("retrycli_due_messages", "Waiting messages that the next pass would send.", it.due)
+    yield _counter("retrycli_passes", "Passes that have ended.", measured.passes, "result")
+    yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", measured.attempts, "outcome")
+    yield _gauge("retrycli_messages", "Messages in the queue.", measured.messages, "state", "type")
+    yield _gauge("retrycli_due_messages", "Waiting messages that the next pass would send.", measured.due)
     yield _gauge(
         "retrycli_oldest_waiting_age_seconds",
         "How long ago the oldest waiting message first failed; 0 where none waits.",
-        it.oldest_waiting_seconds,
+        measured.oldest_waiting_seconds,
     )
     yield _gauge(
         "retrycli_oldest_escalated_age_seconds",
         "How long ago the oldest escalated message was escalated; 0 where none is.",
-        it.oldest_escalated_seconds,
+        measured.oldest_escalated_seconds,
     )
     yield _gauge(
         "retrycli_oldest_unacknowledged_age_seconds",
         "How long ago the oldest escalated message that nobody has acknowledged was escalated; 0 where there is none.",
-        it.oldest_unacknowledged_seconds,
+        measured.oldest_unacknowledged_seconds,
     )
-    yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(it.paused))
-    breakers = {host: float(is_open) for host, is_open in it.breakers.items()}
+    yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(measured.paused))
+    breakers = {host: float(is_open) for host, is_open in measured.breakers.items()}
     yield _gauge("retrycli_breaker_open", "Whether the ticketing API is taken to be down.", breakers, "destination")
 
 

@@ -79,7 +79,7 @@ def examine(
         remedy = "mend it; nothing that needs the settings was looked at"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
     context = Context(loaded, host or Host(run=Asker()), now)
-    return [*(finding for check in CHECKS for finding in _held(check, context)), *_in_database(context)]
+    return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]
 
 
 def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
@@ -100,7 +100,7 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
         return [failure("cron", f"retrycli does not run as cron would run it: {said}", "install it again")]
 
 
-def _held(
+def _findings(
     check: Callable[..., Iterable[Finding]], *given: object, instead: Callable[[], list[Finding]] | None = None
 ) -> list[Finding]:
     """Return a check's findings. An error becomes a finding, so that the other checks still run.
@@ -124,24 +124,26 @@ def _problem(name: str, error: Exception) -> Finding:
     return failure(name, f"it could not be looked at: {type(error).__name__}", "tell the makers of retrycli")
 
 
-def _in_database(context: Context) -> list[Finding]:
+def _database_findings(context: Context) -> list[Finding]:
     """Run the checks of the database, if it can be opened. Checks that a full disk prevents are left out."""
     is_full = this_host.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
-    except Exception as error:  # noqa: BLE001  as in `_held`
+    except Exception as error:  # noqa: BLE001  as in `_findings`
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
-        return [*_held(gateway.api, context, None), *problem, *_held(scheduler.scheduling, context, [])]
+        return [*_findings(gateway.api, context, None), *problem, *_findings(scheduler.scheduling, context, [])]
     with closing(opened):
         return [
             finding
             for check in DATABASE_CHECKS
-            for finding in _held(check, context, opened, instead=partial(_without, context, check) if is_full else None)
+            for finding in _findings(
+                check, context, opened, instead=partial(_without_database, context, check) if is_full else None
+            )
         ]
 
 
-def _without(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
+def _without_database(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
     """Return what a check finds without the database."""
     if check is gateway.api:
-        return _held(gateway.api, context, None)
-    return _held(scheduler.scheduling, context, []) if check is scheduler.calling else []
+        return _findings(gateway.api, context, None)
+    return _findings(scheduler.scheduling, context, []) if check is scheduler.calling else []

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from retrycli.gateway.http.probe import Probe
 
 
-SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
-TRY_IT = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
+CHECK_CREDENTIALS = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
+DELIVER_TEST = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
         for finding in found:
             # If no message waits, no pass can find out if it still refuses messages.
             is_old = refusal is not None and not waits and refusal in finding.found
-            yield warning(finding.name, finding.found, TRY_IT) if is_old else finding
+            yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
     yield from _outages(context, database)
 
 
@@ -91,7 +91,7 @@ def _mail_server(gateway: GatewaySettings, refusal: str | None) -> Iterator[Find
     elif found.kind is not OutcomeKind.DELIVERED:
         yield warning("smtp", f"{where} is in trouble: {said}", "see to the server; passes find out when it is back")
     elif refusal is not None and not gateway.username:
-        yield failure("smtp", f"{where} is there, but {refusal}", SEE_TO_IT)
+        yield failure("smtp", f"{where} is there, but {refusal}", CHECK_CREDENTIALS)
     else:
         yield well("smtp", f"{where} is there" + (" and takes our log-in" if gateway.username else ""))
     if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
@@ -106,7 +106,7 @@ def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | No
     from retrycli.gateway.http.probe import probe
 
     found = asyncio.run(probe(gateway, now=context.now))
-    yield _answer(gateway, found, refusal)
+    yield _probe_finding(gateway, found, refusal)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
     in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
@@ -116,7 +116,7 @@ def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | No
         )
 
 
-def _answer(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Finding:
+def _probe_finding(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Finding:
     outcome = found.outcome
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
@@ -135,7 +135,7 @@ def _answer(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Find
     if found.proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return well("api", f"{where} is there and takes our credentials")
     if refusal is not None:
-        return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", SEE_TO_IT)
+        return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", CHECK_CREDENTIALS)
     proof = "; whether it takes our credentials shows with the first message" if has_credentials(gateway) else ""
     return well("api", f"{where} is there (it answers {said} to a GET){proof}")
 

@@ -32,7 +32,7 @@ from retrycli.system.trust import (
     user_number,
 )
 
-BY_THEM = "run doctor as the user who makes the passes"
+RUN_AS_OWNER = "run doctor as the user who makes the passes"
 
 
 def settings(context: Context) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def files(context: Context) -> Iterator[Finding]:
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
-    users = _users(context)
+    users = _trusted_users(context)
     for path in sorted(_secret_files(context.loaded)):
         if filesystem.others_may_read(path):
             yield failure(
@@ -78,7 +78,7 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 
 def _weak_files(context: Context) -> Iterator[Finding]:
     """Find places where others can change what a pass relies on, each once: a folder may hold several files."""
-    users, seen = _users(context), set[Path]()
+    users, seen = _trusted_users(context), set[Path]()
     for path, is_shared in _relied_on(context):
         weakness = find_weakness(path, users)
         if weakness is None or weakness.place in seen:
@@ -103,8 +103,8 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
-        return BY_THEM if is_shared else weakness.remedy
-    return f"{weakness.remedy}, or {BY_THEM}"
+        return RUN_AS_OWNER if is_shared else weakness.remedy
+    return f"{weakness.remedy}, or {RUN_AS_OWNER}"
 
 
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
@@ -124,7 +124,7 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     yield from ((file, True) for file in (context.database_file, lock_path(context.settings)) if file is not None)
 
 
-def _users(context: Context) -> frozenset[int]:
+def _trusted_users(context: Context) -> frozenset[int]:
     """Return who may write what a pass relies on: root, the current user, and, for root, those who may run the
     passes.
     """
@@ -216,7 +216,7 @@ def lock(context: Context) -> Iterator[Finding]:
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
         )
         return
-    if (strangers := _strangers_lock(context, path)) is not None:
+    if (strangers := _foreign_lock(context, path)) is not None:
         yield strangers
     holder = PassLock(path).holder()
     if holder is None:
@@ -237,7 +237,7 @@ def outputs(context: Context) -> Iterator[Finding]:
     metrics = ("metrics.path", context.settings.metrics.path, "prometheus_client", "metrics")
     report = ("report.path", context.settings.report.path, "jinja2", "report")
     if (log := context.settings.logging.file) is not None:
-        yield _log(log)
+        yield _log_file(log)
     for key, path, package, extra in (metrics, report):
         if path is None:
             continue
@@ -258,7 +258,7 @@ def outputs(context: Context) -> Iterator[Finding]:
             yield well("outputs", f"{key} can be written: {path}")
 
 
-def _log(path: Path) -> Finding:
+def _log_file(path: Path) -> Finding:
     """Check that the log can be written. A pass creates the file, and appends to it."""
     needed = path if os.path.lexists(path) else path.absolute().parent
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
@@ -271,7 +271,7 @@ def _log(path: Path) -> Finding:
     return well("outputs", f"logging.file can be written: {path}")
 
 
-def _strangers_lock(context: Context, path: Path) -> Finding | None:
+def _foreign_lock(context: Context, path: Path) -> Finding | None:
     """Warn of a lock whose owner does not run the passes: root, trying things out, locks out cron's passes."""
     owner, database = filesystem.owner(path), context.database_file and filesystem.owner(context.database_file)
     if owner is None or database is None or owner == database:

@@ -32,7 +32,7 @@ from retrycli.system.crontab import Caller
 
 UNEVEN = 1.5
 """Intervals that are off by this factor are no coincidence."""
-MANY = 120
+MANY_MINUTES = 120
 """From this many minutes on, durations are shown in hours."""
 
 
@@ -49,9 +49,9 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
     missed = unread(context.host)
     match callers:
         case []:
-            yield _none(context, passes, missed)
+            yield _no_caller(context, passes, missed)
         case [one]:
-            yield _one(context, one)
+            yield _one_caller(context, one)
             if one.user is not None and one.user != context.host.login:
                 words = f"passes are made by {one.user}, and {context.host.login}, who looks, may do other things"
                 yield warning("user", words, as_user(one.user, "doctor", context.loaded))
@@ -68,7 +68,7 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
         yield warning("scheduler", f"{missed}, where a pass may be called too", remedy)
 
 
-def _none(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
+def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
     """Return the finding that no caller was found: a failure if `status --check` fails too, because no pass comes."""
     words = "no cron line or timer found here calls a pass"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
@@ -76,7 +76,7 @@ def _none(context: Context, passes: list[PassRecord], missed: str | None) -> Fin
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON]
     last = passes[0] if passes else None
     is_known = any(record.started_by in SCHEDULERS and not _is_late(context, record) for record in passes)
-    if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual(passes))):
+    if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual_interval(passes))):
         if missed is not None:
             words = f"nothing that can be read calls a pass; {missed}"
             return failure("scheduler", words, to_read(context.loaded, context.host, "doctor"))
@@ -95,7 +95,7 @@ def _none(context: Context, passes: list[PassRecord], missed: str | None) -> Fin
     return warning("scheduler", words, f"if its line was taken away: {install}")
 
 
-def _one(context: Context, caller: Caller) -> Finding:
+def _one_caller(context: Context, caller: Caller) -> Finding:
     words = f"{caller.kind} calls at {caller.when}: {caller.place}"
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
@@ -126,11 +126,11 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     if _is_late(context, passes[0]):
         why = next_run.why_none_came(_callers(context), context.now())
         return failure("passes", f"{ago}, and there should be one every {wanted}", why)
-    usual = _usual(passes)
+    usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
     words = f"they came {_in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
-    if (when := _as_set(context)) is not None:
+    if (when := _configured_schedule(context)) is not None:
         return warning("passes", words, f"none if the schedule was changed since: it now calls at {when}, as it should")
     return warning("passes", words, "make the two the same: `retrycli cron check`")
 
@@ -140,7 +140,7 @@ def _callers(context: Context) -> list[Caller]:
     return callers_of(context.loaded, context.host) if named else callers_for(None, context.host)
 
 
-def _as_set(context: Context) -> str | None:
+def _configured_schedule(context: Context) -> str | None:
     """Return when the only caller calls, if this matches the settings."""
     callers = _callers(context)
     if len(callers) != 1:
@@ -153,7 +153,7 @@ def _as_set(context: Context) -> str | None:
     return caller.when if caller.when == wanted else None
 
 
-def _usual(passes: list[PassRecord]) -> timedelta | None:
+def _usual_interval(passes: list[PassRecord]) -> timedelta | None:
     """Return the usual interval of passes; None if there are too few to tell, as they may have been made by hand."""
     gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
     return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
@@ -172,4 +172,4 @@ def _in_words(time: timedelta) -> str:
     minutes = time / timedelta(minutes=1)
     if minutes < 1:
         return f"{time.total_seconds():.0f} s"
-    return f"{minutes:.3g} min" if minutes < MANY else f"{minutes / 60:,.3g} h"
+    return f"{minutes:.3g} min" if minutes < MANY_MINUTES else f"{minutes / 60:,.3g} h"

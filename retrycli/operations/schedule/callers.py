@@ -77,9 +77,9 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
         return []
     config = config_path(loaded)
     database = loaded.settings.database.file
-    masters = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
-    masters.add(None if database is None else filesystem.owner(database))
-    return [caller for caller in callers_for(config, host) if caller.owner in masters]
+    users = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
+    users.add(None if database is None else filesystem.owner(database))
+    return [caller for caller in callers_for(config, host) if caller.owner in users]
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:

@@ -41,12 +41,12 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
-    masters, missed = {"root", host.login, wanted.user}, dict[str, str]()
-    callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in masters]
-    ours = {UserCrontab(host, user).title for user in masters}
+    users, missed = {"root", host.login, wanted.user}, dict[str, str]()
+    callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in users]
+    ours = {UserCrontab(host, user).title for user in users}
     # The place itself is read below. A user who may not use cron can still have a timer.
     skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
-    _refuse_the_unread(
+    _refuse_unreadable(
         {
             title: why
             for title, why in missed.items()
@@ -56,14 +56,14 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
         host,
     )
     others = [caller for caller in callers if not (caller.installed and caller.title in titles)]
-    _refuse_a_second(others, wanted.config, host)
+    _refuse_second_scheduler(others, wanted.config, host)
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
     if not place.is_timer and not crontab.has_cron(host):
         raise ConfigurationError(
             "cron is not installed on this machine; `retrycli cron install --systemd` does without"
         )
-    changes = [_put(place, target, text, wanted.config) for target, text in parts]
+    changes = [_addition(place, target, text, wanted.config) for target, text in parts]
     off = place.is_timer and all(caller.running is False for caller in callers)
     return [change for change in changes if off or change.before != change.after]
 
@@ -98,7 +98,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
             crontab.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
 
 
-def _refuse_a_second(others: list[Caller], config: str, host: Host) -> None:
+def _refuse_second_scheduler(others: list[Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
         remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
@@ -110,7 +110,7 @@ def _refuse_a_second(others: list[Caller], config: str, host: Host) -> None:
         )
 
 
-def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> None:
+def _refuse_unreadable(missed: Mapping[str, str], config: str, host: Host) -> None:
     if missed:
         places = ", ".join(f"{place} ({why})" for place, why in missed.items())
         remedy = "Make it readable, then `retrycli cron install`"
@@ -121,7 +121,7 @@ def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> No
         )
 
 
-def _put(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
+def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
     before = target.read()
     if not place.is_timer:
         after = cron_line.with_block(before, config, text)

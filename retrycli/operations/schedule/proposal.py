@@ -72,11 +72,11 @@ def propose(
             "the passes would be made by root; name the user who may write the database with --run-as USER "
             "(or root, if you mean it)"
         )
-    _refuse_other_masters(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
+    _refuse_untrusted(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
     return wanted
 
 
-def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
+def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
     """Refuse a pass that other users could control.
 
     Raises:
@@ -117,7 +117,7 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     after = None if log is None else template.with_value(before, "logging", "file", str(log))
     if log is None or after is None:
         return wanted, []
-    folders = dict.fromkeys([*wanted.writes, *_in_full([log.parent])])
+    folders = dict.fromkeys([*wanted.writes, *_absolute([log.parent])])
     return replace(wanted, writes=tuple(folders)), [FileChange(target, before, after)]
 
 
@@ -171,7 +171,7 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
         path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir) if path
     ]
     secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
-    return _in_full([*named, *secrets, Path(sys.executable).resolve()])
+    return _absolute([*named, *secrets, Path(sys.executable).resolve()])
 
 
 def _written_by(settings: Settings) -> tuple[str, ...]:
@@ -182,10 +182,10 @@ def _written_by(settings: Settings) -> tuple[str, ...]:
     """
     files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
     files.append(settings.logging.file)
-    return _in_full([file.absolute().parent for file in files if file is not None])
+    return _absolute([file.absolute().parent for file in files if file is not None])
 
 
-def _in_full(paths: Iterable[Path | str]) -> tuple[str, ...]:
+def _absolute(paths: Iterable[Path | str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.normpath(Path(path).absolute()) for path in paths))
 
 

@@ -129,7 +129,9 @@ def sample(mark: str) -> str:
 
 def _shape(name: str, boxes: Iterable[Box]) -> str:
     """Return boxes of one kind as one path, a tenth of the size of one element each."""
-    drawn = "".join(f"M{_n(x)} {_n(y)}h{_n(w)}v{_n(h)}h-{_n(w)}z" for x, y, w, h in boxes if w > 0 and h > 0)
+    drawn = "".join(
+        f"M{_short(x)} {_short(y)}h{_short(w)}v{_short(h)}h-{_short(w)}z" for x, y, w, h in boxes if w > 0 and h > 0
+    )
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
@@ -137,13 +139,13 @@ def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -
     """Return a picture. One without a title is hidden from screen readers, because the text beside it says the same."""
     head = f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>"
     told = f'role="img">{head}' if title else 'aria-hidden="true">'
-    return f'<svg viewBox="{" ".join(map(_n, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
+    return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
 
 
 def _word(outcome: str) -> str:
     return outcome.replace(" ", "-")
 
 
-def _n(number: float) -> str:
+def _short(number: float) -> str:
     """Return a number to a hundredth in as few characters as possible."""
     return f"{number:.2f}".rstrip("0").rstrip(".")

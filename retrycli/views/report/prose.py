@@ -49,7 +49,7 @@ def headline(
     """
     people = messages["escalated"]
     yours = f"{amount(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
-    trouble = _trouble(state, figures, messages["waiting"], last_pass, clock, reason)
+    trouble = _problem(state, figures, messages["waiting"], last_pass, clock, reason)
     if trouble is not None:
         said, tone = trouble
         return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
@@ -67,7 +67,7 @@ def headline(
     return f"All quiet: nothing was to be delivered in the last {span(figures)}.", "good"
 
 
-def _trouble(
+def _problem(
     state: str, figures: DeliveryStats, waiting: int, last_pass: datetime | None, clock: Clock, reason: str | None
 ) -> tuple[str, str] | None:
     latest = figures.outages[-1] if figures.outages else None

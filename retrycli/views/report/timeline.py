@@ -89,15 +89,15 @@ def _covered(
     begun: datetime, following: datetime, cell: timedelta, interval: timedelta, clock: Clock
 ) -> Iterator[tuple[date, int]]:
     """Yield the cells that a pass covers: up to the next pass, if that came in time, so that jitter leaves no gap."""
-    yield _place(begun, cell, clock)
+    yield _day_and_cell(begun, cell, clock)
     if following - begun < MISSED_AFTER * interval:
         at = begun + cell
-        while at < following and _place(at, cell, clock) != _place(following, cell, clock):
-            yield _place(at, cell, clock)
+        while at < following and _day_and_cell(at, cell, clock) != _day_and_cell(following, cell, clock):
+            yield _day_and_cell(at, cell, clock)
             at += cell
 
 
-def _place(time: datetime, cell: timedelta, clock: Clock) -> tuple[date, int]:
+def _day_and_cell(time: datetime, cell: timedelta, clock: Clock) -> tuple[date, int]:
     return clock(time).date(), _cell(clock(time), cell)
 
 
