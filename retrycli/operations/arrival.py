@@ -12,7 +12,7 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.bulk_action import ActionResult, once, perform
+from retrycli.operations.bulk_action import ActionResult, perform, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.operator_actions import Acts
 
@@ -67,7 +67,7 @@ def look_up_all(
         EventLoopRunning: this thread runs an event loop.
     """
     with ready_to_send(settings, runtime) as (deps, rules, database):
-        return asyncio.run(_look_up_each(deps, rules, Acts(database), once(ids), by or login_name()))
+        return asyncio.run(_look_up_each(deps, rules, Acts(database), unique_ids(ids), by or login_name()))
 
 
 async def _look_up_each(
@@ -114,7 +114,7 @@ def mark_sent(
     return perform(
         settings,
         ActionKind.MARKED_SENT,
-        once(ids),
+        unique_ids(ids),
         lambda _, at: OperatorAction.marked_sent(note, by=name, at=at),
         runtime,
     )

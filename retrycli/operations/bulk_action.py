@@ -66,7 +66,7 @@ class ActionResult:
     """Why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``."""
 
 
-def once(ids: Iterable[int]) -> array[int]:
+def unique_ids(ids: Iterable[int]) -> array[int]:
     """Return the ids in their order without duplicates."""
     packed = array("q", ids)
     rising = all(one < next_one for one, next_one in pairwise(packed))

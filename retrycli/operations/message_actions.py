@@ -12,7 +12,7 @@ from retrycli.domain.errors import RetrycliError
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction, would_expire
-from retrycli.operations.bulk_action import ActionResult, ManualAttempt, once, perform
+from retrycli.operations.bulk_action import ActionResult, ManualAttempt, perform, unique_ids
 from retrycli.operations.retry import retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
 from retrycli.store.views import Views
@@ -53,7 +53,7 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Matc
         ConfigurationError: a setting or the application's table is wrong.
     """
     with open_database(settings) as database:
-        wanted = once(ids)
+        wanted = unique_ids(ids)
         return Match(wanted, list(Views(database).pages(wanted[:shown], Filter())))
 
 
@@ -103,7 +103,7 @@ def requeue(
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
     """
-    named_ids = once(ids)
+    named_ids = unique_ids(ids)
     expired: dict[int, RetrycliError] = {
         message_id: would_expire(message_id) for message_id in expired_among(settings, named_ids, runtime)
     }
@@ -168,7 +168,11 @@ def reject(
     """
     name = by or login_name()
     return perform(
-        settings, ActionKind.REJECTED, once(ids), lambda _, at: OperatorAction.rejected(reason, by=name, at=at), runtime
+        settings,
+        ActionKind.REJECTED,
+        unique_ids(ids),
+        lambda _, at: OperatorAction.rejected(reason, by=name, at=at),
+        runtime,
     )
 
 
@@ -183,7 +187,11 @@ def acknowledge(
     """
     name = by or login_name()
     return perform(
-        settings, ActionKind.ACKNOWLEDGED, once(ids), lambda _, at: OperatorAction.acknowledged(by=name, at=at), runtime
+        settings,
+        ActionKind.ACKNOWLEDGED,
+        unique_ids(ids),
+        lambda _, at: OperatorAction.acknowledged(by=name, at=at),
+        runtime,
     )
 
 

@@ -180,7 +180,7 @@ def _name(url: str) -> str:
 # -- the dead-man switch --------------------------------------------------------------------------------------
 
 
-def watched(
+def with_heartbeat(
     settings: Settings,
     pass_id: str,
     make: Callable[[Callable[[Event], None]], PassSummary],

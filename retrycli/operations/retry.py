@@ -14,7 +14,7 @@ from retrycli.domain.errors import (
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.bulk_action import ActionResult, ManualAttempt, once
+from retrycli.operations.bulk_action import ActionResult, ManualAttempt, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 
 DESTINATION_FAULTS = frozenset(
@@ -80,7 +80,7 @@ def retry_all(
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    wanted = once(ids)
+    wanted = unique_ids(ids)
     with ready_to_send(settings, runtime) as (deps, rules, _):
         tried, reason = asyncio.run(_attempt_all(deps, rules, wanted, by or login_name(), give_up_after))
     done = sum(attempt.delivered for attempt in tried)

@@ -77,9 +77,9 @@ def run_once(
     make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
     if settings.notify.ping_url is None:
         return make(listen)
-    from retrycli.operations.notifications import watched
+    from retrycli.operations.notifications import with_heartbeat
 
-    return watched(settings, me.pass_id, make, listen, runtime.now)
+    return with_heartbeat(settings, me.pass_id, make, listen, runtime.now)
 
 
 def _make_pass(
@@ -96,9 +96,9 @@ def _make_pass(
         try:
             summary = asyncio.run(runner.run_pass(deps, lock, rules, me))
         except Exception as error:
-            leave_failed(settings, database, me.pass_id, error, deps.now())
+            report_failed_pass(settings, database, me.pass_id, error, deps.now())
             raise
-        leave(settings, database, summary, deps.now())
+        report_pass(settings, database, summary, deps.now())
         return summary
 
 
@@ -120,7 +120,7 @@ class _Lock(NamedTuple):
         self.lock.release()
 
 
-def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Report a pass to the log and to every configured receiver."""
     with _or_warn("The log does not tell what has changed"):
         _warn_of_changes(settings, Ledger(database), summary)
@@ -151,7 +151,7 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         renew(settings, database, settings.report.path, summary, now)
 
 
-def leave_failed(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
+def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
     """Report a failed pass, and mark its error as known if operators were told of it, unless the error is internal.
 
     If the failure could not be recorded, nothing is known of earlier ones. Then each pass reports its error.
