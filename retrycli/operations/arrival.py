@@ -107,8 +107,7 @@ def mark_sent(
         runtime: the clock, and a request to stop early.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     name = by or login_name()
     return perform(

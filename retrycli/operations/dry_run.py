@@ -229,8 +229,7 @@ def count_waiting(settings: Settings) -> int:
     """Count the waiting messages, due or not. Nothing is written.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with dry_run_database(settings, to_read=True) as database:
         return Measures(database).counts(EPOCH)["waiting"]

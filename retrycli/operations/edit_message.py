@@ -30,8 +30,7 @@ def read_draft(
     Raises:
         NoSuchMessage: there is no such row.
         NotActionable: it is not failed, or is being sent.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         Acts(database).check(message_id, clock(database, runtime.now)())
@@ -65,8 +64,7 @@ def write_draft(
         NotEdited: the text can't be sent.
         NoSuchMessage: the row is gone.
         NotActionable: it is not failed, is being sent, or was changed since it was read.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     row = read.row
     wanted.check(EditableMessage.of(row))

@@ -82,8 +82,7 @@ def explain(
 
     Raises:
         NoSuchMessage: there is no such row.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     rules = pass_rules(settings)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)

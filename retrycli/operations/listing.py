@@ -41,8 +41,7 @@ def list_messages(
     """List the failed messages that a filter matches. They are read page by page during the iteration.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         views = Views(database)
@@ -69,8 +68,7 @@ def escalations(settings: Settings) -> list[EscalationGroup]:
     """Group the escalated messages by cause, the largest group first.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return escalation_groups(database)
@@ -81,8 +79,7 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
 
     Raises:
         NoSuchMessage: there is no such row.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         found = Views(database).message(message_id, body=True)

@@ -83,8 +83,7 @@ def make_tables(settings: Settings) -> str:
     """Check the application's table, make retrycli's own, and return the database's place.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return database.place
@@ -128,8 +127,7 @@ def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None
     """Compare the queue with the application's table, and provide a function that makes the queue belong to it.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # checks the application's table first, as `open_database` does
@@ -142,8 +140,7 @@ def failed_index(settings: Settings) -> Iterator[FailedIndex]:
     """Open the only index on the application's table that retrycli may make.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # checks the application's table first, as `open_database` does
@@ -154,8 +151,7 @@ def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
     """Count the attempts, actions and passes that ended before a time.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return Ledger(database).count_ended(before)
@@ -167,8 +163,7 @@ def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None
     Between two transactions it waits, because a pass may be running and the application writes too.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         for _ in Ledger(database).prune_all(before, PRUNE_BATCH):
@@ -179,8 +174,7 @@ def count_texts(settings: Settings, ticket: str) -> int:
     """Count the edits of a ticket's messages whose texts are kept.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return act_rows.count_texts(database, ticket)
@@ -190,8 +184,7 @@ def erase_texts(settings: Settings, ticket: str) -> int:
     """Erase the texts before and after the edits of a ticket's messages; return the number of edits.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return act_rows.erase_texts(database, ticket)

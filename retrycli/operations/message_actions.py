@@ -49,8 +49,7 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Matc
     """Return the messages with the given ids, and the first failed ones among them.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         wanted = unique_ids(ids)
@@ -61,8 +60,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     """Return the failed messages that a filter matches, possibly none.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         views = Views(database)
@@ -125,8 +123,7 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
     """Return the failed messages that a pass would escalate as expired.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     if not ids or not any(policy.expires_after for policy in settings.policies.values()):
         return set()
@@ -163,8 +160,7 @@ def reject(
         runtime: the clock, and a request to stop early.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     name = by or login_name()
     return perform(
@@ -182,8 +178,7 @@ def acknowledge(
     """Record that an operator takes care of escalated messages; they stay escalated.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     name = by or login_name()
     return perform(
@@ -203,8 +198,7 @@ def note(
     Raises:
         NoSuchMessage: there is no such row.
         NotActionable: it is not escalated.
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     name = by or login_name()
     done = perform(

@@ -59,8 +59,7 @@ def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mea
     """Return the metrics.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return measured(settings, database, now())

@@ -37,7 +37,7 @@ from retrycli.views.log_lines import logger
 MAX_LOOKED_UP = 200
 """The maximum number of new escalations whose tickets are looked up."""
 NOTIFY_LEASE = timedelta(minutes=2)
-"""A target has 30 seconds to accept a notification. A pass that died while notifying has stopped by then."""
+"""The lease for notifying. A target has 30 seconds to accept a notification; a pass that takes longer is dead."""
 PING = "ping"
 """The name of the dead-man switch among the targets."""
 

@@ -20,8 +20,7 @@ def stats(
     Errors need no groups: `DeliveryStats.troubles` has them.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     until = now()
     with open_database(settings) as database:

@@ -115,8 +115,7 @@ def status(
         now: the clock.
 
     Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting or the application's table is wrong.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return _status(settings, database, callers, now(), none_hidden=none_hidden)
