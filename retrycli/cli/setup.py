@@ -55,14 +55,14 @@ def init(
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
     from retrycli.domain.errors import RetrycliError
-    from retrycli.operations import maintenance
+    from retrycli.operations import setup
     from retrycli.views import terminal
 
     file = config or ctx.obj.config or Path("retrycli.toml")
-    maintenance.write_config(file, database_url=database_url, base_url=base_url)
+    setup.write_config(file, database_url=database_url, base_url=base_url)
     try:
         settings = load_settings(ctx, file)
-        place = maintenance.make_tables(settings)
+        place = setup.make_tables(settings)
     except RetrycliError:
         file.unlink()  # or it would be in the way of the command that is put right
         raise
@@ -92,11 +92,11 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
 
 def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli.operations import maintenance
+    from retrycli.operations import setup
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    facts = maintenance.check(settings)
+    facts = setup.check(settings)
     if as_json:
         terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
