@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from retrycli.domain.outcome import LookUp, Outcome, Presence
     from retrycli.domain.pass_summary import PassSummary
     from retrycli.operations.arrival import look_up, mark_sent
-    from retrycli.operations.message_actions import ActionResult, Canary, Match, acknowledge, find, reject, requeue
+    from retrycli.operations.bulk_action import ActionResult
+    from retrycli.operations.message_actions import Canary, Match, acknowledge, find, reject, requeue
+    from retrycli.operations.retry import retry
+    from retrycli.operations.run_pass import run_once
     from retrycli.operations.status import Status, status
-    from retrycli.operations.wiring import retry, run_once
 
 __all__ = [
     "ActionResult",
@@ -62,7 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ActionResult": "operations.message_actions",
+    "ActionResult": "operations.bulk_action",
     "Canary": "operations.message_actions",
     "EscalationReason": "domain.message",
     "Filter": "domain.filter",
@@ -83,8 +85,8 @@ _HOMES = {
     "mark_sent": "operations.arrival",
     "reject": "operations.message_actions",
     "requeue": "operations.message_actions",
-    "retry": "operations.wiring",
-    "run_once": "operations.wiring",
+    "retry": "operations.retry",
+    "run_once": "operations.run_pass",
     "status": "operations.status",
 }
 

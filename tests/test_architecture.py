@@ -235,7 +235,7 @@ BROKEN = [
     ("retrycli.views.terminal", "from retrycli.store.listing import Views", "views may not import store"),
     ("retrycli.views.log_lines", "import retrycli.operations.wiring", "views may not import operations"),
     (
-        "retrycli.operations.doctor.api",
+        "retrycli.operations.doctor.gateway",
         "if TYPE_CHECKING:\n    from retrycli.cli.shared import Json",
         "may not import cli",
     ),

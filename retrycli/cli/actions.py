@@ -43,7 +43,8 @@ from retrycli.domain.message import State
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.operations.message_actions import ActionResult, Canary
+    from retrycli.operations.bulk_action import ActionResult
+    from retrycli.operations.message_actions import Canary
 
 DEFAULT_SHARE = "30%"
 
@@ -71,7 +72,7 @@ def retry(
     config: ConfigFile = None,
 ) -> None:
     """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
-    from retrycli.operations import message_actions
+    from retrycli.operations import retry
     from retrycli.views import terminal
 
     found = filter_of(
@@ -88,7 +89,7 @@ def retry(
     ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
     done, received = interruptible(
-        lambda here: message_actions.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
+        lambda here: retry.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
@@ -195,10 +196,10 @@ def requeue(
 
 def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
     """What the question says besides."""
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     words = (
-        f" for {terminal.local_time(due)}" if due else "",
+        f" for {formatting.local_time(due)}" if due else "",
         f" over {spread}" if spread else "",
         f", trying {canary} of them first" if canary else "",
     )

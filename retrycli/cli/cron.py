@@ -11,7 +11,8 @@ import typer
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
 
 if TYPE_CHECKING:
-    from retrycli.operations.schedule import Checked, FileChange, SchedulePlace
+    from retrycli.operations.schedule.places import FileChange, SchedulePlace
+    from retrycli.operations.schedule.verdict import Checked
     from retrycli.system.host import Host
 
 UNHEALTHY = 3
@@ -43,15 +44,15 @@ def cron_print(
     config: ConfigFile = None,
 ) -> None:
     """Print what `install` would write, and write nothing."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule import installation, proposal
     from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
-    wanted, _ = schedule.with_log(loaded, schedule.propose(place, loaded, host, run_as=run_as))
-    parts = schedule.texts(place, wanted, host)
+    wanted, _ = proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
+    parts = installation.texts(place, wanted, host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
         terminal.show_json({"place": place.value, "files": files})
@@ -73,7 +74,9 @@ def cron_install(
     config: ConfigFile = None,
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule import installation, proposal
+    from retrycli.operations.schedule.callers import CRON_IS_DOWN
+    from retrycli.operations.schedule.places import SchedulePlace
     from retrycli.system.crontab import cron_is_running
     from retrycli.system.host import Host
     from retrycli.views import terminal
@@ -81,8 +84,8 @@ def cron_install(
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
-    wanted, log = schedule.with_log(loaded, schedule.propose(place, loaded, host, run_as=run_as))
-    changes = [*log, *schedule.install(place, wanted, host)]
+    wanted, log = proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
+    changes = [*log, *installation.install(place, wanted, host)]
     _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
@@ -90,10 +93,10 @@ def cron_install(
         terminal.say("It is there already, as it should be.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
-    elif place is schedule.SchedulePlace.OWN_TIMER:
+    elif place is SchedulePlace.OWN_TIMER:
         terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not place.is_timer and cron_is_running(host) is False:
-        terminal.complain(f"retrycli: it is installed, but {'; '.join(schedule.CRON_IS_DOWN)}")
+        terminal.complain(f"retrycli: it is installed, but {'; '.join(CRON_IS_DOWN)}")
     if not as_json:
         terminal.say("Next: retrycli cron check")
 
@@ -102,14 +105,16 @@ def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule import verdict
+    from retrycli.operations.schedule.callers import as_user, to_install, to_read
+    from retrycli.operations.schedule.places import SchedulePlace
     from retrycli.system.host import Asker, Host
     from retrycli.views import terminal
 
     host = Host(run=Asker())
-    only = schedule.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
+    only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
-    found = schedule.check(loaded, host, only=only)
+    found = verdict.check(loaded, host, only=only)
     if as_json:
         rows = [_fields(each) for each in found.callers]
         terminal.show_json(
@@ -124,13 +129,13 @@ def cron_check(
         if found.objection is not None:
             terminal.complain(f"retrycli: {found.objection}")
         elif any(each.caller.running is None for each in found.callers):
-            as_root = schedule.as_user("root", "cron check", loaded)
+            as_root = as_user("root", "cron check", loaded)
             terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
-            remedy = schedule.to_read(loaded, host, "cron check")
+            remedy = to_read(loaded, host, "cron check")
             terminal.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
-            step = "retrycli status" if found.callers else schedule.to_install(loaded, host)
+            step = "retrycli status" if found.callers else to_install(loaded, host)
             terminal.say(f"Next: {step}")
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
@@ -142,9 +147,9 @@ def _fields(found: Checked) -> dict[str, object]:
 
 
 def _as_it_should_be(found: Checked) -> str:
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import stopped
 
-    why = schedule.stopped(found.caller)
+    why = stopped(found.caller)
     return (why[0] if why else None) or found.objection or "yes"
 
 
@@ -157,15 +162,14 @@ def cron_remove(
     config: ConfigFile = None,
 ) -> None:
     """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule import installation, proposal
+    from retrycli.operations.schedule.places import SchedulePlace, reachable
     from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()
-    places = (
-        [schedule.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else schedule.reachable(host)
-    )
-    found = schedule.remove(places, schedule.config_path(load(ctx, config)), host)
+    places = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else reachable(host)
+    found = installation.remove(places, proposal.config_path(load(ctx, config)), host)
     _agree_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(
@@ -183,7 +187,7 @@ def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Sche
     Raises:
         typer.BadParameter: it names no user, and one is named.
     """
-    from retrycli.operations.schedule import SchedulePlace
+    from retrycli.operations.schedule.places import SchedulePlace
 
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     if run_as not in {None, host.login} and not place.is_system:
@@ -198,7 +202,7 @@ def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *
         typer.BadParameter: there is nobody to be asked.
         typer.Exit: the person would rather not.
     """
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule import installation
     from retrycli.views import terminal
 
     if not found:
@@ -211,7 +215,7 @@ def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *
     if not yes:
         ask("Change it so?")
     for place, changes in found.items():
-        schedule.apply(place, changes, host)
+        installation.apply(place, changes, host)
 
 
 def _flags(place: SchedulePlace, host: Host, run_as: str | None) -> str:

@@ -32,7 +32,7 @@ def sandbox(
     """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
     from retrycli.domain import suggested
     from retrycli.operations.sandbox import Behaviour, Sandbox, share
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     try:
         behaviour = Behaviour(share(fail), length_of_time(latency, "--latency"), down, throttle)
@@ -49,7 +49,7 @@ def sandbox(
         try:
             server.wait()
         except KeyboardInterrupt:
-            typer.echo(f"Kept {terminal.count(len(server.received), 'message')}.")
+            typer.echo(f"Kept {formatting.count(len(server.received), 'message')}.")
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -59,15 +59,15 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
     if ctx.invoked_subcommand is not None:
         return
     from retrycli.domain.filter import Filter
-    from retrycli.operations import status
+    from retrycli.operations import listing
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    groups = status.escalations(settings)
+    groups = listing.escalations(settings)
     if terminal.on_terminal() and not as_json:
         _show(settings, groups)
         return
-    with status.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
+    with listing.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
             fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
             terminal.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
@@ -78,13 +78,13 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
     from retrycli.domain.filter import Filter
-    from retrycli.operations import status
+    from retrycli.operations import listing
     from retrycli.views import terminal
 
     alike = [each for each in groups if each.count > 1 and each.fingerprint]
     _show_groups(alike)
     others = Filter(state=State.ESCALATED, other_than=[each.fingerprint for each in alike if each.fingerprint])
-    with status.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
+    with listing.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
-    from retrycli.operations.explain import Explanation, Gate
+    from retrycli.operations.explain import Explanation
+    from retrycli.operations.gates import Gate
     from retrycli.operations.status import Status
     from retrycli.system.host import Asker, Caller
     from retrycli.views.terminal import Cell, Row
@@ -88,7 +89,7 @@ def status(
     """Show whether passes are made, and what waits."""
     from retrycli.operations import status as operation
     from retrycli.system.host import Asker
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
@@ -105,7 +106,7 @@ def status(
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
-        words = f"{terminal.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
+        words = f"{formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         terminal.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
     is_healthy = found.state == "ok" and found.uncalled is None and not too_many
     raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
@@ -113,27 +114,27 @@ def status(
 
 def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import callers_of
     from retrycli.system.host import Host
 
-    return None if loaded.file is None else schedule.callers_of(loaded, Host(run=asker))
+    return None if loaded.file is None else callers_of(loaded, Host(run=asker))
 
 
 def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
     """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import none_hidden
     from retrycli.system.host import Host
 
-    return callers == [] and schedule.none_hidden(Host(run=asker))
+    return callers == [] and none_hidden(Host(run=asker))
 
 
 def _suggesting(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text; to install the schedule may be root's business."""
     from retrycli.domain import suggested
-    from retrycli.operations import schedule
+    from retrycli.operations.schedule.callers import to_install
     from retrycli.system.host import Host
 
-    install = schedule.to_install(loaded, Host())
+    install = to_install(loaded, Host())
     return suggested.quoted(text.replace("`retrycli cron install`", install))
 
 
@@ -166,7 +167,7 @@ def _status_fields(found: Status) -> dict[str, object]:
 
 
 def _show_status(loaded: Loaded, found: Status) -> None:
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     terminal.show_facts(
         {
@@ -186,7 +187,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             **_expired_in_words(found),
             **{
                 f"Breaker {each.state}": f"{each.destination}, until {terminal.time_in_words(each.probe_at)}"
-                + (f", {terminal.count(each.failures, 'failure')} in a row" if each.failures else "")
+                + (f", {formatting.count(each.failures, 'failure')} in a row" if each.failures else "")
                 for each in found.breakers
                 if each.probe_at is not None
             },
@@ -237,12 +238,12 @@ def _expired_in_words(found: Status) -> dict[str, str]:
 
 def _passes_in_words(found: Status) -> str:
     from retrycli.domain import suggested
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     last = found.last_pass
     if last is None:
         return "there was none yet"
-    words = f"the last one began {terminal.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
+    words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
     if last.result == "stopped" and last.reason:
         words += f" ({last.reason.replace('_', ' ')})"
     if last.result is not None:  # the counts are written when it ends
@@ -277,10 +278,10 @@ def _refusals_in_words(found: Status) -> dict[str, str]:
 
 def _hosts_in_words(found: Status) -> dict[str, str]:
     """Each host's newest pass, where there are several."""
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     return {
-        f"Host {each.host}": f"its last one began {terminal.ago(each.started_at, found.now)}"
+        f"Host {each.host}": f"its last one began {formatting.ago(each.started_at, found.now)}"
         + ("; look at its cron" if each.late else "")
         for each in found.hosts
         if len(found.hosts) > 1
@@ -314,8 +315,8 @@ def list_failed(
     config: ConfigFile = None,
 ) -> None:
     """List failed messages: which wait, until when, and why."""
-    from retrycli.operations import status as operation
-    from retrycli.views import terminal
+    from retrycli.operations import listing
+    from retrycli.views import formatting, terminal
 
     settings = load_settings(ctx, config)
     wanted = filter_of(
@@ -328,7 +329,7 @@ def list_failed(
         fingerprint=fingerprint,
     )
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with operation.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+    with listing.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _tries_allowed(settings)
             policies = settings.policies
@@ -346,7 +347,9 @@ def list_failed(
         messages = list(found.messages)
         total = found.total() if found.number == shown else found.number
     show_messages(settings, messages)
-    terminal.say(f"{terminal.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    terminal.say(
+        f"{formatting.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else "")
+    )
     one = messages[0].id if messages else None
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
 
@@ -401,7 +404,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Say when a waiting message expires, if that is worth a word; else nothing."""
     from retrycli.operations.expiry import EXPIRED, is_shown
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
@@ -409,7 +412,7 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     if end < now:
         return EXPIRED
     early = ", before its next attempt" if due is not None and end < due else ""
-    return f"expires {terminal.ahead(end, now)}{early}"
+    return f"expires {formatting.ahead(end, now)}{early}"
 
 
 def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
@@ -432,11 +435,11 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show one message with its text, and every attempt at it."""
-    from retrycli.operations import status as operation
+    from retrycli.operations import listing
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    found = operation.show(settings, message_id)
+    found = listing.show(settings, message_id)
     if as_json:
         terminal.show_json(
             {

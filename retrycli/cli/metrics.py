@@ -14,12 +14,12 @@ def register(app: typer.Typer) -> None:
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Print what Prometheus is told."""
-    from retrycli.operations import status
+    from retrycli.operations import metrics as operation
     from retrycli.views import terminal
     from retrycli.views.prometheus import samples, text
 
     settings = load_settings(ctx, config)
-    measured = status.metrics(settings)
+    measured = operation.measure(settings)
     if as_json:
         terminal.show_json({"metrics": samples(measured)})
         return

@@ -88,7 +88,7 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
-    from retrycli.operations import wiring
+    from retrycli.operations import run_pass, wiring
     from retrycli.views import log_lines, terminal
 
     settings = load_settings(ctx, config)
@@ -99,7 +99,7 @@ def run_once(
     runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
     try:
         with terminal.progress() as follow:
-            summary = wiring.run_once(
+            summary = run_pass.run_once(
                 settings,
                 limit=limit,
                 probe=probe,
@@ -151,7 +151,7 @@ def why_it_ended(reason: str | None, detail: str | None) -> str | None:
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     from retrycli.operations.dry_run import preview, sum_of
     from retrycli.operations.wiring import utc_now
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     found = sum_of(settings)
     with preview(settings, limit=limit) as foreseen:
@@ -179,7 +179,7 @@ def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
             return
         now = utc_now()
         rows = [
-            _would_send(each, each.created_at and terminal.ago(each.created_at, now), found)
+            _would_send(each, each.created_at and formatting.ago(each.created_at, now), found)
             for each in islice(messages, ON_SCREEN)
         ]
         deque(messages, maxlen=0)
@@ -202,11 +202,11 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
     from retrycli.domain import suggested
     from retrycli.operations.dry_run import count_waiting
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
-        until = f"until {terminal.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
+        until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
         terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
         would = "If they were not, it would"
     sent = {
@@ -215,15 +215,15 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
     places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
     if sent or not found.destinations:
-        terminal.say(f"{would} send {terminal.count(sum(sent.values()), 'message')}{to}.")
+        terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
     _say_what_is_down(found, foreseen)
     if foreseen.escalated:
-        number = terminal.count(foreseen.escalated, "message")
+        number = formatting.count(foreseen.escalated, "message")
         terminal.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
     if found.number:
         terminal.say(UNFORESEEN)
     if not found.number and (later := count_waiting(settings)):
-        terminal.say(f"{terminal.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
+        terminal.say(f"{formatting.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
         _say_how_old(settings, found.oldest, now)
     terminal.say("Nothing was sent or written.")
@@ -232,13 +232,13 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
 def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
     """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
     from retrycli.domain.circuit_breaker import BreakerState
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
-            until = "" if breaker.probe_at is None else f" {terminal.local_time(breaker.probe_at)}"
+            until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"
             why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked for a rest until"
-            waiting = f"{terminal.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
+            waiting = f"{formatting.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
             terminal.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
         elif to in foreseen.probed:
             rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
@@ -247,9 +247,9 @@ def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
 
 def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
     from retrycli.operations.dry_run import LONG_AGO
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
-    terminal.say(f"The oldest is of {terminal.local_time(oldest)}, {terminal.ago(oldest, now)}.")
+    terminal.say(f"The oldest is of {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
     if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):
         terminal.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")
 
@@ -325,27 +325,27 @@ def pause(
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""
-    from retrycli.operations import status
-    from retrycli.views import terminal
+    from retrycli.operations import pause as operation
+    from retrycli.views import formatting, terminal
 
     span = None if length is None else length_of_time(length, "--for")
     if span is not None and not span:
         raise typer.BadParameter(
             "it would be over at once; leave --for out to pause until `retrycli resume`", param_hint="--for"
         )
-    begun, replaced = status.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
+    begun, replaced = operation.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
-    until = f"until {terminal.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
+    until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     terminal.say(f"Paused {until}. Passes record themselves and send nothing.")
     terminal.say("Next: `retrycli resume`, when deliveries may go on")
 
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
-    from retrycli.operations import status
+    from retrycli.operations import pause as operation
     from retrycli.views import terminal
 
-    ended = status.resume(load_settings(ctx, config), by=by)
+    ended = operation.resume(load_settings(ctx, config), by=by)
     terminal.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
     terminal.say("Next: retrycli status")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
-    from retrycli.operations.message_actions import ActionResult, ManualAttempt
+    from retrycli.operations.bulk_action import ActionResult, ManualAttempt
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
@@ -75,7 +75,7 @@ def agreed(
     """
     from retrycli.domain.errors import NoSuchMessage
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     if isinstance(wanted, list):
         if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
@@ -94,14 +94,14 @@ def agreed(
             terminal.say(f"… and {more:,} more")
         if left_alone:
             terminal.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
-        ask(f"{verb} {terminal.count(number, 'message')}{plan}?")
+        ask(f"{verb} {formatting.count(number, 'message')}{plan}?")
     return found.ids
 
 
 def _expired(number: int) -> str:
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
-    return f"{terminal.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
+    return f"{formatting.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
 def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
@@ -141,13 +141,13 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
 
 
 def _tell(done: ActionResult, act: str, *, named: bool) -> None:
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     for each in done.tried:
         tell_of_attempt(each, "Canary: message")
     if done.done or not (named or done.left):
         verb, _, what = act.partition("_")
-        terminal.say(f"{verb.capitalize()} {terminal.count(done.done, 'message')}{what and f' as {what}'}.")
+        terminal.say(f"{verb.capitalize()} {formatting.count(done.done, 'message')}{what and f' as {what}'}.")
     if not named:
         _tell_of_refused(done)
     if done.left:
@@ -157,24 +157,24 @@ def _tell(done: ActionResult, act: str, *, named: bool) -> None:
 def _tell_of_refused(done: ActionResult) -> None:
     """Say how many of the messages that a filter found were left alone; named ones have a line each."""
     from retrycli.domain.errors import Expired, InvalidMessage
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
-        terminal.say(f"{terminal.count(unfit, 'message')} {words} left alone.")
+        terminal.say(f"{formatting.count(unfit, 'message')} {words} left alone.")
     if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
-        terminal.say(f"{terminal.count(lost, 'message')} had moved on and were left alone.")
+        terminal.say(f"{formatting.count(lost, 'message')} had moved on and were left alone.")
 
 
 def left_in_words(done: ActionResult) -> str:
     """Why some messages were not come to."""
-    from retrycli.views import terminal
+    from retrycli.views import formatting
 
-    they = f"{terminal.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
+    they = f"{formatting.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
     failed = sum(each.failed for each in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",

@@ -55,14 +55,14 @@ def init(
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
     from retrycli.domain.errors import RetrycliError
-    from retrycli.operations import maintenance
+    from retrycli.operations import setup
     from retrycli.views import terminal
 
     file = config or ctx.obj.config or Path("retrycli.toml")
-    maintenance.write_config(file, database_url=database_url, base_url=base_url)
+    setup.write_config(file, database_url=database_url, base_url=base_url)
     try:
         settings = load_settings(ctx, file)
-        place = maintenance.make_tables(settings)
+        place = setup.make_tables(settings)
     except RetrycliError:
         file.unlink()  # or it would be in the way of the command that is put right
         raise
@@ -92,11 +92,11 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
 
 def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli.operations import maintenance
+    from retrycli.operations import setup
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    facts = maintenance.check(settings)
+    facts = setup.check(settings)
     if as_json:
         terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
@@ -110,10 +110,10 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
     It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
     """
     from retrycli.operations import maintenance
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
-        messages = terminal.count(before.messages, "message")
+        messages = formatting.count(before.messages, "message")
         if not as_json:
             terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
         if before.remembered != before.configured:
@@ -176,16 +176,16 @@ def db_prune(
 ) -> None:
     """Forget old attempts, acts and passes. Messages and the queue are not touched."""
     from retrycli.operations import maintenance
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     old = maintenance.count_history(settings, before=before)
-    attempts, acts = terminal.count(old["attempts"], "attempt"), terminal.count(old["acts"], "act")
-    found = f"{attempts}, {acts} and {terminal.count(old['passes'], 'pass', 'passes')}"
+    attempts, acts = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "act")
+    found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass', 'passes')}"
     if not as_json:
-        terminal.say(f"{found} ended before {terminal.local_time(before)}.")
+        terminal.say(f"{found} ended before {formatting.local_time(before)}.")
     if not yes:
         ask("Forget them for good?")
     maintenance.prune(settings, before=before)
@@ -210,12 +210,12 @@ def db_erase(
     The history still has that there was an edit, by whom, and of which columns. The application's table is not touched.
     """
     from retrycli.operations import maintenance
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     require_a_person("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     found = maintenance.count_texts(settings, ticket)
-    edits = terminal.count(found, "edit")
+    edits = formatting.count(found, "edit")
     if not as_json:
         terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
     if found and not yes:
@@ -224,7 +224,7 @@ def db_erase(
     if as_json:
         terminal.show_json({"ticket": ticket, "edits": erased})
         return
-    terminal.say(f"Erased the texts of {terminal.count(erased, 'edit')}.")
+    terminal.say(f"Erased the texts of {formatting.count(erased, 'edit')}.")
     terminal.say("Next: retrycli status")
 
 

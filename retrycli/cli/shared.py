@@ -113,12 +113,12 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     """
     from retrycli.config import loader as configuration
     from retrycli.domain.sanitize import printable
-    from retrycli.operations import status
+    from retrycli.operations import listing
 
     try:
         given = ctx.params.get("config") or ctx.find_root().params.get("config")
         settings = configuration.load(Path(given) if given else None).settings
-        found = status.failed_beginning(settings, incomplete) if incomplete.isdecimal() or not incomplete else []
+        found = listing.failed_beginning(settings, incomplete) if incomplete.isdecimal() or not incomplete else []
     except Exception:  # noqa: BLE001  whatever it is
         return []
     texts = {number: printable(f"ticket {ticket}, {error or 'no error'}") for number, ticket, error in found}

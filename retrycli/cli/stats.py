@@ -47,13 +47,13 @@ def stats(
     config: ConfigFile = None,
 ) -> None:
     """Show what came of the attempts, and when the API was down."""
-    from retrycli.operations import status
+    from retrycli.operations import stats as operation
     from retrycli.views import terminal
 
     span = _span(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
-    figures, groups = status.stats(load_settings(ctx, config), by, span=span, limit=shown)
+    figures, groups = operation.stats(load_settings(ctx, config), by, span=span, limit=shown)
     if as_json:
         terminal.show_json(_fields(figures, by, groups))
         return
@@ -75,14 +75,13 @@ def report(
 ) -> None:
     """Write a page of HTML that shows how it has been going."""
     from retrycli.operations import report as operation
-    from retrycli.operations import status
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     file = html or settings.report.path
     if file is None:
         raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
-    page = status.report(settings, span=_span(since))
+    page = operation.report(settings, span=_span(since))
     if file == STDOUT:
         print(page, end="")  # noqa: T201
         return
@@ -160,7 +159,7 @@ def _waits(figures: DeliveryStats) -> list[timedelta | None]:
 def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.domain.delivery_stats import bar_for, bars
     from retrycli.domain.outcome import OutcomeKind
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
     made = [sum(each.values()) for each in columns]
@@ -168,8 +167,8 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     terminal.show_facts(
         {
             "Since": figures.since,
-            "Attempts": f"{figures.attempts:<9,} {terminal.curve(made)}",
-            "Delivered": f"{figures.delivered:<9,} {terminal.curve(good)}",
+            "Attempts": f"{figures.attempts:<9,} {formatting.curve(made)}",
+            "Delivered": f"{figures.delivered:<9,} {formatting.curve(good)}",
             "Waited": _waited(figures),
             "Outages": _outages(figures),
         }
@@ -219,7 +218,7 @@ def _show_outages(figures: DeliveryStats) -> None:
 
 
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     whole = sum(each.attempts for each in groups)
     most = max(each.attempts for each in groups)
@@ -230,7 +229,7 @@ def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
                 each.key,
                 f"{each.attempts:,}",
                 _percent(each.attempts, whole) if by is GroupBy.OUTCOME else _percent(each.delivered, each.attempts),
-                terminal.bar(each.attempts, most),
+                formatting.bar(each.attempts, most),
             )
             for each in groups
         ],
@@ -238,23 +237,23 @@ def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
 
 
 def _show_tries(tries: Mapping[int, int]) -> None:
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     whole, most = sum(tries.values()), max(tries.values())
     rows = [
-        (f"retry {number}", f"{messages:,}", _percent(messages, whole), terminal.bar(messages, most))
+        (f"retry {number}", f"{messages:,}", _percent(messages, whole), formatting.bar(messages, most))
         for number, messages in tries.items()
     ]
     terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
 
 
 def _show_troubles(troubles: Sequence[FailureCause], limit: int | None) -> None:
-    from retrycli.views import terminal
+    from retrycli.views import formatting, terminal
 
     rows = [(f"{each.attempts:,}", each.outcome, each.last_at, each.cause) for each in troubles[:limit]]
     terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):
-        terminal.say(f"{terminal.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
+        terminal.say(f"{formatting.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
 
 
 def _percent(part: int, whole: int) -> str:

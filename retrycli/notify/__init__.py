@@ -1,1 +1,1 @@
-"""Who is told of what has changed: apprise, and a dead-man switch."""
+"""Notifications by apprise, and a dead-man switch."""

@@ -1,4 +1,4 @@
-"""Sends a text over apprise, and says what came of it for each target. No word of that shows a target's URL."""
+"""Send texts with apprise, and return the result for each target. No result shows a target's URL."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ if TYPE_CHECKING:
 MISSING = f"apprise is not installed; {install('notify')}"
 
 WAIT_SECONDS = 30.0
-"""How long the targets may take, all side by side: a mail is a dozen steps, each with a time-out of its own."""
+"""The time limit for all targets, which run side by side: a mail takes a dozen steps, each with a timeout of its
+own."""
 
 SENDING = Lock()
-"""Loggers are the process's own: one at a time silences them."""
+"""Loggers belong to the process, so only one sender at a time silences them."""
 
 
 def scheme(url: str) -> str:
-    """What may be shown of a URL."""
+    """Return the part of a URL that may be shown."""
     return url.partition("://")[0].lower()
 
 
 def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
-    """Send each target its notice, to all of them at the same time.
+    """Send each target its notice, all at the same time.
 
     Args:
-        notices: by apprise's URL of the target. Where a channel has no titles, the title stands above the text.
+        notices: by apprise's URL of the target. If a channel has no titles, the title comes above the text.
 
     Returns:
-        For each target None where it took the text, else why not, in words without the URL.
+        For each target None if it accepted the text, else the reason, without the URL.
     """
     attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
     with SENDING, _silence(attempts.values()), _no_proxy():
-        for each in attempts.values():
-            each.start()
+        for attempt in attempts.values():
+            attempt.start()
         give_up_at = monotonic() + WAIT_SECONDS
-        for each in attempts.values():
-            each.join(max(give_up_at - monotonic(), 0))
-        return {url: each.failure for url, each in attempts.items()}
+        for attempt in attempts.values():
+            attempt.join(max(give_up_at - monotonic(), 0))
+        return {url: attempt.failure for url, attempt in attempts.items()}
 
 
 class _Attempt(Thread):
-    """One target's turn, in a thread that nobody has to wait for: what apprise waits for, its URL may say."""
+    """One target's attempt, in a thread that nothing waits for, because a URL can set apprise's waits."""
 
     def __init__(self, url: str, notice: Notice) -> None:
         super().__init__(daemon=True)
@@ -70,31 +71,31 @@ class _Attempt(Thread):
 
 
 def place(url: str) -> tuple[str, int] | None:
-    """Where a target's texts go: a host and its port. None where that can't be told.
+    """Return the host and port that a target's texts go to; None if this is unknown.
 
     Raises:
-        ConfigurationError: apprise is not there, or does not understand the URL.
+        ConfigurationError: apprise is not installed, or does not understand the URL.
     """
     with SENDING, _silence(()):
         try:
-            target, _ = _understood(url)
+            target, _ = _parse(url)
         except ImportError:
             raise ConfigurationError(MISSING) from None
     if target is None:
-        raise ConfigurationError(f"{_not_understood(url)}; mend notify.urls")
+        raise ConfigurationError(f"{_invalid_url(url)}; mend notify.urls")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
-    # A service has one address for all, and what stands in its URL for a host is a token.
+    # A service has one address for all, and the host part of its URL is a token.
     addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
-    service = next((each for each in addresses if each.startswith("https://")), None)
-    own = any("{host}" in each for each in target.templates) and target.host
+    service = next((address for address in addresses if address.startswith("https://")), None)
+    own = any("{host}" in pattern for pattern in target.templates) and target.host
     if service is not None and not (own and scheme(url) in {"ntfy", "ntfys"}):
         return urlsplit(service).hostname or "", 443
     return (str(target.host), int(target.port or (443 if target.secure else 80))) if own else None
 
 
-def _understood(url: str) -> tuple[Any, Any]:
-    """What apprise makes of a URL, which may be nothing, and how it is to go about it."""
+def _parse(url: str) -> tuple[Any, Any]:
+    """Return apprise's target for a URL, which may be None, and the options to send with."""
     import apprise
 
     asset = apprise.AppriseAsset(
@@ -102,22 +103,22 @@ def _understood(url: str) -> tuple[Any, Any]:
         app_desc="retrycli",
         app_url="",
         image_url_mask="",
-        service_timeout=0,  # our own; apprise's would leave a thread that the process's end waits for
+        service_timeout=0,  # apprise's own would leave a thread that the exit of the process waits for
         http_redirects=False,
     )
     return apprise.Apprise.instantiate(url, asset=asset), asset
 
 
-def _not_understood(url: str) -> str:
+def _invalid_url(url: str) -> str:
     return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
 
 
 def _send(url: str, notice: Notice) -> str | None:
     import apprise
 
-    target, asset = _understood(url)
+    target, asset = _parse(url)
     if target is None:
-        return _not_understood(url)
+        return _invalid_url(url)
     kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING
     result = apprise.Apprise(target, asset=asset).notify(
         title=notice.title,
@@ -127,7 +128,7 @@ def _send(url: str, notice: Notice) -> str | None:
         interpret_escapes=False,
         log_level=logging.DEBUG,
     )
-    return None if result else _why([each.message for each in result.logs()])
+    return None if result else _reason([line.message for line in result.logs()])
 
 
 REASONS = (
@@ -138,11 +139,11 @@ REASONS = (
     (r"((?:SMTP AUTH|STARTTLS) extension not supported)", "{}"),
     (r"(timed out)", "{}"),
 )
-"""What may be told of apprise's log lines, which hold hosts, tokens and answers besides."""
+"""The parts of apprise's log lines that may be shown; the rest holds hosts, tokens and responses."""
 
 
-def _why(lines: Sequence[str]) -> str:
-    """Why a text was not taken, as far as apprise's log says."""
+def _reason(lines: Sequence[str]) -> str:
+    """Return why a text was not accepted, as far as apprise's log says."""
     for pattern, words in REASONS:
         for line in lines:
             if found := re.search(pattern, line):
@@ -152,7 +153,7 @@ def _why(lines: Sequence[str]) -> str:
 
 @contextmanager
 def _no_proxy() -> Iterator[None]:
-    """Keep apprise from a proxy that the environment names, which is not the same in cron's as in a person's."""
+    """Keep apprise from a proxy of the environment, which differs between cron and an operator."""
     names = ("no_proxy", "NO_PROXY")
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, "*"))
@@ -166,21 +167,21 @@ def _no_proxy() -> Iterator[None]:
 
 @contextmanager
 def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
-    """Keep apprise and what it uses out of every log meanwhile: their lines hold hosts, tokens and answers.
+    """Keep the lines of apprise and its libraries out of every log: they hold hosts, tokens and responses.
 
-    An attempt that was given up on may still have something to say; then they are kept out for good.
+    If an abandoned attempt may still log, they are kept out for good.
     """
     loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
-    before = [(each.handlers, each.propagate, each.level) for each in loggers]
-    for each in loggers:
-        each.handlers, each.propagate = [logging.NullHandler()], False
-    loggers[0].setLevel(logging.DEBUG)  # heard by nobody but `_why`
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
+    loggers[0].setLevel(logging.DEBUG)  # only `_reason` reads them
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        if not any(each.is_alive() for each in attempts):
-            for each, (handlers, propagate, level) in zip(loggers, before, strict=True):
-                each.handlers, each.propagate = handlers, propagate
-                each.setLevel(level)
+        if not any(attempt.is_alive() for attempt in attempts):
+            for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
+                logger.setLevel(level)

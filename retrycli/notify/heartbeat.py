@@ -1,7 +1,7 @@
-"""Tells a dead-man switch that passes are made, after the pinging API of healthchecks.io.
+"""Ping a dead-man switch, by the pinging API of healthchecks.io.
 
-``GET {url}/start`` when a pass begins, ``{url}`` when it has ended well and ``{url}/{exit status}`` when not, each with
-the pass's id as ``rid``. Whoever hears nothing in time raises the alarm.
+``GET {url}/start`` when a pass begins, ``{url}`` when it ended well and ``{url}/{exit status}`` when not, with the
+pass's id as ``rid``. The service raises the alarm if no ping comes in time.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 WAIT_SECONDS = 10.0
-"""How long one ping may take in all, looking up the name included."""
+"""The time limit of one ping, including name resolution."""
 READ_AT_MOST = 200
 
 
 class Ping:
-    """The pings of one pass. None of them raises, and none follows a redirect or an environment's proxy.
+    """The pings of one pass. They never raise, and follow no redirect and no proxy of the environment.
 
     Args:
-        url: the check's.
-        run_id: a UUID that tells this pass's pings from those of others.
+        url: of the check.
+        run_id: a UUID that distinguishes this pass's pings from those of others.
     """
 
     def __init__(self, url: str, run_id: str) -> None:
@@ -30,20 +30,20 @@ class Ping:
         self._start: _Request | None = None
 
     def start(self) -> None:
-        """Say that the pass has begun, and don't wait for it: messages go before."""
+        """Report the start of the pass without waiting, because messages come first."""
         self._start = self._request("/start")
 
     def end(self, exit_status: int) -> str | None:
-        """Say how the pass has ended, after it was heard that it began.
+        """Report the end of the pass, after the start was reported.
 
         Returns:
-            None where all was heard, else what went wrong, in words without the URL.
+            None if both pings succeeded, else what failed, without the URL.
         """
         begun = self._start.failure if self._start else None
         return self._request(f"/{exit_status}" if exit_status else "").failure or begun
 
     def note(self) -> str | None:
-        """Leave a line in the check's log that changes nothing else; what went wrong, or None."""
+        """Add a line to the check's log that changes nothing else; return what failed, or None."""
         return self._request("/log").failure
 
     def _request(self, path: str) -> _Request:
@@ -51,7 +51,7 @@ class Ping:
 
 
 class _Request(Thread):
-    """One GET, in a thread that nobody has to wait for longer than `WAIT_SECONDS`: a name server may hang, too."""
+    """One GET in a thread that nothing waits for longer than `WAIT_SECONDS`, because a name server may hang too."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -61,7 +61,7 @@ class _Request(Thread):
 
     @cached_property
     def failure(self) -> str | None:
-        """What went wrong, once it is known; None where nothing did."""
+        """Wait for the response; return what failed, or None."""
         self.join(WAIT_SECONDS)
         return self._failure
 
@@ -88,5 +88,5 @@ def _get(url: str) -> str | None:
         connection.close()
     if not 200 <= answer.status < 300:  # noqa: PLR2004  the 2xx
         return f"HTTP {answer.status}"
-    # Healthchecks answers 200 to pings that it throws away, and says so in brackets.
+    # Healthchecks answers 200 to pings that it discards, and says so in brackets.
     return "the check is not known there" if text.startswith(b"OK (not found)") else None

@@ -1,6 +1,6 @@
-"""A notification's words: what came of messages, in figures and causes, and never a word of a message.
+"""Write a notification's text: results in figures and causes, and no word of a message.
 
-Ticket ids and error texts are other people's; they are shown so that no channel reads anything into them.
+Ticket ids and error texts come from others; they are escaped so that no channel interprets them.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, 
 from retrycli.domain.sanitize import inert
 
 CAUSES = 10
-"""So many causes are told of, the most frequent first."""
+"""The maximum number of causes shown, the most frequent first."""
 TICKETS = TYPES = 5
-"""How many tickets and message types are named for each."""
+"""The maximum number of tickets, and of message types, shown for a cause."""
 GAPS = 3
-"""How many times without a pass are told of one by one, the last ones."""
+"""The maximum number of gaps without a pass shown one by one, the last ones."""
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
 LONGEST_SAME = 320
-"""A base URL of 255 characters, and what it answers."""
+"""Room for a base URL of 255 characters and its response."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeContext:
-    """What a person wants to know besides."""
+    """The context of a notification."""
 
     host: str
-    """Where this pass was made."""
+    """The host of this pass."""
     destination: str
-    """The ticketing API that it is about, or may be."""
+    """The ticketing API in question, or those that may be."""
     at: datetime
     waiting: int
     escalated: int
@@ -48,24 +48,24 @@ class Notice:
     title: str
     body: str
     good: bool
-    """Whether it has nothing but good news."""
+    """It holds good news only."""
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
-    """What there is to tell, as one notification."""
-    gaps = [each for each in items if isinstance(each, Missed)]
+    """Return the items as one notification."""
+    gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
-    items = [each for each in items if each not in earlier]
-    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
-    body = "\n\n".join(_paragraph(each, context) for each in items)
+    items = [item for item in items if item not in earlier]
+    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(_headline(item) for item in items)
+    body = "\n\n".join(_paragraph(item, context) for item in items)
     if earlier:
         body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
-    good = all(isinstance(each, IncidentChange) and each.turn is Turn.ENDED for each in items)
+    good = all(isinstance(item, IncidentChange) and item.turn is Turn.ENDED for item in items)
     return Notice(title, body, good)
 
 
 def trial(host: str) -> Notice:
-    """What ``notify test`` sends."""
+    """Return the notification that ``notify test`` sends."""
     return Notice(
         f"retrycli on {inert(host, LONGEST_NAME)}: a test",
         "Nothing is wrong: somebody has tried out whether retrycli's notifications arrive here.\nThey do.",
@@ -105,7 +105,7 @@ def _headline(item: Item) -> str:
         case Missed():
             return "no pass was made for " + _length(item.until - item.after)
         case Escalated():
-            number = sum(each.count for each in item.causes)
+            number = sum(group.count for group in item.causes)
             return f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} a person"
     assert_never(item)
 
@@ -113,7 +113,7 @@ def _headline(item: Item) -> str:
 def _paragraph(item: Item, context: NoticeContext) -> str:
     match item:
         case IncidentChange():
-            return _of_trouble(item, context)
+            return _incident_text(item, context)
         case Missed():
             return (
                 f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
@@ -121,11 +121,11 @@ def _paragraph(item: Item, context: NoticeContext) -> str:
                 + _next("`retrycli passes`; then see to cron, or whatever calls it")
             )
         case Escalated():
-            return _of_escalations(item, context)
+            return _escalations_text(item, context)
     assert_never(item)
 
 
-def _of_trouble(change: IncidentChange, context: NoticeContext) -> str:
+def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
     if change.turn is Turn.ENDED:
         lasted = f"since {_utc(change.since)}, for {_length(context.at - change.since)}"
         times = f"at {_utc(change.since)}, and took a message at {_utc(context.at)}"
@@ -163,20 +163,20 @@ def _of_trouble(change: IncidentChange, context: NoticeContext) -> str:
     }[change.topic]
 
 
-def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
-    causes = sorted(escalated.causes, key=lambda each: -each.count)
-    lines = [_of_cause(each) for each in causes[:CAUSES]]
+def _escalations_text(escalated: Escalated, context: NoticeContext) -> str:
+    causes = sorted(escalated.causes, key=lambda group: -group.count)
+    lines = [_cause_line(group) for group in causes[:CAUSES]]
     if (more := len(causes) - CAUSES) > 0:
         lines.append(f"and {_count(more, 'other cause')}")
-    number = sum(each.count for each in causes)
+    number = sum(group.count for group in causes)
     total = f"\n{context.escalated:,} are open in all." if context.escalated > number else ""
     return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
 
 
-def _of_cause(group: EscalationCause) -> str:
+def _cause_line(group: EscalationCause) -> str:
     types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
-    tickets = ", ".join(inert(each, LONGEST_NAME) for each in group.tickets[:TICKETS])
+    tickets = ", ".join(inert(ticket, LONGEST_NAME) for ticket in group.tickets[:TICKETS])
     more = ", …" if len(group.tickets) > TICKETS or group.more_tickets else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
     noun = "tickets" if len(group.tickets) > 1 or group.more_tickets else "ticket"

@@ -1,1 +1,1 @@
-"""What an operator can ask for. Commands, pages and applications call these."""
+"""The operator's use cases, one module a use. Commands, pages and applications call them."""

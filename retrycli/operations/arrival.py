@@ -1,4 +1,4 @@
-"""What operators ask and state about messages that may have arrived."""
+"""Look up messages that may have arrived, and mark messages as sent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.message_actions import ActionResult, once, perform
+from retrycli.operations.bulk_action import ActionResult, perform, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.operator_actions import Acts
 
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """One message that was asked about: the answer, or why it was not asked."""
+    """One message that was looked up: the result, or why it was not looked up."""
 
     message_id: int
     found: LookUp | None = None
@@ -29,22 +29,24 @@ class LookedUp:
 def look_up(
     settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> LookUp:
-    """Ask the ticketing system whether a message has arrived. Nothing is sent.
+    """Ask the ticketing system if a message has arrived. Nothing is sent.
 
-    If it has, it is recorded as delivered and its status becomes ``sent``. Else it stays where it was.
+    If it has, it is recorded as delivered and its status becomes ``sent``. Otherwise it stays where it was.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         message_id: the message's id in the application's table.
-        by: who asks, for the history; by default the login name.
+        by: the operator, for the history; by default the login name.
         runtime: clock and randomness.
 
     Raises:
         NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, is being sent, is known to have been delivered, or its gateway has no look-up;
-            or a stop was requested before it was asked about.
+        NotActionable: it is not failed, is being sent, is known to be delivered, or its gateway has no look-up; or
+            a stop was requested before its look-up.
         InvalidMessage: its data can't be turned into a request.
-        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop.
     """
     for one in look_up_all(settings, [message_id], by=by, runtime=runtime):
         if one.error is not None:
@@ -57,29 +59,33 @@ def look_up(
 def look_up_all(
     settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> list[LookedUp]:
-    """Ask about messages, one after the other, as `look_up` does; those that were left out were not reached.
+    """Look up messages one after the other, as `look_up` does. Messages missing from the result were not reached.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop.
     """
     with ready_to_send(settings, runtime) as (deps, rules, database):
-        return asyncio.run(_ask(deps, rules, Acts(database), once(ids), by or login_name()))
+        return asyncio.run(_look_up_each(deps, rules, Acts(database), unique_ids(ids), by or login_name()))
 
 
-async def _ask(deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str) -> list[LookedUp]:
-    """Ask over one connection and with one log-in. Each answer is in the history."""
+async def _look_up_each(
+    deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str
+) -> list[LookedUp]:
+    """Look up messages over one connection and with one log-in. Each answer is recorded in the history."""
     asked: list[LookedUp] = []
     async with deps.open_gateway() as gateway:
-        for each in ids:
+        for message_id in ids:
             if deps.stop_requested():
                 break
             try:
-                found = await manual_attempt.look_up_through(gateway, deps, rules, each, by=by)
+                found = await manual_attempt.look_up_through(gateway, deps, rules, message_id, by=by)
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-                asked.append(LookedUp(each, error=error))
+                asked.append(LookedUp(message_id, error=error))
                 continue
-            acts.write_down({each: OperatorAction.looked_up(found, by=by, at=deps.now())})
-            asked.append(LookedUp(each, found))
+            acts.write_down({message_id: OperatorAction.looked_up(found, by=by, at=deps.now())})
+            asked.append(LookedUp(message_id, found))
     return asked
 
 
@@ -91,23 +97,23 @@ def mark_sent(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """State that messages have arrived: their status becomes ``sent``, and no pass sends their texts again.
+    """Mark messages as arrived: their status becomes ``sent``, and no pass sends their texts again.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         ids: the messages; failed ones in any state but being sent.
-        note: how it is known, for the history.
-        by: who says so; by default the login name.
-        runtime: the clock, and whether to stop early.
+        note: the evidence, for the history.
+        by: the operator; by default the login name.
+        runtime: the clock, and a request to stop early.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     name = by or login_name()
     return perform(
         settings,
         ActionKind.MARKED_SENT,
-        once(ids),
+        unique_ids(ids),
         lambda _, at: OperatorAction.marked_sent(note, by=name, at=at),
         runtime,
     )

@@ -1,4 +1,4 @@
-"""retrycli's own tables taken along when the application's data has moved to another database."""
+"""Copy retrycli's own tables when the application's data has moved to another database."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ FROM, TO = "--from", "--to"
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What a copy came to."""
+    """The result of a copy."""
 
     source: str
-    """Where the tables were, without a password."""
+    """The source database, without a password."""
     target: str
-    """Where they are now as well."""
+    """The target database, without a password."""
     tables: list[CopiedTable]
     paused: bool
-    """Whether deliveries are held back there too."""
+    """Deliveries are paused in the target too."""
 
     @property
     def verified(self) -> bool:
-        """Whether both sides have as many rows in every table."""
-        return all(each.verified for each in self.tables)
+        """Return whether every table has the same number of rows on both sides."""
+        return all(table.verified for table in self.tables)
 
 
 def copy(
@@ -52,32 +52,32 @@ def copy(
     overwrite: bool = False,
     listen: Callable[[str, int], None] = lambda *_: None,
 ) -> Move:
-    """Make retrycli's own tables in the target what they are in the source. The application's are only read.
+    """Make retrycli's own tables in the target equal to the source's. The application's tables are only read.
 
-    It holds the pass locks of both meanwhile. What is alike already is not written, so that it may be called again at
-    any time, also after it was killed.
+    It holds the pass locks of both sides. Equal rows are not written, so it can be repeated at any time, even after it
+    was killed.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         source: the URL of the database that is copied; by default ``database.url``.
         target: the URL of the database that the application's data has moved to; by default ``database.url``.
-        overwrite: whether to undo what has been done in the target since the source was last used.
-        listen: told, as it goes on, a table's name and how many rows of it are done.
+        overwrite: undo what was done in the target since the source was last used.
+        listen: gets the name of a table and the number of its rows done so far.
 
     Raises:
-        LockHeld: a pass is at work on either side.
-        DatabaseUnavailable: either of them can't be opened, read or written.
-        ConfigurationError: they are one, one of them is not as needed, the application's data is not in the target,
-            the target is ahead of the source, or a row does not fit into it.
+        LockHeld: a pass is running on either side.
+        DatabaseUnavailable: either database can't be opened, read or written.
+        ConfigurationError: both are the same, one is not usable, the application's data is not in the target, the
+            target is ahead of the source, or a row does not fit into it.
     """
-    old, new = _settings_at(settings, source, FROM), _settings_at(settings, target, TO)
+    old, new = _with_database(settings, source, FROM), _with_database(settings, target, TO)
     with ExitStack() as held:
-        with _spoken_of_as(source and FROM):
+        with _naming_option(source and FROM):
             here = held.enter_context(closing(Database(old.database.url, old.database.table)))
-            _check_tables(here)
-        with _spoken_of_as(target and TO):
+            _check_source(here)
+        with _naming_option(target and TO):
             there = held.enter_context(closing(Database(new.database.url, new.database.table)))
-            _check_table(there)
+            _check_target(there)
         if is_same(here, there):
             raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; name the other one")
         keep_passes_off(old, new, held)
@@ -86,26 +86,28 @@ def copy(
         there.ensure_tables(upgrade=new.database.auto_upgrade)
         check_claims(there)
         if not overwrite:
-            _check_order(here, there)
+            _check_not_ahead(here, there)
         tables = copy_tables(here, there, listen=listen)
         return Move(here.place, there.place, tables, paused=Ledger(there).pause(utc_now()) is not None)
 
 
-def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
-    """The settings as they would be with this database."""
+def _with_database(settings: Settings, url: str | None, option: str) -> Settings:
+    """Return the settings with another database."""
     if url is None:
         return settings
     try:
         database = settings.database.model_validate({**settings.database.model_dump(), "url": url})
     except ValidationError as error:
-        reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors(include_input=False))
+        reasons = "; ".join(
+            problem["msg"].removeprefix("Value error, ") for problem in error.errors(include_input=False)
+        )
         raise ConfigurationError(f"{option}: {reasons}") from None
     return settings.model_copy(update={"database": database})
 
 
 @contextmanager
-def _spoken_of_as(option: str | None) -> Iterator[None]:
-    """Let an error name the option that stands in the setting's place, if one does."""
+def _naming_option(option: str | None) -> Iterator[None]:
+    """Make errors name the option that replaces the setting, if one does."""
     try:
         yield
     except RetrycliError as error:
@@ -115,8 +117,8 @@ def _spoken_of_as(option: str | None) -> Iterator[None]:
         raise type(error)(text) from error
 
 
-def _check_tables(database: Database) -> None:
-    """The source needs retrycli's own tables. The application's may be gone from it, but must not be another one."""
+def _check_source(database: Database) -> None:
+    """Check that the source has retrycli's own tables. The application's may be gone, but must not be another one."""
     found = database.revision()
     if found is None:
         raise ConfigurationError(f"{database.place} has no tables of retrycli's to copy; check database.url")
@@ -130,8 +132,8 @@ def _check_tables(database: Database) -> None:
         selection.check(database)
 
 
-def _check_table(database: Database) -> None:
-    """The target needs the application's table, so that somebody else's database gets no tables of ours."""
+def _check_target(database: Database) -> None:
+    """Check that the target has the application's table, so that a stranger's database gets no tables of retrycli's."""
     try:
         _ = database.messages
     except SchemaMismatch as error:
@@ -139,7 +141,7 @@ def _check_table(database: Database) -> None:
 
 
 def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
-    """Take the pass locks of both sides, which may be one."""
+    """Take the pass locks of both sides, which may be the same."""
     me = Holder(os.getpid(), socket.gethostname(), utc_now())
     for path in sorted({lock_path(old), lock_path(new)}):
         lock = PassLock(path)
@@ -148,7 +150,9 @@ def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
 
 
 def check_claims(database: Database) -> None:
-    """A pass on another host, or an attempt by hand, has no lock of this host."""
+    """Check for active claims, because a pass on another host, or an attempt by hand, does not hold this host's
+    lock.
+    """
     until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:
         raise LockHeld(
@@ -157,8 +161,10 @@ def check_claims(database: Database) -> None:
         )
 
 
-def _check_order(here: Database, there: Database) -> None:
-    """A source that the target has left behind is an old one: the move is over, or its two ends are swapped."""
+def _check_not_ahead(here: Database, there: Database) -> None:
+    """Check that the target is not ahead of the source. Otherwise the move is over, or source and target are
+    swapped.
+    """
     source_at, target_at = last_used(here), last_used(there)
     if target_at is not None and (source_at is None or source_at < target_at):
         before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"

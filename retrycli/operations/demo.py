@@ -1,4 +1,4 @@
-"""The demo: the main job at work on the example database, against a ticketing API that fails now and then."""
+"""Run the main commands on the example database, against a ticketing API that fails now and then."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from retrycli.system.trust import write_private
 
 FAIL = 0.3
 SEED = 48
-"""So that everyone sees the same failures."""
+"""Everyone sees the same failures."""
 
 
 def run() -> None:
-    """Run the real commands, one after another, and leave their files for the user to play with."""
+    """Run the real commands one after another, and keep their files for the user to try."""
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
     database = example_data.copy(folder, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret

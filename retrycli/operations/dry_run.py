@@ -1,4 +1,4 @@
-"""What a pass would send if it were made now. Nothing is written, and nobody is kept from writing."""
+"""Predict what a pass would send now. Nothing is written, and no writer is blocked."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ MICROSECOND = timedelta.resolution
 
 
 @dataclass(slots=True)
-class _Foreseen:
-    """An enrolment that writes nothing down: it keeps in mind what would be due, and when, by id."""
+class _DryRunEnrolment:
+    """An enrolment that writes nothing: it keeps in memory which ids would be due, and when."""
 
     real: Enrolment
     rules: PassRules
@@ -42,26 +42,28 @@ class _Foreseen:
     ids: array[int] = field(default_factory=lambda: array("q"))
     times: array[int] = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)
-    """Messages that the queue knows as others."""
+    """Messages whose ids belong to other messages in the queue."""
     escalated: int = 0
-    """How many that are new would be escalated at once."""
+    """The number of new messages that would be escalated at once."""
     displaced: int = 0
-    """How many of those are due in the queue."""
+    """How many of the replaced messages are due in the queue."""
     expired: int = 0
-    """How many that are new have expired."""
+    """The number of new messages that have expired."""
     expired_due: int = 0
-    """How many of those are due."""
-    _here: Collection[int] = ()
-    """Those of the range that was looked at last."""
-    _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
-    """The new messages that were read last."""
+    """How many of the expired messages are due."""
+    _replaced_in_range: Collection[int] = ()
+    """The replaced messages of the current range."""
+    _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
+    """The new messages of the last read."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         return self.real.plan_sweep(swept_to)
 
     def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
-        found = self.real.newly_failed(span, limit, replaced=self._here)
-        self._fresh = {each.message_id if isinstance(each, UnusableMessage) else each.id: each for each in found}
+        found = self.real.newly_failed(span, limit, replaced=self._replaced_in_range)
+        self._new_messages = {
+            message.message_id if isinstance(message, UnusableMessage) else message.id: message for message in found
+        }
         return found
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
@@ -72,8 +74,8 @@ class _Foreseen:
         return {}
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Tell if a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
-        message, due = self._fresh[settled.message_id], settled.transition.next_attempt_at
+        """Return whether a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
+        message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True
         policy = self.rules.policies[message.message_type]
@@ -88,18 +90,18 @@ class _Foreseen:
         return self.rules.due_by(self.at)
 
     def _remember(self, settled: Iterable[Decision]) -> None:
-        for each in settled:
-            due = each.transition.next_attempt_at
-            if each.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
-                self.ids.append(each.message_id)
+        for decision in settled:
+            due = decision.transition.next_attempt_at
+            if decision.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
+                self.ids.append(decision.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
 
     def retire(self, span: IdRange) -> Retired:
         found = self.real.would_retire(span)
-        self._here = found.replaced.keys()
-        self.replaced.update(self._here)
+        self._replaced_in_range = found.replaced.keys()
+        self.replaced.update(self._replaced_in_range)
         self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
-        return Retired(0, found.changed)  # what has gone is no longer failed, and so not shown
+        return Retired(0, found.changed)  # retired messages are not failed, and so not shown
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
@@ -109,96 +111,100 @@ class _Foreseen:
         return []
 
     def per_ticket_order(self) -> Iterator[tuple[datetime, int]]:
-        for each in sorted(range(len(self.ids)), key=self.times.__getitem__):  # of equal ones the lowest id is first
-            yield EPOCH + self.times[each] * MICROSECOND, self.ids[each]
+        # Of equal times the lowest id is first.
+        for position in sorted(range(len(self.ids)), key=self.times.__getitem__):
+            yield EPOCH + self.times[position] * MICROSECOND, self.ids[position]
 
 
 LONG_AGO = timedelta(days=7)
-"""If a message is older, its sender may not want it sent any more."""
+"""The sender of an older message may not want it sent any more."""
 
 
 @dataclass(slots=True)
 class Sum:
-    """What is known of the messages that were gone through."""
+    """Totals of the messages counted so far."""
 
     destination_of: Callable[[str], str]
-    """Where messages of a type go."""
+    """Returns the destination of a message type."""
     number: int = 0
     oldest: datetime | None = None
-    """When the oldest of them was made, as far as their table says."""
+    """The oldest creation time, as far as the application's table has it."""
     destinations: dict[str, int] = field(default_factory=dict)
-    """How many go where."""
+    """The number of messages by destination."""
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
-        """Give messages on, and remember what they come to."""
-        for each in messages:
+        """Yield the messages unchanged, and count them."""
+        for message in messages:
             self.number += 1
-            to = self.destination_of(each.message_type)
+            to = self.destination_of(message.message_type)
             self.destinations[to] = self.destinations.get(to, 0) + 1
-            made = [at for at in (self.oldest, each.created_at) if at is not None]
+            made = [at for at in (self.oldest, message.created_at) if at is not None]
             self.oldest = min(made, default=None)
-            yield each
+            yield message
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a pass would do if it were made now."""
+    """What a pass would do now."""
 
     number: int
-    """How many messages it would send if nothing held it back."""
+    """The number of messages it would send if nothing held it back."""
     messages: Iterator[ListedMessage]
-    """These messages, the one that has waited longest first. They are read as they are gone through."""
+    """These messages, the longest waiting first. They are read during the iteration."""
     escalated: int
-    """How many messages it would escalate without sending them."""
+    """The number of messages it would escalate without sending them."""
     pause: Pause | None
-    """What keeps it from sending anything."""
+    """The pause that keeps it from sending."""
     down: Mapping[str, Breaker]
-    """The destinations to which it would send nothing, because they are down or asked for a rest."""
+    """Destinations it would send nothing to, because they are down or throttled."""
     probed: Collection[str]
-    """The destinations that are down, to which it would send one message first, as a probe."""
+    """Destinations that are down and would get one message first, as a probe."""
 
 
 @contextmanager
 def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Iterator[Preview]:
-    """Foresee a pass.
+    """Predict a pass.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, or a gateway has no base URL.
     """
     rules = pass_rules(settings, limit=limit)
     with dry_run_database(settings, to_read=True) as database:
         deps = make_dependencies(settings, database, runtime)
         at = deps.now()
-        foreseen = _foresee(database, deps, rules, at)
+        foreseen = _predict_queue(database, deps, rules, at)
         views = Views(database)
         ids, times = array("q"), array("q")
         spent = _spent(views, rules, at) - foreseen.replaced
         left_out = spent | foreseen.replaced
-        known = (each for each in views.due(rules.due_by(at)) if each[1] not in left_out)
+        known = (entry for entry in views.due(rules.due_by(at)) if entry[1] not in left_out)
         for due, message_id in merge(known, foreseen.per_ticket_order()):
             ids.append(message_id)
             times.append((due - EPOCH) // MICROSECOND)
         if rules.limit is not None:
             del ids[rules.limit :], times[rules.limit :]
         ledger = Ledger(database)
-        opened = {each.destination: each for each in ledger.breakers() if each.state is not BreakerState.CLOSED}
-        barred = {to for to, each in opened.items() if Destination(each, rules, since=at).stop_reason is not None}
+        opened = {
+            breaker.destination: breaker for breaker in ledger.breakers() if breaker.state is not BreakerState.CLOSED
+        }
+        barred = {to for to, breaker in opened.items() if Destination(breaker, rules, since=at).stop_reason is not None}
         yield Preview(
             number=len(ids),
-            messages=_messages(views, ids, times, set(foreseen.ids)),
+            messages=_still_waiting(views, ids, times, set(foreseen.ids)),
             escalated=len(spent) + foreseen.escalated,
             pause=ledger.pause(at),
-            down={to: each for to, each in opened.items() if to in barred},
-            probed={to for to, each in opened.items() if to not in barred and each.state is BreakerState.OPEN},
+            down={to: breaker for to, breaker in opened.items() if to in barred},
+            probed={to for to, breaker in opened.items() if to not in barred and breaker.state is BreakerState.OPEN},
         )
 
 
 def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
-    """Find the due messages in the queue that a pass would escalate in place of their next attempt."""
+    """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
-    ages = any(each.expires_after is not None for each in policies.values())
-    # Without an age to look at, only those need to be read that may have had all their tries: nearly always none.
-    tries = None if ages else min(each.max_retries for each in policies.values())
+    ages = any(policy.expires_after is not None for policy in policies.values())
+    # Without an age limit, only messages that may have used up their tries need to be read: nearly always none.
+    tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
         for message_id, kind, made, made_at in views.chances(rules.due_by(at), tries=tries)
@@ -207,7 +213,7 @@ def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
 
 
 def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
-    """Find the waiting messages in the queue that have expired, due or not."""
+    """Return the waiting messages in the queue that have expired, due or not."""
     policies: dict[str, RetryPolicy] = {
         kind.value: policy for kind, policy in rules.policies.items() if policy.expires_after is not None
     }
@@ -222,24 +228,24 @@ def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
 
 
 def count_waiting(settings: Settings) -> int:
-    """Count the messages that wait, due or not. Nothing is written.
+    """Count the waiting messages, due or not. Nothing is written.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with dry_run_database(settings, to_read=True) as database:
         return Measures(database).counts(EPOCH)["waiting"]
 
 
 def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:
-    """Count failed messages as `Measures.counts`, and as due those that a pass would take if it began at a time.
+    """Count failed messages as `Measures.counts` does; ``due`` counts those that a pass would send at a time.
 
-    Besides, count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
+    Also count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
     ``expired_due`` those of them that the next pass escalates.
     """
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))
-    foreseen = _foresee(database, deps, rules, at)
+    foreseen = _predict_queue(database, deps, rules, at)
     found = Measures(database).counts(rules.due_by(at))
     spent = _spent(Views(database), rules, at) - foreseen.replaced
     expired = _expired(Views(database), rules, at) - foreseen.replaced
@@ -250,15 +256,15 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     }
 
 
-def _foresee(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _Foreseen:
-    """Find what would come due in the queue if a pass followed the application's table."""
-    foreseen = _Foreseen(Enrolment(database), rules, at)
+def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _DryRunEnrolment:
+    """Find what would become due in the queue if a pass read the application's table."""
+    foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
     enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 
 def sum_of(settings: Settings) -> Sum:
-    """Return the sum of no message yet.
+    """Return totals of no messages.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
@@ -266,11 +272,11 @@ def sum_of(settings: Settings) -> Sum:
     return Sum(pass_rules(settings).destination_of)
 
 
-def _messages(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
-    """Messages by their ids, as far as they still wait or would wait anew, each with the time at which it is due."""
+def _still_waiting(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
+    """Yield the messages that still wait, or would wait anew, each with its due time."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         when = dict(zip(page, times[start : start + PAGE], strict=True))
-        for each in views.pages(page, Filter()):
-            if each.state is State.WAITING or each.id in anew:
-                yield replace(each, next_attempt_at=EPOCH + when[each.id] * MICROSECOND)
+        for message in views.pages(page, Filter()):
+            if message.state is State.WAITING or message.id in anew:
+                yield replace(message, next_attempt_at=EPOCH + when[message.id] * MICROSECOND)

@@ -1,4 +1,4 @@
-"""A person edits one message: it is read as it is, and written where nobody has changed it meanwhile."""
+"""Edit one message: read it, and write it if nobody has changed it since."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from retrycli.store.history import message_details
 def read_draft(
     settings: Settings, message_id: int, *, runtime: Runtime = DEFAULT_RUNTIME
 ) -> tuple[MessageDetails, EditableMessage]:
-    """A message for editing: as it is, and what of it can be edited.
+    """Return a message, and its editable part.
 
     Raises:
         NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent just now.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        NotActionable: it is not failed, or is being sent.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         Edits(database).check(message_id, clock(database, runtime.now)())
@@ -46,25 +46,25 @@ def write_draft(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> list[str]:
-    """Write an edited message, which gets a new delivery key; it stays in its place.
+    """Write an edited message. It gets a new delivery key, and stays in its state.
 
-    ``subject`` and ``body`` of the application's table are written, and ``recipient_email`` where the table has it.
+    It writes ``subject`` and ``body`` of the application's table, and ``recipient_email`` if the table has it.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
-        read: the message as `read_draft` gave it.
-        wanted: what it is to be.
-        by: who asks for it; by default the login name.
+        read: the message as `read_draft` returned it.
+        wanted: the edited message.
+        by: the operator; by default the login name.
         runtime: the clock.
 
     Returns:
-        The columns that were written; none where nothing is different.
+        The columns that were written; empty if nothing is different.
 
     Raises:
         NotEdited: the text can't be sent.
-        NoSuchMessage: there is no such row any more.
-        NotActionable: it is not failed, is being sent just now, or was changed since it was read.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        NoSuchMessage: the row is gone.
+        NotActionable: it is not failed, is being sent, or was changed since it was read.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     row = read.row
     wanted.check(EditableMessage.of(row))

@@ -1,4 +1,4 @@
-"""Messages that expire while nothing is delivered: they are announced before, not found expired afterwards."""
+"""Warn of messages that will expire while deliveries are held back, before they do."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ HELD_BACK = frozenset(
         StopReason.THROTTLED,
     }
 )
-"""A pass that ends for one of these leaves what is due as it is, and so may the next ones."""
+"""Reasons to stop that leave the due messages as they are, for this pass and possibly the next ones."""
 EARLIER = timedelta(hours=2)
-"""How much longer than from one reminder to the next is looked ahead: nothing must expire between two of them."""
+"""The look-ahead beyond the next reminder, so that nothing expires between two of them."""
 SOON = timedelta(days=1)
-"""A message that expires so soon is marked in lists."""
+"""Lists mark a message that expires within this time."""
 WARNED = "messages about to expire"
 
 
 def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
-    """Tell if a list says when a waiting message expires: soon, or before it can be delivered."""
+    """Return whether a list shows when a waiting message expires: soon, or before its next attempt."""
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
 EXPIRED = "expired; a pass will escalate it"
-"""What is said of a waiting message that has expired. No pass does before it is due, or during a pause or an outage."""
+"""How lists describe a waiting message that has expired. No pass escalates it before it is due, or during a pause or an
+outage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """Waiting messages that expire soon, or none: then `count` is 0."""
+    """Waiting messages that expire soon; `count` is 0 if there are none."""
 
     count: int
     first: datetime
     until: datetime
-    """How far was looked ahead."""
+    """The end of the look-ahead."""
     why: str = ""
-    """What holds them back."""
+    """What holds the messages back."""
     next_step: str = ""
     """The command to run, without the program."""
     too_late: bool = False
-    """Some have expired since they were announced."""
+    """Some messages have expired since the warning."""
 
     def __str__(self) -> str:
         what = "1 message expires" if self.count == 1 else f"{self.count:,} messages expire"
@@ -67,24 +68,24 @@ class Expiring:
 
 @dataclass(frozen=True, slots=True)
 class _Obstacle:
-    """What holds messages back."""
+    """A condition that holds messages back."""
 
     why: str
     next_step: str = "list-failed --state waiting"
     end: datetime | None = None
     destinations: Collection[str] | None = None
-    """Where it holds them back from; None is everywhere."""
+    """The affected destinations; None for all."""
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiring | None:
-    """Find the messages that expire before people are reminded again, if a pass has held deliveries back.
+    """Find the messages that expire before the next reminder, if a pass held deliveries back.
 
     Returns:
-        These, or none after a pass that delivered something; None if the pass does not tell: it had nothing to send, or
-        they have all expired by now.
+        The messages; none after a pass that delivered something. None if the pass shows nothing: it had nothing to
+        send, or all such messages have expired.
 
     Raises:
-        DatabaseUnavailable: they can't be read.
+        DatabaseUnavailable: the messages can't be read.
     """
     kinds = [kind for kind, policy in settings.policies.items() if policy.expires_after]
     if not kinds or (summary.reason not in HELD_BACK and not summary.sent):
@@ -96,36 +97,38 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if obstacle.end is not None:
         until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
     places = obstacle.destinations
-    held = [each for each in kinds if places is None or settings.gateway.of(each).destination in places]
+    held = [kind for kind in kinds if places is None or settings.gateway.of(kind).destination in places]
     waiting = Views(database).messages(Filter(state=State.WAITING, message_type=held), sort="id") if held else ()
     count, first, expired = 0, until, 0
-    for each in waiting:
-        at = each.expires_at(settings.policies, unknown=now)
+    for message in waiting:
+        at = message.expires_at(settings.policies, unknown=now)
         expired += at is not None and at < now
         if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
     if expired and not count:
-        return None  # the passes that come will tell of these
+        return None  # the next passes report these
     return Expiring(count, first, until, obstacle.why, obstacle.next_step)
 
 
 def _are_too_late(settings: Settings, database: Database, kinds: Collection[MessageType]) -> bool:
-    """Return whether messages have been escalated that expired since the last warning."""
+    """Return whether messages that expired since the last warning were escalated."""
     if (last := Totals(database).warned(WARNED)) is None:
         return False
     expired = Filter(state=State.ESCALATED, message_type=kinds, reason=EscalationReason.EXPIRED, escalated_after=last)
-    ends = (each.expires_at(settings.policies, unknown=last) for each in Views(database).messages(expired, sort="id"))
-    return any(each is not None and each >= last for each in ends)
+    ends = (
+        message.expires_at(settings.policies, unknown=last) for message in Views(database).messages(expired, sort="id")
+    )
+    return any(end is not None and end >= last for end in ends)
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
-    """Find out what holds messages back, since when, and until when."""
+    """Find what holds messages back, since when, and until when."""
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
         return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
-        open_now = [each for each in ledger.breakers() if each.state is BreakerState.OPEN]
-        if since := min((each.opened_at for each in open_now if each.opened_at), default=None):
-            places = [each.destination for each in open_now]
+        open_now = [breaker for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN]
+        if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):
+            places = [breaker.destination for breaker in open_now]
             verb = "is" if len(places) == 1 else "are"
             return _Obstacle(f"{', '.join(places)} {verb} down since {utc(since)}", destinations=places)
     met = lasting(summary.reason or "", ledger.passes_up_to(summary.pass_id, LOOKBACK))
@@ -140,10 +143,10 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
 
 
 def warn(database: Database, found: Expiring, now: datetime, remind: timedelta) -> None:
-    """Warn of messages that are about to expire, now and then while there are any.
+    """Warn of messages that are about to expire, at intervals while there are any.
 
     Raises:
-        DatabaseUnavailable: it can't be found out what was said.
+        DatabaseUnavailable: the last warning can't be read or written.
     """
     totals = Totals(database)
     last = totals.warned(WARNED)

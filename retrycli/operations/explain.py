@@ -1,84 +1,65 @@
-"""Why a message is where it is: every gate between it and its next attempt, and when that will be made.
+"""Explain why a message waits, and predict its next attempt.
 
-The gates ask what a pass asks, of the same code: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`. What a
-pass does before it claims (put right the times of a clock that was wrong, take in new failures, take back what the dead
-have left) is done here too, by the pass's own code, and rolled back.
+What a pass does before it claims (repair the times of a wrong clock, enrol new failures, recover expired claims) is
+done here too, by the same code, and rolled back.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import State
 from retrycli.domain.pass_record import is_late
-from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.engine import enrolment
-from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations import schedule
-from retrycli.operations.expiry import EXPIRED
+from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, Gate, Gates, stays_open
+from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.history import message_details
 from retrycli.store.listing import Views
-from retrycli.store.messages import message_of
 from retrycli.store.passes import Ledger
-from retrycli.store.write_check import lack_of_room
 from retrycli.system.host import Caller
 
 LATENESS = timedelta(seconds=3)
-"""How long after the tick of its line a pass begins: what has ended by then does not hold it up."""
-WHOLE_SECONDS = timedelta(seconds=1)
-"""Retry-After is written down to the second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One thing that can stand between a message and its next attempt."""
-
-    name: str
-    open: bool
-    figure: str
-    """What it goes by; where there is a time, the words lead up to it."""
-    time: datetime | None = None
+"""A pass begins this long after the tick of its line; what ends before then does not hold it up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a message is where it is."""
+    """Why a message waits."""
 
     message_id: int
     ticket_id: object
     message_type: str
     gates: list[Gate]
     next_attempt_at: datetime | None
-    """When the pass begins that will try it, if nothing happens till then; None where none will."""
+    """The start of the pass that attempts it, if nothing happens until then; None if no pass does."""
     is_claimed: bool = False
-    """Whether a claim keeps everybody else from sending it."""
+    """A claim prevents every other sender."""
     being_sent: bool = False
-    """Whether a pass or an operator has claimed it to send it, unless that has died."""
+    """A pass or an operator has claimed it to send it, and has not died."""
     has_begun: bool = False
-    """Whether a request for it has gone out, of which no answer is recorded."""
+    """A request for it went out, and no answer is recorded."""
     pass_runs: bool = False
-    """Whether a pass is under way on this host."""
+    """A pass is running on this host."""
     one_goes_first: bool = False
-    """Whether the pass tries one message first, alone, and others are due with this one."""
+    """The pass attempts one message alone first, and others are due with this one."""
     expires_first: bool = False
-    """Whether it has not expired, and will have by the time a pass comes to it."""
+    """It has not expired, but will before a pass gets to it."""
 
 
 def explain(
@@ -89,10 +70,10 @@ def explain(
     none_hidden: bool = False,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Explanation:
-    """Why a message is where it is, and when it is tried next. Nothing is written.
+    """Explain why a message waits, and predict its next attempt. Nothing is written.
 
-    The attempt is foreseen as things stand: that a probe of the ticketing API comes through, that who claims
-    the message now has died, that what goes before it takes no longer than the pass has.
+    The prediction assumes that a probe of the ticketing API succeeds, that the current owner of the claim has died, and
+    that the messages before it take no longer than the pass has.
 
     Args:
         settings: which passes.
@@ -103,7 +84,7 @@ def explain(
 
     Raises:
         NoSuchMessage: there is no such row.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     rules = pass_rules(settings)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
@@ -116,15 +97,15 @@ def explain(
 
 
 class _Explainer:
-    """Looks at one database, in a transaction that is rolled back.
+    """Examine one database in a transaction that is rolled back.
 
     Args:
         database: where the message is.
-        deps: the world that a pass would have.
-        rules: how a pass would go about it.
+        deps: the dependencies of a pass.
+        rules: the rules of a pass.
         interval: how often cron calls.
         callers: what calls the passes on this machine; None if nobody has looked.
-        ended_passes: tells which of some passes are known to have ended.
+        ended_passes: returns which of some passes have ended.
         none_hidden: as for `explain`.
     """
 
@@ -151,29 +132,26 @@ class _Explainer:
         self._now = deps.now()
         until = self._now + schedule_grid.MAX_CLOCK_SKEW
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
-        self._refusals = self._ledger.refusals(passes)
-        ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)
-        self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
-        self._disk = lack_of_room(database.file)
+        self._gates = Gates(database, rules, passes)
         self._newest = passes[0].started_at if passes else None
-        self._why_none_came = schedule.why_none_came(callers, self._now)
-        self._uncalled = schedule.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
+        self._why_none_came = next_run.why_none_came(callers, self._now)
+        self._uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         self._expires_first = False
-        # Ticks that are told by passes have their lateness in them.
+        # Ticks derived from passes include their lateness.
         self._late = LATENESS if callers else timedelta(0)
-        self._grid = schedule.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
+        self._grid = next_run.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.ledger.repair_clock_skew(first, self._rules.lease)
         enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
-        if self._rules.per_ticket_order:  # those of its ticket that go first may be as new
+        if self._rules.per_ticket_order:  # earlier messages of its ticket may be new too
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = message_details(self._database, message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = self._ended_passes({owner} if owner else frozenset())
-        gates = [*self._gates(found, self._now), self._cron()]
-        is_claimed = any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates)
+        gates = [*self._gates.of(found, self._now, self._ended), self._cron()]
+        is_claimed = any(gate.name == "claim" and gate.time is not None and gate.time > self._now for gate in gates)
         next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
         return Explanation(
             message_id=message_id,
@@ -183,107 +161,10 @@ class _Explainer:
             next_attempt_at=next_attempt_at,
             is_claimed=is_claimed,
             being_sent=is_claimed and owner not in self._ended,
-            has_begun=any(each.outcome is None for each in found.attempts),
+            has_begun=any(attempt.outcome is None for attempt in found.attempts),
             one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
-            expires_first=self._expires_first and all(each.open for each in gates if each.name == "expiry"),
+            expires_first=self._expires_first and all(gate.open for gate in gates if gate.name == "expiry"),
         )
-
-    # -- the gates --------------------------------------------------------------------------------------------
-
-    def _gates(self, found: MessageDetails, at: datetime) -> Iterator[Gate]:
-        """The gates of a pass that began at a time; cron's is another matter."""
-        failed = found.row["status"] == MessageStatus.FAILED
-        yield Gate("status", failed, str(found.row["status"]))
-        if not failed or found.queue is None:
-            return
-        message = message_of(found.row)
-        yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
-        queue = found.queue
-        yield Gate("escalation", queue["state"] != State.ESCALATED, queue["escalation_reason"] or "none")
-        yield _claim(queue, has_ended=queue["claimed_by"] in self._ended)
-        wait = self._wait(queue, at)
-        yield wait
-        yield _retry_after(found, wait)
-        if self._rules.per_ticket_order:
-            yield self._order(queue["message_id"], at)
-        if not isinstance(message, UnusableMessage):
-            is_waiting = queue["state"] == State.WAITING
-            yield from self._policy_gates(_queued(message, queue), at, is_waiting=is_waiting)
-        yield self._pause(at)
-        yield self._breaker(found, at)
-        yield self._last_pass(found)
-        yield Gate("disk", self._disk is None, self._disk or "has room")
-        yield from self._limits(queue["message_id"], at)
-
-    def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
-        """What the message's own policy says."""
-        message = queued.message
-        policy = self._rules.policies[message.message_type]
-        tries = f"{message.retry_count} of {policy.max_retries} made"
-        yield Gate("tries", policy.has_tries_left(message), tries)
-        until = policy.expires_at(queued)
-        figure = "wanted until" if until else "never expires"
-        if expired := policy.expired(queued, at):
-            figure = f"{EXPIRED if is_waiting else 'expired'}; it was wanted until"
-        yield Gate("expiry", not expired, figure, until)
-
-    def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:
-        is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
-        due = queue["next_attempt_at"]
-        return Gate("wait", is_open, "due at" if due else "none", due)
-
-    def _order(self, message_id: int, at: datetime) -> Gate:
-        """Whether a pass comes to it: those before it go first, and it follows when they are delivered."""
-        before_it = self._views.before_it(message_id)
-        if not before_it:
-            return Gate("order", open=True, figure="none of its ticket goes first")
-        last = max(due for _, due in before_it)
-        first, _ = before_it[0]
-        others = f" and {len(before_it) - 1:,} more" if len(before_it) > 1 else ""
-        figure = f"message {first}{others} of its ticket must be delivered first; due at"
-        return Gate("order", last <= self._rules.due_by(at), figure, last)
-
-    def _pause(self, at: datetime) -> Gate:
-        pause = self._ledger.pause(at)
-        if pause is None:
-            return Gate("pause", open=True, figure="none")
-        figure = f"by {pause.by}" + (f" ({pause.reason})" if pause.reason else "")
-        return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
-
-    def _breaker(self, found: MessageDetails, at: datetime) -> Gate:
-        breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
-        is_open = Destination(breaker, self._rules, since=at).stop_reason is None
-        match breaker.state:
-            case BreakerState.CLOSED:
-                figure = "closed"
-            case BreakerState.OPEN:
-                figure = f"the API failed {breaker.failures:,} times in a row; one probe goes first, at"
-            case BreakerState.RESTING:
-                figure = "the API asked for a rest, until"
-        return Gate("breaker", is_open, figure, breaker.probe_at)
-
-    def _last_pass(self, found: MessageDetails) -> Gate:
-        """What refused or ended the last pass holds nothing back: each pass tries again, and may fare the same."""
-        refused = self._refusals.get(self._rules.destination_of(str(found.row["message_type"])))
-        if (ended := refused or self._ended_early) is None:
-            return Gate("last_pass", open=True, figure="nothing stopped it")
-        if refused or ended.reason == StopReason.FAULT:
-            words = "the last one that tried was refused" if refused else "it failed"
-            figure = f"{words}: {ended.detail}; each pass tries again; it began at"
-        else:
-            why = ": ".join(filter(None, ((ended.reason or "").replace("_", " "), ended.detail)))
-            figure = f"it ended early: {why}; it began at"
-        return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
-
-    def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
-        limit, rate = self._rules.limit, self._rules.rate_per_second
-        ahead = 0
-        if capacity(self._rules) is not None:
-            ahead = self._views.count_ahead(message_id, self._rules.due_by(at))
-        first = f", {ahead:,} go first"
-        yield Gate("limit", limit is None or ahead < limit, f"{limit:,} a pass{first}" if limit else "none")
-        by_rate = capacity(replace(self._rules, limit=None))
-        yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
 
     def _cron(self) -> Gate:
         if self._grid is None:
@@ -297,8 +178,6 @@ class _Explainer:
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
         return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=self._grid[number])
 
-    # -- the next attempt -------------------------------------------------------------------------------------
-
     def _next_attempt(self, message_id: int, found: MessageDetails) -> datetime | None:
         grid = self._grid
         if grid is None or found.queue is None:
@@ -308,88 +187,62 @@ class _Explainer:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             recover(self._deps, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
             found = message_details(self._database, message_id)
-        opens = grid.first(number, lambda tick: self._may_pass(found, tick))
+        opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
         if opens is None:
             return None
         if (most := capacity(self._rules)) is not None:
-            opens = self._turn(found, grid, number, opens, most)
-        handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
-        self._expires_first = [each.name for each in handed_over] == ["expiry"]
-        return None if handed_over else grid[opens]
+            opens = self._tick_of_turn(found, grid, number, opens, most)
+        closed_for_good = [
+            gate for gate in self._gates.of(found, grid[opens], self._ended) if not gate.open and gate.name in FOR_GOOD
+        ]
+        self._expires_first = [gate.name for gate in closed_for_good] == ["expiry"]
+        return None if closed_for_good else grid[opens]
 
-    def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
-        """Whether every gate that stays open once it is has opened by a tick."""
-        gates = [each for each in self._gates(found, tick) if _passes(each) and each.name not in BY_THE_START]
-        return all(each.open for each in gates) and self._is_let_through(found, tick)
+    def _gates_are_open(self, found: MessageDetails, tick: datetime) -> bool:
+        """Return whether every gate that stays open once it is has opened by a tick."""
+        gates = [
+            gate
+            for gate in self._gates.of(found, tick, self._ended)
+            if stays_open(gate) and gate.name not in COMPARED_WITH_START
+        ]
+        return all(gate.open for gate in gates) and self._may_send(found, tick)
 
-    def _is_let_through(self, found: MessageDetails, tick: datetime) -> bool:
-        """Whether neither a pause nor the breaker stands in the way of the pass of a tick."""
+    def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
+        """Return whether neither a pause nor the circuit breaker stops the pass of a tick."""
         begins = tick + self._late
-        return self._pause(begins).open and self._breaker(found, begins).open
+        return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
-        """Whether a pass begins with one message, as its destination is down or refuses us, and others are due too."""
+        """Return whether a pass begins with one message, because its destination is down or refuses, and others are due
+        too.
+        """
         destination = self._rules.destination_of(str(found.row["message_type"]))
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
-        if not is_down and destination not in self._refusals:
+        if not is_down and destination not in self._gates.refusals:
             return False
         enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return self._claims.count_due(self._rules.due_by(tick)) > 1
 
-    def _turn(self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int) -> int:
-        """The tick at which it is a message's turn, where one pass begins only so many attempts."""
+    def _tick_of_turn(
+        self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int
+    ) -> int:
+        """Return the tick of a message's turn, if a pass may begin only ``most`` attempts."""
         message_id = found.row["id"]
         enrolment.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
-        begins = grid.first(number, lambda tick: self._is_let_through(found, tick))
+        begins = grid.first(number, lambda tick: self._may_send(found, tick))
         tick = opens if begins is None else begins
         due, gone = 0, 0
-        looked_to: datetime | None = None
+        counted_to: datetime | None = None
         while True:
             by = self._rules.due_by(grid[tick])
-            due, looked_to = due + self._views.count_ahead(message_id, by, after=looked_to), by
-            if tick >= opens:  # its own time has come, so nobody comes in between any more
+            due, counted_to = due + self._views.count_ahead(message_id, by, after=counted_to), by
+            if tick >= opens:  # it is due, so no other message gets in before it
                 return opens + (due - gone) // most
             full = min(max((due - gone) // most, 1), opens - tick)
             tick, gone = tick + full, min(due, gone + full * most)
             if gone == due:
-                tick = min(opens, grid.first(tick, partial(self._brings, message_id, looked_to)) or opens)
+                tick = min(opens, grid.first(tick, partial(self._adds_messages_ahead, message_id, counted_to)) or opens)
 
-    def _brings(self, message_id: int, looked_to: datetime, tick: datetime) -> bool:
-        """Whether a tick has any to send before a message that were not due at an earlier time."""
-        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0
-
-
-ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
-FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-"""Gates that time alone does not open."""
-BY_THE_START = frozenset({"pause", "breaker"})
-"""Gates whose times are compared with the moment at which a pass begins."""
-IN_TURN = frozenset({"limit", "rate"})
-
-
-def _passes(gate: Gate) -> bool:
-    """Whether a gate is one that stays open once it is: expiry shuts, and those before may take up a pass again."""
-    return gate.name not in FOR_GOOD | IN_TURN
-
-
-def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
-    if queue["state"] != State.SENDING:
-        return Gate("claim", open=True, figure="nobody is sending it")
-    figure = f"being sent by {queue['claimed_by']}; lapses at"
-    if has_ended:
-        figure = "claimed by a pass that has ended; free at"
-    return Gate("claim", open=False, figure=figure, time=queue["claim_expires_at"])
-
-
-def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
-    """Whether it is a Retry-After that the wait is for. An attempt by hand sets no wait, and a requeued one is over."""
-    last = next((each for each in reversed(found.attempts) if each.finished_at is not None), None)
-    if last is None or last.finished_at is None or last.retry_after_s is None:
-        return Gate("retry_after", open=True, figure="not asked for")
-    until = last.finished_at + timedelta(seconds=last.retry_after_s)
-    holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
-    return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
-
-
-def _queued(message: Message, queue: Mapping[str, Any]) -> QueuedMessage:
-    return QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
+    def _adds_messages_ahead(self, message_id: int, counted_to: datetime, tick: datetime) -> bool:
+        """Return whether new messages become due ahead of this one between ``counted_to`` and a tick."""
+        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=counted_to) > 0

@@ -1,113 +1,53 @@
-"""Upkeep: setting retrycli up, checking that it is, and keeping its own tables in order."""
+"""Maintain retrycli's own tables."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
-from retrycli.config.template import template
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.operations.copy_database import check_claims, keep_passes_off
-from retrycli.operations.schedule import LOG, LOGS
-from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
+from retrycli.operations.wiring import open_database
 from retrycli.store import act_rows, schema, selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.passes import Ledger
-from retrycli.system.pass_lock import PassLock
-from retrycli.system.trust import write_private
 
 if TYPE_CHECKING:
-    from retrycli.gateway.router import GatewayRouter
     from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
-"""So many rows go in one transaction."""
+"""The number of rows in one transaction."""
 BREATH_SECONDS = 0.05
-"""Long enough for whoever waits for SQLite's write lock to ask again."""
-
-
-def check(settings: Settings) -> dict[str, str]:
-    """Check what a pass relies on, short of sending: settings, preset, credentials, database, tables, lock.
-
-    Returns:
-        What was found, by name.
-
-    Raises:
-        RetrycliError: the first thing that is wrong.
-    """
-    from retrycli.gateway.router import router_of
-
-    pass_rules(settings)
-    with open_database(settings) as database:
-        columns = list(database.messages.c.keys())
-        crossing = router_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
-        asyncio.run(_open_and_close(crossing))
-        gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
-        lock = lock_path(settings)
-        PassLock(lock).check()
-        return {
-            "Database": database.place,
-            "Table": f"{settings.database.table}: {', '.join(columns)}",
-            "Tables": f"version {database.revision()}",
-            **{_name(name, "API"): each.destination for name, each in gateways.items()},
-            **{
-                _name(name, "Sender" if each.kind == "smtp" else "Preset"): each.sender or each.preset
-                for name, each in gateways.items()
-            },
-            "Lock": str(lock),
-        }
-
-
-async def _open_and_close(gateways: GatewayRouter) -> None:
-    async with gateways:
-        pass
-
-
-def _name(gateway: str, what: str) -> str:
-    """A fact's name: that of a gateway of its own bears the message type."""
-    return what if gateway == "gateway" else f"{what} {gateway}"
-
-
-def make_tables(settings: Settings) -> str:
-    """Check the application's table and make retrycli's own; where they are.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    with open_database(settings) as database:
-        return database.place
+"""Long enough for another process to take SQLite's write lock."""
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str | None]:
-    """Bring retrycli's own tables to this program's version; the versions before and after."""
+    """Upgrade retrycli's own tables to this program's version; return the versions before and after."""
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
 
 
 def downgrade(settings: Settings) -> tuple[str, str | None]:
-    """Bring retrycli's own tables back to the version before this program's; the versions before and after.
+    """Downgrade retrycli's own tables by one version; return the versions before and after.
 
     Raises:
-        LockHeld: a pass is at work, or messages are being sent.
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`; or the tables are of another version.
+        LockHeld: a pass is running, or messages are being sent.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, or retrycli's tables have another
+            version.
     """
     with ExitStack() as held:
         database = held.enter_context(closing(Database(settings.database.url, settings.database.table)))
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         found = database.revision()
         if found != schema.HEAD:
             raise ConfigurationError(
@@ -122,46 +62,46 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
 
 @contextmanager
 def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None]]]:
-    """Compare the queue with the application's table; and give what lets the queue belong to that one.
+    """Compare the queue with the application's table, and provide a function that makes the queue belong to it.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         database.ensure_version(upgrade=settings.database.auto_upgrade)
         yield selection.compare(database), partial(selection.accept, database)
 
 
 @contextmanager
 def failed_index(settings: Settings) -> Iterator[FailedIndex]:
-    """The one index on the application's table that there may be for retrycli.
+    """Open the only index on the application's table that retrycli may make.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # as in `open_database`
+        _ = database.messages  # checks the application's table first, as `open_database` does
         yield FailedIndex(database)
 
 
 def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
-    """How many attempts, acts and passes ended before a time.
+    """Count the attempts, actions and passes that ended before a time.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return Ledger(database).count_ended(before)
 
 
 def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Forget the attempts and passes that ended before a time, in short transactions.
+    """Delete the attempts and passes that ended before a time, in short transactions.
 
-    Between two of them it waits a moment: a pass may be under way, and the application has its own to write.
+    Between two transactions it waits, because a pass may be running and the application writes too.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         for _ in Ledger(database).prune_all(before, PRUNE_BATCH):
@@ -172,41 +112,17 @@ def count_texts(settings: Settings, ticket: str) -> int:
     """Count the edits of a ticket's messages whose texts are kept.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return act_rows.count_texts(database, ticket)
 
 
 def erase_texts(settings: Settings, ticket: str) -> int:
-    """Erase the texts that edits of a ticket's messages replaced and wrote, and return how many edits there were.
+    """Erase the texts before and after the edits of a ticket's messages; return the number of edits.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
         return act_rows.erase_texts(database, ticket)
-
-
-def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
-    """Write a commented configuration file, for its owner's eyes only.
-
-    Args:
-        file: where.
-        database_url: where the application's table is.
-        base_url: where the ticketing API is.
-        logs: the folder of logs. If it can't be written, the log is beside the database, or else the file.
-
-    Raises:
-        ConfigurationError: there is one already, or its folder can't be written.
-    """
-    try:
-        database = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", database_url)
-        beside = Path(database[1]).with_name(LOG) if database else Path(LOG)
-        log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside
-        values = {"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}
-        write_private(file, template(values))
-    except FileExistsError:
-        raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
-    except OSError as error:
-        raise ConfigurationError(f"can't write {file}: {error.strerror}; name another with --config") from error

@@ -1,8 +1,8 @@
-"""What the metrics are made of, and the file that a pass leaves for Prometheus."""
+"""Measure the queue, and write the metrics file at the end of a pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,8 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult
-from retrycli.operations import standing
+from retrycli.operations.incidents import warn
+from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
@@ -25,21 +26,27 @@ from retrycli.views import log_lines, prometheus
 from retrycli.views.prometheus import Measured
 
 OTHER = "other"
-"""A type that is none of ours: its message is escalated, and each name of its own would be a series for ever."""
+"""The label of unknown message types: such a message is escalated, and its own label would be a time series for
+ever."""
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
-    """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
+    """Write the metrics file. A failure is only a warning, repeated at intervals."""
     try:
-        standing.warn(
-            database, "The metrics were", "written", _write(settings, database, path, now), now, settings.notify.remind
+        warn(
+            database,
+            "The metrics were",
+            "written",
+            _try_to_write(settings, database, path, now),
+            now,
+            settings.notify.remind,
         )
     except DatabaseUnavailable as error:
         log_lines.logger.warning("The metrics were not written: %s", error)
 
 
-def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
-    """Write the file; why that could not be done, if so."""
+def _try_to_write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
+    """Write the file; return the reason if this failed."""
     Totals(database).roll_up(now)
     try:
         prometheus.write(path, prometheus.text(measured(settings, database, now)))
@@ -48,8 +55,18 @@ def _write(settings: Settings, database: Database, path: Path, now: datetime) ->
     return None
 
 
+def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:
+    """Return the metrics.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        return measured(settings, database, now())
+
+
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:
-    """What there is to tell Prometheus.
+    """Return the metrics of one open database.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -59,8 +76,12 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
-    hosts = {each.base_url: urlsplit(each.base_url).netloc for each in settings.gateway.all.values() if each.base_url}
-    down = {hosts.get(each.destination) for each in ledger.breakers() if each.state is BreakerState.OPEN}
+    hosts = {
+        gateway.base_url: urlsplit(gateway.base_url).netloc
+        for gateway in settings.gateway.all.values()
+        if gateway.base_url
+    }
+    down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN}
     return Measured(
         version=version("retrycli"),
         tables=schema.HEAD,
@@ -82,7 +103,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
 
 
 def _from_zero(labels: Iterable[str]) -> dict[str, int]:
-    """Every label, also what has never happened yet: a rate needs a value to start from."""
+    """Return 0 for every label, because a rate needs a value to start from."""
     return dict.fromkeys(map(str, labels), 0)
 
 

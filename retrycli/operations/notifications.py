@@ -1,7 +1,6 @@
-"""Tells people of passes: notifications of what has changed, and a dead-man switch that passes are made.
+"""Notify operators of changes, and ping a dead-man switch for each pass.
 
-Nothing here can fail a pass: what goes wrong is warned of in the log, once when it begins and then every
-``notify.remind_hours``.
+Nothing here can fail a pass. A failure is a warning in the log, when it begins and then every ``notify.remind_hours``.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
 from retrycli.views.log_lines import logger
 
-NAMED = 200
-"""Of so many new escalations the tickets are looked up."""
-LONGEST_TELLING = timedelta(minutes=2)
-"""A target has 30 seconds to take a notification; a pass that died while it told people tells nothing any more."""
+MAX_LOOKED_UP = 200
+"""The maximum number of new escalations whose tickets are looked up."""
+NOTIFY_LEASE = timedelta(minutes=2)
+"""The lease for notifying. A target has 30 seconds to accept a notification; a pass that takes longer is dead."""
 PING = "ping"
-"""The dead-man switch among the targets."""
+"""The name of the dead-man switch among the targets."""
 
 
 # -- notifications --------------------------------------------------------------------------------------------
@@ -49,16 +48,16 @@ PING = "ping"
 def notify(
     settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
 ) -> None:
-    """Send each target what it does not know yet, as one notification. It never raises."""
+    """Send each target what it does not know yet, as one notification. Never raise."""
     try:
-        _Round(settings, database, summary, now, expiring).make()
+        _Notifier(settings, database, summary, now, expiring).run()
     except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
         logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
 
 
-class _Round:
-    """One pass's notifications."""
+class _Notifier:
+    """The notifications of one pass."""
 
     def __init__(
         self, settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
@@ -68,25 +67,25 @@ class _Round:
         self._now = now
         self._remind = settings.notify.remind
         self._database, self._targets = database, Targets(database)
-        known = [Ledger(database).breaker(each) for each in self._destinations()]
-        self._open = [each for each in known if each.state is BreakerState.OPEN]
-        self._here = self._situation(Ledger(database), summary)
+        known = [Ledger(database).breaker(destination) for destination in self._destinations()]
+        self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
+        self._current = self._situation(Ledger(database), summary)
 
-    def make(self) -> None:
-        """Tell what there is to tell; where another host's pass is at it, the next pass tells what is left."""
-        if not self._targets.begin_telling(self._now, self._now + LONGEST_TELLING):
+    def run(self) -> None:
+        """Notify each target, unless another host's pass is notifying: then the next pass does."""
+        if not self._targets.begin_telling(self._now, self._now + NOTIFY_LEASE):
             return
         try:
-            self._tell()
+            self._notify_targets()
         finally:
             self._targets.end_telling()
 
-    def _tell(self) -> None:
-        """Find out what each target is to be told, send it, and remember what was heard."""
-        urls = [each.get_secret_value() for each in self._settings.notify.urls]
-        known = {each: self._memory(each) for each in urls}
+    def _notify_targets(self) -> None:
+        """Find what each target must be told, send it, and remember what was received."""
+        urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
+        known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
-        told = {url: notices.to_tell(self._here, memory, causes) for url, memory in known.items()}
+        told = {url: notices.to_tell(self._current, memory, causes) for url, memory in known.items()}
         outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
         for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
             after = heard
@@ -98,20 +97,20 @@ class _Round:
         memory = self._targets.memory(_name(url))
         if memory:
             return memory
-        first = notices.introduction(self._here.passes, self._here.at)
+        first = notices.introduction(self._current.passes, self._current.at)
         self._targets.remember(_name(url), {}, first)
         return first
 
     def _send(self, items: Mapping[str, Sequence[Item]]) -> Mapping[str, str | None]:
-        """What came of each target's notification."""
+        """Send each target's notification; return why it failed, or None, by target."""
         if not items:
             return {}
-        around = self._context()
-        return adapter.send({url: worded(each, around) for url, each in items.items()})
+        context = self._context()
+        return adapter.send({url: worded(told, context) for url, told in items.items()})
 
     def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
-        """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
-        at = self._here.at
+        """Log when a target becomes unreachable or reachable again; return the memory with that."""
+        at = self._current.at
         turn, told = notices.follow(Incident(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
@@ -128,7 +127,7 @@ class _Round:
             now=self._now,
             detail=summary.detail,
             passes=passes,
-            down=Incident(min(each.opened_at or self._now for each in self._open)) if self._open else None,
+            down=Incident(min(breaker.opened_at or self._now for breaker in self._open)) if self._open else None,
             tells_of_expiry=self._expiring is not None,
             expiring=Incident(passes[0].started_at, str(self._expiring), self._expiring.next_step)
             if self._expiring and self._expiring.count
@@ -138,63 +137,63 @@ class _Round:
         )
 
     def _destinations(self) -> list[str]:
-        return [*dict.fromkeys(each.destination for each in self._settings.gateway.all.values())]
+        return [*dict.fromkeys(gateway.destination for gateway in self._settings.gateway.all.values())]
 
     def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
         seen: Counter[str | None] = Counter()
-        for each in Views(self._database).messages(new, sort="id", limit=NAMED) if groups else ():
-            tickets.setdefault(each.fingerprint, {})[str(each.ticket_id)] = None
-            seen[each.fingerprint] += 1
+        for message in Views(self._database).messages(new, sort="id", limit=MAX_LOOKED_UP) if groups else ():
+            tickets.setdefault(message.fingerprint, {})[str(message.ticket_id)] = None
+            seen[message.fingerprint] += 1
         return [
             EscalationCause(
-                count=each.count,
-                types=each.types,
-                error=each.example.last_error,
-                example=each.example.id,
-                tickets=[*tickets.get(each.fingerprint, {str(each.example.ticket_id): None})],
-                more_tickets=each.count > max(seen[each.fingerprint], 1),
+                count=group.count,
+                types=group.types,
+                error=group.example.last_error,
+                example=group.example.id,
+                tickets=[*tickets.get(group.fingerprint, {str(group.example.ticket_id): None})],
+                more_tickets=group.count > max(seen[group.fingerprint], 1),
             )
-            for each in groups
+            for group in groups
         ]
 
     def _context(self) -> NoticeContext:
         counts = Measures(self._database).counts(self._now)
-        host, where = socket.gethostname(), self._whereabouts()
+        host, where = socket.gethostname(), self._affected_destinations()
         return NoticeContext(host, where, self._now, counts["waiting"], counts["escalated"])
 
-    def _whereabouts(self) -> str:
-        """What is down, if anything is; else any of the places there are may be meant."""
+    def _affected_destinations(self) -> str:
+        """Return the destinations that are down, or all that may be meant."""
         if self._open:
-            return ", ".join(each.destination for each in self._open)
+            return ", ".join(breaker.destination for breaker in self._open)
         places = self._destinations()
         return ", ".join(places) if len(places) == 1 else f"one of {', '.join(places)}"
 
 
 def _name(url: str) -> str:
-    """A target's name in the database, which tells nobody its URL."""
+    """Return a target's name in the database, which does not reveal its URL."""
     return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 # -- the dead-man switch --------------------------------------------------------------------------------------
 
 
-def watched(
+def with_heartbeat(
     settings: Settings,
     pass_id: str,
     make: Callable[[Callable[[Event], None]], PassSummary],
     listen: Callable[[Event], None] | None,
     now: Callable[[], datetime],
 ) -> PassSummary:
-    """Make a pass, and tell the dead-man switch when it begins and how it ends.
+    """Run a pass, and tell the dead-man switch when it begins and how it ends.
 
-    A skipped pass says nothing: the one that holds the lock speaks for itself, and if it hangs, its silence is the
-    alarm. A paused one has ended well: somebody wanted it so, and whatever calls us is alive.
+    A skipped pass pings nothing: the pass that holds the lock pings for itself, and if it hangs, its silence is the
+    alarm. A paused pass ends well: an operator wanted the pause, and the scheduler works.
 
     Raises:
-        whatever making the pass raises, after the switch was told of it.
+        Exception: whatever the pass raises, after the switch was told.
     """
     url = settings.notify.ping_url
     pings = heartbeat.Ping(url.get_secret_value() if url else "", pass_id)
@@ -216,11 +215,11 @@ def watched(
 
 
 def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None:
-    """Warn that a ping was not heard, unless that was said a short while ago."""
+    """Warn that a ping failed, unless the log said so recently."""
     if failure is None:
         return
     remind = settings.notify.remind
-    turn: Turn | None = Turn.BEGAN  # each time, where it can't be remembered
+    turn: Turn | None = Turn.BEGAN  # every time, if it can't be remembered
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         targets = Targets(database)
         before = targets.memory(PING)
@@ -230,12 +229,12 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
         logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
 
 
-# -- trying them out ------------------------------------------------------------------------------------------
+# -- tests -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class TargetTest:
-    """What came of a test."""
+    """The result of a test notification."""
 
     target: str
     """The number of a URL, or ``ping``."""
@@ -249,7 +248,7 @@ def try_out(settings: Settings, pass_id: str) -> list[TargetTest]:
     Raises:
         ConfigurationError: neither is set, or apprise is not installed.
     """
-    urls = [each.get_secret_value() for each in settings.notify.urls]
+    urls = [secret.get_secret_value() for secret in settings.notify.urls]
     ping_url = settings.notify.ping_url
     if not urls and ping_url is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What the presets know of ticketing systems, and whether one fits the application's table."""
+"""Describe presets, and check that one fits the application's table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retrycli.store.database import Database
 
 @dataclass(frozen=True, slots=True)
 class MessageSummary:
-    """How a preset sends messages of one type."""
+    """The way a preset sends messages of one type."""
 
     method: str
     path: str
@@ -26,13 +26,13 @@ class MessageSummary:
 
 @dataclass(frozen=True, slots=True)
 class PresetSummary:
-    """What a preset can do."""
+    """The abilities of a preset."""
 
     name: str
     title: str
-    """The ticketing system, empty if the preset does not say."""
+    """The ticketing system; empty if the preset does not name it."""
     checked: str | None
-    """The version of that system that the preset was tried with."""
+    """The version of that system that the preset was tested with."""
     credentials: tuple[str, ...]
     """The settings of ``gateway`` that it needs."""
     looks_up: bool
@@ -40,7 +40,7 @@ class PresetSummary:
 
 
 def bundled() -> list[PresetSummary]:
-    """List retrycli's own presets."""
+    """Return the bundled presets."""
     return [_summary(name, load_preset(name)) for name in known_presets()]
 
 
@@ -48,7 +48,7 @@ def source(name: str) -> str:
     """Return the text of a preset.
 
     Args:
-        name: of one of retrycli's own, or the path of a file.
+        name: of a bundled preset, or the path of a file.
 
     Raises:
         ConfigurationError: it can't be read.
@@ -61,10 +61,10 @@ def check(settings: Settings, name: str) -> tuple[PresetSummary, str]:
 
     Args:
         settings: which table.
-        name: of one of retrycli's own, or the path of a file.
+        name: of a bundled preset, or the path of a file.
 
     Returns:
-        What it can do, and what the comparison found.
+        Its abilities, and the result of the comparison.
 
     Raises:
         ConfigurationError: it is not valid, or refers to a column that the table does not have.

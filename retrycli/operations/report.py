@@ -1,6 +1,6 @@
-"""The report from the database to its file. Without a terminal: passes renew it too.
+"""Read the report's data, render the page and write its file.
 
-A pass that has nothing to renew loads only this module, so what makes a page is imported where it is made.
+A pass with nothing to renew imports this module alone, so each function imports what it needs to make a page.
 """
 
 from __future__ import annotations
@@ -11,23 +11,41 @@ from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.operations.wiring import open_database, utc_now
 from retrycli.system import atomic
 from retrycli.views import log_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup
     from retrycli.store.database import Database
-    from retrycli.views.report import CauseRow
+    from retrycli.views.report.page import CauseRow
 
 LOOKBACK = timedelta(days=7)
-"""What a report is of unless it is told otherwise."""
+"""The default span of a report."""
 STALE = timedelta(hours=1)
-"""So old a page is renewed even if there is nothing new to tell, for its time says that passes come."""
+"""A page of this age is renewed even without news, because its time shows that passes come."""
+
+
+def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
+    """Return the report of a span as HTML.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, or Jinja2 is not installed.
+    """
+    from retrycli.operations.status import status
+
+    until = now()
+    state = status(settings, now=lambda: until).state
+    with open_database(settings) as database:
+        return page(settings, database, since=until - span, until=until, state=state)
 
 
 def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
-    """The report as HTML.
+    """Return the report of one open database as HTML.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -36,7 +54,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
     from retrycli.store.delivery_stats import Statistics
     from retrycli.store.escalations import escalation_groups
     from retrycli.store.queue_counts import Measures
-    from retrycli.views.report import ReportData, passes_since, render
+    from retrycli.views.report.page import ReportData, passes_since, render
 
     statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
@@ -49,27 +67,27 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
             last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),
             interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
-            causes=[_cause(each) for each in escalation_groups(database)],
+            causes=[_cause(group) for group in escalation_groups(database)],
         )
     )
 
 
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
-    """Renew the page at the end of a pass, unless it tells all that there is to tell.
+    """Renew the page at the end of a pass, unless the page is up to date.
 
-    It does after a pass that did nothing, for an hour: a pass that is called for nothing pays nothing for it. That it
-    can't be renewed is a warning, now and then, and no more: the messages are sent.
+    After a pass that did nothing it stays as it is for an hour, so that an idle pass does not pay for it. A failure is
+    only a warning, repeated at intervals: the messages are sent.
     """
     if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
         return
-    from retrycli.operations import standing
+    from retrycli.operations.incidents import warn
 
     try:
-        standing.warn(
+        warn(
             database,
             "The report was",
             "renewed",
-            _problem(settings, database, path, summary, now),
+            _try_to_renew(settings, database, path, summary, now),
             now,
             settings.notify.remind,
         )
@@ -77,8 +95,10 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
         log_lines.logger.warning("The report was not renewed: %s", error)
 
 
-def _problem(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
-    """Renew the page; why that could not be done, if so."""
+def _try_to_renew(
+    settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime
+) -> str | None:
+    """Renew the page; return the reason if this failed."""
     state = STATES.get(summary.reason, "ok")
     try:
         write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
@@ -97,7 +117,7 @@ STATES: dict[str | None, str] = {
     StopReason.SAME_ANSWER: "down",
     StopReason.FAULT: "down",
 }
-"""How things are after a pass that ended so."""
+"""The state after a pass that stopped for a reason."""
 
 
 def _is_news(summary: PassSummary) -> bool:
@@ -112,16 +132,16 @@ def _is_stale(path: Path, now: datetime) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Put a page in the place of the one before, so that no reader ever sees half of one.
+    """Replace a page atomically, so that no reader sees a part of one.
 
     Raises:
-        ConfigurationError: it can't be written; what was there is as it was.
+        ConfigurationError: the file can't be written; the old one is unchanged.
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
+            path.write_text(text, encoding="utf-8")  # a pipe or a device must not be replaced
         else:
-            atomic.replace(path, text)  # a link too: it may be somebody else's, and lead anywhere
+            atomic.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
         raise ConfigurationError(
@@ -131,7 +151,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _cause(group: EscalationGroup) -> CauseRow:
-    from retrycli.views.report import CauseRow
+    from retrycli.views.report.page import CauseRow
 
     example = group.example
     return CauseRow(

@@ -1,4 +1,4 @@
-"""A ticketing API on loopback to try things out with: it takes what the generic preset sends, from anybody."""
+"""Serve a ticketing API on loopback for tests: it accepts what the generic preset sends, from anybody."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from threading import Lock, Thread
 from typing import Self
 from urllib.parse import unquote
 
-KEPT = 10_000  # messages; the oldest goes first
+KEPT = 10_000  # messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
 HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
-"""A throttling sandbox takes so many deliveries in any such time, and answers the others with 429."""
+"""A throttling sandbox accepts 10 deliveries per window, and answers the others with 429."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How it misbehaves: ``fail`` (a share, 0 to 1) and ``throttle`` at deliveries, the rest at any request."""
+    """Configured faults: ``fail`` (a share, 0 to 1) and ``throttle`` of deliveries, the rest of any request."""
 
     fail: float = 0.0
     latency: timedelta = timedelta(0)
@@ -38,7 +38,7 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request and how it was answered, for whoever watches."""
+    """One request and its response status, for a listener."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that was taken. ``kind`` is message or note; ``times`` is how often it came under its key."""
+    """An accepted message. ``kind`` is message or note; ``times`` counts deliveries under its key."""
 
     id: int
     key: str | None
@@ -59,27 +59,27 @@ class Received:
     times: int = 1
 
 
-Answer = tuple[int, dict[str, object]]  # a status, and the JSON to go with it
+Answer = tuple[int, dict[str, object]]  # status and JSON
 
 
-def _no(status: int, text: str) -> Answer:
+def _failure(status: int, text: str) -> Answer:
     return status, {"succeeded": False, "messages": [text]}
 
 
 _PASSING = (
-    _no(503, "The sandbox plays overloaded"),
-    _no(200, "The sandbox plays a ticket that is locked for now"),
-    _no(500, "The sandbox plays a crash"),
+    _failure(503, "The sandbox plays overloaded"),
+    _failure(200, "The sandbox plays a ticket that is locked for now"),
+    _failure(500, "The sandbox plays a crash"),
 )
-FAILURES = (*_PASSING, *_PASSING, _no(422, "The sandbox plays a recipient that does not exist"), *_PASSING)
-"""The failures in their order, over and over. One in ten is final: most messages are retried, and a few are
-escalated. It is the seventh, so that a short demo gets to it."""
+FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox plays a recipient that does not exist"), *_PASSING)
+"""The failures in order, repeated for ever. One in ten is final: most messages are retried, a few are escalated. It is
+the seventh, so that a short demo gets to it."""
 _ABOUT = "retrycli's sandbox: a ticketing API to try things out with, which delivers nothing to anybody"
 _REQUESTS = ["POST /tickets/ID/messages", "POST /tickets/ID/notes", "POST /auth/login", "GET /received"]
 
 
 def share(text: str) -> float:
-    """Read a share such as ``30%`` or ``0.3``; the text of a ValueError says how to write one."""
+    """Parse a share such as ``30%`` or ``0.3``; the text of a ValueError says how to write one."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%?)", text.strip())
     value = float(found[1]) / (100 if found[2] else 1) if found else None
     if value is None or value > 1:
@@ -91,12 +91,12 @@ class Sandbox(ThreadingTCPServer):
     """The server. It holds its port from the start (OSError: it can't), and answers in its ``with`` block.
 
     Args:
-        behaviour: how it misbehaves; ``sandbox.behaviour`` may be set anew while it runs.
+        behaviour: the faults; ``sandbox.behaviour`` may be changed while it runs.
         rng: decides which deliveries fail.
-        port: 0 takes any that is free.
-        listener: told of each request before it is answered, one at a time, in the server's threads.
+        port: 0 takes any free one.
+        listener: called for each request before it is answered, one at a time, in the server's threads.
         clock: the time, aware.
-        sleep: waits so many seconds.
+        sleep: waits, in seconds.
     """
 
     allow_reuse_address = True
@@ -119,10 +119,10 @@ class Sandbox(ThreadingTCPServer):
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)
-        self._kept = OrderedDict[str | int, Received]()  # by key; by id where there is none
+        self._kept = OrderedDict[str | int, Received]()  # by key; by id if there is none
         self._ids = count(1)
         self._lock = Lock()
-        self._listening = Lock()  # one of its own, so that a listener may look at what was received
+        self._listening = Lock()  # a separate lock, so that a listener may read `received`
         self._thread = Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -136,59 +136,59 @@ class Sandbox(ThreadingTCPServer):
         self.server_close()
 
     def wait(self) -> None:
-        """Stand by while it answers, until a signal's handler raises (as Ctrl-C does)."""
+        """Wait while it answers, until a signal's handler raises (as Ctrl-C does)."""
         self._thread.join()
 
     @property
     def url(self) -> str:
-        """Where it listens: a ``gateway.base_url``."""
+        """Return its ``gateway.base_url``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def received(self) -> tuple[Received, ...]:
-        """What is kept, oldest first, as it stands now."""
+        """Return the kept messages, oldest first."""
         with self._lock:
             return tuple(self._kept.values())
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """What a request comes to, after the latency; a delivery that succeeds is kept."""
+        """Return the answer to a request, after the latency; a successful delivery is kept."""
         if not self._thread.is_alive():
-            raise ConnectionAbortedError  # a connection that is kept open outlives the server
+            raise ConnectionAbortedError  # an open connection outlives the server
         if self.behaviour.latency:
             self._sleep(self.behaviour.latency.total_seconds())
         if self.behaviour.down:
-            return _no(503, "The sandbox plays an outage")
+            return _failure(503, "The sandbox plays an outage")
         match method, path.partition("?")[0].split("/"):
             case "GET", ["", ""]:
                 return 200, {"about": _ABOUT, "requests": _REQUESTS}
             case "GET", ["", "received"]:
-                return 200, {"received": [asdict(each) for each in self.received]}
+                return 200, {"received": [asdict(message) for message in self.received]}
             case "POST", ["", "auth", "login"]:
                 if {"username", "password"} <= (_json_object(body) or {}).keys():
                     return 200, {"access_token": "sandbox-token"}
-                return _no(400, "Send a JSON object with username and password; any will do")
+                return _failure(400, "Send a JSON object with username and password; any will do")
             case "POST", ["", "tickets", ticket, "messages" | "notes" as part] if ticket:
-                return self._trouble() or self._take(key, unquote(ticket), part.removesuffix("s"), body)
+                return self._fault() or self._accept(key, unquote(ticket), part.removesuffix("s"), body)
             case _:
-                return _no(404, f"No {method} {path} here; GET / tells what there is")
+                return _failure(404, f"No {method} {path} here; GET / tells what there is")
 
     def tell(self, seen: Seen) -> None:
-        """Pass a request on to the listener."""
+        """Pass a request to the listener."""
         with self._listening:
             self._listener(seen)
 
-    def _trouble(self) -> Answer | None:
+    def _fault(self) -> Answer | None:
         with self._lock:
             if self.behaviour.throttle:
                 now = self._clock()
                 if len(self._burst) == BURST and now - self._burst[0] < BURST_WINDOW:
-                    return _no(429, "The sandbox plays a rate limit")
+                    return _failure(429, "The sandbox plays a rate limit")
                 self._burst.append(now)
             return next(self._failures) if self._rng.random() < self.behaviour.fail else None
 
-    def _take(self, key: str | None, ticket_id: str, kind: str, body: bytes) -> Answer:
+    def _accept(self, key: str | None, ticket_id: str, kind: str, body: bytes) -> Answer:
         if (content := _json_object(body)) is None:
-            return _no(400, "The body is no JSON object")
+            return _failure(400, "The body is no JSON object")
         with self._lock:
             if key is not None and key in self._kept:
                 kept = replace(self._kept[key], times=self._kept[key].times + 1)
@@ -210,13 +210,13 @@ def _json_object(body: bytes) -> dict[str, object] | None:
 class _Handler(BaseHTTPRequestHandler):
     server: Sandbox
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.1"  # or a request that can't be read would be answered without headers
-    disable_nagle_algorithm = True  # or the second of two small writes waits for the client's leave
+    default_request_version = "HTTP/1.1"  # otherwise an unreadable request is answered without headers
+    disable_nagle_algorithm = True  # otherwise the second of two small writes waits for the client's ACK
     error_content_type = "application/json"
     error_message_format = '{"succeeded": false, "messages": ["%(explain)s"]}'
 
     def handle(self) -> None:
-        with suppress(ConnectionError):  # a client that goes away is no fault of ours
+        with suppress(ConnectionError):  # the client may disconnect
             super().handle()
 
     def _respond(self) -> None:
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(text)
-        if refusal:  # a socket that is closed with bytes unread is reset, and the client might miss the answer
+        if refusal:  # closing a socket with unread bytes resets it, and the client may miss the answer
             self.connection.settimeout(2)
             while self.rfile.read(LARGEST_BODY):
                 pass
@@ -242,14 +242,14 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  the library's own names
 
     def _refusal(self) -> Answer | None:
-        """What is wrong with the host or the length of the body; such a body is not read."""
-        # A page in a browser could reach it under a name of its own, which leads here (DNS rebinding).
+        """Return what is wrong with the host or the length of the body. Such a body is not read."""
+        # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
         if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
-            return _no(421, "Call the sandbox by 127.0.0.1 or localhost")
+            return _failure(421, "Call the sandbox by 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,19}", length):
-            return _no(411, "Send a Content-Length")
-        return _no(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
+            return _failure(411, "Send a Content-Length")
+        return _failure(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
-        """The listener is told instead."""
+        """Log nothing: the listener is told instead."""

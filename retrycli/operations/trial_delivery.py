@@ -1,4 +1,4 @@
-"""Trying out a gateway: one marked message, with what went over the line for a person to see."""
+"""Send one marked test message through a gateway, and return its exchanges for an operator to see."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from retrycli.gateway.http.response import Answer
 
 SHOWN = 4000
-"""So many characters of a request or an answer are shown."""
+"""The maximum number of characters shown of a request or a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and its answer, without our secrets."""
+    """One request and its response, without secrets."""
 
     request: str
     answer: str
@@ -36,16 +36,16 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of it."""
+    """The result of a test delivery."""
 
     outcome: Outcome
     exchanges: tuple[Exchange, ...]
     found_again: bool | None
-    """Whether a look-up finds the message; None where the preset has none, or it has no answer."""
+    """A look-up finds the message; None if the preset has no look-up, or it gives no answer."""
 
     @property
     def delivered(self) -> bool:
-        """Whether it arrived."""
+        """Return whether the message arrived."""
         return self.outcome.kind is OutcomeKind.DELIVERED
 
 
@@ -59,15 +59,15 @@ def deliver_test(
     by: str,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Trial:
-    """Send one message that says what it is, by no row of the application's table.
+    """Send one message that says that it is a test, and belongs to no row of the application's table.
 
     Args:
-        settings: the gateway's.
-        ticket: where it is to arrive.
-        message_type: what it is to arrive as.
-        recipient: whom a message to a customer or supplier is for.
-        lists: what its row would have in columns that are lists: copies, attachments.
-        by: who asks for it; the message says so.
+        settings: of the gateway.
+        ticket: the target ticket.
+        message_type: the type of the message.
+        recipient: the recipient of a message to a customer or supplier.
+        lists: the values of list columns: copies, attachments.
+        by: the operator; the message names them.
         runtime: the clock.
 
     Raises:
@@ -77,7 +77,7 @@ def deliver_test(
     return asyncio.run(_deliver(settings, queued, runtime))
 
 
-async def _deliver(settings: Settings, queued: QueuedMessage, here: Runtime) -> Trial:
+async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) -> Trial:
     from retrycli.gateway.http.gateway import HttpGateway
     from retrycli.gateway.router import gateway_of
 
@@ -87,7 +87,7 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Runtime) -> 
         exchanges.append((_request(request, content), _answer(answer)))
 
     section = settings.gateway.of(queued.message.message_type)
-    async with gateway_of(section, columns=None, connections=1, now=here.now, watch=watch) as gateway:
+    async with gateway_of(section, columns=None, connections=1, now=runtime.now, watch=watch) as gateway:
         outcome = await gateway.deliver(queued)
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)

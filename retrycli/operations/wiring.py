@@ -1,7 +1,4 @@
-"""The only place where adapters, clock and randomness are put together.
-
-What the commands call is also public Python: see `retrycli.run_once` and `retrycli.retry`.
-"""
+"""Wire adapters, clock and randomness together. No other module does."""
 
 from __future__ import annotations
 
@@ -10,16 +7,14 @@ import hashlib
 import os
 import pwd
 import random
-import socket
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.claim import Route
@@ -27,12 +22,8 @@ from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
-from retrycli.domain.outcome import Outcome
-from retrycli.domain.pass_summary import PassSummary, StartedBy
 from retrycli.domain.sanitize import encodable
-from retrycli.engine import runner
-from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
-from retrycli.operations import aftermath
+from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -40,24 +31,24 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
 from retrycli.store.relation import check_ids
 from retrycli.system import descriptors
-from retrycli.system.pass_lock import OWN_STATE, Holder, PassLock
+from retrycli.system.pass_lock import OWN_STATE
 from retrycli.views import log_lines
 
 if TYPE_CHECKING:
-    from retrycli.engine.ports import Gateway, Lock
+    from retrycli.engine.ports import Gateway
 
 STATE_FOLDER = Path("/var/lib/retrycli")
-"""Where the locks for servers' databases are. Whoever sets retrycli up makes it, for the user who makes the passes."""
+"""The folder of the locks for server databases. The operator creates it, owned by the user who runs the passes."""
 
 
 def utc_now() -> datetime:
-    """The clock: the time, aware and in UTC."""
+    """Return the current time, aware and in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a pass is given of the machine it runs on; tests give it others."""
+    """What a pass gets from the machine it runs on. Tests pass another."""
 
     now: Callable[[], datetime] = utc_now
     rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state to share
@@ -69,29 +60,32 @@ DEFAULT_RUNTIME = Runtime()
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database, with retrycli's own tables in it.
+    """Open the database and make or upgrade retrycli's own tables.
 
     Raises:
-        DatabaseUnavailable: it can't be opened, read or written.
-        ConfigurationError: the settings name none, it is not the application's, or its tables are of another version.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: the settings name no database, it is not the application's, or its tables have another
+            version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        check_ids(database)  # looked at first, so that somebody else's database gets no tables of ours
+        check_ids(database)  # first, so that a stranger's database gets no tables of retrycli's
         database.ensure_tables(upgrade=settings.database.auto_upgrade)
         yield database
 
 
 @contextmanager
 def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
-    """Open the database to see what would become of it: whatever is written is rolled back.
+    """Open the database and roll back every write at the end.
 
     Args:
-        settings: which one.
-        to_read: nothing will be written, so there need not be one transaction for all, in which nobody else could
-            write: unless retrycli's own tables have to be made for it.
+        settings: which database.
+        to_read: nothing will be written. Then no single transaction is needed, which would block other writers,
+            unless retrycli's own tables have to be made.
 
     Raises:
-        DatabaseUnavailable, ConfigurationError: as in `open_database`.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: the settings name no database, it is not the application's, or its tables have another
+            version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)
@@ -99,70 +93,6 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
         with nullcontext() if ready else database.rollback_at_end():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
             yield database
-
-
-def run_once(
-    settings: Settings,
-    *,
-    limit: int | None = None,
-    probe: bool = False,
-    wait_lock_seconds: float | None = None,
-    listen: Callable[[Event], None] | None = None,
-    runtime: Runtime = DEFAULT_RUNTIME,
-    started_by: StartedBy = StartedBy.LIBRARY,
-) -> PassSummary:
-    """Make one pass: deliver what is due.
-
-    It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
-    until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
-
-    Args:
-        settings: from `retrycli.load_settings`, or made directly.
-        limit: how many messages to try at most; by default ``run.limit``.
-        probe: whether to probe a ticketing API that is down now, and not only when its next probe is due.
-        wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
-        listen: called with each event of the pass, in the thread that makes it.
-        runtime: clock, randomness, and whether to stop early.
-        started_by: who starts it; the next run is told by what a scheduler started.
-
-    Returns:
-        How the pass went. That another pass holds the lock, that deliveries are paused, that the ticketing API is
-        down: all of these are results and no errors.
-
-    Raises:
-        DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
-        EventLoopRunning: this thread runs an event loop.
-    """
-    me = PassIdentity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
-    wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
-    lock = _Lock(PassLock(lock_path(settings)), me, wait, runtime.now, runtime.stop_requested)
-    make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
-    if settings.notify.ping_url is None:
-        return make(listen)
-    from retrycli.operations.notifications import watched
-
-    return watched(settings, me.pass_id, make, listen, runtime.now)
-
-
-def _make_pass(
-    settings: Settings,
-    lock: Lock,
-    me: PassIdentity,
-    limit: int | None,
-    runtime: Runtime,
-    listen: Callable[[Event], None] | None,
-    *,
-    probe: bool,
-) -> PassSummary:
-    with ready_to_send(settings, runtime, listen, limit=limit, probe=probe) as (deps, rules, database):
-        try:
-            summary = asyncio.run(runner.run_pass(deps, lock, rules, me))
-        except Exception as error:
-            aftermath.leave_failed(settings, database, me.pass_id, error, deps.now())
-            raise
-        aftermath.leave(settings, database, summary, deps.now())
-        return summary
 
 
 @contextmanager
@@ -177,11 +107,12 @@ def ready_to_send(
     """Check that this process can send and record, and open the database.
 
     Raises:
-        DatabaseUnavailable: as in `open_database`.
-        ConfigurationError: that too; or a gateway has no base URL, or there are too few file descriptors.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting or the application's table is wrong, a gateway has no base URL, or there are
+            too few file descriptors.
         EventLoopRunning: this thread runs an event loop.
     """
-    _refuse_a_running_loop()
+    _refuse_running_loop()
     bounded = _bounded(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
     with open_database(bounded) as database, closing(log_lines.EventLog()) as log:
@@ -195,7 +126,7 @@ def ready_to_send(
 
 
 def _bounded(settings: Settings) -> Settings:
-    """Return the settings with as much concurrency as the file descriptors allow."""
+    """Return the settings with at most the concurrency that the file descriptors allow."""
     wanted = settings.run.concurrency
     concurrency = descriptors.affordable(wanted)
     if concurrency < wanted:
@@ -205,7 +136,7 @@ def _bounded(settings: Settings) -> Settings:
     return settings.model_copy(update={"run": run})
 
 
-def _refuse_a_running_loop() -> None:
+def _refuse_running_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -216,40 +147,14 @@ def _refuse_a_running_loop() -> None:
     )
 
 
-def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
-    """Try one message now, whatever its wait, also an escalated one.
-
-    It takes none of the message's tries: if it is not delivered, the message stays where it was.
-
-    Args:
-        settings: from `retrycli.load_settings`, or made directly.
-        message_id: the message's id in the application's table.
-        by: who asks for it, for the history; by default the login name.
-        runtime: clock and randomness.
-
-    Returns:
-        What came of the attempt.
-
-    Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent just now.
-        InvalidMessage: its data can't be turned into a request.
-        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
-    """
-    from retrycli.engine import manual_attempt
-
-    with ready_to_send(settings, runtime) as (deps, rules, _):
-        return asyncio.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=by or login_name()))
-
-
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
-    """The settings as a pass needs them.
+    """Return the rules of a pass.
 
     Args:
-        settings: which pass.
-        limit: how many attempts to begin; by default `run.limit`.
-        probe: whether to probe a destination that is down now.
-        to_send: False if nothing is sent, and so no base URL is needed.
+        settings: the settings.
+        limit: the maximum number of attempts; by default ``run.limit``.
+        probe: probe a destination that is down now.
+        to_send: False if nothing is sent, so that no base URL is needed.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
@@ -274,16 +179,16 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
 
 
 def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | None = None) -> Path:
-    """Return the lock file: the one that is set, or beside the SQLite file, or in a state folder.
+    """Return the lock file: the configured one, else one beside the SQLite file, else one in a state folder.
 
-    For a server's database that is the system's if we may write there, else the user's own. Its place does not depend
-    on the environment, which cron's is not the operator's. Only a user without a home has the lock in /tmp: a service
-    may have one of its own, and others may make the file first.
+    For a server database this is the system's state folder if it is writable, else the user's own. The path does not
+    depend on the environment, because cron's differs from the operator's. Only a user without a home has the lock in
+    /tmp, because a service may have a private /tmp, and others may create the file first.
 
     Args:
         settings: the settings.
         state: the system's state folder.
-        home: the user's home; by default what the password database names.
+        home: the user's home; by default the one in the password database.
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
@@ -294,8 +199,8 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
         return state / f"{name}.lock"
     home = home or _home()
     own = home / OWN_STATE
-    # It is made with the lock. Until then the first folder above that exists counts.
-    nearest = next(each for each in (own, *own.parents) if os.access(each, os.F_OK))
+    # It is made with the lock. Until then the nearest existing folder above it counts.
+    nearest = next(folder for folder in (own, *own.parents) if os.access(folder, os.F_OK))
     if nearest.is_relative_to(home) and _is_writable(nearest):
         return own / f"{name}.lock"
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
@@ -313,32 +218,14 @@ def _home() -> Path:
 
 
 def login_name() -> str:
-    """Return who is at the keyboard, in a form that any database takes: the user behind sudo, or the login name."""
+    """Return the name of the operator: the user behind sudo, or the login name, if any database can store it."""
     import getpass
 
     names = [os.environ.get("SUDO_USER", "")]
     with suppress(KeyError, OSError):
         names.append(getpass.getuser())
-    usable = (each for each in names if 0 < len(each) <= LONGEST_NAME and encodable(each) and each.isprintable())
+    usable = (name for name in names if 0 < len(name) <= LONGEST_NAME and encodable(name) and name.isprintable())
     return next(usable, f"uid {os.getuid()}")
-
-
-class _Lock(NamedTuple):
-    """The pass lock, with the clock it waits by, and what ends the wait early."""
-
-    lock: PassLock
-    me: PassIdentity
-    wait_seconds: float
-    now: Callable[[], datetime]
-    stop_requested: Callable[[], bool]
-
-    def acquire(self) -> None:
-        holder = Holder(self.me.pid, self.me.host, self.now())
-        wait, give_up = self.wait_seconds, self.stop_requested
-        self.lock.acquire(holder, wait_seconds=wait, now=self.now, sleep=time.sleep, give_up=give_up)
-
-    def release(self) -> None:
-        self.lock.release()
 
 
 def make_dependencies(
@@ -347,7 +234,7 @@ def make_dependencies(
     runtime: Runtime,
     emit: Callable[[Event], None] = log_lines.log_event,
 ) -> Dependencies:
-    """What a pass over this database is given."""
+    """Return the dependencies of a pass over this database."""
     now = clock(database, runtime.now)
 
     @asynccontextmanager
@@ -355,7 +242,7 @@ def make_dependencies(
         from retrycli.gateway.router import router_of
         from retrycli.store.write_check import check_writable
 
-        # Or what came of a message could not be written down, and it would go out again.
+        # Otherwise an outcome could not be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
         columns = database.messages.c.keys()
         chosen = router_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
@@ -383,9 +270,10 @@ def make_dependencies(
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:
-    """The clock by which messages are due and claims lapse: a server's own, for its hosts' clocks may differ.
+    """Return the clock by which messages are due and claims expire.
 
-    A file has none, and a clock that was given is the caller's business.
+    A server has one of its own, because the clocks of its hosts may differ; a file has none. A clock that the caller
+    passed is used as it is.
     """
     if given is not utc_now:
         return given
@@ -400,11 +288,12 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
-    """A clock that goes on where another is set back: a pass would else wait for its deadline until that came again.
+    """Return a clock that goes on when another one is set back. Otherwise a pass would wait for its deadline until that
+    time came again.
 
     Args:
-        now: the other clock. Where that is set ahead, so is this one: the process may have stood still.
-        elapsed: seconds, from whenever, that nobody sets.
+        now: the other clock. If it is set ahead, this one follows: the process may have been suspended.
+        elapsed: a monotonic clock, in seconds.
     """
     at, began = now(), elapsed()
     return lambda: max(now(), at + timedelta(seconds=elapsed() - began))

@@ -1,1 +1,1 @@
-"""Values in, text out: terminal, log lines, Prometheus, report."""
+"""Values in, text out: terminal, log lines, Prometheus, HTML report."""

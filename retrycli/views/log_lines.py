@@ -1,4 +1,4 @@
-"""A pass's events as log lines, in the words that operators search for. No line holds a word of a message."""
+"""Write a pass's events as log lines, in the words that operators search for. No line holds a word of a message."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ logger = logging.getLogger("retrycli")
 
 
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
-"""How many escalated messages of one cause are warned of one by one, and how many in all. Each has two lines."""
+"""The maximum numbers of escalated messages with a warning: of one cause, and in all. Each has two lines."""
 LONGEST_PROBLEM = 100
-"""How many characters the line that counts a cause's messages has of what is wrong with their rows."""
+"""The maximum length of a row's problem in the line that counts a cause's messages."""
 COUNTED_CAUSES = 30
-"""How many causes have a line that counts their messages, the most frequent first."""
+"""The maximum number of causes with a line that counts their messages, the most frequent first."""
 
 
 def log_event(event: Event) -> None:
@@ -51,7 +51,7 @@ def log_event(event: Event) -> None:
 
 
 class EventLog:
-    """Write events to the log, and warn of a few escalated messages of each cause only.
+    """Write events to the log, and warn of only a few escalated messages of each cause.
 
     cron mails each warning, and an outage of the application can escalate thousands of messages at once. The lines of
     the others have the level INFO. `close` warns how many messages each cause has escalated.
@@ -64,13 +64,13 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write one event to the log."""
-        if isinstance(event, MessageEscalated) and not self._is_warned_of(event):
+        if isinstance(event, MessageEscalated) and not self._gets_warning(event):
             for _, text in _lines(event):
                 logger.info(text, extra={"event": event})
         else:
             log_event(event)
 
-    def _is_warned_of(self, event: MessageEscalated) -> bool:
+    def _gets_warning(self, event: MessageEscalated) -> bool:
         cause = event.reason, event.fingerprint
         self._escalated[cause] += 1
         self._first.setdefault(cause, event)
@@ -80,11 +80,11 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """Warn how many messages were escalated, for each cause of which not all were warned of one by one."""
-        in_part = [each for each in self._escalated.most_common() if each[1] > self._warned[each[0]]]
+        """Warn how many messages were escalated by each cause of which not all had a warning."""
+        in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
-            why = _why(self._first[reason, fingerprint])
+            why = _cause_in_words(self._first[reason, fingerprint])
             words = "%s a person (%s); see `retrycli list-failed --fingerprint %s`"
             logger.warning(words, what, why, fingerprint)
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
@@ -92,15 +92,15 @@ class EventLog:
             logger.warning(words, f"{sum(others):,}", f"{len(others):,}")
 
 
-def _why(event: MessageEscalated) -> str:
-    """Say why messages were escalated. An answer's text is left out: it may hold a customer's words."""
+def _cause_in_words(event: MessageEscalated) -> str:
+    """Return why messages were escalated. A response's text is left out, because it may hold a customer's words."""
     status = None if event.status_code is None else f"answer {event.status_code}"
     problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
     return ": ".join(filter(None, (event.reason, problem or status)))
 
 
 def _lines(event: Event) -> list[tuple[int, str]]:
-    """Levels and texts. What a person should see even where nobody reads the log is a warning."""
+    """Return levels and texts. What an operator should see even if nobody reads the log is a warning."""
     match event:
         case PassStarted():
             return [
@@ -134,7 +134,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
         case MessageEscalated():
             return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
         case MessageMovedOn() | ResultKept():
-            return [(logging.WARNING, _overtaken(event))]
+            return [(logging.WARNING, _concurrent_change(event))]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
             return [(logging.INFO, f"{text}, next try at {_utc(event.probe_at)}")]
@@ -145,7 +145,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
     assert_never(event)
 
 
-def _overtaken(event: MessageMovedOn | ResultKept) -> str:
+def _concurrent_change(event: MessageMovedOn | ResultKept) -> str:
     if isinstance(event, ResultKept):
         return f"The application holds the row of message {event.message_id}; a later pass writes the result"
     return f"Message {event.message_id} was changed by another while it was being sent"
@@ -168,7 +168,7 @@ def _metric(event: MessageEscalated) -> str:
 
 
 def _value(given: object) -> str:
-    """Write a value as logfmt does: in quotes if it could else be taken for more than one field."""
+    """Return a value in logfmt: quoted if it could be taken for more than one field."""
     text = str(given)
     shown = printable(text)
     if '"' not in shown and not any(map(str.isspace, shown)):
@@ -192,7 +192,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     """Send retrycli's log to stderr, and to a file.
 
     Args:
-        level: the least level to show.
+        level: the lowest level shown.
         style: ``text``, or ``json`` for one object a line.
         file: also gets every line at INFO or above.
     """
@@ -200,30 +200,30 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     if file is not None:
         handlers.append(LogFile(file))
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
-    for each in handlers:
-        each.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
+    for handler in handlers:
+        handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers = handlers
-    logger.setLevel(min(each.level for each in handlers))
+    logger.setLevel(min(handler.level for handler in handlers))
     logger.propagate = False
 
 
 def file_problem() -> str | None:
-    """Return why the log file could not be written, if so."""
-    return next((each.problem for each in logger.handlers if isinstance(each, LogFile)), None)
+    """Return why the log file could not be written, or None."""
+    return next((handler.problem for handler in logger.handlers if isinstance(handler, LogFile)), None)
 
 
 def file_failure(error: Exception) -> None:
-    """Write to the log file why a pass failed. The command prints it, or leaves it out of cron's mail."""
+    """Write to the log file why a pass failed. The command prints it, or keeps it out of cron's mail."""
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
-    for each in logger.handlers:
-        if isinstance(each, LogFile):
-            each.handle(record)
+    for handler in logger.handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(record)
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is at the moment: a progress bar takes its place for a while."""
+    """Write to the current stderr, because a progress bar replaces it for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # a full disk or a closed pipe under the log must not end a pass

@@ -1,6 +1,6 @@
-"""Prometheus' text format, and the file from which node_exporter's textfile collector reads it.
+"""Write Prometheus' text format, and the file that node_exporter's textfile collector reads.
 
-A file of its own for each database: two that are read by the same collector and hold the same metric clash.
+Each database has a file of its own: two files of one collector clash if they hold the same metric.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is told to Prometheus. Times are None where there is nothing yet that they could be of."""
+    """The values for Prometheus. A time is None if there is none yet."""
 
     version: str
     tables: str
@@ -31,25 +31,25 @@ class Measured:
     first_start: datetime | None
     last_start: datetime | None
     last_success: datetime | None
-    """The end of the last pass that completed: one that was skipped, paused or stopped is none."""
+    """The end of the last completed pass. A skipped, paused or stopped pass does not count."""
     last_duration_seconds: float | None
     passes: Mapping[str, int]
-    """By result, since the tables were made."""
+    """Counts by result, since the tables were made."""
     attempts: Mapping[str, int]
-    """By outcome, since the tables were made."""
+    """Counts by outcome, since the tables were made."""
     messages: Mapping[tuple[str, str], int]
-    """By state and type."""
+    """Counts by state and type."""
     due: int
     oldest_waiting_seconds: float
     oldest_escalated_seconds: float
     oldest_unacknowledged_seconds: float
     paused: bool
     breakers: Mapping[str, bool]
-    """Whether each host is taken to be down: of several destinations there, any."""
+    """Whether each host is down: if it has several destinations, whether any of them is."""
 
 
 def text(measured: Measured) -> str:
-    """What Prometheus reads.
+    """Return the metrics in Prometheus' text format.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.
@@ -68,59 +68,67 @@ def text(measured: Measured) -> str:
 
 
 def samples(measured: Measured) -> list[dict[str, object]]:
-    """The same for other programs: each value with its name and labels.
+    """Return the metrics for other programs: each value with its name and labels.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.
     """
     return [
-        {"name": each.name, "labels": each.labels, "value": each.value}
+        {"name": sample.name, "labels": sample.labels, "value": sample.value}
         for family in _families(measured)
-        for each in family.samples
+        for sample in family.samples
     ]
 
 
 def _families(measured: Measured) -> list[Metric]:
     try:
-        return list(_each_family(measured))
+        return list(_metrics(measured))
     except ModuleNotFoundError:
         raise ConfigurationError(f"metrics need prometheus-client: {install('metrics')}") from None
 
 
-def _each_family(it: Measured) -> Iterator[Metric]:
-    yield _gauge("retrycli_build_info", "Which retrycli wrote this.", {(it.version, it.tables): 1}, "version", "tables")
-    yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", it.retry_interval_seconds)
-    yield _gauge("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", _at(it.first_start))
+def _metrics(measured: Measured) -> Iterator[Metric]:
     yield _gauge(
-        "retrycli_last_pass_start_timestamp_seconds", "When the last pass began, a skipped one too.", _at(it.last_start)
+        "retrycli_build_info",
+        "Which retrycli wrote this.",
+        {(measured.version, measured.tables): 1},
+        "version",
+        "tables",
     )
-    yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", it.last_duration_seconds)
+    yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", measured.retry_interval_seconds)
+    yield _gauge("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", _at(measured.first_start))
+    yield _gauge(
+        "retrycli_last_pass_start_timestamp_seconds",
+        "When the last pass began, a skipped one too.",
+        _at(measured.last_start),
+    )
+    yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", measured.last_duration_seconds)
     yield _gauge(
         "retrycli_last_success_timestamp_seconds",
         "When the last completed pass ended; not there until one has.",
-        _at(it.last_success),
+        _at(measured.last_success),
     )
-    yield _counter("retrycli_passes", "Passes that have ended.", it.passes, "result")
-    yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", it.attempts, "outcome")
-    yield _gauge("retrycli_messages", "Messages in the queue.", it.messages, "state", "type")
-    yield _gauge("retrycli_due_messages", "Waiting messages that the next pass would send.", it.due)
+    yield _counter("retrycli_passes", "Passes that have ended.", measured.passes, "result")
+    yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", measured.attempts, "outcome")
+    yield _gauge("retrycli_messages", "Messages in the queue.", measured.messages, "state", "type")
+    yield _gauge("retrycli_due_messages", "Waiting messages that the next pass would send.", measured.due)
     yield _gauge(
         "retrycli_oldest_waiting_age_seconds",
         "How long ago the oldest waiting message first failed; 0 where none waits.",
-        it.oldest_waiting_seconds,
+        measured.oldest_waiting_seconds,
     )
     yield _gauge(
         "retrycli_oldest_escalated_age_seconds",
         "How long ago the oldest escalated message was escalated; 0 where none is.",
-        it.oldest_escalated_seconds,
+        measured.oldest_escalated_seconds,
     )
     yield _gauge(
         "retrycli_oldest_unacknowledged_age_seconds",
         "How long ago the oldest escalated message that nobody has acknowledged was escalated; 0 where there is none.",
-        it.oldest_unacknowledged_seconds,
+        measured.oldest_unacknowledged_seconds,
     )
-    yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(it.paused))
-    breakers = {host: float(is_open) for host, is_open in it.breakers.items()}
+    yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(measured.paused))
+    breakers = {host: float(is_open) for host, is_open in measured.breakers.items()}
     yield _gauge("retrycli_breaker_open", "Whether the ticketing API is taken to be down.", breakers, "destination")
 
 
@@ -128,7 +136,7 @@ Values = Mapping[str, float] | Mapping[tuple[str, str], float]
 
 
 def _gauge(name: str, about: str, values: Values | float | None, *labels: str) -> Metric:
-    """A metric that goes up and down: one value, one by label, or none yet."""
+    """Return a metric that goes up and down: one value, one by label, or none yet."""
     from prometheus_client.metrics_core import GaugeMetricFamily
 
     family = GaugeMetricFamily(name, about, labels=labels)
@@ -141,7 +149,7 @@ def _gauge(name: str, about: str, values: Values | float | None, *labels: str) -
 
 
 def _counter(name: str, about: str, values: Mapping[str, int], label: str) -> Metric:
-    """A metric that only goes up; the format adds ``_total`` to its name."""
+    """Return a metric that only goes up; the format adds ``_total`` to its name."""
     from prometheus_client.metrics_core import CounterMetricFamily
 
     family = CounterMetricFamily(name, about, labels=(label,))
@@ -155,10 +163,10 @@ def _at(time: datetime | None) -> float | None:
 
 
 def write(path: Path, content: str) -> None:
-    """Put a file in place of the one before: whoever reads it sees the one or the other, and never a part.
+    """Replace a file atomically, so that no reader sees a part of one.
 
     Raises:
-        ConfigurationError: it can't be written there.
+        ConfigurationError: it can't be written.
     """
     try:
         atomic.replace(path, content)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from sqlalchemy import make_url
 
 from retrycli.config.settings import BreakerSettings
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from tests.cli.api import REJECTS
 from tests.cli.application import TABLES, TICKETS
@@ -168,7 +168,7 @@ class Story:
         """Make a pass, a while after the last one."""
         self.ahead += wait
         ahead = self.ahead
-        return wiring.run_once(
+        return run_pass.run_once(
             self.settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + ahead)
         )
 

@@ -17,7 +17,7 @@ from sqlalchemy import URL, make_url
 
 import retrycli
 from retrycli.config.settings import DatabaseSettings, Settings
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store.error_messages import BY_STATE, BY_TEXT, GONE
 from tests import postgresql
@@ -86,7 +86,7 @@ class Desk:
             self.application.settings(api.url).model_dump() | {"run": {"lock_file": str(self.cli.cwd / "lock")}}
         )
         now = datetime.now(UTC) + later
-        return wiring.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
+        return run_pass.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def role(self, *grants: str) -> str:
         """Make a role that may do this much; its name."""

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
 from retrycli.config.settings import DatabaseSettings, RoutedGatewaySettings, RunSettings, Settings
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store import schema
 from retrycli.store.copy import COPIED
@@ -173,7 +173,7 @@ def fill(application: Application) -> None:
     with Scripted(TAKES, REJECTS, BUSY) as api:
         application.add_all([{}, {}, {}, {}])
         here = replace(wiring.DEFAULT_RUNTIME, now=lambda: HOURS_AGO)
-        wiring.run_once(settings_at(application.url, api.url), runtime=here)
+        run_pass.run_once(settings_at(application.url, api.url), runtime=here)
     application.add()
     queued = {
         "message_id": 5,

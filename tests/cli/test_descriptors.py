@@ -52,7 +52,7 @@ USE_UP = """
 import os, resource, sys
 from pathlib import Path
 import retrycli
-from retrycli.operations import status as operation
+from retrycli.operations import pause
 from retrycli.system.pass_lock import PassLock
 
 def attempt(call):
@@ -195,7 +195,7 @@ def test_a_journal_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so
     cli: Cli, application: Application
 ) -> None:
     """The database file itself takes the last one."""
-    done = used_up(cli, application, "attempt(lambda: operation.pause(settings, by='anna'))", left=1)
+    done = used_up(cli, application, "attempt(lambda: pause.pause(settings, by='anna'))", left=1)
     assert done.stdout.startswith("DatabaseUnavailable 69 "), done
     assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
 

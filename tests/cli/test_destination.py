@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from tests.channels import webhook
 from tests.cli.api import BUSY, TAKES, Gate
@@ -68,7 +68,7 @@ class Passes:
 
     def run(self, *, probe: bool = False) -> PassSummary:
         here = replace(wiring.DEFAULT_RUNTIME, now=lambda: self.now)
-        return wiring.run_once(self.settings, probe=probe, runtime=here)
+        return run_pass.run_once(self.settings, probe=probe, runtime=here)
 
     def wait(self, time: timedelta) -> Passes:
         self.now += time
@@ -205,7 +205,7 @@ def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, applic
             gate.opened.set()
         assert attempts(application) == [*((each, "permanent", 403) for each in (1, 2, 3)), (4, None, None)]
         later = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(hours=1))
-        summary = wiring.run_once(application.settings(server.url), runtime=later)
+        summary = run_pass.run_once(application.settings(server.url), runtime=later)
     assert (summary.escalated, summary.released) == (3, 3)
     assert queue(application)[1] == ("escalated", "permanent")
     assert [row["unknown_count"] for row in application.rows("retrycli_queue").values()] == [0, 0, 0, 1]

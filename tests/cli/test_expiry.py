@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.config.settings import DatabaseSettings, LoggingSettings, ScheduleSettings, Settings
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.operations.aftermath import leave
+from retrycli.operations.run_pass import report_pass
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
 from retrycli.views.log_lines import configure, logger
@@ -152,7 +152,7 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
         logger.addHandler(caplog.handler)
         logger.warning("a line that can't be written")
         with exclusively_locked(application):
-            leave(settings, database, summary, utc_now())
+            report_pass(settings, database, summary, utc_now())
     warned = [each.getMessage() for each in caplog.records if "locked" in each.getMessage()]
     assert any(each.startswith("The log file was not checked: ") for each in warned)
     assert any(each.startswith("No messages about to expire were looked for: ") for each in warned)

@@ -18,7 +18,8 @@ from retrycli.domain.claim import Claim
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.operations import message_actions, wiring
+from retrycli.operations import message_actions, retry, run_pass
+from retrycli.operations import pause as pausing
 from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
 from retrycli.operations.wiring import Runtime
@@ -78,7 +79,7 @@ class Desk:
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
         """Have cron make a pass, or whoever is named."""
         around = Runtime(now=self.clock(now), rng=self.rng)
-        return wiring.run_once(self.settings, runtime=around, started_by=starter)
+        return run_pass.run_once(self.settings, runtime=around, started_by=starter)
 
     def explain(self, message_id: int, now: datetime) -> Explanation:
         return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
@@ -206,7 +207,7 @@ def tried_by_hand(desk: Desk) -> None:
     desk.answers(OVERLOADED)
     desk.run_at(NOON)
     desk.api.retry_after[503] = "7200"
-    wiring.retry(desk.settings, 1, by="ada", runtime=Runtime(now=lambda: NOON))
+    retry.retry(desk.settings, 1, by="ada", runtime=Runtime(now=lambda: NOON))
     desk.answers(TAKES)
 
 
@@ -229,7 +230,7 @@ def pause_without_end(desk: Desk) -> None:
 
 
 def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> None:
-    desk.pause(at.settings, length=length, by="ada", now=lambda: since)
+    pausing.pause(at.settings, length=length, by="ada", now=lambda: since)
 
 
 def breaker(desk: Desk) -> None:
@@ -314,7 +315,7 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     for message_id in due:
         at.add(message_id)
     nothing_sent = Runtime(now=lambda: NOON, stop_requested=lambda: True)
-    wiring.run_once(at.settings, runtime=nothing_sent, started_by=StartedBy.CRON)
+    run_pass.run_once(at.settings, runtime=nothing_sent, started_by=StartedBy.CRON)
     for message_id, minutes in due.items():
         time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)

@@ -17,7 +17,7 @@ import pytest
 
 import retrycli
 from retrycli.config.settings import BreakerSettings
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
@@ -194,7 +194,7 @@ def test_all_others_are_delivered_as_they_are(scene: Scene, cli: Cli) -> None:
     assert waiting == set(scene.usable)
     tomorrow = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(days=1))
     with Hostile(answer(200, SUCCEEDED)) as server:
-        done = wiring.run_once(scene.settings(server.url), runtime=tomorrow)
+        done = run_pass.run_once(scene.settings(server.url), runtime=tomorrow)
     assert (done.sent, done.escalated) == (len(scene.usable), 0)
     arrived = {each.path: json.loads(each.body) for each in server.requests}
     for each, row in scene.usable.items():

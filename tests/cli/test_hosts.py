@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.config.settings import RunSettings
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.channels import webhook
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
@@ -56,7 +56,7 @@ def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: tim
     """Make a pass as another host does, when so much time has gone by."""
     settings = application.settings(api.url).model_copy(update={"run": RunSettings(lock_file=lock)})
     now = datetime.now(UTC) + later
-    return wiring.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
+    return run_pass.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
 
 def statuses(application: Application) -> Counter[object]:

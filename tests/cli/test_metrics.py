@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
 from retrycli.config.settings import DatabaseSettings, MetricsSettings, RoutedGatewaySettings, RunSettings
-from retrycli.operations import status
+from retrycli.operations import metrics
 from retrycli.operations.metrics import write_metrics
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime, lock_path, open_database
@@ -344,7 +344,7 @@ def test_each_pass_counts_what_is_new_for_good(application: Application, setting
     retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))
     retrycli.run_once(settings, runtime=clock_at(now))
     application.execute("UPDATE retrycli_attempts SET outcome = 'permanent'")
-    found = status.metrics(settings).attempts
+    found = metrics.measure(settings).attempts
     assert (found["delivered"], found["permanent"]) == (3, 0)
 
 
@@ -354,21 +354,21 @@ def test_a_message_is_due_when_the_next_pass_would_send_it(application: Applicat
     [row] = application.rows("retrycli_queue").values()
     at = datetime.fromisoformat(str(row["next_attempt_at"])).replace(tzinfo=UTC)
     for seconds, due in ((-61, 0), (-60, 1), (0, 1)):
-        assert status.metrics(settings, now=lambda: at + timedelta(seconds=seconds)).due == due  # noqa: B023  called now
+        assert metrics.measure(settings, now=lambda: at + timedelta(seconds=seconds)).due == due  # noqa: B023  called now
 
 
 def test_the_last_start_is_that_of_a_pass_under_way_and_the_last_duration_is_not(
     application: Application, settings: Settings
 ) -> None:
     retrycli.run_once(settings)
-    before = status.metrics(settings)
+    before = metrics.measure(settings)
     began = datetime.now(UTC) + timedelta(minutes=15)
     application.execute(
         "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated, unknown, "
         "released) VALUES ('running', 'box', 1, ?, ?, 0, 0, 0, 0, 0)",
         *[f"{began:%Y-%m-%d %H:%M:%S.%f}"] * 2,
     )
-    after = status.metrics(settings)
+    after = metrics.measure(settings)
     assert after.last_start == began
     assert after.last_success == before.last_success is not None
     assert after.last_duration_seconds == before.last_duration_seconds is not None
@@ -384,7 +384,7 @@ def test_the_last_success_stays_though_its_pass_is_forgotten(application: Applic
         for hours in range(6, 60, 6):
             retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
     assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
-    assert status.metrics(settings).last_success == begun
+    assert metrics.measure(settings).last_success == begun
 
 
 def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
@@ -397,7 +397,7 @@ def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
         settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
         for hours in range(0, 60, 6):
             retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
-            found = status.metrics(settings)
+            found = metrics.measure(settings)
             assert (found.first_start, found.last_success) == (begun, None)
     assert len(application.rows("retrycli_passes")) < 10
 
@@ -414,11 +414,11 @@ def test_of_two_gateways_at_one_host_either_is_down(application: Application, se
         add = "INSERT INTO retrycli_breakers (destination, state, failures, opened_at) VALUES (?, 'open', 5, ?)"
         application.execute(add, f"http://desk/{path}", "2026-03-02 12:00:00.000000")
 
-    status.metrics(settings)  # makes the tables
+    metrics.measure(settings)  # makes the tables
     write_down("given-up")
-    assert status.metrics(both).breakers == {"desk": False}
+    assert metrics.measure(both).breakers == {"desk": False}
     write_down(down)
-    assert status.metrics(both).breakers == {"desk": True}
+    assert metrics.measure(both).breakers == {"desk": True}
 
 
 def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
@@ -426,10 +426,10 @@ def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
 ) -> None:
     application.add(101, body=None)
     retrycli.run_once(settings, runtime=clock_at(datetime.now(UTC) - timedelta(hours=2)))
-    found = status.metrics(settings)
+    found = metrics.measure(settings)
     assert found.oldest_unacknowledged_seconds == pytest.approx(7200, abs=60)
     application.execute("UPDATE retrycli_queue SET acknowledged_at = '2026-03-02 12:00:00', acknowledged_by = 'ada'")
-    found = status.metrics(settings)
+    found = metrics.measure(settings)
     assert (found.oldest_unacknowledged_seconds, found.messages["escalated", "customer"]) == (0, 1)
     assert found.oldest_escalated_seconds == pytest.approx(7200, abs=60)
     assert found.oldest_waiting_seconds == 0

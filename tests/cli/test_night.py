@@ -15,7 +15,7 @@ import pytest
 from retrycli.config.settings import Settings
 from retrycli.domain.grouping import GroupBy
 from retrycli.domain.pass_summary import PassResult, StopReason
-from retrycli.operations import status, wiring
+from retrycli.operations import report, run_pass, stats
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime
 from tests.channels import webhook
@@ -87,7 +87,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
                 failed += 1
                 fail(application, failed, tick - timedelta(minutes=7))
             clock.time = tick + timedelta(seconds=jitter.uniform(0, 3))
-            summary = wiring.run_once(settings, runtime=runtime)
+            summary = run_pass.run_once(settings, runtime=runtime)
             assert summary.result in {PassResult.COMPLETED, PassResult.STOPPED}
             assert summary.reason in {None, StopReason.BREAKER_OPEN}
             told += [(tick, each) for each in hook.texts[len(told) :]]
@@ -104,11 +104,11 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
     rows = application.rows()
     assert {each for each, row in rows.items() if row["status"] != "sent"} == set(PERMANENT)
     assert {each for each in rows if application.state(int(str(each))) == "escalated"} == set(PERMANENT)
-    [outage] = status.stats(settings, GroupBy.OUTCOME, span=timedelta(days=1), limit=9, now=lambda: MORNING)[0].outages
+    [outage] = stats.stats(settings, GroupBy.OUTCOME, span=timedelta(days=1), limit=9, now=lambda: MORNING)[0].outages
     assert abs(outage.began_at - GOES_DOWN) <= 2 * TICK
     assert outage.ended_at is not None
     assert timedelta(0) <= outage.ended_at - COMES_BACK <= timedelta(hours=1), "the last probe fails an hour before"
-    page = status.report(settings, span=timedelta(days=1), now=lambda: MORNING)
+    page = report.report(settings, span=timedelta(days=1), now=lambda: MORNING)
     assert "The ticketing API was down from" in page
     assert "3 messages wait for you" in page
     assert "HTTP 422: recipient unknown" in page

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from tests.cli.api import held_back
 from tests.conftest import on_both
 
@@ -124,7 +124,7 @@ def check_a_later_pass_sends_others(
         others = application.add_due(MESSAGES, first=201)
         gate.opened.set()
         later = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(hours=1))
-        summary = wiring.run_once(application.settings(api.url), runtime=later)
+        summary = run_pass.run_once(application.settings(api.url), runtime=later)
         assert (summary.result, summary.sent, summary.escalated) == ("completed", MESSAGES, 1)
         check_handed_over(application, api, closed, others)
 

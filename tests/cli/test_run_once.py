@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from retrycli.operations import status, wiring
+from retrycli.operations import run_pass, status, wiring
 from retrycli.operations.dry_run import preview
 from retrycli.operations.sandbox import Behaviour, Received, Sandbox
 from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, Meanwhile, Scripted, held_back
@@ -310,7 +310,7 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
     application.add(1, hours_ago=2)
     application.add(2, hours_ago=5, retry_count=2)
     application.add(3, hours_ago=1)
-    wiring.run_once(
+    run_pass.run_once(
         settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
     )  # takes in and sends nothing
     application.add(4, hours_ago=4)
@@ -339,7 +339,7 @@ def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: 
         application.add(each, hours_ago=3)
     for each in (6, 7, 8):
         application.add(each, hours_ago=3, retry_count=10)
-    wiring.run_once(settings, runtime=earlier)
+    run_pass.run_once(settings, runtime=earlier)
     assert [application.state(each) for each in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
     long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=each)) for each in (5, 0))
     change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
@@ -355,7 +355,7 @@ def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: 
     due = status.status(settings).messages["due"]
     with preview(settings) as found:
         foreseen, number = {each.id for each in found.messages}, found.number
-    wiring.run_once(settings)
+    run_pass.run_once(settings)
     tried = {each["message_id"] for each in application.execute("SELECT message_id FROM retrycli_attempts")}
     assert foreseen == tried == {1, 6, 7, 9}
     assert (due, number) == (4, 4)
@@ -381,7 +381,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     }.items():
         application.add(each, **columns)
     settings = application.settings(sandbox.url)
-    wiring.run_once(
+    run_pass.run_once(
         settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
     )  # takes in and sends nothing
     limits = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72", "RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}

@@ -12,7 +12,7 @@ import pytest
 
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
-from retrycli.operations.maintenance import write_config
+from retrycli.operations.setup import write_config
 from retrycli.store.schema import HEAD
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL

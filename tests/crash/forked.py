@@ -27,7 +27,7 @@ from retrycli import load_settings
 from retrycli.engine.rules import PassIdentity
 from retrycli.engine.runner import run_pass
 from retrycli.operations import wiring
-from retrycli.operations.aftermath import leave
+from retrycli.operations.run_pass import _Lock, report_pass, run_once
 from retrycli.system.pass_lock import PassLock
 from tests.crash.points import Points
 from tests.crash.scene import ROOT
@@ -123,7 +123,7 @@ def _make_pass_and_end(wanted: Wanted) -> None:
         if wanted.point or wanted.listing:
             _make_pass_with_points(wanted, runtime)
         else:
-            wiring.run_once(load_settings(Path(wanted.config)), runtime=runtime)
+            run_once(load_settings(Path(wanted.config)), runtime=runtime)
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -139,10 +139,10 @@ def _make_pass_with_points(wanted: Wanted, runtime: wiring.Runtime) -> None:
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()
     me = PassIdentity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
-    lock = wiring._Lock(PassLock(wiring.lock_path(settings)), me, 0, runtime.now, runtime.stop_requested)
+    lock = _Lock(PassLock(wiring.lock_path(settings)), me, 0, runtime.now, runtime.stop_requested)
     with wiring.open_database(settings) as database:
         deps = points.watch(wiring.make_dependencies(settings, database, runtime))
-        leave(settings, database, asyncio.run(run_pass(deps, lock, wiring.pass_rules(settings), me)), deps.now())
+        report_pass(settings, database, asyncio.run(run_pass(deps, lock, wiring.pass_rules(settings), me)), deps.now())
     if wanted.listing is not None:
         Path(wanted.listing).write_text(json.dumps(points.reached))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrycli import load_settings
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from tests.cli.application import Application
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Scene:
 
     def run_once_at(self, now: datetime) -> PassSummary:
         """Make a pass within this process, at a time that stands still."""
-        return wiring.run_once(load_settings(self.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
+        return run_pass.run_once(load_settings(self.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def start(
         self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None

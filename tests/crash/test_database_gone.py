@@ -14,7 +14,7 @@ import pytest
 
 from retrycli import load_settings
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.operations import wiring
+from retrycli.operations import run_pass, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
 from tests.crash import scene
@@ -214,10 +214,10 @@ def test_claims_outlive_the_wait_for_an_application_that_holds_the_write_lock(
             return utc_now() + (timedelta(0) if api.locks else LATER)
 
         with pytest.raises(DatabaseUnavailable, match="held its write lock for too long; end its transaction"):
-            wiring.run_once(load_settings(stage.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=now))
+            run_pass.run_once(load_settings(stage.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=now))
         api.unlock()
         check_nothing_is_lost(stage, api, MESSAGES)
-        wiring.run_once(load_settings(stage.config))
+        run_pass.run_once(load_settings(stage.config))
         assert [each.times for each in api.received] == [1], "another pass touched what was claimed"
         clear_up(stage, utc_now() + LATER)
         check_messages(stage, api, MESSAGES)

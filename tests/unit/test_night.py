@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.queue_counts import Measures
-from retrycli.views.report import ReportData, render
+from retrycli.views.report.page import ReportData, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""Is everything all right? Each check looks at one thing and gives findings, with the remedy beside each.
+"""Examine the installation: each check examines one thing and returns findings with their remedies.
 
-A new check is a function of a `Case`, put into `CHECKS`, or, if it needs the database, of a `Case` and a `Database`,
-put into `DATABASE_CHECKS`. Nothing is written, and no message is sent.
+A new check is a function of a `Context` in `CHECKS`; if it needs the database, a function of a `Context` and a
+`Database` in `DATABASE_CHECKS`. Nothing is written, and no message is sent.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from pathlib import Path
 
 from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.operations.doctor import api, calling, database, machine, people
-from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor import database, gateway, notifications, scheduler
+from retrycli.operations.doctor import host as this_host
+from retrycli.operations.doctor.context import Context
 from retrycli.operations.doctor.finding import Finding, Level, failure, of_error
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
 from retrycli.system.host import Asker, Host, under_cron
 
 PATIENCE_SECONDS = 5
-"""For a database that somebody holds."""
+"""The maximum wait for a locked database."""
 
-CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
-    machine.settings,
-    machine.disk,
-    machine.files,
-    machine.file_system,
-    machine.file_descriptors,
-    machine.lock,
-    machine.outputs,
-    people.notifications,
-    people.ping,
+CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
+    this_host.settings,
+    this_host.disk,
+    this_host.files,
+    this_host.file_system,
+    this_host.file_descriptors,
+    this_host.lock,
+    this_host.outputs,
+    notifications.notifications,
+    notifications.ping,
 )
-"""What is looked at beside the database."""
-DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
-    api.api,
+"""The checks that need no database."""
+DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = (
+    gateway.api,
     database.table,
     database.tables,
     database.queue,
@@ -48,9 +49,9 @@ DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
     database.writing,
     database.search_path,
     database.time,
-    calling.calling,
+    scheduler.calling,
 )
-"""What is looked at in the database, once it is open."""
+"""The checks of an open database."""
 
 
 def examine(
@@ -60,7 +61,7 @@ def examine(
     host: Host | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> list[Finding]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
         config: the settings' file, as `retrycli.config.loader.load` takes it.
@@ -69,42 +70,44 @@ def examine(
         now: the clock.
 
     Returns:
-        What was found. Settings that are wrong are a finding too, and then nothing that needs them is looked at.
+        The findings. Invalid settings are a finding too; then no check that needs them runs.
     """
     try:
         loaded = load(config, environment)
     except ConfigurationError as error:
         remedy = "mend it; nothing that needs the settings was looked at"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
-    case = Case(loaded, host or Host(run=Asker()), now)
-    return [*(each for check in CHECKS for each in _held(check, case)), *_in_database(case)]
+    context = Context(loaded, host or Host(run=Asker()), now)
+    return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]
 
 
 def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
-    """Look at everything as cron would find it: in the user's home, with hardly any environment.
+    """Run all checks as cron would: in the user's home, with a nearly empty environment.
 
     Args:
-        config: the settings' file that the cron line names; None where it names none.
+        config: the settings' file that the cron line names; None if it names none.
         host: by default this machine.
     """
     named = [] if config is None else ["--config", str(config.absolute())]
     done = under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
     try:
-        return [Finding(**{**each, "level": Level(each["level"])}) for each in json.loads(done.stdout)["findings"]]
+        return [
+            Finding(**{**finding, "level": Level(finding["level"])}) for finding in json.loads(done.stdout)["findings"]
+        ]
     except (ValueError, KeyError, TypeError):
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return [failure("cron", f"retrycli does not run as cron would run it: {said}", "install it again")]
 
 
-def _held(
+def _findings(
     check: Callable[..., Iterable[Finding]], *given: object, instead: Callable[[], list[Finding]] | None = None
 ) -> list[Finding]:
-    """A check's findings; an error is one too, for the other checks are not to go without.
+    """Return a check's findings. An error becomes a finding, so that the other checks still run.
 
     Args:
         check: the check.
         given: its arguments.
-        instead: what to do if the database can't be read, and another finding says why.
+        instead: what to return if the database can't be read and another finding says why.
     """
     try:
         return list(check(*given))
@@ -120,24 +123,26 @@ def _problem(name: str, error: Exception) -> Finding:
     return failure(name, f"it could not be looked at: {type(error).__name__}", "tell the makers of retrycli")
 
 
-def _in_database(case: Case) -> list[Finding]:
-    """Everything about the database, if it can be opened. What a full disk keeps from being looked at is left out."""
-    is_full = machine.lack_of_disk(case) is not None
+def _database_findings(context: Context) -> list[Finding]:
+    """Run the checks of the database, if it can be opened. Checks that a full disk prevents are left out."""
+    is_full = this_host.lack_of_disk(context) is not None
     try:
-        opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
-    except Exception as error:  # noqa: BLE001  as in `_held`
+        opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
+    except Exception as error:  # noqa: BLE001  as in `_findings`
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
-        return [*_held(api.api, case, None), *problem, *_held(calling.scheduling, case, [])]
+        return [*_findings(gateway.api, context, None), *problem, *_findings(scheduler.scheduling, context, [])]
     with closing(opened):
         return [
-            each
+            finding
             for check in DATABASE_CHECKS
-            for each in _held(check, case, opened, instead=partial(_without, case, check) if is_full else None)
+            for finding in _findings(
+                check, context, opened, instead=partial(_without_database, context, check) if is_full else None
+            )
         ]
 
 
-def _without(case: Case, check: Callable[[Case, Database], Iterable[Finding]]) -> list[Finding]:
+def _without_database(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
     """Return what a check finds without the database."""
-    if check is api.api:
-        return _held(api.api, case, None)
-    return _held(calling.scheduling, case, []) if check is calling.calling else []
+    if check is gateway.api:
+        return _findings(gateway.api, context, None)
+    return _findings(scheduler.scheduling, context, []) if check is scheduler.calling else []

@@ -1,4 +1,4 @@
-"""The database: the application's table, retrycli's own, whether it takes changes, its clock."""
+"""Check the database: the application's table, retrycli's own tables, write permission, clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shlex import quote
 
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.domain.pass_record import PassRecord
-from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compared_clocks
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.operations.dry_run import LONG_AGO
 from retrycli.store import schema, selection
@@ -22,34 +22,34 @@ from retrycli.store.relation import check_ids
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
 LOOK_BACK = 10
-"""So many passes show at what intervals they come."""
+"""The number of passes that show the usual interval."""
 
 
-def table(case: Case, database: Database) -> Iterator[Finding]:
-    """The application's table, what it shows of changes, and whether the preset fits it."""
+def table(context: Context, database: Database) -> Iterator[Finding]:
+    """Check the application's table, what it shows of changes, and that the preset fits it."""
     from retrycli.gateway.router import check_columns
 
     columns = database.messages.c.keys()
     check_ids(database)
-    yield well("table", f"{case.settings.database.table} in {database.place} has what is needed")
+    yield well("table", f"{context.settings.database.table} in {database.place} has what is needed")
     if "updated_at" not in columns:
         yield warning(
             "table",
-            f"{case.settings.database.table} has no updated_at: each pass reads the texts of all escalated messages, "
-            "and one that fails again between two passes with the same text, retry_count and last_error stays "
-            "escalated",
+            f"{context.settings.database.table} has no updated_at: each pass reads the texts of all escalated "
+            "messages, and one that fails again between two passes with the same text, retry_count and last_error "
+            "stays escalated",
             # The second part also holds with updated_at: a later time alone does not send a message again.
             "add updated_at, set with every change; let the application change retry_count or last_error when it fails "
             "a message again",
         )
-    for gateway in case.settings.gateway.all.values():
+    for gateway in context.settings.gateway.all.values():
         check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
         fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)
         yield well(fits[0], f"{fits[1]} fits it")
 
 
-def tables(case: Case, database: Database) -> Iterator[Finding]:
-    """The version of retrycli's own tables."""
+def tables(context: Context, database: Database) -> Iterator[Finding]:
+    """Check the version of retrycli's own tables."""
     found = database.revision()
     if found == schema.HEAD:
         yield well("tables", f"retrycli's own are of version {found}, as this program")
@@ -60,35 +60,35 @@ def tables(case: Case, database: Database) -> Iterator[Finding]:
         yield failure("tables", words, "install a newer retrycli")
     else:
         words = f"retrycli's own are of version {found}, and this program of {schema.HEAD}"
-        level = warning if case.settings.database.auto_upgrade else failure
+        level = warning if context.settings.database.auto_upgrade else failure
         yield level("tables", words, "`retrycli db upgrade`")
 
 
-def queue(_case: Case, database: Database) -> Iterator[Finding]:
-    """The application's table that the queue belongs to."""
+def queue(_context: Context, database: Database) -> Iterator[Finding]:
+    """Check that the queue belongs to the application's table."""
     if database.revision() == schema.HEAD:
         selection.check(database)
         yield well("queue", "the queue belongs to this table")
 
 
-def age(case: Case, database: Database) -> Iterator[Finding]:
-    """The oldest message that a pass would send."""
+def age(context: Context, database: Database) -> Iterator[Finding]:
+    """Check the age of the oldest message that a pass would send."""
     oldest = Views(database).oldest()
     if oldest is None:
         return
-    days = max((case.now() - oldest).days, 0)
+    days = max((context.now() - oldest).days, 0)
     words = f"the oldest message that waits is of {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
-    if timedelta(days=days) <= LONG_AGO or all(each.expires_after for each in case.settings.policies.values()):
+    if timedelta(days=days) <= LONG_AGO or all(policy.expires_after for policy in context.settings.policies.values()):
         yield well("age", words)
     else:
         remedy = "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent"
         yield warning("age", words, remedy)
 
 
-def index(case: Case, database: Database) -> Iterator[Finding]:
-    """The index of failed rows, where the application's table is so big that it would help."""
+def index(context: Context, database: Database) -> Iterator[Finding]:
+    """Check the index of failed rows, if the application's table is big enough for it to help."""
     state = FailedIndex(database).state()
-    table = case.settings.database.table
+    table = context.settings.database.table
     if state is IndexState.THERE:
         yield well("index", f"{table} has one of its failed rows")
     elif state is IndexState.INVALID:
@@ -100,9 +100,9 @@ def index(case: Case, database: Database) -> Iterator[Finding]:
         yield well("index", words)
 
 
-def writing(case: Case, database: Database) -> Iterator[Finding]:
-    """Whether the database takes changes, and by which journal."""
-    check_writable(database, case.now())
+def writing(context: Context, database: Database) -> Iterator[Finding]:
+    """Check write permission and the journal mode."""
+    check_writable(database, context.now())
     if not database.is_sqlite:
         yield well("writing", "the database takes changes")
     elif (mode := journal_mode(database)) == "wal":
@@ -111,12 +111,14 @@ def writing(case: Case, database: Database) -> Iterator[Finding]:
         yield warning(
             "writing",
             f"the database takes changes; with its journal mode {mode} the application and a pass hold each other up",
-            f"if the application agrees: `sqlite3 {quote(str(case.database_file))} 'PRAGMA journal_mode = WAL'`",
+            f"if the application agrees: `sqlite3 {quote(str(context.database_file))} 'PRAGMA journal_mode = WAL'`",
         )
 
 
-def search_path(_case: Case, database: Database) -> Iterator[Finding]:
-    """Who else may create functions and operators where a server looks for those that a statement names."""
+def search_path(_context: Context, database: Database) -> Iterator[Finding]:
+    """Check who else may create functions and operators in the schemas where a server looks up the names of a
+    statement.
+    """
     if database.is_sqlite:
         return
     found = creators(database)
@@ -129,16 +131,16 @@ def search_path(_case: Case, database: Database) -> Iterator[Finding]:
 
 
 def _quoted(name: str) -> str:
-    """A name as SQL has it."""
+    """Return a name quoted for SQL."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
-def time(case: Case, database: Database) -> Iterator[Finding]:
-    """The clock, against the server's and against what is written down."""
+def time(context: Context, database: Database) -> Iterator[Finding]:
+    """Compare the clock with the server's and with recorded times."""
     if not database.is_sqlite:
-        yield compared_clocks("the database", clock_ahead(database, case.now))
+        yield compared_clocks("the database", clock_ahead(database, context.now))
     last = next(iter(newest_passes(database)), None)
-    if last is not None and last.started_at - case.now() > CLOCK_TOLERANCE:
+    if last is not None and last.started_at - context.now() > CLOCK_TOLERANCE:
         yield failure(
             "clock",
             f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is still to come",
@@ -147,5 +149,5 @@ def time(case: Case, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """The newest passes, of those up to a time where one is given, as far as this program can read them."""
+    """Return the newest passes, up to a time if given, as far as this program can read them."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

@@ -1,4 +1,4 @@
-"""What a check found: a value, with its remedy."""
+"""The finding of a check, with its remedy."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, and might better not be so."""
+    """It works, but should be changed."""
     FAILURE = "failure"
-    """Something does not work, or strangers can reach what is ours."""
+    """Something does not work, or strangers can reach retrycli's data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     level: Level
@@ -27,26 +27,26 @@ class Finding:
 
 
 def well(name: str, found: str) -> Finding:
-    """A finding that needs nothing done."""
+    """Return a finding that needs no action."""
     return Finding(name, Level.OK, found)
 
 
 def warning(name: str, found: str, remedy: str) -> Finding:
-    """A finding that somebody should look at."""
+    """Return a finding that an operator should look at."""
     return Finding(name, Level.WARNING, found, remedy)
 
 
 def failure(name: str, found: str, remedy: str) -> Finding:
-    """A finding that somebody must look at."""
+    """Return a finding that an operator must act on."""
     return Finding(name, Level.FAILURE, found, remedy)
 
 
 def of_error(name: str, text: str) -> Finding:
-    """A finding from an error in words, which says after a semicolon what to do."""
+    """Return a failure from an error text of the form "problem; remedy"."""
     found, _, remedy = text.partition("; ")
     return failure(name, found, remedy or "mend it, and run `retrycli doctor` again")
 
 
 def failed(findings: list[Finding]) -> bool:
-    """Whether any of them is a failure."""
-    return any(each.level is Level.FAILURE for each in findings)
+    """Return whether any finding is a failure."""
+    return any(finding.level is Level.FAILURE for finding in findings)

@@ -1,6 +1,6 @@
-"""The report's pictures as SVG. They hold shapes alone and stretch with the page; the words stand around them in HTML.
+"""Draw the report's charts as SVG. They hold shapes only and stretch with the page; their texts are in the HTML.
 
-Colours are classes, which the page's style sheet fills in for light and for dark.
+Colours are classes, which the page's style sheet defines for light and for dark.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from retrycli.domain.outage import Outage
 
 HEIGHT = 100
 BAND = 6
-"""So much is left above the columns for the outages' own mark, which no column can hide."""
+"""The room above the columns for the marks of outages, which no column can cover."""
 AIR = 0.14
-"""How much of a bar's room stays empty beside it."""
+"""The share of a bar's room that stays empty."""
 ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""What the first two digits of a round number may be."""
+"""The first two digits of a round number."""
 LEAST_SHARE = 0.4
-"""No bar that stands for anything is thinner, in hundredths of the whole."""
+"""The minimum width of a bar that is not 0, in hundredths of the whole."""
 
 Box = tuple[float, float, float, float]
 """Left, top, width, height."""
@@ -34,14 +34,14 @@ def outcomes(
     until: datetime,
     told: Sequence[str],
 ) -> str:
-    """Attempts over time: a column for each stretch, piled up by outcome, before the shade of the outages.
+    """Draw attempts over time: a column for each span, stacked by outcome, in front of shaded outages.
 
     Args:
-        bars: the attempts by outcome, by the beginning of the stretch.
-        outages: what to shade.
-        length: how long a stretch is.
-        until: the end of it all, which the last stretch may go beyond.
-        told: what appears over each column.
+        bars: the attempts by outcome, by the start of the span.
+        outages: the shaded times.
+        length: of a span.
+        until: the end of the chart, which the last span may exceed.
+        told: the tooltip of each column.
     """
     begin = next(iter(bars))
     top = scale(bars)
@@ -53,22 +53,22 @@ def outcomes(
             floor -= height
             boxes[outcome].append((number + AIR / 2, floor, 1 - AIR, height))
     spans = [
-        ((each.began_at - begin) / length, max(((each.ended_at or until) - each.began_at) / length, AIR))
-        for each in outages
+        ((outage.began_at - begin) / length, max(((outage.ended_at or until) - outage.began_at) / length, AIR))
+        for outage in outages
     ]
     shades = [(left, BAND / 2 - BAND, width, HEIGHT + BAND / 2) for left, width in spans]
     marks = [(left, -BAND, width, BAND / 2) for left, width in spans]
-    total = sum(sum(each.values()) for each in bars.values())
+    total = sum(sum(counts.values()) for counts in bars.values())
     columns = (
-        f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(each)}</title></path>'
-        for number, each in enumerate(told)
+        f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(words)}</title></path>'
+        for number, words in enumerate(told)
     )
     return _svg(
         (0, -BAND, len(bars), HEIGHT + BAND),
         [
             _shape("down", shades),
             _shape("down-edge", marks),
-            *(_shape(f"o-{_word(outcome)}", each) for outcome, each in boxes.items()),
+            *(_shape(f"o-{_word(outcome)}", parts) for outcome, parts in boxes.items()),
             *columns,
         ],
         title="Attempts by outcome over time",
@@ -77,16 +77,16 @@ def outcomes(
 
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
-    """What the full height of the columns stands for: a round number, not below the highest column."""
-    highest = max((sum(each.values()) for each in bars.values()), default=0)
+    """Return the value of the full height of the columns: a round number, not below the highest column."""
+    highest = max((sum(counts.values()) for counts in bars.values()), default=0)
     if highest <= ROUND[0]:
         return max(highest, 1)
     power = int(10 ** (len(str(highest)) - 2))
-    return next(each * power for each in ROUND if each * power >= highest)
+    return next(bound * power for bound in ROUND if bound * power >= highest)
 
 
 def share(part: int, whole: int) -> str:
-    """A level bar that is filled as far as a part is of a whole; its words stand beside it."""
+    """Draw a horizontal bar, filled to a part of a whole; its text is beside it."""
     width = max(part / whole * 100, LEAST_SHARE) if part else 0
     return _svg((0, 0, 100, 1), [_shape("room", [(0, 0, 100, 1)]), _shape("share", [(0, 0, width, 1)])])
 
@@ -100,50 +100,52 @@ MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
     "failed": ((0, 4), (6, 10)),
     "running": ((0, 2),),
 }
-"""What a pass looks like by its result, from where to where of a day's height: they differ without colour too."""
+"""The shape of a pass by its result, as start and end in the day's height. Shapes differ without colour too."""
 
 
 def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], title: str, desc: str) -> str:
-    """One day's passes in a row, with a line beneath for the time in which passes were to come.
+    """Draw one day's passes in a row, with a line beneath for the time in which passes were expected.
 
     Args:
         marks: one of `MARKS` by cell.
-        cells: how many make up a day.
-        expected: from which cell to which passes were to come.
-        title: what day it is.
-        desc: what there was, in words.
+        cells: the number of cells in a day.
+        expected: the first and the last cell in which passes were expected.
+        title: the day.
+        desc: the same in words.
     """
     boxes: dict[str, list[Box]] = {mark: [] for mark in MARKS}
     for cell, mark in sorted(marks.items()):
         boxes[mark] += [(cell + AIR / 2, top, 1 - AIR, bottom - top) for top, bottom in MARKS[mark]]
     begin, end = expected
     line = _shape("expected", [(begin, 10.6, end - begin, 0.6)])
-    shapes = [line, *(_shape(f"p-{mark}", each) for mark, each in boxes.items())]
+    shapes = [line, *(_shape(f"p-{mark}", parts) for mark, parts in boxes.items())]
     return _svg((0, 0, cells, 11.2), shapes, title=title, desc=desc)
 
 
 def sample(mark: str) -> str:
-    """One pass alone, for the legend."""
+    """Draw a single pass, for the legend."""
     return _svg((0, 0, 1, 11.2), [_shape(f"p-{mark}", [(0, top, 1, bottom - top) for top, bottom in MARKS[mark]])])
 
 
 def _shape(name: str, boxes: Iterable[Box]) -> str:
-    """Boxes of one kind as one path: a tenth of what an element for each would weigh."""
-    drawn = "".join(f"M{_n(x)} {_n(y)}h{_n(w)}v{_n(h)}h-{_n(w)}z" for x, y, w, h in boxes if w > 0 and h > 0)
+    """Return boxes of one kind as one path, a tenth of the size of one element each."""
+    drawn = "".join(
+        f"M{_short(x)} {_short(y)}h{_short(w)}v{_short(h)}h-{_short(w)}z" for x, y, w, h in boxes if w > 0 and h > 0
+    )
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
 def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -> str:
-    """A picture; one without a title is an ornament of the words beside it."""
+    """Return a picture. One without a title is hidden from screen readers, because the text beside it says the same."""
     head = f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>"
     told = f'role="img">{head}' if title else 'aria-hidden="true">'
-    return f'<svg viewBox="{" ".join(map(_n, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
+    return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
 
 
 def _word(outcome: str) -> str:
     return outcome.replace(" ", "-")
 
 
-def _n(number: float) -> str:
-    """A number in as few characters as show it to a hundredth."""
+def _short(number: float) -> str:
+    """Return a number to a hundredth in as few characters as possible."""
     return f"{number:.2f}".rstrip("0").rstrip(".")

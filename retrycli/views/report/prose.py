@@ -1,4 +1,4 @@
-"""What the report says in sentences."""
+"""Write the report's sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrycli.domain.outage import Outage
 from retrycli.domain.pass_summary import StopReason
 
 LATELY = timedelta(hours=24)
-"""So long an outage that is over is still worth the headline."""
+"""An outage that ended within this time is still in the headline."""
 
 DOWN: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API takes nothing from us just now",
@@ -22,10 +22,10 @@ DOWN: dict[str | None, str] = {
     StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
 }
 OF_OURS = "Nothing can be delivered just now: `retrycli doctor` may know why"
-"""What is said where nobody but this host is to blame: a full disk, or a pass that ended unrecorded."""
+"""The headline if only this host is to blame: a full disk, or a pass that ended unrecorded."""
 
 Clock = Callable[[datetime], datetime]
-"""Brings a time into the page's own zone."""
+"""Converts a time to the page's zone."""
 
 
 def headline(
@@ -37,19 +37,19 @@ def headline(
     *,
     reason: str | None = None,
 ) -> tuple[str, str]:
-    """How things are in one sentence, and how bad that is: ``good``, ``mind`` or ``bad``.
+    """Return the state in one sentence, and its severity: ``good``, ``mind`` or ``bad``.
 
     Args:
-        state: `Status.state`, of which the headline is the long form.
-        figures: what came of the attempts lately.
+        state: `Status.state`, which the headline spells out.
+        figures: the statistics of recent attempts.
         messages: `Status.messages`.
-        last_pass: when the newest pass began.
+        last_pass: the start of the newest pass.
         clock: for the times in it.
-        reason: why that pass ended as it did.
+        reason: why that pass stopped.
     """
     people = messages["escalated"]
     yours = f"{amount(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
-    trouble = _trouble(state, figures, messages["waiting"], last_pass, clock, reason)
+    trouble = _problem(state, figures, messages["waiting"], last_pass, clock, reason)
     if trouble is not None:
         said, tone = trouble
         return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
@@ -67,7 +67,7 @@ def headline(
     return f"All quiet: nothing was to be delivered in the last {span(figures)}.", "good"
 
 
-def _trouble(
+def _problem(
     state: str, figures: DeliveryStats, waiting: int, last_pass: datetime | None, clock: Clock, reason: str | None
 ) -> tuple[str, str] | None:
     latest = figures.outages[-1] if figures.outages else None
@@ -90,7 +90,7 @@ def _trouble(
 
 
 def from_to(outage: Outage, clock: Clock) -> str:
-    """An outage's two ends; a day is named once."""
+    """Return an outage's start and end; a shared day is named once."""
     begun = moment(outage.began_at, clock)
     if outage.ended_at is None:
         return f"since {begun}"
@@ -100,26 +100,26 @@ def from_to(outage: Outage, clock: Clock) -> str:
 
 
 def moment(time: datetime, clock: Clock) -> str:
-    """A time, with its day."""
+    """Return a time with its day."""
     local = clock(time)
     return f"{local:%a} {local.day} {local:%b %H:%M}"
 
 
 def span(figures: DeliveryStats) -> str:
-    """How long a time the figures are of: ``7 days``, ``12 h``."""
+    """Return the span of the statistics: ``7 days``, ``12 h``."""
     length = figures.until - figures.since
     days, rest = divmod(length, timedelta(days=1))
     return amount(days, "day") if days and not rest else in_words(length)
 
 
 def amount(number: int, thing: str) -> str:
-    """A number with its noun."""
+    """Return a number with its noun."""
     ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
     return f"{number:,} {thing}{ending}"
 
 
 def zone(time: datetime, clock: Clock) -> str:
-    """What zone the page's times are of."""
+    """Return the name of the page's time zone."""
     local = clock(time)
     offset = f"{local:%z}"
     return f"UTC{'' if offset == '+0000' else f'{offset[:3]}:{offset[3:5]}'}"

@@ -1,4 +1,4 @@
-"""The passes of some days, a row for each day: what came of each, and where one is missing."""
+"""Lay passes out in days, one row each: the results, and where a pass is missing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from retrycli.domain.delivery_stats import DAY, PassMark
 from retrycli.views.report.prose import Clock
 
 MINUTE = timedelta(minutes=1)
-CELLS = tuple(each * MINUTE for each in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
-"""How long a time one mark may stand for: a whole number of them makes a day, and fits on a phone."""
+CELLS = tuple(minutes * MINUTE for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
+"""The possible spans of one mark: a whole number of them makes a day, and fits on a phone."""
 MISSED_AFTER = 1.6
-"""A pass that is so many intervals late was missed; less is a scheduler's jitter."""
+"""A pass this many intervals late was missed; less is a scheduler's jitter."""
 RUNNING = "running"
 BY_WEIGHT = ("completed", RUNNING, "paused", "skipped", "stopped", "interrupted", "failed")
-"""Which of two passes a mark shows that stands for both: the later one here."""
+"""If one mark stands for two passes, it shows the later one of this list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Row:
     marks: Mapping[int, str]
     """The result that each cell shows."""
     expected: tuple[int, int]
-    """From which cell to which passes were to come."""
+    """The first and the last cell in which passes were expected."""
     results: Mapping[str, int]
-    """How many passes ended how, those beside another in one cell too."""
+    """The number of passes by result, including passes that share a cell."""
     missed: int
 
 
@@ -41,46 +41,46 @@ class Strip:
 
     rows: Sequence[Row]
     cells: int
-    """How many make up a day."""
+    """The number of cells in a day."""
     results: Mapping[str, int]
     missed: int
 
 
 def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, interval: timedelta, clock: Clock) -> Strip:
-    """Set passes out in days.
+    """Lay passes out in days.
 
     Args:
-        passes: oldest first; those outside the time, as by another host's clock, are left out.
-        since: from when on passes were to come.
+        passes: oldest first; passes outside the time, as by another host's clock, are left out.
+        since: the time from which passes were expected.
         until: the present.
-        interval: how often.
-        clock: whose days.
+        interval: how often a pass should begin.
+        clock: defines the days.
     """
-    passes = [each for each in passes if since <= each.started_at <= until]
-    cell = next((each for each in CELLS if each >= interval), CELLS[-1])
+    passes = [mark for mark in passes if since <= mark.started_at <= until]
+    cell = next((length for length in CELLS if length >= interval), CELLS[-1])
     first, last = clock(since), clock(until)
     days = [first.date() + number * DAY for number in range((last.date() - first.date()).days + 1)]
-    marks: dict[date, dict[int, str]] = {each: {} for each in days}
-    results: dict[date, Counter[str]] = {each: Counter() for each in days}
-    ends = [*(each.started_at for each in passes[1:]), until]
-    for mark, end in zip(passes, ends, strict=False):  # without a pass there is one end too many
+    marks: dict[date, dict[int, str]] = {day: {} for day in days}
+    results: dict[date, Counter[str]] = {day: Counter() for day in days}
+    ends = [*(mark.started_at for mark in passes[1:]), until]
+    for mark, end in zip(passes, ends, strict=False):  # without a pass there is an extra end
         result = mark.result or RUNNING
         results[clock(mark.started_at).date()][result] += 1
         for day, number in _covered(mark.started_at, end, cell, interval, clock):
             marks[day][number] = max(marks[day].get(number, result), result, key=BY_WEIGHT.index)
-    missed = Counter(clock(each).date() for each in _missed(passes, since, until, interval))
+    missed = Counter(clock(begin).date() for begin in _missed(passes, since, until, interval))
     rows = [
         Row(
-            day=each,
-            marks=marks[each],
+            day=day,
+            marks=marks[day],
             expected=(
-                _cell(first, cell) if each == first.date() else 0,
-                _cell(last, cell) + 1 if each == last.date() else DAY // cell,
+                _cell(first, cell) if day == first.date() else 0,
+                _cell(last, cell) + 1 if day == last.date() else DAY // cell,
             ),
-            results=_in_order(results[each]),
-            missed=missed[each],
+            results=_in_order(results[day]),
+            missed=missed[day],
         )
-        for each in days
+        for day in days
     ]
     return Strip(rows, DAY // cell, _in_order(sum(results.values(), Counter())), missed.total())
 
@@ -88,16 +88,16 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
 def _covered(
     begun: datetime, following: datetime, cell: timedelta, interval: timedelta, clock: Clock
 ) -> Iterator[tuple[date, int]]:
-    """The cells that a pass stands for: up to the next one's, if that came in time, so that jitter leaves no gap."""
-    yield _place(begun, cell, clock)
+    """Yield the cells that a pass covers: up to the next pass, if that came in time, so that jitter leaves no gap."""
+    yield _day_and_cell(begun, cell, clock)
     if following - begun < MISSED_AFTER * interval:
         at = begun + cell
-        while at < following and _place(at, cell, clock) != _place(following, cell, clock):
-            yield _place(at, cell, clock)
+        while at < following and _day_and_cell(at, cell, clock) != _day_and_cell(following, cell, clock):
+            yield _day_and_cell(at, cell, clock)
             at += cell
 
 
-def _place(time: datetime, cell: timedelta, clock: Clock) -> tuple[date, int]:
+def _day_and_cell(time: datetime, cell: timedelta, clock: Clock) -> tuple[date, int]:
     return clock(time).date(), _cell(clock(time), cell)
 
 
@@ -106,11 +106,11 @@ def _cell(local: datetime, cell: timedelta) -> int:
 
 
 def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
-    """When a pass was to begin and none did."""
-    for before, after in pairwise([since, *(each.started_at for each in passes), until]):
+    """Yield the times at which a pass should have begun and none did."""
+    for before, after in pairwise([since, *(mark.started_at for mark in passes), until]):
         if after - before >= MISSED_AFTER * interval:
             yield from (before + number * interval for number in range(1, round((after - before) / interval)))
 
 
 def _in_order(results: Mapping[str, int]) -> dict[str, int]:
-    return {each: results[each] for each in BY_WEIGHT if results.get(each)}
+    return {result: results[result] for result in BY_WEIGHT if results.get(result)}

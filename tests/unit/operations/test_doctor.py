@@ -18,8 +18,11 @@ import pytest
 
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.operations.doctor import calling, database, examine, machine, people
-from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor import database, examine
+from retrycli.operations.doctor import host as machine
+from retrycli.operations.doctor import notifications as people
+from retrycli.operations.doctor import scheduler as calling
+from retrycli.operations.doctor.context import Context as Case
 from retrycli.operations.doctor.finding import Finding, Level, failed
 from retrycli.operations.wiring import STATE_FOLDER, open_database
 from retrycli.store.database import Database

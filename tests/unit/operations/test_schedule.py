@@ -21,22 +21,12 @@ from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord
 from retrycli.domain.pass_summary import PassResult, StartedBy
-from retrycli.operations.schedule import (
-    SchedulePlace,
-    apply,
-    callers_of,
-    check,
-    install,
-    job,
-    nothing_calls,
-    propose,
-    reachable,
-    relied_on,
-    remove,
-    texts,
-    this_python,
-    ticks_of,
-)
+from retrycli.operations.schedule.callers import callers_of
+from retrycli.operations.schedule.installation import apply, install, remove, texts
+from retrycli.operations.schedule.next_run import nothing_calls, ticks_of
+from retrycli.operations.schedule.places import SchedulePlace, reachable
+from retrycli.operations.schedule.proposal import job, propose, relied_on, this_python
+from retrycli.operations.schedule.verdict import check
 from retrycli.system import systemd
 from retrycli.system.host import Asker, Finished, Host, system_zone
 from tests.users import OURS, SHARED, THEIRS, need_own_program, need_root, open_place

@@ -14,7 +14,8 @@ import pytest
 from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, FailureCause, PassMark, Slice
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outage import Outage
-from retrycli.views.report import CauseRow, ReportData, charts, prose, render
+from retrycli.views.report import charts, prose
+from retrycli.views.report.page import CauseRow, ReportData, render
 from retrycli.views.report.timeline import BY_WEIGHT, Strip, strip
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What the checks look at: the settings, the machine, the time."""
+"""What the checks examine: the settings, the machine, the time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
-from retrycli.operations import schedule
 from retrycli.operations.doctor.finding import Finding, warning, well
+from retrycli.operations.schedule import proposal
 from retrycli.operations.wiring import utc_now
 from retrycli.system.host import Host
 
@@ -19,14 +19,14 @@ CLOCK_TOLERANCE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is examined."""
+class Context:
+    """The settings, machine and clock under examination."""
 
     loaded: Loaded
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
-    program: tuple[Path, ...] = field(default_factory=schedule.relied_on)
-    """What runs: the interpreter and its packages."""
+    program: tuple[Path, ...] = field(default_factory=proposal.relied_on)
+    """The running program: the interpreter and its packages."""
 
     @property
     def settings(self) -> Settings:
@@ -35,17 +35,17 @@ class Case:
 
     @property
     def interval(self) -> timedelta:
-        """How often a pass should be made."""
+        """How often a pass should begin."""
         return timedelta(minutes=self.settings.schedule.retry_interval_minutes)
 
     @property
     def database_file(self) -> Path | None:
-        """The SQLite file; None where it is a server."""
+        """The SQLite file; None for a server."""
         return self.settings.database.file
 
     @cached_property
     def mounts(self) -> str:
-        """What is mounted where, as far as the system tells."""
+        """The mounted file systems, as far as the system shows them."""
         try:
             return (self.host.root / "proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
@@ -53,7 +53,7 @@ class Case:
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
-    """What another clock says of ours."""
+    """Return a finding that compares another clock with this machine's."""
     if abs(ahead) <= CLOCK_TOLERANCE:
         return well("clock", f"as that of {whose}, within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()

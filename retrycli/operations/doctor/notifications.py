@@ -1,4 +1,4 @@
-"""Whom passes tell: the targets of notifications, and the dead-man switch. Nothing is sent to any of them."""
+"""Check who is notified: the notification targets and the dead-man switch. Nothing is sent to them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
-from retrycli.operations import schedule
-from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor.context import Context
 from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.schedule.callers import callers_of
 from retrycli.system import network
 
 
-def notifications(case: Case) -> Iterator[Finding]:
-    """Whether each target can be reached; only its number and its scheme are shown, for the rest may be a secret."""
-    if not case.settings.notify.urls:
-        yield from _cron_mail(case)
-    for number, secret in enumerate(case.settings.notify.urls, 1):
+def notifications(context: Context) -> Iterator[Finding]:
+    """Check that targets can be reached. Only a target's number and scheme are shown, because the rest may be
+    secret.
+    """
+    if not context.settings.notify.urls:
+        yield from _cron_mail(context)
+    for number, secret in enumerate(context.settings.notify.urls, 1):
         url = secret.get_secret_value()
         name = f"target {number} ({apprise.scheme(url)})"
         try:
@@ -34,24 +36,24 @@ def notifications(case: Case) -> Iterator[Finding]:
             yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
 
 
-def _cron_mail(case: Case) -> Iterator[Finding]:
-    """Warn if only a service user's mailbox, or nobody, is told of trouble."""
-    for each in schedule.callers_of(case.loaded, case.host):
-        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {each.title}"
-        if each.mail_to:
+def _cron_mail(context: Context) -> Iterator[Finding]:
+    """Warn if only a service user's mailbox, or nobody, gets warnings."""
+    for caller in callers_of(context.loaded, context.host):
+        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
+        if caller.mail_to:
             continue
-        if each.kind == "timer":
+        if caller.kind == "timer":
             who, why, remedy = "nobody is told of trouble", "a timer sends no mail", "set notify.urls"
-        elif each.mail_to is None:
-            who, why = f"cron mails trouble to {each.user or each.owner}", f"{each.title} has no MAILTO"
+        elif caller.mail_to is None:
+            who, why = f"cron mails trouble to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
         else:
-            who, why = "nobody is told of trouble", f"MAILTO is empty in {each.title}"
+            who, why = "nobody is told of trouble", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 
-def ping(case: Case) -> Iterator[Finding]:
-    """Whether the dead-man switch can be reached."""
-    secret = case.settings.notify.ping_url
+def ping(context: Context) -> Iterator[Finding]:
+    """Check that the dead-man switch can be reached."""
+    secret = context.settings.notify.ping_url
     if secret is None:
         return
     parts = urlsplit(secret.get_secret_value())

@@ -1,4 +1,4 @@
-"""The settings, the files they name, and the lock."""
+"""Check the settings, the files they name, the disk and the lock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
-from retrycli.operations import schedule
-from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor.context import Context
 from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.schedule import proposal
+from retrycli.operations.schedule.callers import callers_of
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
 from retrycli.system import descriptors, filesystem
@@ -31,13 +32,13 @@ from retrycli.system.trust import (
     user_number,
 )
 
-BY_THEM = "run doctor as the user who makes the passes"
+RUN_AS_OWNER = "run doctor as the user who makes the passes"
 
 
-def settings(case: Case) -> Iterator[Finding]:
-    """Where the settings come from, and whether a pass that cron begins would find them."""
-    sources = {each.partition(" ")[0] for each in case.loaded.sources.values()}
-    where = None if case.loaded.file is None else schedule.config_path(case.loaded)
+def settings(context: Context) -> Iterator[Finding]:
+    """Check where the settings come from, and that a pass called by cron would find them."""
+    sources = {source.partition(" ")[0] for source in context.loaded.sources.values()}
+    where = None if context.loaded.file is None else proposal.config_path(context.loaded)
     if where is None:
         yield warning(
             "settings",
@@ -45,7 +46,7 @@ def settings(case: Case) -> Iterator[Finding]:
             "`retrycli init` writes a file",
         )
     elif "environment" in sources:
-        names = ", ".join(k for k, source in case.loaded.sources.items() if source.startswith("environment"))
+        names = ", ".join(k for k, source in context.loaded.sources.items() if source.startswith("environment"))
         yield warning(
             "settings",
             f"from {where}, but the environment sets {names}, which cron does not pass on",
@@ -55,17 +56,17 @@ def settings(case: Case) -> Iterator[Finding]:
         yield well("settings", f"from {where}")
 
 
-def files(case: Case) -> Iterator[Finding]:
-    """Who else may read our secrets, or change what we rely on."""
-    problems = [*_readable_secrets(case), *_weak_files(case)]
+def files(context: Context) -> Iterator[Finding]:
+    """Check who else may read secrets, or change what a pass relies on."""
+    problems = [*_readable_secrets(context), *_weak_files(context)]
     yield from problems
     if not problems:
         yield well("files", "no other user may read a secret of ours, or change what we rely on")
 
 
-def _readable_secrets(case: Case) -> Iterator[Finding]:
-    users = _users(case)
-    for path in sorted(_secret_files(case.loaded)):
+def _readable_secrets(context: Context) -> Iterator[Finding]:
+    users = _trusted_users(context)
+    for path in sorted(_secret_files(context.loaded)):
         if filesystem.others_may_read(path):
             yield failure(
                 "files", f"{path} holds a secret, and every user may read it", f"`chmod o-rwx {quote(str(path))}`"
@@ -75,16 +76,20 @@ def _readable_secrets(case: Case) -> Iterator[Finding]:
             yield warning("files", words, f"`chmod g-rwx {quote(str(path))}`, unless the group is to read it")
 
 
-def _weak_files(case: Case) -> Iterator[Finding]:
-    """Places by which others change what we rely on, each once: a folder may hold several of our files."""
-    users, seen = _users(case), set[Path]()
-    for path, is_shared in _relied_on(case):
+def _weak_files(context: Context) -> Iterator[Finding]:
+    """Find places where others can change what a pass relies on, each once: a folder may hold several files."""
+    users, seen = _trusted_users(context), set[Path]()
+    for path, is_shared in _relied_on(context):
         weakness = find_weakness(path, users)
         if weakness is None or weakness.place in seen:
             continue
         seen.add(weakness.place)
-        if path == lock_path(case.settings) and case.settings.run.lock_file is None and case.database_file is None:
-            make = f"as root: `install -d -m 700 -o {quote(_pass_maker(case))} {STATE_FOLDER}`"
+        if (
+            path == lock_path(context.settings)
+            and context.settings.run.lock_file is None
+            and context.database_file is None
+        ):
+            make = f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`"
             words = f"{weakness}, and may take the lock {path.name} there first, which stops all passes"
             yield warning("files", words, make)
             continue
@@ -94,52 +99,56 @@ def _weak_files(case: Case) -> Iterator[Finding]:
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
-    """Return what to do. An owner may be right: neither the application nor a user may lose a file or a folder."""
+    """Return the remedy. The owner may be right: neither the application nor a user may lose a file or a folder."""
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
-        return BY_THEM if is_shared else weakness.remedy
-    return f"{weakness.remedy}, or {BY_THEM}"
+        return RUN_AS_OWNER if is_shared else weakness.remedy
+    return f"{weakness.remedy}, or {RUN_AS_OWNER}"
 
 
-def _relied_on(case: Case) -> Iterator[tuple[Path, bool]]:
-    """The files and folders that a pass relies on, and whether another program rightly writes there as well.
+def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
+    """Yield the files and folders that a pass relies on, with True for those that another program may write too.
 
-    The application writes its database and its attachments, and may be another user: then an operator is to know it.
+    The application writes its database and its attachments, and may be another user. Then the operator must know it.
     """
-    config = case.loaded.file
+    config = context.loaded.file
     yield from (
-        (each, False) for each in sorted(_secret_files(case.loaded) | ({config.absolute()} if config else set()))
+        (file, False) for file in sorted(_secret_files(context.loaded) | ({config.absolute()} if config else set()))
     )
-    for gateway in case.settings.gateway.all.values():
-        yield from ((each, False) for each in (gateway.preset_file, gateway.ca_file) if each is not None)
+    for gateway in context.settings.gateway.all.values():
+        yield from ((file, False) for file in (gateway.preset_file, gateway.ca_file) if file is not None)
         if gateway.attachments_dir is not None:
             yield gateway.attachments_dir, True
-    yield from ((each, False) for each in case.program)
-    yield from ((each, True) for each in (case.database_file, lock_path(case.settings)) if each is not None)
+    yield from ((file, False) for file in context.program)
+    yield from ((file, True) for file in (context.database_file, lock_path(context.settings)) if file is not None)
 
 
-def _users(case: Case) -> frozenset[int]:
-    """Return who may write what we rely on: root, who looks, and, if root looks, who may make the passes."""
+def _trusted_users(context: Context) -> frozenset[int]:
+    """Return who may write what a pass relies on: root, the current user, and, for root, those who may run the
+    passes.
+    """
     users = trusted_users()
-    return users if case.host.uid != 0 else users.union(_pass_makers(case))
+    return users if context.host.uid != 0 else users.union(_pass_makers(context))
 
 
-def _pass_makers(case: Case) -> Iterator[int]:
-    """Yield who may make the passes: whom a schedule names, then the owners of the database and the configuration."""
-    for each in schedule.callers_of(case.loaded, case.host):
-        if (number := user_number(each.user or each.owner)) is not None:
+def _pass_makers(context: Context) -> Iterator[int]:
+    """Yield who may run the passes: the users that schedules name, then the owners of the database and the settings'
+    file.
+    """
+    for caller in callers_of(context.loaded, context.host):
+        if (number := user_number(caller.user or caller.owner)) is not None:
             yield number
-    for path in (case.database_file, case.loaded.file):
+    for path in (context.database_file, context.loaded.file):
         if path is not None:
             with suppress(OSError):
                 yield path.stat().st_uid
 
 
-def _pass_maker(case: Case) -> str:
-    """Return the name of who makes the passes: the first but root if root looks, or else who looks."""
-    others = _pass_makers(case) if case.host.uid == 0 else iter(())
-    return next((user_name(each) for each in others if each != ROOT), case.host.login)
+def _pass_maker(context: Context) -> str:
+    """Return the name of the user who runs the passes: for root the first one but root, else the current user."""
+    others = _pass_makers(context) if context.host.uid == 0 else iter(())
+    return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
 
 def _secret_files(loaded: Loaded) -> set[Path]:
@@ -147,7 +156,7 @@ def _secret_files(loaded: Loaded) -> set[Path]:
 
 
 def _secret_sources(loaded: Loaded) -> Iterator[str]:
-    """Which files secrets come from."""
+    """Yield the files that secrets come from."""
     for key in {*SECRETS} - {"gateway.username"}:
         source = loaded.sources.get(key, "")
         url = loaded.settings.database.url
@@ -155,76 +164,80 @@ def _secret_sources(loaded: Loaded) -> Iterator[str]:
             yield source
 
 
-def file_system(case: Case) -> Iterator[Finding]:
-    """SQLite's locks, and ours, are not to be trusted over a network."""
-    for thing, path in (("the database", case.database_file), ("the lock", lock_path(case.settings))):
-        kind = None if path is None else filesystem.kind_of(path, case.mounts)
+def file_system(context: Context) -> Iterator[Finding]:
+    """Check that the database and the lock are not on a network file system, whose locks are unreliable."""
+    for thing, path in (("the database", context.database_file), ("the lock", lock_path(context.settings))):
+        kind = None if path is None else filesystem.kind_of(path, context.mounts)
         if kind in filesystem.NETWORK:
             yield failure(
                 "file system",
                 f"{thing} {path} is on a network file system ({kind}), whose locks can't be relied on",
-                "move it to a local disk, or use PostgreSQL" if path == case.database_file else "set run.lock_file",
+                "move it to a local disk, or use PostgreSQL" if path == context.database_file else "set run.lock_file",
             )
-        elif path == case.database_file and kind is not None:
+        elif path == context.database_file and kind is not None:
             yield well("file system", f"{thing} is on {kind}")
 
 
-def disk(case: Case) -> Iterator[Finding]:
-    """Whether the disk is too full. Then nothing is delivered, and not all of the database can be looked at."""
-    if (lack := lack_of_disk(case)) is not None:
+def disk(context: Context) -> Iterator[Finding]:
+    """Check for a full disk. Then nothing is delivered, and some checks of the database can't run."""
+    if (lack := lack_of_disk(context)) is not None:
         yield of_error("disk", lack)
 
 
-def lack_of_disk(case: Case) -> str | None:
-    """Return that the database's disk is too full for any delivery; None if it is not, or can't be looked at."""
+def lack_of_disk(context: Context) -> str | None:
+    """Return that the database's disk is too full for any delivery; None if it is not, or if this can't be seen."""
     with suppress(OSError):
-        return lack_of_room(case.database_file)
+        return lack_of_room(context.database_file)
     return None
 
 
-def file_descriptors(case: Case) -> Iterator[Finding]:
+def file_descriptors(context: Context) -> Iterator[Finding]:
     """Check that this process may open as many files as the concurrency needs. cron may have another limit.
 
     Raises:
         ConfigurationError: it may not open enough for a single request.
     """
-    wanted = case.settings.run.concurrency
+    wanted = context.settings.run.concurrency
     if (possible := descriptors.affordable(wanted)) < wanted:
         words = f"the limit allows {possible} requests in flight, and run.concurrency is {wanted}"
         yield warning("file descriptors", words, descriptors.RAISE)
 
 
-def lock(case: Case) -> Iterator[Finding]:
-    """Whether the lock can be had, and who has it. It is not made: root's would keep everybody else out."""
-    path = lock_path(case.settings)
+def lock(context: Context) -> Iterator[Finding]:
+    """Check that the lock can be taken, and who holds it. It is not created: a lock file of root's would keep others
+    out.
+    """
+    path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
-    if path.parent.match(str(OWN_STATE)):  # which the first pass makes
-        needed = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
+    if path.parent.match(str(OWN_STATE)):  # the first pass makes it
+        needed = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
         )
         return
-    if (strangers := _strangers_lock(case, path)) is not None:
+    if (strangers := _foreign_lock(context, path)) is not None:
         yield strangers
     holder = PassLock(path).holder()
     if holder is None:
         yield well("lock", f"{path} is free")
         return
-    words = f"{path} is held by {holder.in_words(case.now())}"
-    longest = timedelta(minutes=case.settings.run.deadline_minutes) + case.settings.gateway.longest + schedule.MARGIN
-    if holder.since is not None and case.now() - holder.since > longest:
+    words = f"{path} is held by {holder.in_words(context.now())}"
+    longest = (
+        timedelta(minutes=context.settings.run.deadline_minutes) + context.settings.gateway.longest + proposal.MARGIN
+    )
+    if holder.since is not None and context.now() - holder.since > longest:
         yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
     else:
         yield well("lock", words)
 
 
-def outputs(case: Case) -> Iterator[Finding]:
-    """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
-    metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "metrics")
-    report = ("report.path", case.settings.report.path, "jinja2", "report")
-    if (log := case.settings.logging.file) is not None:
-        yield _log(log)
+def outputs(context: Context) -> Iterator[Finding]:
+    """Check that the files that passes replace, and the log, can be written."""
+    metrics = ("metrics.path", context.settings.metrics.path, "prometheus_client", "metrics")
+    report = ("report.path", context.settings.report.path, "jinja2", "report")
+    if (log := context.settings.logging.file) is not None:
+        yield _log_file(log)
     for key, path, package, extra in (metrics, report):
         if path is None:
             continue
@@ -245,8 +258,8 @@ def outputs(case: Case) -> Iterator[Finding]:
             yield well("outputs", f"{key} can be written: {path}")
 
 
-def _log(path: Path) -> Finding:
-    """Whether the log can be written. A pass makes the file, and appends to it."""
+def _log_file(path: Path) -> Finding:
+    """Check that the log can be written. A pass creates the file, and appends to it."""
     needed = path if os.path.lexists(path) else path.absolute().parent
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
         return failure("outputs", f"logging.file is {path}, which is no plain file in a folder", "mend logging.file")
@@ -258,9 +271,9 @@ def _log(path: Path) -> Finding:
     return well("outputs", f"logging.file can be written: {path}")
 
 
-def _strangers_lock(case: Case, path: Path) -> Finding | None:
-    """A lock that was made by another than who makes the passes: root, trying things out, shuts cron's passes out."""
-    owner, database = filesystem.owner(path), case.database_file and filesystem.owner(case.database_file)
+def _foreign_lock(context: Context, path: Path) -> Finding | None:
+    """Warn of a lock whose owner does not run the passes: root, trying things out, locks out cron's passes."""
+    owner, database = filesystem.owner(path), context.database_file and filesystem.owner(context.database_file)
     if owner is None or database is None or owner == database:
         return None
     words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"

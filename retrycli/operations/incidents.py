@@ -1,6 +1,6 @@
-"""Warnings of what stays wrong from pass to pass: when it begins, now and then while it lasts, and when it is over.
+"""Warn of a problem that lasts over several passes: when it begins, at intervals while it lasts, and when it ends.
 
-Cron mails each warning, and the same one every 15 minutes would teach people to delete those mails unread.
+cron mails each warning. The same one every 15 minutes would teach operators to delete them unread.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from retrycli.views.log_lines import logger
 
 
 def warn(database: Database, what: str, done: str, problem: str | None, now: datetime, remind: timedelta) -> None:
-    """Warn that something a pass does besides could not be done, or say that it can be again, where that is news.
+    """Warn that a side task of a pass fails, or works again, if the log does not say so yet.
 
     Args:
-        database: where it is remembered what was said.
-        what: ``The report was``, and the like.
-        done: ``renewed``, and the like.
-        problem: why it could not be done; None where it could.
+        database: remembers the time of the last warning.
+        what: the subject, such as ``The report was``.
+        done: the participle, such as ``renewed``.
+        problem: why the task failed; None if it succeeded.
         now: the time.
-        remind: how long to wait until the same is warned of again.
+        remind: the interval between two warnings of the same problem.
 
     Raises:
-        DatabaseUnavailable: it can't be found out what was said.
+        DatabaseUnavailable: the last warning can't be read or written.
     """
     totals, label = Totals(database), f"{what} {done} on {socket.gethostname()}"
     last = totals.warned(label)

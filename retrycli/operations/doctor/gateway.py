@@ -1,4 +1,4 @@
-"""Where messages go: the ticketing API, or the mail server."""
+"""Check where messages go: the ticketing API or the mail server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.outcome import OUTAGE, OutcomeKind
-from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compared_clocks
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store import schema
 from retrycli.store.database import Database
@@ -23,53 +23,55 @@ if TYPE_CHECKING:
     from retrycli.gateway.http.probe import Probe
 
 
-SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
-TRY_IT = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
+CHECK_CREDENTIALS = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
+DELIVER_TEST = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
 
 
-def api(case: Case, database: Database | None) -> Iterator[Finding]:
-    """Whether each is there and takes our credentials, as far as can be told without a message.
+def api(context: Context, database: Database | None) -> Iterator[Finding]:
+    """Check that each destination is reachable and accepts the credentials, as far as this shows without a message.
 
-    What can't be told so is told by the last refusal.
+    Otherwise report its last refusal.
     """
-    refusals = {} if database is None else _refusals(case, database)
-    waits = bool(refusals) and database is not None and Measures(database).counts(case.now())["waiting"] > 0
-    for gateway in case.settings.gateway.all.values():
+    refusals = {} if database is None else _refusals(context, database)
+    waits = bool(refusals) and database is not None and Measures(database).counts(context.now())["waiting"] > 0
+    for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(case, gateway, refusal)
-        for each in found:
-            # If no message waits, no pass can find out whether it still refuses us.
-            is_old = refusal is not None and not waits and refusal in each.found
-            yield warning(each.name, each.found, TRY_IT) if is_old else each
-    yield from _outages(case, database)
+        found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(context, gateway, refusal)
+        for finding in found:
+            # If no message waits, no pass can find out if it still refuses messages.
+            is_old = refusal is not None and not waits and refusal in finding.found
+            yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
+    yield from _outages(context, database)
 
 
-def _outages(case: Case, database: Database | None) -> Iterator[Finding]:
-    """Report the open breakers: a server may answer a GET and take no message."""
+def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
+    """Report the open circuit breakers: a server may answer a GET and accept no message."""
     if database is None or database.revision() != schema.HEAD:
         return
-    used: dict[str | None, str] = {each.destination: each.kind for each in case.settings.gateway.all.values()}
-    for each in Ledger(database).standing_breakers(used, case.now()):
-        if each.state is BreakerState.OPEN and each.opened_at is not None and each.probe_at is not None:
-            name, what = ("smtp", "server") if used[each.destination] == "smtp" else ("api", "API")
+    used: dict[str | None, str] = {
+        section.destination: section.kind for section in context.settings.gateway.all.values()
+    }
+    for breaker in Ledger(database).standing_breakers(used, context.now()):
+        if breaker.state is BreakerState.OPEN and breaker.opened_at is not None and breaker.probe_at is not None:
+            name, what = ("smtp", "server") if used[breaker.destination] == "smtp" else ("api", "API")
             yield failure(
                 name,
-                f"nothing gets through to {each.destination} since {each.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
-                f"{each.failures} failures in a row; the next try is at {each.probe_at:%Y-%m-%dT%H:%M:%SZ}",
+                f"nothing gets through to {breaker.destination} since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
+                f"{breaker.failures} failures in a row; the next try is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
                 f"see to the {what}; `retrycli run-once --probe` tries it now",
             )
 
 
-def _refusals(case: Case, database: Database) -> dict[str, str]:
+def _refusals(context: Context, database: Database) -> dict[str, str]:
     """Return the last refusal of each destination that refuses everything."""
     if database.revision() != schema.HEAD:
         return {}
     ledger = Ledger(database)
-    passes = ledger.last_passes(incidents.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
+    passes = ledger.last_passes(incidents.LOOKBACK, until=context.now() + CLOCK_TOLERANCE)
     return {
-        destination: f"the last refusal, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {each.detail}"
-        for destination, each in ledger.refusals(passes).items()
-        if "certificate" not in str(each.detail).lower()  # a connection that is made now has verified it
+        destination: f"the last refusal, at {record.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {record.detail}"
+        for destination, record in ledger.refusals(passes).items()
+        if "certificate" not in str(record.detail).lower()  # a connection made now has verified it
     }
 
 
@@ -89,7 +91,7 @@ def _mail_server(gateway: GatewaySettings, refusal: str | None) -> Iterator[Find
     elif found.kind is not OutcomeKind.DELIVERED:
         yield warning("smtp", f"{where} is in trouble: {said}", "see to the server; passes find out when it is back")
     elif refusal is not None and not gateway.username:
-        yield failure("smtp", f"{where} is there, but {refusal}", SEE_TO_IT)
+        yield failure("smtp", f"{where} is there, but {refusal}", CHECK_CREDENTIALS)
     else:
         yield well("smtp", f"{where} is there" + (" and takes our log-in" if gateway.username else ""))
     if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
@@ -100,11 +102,11 @@ def _is_here(url: str) -> bool:
     return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
-def _ticketing_api(case: Case, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
+def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
     from retrycli.gateway.http.probe import probe
 
-    found = asyncio.run(probe(gateway, now=case.now))
-    yield _answer(gateway, found, refusal)
+    found = asyncio.run(probe(gateway, now=context.now))
+    yield _probe_finding(gateway, found, refusal)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
     in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
@@ -114,7 +116,7 @@ def _ticketing_api(case: Case, gateway: GatewaySettings, refusal: str | None) ->
         )
 
 
-def _answer(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Finding:
+def _probe_finding(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Finding:
     outcome = found.outcome
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
@@ -133,11 +135,11 @@ def _answer(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Find
     if found.proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return well("api", f"{where} is there and takes our credentials")
     if refusal is not None:
-        return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", SEE_TO_IT)
+        return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", CHECK_CREDENTIALS)
     proof = "; whether it takes our credentials shows with the first message" if has_credentials(gateway) else ""
     return well("api", f"{where} is there (it answers {said} to a GET){proof}")
 
 
 def has_credentials(gateway: GatewaySettings) -> bool:
-    """Whether requests bear any."""
+    """Return whether requests carry credentials."""
     return gateway.auth != "none" and any((gateway.token, gateway.username, gateway.password))

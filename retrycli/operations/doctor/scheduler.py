@@ -1,0 +1,175 @@
+"""Check what calls the passes, and that they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
+from socket import gethostname
+from statistics import median
+
+from retrycli.domain import cron_line
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.pass_record import PassRecord, is_late
+from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context
+from retrycli.operations.doctor.database import newest_passes
+from retrycli.operations.doctor.finding import Finding, failure, warning, well
+from retrycli.operations.schedule import next_run, verdict
+from retrycli.operations.schedule.callers import (
+    as_user,
+    callers_for,
+    callers_of,
+    none_hidden,
+    stopped,
+    to_install,
+    to_read,
+    unread,
+)
+from retrycli.store.database import Database
+from retrycli.system import systemd
+from retrycli.system.host import Caller
+
+UNEVEN = 1.5
+"""Intervals that are off by this factor are no coincidence."""
+MANY_MINUTES = 120
+"""From this many minutes on, durations are shown in hours."""
+
+
+def calling(context: Context, database: Database) -> Iterator[Finding]:
+    """Check what calls the passes, and that they come as often as they should."""
+    passes = newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
+    yield from scheduling(context, passes)
+    yield _cadence(context, passes)
+
+
+def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
+    """Check that exactly one of cron and a timer calls passes, and for which user."""
+    callers = _callers(context)
+    missed = unread(context.host)
+    match callers:
+        case []:
+            yield _no_caller(context, passes, missed)
+        case [one]:
+            yield _one_caller(context, one)
+            if one.user is not None and one.user != context.host.login:
+                words = f"passes are made by {one.user}, and {context.host.login}, who looks, may do other things"
+                yield warning("user", words, as_user(one.user, "doctor", context.loaded))
+        case several:
+            kinds = {caller.kind for caller in several}
+            who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
+            places = ", ".join(caller.place for caller in several)
+            yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
+            for why in dict.fromkeys(stopped(caller) for caller in several):
+                if why is not None:
+                    yield failure("scheduler", *why)
+    if missed is not None and callers:
+        remedy = to_read(context.loaded, context.host, "doctor")
+        yield warning("scheduler", f"{missed}, where a pass may be called too", remedy)
+
+
+def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
+    """Return the finding that no caller was found: a failure if `status --check` fails too, because no pass comes."""
+    words = "no cron line or timer found here calls a pass"
+    unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
+    hidden = missed or unread
+    passes = [record for record in passes if record.started_by is not StartedBy.PERSON]
+    last = passes[0] if passes else None
+    is_known = any(record.started_by in SCHEDULERS and not _is_late(context, record) for record in passes)
+    if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual_interval(passes))):
+        if missed is not None:
+            words = f"nothing that can be read calls a pass; {missed}"
+            return failure("scheduler", words, to_read(context.loaded, context.host, "doctor"))
+        words += f"; {unread}" if unread else ""
+        return failure("scheduler", words, to_install(context.loaded, context.host))
+    words += f", but passes come, the last from {last.host}"
+    if last.host != gethostname() or last.started_by not in SCHEDULERS:
+        return well("scheduler", words)
+    if hidden is not None:
+        return warning("scheduler", f"{words}; {hidden}", to_read(context.loaded, context.host, "doctor"))
+    install = to_install(context.loaded, context.host)
+    interval = timedelta(minutes=context.settings.schedule.retry_interval_minutes)
+    all_seen = none_hidden(context.host)
+    if next_run.nothing_calls([], passes, interval, context.now(), none_hidden=all_seen) is not None:
+        return failure("scheduler", f"{words}, by a cron line that is gone", install)
+    return warning("scheduler", words, f"if its line was taken away: {install}")
+
+
+def _one_caller(context: Context, caller: Caller) -> Finding:
+    words = f"{caller.kind} calls at {caller.when}: {caller.place}"
+    if (why := stopped(caller)) is not None:
+        return failure("scheduler", f"{words}; but {why[0]}", why[1])
+    try:
+        objection = next((checked.objection for checked in verdict.check(context.loaded, context.host).callers), None)
+    except ConfigurationError:
+        objection = None  # the settings' source is another finding
+    if objection is None and caller.running is None:
+        remedy = f"look as root: {as_user('root', 'doctor', context.loaded)}"
+        return warning("scheduler", f"{words}; can't see whether it is running", remedy)
+    if objection is None:
+        return well("scheduler", words)
+    return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
+
+
+def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
+    """Check that passes come as often as they should. Passes made by hand count only if there are no others."""
+    newest = passes[:1]
+    passes = [record for record in passes if record.started_by is not StartedBy.PERSON] or passes
+    wanted = _in_words(context.interval)
+    if not passes:
+        return warning("passes", "there was none yet", "`retrycli run-once`")
+    which = "the last one"
+    if passes[:1] != newest:
+        is_known = passes[0].started_by in SCHEDULERS
+        which += " that cron or a timer started" if is_known else " not made by hand"
+    ago = f"{which} began {_in_words(max(context.now() - passes[0].started_at, timedelta()))} ago"
+    if _is_late(context, passes[0]):
+        why = next_run.why_none_came(_callers(context), context.now())
+        return failure("passes", f"{ago}, and there should be one every {wanted}", why)
+    usual = _usual_interval(passes)
+    if usual is None or _is_steady(context, usual):
+        return well("passes", f"{ago}; there should be one every {wanted}")
+    words = f"they came {_in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
+    if (when := _configured_schedule(context)) is not None:
+        return warning("passes", words, f"none if the schedule was changed since: it now calls at {when}, as it should")
+    return warning("passes", words, "make the two the same: `retrycli cron check`")
+
+
+def _callers(context: Context) -> list[Caller]:
+    named = context.loaded.file is not None
+    return callers_of(context.loaded, context.host) if named else callers_for(None, context.host)
+
+
+def _configured_schedule(context: Context) -> str | None:
+    """Return when the only caller calls, if this matches the settings."""
+    callers = _callers(context)
+    if len(callers) != 1:
+        return None
+    [caller] = callers
+    try:
+        wanted = cron_line.schedule(context.interval) if caller.kind == "cron" else systemd.when(context.interval)
+    except ConfigurationError:
+        return None
+    return caller.when if caller.when == wanted else None
+
+
+def _usual_interval(passes: list[PassRecord]) -> timedelta | None:
+    """Return the usual interval of passes; None if there are too few to tell, as they may have been made by hand."""
+    gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
+    return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
+
+
+def _is_steady(context: Context, usual: timedelta | None) -> bool:
+    """Return whether passes come as often as they should, as far as this is known."""
+    return usual is not None and context.interval / UNEVEN <= usual <= context.interval * UNEVEN
+
+
+def _is_late(context: Context, last: PassRecord) -> bool:
+    return is_late(last.started_at, context.now(), context.interval)
+
+
+def _in_words(time: timedelta) -> str:
+    minutes = time / timedelta(minutes=1)
+    if minutes < 1:
+        return f"{time.total_seconds():.0f} s"
+    return f"{minutes:.3g} min" if minutes < MANY_MINUTES else f"{minutes / 60:,.3g} h"

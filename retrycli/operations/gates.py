@@ -1,0 +1,194 @@
+"""Evaluate the gates between a message and its next attempt.
+
+The gates use the code of a pass: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.listing import MessageDetails
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.pass_record import PassRecord
+from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.engine.destination import Destination
+from retrycli.engine.limits import capacity
+from retrycli.engine.rules import PassRules
+from retrycli.operations.expiry import EXPIRED
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.listing import Views
+from retrycli.store.messages import message_of
+from retrycli.store.passes import Ledger
+from retrycli.store.write_check import lack_of_room
+
+WHOLE_SECONDS = timedelta(seconds=1)
+"""Retry-After is recorded to the second."""
+ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
+FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
+"""Gates that do not open by time alone."""
+COMPARED_WITH_START = frozenset({"pause", "breaker"})
+"""Gates whose times are compared with the start of a pass."""
+QUOTAS = frozenset({"limit", "rate"})
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition between a message and its next attempt."""
+
+    name: str
+    open: bool
+    figure: str
+    """The value it depends on; if there is a time, the text leads up to it."""
+    time: datetime | None = None
+
+
+class Gates:
+    """Evaluate the gates of messages in one database.
+
+    Args:
+        database: where the messages are.
+        rules: of a pass.
+        passes: the newest passes, newest first.
+    """
+
+    def __init__(self, database: Database, rules: PassRules, passes: Sequence[PassRecord]) -> None:
+        self._views = Views(database)
+        self._ledger = Ledger(database)
+        self._claims = Claims(database)
+        self._rules = rules
+        self.refusals = self._ledger.refusals(passes)
+        ended = next((record for record in passes if record.result not in {None, PassResult.SKIPPED}), None)
+        self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
+        self._disk = lack_of_room(database.file)
+
+    def of(self, found: MessageDetails, at: datetime, ended: Collection[str]) -> Iterator[Gate]:
+        """Yield the gates of a pass that begins at a time, without cron's."""
+        failed = found.row["status"] == MessageStatus.FAILED
+        yield Gate("status", failed, str(found.row["status"]))
+        if not failed or found.queue is None:
+            return
+        message = message_of(found.row)
+        yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
+        queue = found.queue
+        yield Gate("escalation", queue["state"] != State.ESCALATED, queue["escalation_reason"] or "none")
+        yield _claim(queue, has_ended=queue["claimed_by"] in ended)
+        wait = self._wait(queue, at)
+        yield wait
+        yield _retry_after(found, wait)
+        if self._rules.per_ticket_order:
+            yield self._order(queue["message_id"], at)
+        if not isinstance(message, UnusableMessage):
+            is_waiting = queue["state"] == State.WAITING
+            yield from self._policy_gates(_queued(message, queue), at, is_waiting=is_waiting)
+        yield self.pause(at)
+        yield self.breaker(found, at)
+        yield self._last_pass(found)
+        yield Gate("disk", self._disk is None, self._disk or "has room")
+        yield from self._limits(queue["message_id"], at)
+
+    def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
+        """Yield the gates of the message's own policy."""
+        message = queued.message
+        policy = self._rules.policies[message.message_type]
+        tries = f"{message.retry_count} of {policy.max_retries} made"
+        yield Gate("tries", policy.has_tries_left(message), tries)
+        until = policy.expires_at(queued)
+        figure = "wanted until" if until else "never expires"
+        if expired := policy.expired(queued, at):
+            figure = f"{EXPIRED if is_waiting else 'expired'}; it was wanted until"
+        yield Gate("expiry", not expired, figure, until)
+
+    def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:
+        is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
+        due = queue["next_attempt_at"]
+        return Gate("wait", is_open, "due at" if due else "none", due)
+
+    def _order(self, message_id: int, at: datetime) -> Gate:
+        """Return whether a pass gets to the message: earlier messages of its ticket must be delivered first."""
+        before_it = self._views.before_it(message_id)
+        if not before_it:
+            return Gate("order", open=True, figure="none of its ticket goes first")
+        last = max(due for _, due in before_it)
+        first, _ = before_it[0]
+        others = f" and {len(before_it) - 1:,} more" if len(before_it) > 1 else ""
+        figure = f"message {first}{others} of its ticket must be delivered first; due at"
+        return Gate("order", last <= self._rules.due_by(at), figure, last)
+
+    def pause(self, at: datetime) -> Gate:
+        """Return whether a pause holds deliveries back at a time."""
+        pause = self._ledger.pause(at)
+        if pause is None:
+            return Gate("pause", open=True, figure="none")
+        figure = f"by {pause.by}" + (f" ({pause.reason})" if pause.reason else "")
+        return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
+
+    def breaker(self, found: MessageDetails, at: datetime) -> Gate:
+        """Return whether the circuit breaker of a message's destination lets a pass send at a time."""
+        breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
+        is_open = Destination(breaker, self._rules, since=at).stop_reason is None
+        match breaker.state:
+            case BreakerState.CLOSED:
+                figure = "closed"
+            case BreakerState.OPEN:
+                figure = f"the API failed {breaker.failures:,} times in a row; one probe goes first, at"
+            case BreakerState.RESTING:
+                figure = "the API asked for a rest, until"
+        return Gate("breaker", is_open, figure, breaker.probe_at)
+
+    def _last_pass(self, found: MessageDetails) -> Gate:
+        """Report what refused or ended the last pass. It holds nothing back: each pass tries again, and may end the
+        same way.
+        """
+        refused = self.refusals.get(self._rules.destination_of(str(found.row["message_type"])))
+        if (ended := refused or self._ended_early) is None:
+            return Gate("last_pass", open=True, figure="nothing stopped it")
+        if refused or ended.reason == StopReason.FAULT:
+            words = "the last one that tried was refused" if refused else "it failed"
+            figure = f"{words}: {ended.detail}; each pass tries again; it began at"
+        else:
+            why = ": ".join(filter(None, ((ended.reason or "").replace("_", " "), ended.detail)))
+            figure = f"it ended early: {why}; it began at"
+        return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
+
+    def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
+        limit, rate = self._rules.limit, self._rules.rate_per_second
+        ahead = 0
+        if capacity(self._rules) is not None:
+            ahead = self._views.count_ahead(message_id, self._rules.due_by(at))
+        first = f", {ahead:,} go first"
+        yield Gate("limit", limit is None or ahead < limit, f"{limit:,} a pass{first}" if limit else "none")
+        by_rate = capacity(replace(self._rules, limit=None))
+        yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
+
+
+def stays_open(gate: Gate) -> bool:
+    """Return whether a gate stays open once it is. Expiry closes, and messages ahead may fill a pass again."""
+    return gate.name not in FOR_GOOD | QUOTAS
+
+
+def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
+    if queue["state"] != State.SENDING:
+        return Gate("claim", open=True, figure="nobody is sending it")
+    figure = f"being sent by {queue['claimed_by']}; lapses at"
+    if has_ended:
+        figure = "claimed by a pass that has ended; free at"
+    return Gate("claim", open=False, figure=figure, time=queue["claim_expires_at"])
+
+
+def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
+    """Return whether the wait is for a Retry-After. An attempt by hand sets no wait, and a requeue ends it."""
+    last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
+    if last is None or last.finished_at is None or last.retry_after_s is None:
+        return Gate("retry_after", open=True, figure="not asked for")
+    until = last.finished_at + timedelta(seconds=last.retry_after_s)
+    holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
+    return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
+
+
+def _queued(message: Message, queue: Mapping[str, Any]) -> QueuedMessage:
+    return QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])

@@ -1,0 +1,90 @@
+"""List failed messages and escalations, and show one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+
+from retrycli.config.settings import Settings
+from retrycli.domain.filter import Filter
+from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+from retrycli.operations.status import ended_passes
+from retrycli.operations.wiring import open_database
+from retrycli.store import listing
+from retrycli.store.database import Database
+from retrycli.store.escalations import escalation_groups
+from retrycli.store.history import message_details
+from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
+
+OFFERED = 50
+"""The maximum number of messages that a shell completion offers."""
+
+OFFER_WITHIN_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Failed messages, to be iterated once while the database is open."""
+
+    messages: Iterator[ListedMessage]
+    number: int
+    """The length of the list."""
+    total: Callable[[], int]
+    """Counts all messages that the filter matches."""
+
+
+@contextmanager
+def list_messages(
+    settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
+) -> Iterator[Listing]:
+    """List the failed messages that a filter matches. They are read page by page during the iteration.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        views = Views(database)
+        ids = views.ids(wanted, sort=sort, limit=limit)
+        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
+
+
+def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
+    """Return id, ticket and last error of the newest failed messages whose ids begin with some digits, for shell
+    completion.
+
+    It writes nothing, and waits at most `OFFER_WITHIN_SECONDS` for a lock.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened or read.
+        ConfigurationError: a setting or the application's table is wrong.
+    """
+    hasty = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
+    with closing(hasty) as database:
+        return listing.failed_beginning(database, digits, limit=OFFERED)
+
+
+def escalations(settings: Settings) -> list[EscalationGroup]:
+    """Group the escalated messages by cause, the largest group first.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        return escalation_groups(database)
+
+
+def show(settings: Settings, message_id: int) -> MessageDetails:
+    """Return one message with its text and its history.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        found = message_details(database, message_id, body=True)
+        running = {
+            attempt.pass_id for attempt in found.attempts if attempt.outcome is None and attempt.pass_id is not None
+        }
+        return replace(found, ended=ended_passes(settings, Ledger(database), running))

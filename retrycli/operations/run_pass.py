@@ -1,0 +1,198 @@
+"""Run one pass, then report it: log, notifications, metrics, HTML report.
+
+All messages are recorded before the report, so nothing in it can fail the pass. Features that are not configured are
+not imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from retrycli.config.settings import Settings
+from retrycli.domain import incidents
+from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
+from retrycli.domain.events import Event
+from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
+from retrycli.engine import runner
+from retrycli.engine.rules import PassIdentity
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send
+from retrycli.store.database import Database
+from retrycli.store.passes import Ledger
+from retrycli.system.pass_lock import Holder, PassLock
+from retrycli.views import log_lines
+
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Lock
+
+SHORT_LOOKBACK = 20
+"""How far back a pass with nothing to send looks for the previous pass: skipped passes and those of other hosts lie
+between."""
+
+
+def run_once(
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    probe: bool = False,
+    wait_lock_seconds: float | None = None,
+    listen: Callable[[Event], None] | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
+    started_by: StartedBy = StartedBy.LIBRARY,
+) -> PassSummary:
+    """Run one pass: deliver the messages that are due.
+
+    It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
+    until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        limit: the maximum number of attempts; by default ``run.limit``.
+        probe: probe a ticketing API that is down now, not when its next probe is due.
+        wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
+        listen: called with each event of the pass, in the thread that runs the pass.
+        runtime: clock, randomness, and a request to stop early.
+        started_by: who starts the pass; the next run is predicted from passes that a scheduler started.
+
+    Returns:
+        The result of the pass. A lock held by another pass, a pause and an outage of the ticketing API are results,
+        not errors.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
+        EventLoopRunning: this thread runs an event loop.
+    """
+    me = PassIdentity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
+    wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
+    lock = _Lock(PassLock(lock_path(settings)), me, wait, runtime.now, runtime.stop_requested)
+    make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
+    if settings.notify.ping_url is None:
+        return make(listen)
+    from retrycli.operations.notifications import with_heartbeat
+
+    return with_heartbeat(settings, me.pass_id, make, listen, runtime.now)
+
+
+def _make_pass(
+    settings: Settings,
+    lock: Lock,
+    me: PassIdentity,
+    limit: int | None,
+    runtime: Runtime,
+    listen: Callable[[Event], None] | None,
+    *,
+    probe: bool,
+) -> PassSummary:
+    with ready_to_send(settings, runtime, listen, limit=limit, probe=probe) as (deps, rules, database):
+        try:
+            summary = asyncio.run(runner.run_pass(deps, lock, rules, me))
+        except Exception as error:
+            report_failed_pass(settings, database, me.pass_id, error, deps.now())
+            raise
+        report_pass(settings, database, summary, deps.now())
+        return summary
+
+
+class _Lock(NamedTuple):
+    """The pass lock with the clock that its wait goes by, and the request that ends the wait early."""
+
+    lock: PassLock
+    me: PassIdentity
+    wait_seconds: float
+    now: Callable[[], datetime]
+    stop_requested: Callable[[], bool]
+
+    def acquire(self) -> None:
+        holder = Holder(self.me.pid, self.me.host, self.now())
+        wait, give_up = self.wait_seconds, self.stop_requested
+        self.lock.acquire(holder, wait_seconds=wait, now=self.now, sleep=time.sleep, give_up=give_up)
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+    """Report a pass to the log and to every configured receiver."""
+    with _or_warn("The log does not tell what has changed"):
+        _warn_of_changes(settings, Ledger(database), summary)
+    if settings.logging.file is not None:
+        from retrycli.operations.incidents import warn
+
+        with _or_warn("The log file was not checked"):
+            warn(database, "The log file was", "written", log_lines.file_problem(), now, settings.notify.remind)
+    about_to_expire = None
+    if any(policy.expires_after for policy in settings.policies.values()):
+        from retrycli.operations import expiry
+
+        with _or_warn("No messages about to expire were looked for"):
+            about_to_expire = expiry.expiring(settings, database, summary, now)
+            if about_to_expire is not None:
+                expiry.warn(database, about_to_expire, now, settings.notify.remind)
+    if settings.notify.urls:
+        from retrycli.operations.notifications import notify
+
+        notify(settings, database, summary, now, about_to_expire)
+    if settings.metrics.path is not None:
+        from retrycli.operations.metrics import write_metrics
+
+        write_metrics(settings, database, settings.metrics.path, now)
+    if settings.report.path is not None:
+        from retrycli.operations.report import renew
+
+        renew(settings, database, settings.report.path, summary, now)
+
+
+def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
+    """Report a failed pass, and mark its error as known if operators were told of it, unless the error is internal.
+
+    If the failure could not be recorded, nothing is known of earlier ones. Then each pass reports its error.
+    """
+    with suppress(DatabaseUnavailable):
+        passes = Ledger(database).passes_up_to(pass_id, incidents.LOOKBACK)
+        if not passes or passes[0].result is not PassResult.FAILED:
+            return
+        if isinstance(error, RetrycliError):
+            error.is_known = incidents.is_known(incidents.as_mailed(passes), settings.notify.remind)
+        if settings.notify.urls:
+            from retrycli.operations.notifications import notify
+
+            summary = PassSummary(pass_id, PassResult.FAILED, reason=StopReason.FAULT, detail=passes[0].detail)
+            notify(settings, database, summary, now, None)
+
+
+@contextmanager
+def _or_warn(what: str) -> Iterator[None]:
+    """Warn that the database could not be read or written, instead of failing the pass."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        log_lines.logger.warning("%s: %s", what, error)
+
+
+def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
+    """Warn of changes since the previous pass, so that cron mails them."""
+    if summary.reason == StopReason.LOCK_HELD:
+        log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
+    eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled
+    passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK if eventful else SHORT_LOOKBACK)
+    remind = settings.notify.remind
+    if incidents.failed(passes[1:]) or incidents.news(summary.detail, incidents.as_mailed(passes), remind):
+        passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK)
+    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+    mailed = incidents.as_mailed(passes)
+    lines = (
+        incidents.missing(passes, interval),
+        incidents.works_again(mailed),
+        *incidents.news(summary.detail, mailed, remind),
+    )
+    for line in filter(None, lines):
+        log_lines.logger.warning("%s", line)

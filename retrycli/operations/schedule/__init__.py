@@ -1,0 +1,1 @@
+"""What calls the passes: cron lines and systemd timers."""

@@ -1,0 +1,110 @@
+"""Find what calls the passes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from retrycli.config.loader import Loaded
+from retrycli.domain import suggested
+from retrycli.operations.schedule.proposal import config_path
+from retrycli.system import crontab, filesystem
+from retrycli.system.host import Caller, Host
+from retrycli.system.trust import group_readers
+
+CRON_IS_DOWN = (
+    "cron is not running on this machine",
+    "start it: `sudo systemctl enable --now cron`",
+)
+"""The problem and its remedy, which `retrycli.domain.suggested` replaces with the machine's own command."""
+
+
+def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
+    """Return which crontabs and timers can't be read, and why; None if all can.
+
+    Args:
+        host: the machine.
+        titles: check only these.
+    """
+    missed: dict[str, str] = {}
+    crontab.callers(host, missed)
+    found = [
+        f"{place} ({why})"
+        for place, why in missed.items()
+        if titles is None or any(title == place or title.startswith(f"{place}/") for title in titles)
+    ]
+    return f"can't read {', '.join(found)}" if found else None
+
+
+def to_read(loaded: Loaded, host: Host, command: str) -> str:
+    """Return the remedy for unreadable crontabs."""
+    if host.uid == 0:
+        return f"make it readable, then `retrycli {command}`"
+    return f"look as root: {as_user('root', command, loaded)}"
+
+
+def to_install(loaded: Loaded, host: Host) -> str:
+    """Return the command that schedules the passes, in backticks.
+
+    It is root's, as the README has it. Another user may have no sudo, and so gets the command for their own schedule
+    too, unless they are a service user reached through sudo.
+    """
+    if host.uid == 0:
+        return "`retrycli cron install`"
+    by_root = as_user("root", "cron install", loaded)
+    return by_root if suggested.is_by_sudo() else f"{by_root}, or in your own crontab `retrycli cron install --user`"
+
+
+def as_user(user: str, command: str, loaded: Loaded) -> str:
+    """Return a command that another user runs with these settings, in backticks."""
+    return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
+
+
+def none_hidden(host: Host) -> bool:
+    """Return whether no crontab of this machine calls a pass. Only root sees all crontabs."""
+    missed: dict[str, str] = {}
+    return host.uid == 0 and not crontab.callers(host, missed) and not missed
+
+
+def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
+    """Return what calls a pass with these settings on this machine; nothing if the settings come from no file.
+
+    Another user's crontab counts only if that user owns the settings or the database, or has the group that may read
+    the settings.
+    """
+    if loaded.file is None:
+        return []
+    config = config_path(loaded)
+    database = loaded.settings.database.file
+    users = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
+    users.add(None if database is None else filesystem.owner(database))
+    return [caller for caller in callers_for(config, host) if caller.owner in users]
+
+
+def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
+    """Return what calls a pass with these settings. A call that names no settings may use these.
+
+    Args:
+        config: the settings' file; None for any.
+        host: the machine.
+        missed: collects what can't be read, as `retrycli.system.crontab.callers` does.
+    """
+    found = [caller for caller in crontab.callers(host, missed) if config is None or caller.config in {None, config}]
+    return [
+        replace(caller, running=crontab.is_running(host, caller), since=crontab.heeded_since(host, caller))
+        for caller in found
+    ]
+
+
+def stopped(caller: Caller) -> tuple[str, str] | None:
+    """Return that the daemon or timer behind a caller is stopped, and the remedy; None if it runs, or if this can't be
+    seen.
+    """
+    if caller.running is not False:
+        return None
+    if caller.kind == "cron":
+        return CRON_IS_DOWN
+    timer = Path(caller.title).name
+    own = " --user" if caller.user is None else ""
+    return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"

@@ -1,0 +1,141 @@
+"""Install a schedule, and remove it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from retrycli.domain import cron_line, suggested
+from retrycli.domain.cron_line import Job
+from retrycli.domain.errors import ConfigurationError
+from retrycli.operations.schedule.callers import callers_for
+from retrycli.operations.schedule.places import FileChange, SchedulePlace, targets
+from retrycli.system import crontab, systemd
+from retrycli.system.crontab import UserCrontab
+from retrycli.system.host import Caller, Host, Target
+
+
+def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:
+    """Return the text of each target: retrycli's own block of a crontab, or whole systemd units.
+
+    Raises:
+        ConfigurationError: cron can't express the interval, a path can't be written there, or the user does not
+            exist.
+    """
+    system = place.is_system
+    if system and host.number(wanted.user) is None:
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if place.is_timer:
+        parts = [systemd.service(wanted, system=system), systemd.timer(wanted)]
+    else:
+        parts = [cron_line.block(wanted, system=system)]
+    return list(zip(targets(place, host), parts, strict=True))
+
+
+def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
+    """Return the changes that schedule a pass; none if it is scheduled as wanted already.
+
+    Lines in the crontabs of unrelated users are ignored.
+
+    Raises:
+        ConfigurationError: something else calls passes, or may do so where nothing can be read; or the scheduler is
+            missing.
+    """
+    parts = texts(place, wanted, host)
+    titles = {target.title for target, _ in parts}
+    users, missed = {"root", host.login, wanted.user}, dict[str, str]()
+    callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in users]
+    ours = {UserCrontab(host, user).title for user in users}
+    # The place itself is read below. A user who may not use cron can still have a timer.
+    skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
+    _refuse_unreadable(
+        {
+            title: why
+            for title, why in missed.items()
+            if title not in skipped and (title in ours or title.startswith("/"))
+        },
+        wanted.config,
+        host,
+    )
+    others = [caller for caller in callers if not (caller.installed and caller.title in titles)]
+    _refuse_second_scheduler(others, wanted.config, host)
+    if place.is_timer and not systemd.has_systemd(host):
+        raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
+    if not place.is_timer and not crontab.has_cron(host):
+        raise ConfigurationError(
+            "cron is not installed on this machine; `retrycli cron install --systemd` does without"
+        )
+    changes = [_addition(place, target, text, wanted.config) for target, text in parts]
+    off = place.is_timer and all(caller.running is False for caller in callers)
+    return [change for change in changes if off or change.before != change.after]
+
+
+def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
+    """Return the changes by place that remove everything that `install` wrote for these settings.
+
+    Raises:
+        ConfigurationError: the end of retrycli's block in a crontab is missing.
+    """
+    found = {place: _removal(place, config, host) for place in places}
+    return {place: changes for place, changes in found.items() if changes}
+
+
+def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:
+    """Make the confirmed changes.
+
+    Raises:
+        ConfigurationError: a text has changed since it was read, or can't be written.
+    """
+    for change in changes:
+        if change.target.read() != change.before:
+            raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
+    own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
+    if goes and systemd.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
+        systemd.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
+    for change in changes:
+        change.target.write(change.after)
+    if place.is_timer and systemd.has_systemd(host):
+        systemd.systemctl(host, "daemon-reload", own=own)
+        if not goes:
+            systemd.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
+
+
+def _refuse_second_scheduler(others: list[Caller], config: str, host: Host) -> None:
+    if others:
+        places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
+        remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
+        if others[0].installed and others[0].owner != host.login:
+            remedy = suggested.as_user(others[0].owner, "cron remove", config)
+        raise ConfigurationError(
+            f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
+            f"(`retrycli cron check`), or first {remedy}"
+        )
+
+
+def _refuse_unreadable(missed: Mapping[str, str], config: str, host: Host) -> None:
+    if missed:
+        places = ", ".join(f"{place} ({why})" for place, why in missed.items())
+        remedy = "Make it readable, then `retrycli cron install`"
+        if host.uid != 0:
+            remedy = f"Run it as root: {suggested.as_user('root', 'cron install', config)}"
+        raise ConfigurationError(
+            f"can't read {places}, where a pass may be called already; nothing was changed. {remedy}"
+        )
+
+
+def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
+    before = target.read()
+    if not place.is_timer:
+        after = cron_line.with_block(before, config, text)
+    elif before and not systemd.is_marked(before, config):
+        raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
+    else:
+        after = text
+    return FileChange(target, before, after)
+
+
+def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
+    found = [(target, target.read()) for target in targets(place, host)]
+    if place.is_timer:
+        return [FileChange(target, text, "") for target, text in found if systemd.is_marked(text, config)]
+    changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
+    return [FileChange(*change) for change in changed if change[1] != change[2]]

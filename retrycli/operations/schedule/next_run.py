@@ -1,0 +1,128 @@
+"""Predict when the next pass begins, or say why none does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from socket import gethostname
+
+from retrycli.domain import schedule_grid
+from retrycli.domain.pass_record import PassRecord, is_late
+from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
+from retrycli.operations.schedule.callers import stopped
+from retrycli.system import systemd
+from retrycli.system.host import Caller, named_zone, system_zone
+
+BEGINS_WITHIN = timedelta(minutes=1)
+"""A pass has begun, and recorded it, this long after its tick."""
+
+UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
+"""The problem and the remedy if only operators start passes. The current user may not see another user's crontab."""
+
+
+def ticks_of(
+    callers: Sequence[Caller],
+    passes: Sequence[PassRecord],
+    interval: timedelta,
+    now: datetime,
+    zone: tzinfo | None = None,
+) -> schedule_grid.Ticks:
+    """Return the grid on which the next passes begin.
+
+    Passes made by hand are ignored.
+
+    Args:
+        callers: what calls the passes on this machine. Of several, the one that calls next counts. A caller whose
+            daemon is stopped calls nothing.
+        passes: the newest passes, newest first. They give the grid if the caller can't be read, or is on another
+            host.
+        interval: how often a pass should begin. It is applied by the clock if nothing else gives the grid.
+        now: the time.
+        zone: the time zone of cron and timers; by default the system's.
+    """
+    zone = zone or system_zone()
+    latest = passes[: schedule_grid.PASSES_LOOKED_AT]
+    starts = [record.started_at for record in latest if record.started_by in SCHEDULERS]
+    at_work = [caller for caller in callers if caller.running is not False]
+    found = [ticks for caller in at_work if (ticks := _ticks(caller, starts, now, zone)) is not None]
+    if found:
+        return min(found, key=lambda ticks: ticks.next(now))
+    return schedule_grid.grid(starts, interval) or schedule_grid.by_clock(interval, now, zone)
+
+
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> schedule_grid.Ticks | None:
+    if caller.kind == "cron":
+        return schedule_grid.by_cron(caller.when, now, named_zone(caller.zone) or zone)
+    for when in caller.when.split(", "):
+        line, span = systemd.as_cron(when), systemd.span(when)
+        if line is not None:
+            return schedule_grid.by_cron(line, now, zone)
+        if span is not None and starts:
+            return schedule_grid.Grid(starts[0], span)
+    return None
+
+
+def nothing_calls(
+    callers: Sequence[Caller] | None,
+    passes: Sequence[PassRecord],
+    interval: timedelta,
+    now: datetime,
+    *,
+    none_hidden: bool = False,
+) -> tuple[str, str] | None:
+    """Return the reason why nothing calls the next pass, and the remedy; None if something does, or may on another
+    host.
+
+    Args:
+        callers: what calls the passes on this machine; None if nobody has looked.
+        passes: the newest passes, newest first.
+        interval: how often a pass should begin.
+        now: the time.
+        none_hidden: no crontab of this machine calls any pass, and the current user sees all of them.
+    """
+    if callers:
+        found = [stopped(caller) for caller in callers]
+        return found[0] if all(found) else None
+    if callers is None:
+        return None
+    recent = [record for record in passes if not is_late(record.started_at, now, interval)]
+    others = [record for record in [*passes[:1], *recent] if record.started_by is not StartedBy.PERSON]
+    if others and not (none_hidden and all(_was_by_cron_here(record) for record in others)):
+        return None
+    return UNCALLED
+
+
+def _was_by_cron_here(made: PassRecord) -> bool:
+    return made.started_by is StartedBy.CRON and made.host == gethostname()
+
+
+def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
+    """Return why due passes may not have come, and where to look. Only a log shows what cron refuses."""
+    at_work = next((caller for caller in callers or () if caller.running), None)
+    if at_work is None:
+        return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`"
+    if (tick := first_tick(at_work, now)) is not None:
+        return f"cron, or its line, is newer than the last tick; the first one is at {tick:%Y-%m-%dT%H:%M:%SZ}"
+    if at_work.kind == "timer":
+        return f"its timer runs; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
+    whose = at_work.user or at_work.owner
+    logs = f"see `journalctl -u cron`, and {whose}'s mail"
+    return f"cron runs, but may refuse {whose} (PAM, cron.deny), or the line fails; {logs}"
+
+
+def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:
+    """Return the first tick of a cron line since cron loaded it; None if its pass should have begun.
+
+    Args:
+        caller: what calls the passes.
+        now: the time.
+        zone: the time zone of cron; by default the system's.
+    """
+    if caller.kind != "cron" or caller.since is None:
+        return None
+    zone = named_zone(caller.zone) or zone or system_zone()
+    if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
+        return None
+    tick = line.next(caller.since).astimezone(UTC)
+    return tick if now < tick + BEGINS_WITHIN else None

@@ -1,0 +1,207 @@
+"""Propose the pass that a scheduler begins: its command, its user, what it reads and writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import retrycli
+from retrycli.config import template
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
+from retrycli.domain.cron_line import Job
+from retrycli.domain.errors import ConfigurationError
+from retrycli.operations.schedule.places import FileChange, SchedulePlace
+from retrycli.system import filesystem
+from retrycli.system.host import File, Host
+from retrycli.system.trust import ROOT, find_weakness
+
+LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
+"""The log folder of cron/logrotate, and the log's file name in any folder."""
+
+MARGIN = timedelta(seconds=90)
+"""The time a pass has to record results after its deadline and its last request."""
+
+
+def this_python() -> str:
+    """Return the Python that retrycli is installed in, by the same name whichever of its names started this process."""
+    usual = Path(sys.executable).with_name("python3")
+    return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
+
+
+def relied_on() -> tuple[Path, ...]:
+    """Return what a pass runs: the interpreter, this package, and the folders of the environment's packages."""
+    packages = (Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+    found = (Path(this_python()), Path(retrycli.__file__), *packages)
+    return tuple(dict.fromkeys(path for path in found if path.exists()))
+
+
+def propose(
+    place: SchedulePlace,
+    loaded: Loaded,
+    host: Host,
+    *,
+    run_as: str | None = None,
+    program: Iterable[Path] | None = None,
+) -> Job:
+    """Return the pass that `install` schedules, if only root and the user who runs it can change what it does.
+
+    Args:
+        place: where it is installed.
+        loaded: the settings and their sources.
+        host: the machine.
+        run_as: who runs the passes. By default, in the system's schedule, the owner of the database, else of the
+            settings' file; in one's own schedule, the current user. It is never root unless root is named.
+        program: what a pass runs; by default `relied_on`.
+
+    Raises:
+        ConfigurationError: the user is root without being named, or does not exist; another user could control the
+            passes; or a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host, user=run_as if place.is_system else host.login)
+    number = host.number(wanted.user)
+    if number is None:
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if number == ROOT and run_as is None:
+        raise ConfigurationError(
+            "the passes would be made by root; name the user who may write the database with --run-as USER "
+            "(or root, if you mean it)"
+        )
+    _refuse_untrusted(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
+    return wanted
+
+
+def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
+    """Refuse a pass that other users could control.
+
+    Raises:
+        ConfigurationError: others may change what it relies on; or the settings' owner is neither root nor the
+            owner of the database that they name, and so may never have written it.
+    """
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file) if path is not None]
+    for path in (Path(wanted.config), *named, *program):
+        if (weakness := find_weakness(path, users)) is not None:
+            relying = "" if weakness.place == path else f", and so {path}"
+            raise ConfigurationError(
+                f"{weakness}{relying}, which passes made by {wanted.user} would rely on; {weakness.remedy}"
+            )
+    config, database = Path(wanted.config), loaded.settings.database.file
+    if database is None or not database.exists():
+        return
+    owner, its_owner = config.stat().st_uid, database.stat().st_uid
+    if owner not in {ROOT, its_owner}:
+        raise ConfigurationError(
+            f"{config} belongs to {filesystem.owner(config)}, and the database that it names, {database}, to "
+            f"{filesystem.owner(database)}; chown root {config}, if that is the database"
+        )
+
+
+def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
+    """Return the pass with a log, and the change of the settings that adds it.
+
+    There is no change if it has a log already, if the current user may not write the settings, or if no folder is
+    suitable.
+    """
+    file = Path(wanted.config).resolve()
+    if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return wanted, []
+    log = log_file(loaded.settings.database.file, lambda folder: filesystem.owner(folder) == wanted.user)
+    target = File(file, keeps_mode=True)
+    before = target.read()
+    after = None if log is None else template.with_value(before, "logging", "file", str(log))
+    if log is None or after is None:
+        return wanted, []
+    folders = dict.fromkeys([*wanted.writes, *_absolute([log.parent])])
+    return replace(wanted, writes=tuple(folders)), [FileChange(target, before, after)]
+
+
+def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path | None:
+    """Return the log file of the passes: where cron/logrotate looks, else beside the database.
+
+    Args:
+        database: the SQLite file, if any. Passes write in its folder.
+        is_theirs: tells if passes can write in a folder.
+    """
+    if is_theirs(LOGS):
+        return LOGS / LOG
+    return None if database is None else database.with_name(LOG)
+
+
+def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
+    """Return a pass as a scheduler begins it.
+
+    Args:
+        loaded: the settings and their sources.
+        host: the machine.
+        user: who runs the passes; by default the owner of the database, else of the settings' file.
+
+    Raises:
+        ConfigurationError: a scheduler would not find these settings.
+    """
+    settings = loaded.settings
+    config = config_path(loaded)
+    elsewhere = [f"{key} ({source})" for key, source in loaded.sources.items() if not source.startswith("file ")]
+    if elsewhere:
+        raise ConfigurationError(
+            f"a scheduler does not pass on your environment, where this comes from: {', '.join(elsewhere)}; "
+            f"set it in {config}, secrets by their …_file keys"
+        )
+    request = settings.gateway.longest
+    return Job(
+        interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+        interpreter=this_python(),
+        config=config,
+        user=user or _owner(settings.database.file, config) or host.login,
+        longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
+        reads=_read_by(loaded),
+        writes=_written_by(settings),
+    )
+
+
+def _read_by(loaded: Loaded) -> tuple[str, ...]:
+    """Return the files that a pass reads beside its settings, as far as the settings name them."""
+    gateways = loaded.settings.gateway.all.values()
+    named = [
+        path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir) if path
+    ]
+    secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
+    return _absolute([*named, *secrets, Path(sys.executable).resolve()])
+
+
+def _written_by(settings: Settings) -> tuple[str, ...]:
+    """Return the folders that a pass writes to.
+
+    SQLite's journal and the lock are beside the database. With a server the lock is in the state folder, which systemd
+    gives the unit (StateDirectory=).
+    """
+    files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
+    files.append(settings.logging.file)
+    return _absolute([file.absolute().parent for file in files if file is not None])
+
+
+def _absolute(paths: Iterable[Path | str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(os.path.normpath(Path(path).absolute()) for path in paths))
+
+
+def config_path(loaded: Loaded) -> str:
+    """Return the absolute path of the settings' file.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if loaded.file is None:
+        raise ConfigurationError(
+            "there is no configuration file, and a scheduler passes on no environment; `retrycli init` makes one"
+        )
+    return os.path.normpath(loaded.file.absolute())
+
+
+def _owner(database: Path | None, config: str) -> str | None:
+    """Return the owner of the SQLite file, else of the settings' file."""
+    return (database and filesystem.owner(database)) or filesystem.owner(Path(config))

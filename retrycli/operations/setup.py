@@ -1,0 +1,97 @@
+"""Set retrycli up, and check the set-up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrycli.config.settings import Settings
+from retrycli.config.template import template
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import OPTIONAL_COLUMNS
+from retrycli.operations.schedule.proposal import LOG, LOGS
+from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
+from retrycli.system.pass_lock import PassLock
+from retrycli.system.trust import write_private
+
+if TYPE_CHECKING:
+    from retrycli.gateway.router import GatewayRouter
+
+
+def check(settings: Settings) -> dict[str, str]:
+    """Check what a pass relies on, except sending: settings, preset, credentials, database, tables, lock.
+
+    Returns:
+        Facts by name.
+
+    Raises:
+        RetrycliError: the first problem found.
+    """
+    from retrycli.gateway.router import router_of
+
+    pass_rules(settings)
+    with open_database(settings) as database:
+        columns = list(database.messages.c.keys())
+        crossing = router_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
+        asyncio.run(_open_and_close(crossing))
+        gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
+        lock = lock_path(settings)
+        PassLock(lock).check()
+        return {
+            "Database": database.place,
+            "Table": f"{settings.database.table}: {', '.join(columns)}",
+            "Tables": f"version {database.revision()}",
+            **{_name(name, "API"): gateway.destination for name, gateway in gateways.items()},
+            **{
+                _name(name, "Sender" if gateway.kind == "smtp" else "Preset"): gateway.sender or gateway.preset
+                for name, gateway in gateways.items()
+            },
+            "Lock": str(lock),
+        }
+
+
+async def _open_and_close(gateways: GatewayRouter) -> None:
+    async with gateways:
+        pass
+
+
+def _name(gateway: str, what: str) -> str:
+    """Return a fact's name; that of a separate gateway includes the message type."""
+    return what if gateway == "gateway" else f"{what} {gateway}"
+
+
+def make_tables(settings: Settings) -> str:
+    """Check the application's table, make retrycli's own, and return the database's place.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    with open_database(settings) as database:
+        return database.place
+
+
+def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
+    """Write a commented configuration file that only its owner can read.
+
+    Args:
+        file: its path.
+        database_url: the database with the application's table.
+        base_url: the ticketing API.
+        logs: the folder of logs. If it is not writable, the log is beside the database, else beside the file.
+
+    Raises:
+        ConfigurationError: the file exists, or its folder can't be written.
+    """
+    try:
+        database = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", database_url)
+        beside = Path(database[1]).with_name(LOG) if database else Path(LOG)
+        log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside
+        values = {"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}
+        write_private(file, template(values))
+    except FileExistsError:
+        raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't write {file}: {error.strerror}; name another with --config") from error

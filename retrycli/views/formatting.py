@@ -1,0 +1,143 @@
+"""Format values as text: times, counts, charts, cells of a table, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from retrycli.domain.sanitize import printable
+
+if TYPE_CHECKING:
+    from retrycli.views.terminal import Cell
+
+STEPS = " ▁▂▃▄▅▆▇█"
+
+ENDS = "▏▎▍▌▋▊▉█"
+
+BAR = 24
+"""The length of the longest bar, in characters."""
+
+
+def local_time(time: datetime) -> str:
+    """Return a time for a person: local, with its offset."""
+    return _in_zone(None, time).isoformat(sep=" ", timespec="minutes")
+
+
+def utc_time(time: datetime | None) -> str | None:
+    """Return a time for a program: RFC 3339 in UTC, to the second."""
+    return None if time is None else _in_zone(UTC, time).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
+    """Return a time in a zone, by default the machine's. A naive time is UTC.
+
+    A time at an end of the calendar is returned unchanged, as is any time if the machine's zone is a day or more away,
+    such as ``TZ=UTC-24``.
+    """
+    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    try:
+        return aware.astimezone(zone)
+    except (OverflowError, ValueError):
+        return aware
+
+
+def curve(numbers: Sequence[int]) -> str:
+    """Return a chart of numbers, one character each; 0 is a blank."""
+    most = max(numbers, default=0)
+    return "".join(STEPS[-(-number * (len(STEPS) - 1) // most)] if number else " " for number in numbers)
+
+
+def bar(part: int, most: int) -> str:
+    """Return a number as a bar, relative to the highest number. Every number but 0 has a bar."""
+    eighths = -(-part * BAR * len(ENDS) // most)
+    return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
+
+
+def ago(time: datetime, now: datetime) -> str:
+    """Return how long ago a time was, in one unit."""
+    seconds = max((now - time).total_seconds(), 0)
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{count(int(seconds // length), unit)} ago"
+    return "just now"
+
+
+def ahead(time: datetime, now: datetime) -> str:
+    """Return how far ahead a time is, in one unit."""
+    seconds = (time - now).total_seconds()
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"in {count(int(seconds // length), unit)}"
+    return "in less than a minute"
+
+
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """Return a number with its noun; ``things`` is an irregular plural."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+
+
+def length(time: timedelta) -> str:
+    """Return a duration in the form that `retrycli.domain.duration` parses."""
+    seconds = time.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def plain(cell: Cell) -> str:
+    """Return a cell for a program: times in UTC, nothing for None."""
+    match cell:
+        case None:
+            return ""
+        case datetime():
+            return str(utc_time(cell))
+        case bool():
+            return str(cell).lower()
+        case _:
+            return printable(str(cell))
+
+
+def local(cell: Cell) -> str:
+    """Return a cell for a person: times in local time, a dash for None."""
+    match cell:
+        case None:
+            return "–"
+        case datetime():
+            return local_time(cell)
+        case bool():
+            return "yes" if cell else "no"
+        case _:
+            return printable(str(cell))
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON in ASCII: times in UTC, bytes as text, NaN and Infinity as strings."""
+    try:
+        return json.dumps(value, default=_json_value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_finite_numbers(value), default=_json_value)
+
+
+def _with_finite_numbers(value: object) -> object:
+    """Replace NaN and Infinity, which databases hold, by strings: JSON has no such numbers (RFC 8259, section 6)."""
+    match value:
+        case dict():
+            return {name: _with_finite_numbers(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_with_finite_numbers(item) for item in value]
+        case float() if not isfinite(value):
+            return json.dumps(value)
+        case _:
+            return value
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, datetime):
+        return utc_time(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
