@@ -22,14 +22,14 @@ READER_GONE = 128 + 13
 GROUPS = {
     "Core commands": {
         "run-once": "passes",
-        "status": "look",
-        "list-failed": "look",
+        "status": "status",
+        "list-failed": "list",
         "retry": "actions",
         "escalations": "escalations",
     },
     "Messages": {
-        "show": "look",
-        "explain": "look",
+        "show": "show",
+        "explain": "explain",
         "edit": "edit",
         "look-up": "arrival",
         "mark-sent": "arrival",

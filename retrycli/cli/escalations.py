@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.look import ON_SCREEN, may_have_arrived
+from retrycli.cli.list import ON_SCREEN
 from retrycli.cli.selection import agreed, chosen, exit_code, interruptible, report
 from retrycli.cli.shared import (
     By,
@@ -27,6 +27,7 @@ from retrycli.cli.shared import (
     load_settings,
     utf8,
 )
+from retrycli.cli.show import may_have_arrived
 from retrycli.domain.message import EscalationReason, State
 
 if TYPE_CHECKING:

@@ -1,0 +1,98 @@
+"""``explain``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from retrycli.cli.scheduler import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
+from retrycli.cli.shared import ConfigFile, Json, MessageId, load
+from retrycli.cli.show import may_have_arrived
+from retrycli.domain.message import EscalationReason
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.loader import Loaded
+    from retrycli.operations.explain import Explanation, Gate
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("explain")(explain)
+
+
+def explain(
+    ctx: typer.Context,
+    message_id: MessageId,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what holds a message back, and when it is tried next."""
+    from retrycli.operations.explain import explain as explained
+    from retrycli.system.crontab import Asker
+    from retrycli.views import terminal
+
+    loaded = load(ctx, config)
+    callers = callers_here(loaded, asker := Asker())
+    hidden = none_hidden(callers, asker)
+    found = explained(loaded.settings, message_id, callers=callers, none_hidden=hidden)
+    report_silent_programs(asker)
+    if as_json:
+        fields = asdict(found)
+        for each in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
+            del fields[each]
+        terminal.show_json({"id": fields.pop("message_id")} | fields)
+        return
+    terminal.show_table(
+        ("Gate", "Open", "Figure", "Time"),
+        [(each.name.replace("_", "-"), each.open, _figure(loaded, each), each.time) for each in found.gates],
+    )
+    terminal.show_facts({"Next attempt": _next_attempt(found)})
+    terminal.say(f"Next: {_remedy(found)}")
+
+
+def _next_attempt(found: Explanation) -> datetime | str:
+    from retrycli.views import terminal
+
+    at = found.next_attempt_at
+    if found.being_sent:
+        later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
+        return ("being sent just now" if found.has_begun else "in the pass that has claimed it") + later
+    if found.expires_first:
+        return "none: it expires before a pass would try it"
+    if at is None:
+        return "none by a pass as things stand"
+    if found.one_goes_first:
+        return f"not before {terminal.time_in_words(at)}, and then only if it is the one that is tried first"
+    if found.pass_runs and all(each.open for each in found.gates):
+        return f"in the pass that runs now, or at {terminal.time_in_words(at)}"
+    return at
+
+
+def _figure(loaded: Loaded, gate: Gate) -> str:
+    """What a gate goes by, with commands that work when pasted; cron's has none but our own words."""
+    return complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure
+
+
+REMEDIES = {
+    "status": "retrycli list-failed",
+    "data": "`retrycli show {id}`; mend its row in the application",
+    "pause": "retrycli resume",
+    "breaker": "retrycli status",
+    "disk": "retrycli doctor",
+    "cron": LOOK_AT_CRON,
+}
+
+
+def _remedy(found: Explanation) -> str:
+    """The command for what stands in the way, first gate first."""
+    if any(each.name == "escalation" and each.figure == EscalationReason.UNKNOWN for each in found.gates):
+        return may_have_arrived(found.message_id)
+    if found.is_claimed:
+        return f"retrycli show {found.message_id}"
+    usual = "`retrycli retry {id}` tries it now"
+    remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
+    return remedy.format(id=found.message_id)

@@ -1,0 +1,180 @@
+"""``list-failed``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import (
+    MAX_NUMBER,
+    ConfigFile,
+    ForReason,
+    Header,
+    Json,
+    OfCause,
+    OfState,
+    OfTicket,
+    OfType,
+    OlderThan,
+    WithError,
+    filter_of,
+    load_settings,
+)
+from retrycli.domain.message import MessageType, State
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.settings import Settings
+    from retrycli.domain.listing import ListedMessage
+    from retrycli.views.terminal import Cell
+
+
+ON_SCREEN = 50
+"""How many rows a terminal is shown unless ``--limit`` says otherwise."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("list-failed")(list_failed)
+
+
+class Sort(StrEnum):
+    """The orders of a list."""
+
+    NEXT = "next"
+    ID = "id"
+    TRIES = "tries"
+    AGE = "age"
+
+
+def list_failed(
+    ctx: typer.Context,
+    state: OfState = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
+    sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MAX_NUMBER, help="So many at most.", show_default="50 on a terminal")
+    ] = None,
+    header: Header = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """List failed messages: which wait, until when, and why."""
+    from retrycli.operations import status as operation
+    from retrycli.views import terminal
+
+    settings = load_settings(ctx, config)
+    wanted = filter_of(
+        state=state,
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        reason=reason,
+        older_than=older_than,
+        fingerprint=fingerprint,
+    )
+    shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
+    with operation.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+        if as_json:
+            most = _tries_allowed(settings)
+            policies = settings.policies
+            terminal.show_json(
+                {
+                    "messages": (
+                        _list_fields(each, most) | {"expires_at": each.expires_at(policies)} for each in found.messages
+                    )
+                }
+            )
+            return
+        if not terminal.on_terminal():
+            show_messages(settings, found.messages, named=header)
+            return
+        messages = list(found.messages)
+        total = found.total() if found.number == shown else found.number
+    show_messages(settings, messages)
+    terminal.say(f"{terminal.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    one = messages[0].id if messages else None
+    terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
+
+
+def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:
+    fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
+    return {name: getattr(message, name) for name in fields} | {
+        "max_retries": _most(most, message.message_type),
+        "created_at": message.created_at,
+    }
+
+
+def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
+    """Show messages as a list does, with a column for when they expire if they may.
+
+    A program gets the time; a person is told of those that expire soon, and of those that have.
+    """
+    from retrycli.operations.wiring import utc_now
+    from retrycli.views import terminal
+
+    most = _tries_allowed(settings)
+    expire = any(each.expires_after for each in settings.policies.values())
+    for_person, now = terminal.on_terminal(), utc_now()
+    if for_person:
+        messages = list(messages)
+        expire = any(_expiry(each, settings, now) for each in messages)
+
+    def expiry(message: ListedMessage) -> Cell:
+        return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
+
+    columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
+    terminal.show_table(
+        (*columns, "Expires") if expire else columns,
+        (
+            (
+                each.id,
+                str(each.ticket_id),
+                each.message_type,
+                each.state,
+                _tries(each.retry_count, _most(most, each.message_type)),
+                each.next_attempt_at,
+                each.last_error,
+                *((expiry(each),) if expire else ()),
+            )
+            for each in messages
+        ),
+        texts=2 if expire else 1,
+        named=named,
+    )
+
+
+def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
+    """Say when a waiting message expires, if that is worth a word; else nothing."""
+    from retrycli.operations.expiry import EXPIRED, is_shown
+    from retrycli.views import terminal
+
+    end, due = message.expires_at(settings.policies), message.next_attempt_at
+    if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
+        return ""
+    if end < now:
+        return EXPIRED
+    early = ", before its next attempt" if due is not None and end < due else ""
+    return f"expires {terminal.ahead(end, now)}{early}"
+
+
+def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
+    return {each: policy.max_retries for each, policy in settings.policies.items()}
+
+
+def _tries(made: int | None, most: int | None) -> str:
+    """Tries made and allowed; a bad row has no number in the one place, or no known type to tell the other."""
+    return f"{'?' if made is None else made}/{'?' if most is None else most}"
+
+
+def _most(most: dict[MessageType, int], message_type: str) -> int | None:
+    return next((tries for each, tries in most.items() if each == message_type), None)

@@ -1,0 +1,47 @@
+"""What calls the passes on this machine, for ``status`` and ``explain``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrycli.config.loader import Loaded
+    from retrycli.system.crontab import Asker, Caller
+
+LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
+
+
+def callers_here(loaded: Loaded, asker: Asker) -> list[Caller] | None:
+    """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
+    from retrycli.operations import schedule
+    from retrycli.system.crontab import Host
+
+    return None if loaded.file is None else schedule.callers_of(loaded, Host(run=asker))
+
+
+def none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
+    """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
+    from retrycli.operations import schedule
+    from retrycli.system.crontab import Host
+
+    return callers == [] and schedule.none_hidden(Host(run=asker))
+
+
+def complete_commands(loaded: Loaded, text: str) -> str:
+    """Complete the commands in a text; to install the schedule may be root's business."""
+    from retrycli.domain import suggested
+    from retrycli.operations import schedule
+    from retrycli.system.crontab import Host
+
+    install = schedule.to_install(loaded, Host())
+    return suggested.quoted(text.replace("`retrycli cron install`", install))
+
+
+def report_silent_programs(asker: Asker) -> None:
+    """Say which programs of this machine gave no answer about the schedule."""
+    from retrycli.system.crontab import ANSWER_SECONDS
+    from retrycli.views import terminal
+
+    for each in sorted(asker.silent):
+        words = f"`{each}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
+        terminal.complain(f"retrycli: {words}")

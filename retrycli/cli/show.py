@@ -1,0 +1,146 @@
+"""``show``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from retrycli.cli.edit import show_edits
+from retrycli.cli.shared import ConfigFile, Json, MessageId, load_settings
+from retrycli.domain.message import EscalationReason
+from retrycli.domain.message import MessageStatus as RowStatus
+from retrycli.domain.operator_action import ActionKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.settings import Settings
+    from retrycli.domain.listing import AttemptRecord, MessageDetails
+    from retrycli.views.terminal import Row
+
+OF_THE_ROW = ("message_id", "ticket")
+"""What the queue has of a message that its row says as well."""
+TIMES = ("created_at", "updated_at", "sent_at")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("show")(show)
+
+
+def show(
+    ctx: typer.Context,
+    message_id: MessageId,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show one message with its text, and every attempt at it."""
+    from retrycli.operations import status as operation
+    from retrycli.views import terminal
+
+    settings = load_settings(ctx, config)
+    found = operation.show(settings, message_id)
+    if as_json:
+        terminal.show_json(
+            {
+                "message": {name: _rfc_3339(name, value) for name, value in found.row.items()},
+                "queue": found.queue,
+                "attempts": [asdict(each) for each in found.attempts],
+                "acts": [asdict(each) for each in found.acts],
+            }
+        )
+        return
+    facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
+    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in OF_THE_ROW}
+    if found.queue is not None:
+        queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
+    terminal.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
+    terminal.say("")
+    terminal.show_text("" if found.row["body"] is None else str(found.row["body"]))
+    terminal.say("")
+    show_edits(found.acts)
+    _show_history(found)
+    if not found.attempts:
+        terminal.say("No attempt was made at it yet.")
+    terminal.say(f"Next: {_next_step(settings, found, message_id)}")
+
+
+def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
+    """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
+    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
+        if any(each.expires_after for each in settings.policies.values()):
+            return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
+        return f"`retrycli requeue {message_id}` takes it back"
+    if found.row["status"] != RowStatus.FAILED:
+        return "retrycli list-failed"
+    retry = f"retrycli retry {message_id}"
+    match None if found.queue is None else found.queue["escalation_reason"]:
+        case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
+            return f"`retrycli edit {message_id}`, or mend its row; then `{retry}`"
+        case EscalationReason.INVALID:
+            return f"mend its row in the application; then `{retry}`"
+        case EscalationReason.UNKNOWN:
+            return may_have_arrived(message_id)
+        case EscalationReason.CHANGED:
+            return f"`retrycli mark-sent {message_id}` if it was delivered; `{retry}` sends it"
+        case _:
+            return retry
+
+
+def _is_editable(problem: object) -> bool:
+    """Tell if `retrycli edit` changes the column that makes a message invalid."""
+    return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
+
+
+def may_have_arrived(message_id: int) -> str:
+    """Return the commands for an escalated message that may have arrived."""
+    return (
+        f"`retrycli look-up {message_id}`, or look into its ticket; "
+        f"then `retrycli mark-sent {message_id}` if it arrived, else `retrycli retry {message_id}`"
+    )
+
+
+def _rfc_3339(column: str, value: object) -> object:
+    """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
+    from retrycli.domain.errors import InvalidMessage
+    from retrycli.domain.message import utc_time
+
+    if column not in TIMES:
+        return value
+    try:
+        return utc_time(column, value)
+    except InvalidMessage:
+        return value
+
+
+def _show_history(found: MessageDetails) -> None:
+    """Attempts and what people did besides, in the order in which they came about."""
+    from retrycli.views import terminal
+
+    headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
+    rows = _history(found)
+    if any(each.external_id for each in found.attempts):
+        terminal.show_table((*headers, "Known there as"), rows, texts=2)
+    else:
+        terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
+
+
+def _history(found: MessageDetails) -> list[Row]:
+    rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each, found.ended)) for each in found.attempts]
+    rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail, None)) for each in found.acts]
+    return [row for _, row in sorted(rows, key=lambda each: each[0])]
+
+
+def _attempt(made: AttemptRecord, ended: frozenset[str]) -> Row:
+    return (
+        made.number,
+        made.made_by,
+        made.started_at,
+        made.outcome or ("not recorded" if made.pass_id in ended else "under way"),
+        made.status_code,
+        made.duration_ms,
+        made.error,
+        made.external_id,
+    )
