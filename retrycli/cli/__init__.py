@@ -21,7 +21,7 @@ READER_GONE = 128 + 13
 
 GROUPS = {
     "Core commands": {
-        "run-once": "passes",
+        "run-once": "run",
         "status": "status",
         "list-failed": "list",
         "retry": "actions",
@@ -37,8 +37,8 @@ GROUPS = {
         "reject": "actions",
     },
     "Passes": {
-        "pause": "passes",
-        "resume": "passes",
+        "pause": "pause",
+        "resume": "pause",
         "passes": "passes",
         "stats": "stats",
         "report": "stats",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from retrycli.cli.list import show_messages
-from retrycli.cli.passes import Signals
+from retrycli.cli.run import Signals
 from retrycli.cli.shared import a_person_is_there, ask, require_a_person
 from retrycli.domain.outcome import may_have_arrived
 

@@ -1,0 +1,129 @@
+"""``run-once --dry-run``: what a pass would do."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.settings import Settings
+    from retrycli.domain.listing import ListedMessage
+    from retrycli.operations.dry_run import Preview, Sum
+    from retrycli.views.terminal import Cell, Row
+
+
+ON_SCREEN = 50
+"""So many of the messages that would be sent a terminal is shown."""
+UNFORESEEN = "Not checked: already delivered, unknown outcome too often, invalid row."
+"""For what a pass may yet escalate a message: a dry run would have to load each one whole."""
+
+
+def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
+    """Show what a pass would do. Send and write nothing."""
+    from retrycli.operations.dry_run import preview, sum_of
+    from retrycli.operations.wiring import utc_now
+    from retrycli.views import terminal
+
+    found = sum_of(settings)
+    with preview(settings, limit=limit) as foreseen:
+        messages = found.count(foreseen.messages)
+        if as_json:
+            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
+            terminal.show_json(
+                {
+                    "would_send": (
+                        {name: getattr(each, name) for name in fields}
+                        | {"destination": found.destination_of(each.message_type)}
+                        for each in messages
+                    ),
+                    "count": lambda: found.number,
+                    "oldest": lambda: found.oldest,
+                    "destinations": lambda: found.destinations,
+                    "escalated": foreseen.escalated,
+                    "paused": foreseen.pause and asdict(foreseen.pause),
+                    "down": {to: each.probe_at for to, each in foreseen.down.items()},
+                }
+            )
+            return
+        if not terminal.on_terminal():
+            terminal.show_table((), (_would_send(each, each.created_at, found) for each in messages))
+            return
+        now = utc_now()
+        rows = [
+            _would_send(each, each.created_at and terminal.ago(each.created_at, now), found)
+            for each in islice(messages, ON_SCREEN)
+        ]
+        deque(messages, maxlen=0)
+    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
+    if foreseen.number > ON_SCREEN:
+        terminal.say(f"… and {foreseen.number - ON_SCREEN:,} more")
+    _sum_up(settings, found, foreseen, now)
+    terminal.say("Next: retrycli run-once")
+
+
+def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
+    to = found.destination_of(message.message_type)
+    return (
+        *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
+        *(message.recipient, made, to),
+    )
+
+
+def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
+    """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
+    from retrycli.domain import suggested
+    from retrycli.operations.dry_run import count_waiting
+    from retrycli.views import terminal
+
+    would = "A pass would"
+    if (pause := foreseen.pause) is not None:
+        until = f"until {terminal.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
+        terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
+        would = "If they were not, it would"
+    sent = {
+        to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
+    }
+    places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
+    to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
+    if sent or not found.destinations:
+        terminal.say(f"{would} send {terminal.count(sum(sent.values()), 'message')}{to}.")
+    _say_what_is_down(found, foreseen)
+    if foreseen.escalated:
+        number = terminal.count(foreseen.escalated, "message")
+        terminal.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
+    if found.number:
+        terminal.say(UNFORESEEN)
+    if not found.number and (later := count_waiting(settings)):
+        terminal.say(f"{terminal.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
+    if found.oldest is not None:
+        _say_how_old(settings, found.oldest, now)
+    terminal.say("Nothing was sent or written.")
+
+
+def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
+    """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
+    from retrycli.domain.circuit_breaker import BreakerState
+    from retrycli.views import terminal
+
+    for to, count in found.destinations.items():
+        if (breaker := foreseen.down.get(to)) is not None:
+            until = "" if breaker.probe_at is None else f" {terminal.local_time(breaker.probe_at)}"
+            why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked for a rest until"
+            waiting = f"{terminal.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
+            terminal.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
+        elif to in foreseen.probed:
+            rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
+            terminal.say(f"{to} is down: that message is its probe{rest}.")
+
+
+def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
+    from retrycli.operations.dry_run import LONG_AGO
+    from retrycli.views import terminal
+
+    terminal.say(f"The oldest is of {terminal.local_time(oldest)}, {terminal.ago(oldest, now)}.")
+    if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):
+        terminal.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")

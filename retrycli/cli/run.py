@@ -1,0 +1,131 @@
+"""``run-once``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import MAX_NUMBER, ConfigFile, Json, load_settings
+from retrycli.domain.pass_summary import StartedBy
+
+if TYPE_CHECKING:
+    from retrycli.domain.pass_summary import PassSummary
+
+PUT_BACK = "put back with no try counted"
+"""What people read for ``released``: a message that was tried, or not even that, and waits with its tries as before."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("run-once")(run_once)
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP: the first asks the pass to end, a second one leaves at once.
+
+    SIGHUP does not, for the kernel and the shell may both send it when a terminal is closed. Under nohup it is ignored,
+    and stays so.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+        elif number != signal.SIGHUP:
+            # Whatever is in flight stays claimed until its claim lapses; the next pass finds it.
+            os._exit(128 + number)
+
+    def stop_requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.received is not None
+
+
+def run_once(
+    ctx: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Try so many messages at most.")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Probe a ticketing API that is down now, not when the next probe is due.")
+    ] = False,
+    wait_lock: Annotated[
+        float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
+    ] = None,
+    # `cron install` writes it. It is for no operator, so that help does not show it.
+    starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Make one pass: deliver what is due. This is what cron calls."""
+    from retrycli.operations import wiring
+    from retrycli.views import log_lines, terminal
+
+    settings = load_settings(ctx, config)
+    if dry_run:
+        from retrycli.cli.dry_run import show_preview
+
+        show_preview(settings, limit, as_json=as_json)
+        return
+    signals = Signals()
+    runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
+    try:
+        with terminal.progress() as follow:
+            summary = wiring.run_once(
+                settings,
+                limit=limit,
+                probe=probe,
+                wait_lock_seconds=wait_lock,
+                listen=follow,
+                runtime=runtime,
+                started_by=starter or _starter(),
+            )
+    except Exception as error:
+        log_lines.file_failure(error)
+        raise
+    if as_json:
+        terminal.show_json(asdict(summary))
+    else:
+        _show(summary)
+    raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
+
+
+def _starter() -> StartedBy:
+    from retrycli.system.starter import has_terminal, parents, started_by
+
+    return started_by(os.environ, parents(), at_terminal=has_terminal())
+
+
+def _show(summary: PassSummary) -> None:
+    from retrycli.views import terminal
+
+    why = why_it_ended(summary.reason, summary.detail)
+    terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
+    terminal.say(
+        f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
+        f"{summary.released:,} {PUT_BACK}; {summary.unknown:,} of unknown outcome"
+    )
+    step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
+    terminal.say(f"Next: {step or 'retrycli status'}")
+
+
+def why_it_ended(reason: str | None, detail: str | None) -> str | None:
+    """Return why a pass ended as it did. The details of two reasons say all of it."""
+    from retrycli.domain import suggested
+
+    if detail is not None:
+        detail = suggested.quoted(detail)
+    if reason is None or (detail and reason in {"lock_held", "paused"}):
+        return detail
+    return reason.replace("_", " ") + (f": {detail}" if detail else "")
