@@ -45,17 +45,17 @@ GROUPS = {
         "metrics": "metrics",
     },
     "Setting up": {
-        "init": "setup",
-        "config": "setup",
+        "init": "init",
+        "config": "config",
         "doctor": "doctor",
         "cron": "cron",
         "notify": "notify",
         "presets": "presets",
         "deliver-test": "presets",
-        "table": "setup",
-        "db": "setup",
+        "table": "table",
+        "db": "db",
     },
-    "Trying out": {"sandbox": "demo", "demo": "demo", "version": "setup"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "version": "version"},
 }
 """Where each command is, by its group, in the order of the help."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}

@@ -1,15 +1,14 @@
-"""``init``, ``config``, ``table``, ``db``, ``version``."""
+"""``db upgrade``, ``db downgrade``, ``db prune``, ``db erase``, ``db copy``, ``db index``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person, utf8
+from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load_settings, require_a_person, utf8
 from retrycli.domain.sanitize import printable
 
 NOT_VERIFIED = 3
@@ -24,15 +23,6 @@ FAILED_INDEX = {
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command("init")(init)
-    app.command("version")(version)
-    configuration = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
-    configuration.command("show")(config_show)
-    configuration.command("check")(config_check)
-    app.add_typer(configuration, name="config")
-    table = typer.Typer(help="Look after the application's table.", no_args_is_help=True, rich_markup_mode=None)
-    table.command("accept")(table_accept)
-    app.add_typer(table, name="table")
     database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
     database.command("downgrade")(db_downgrade)
@@ -41,102 +31,6 @@ def register(app: typer.Typer) -> None:
     database.command("copy")(db_copy)
     database.command("index")(db_index)
     app.add_typer(database, name="db")
-
-
-def init(
-    ctx: typer.Context,
-    database_url: Annotated[
-        str, typer.Option(help="Where the application's table is.", callback=utf8)
-    ] = "sqlite:///ticketing_agent.db",
-    base_url: Annotated[
-        str | None, typer.Option(help="Where the ticketing API is.", show_default=False, callback=utf8)
-    ] = None,
-    config: ConfigFile = None,
-) -> None:
-    """Write a commented retrycli.toml, and make the tables."""
-    from retrycli.domain.errors import RetrycliError
-    from retrycli.operations import maintenance
-    from retrycli.views import terminal
-
-    file = config or ctx.obj.config or Path("retrycli.toml")
-    maintenance.write_config(file, database_url=database_url, base_url=base_url)
-    try:
-        settings = load_settings(ctx, file)
-        place = maintenance.make_tables(settings)
-    except RetrycliError:
-        file.unlink()  # or it would be in the way of the command that is put right
-        raise
-    terminal.say(f"Wrote {file}.")
-    terminal.say(f"Made retrycli's tables in {place}.")
-    step = "retrycli run-once --dry-run"
-    if not settings.gateway.base_url:
-        step = f"set gateway.base_url in {file}, then `{step}`"
-    terminal.say(f"Next: {step}")
-
-
-def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Show each setting, and where it came from. Secrets are masked."""
-    from retrycli.config import template
-    from retrycli.views import terminal
-
-    loaded = load(ctx, config)
-    values = template.shown(loaded)
-    if as_json:
-        terminal.show_json(
-            {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}
-        )
-        return
-    terminal.show_table(("Setting", "Value", "From"), values)
-    terminal.say("Next: retrycli config check")
-
-
-def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli.operations import maintenance
-    from retrycli.views import terminal
-
-    settings = load_settings(ctx, config)
-    facts = maintenance.check(settings)
-    if as_json:
-        terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
-        return
-    terminal.show_facts(facts)
-    terminal.say("Next: retrycli run-once --dry-run")
-
-
-def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Let the queue belong to the table that database.table names.
-
-    It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
-    """
-    from retrycli.operations import maintenance
-    from retrycli.views import terminal
-
-    with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
-        messages = terminal.count(before.messages, "message")
-        if not as_json:
-            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
-        if before.remembered != before.configured:
-            if not as_json:
-                terminal.say(
-                    f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
-                )
-            require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
-            if not yes:
-                ask(f"Let the queue belong to {before.configured}?")
-            accept()
-    if as_json:
-        terminal.show_json(
-            {
-                "before": before.remembered,
-                "table": before.configured,
-                "messages": before.messages,
-                "found": before.found,
-            }
-        )
-        return
-    terminal.say(f"It belongs to {before.configured}.")
-    terminal.say("Next: retrycli run-once --dry-run")
 
 
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
@@ -316,14 +210,3 @@ def db_index(
     if statements:
         terminal.say(f"{'Took it away' if drop else 'Made it'}.")
     terminal.say("Next: retrycli status")
-
-
-def version(as_json: Json = False) -> None:
-    """Show retrycli's version."""
-    import retrycli
-    from retrycli.views import terminal
-
-    if as_json:
-        terminal.show_json({"version": retrycli.__version__})
-        return
-    typer.echo(f"retrycli {retrycli.__version__}")
