@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from retrycli.cli.shared import ConfigFile, Globals, LogFormat, LogLevel
+from retrycli.cli.options import ConfigFile, Globals, LogFormat, LogLevel
 
 READER_GONE = 128 + 13
 """Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""

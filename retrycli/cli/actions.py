@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.cli.filters import ForReason, OfCause, OfState, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.message_ids import MessageIds
+from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.parsing import length_of_time, moment
 from retrycli.cli.selection import (
     NOT_DELIVERED,
     REFUSED,
@@ -18,25 +22,6 @@ from retrycli.cli.selection import (
     report,
     result_of,
     tell_of_attempt,
-)
-from retrycli.cli.shared import (
-    By,
-    ConfigFile,
-    ForReason,
-    Json,
-    MessageIds,
-    OfCause,
-    OfState,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    Yes,
-    filter_of,
-    length_of_time,
-    load_settings,
-    moment,
-    utf8,
 )
 from retrycli.domain.message import State
 

@@ -6,24 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.cli.filters import ForReason, OfCause, OfState, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.message_ids import MessageIds
+from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
-from retrycli.cli.shared import (
-    By,
-    ConfigFile,
-    ForReason,
-    Json,
-    MessageIds,
-    OfCause,
-    OfState,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    Yes,
-    filter_of,
-    load_settings,
-    utf8,
-)
 from retrycli.domain.outcome import Presence
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
+from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.options import ConfigFile, Json, Yes, load
 
 if TYPE_CHECKING:
     from retrycli.operations.schedule import Checked, FileChange, SchedulePlace

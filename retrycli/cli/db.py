@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load_settings, require_a_person, utf8
+from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.options import ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.parsing import length_of_time
 from retrycli.domain.sanitize import printable
 
 NOT_VERIFIED = 3

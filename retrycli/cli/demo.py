@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import length_of_time
+from retrycli.cli.parsing import length_of_time
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, given_file
+from retrycli.cli.options import ConfigFile, Json, given_file
 
 if TYPE_CHECKING:
     from retrycli.operations.doctor.finding import Finding

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, ask, load_settings, require_a_person, utf8
+from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.message_ids import MessageId
+from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.domain.sanitize import printable
 
 if TYPE_CHECKING:

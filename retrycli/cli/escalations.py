@@ -7,26 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.cli.filters import ForReason, OfCause, OfTicket, OfType, OlderThan, WithError, filter_of
 from retrycli.cli.list import ON_SCREEN
+from retrycli.cli.message_ids import MessageId, MessageIds
+from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import agreed, chosen, exit_code, interruptible, report
-from retrycli.cli.shared import (
-    By,
-    ConfigFile,
-    ForReason,
-    Header,
-    Json,
-    MessageId,
-    MessageIds,
-    OfCause,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    Yes,
-    filter_of,
-    load_settings,
-    utf8,
-)
 from retrycli.cli.show import may_have_arrived
 from retrycli.domain.message import EscalationReason, State
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from retrycli.cli.message_ids import MessageId
+from retrycli.cli.options import ConfigFile, Json, load
 from retrycli.cli.scheduler import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
-from retrycli.cli.shared import ConfigFile, Json, MessageId, load
 from retrycli.cli.show import may_have_arrived
 from retrycli.domain.message import EscalationReason
 

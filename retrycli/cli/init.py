@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, load_settings, utf8
+from retrycli.cli.options import ConfigFile, load_settings, utf8
 
 
 def register(app: typer.Typer) -> None:

@@ -8,21 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import (
-    MAX_NUMBER,
-    ConfigFile,
-    ForReason,
-    Header,
-    Json,
-    OfCause,
-    OfState,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    filter_of,
-    load_settings,
-)
+from retrycli.cli.filters import ForReason, OfCause, OfState, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.domain.message import MessageType, State
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.cli.run import PUT_BACK, why_it_ended
-from retrycli.cli.shared import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

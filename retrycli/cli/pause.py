@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import By, ConfigFile, length_of_time, load_settings, utf8
+from retrycli.cli.options import By, ConfigFile, load_settings, utf8
+from retrycli.cli.parsing import length_of_time
 
 if TYPE_CHECKING:
     pass

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, all_utf8, ask, load_settings, name, require_a_person, utf8
+from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.options import ConfigFile, Json, Yes, all_utf8, load_settings, name, utf8
 from retrycli.domain.message import MessageType
 
 if TYPE_CHECKING:

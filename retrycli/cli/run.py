@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import MAX_NUMBER, ConfigFile, Json, load_settings
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
 from retrycli.domain.pass_summary import StartedBy
 
 if TYPE_CHECKING:

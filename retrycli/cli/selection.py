@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from retrycli.cli.confirm import a_person_is_there, ask, require_a_person
 from retrycli.cli.list import show_messages
 from retrycli.cli.run import Signals
-from retrycli.cli.shared import a_person_is_there, ask, require_a_person
 from retrycli.domain.outcome import may_have_arrived
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from retrycli.cli.edit import show_edits
-from retrycli.cli.shared import ConfigFile, Json, MessageId, load_settings
+from retrycli.cli.message_ids import MessageId
+from retrycli.cli.options import ConfigFile, Json, load_settings
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.operator_action import ActionKind

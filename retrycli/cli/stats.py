@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.options import ConfigFile, Json, load_settings
+from retrycli.cli.parsing import length_of_time
 from retrycli.domain.grouping import GroupBy
 
 if TYPE_CHECKING:

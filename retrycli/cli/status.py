@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load
 from retrycli.cli.scheduler import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
-from retrycli.cli.shared import MAX_NUMBER, ConfigFile, Json, load
 from retrycli.domain.pass_summary import PassResult
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load_settings, require_a_person
+from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.options import ConfigFile, Json, Yes, load_settings
 
 
 def register(app: typer.Typer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from retrycli.cli.shared import Json
+from retrycli.cli.options import Json
 
 
 def register(app: typer.Typer) -> None:
