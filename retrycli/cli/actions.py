@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import ForReason, OfCause, OfState, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.filters import FilterOptions, takes_filters
 from retrycli.cli.message_ids import MessageIds
 from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.parsing import length_of_time, moment
@@ -35,21 +35,15 @@ DEFAULT_SHARE = "30%"
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command("retry")(retry)
-    app.command("requeue")(requeue)
-    app.command("reject")(reject)
+    app.command("retry")(takes_filters(retry))
+    app.command("requeue")(takes_filters(requeue, without="state"))
+    app.command("reject")(takes_filters(reject, without="reason"))
 
 
 def retry(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -59,16 +53,7 @@ def retry(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    found = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = chosen(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
@@ -114,13 +99,8 @@ def _retry_code(done: ActionResult) -> int:
 
 def requeue(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     at: Annotated[
         str | None,
         typer.Option(help="Due then: 2h (from now), 08:00, '2026-01-02 08:00'.", show_default="now"),
@@ -145,15 +125,7 @@ def requeue(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    found = filter_of(
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = chosen(message_ids, filters.parse())
     birds = _canary(canary, abort_over)
     due = None if at is None else moment(at, "--at")
     span = length_of_time(spread or "0s", "--spread")
@@ -207,13 +179,8 @@ def _canary(number: int | None, abort_over: str | None) -> Canary | None:
 def reject(
     ctx: typer.Context,
     reason: Annotated[str, typer.Option("--reason", help="Why, for last_error and the history.", callback=utf8)],
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -223,15 +190,7 @@ def reject(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    found = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = chosen(message_ids, filters.parse())
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import ForReason, OfCause, OfState, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.filters import FilterOptions, takes_filters
 from retrycli.cli.message_ids import MessageIds
 from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("look-up")(look_up)
-    app.command("mark-sent")(mark_sent)
+    app.command("mark-sent")(takes_filters(mark_sent))
 
 
 def look_up(
@@ -103,14 +103,8 @@ def _next_step(message_id: int, result: Presence) -> str | None:
 
 def mark_sent(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     note: Annotated[
         str | None, typer.Option(help="How it is known, for the history.", show_default=False, callback=utf8)
     ] = None,
@@ -123,16 +117,7 @@ def mark_sent(
     from retrycli.operations import arrival
     from retrycli.views import terminal
 
-    found = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = chosen(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     plan = " as sent, and send nothing"
     ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)

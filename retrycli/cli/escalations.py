@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import ForReason, OfCause, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.filters import FilterOptions, takes_filters
 from retrycli.cli.list import ON_SCREEN
 from retrycli.cli.message_ids import MessageId, MessageIds
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
     group.callback()(escalations)
-    group.command("ack")(acknowledge)
+    group.command("ack")(takes_filters(acknowledge, without="state"))
     group.command("note")(note)
     app.add_typer(group, name="escalations")
 
@@ -190,13 +190,8 @@ def _step(reason: str | None, message_id: int) -> str:
 
 def acknowledge(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -206,15 +201,7 @@ def acknowledge(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    found = filter_of(
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = chosen(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)

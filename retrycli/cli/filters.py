@@ -1,9 +1,12 @@
-"""The options that choose messages."""
+"""The options that filter messages, written once for all commands that take them."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -15,70 +18,96 @@ if TYPE_CHECKING:
     from retrycli.domain.filter import Filter
 
 
-def has_lookup(values: list[str] | None) -> list[str] | None:
+def filter_texts(values: list[str] | None) -> list[str] | None:
     """Check the texts of a filter, if any.
 
     Raises:
-        typer.BadParameter: one is blank, and would let everything through, or is not valid UTF-8.
+        typer.BadParameter: a text is blank, and would match every message, or is not valid UTF-8.
     """
-    if any(not each.strip() for each in values or ()):
+    if any(not text.strip() for text in values or ()):
         raise typer.BadParameter("it is empty; say what to look for, or leave it out")
     return all_utf8(values)
 
 
-# The filters. A message has to meet each of them; one that is repeated is met by any of its values.
+class FilterOptions(NamedTuple):
+    """The filter options of a command, by the names of its parameters.
 
-OfState = Annotated[list[State] | None, typer.Option("--state", help="In this state.", show_default=False)]
-OfType = Annotated[list[MessageType] | None, typer.Option("--type", help="Of this type.", show_default=False)]
-OfTicket = Annotated[
-    list[str] | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=has_lookup)
-]
-WithError = Annotated[
-    list[str] | None,
-    typer.Option("--error", help="With this in the last error.", show_default=False, callback=has_lookup),
-]
-ForReason = Annotated[
-    list[EscalationReason] | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
-]
-OlderThan = Annotated[
-    str | None,
-    typer.Option("--older-than", help="That first failed so long ago: 30m, 2h, 7d.", show_default=False),
-]
-OfCause = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fingerprint",
-        help="Escalated by this cause, as `escalations` shows it.",
-        show_default=False,
-        callback=has_lookup,
-    ),
-]
-
-
-def filter_of(
-    *,
-    state: list[State] | None = None,
-    message_type: list[MessageType] | None = None,
-    ticket: list[str] | None = None,
-    error: list[str] | None = None,
-    reason: list[EscalationReason] | None = None,
-    older_than: str | None = None,
-    fingerprint: list[str] | None = None,
-) -> Filter:
-    """The filter that the options above come to.
-
-    Raises:
-        typer.BadParameter: ``older_than`` is no length of time.
+    A message must match every option. An option that is repeated matches if any of its values does.
     """
-    from retrycli.domain.filter import Filter
 
-    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    return Filter(
-        state=state or None,
-        message_type=message_type or None,
-        ticket=ticket or None,
-        error=error or None,
-        failed_before=before,
-        reason=reason or None,
-        fingerprint=fingerprint or None,
-    )
+    state: Annotated[list[State] | None, typer.Option("--state", help="In this state.", show_default=False)] = None
+    message_type: Annotated[
+        list[MessageType] | None, typer.Option("--type", help="Of this type.", show_default=False)
+    ] = None
+    ticket: Annotated[
+        list[str] | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=filter_texts)
+    ] = None
+    error: Annotated[
+        list[str] | None,
+        typer.Option("--error", help="With this in the last error.", show_default=False, callback=filter_texts),
+    ] = None
+    reason: Annotated[
+        list[EscalationReason] | None,
+        typer.Option("--reason", help="Escalated for this reason.", show_default=False),
+    ] = None
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", help="That first failed so long ago: 30m, 2h, 7d.", show_default=False),
+    ] = None
+    fingerprint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fingerprint",
+            help="Escalated by this cause, as `escalations` shows it.",
+            show_default=False,
+            callback=filter_texts,
+        ),
+    ] = None
+
+    def parse(self) -> Filter:
+        """Return the filter that the options describe.
+
+        Raises:
+            typer.BadParameter: ``--older-than`` is not a valid length of time.
+        """
+        from retrycli.domain.filter import Filter
+
+        age = None if self.older_than is None else length_of_time(self.older_than, "--older-than")
+        return Filter(
+            state=self.state or None,
+            message_type=self.message_type or None,
+            ticket=self.ticket or None,
+            error=self.error or None,
+            failed_before=None if age is None else datetime.now(UTC) - age,
+            reason=self.reason or None,
+            fingerprint=self.fingerprint or None,
+        )
+
+
+def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
+    """Replace a command's parameter ``filters`` by the filter options, for typer to find in its signature.
+
+    Args:
+        command: takes `FilterOptions` as ``filters``.
+        without: the filter that the command does not offer.
+    """
+    hints = get_type_hints(FilterOptions, include_extras=True)
+    names = [name for name in FilterOptions._fields if name != without]
+    filters = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=hints[name])
+        for name in names
+    ]
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        expanded
+        for parameter in signature.parameters.values()
+        for expanded in (filters if parameter.name == "filters" else [parameter])
+    ]
+
+    @wraps(command)
+    def run(**options: Any) -> None:  # noqa: ANN401  as the command's signature says
+        given = FilterOptions(**{name: options.pop(name) for name in names})
+        command(filters=given, **options)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run

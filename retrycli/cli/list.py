@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import ForReason, OfCause, OfState, OfTicket, OfType, OlderThan, WithError, filter_of
+from retrycli.cli.filters import FilterOptions, takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.domain.message import MessageType, State
 
@@ -26,7 +26,7 @@ ON_SCREEN = 50
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
-    app.command("list-failed")(list_failed)
+    app.command("list-failed")(takes_filters(list_failed))
 
 
 class Sort(StrEnum):
@@ -40,13 +40,7 @@ class Sort(StrEnum):
 
 def list_failed(
     ctx: typer.Context,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
+    filters: FilterOptions,
     sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
     limit: Annotated[
         int | None, typer.Option(min=1, max=MAX_NUMBER, help="So many at most.", show_default="50 on a terminal")
@@ -60,15 +54,7 @@ def list_failed(
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    wanted = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
+    wanted = filters.parse()
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
     with operation.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
