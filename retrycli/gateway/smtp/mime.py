@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.header import Header
@@ -114,18 +114,10 @@ def compose(
     """
     message = queued.message
     to, cc, bcc = recipients(message, fixed)
-    had = {each.casefold() for each in queued.delivered_to}
-    envelope: dict[str, Address] = {}
-    for each in (*to, *cc, *bcc):
-        if each.key not in had:
-            envelope.setdefault(each.key, each)
     # The time at which it was finished, and not that of its transport (RFC 5322, section 3.6.1): so the same mail
     # is the same each time.
     made_at = min(message.created_at or queued.first_failed_at, now).astimezone(UTC)
     body = _body(str(message.fields["body"]))
-    boundary = f"=_{queued.delivery_key}"
-    while boundary.encode() in body:
-        boundary += "_"
     headers = {
         "From": _addresses([sender]),
         "Date": format_datetime(made_at),
@@ -138,12 +130,29 @@ def compose(
         sender=sender,
         to=to,
         cc=cc,
-        envelope=tuple(envelope.values()),
+        envelope=_envelope((*to, *cc, *bcc), queued.delivered_to),
         headers="".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode(),
         body=body,
         attachments=tuple(attachments),
-        boundary=boundary,
+        boundary=_boundary(queued.delivery_key, body),
     )
+
+
+def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
+    """Return the recipients that do not have the mail yet, each address once."""
+    had = {address.casefold() for address in delivered_to}
+    envelope: dict[str, Address] = {}
+    for address in named:
+        if address.key not in had:
+            envelope.setdefault(address.key, address)
+    return tuple(envelope.values())
+
+
+def _boundary(delivery_key: str, body: bytes) -> str:
+    boundary = f"=_{delivery_key}"
+    while boundary.encode() in body:
+        boundary += "_"
+    return boundary
 
 
 def columns_of(template: str) -> list[str]:
