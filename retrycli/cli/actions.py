@@ -123,7 +123,6 @@ def requeue(
     By its ID, a message that `reject` rejected can be requeued too.
     """
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
 
     wanted = chosen(message_ids, filters.parse())
     birds = _canary(canary, abort_over)
@@ -144,10 +143,16 @@ def requeue(
     )
     report(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
-        failed = next((each.message_id for each in done.tried if each.failed), None)
-        waiting = "list-failed --state waiting" if done.done else "escalations"
-        terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
+        _say_next_step(done)
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+
+
+def _say_next_step(done: ActionResult) -> None:
+    from retrycli.views import terminal
+
+    failed = next((canary.message_id for canary in done.tried if canary.failed), None)
+    waiting = "list-failed --state waiting" if done.done else "escalations"
+    terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
 
 
 def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:

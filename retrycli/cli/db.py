@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from retrycli.cli.confirm import ask, require_a_person
 from retrycli.cli.options import ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.parsing import length_of_time
 from retrycli.domain.sanitize import printable
+
+if TYPE_CHECKING:
+    from retrycli.operations.copy_database import Move
 
 NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
@@ -159,26 +162,37 @@ def db_copy(
     settings = load_settings(ctx, config)
     with terminal.tally("Looking at both") as follow:
         done = copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
-    if as_json:
-        tables = [{**asdict(each), "verified": each.verified} for each in done.tables]
-        facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
-        terminal.show_json({**facts, "tables": tables})
-    else:
-        headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
-        terminal.show_table(headers, [(*astuple(each), COUNTED[each.verified]) for each in done.tables])
+    _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
             "retrycli: the counts differ, so somebody was at work meanwhile: see to that, and run this again"
         )
         raise typer.Exit(NOT_VERIFIED)
+    if not as_json:
+        _say_what_follows_copy(done, moved_to_option=target is not None)
+
+
+def _show_copy(done: Move, *, as_json: bool) -> None:
+    from retrycli.views import terminal
+
     if as_json:
-        return
+        tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
+        facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
+        terminal.show_json({**facts, "tables": tables})
+    else:
+        headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
+        terminal.show_table(headers, [(*astuple(table), COUNTED[table.verified]) for table in done.tables])
+
+
+def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
+    from retrycli.views import terminal
+
     if done.paused:
         terminal.say("Deliveries are paused there as well.")
     else:
         terminal.say("Let no pass be made over the old database: it would send the same messages.")
     steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
-    if target is not None:
+    if moved_to_option:
         steps.insert(0, "set database.url to the URL of --to")
     terminal.say(f"Next: {', then '.join(steps)}")
 

@@ -18,6 +18,23 @@ NOT_DELIVERED = 3
 NOT_FOUND = "no: such a message would be sent again; mend the preset's look_up, unless the system shows it later"
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
+Cc = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.", callback=all_utf8),
+]
+Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.", callback=all_utf8)]
+Attach = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH",
+        help="A file to go along, beneath gateway.attachments_dir; once for each.",
+        callback=all_utf8,
+    ),
+]
+SignedBy = Annotated[
+    str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
@@ -91,24 +108,10 @@ def deliver_test(
     recipient: Annotated[
         str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
     ] = None,
-    cc: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.", callback=all_utf8),
-    ] = None,
-    bcc: Annotated[
-        list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.", callback=all_utf8)
-    ] = None,
-    attach: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATH",
-            help="A file to go along, beneath gateway.attachments_dir; once for each.",
-            callback=all_utf8,
-        ),
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)
-    ] = None,
+    cc: Cc = None,
+    bcc: Bcc = None,
+    attach: Attach = None,
+    by: SignedBy = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -119,7 +122,6 @@ def deliver_test(
     """
     from retrycli.operations import trial_delivery
     from retrycli.operations.wiring import login_name
-    from retrycli.views import terminal
 
     if not ticket.strip():
         raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
@@ -136,25 +138,26 @@ def deliver_test(
         lists={"cc_emails": cc or (), "bcc_emails": bcc or (), "attachments": attach or ()},
         by=by or login_name(),
     )
+    _show(tried, as_json=as_json)
+    raise typer.Exit(0 if tried.delivered else NOT_DELIVERED)
+
+
+def _show(tried: Trial, *, as_json: bool) -> None:
+    from retrycli.views import terminal
+
     outcome = tried.outcome
     if as_json:
         exchanges = [{"request": each.request, "answer": each.answer} for each in tried.exchanges]
         what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
         terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
-    else:
-        _show(tried)
-    raise typer.Exit(0 if tried.delivered else NOT_DELIVERED)
-
-
-def _show(tried: Trial) -> None:
-    from retrycli.views import terminal
+        return
 
     for each in tried.exchanges:
         terminal.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
         terminal.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
     found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
-    error = {} if tried.outcome.error is None else {"Error": tried.outcome.error}
-    terminal.show_facts({"Outcome": tried.outcome.kind.value, **error, "Found again by a look-up": found})
+    error = {} if outcome.error is None else {"Error": outcome.error}
+    terminal.show_facts({"Outcome": outcome.kind.value, **error, "Found again by a look-up": found})
     terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
-    from retrycli.operations.message_actions import ActionResult, ManualAttempt
+    from retrycli.operations.message_actions import ActionResult, ManualAttempt, Match
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
@@ -75,7 +75,6 @@ def agreed(
     """
     from retrycli.domain.errors import NoSuchMessage
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
 
     if isinstance(wanted, list):
         if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
@@ -87,15 +86,23 @@ def agreed(
         found = message_actions.find(settings, wanted)
         if not found.ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
-    if not yes and (number := len(found.ids) - len(left_alone := expired(found.ids))):
-        first = [each for each in found.first if each.id not in left_alone]
-        show_messages(settings, first)
-        if (more := number - len(first)) and first:
-            terminal.say(f"… and {more:,} more")
-        if left_alone:
-            terminal.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
-        ask(f"{verb} {terminal.count(number, 'message')}{plan}?")
+    if not yes and len(left_alone := expired(found.ids)) < len(found.ids):
+        _confirm(settings, found, left_alone, verb=verb, plan=plan)
     return found.ids
+
+
+def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, verb: str, plan: str) -> None:
+    """Show the first of the messages that will be changed, and ask."""
+    from retrycli.views import terminal
+
+    number = len(found.ids) - len(left_alone)
+    first = [message for message in found.first if message.id not in left_alone]
+    show_messages(settings, first)
+    if (more := number - len(first)) and first:
+        terminal.say(f"… and {more:,} more")
+    if left_alone:
+        terminal.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
+    ask(f"{verb} {terminal.count(number, 'message')}{plan}?")
 
 
 def _expired(number: int) -> str:
