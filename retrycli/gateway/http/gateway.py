@@ -31,13 +31,13 @@ from retrycli.gateway.http.response import (
     value_at,
 )
 from retrycli.gateway.http.transport import HEADERS, open_transport
+from retrycli.gateway.http.url_check import check_urls
 from retrycli.gateway.immediate_retry import retry_unreachable
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.progress import DeliveryProgress, guard
 from retrycli.gateway.redaction import without_quotations
-from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.time_limit import TimeLimit
 
 if TYPE_CHECKING:

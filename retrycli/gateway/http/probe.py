@@ -14,10 +14,10 @@ from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.response import Answer, outcome_of_question
 from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
+from retrycli.gateway.http.url_check import check_urls
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get
 from retrycli.gateway.presets.template import fill_path
-from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.time_limit import TimeLimit
 
 

@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
-from retrycli.gateway.names import check_names, parts_of
 from retrycli.gateway.presets.model import (
     AnswerRule,
     Auth,
@@ -26,7 +25,8 @@ from retrycli.gateway.presets.model import (
     Table,
     Upload,
 )
-from retrycli.gateway.toml_lines import line_of
+from retrycli.gateway.presets.names import check_names, parts_of
+from retrycli.gateway.presets.toml_lines import line_of
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.gateway.plain_text import plain_text
+from retrycli.gateway.presets.plain_text import plain_text
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
