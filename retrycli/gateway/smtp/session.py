@@ -19,8 +19,7 @@ from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.smtp.mime import Mail
-from retrycli.gateway.smtp.protocol import Client, Garbled
-from retrycli.gateway.smtp.reply import SHUTTING_DOWN, SmtpReply
+from retrycli.gateway.smtp.protocol import SHUTTING_DOWN, Client, Garbled, SmtpReply
 
 GO_AHEAD = 354
 END = "the end of the mail"
