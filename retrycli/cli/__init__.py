@@ -101,7 +101,10 @@ class Commands(TyperGroup):
             room = formatter.width - LONGEST_COMMAND - 6
             with formatter.section(title):
                 formatter.write_dl(
-                    [(f"{name:<{LONGEST_COMMAND}}", each.get_short_help_str(room)) for name, each in commands.items()]
+                    [
+                        (f"{name:<{LONGEST_COMMAND}}", command.get_short_help_str(room))
+                        for name, command in commands.items()
+                    ]
                 )
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as above
@@ -144,8 +147,8 @@ def _give_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
 
     # The first line keeps the help's formatter from filling the others up.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
-    for name, each in getattr(command, "commands", {}).items():
-        _give_examples(each, *names, name)
+    for name, subcommand in getattr(command, "commands", {}).items():
+        _give_examples(subcommand, *names, name)
 
 
 def _show_version(wanted: bool) -> None:

@@ -62,7 +62,7 @@ def retry(
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
-        terminal.show_json({"results": [result_of(each) for each in done.tried], **counts})
+        terminal.show_json({"results": [result_of(attempt) for attempt in done.tried], **counts})
     _show_attempts(done, as_json=as_json)
     raise typer.Exit(128 + received if received else _retry_code(done))
 
@@ -71,28 +71,28 @@ def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
     """Each attempt as it went; what could not be tried goes to stderr in any case."""
     from retrycli.views import terminal
 
-    for each in done.tried:
-        if each.error is not None:
-            terminal.complain(f"retrycli: {each.error}")
+    for attempt in done.tried:
+        if attempt.error is not None:
+            terminal.complain(f"retrycli: {attempt.error}")
         elif as_json:
             continue
         elif terminal.on_terminal():
-            tell_of_attempt(each)
-        elif each.outcome is not None:
+            tell_of_attempt(attempt)
+        elif attempt.outcome is not None:
             terminal.show_table(
-                (), [(each.message_id, each.outcome.kind, each.outcome.status_code, each.outcome.error)]
+                (), [(attempt.message_id, attempt.outcome.kind, attempt.outcome.status_code, attempt.outcome.error)]
             )
     if as_json:
         return
     if done.left:
         terminal.complain(f"retrycli: {left_in_words(done)}")
-    if failed := [each.message_id for each in done.tried if each.outcome and not each.delivered]:
+    if failed := [attempt.message_id for attempt in done.tried if attempt.outcome and not attempt.delivered]:
         terminal.say(f"Next: retrycli show {failed[0]}")
 
 
 def _retry_code(done: ActionResult) -> int:
     """What was tried and not delivered weighs more than what could not be tried."""
-    if any(each.outcome is not None and not each.delivered for each in done.tried):
+    if any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried):
         return NOT_DELIVERED
     return REFUSED if done.refused else 0
 

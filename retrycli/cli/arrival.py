@@ -39,11 +39,11 @@ def look_up(
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
     settings = load_settings(ctx, config)
     asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
-    for each in asked:
-        if each.error is not None:
-            terminal.complain(f"retrycli: {each.error}")
+    for answer in asked:
+        if answer.error is not None:
+            terminal.complain(f"retrycli: {answer.error}")
     if as_json:
-        terminal.show_json({"results": [_fields(each) for each in asked]})
+        terminal.show_json({"results": [_fields(answer) for answer in asked]})
     else:
         _show(asked)
     raise typer.Exit(128 + received if received else _code(asked))
@@ -60,23 +60,23 @@ def _fields(asked: LookedUp) -> dict[str, object]:
 
 def _code(asked: Sequence[LookedUp]) -> int:
     """A question without an answer weighs more than a message that could not be asked about."""
-    if any(each.found is not None and each.found.result is Presence.UNKNOWN for each in asked):
+    if any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked):
         return NOT_DELIVERED
-    return REFUSED if any(each.error is not None for each in asked) else 0
+    return REFUSED if any(answer.error is not None for answer in asked) else 0
 
 
 def _show(asked: Sequence[LookedUp]) -> None:
     from retrycli.views import terminal
 
     if not terminal.on_terminal():
-        answers = [(each.message_id, each.found.result, each.found.error) for each in asked if each.found]
+        answers = [(answer.message_id, answer.found.result, answer.found.error) for answer in asked if answer.found]
         terminal.show_table((), answers)
-    for each in asked:
-        if each.found is None:
+    for answer in asked:
+        if answer.found is None:
             continue
         if terminal.on_terminal():
-            terminal.show_text(_in_words(each.message_id, each.found.result, each.found.error))
-        if (step := _next_step(each.message_id, each.found.result)) is not None:
+            terminal.show_text(_in_words(answer.message_id, answer.found.result, answer.found.error))
+        if (step := _next_step(answer.message_id, answer.found.result)) is not None:
             terminal.say(f"Next: {step}")
 
 

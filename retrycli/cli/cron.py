@@ -85,7 +85,9 @@ def cron_install(
     changes = [*log, *schedule.install(place, wanted, host)]
     _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
-        terminal.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
+        terminal.show_json(
+            {"changed": bool(changes), "place": place.value, "diff": [change.diff for change in changes]}
+        )
     elif not changes:
         terminal.say("It is there already, as it should be.")
     elif not log and loaded.settings.logging.file is None:
@@ -111,19 +113,22 @@ def cron_check(
     loaded = load(ctx, config)
     found = schedule.check(loaded, host, only=only)
     if as_json:
-        rows = [_fields(each) for each in found.callers]
+        rows = [_fields(checked) for checked in found.callers]
         terminal.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
     else:
         terminal.show_table(
             ("By", "Where", "When", "As it should be"),
-            [(each.caller.kind, each.caller.place, each.caller.when, _as_it_should_be(each)) for each in found.callers],
+            [
+                (checked.caller.kind, checked.caller.place, checked.caller.when, _as_it_should_be(checked))
+                for checked in found.callers
+            ],
             texts=1,
         )
         if found.objection is not None:
             terminal.complain(f"retrycli: {found.objection}")
-        elif any(each.caller.running is None for each in found.callers):
+        elif any(checked.caller.running is None for checked in found.callers):
             as_root = schedule.as_user("root", "cron check", loaded)
             terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
@@ -169,7 +174,7 @@ def cron_remove(
     _agree_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(
-            {"changed": bool(found), "diff": [each.diff for changes in found.values() for each in changes]}
+            {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]}
         )
     elif not found:
         terminal.say("`retrycli cron install` has written nothing for these settings that you may take away.")
@@ -205,9 +210,9 @@ def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *
         return
     require_a_person("the change is shown before it is made", yes=yes, as_json=as_json)
     for changes in found.values():
-        for each in changes:
+        for change in changes:
             if not as_json:
-                terminal.show_text(each.diff)
+                terminal.show_text(change.diff)
     if not yes:
         ask("Change it so?")
     for place, changes in found.items():

@@ -212,8 +212,8 @@ def db_index(
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
             terminal.say(FAILED_INDEX[before])
-            for each in statements:
-                terminal.show_text(f"{each};")
+            for statement in statements:
+                terminal.show_text(f"{statement};")
         if statements and not yes:
             require_a_person("it is on the application's table", yes=yes, as_json=as_json)
             meanwhile = " Nobody else can write to the file meanwhile." if index.holds_writers_up else ""

@@ -34,16 +34,18 @@ def doctor(
 
     file = given_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
-    findings = [_to_paste(each) for each in found]
+    findings = [_to_paste(finding) for finding in found]
     bad = failed(findings)
     if as_json:
-        terminal.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
+        terminal.show_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
     elif terminal.on_terminal():
-        terminal.show_findings([(MARKS[each.level], each.name, each.found, each.remedy) for each in findings])
+        terminal.show_findings(
+            [(MARKS[finding.level], finding.name, finding.found, finding.remedy) for finding in findings]
+        )
         again = "retrycli doctor" + (" --as-cron" if as_cron else "")
         terminal.say("Next: " + (f"mend what failed, then `{again}`" if bad else "retrycli status"))
     else:
-        terminal.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
+        terminal.show_table((), [(finding.level, finding.name, finding.found, finding.remedy) for finding in findings])
     raise typer.Exit(FAILED if bad else 0)
 
 

@@ -36,26 +36,26 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
             terminal.show_json(
                 {
                     "would_send": (
-                        {name: getattr(each, name) for name in fields}
-                        | {"destination": found.destination_of(each.message_type)}
-                        for each in messages
+                        {name: getattr(message, name) for name in fields}
+                        | {"destination": found.destination_of(message.message_type)}
+                        for message in messages
                     ),
                     "count": lambda: found.number,
                     "oldest": lambda: found.oldest,
                     "destinations": lambda: found.destinations,
                     "escalated": foreseen.escalated,
                     "paused": foreseen.pause and asdict(foreseen.pause),
-                    "down": {to: each.probe_at for to, each in foreseen.down.items()},
+                    "down": {to: breaker.probe_at for to, breaker in foreseen.down.items()},
                 }
             )
             return
         if not terminal.on_terminal():
-            terminal.show_table((), (_would_send(each, each.created_at, found) for each in messages))
+            terminal.show_table((), (_would_send(message, message.created_at, found) for message in messages))
             return
         now = utc_now()
         rows = [
-            _would_send(each, each.created_at and terminal.ago(each.created_at, now), found)
-            for each in islice(messages, ON_SCREEN)
+            _would_send(message, message.created_at and terminal.ago(message.created_at, now), found)
+            for message in islice(messages, ON_SCREEN)
         ]
         deque(messages, maxlen=0)
     terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
@@ -125,5 +125,5 @@ def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
     from retrycli.views import terminal
 
     terminal.say(f"The oldest is of {terminal.local_time(oldest)}, {terminal.ago(oldest, now)}.")
-    if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):
+    if now - oldest > LONG_AGO and any(policy.expires_after is None for policy in settings.policies.values()):
         terminal.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")

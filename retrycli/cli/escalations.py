@@ -55,8 +55,8 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
         return
     with status.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
-            fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
-            terminal.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
+            fields = ({name: getattr(message, name) for name in ESCALATION_FIELDS} for message in found.messages)
+            terminal.show_json({"escalations": fields, "groups": [_group_fields(group) for group in groups]})
         else:
             _show_escalated(found.messages, named=header)
 
@@ -67,18 +67,18 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     from retrycli.operations import status
     from retrycli.views import terminal
 
-    alike = [each for each in groups if each.count > 1 and each.fingerprint]
+    alike = [group for group in groups if group.count > 1 and group.fingerprint]
     _show_groups(alike)
-    others = Filter(state=State.ESCALATED, other_than=[each.fingerprint for each in alike if each.fingerprint])
+    others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in alike if group.fingerprint])
     with status.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)
     if more:
         terminal.say(f"… and {more:,} more: retrycli list-failed --state escalated")
-    biggest = sorted(alike, key=lambda each: -each.count)[:HINTS]
-    for each in biggest:
-        terminal.say(_hint(each))
+    biggest = sorted(alike, key=lambda group: -group.count)[:HINTS]
+    for group in biggest:
+        terminal.say(_hint(group))
     if len(alike) == 1 and not messages:
         terminal.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif alike:
@@ -129,15 +129,15 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
         ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
         [
             (
-                each.count,
-                each.new,
-                each.oldest,
-                each.fingerprint,
-                each.example.id,
-                ", ".join(f"{number} {name}" for name, number in each.types.items()),
-                each.cause,
+                group.count,
+                group.new,
+                group.oldest,
+                group.fingerprint,
+                group.example.id,
+                ", ".join(f"{number} {name}" for name, number in group.types.items()),
+                group.cause,
             )
-            for each in groups
+            for group in groups
         ],
         texts=2,
     )
@@ -152,7 +152,7 @@ def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -
     if not terminal.on_terminal():
         terminal.show_table(headers, map(_escalated, messages), named=named)
         return
-    rows = [_escalated(each) for each in messages]
+    rows = [_escalated(message) for message in messages]
     seen_to = any(row[-1] for row in rows)
     columns = len(headers) if seen_to else len(headers) - 1
     terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)

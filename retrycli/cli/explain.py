@@ -43,13 +43,13 @@ def explain(
     report_silent_programs(asker)
     if as_json:
         fields = asdict(found)
-        for each in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
-            del fields[each]
+        for name in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
+            del fields[name]
         terminal.show_json({"id": fields.pop("message_id")} | fields)
         return
     terminal.show_table(
         ("Gate", "Open", "Figure", "Time"),
-        [(each.name.replace("_", "-"), each.open, _figure(loaded, each), each.time) for each in found.gates],
+        [(gate.name.replace("_", "-"), gate.open, _figure(loaded, gate), gate.time) for gate in found.gates],
     )
     terminal.show_facts({"Next attempt": _next_attempt(found)})
     terminal.say(f"Next: {_remedy(found)}")
@@ -68,7 +68,7 @@ def _next_attempt(found: Explanation) -> datetime | str:
         return "none by a pass as things stand"
     if found.one_goes_first:
         return f"not before {terminal.time_in_words(at)}, and then only if it is the one that is tried first"
-    if found.pass_runs and all(each.open for each in found.gates):
+    if found.pass_runs and all(gate.open for gate in found.gates):
         return f"in the pass that runs now, or at {terminal.time_in_words(at)}"
     return at
 
@@ -90,10 +90,10 @@ REMEDIES = {
 
 def _remedy(found: Explanation) -> str:
     """The command for what stands in the way, first gate first."""
-    if any(each.name == "escalation" and each.figure == EscalationReason.UNKNOWN for each in found.gates):
+    if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return may_have_arrived(found.message_id)
     if found.is_claimed:
         return f"retrycli show {found.message_id}"
     usual = "`retrycli retry {id}` tries it now"
-    remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
+    remedy = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
     return remedy.format(id=found.message_id)

@@ -63,7 +63,8 @@ def list_failed(
             terminal.show_json(
                 {
                     "messages": (
-                        _list_fields(each, most) | {"expires_at": each.expires_at(policies)} for each in found.messages
+                        _list_fields(message, most) | {"expires_at": message.expires_at(policies)}
+                        for message in found.messages
                     )
                 }
             )
@@ -96,11 +97,11 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     from retrycli.views import terminal
 
     most = _tries_allowed(settings)
-    expire = any(each.expires_after for each in settings.policies.values())
+    expire = any(policy.expires_after for policy in settings.policies.values())
     for_person, now = terminal.on_terminal(), utc_now()
     if for_person:
         messages = list(messages)
-        expire = any(_expiry(each, settings, now) for each in messages)
+        expire = any(_expiry(message, settings, now) for message in messages)
 
     def expiry(message: ListedMessage) -> Cell:
         return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
@@ -110,16 +111,16 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
         (*columns, "Expires") if expire else columns,
         (
             (
-                each.id,
-                str(each.ticket_id),
-                each.message_type,
-                each.state,
-                _tries(each.retry_count, _most(most, each.message_type)),
-                each.next_attempt_at,
-                each.last_error,
-                *((expiry(each),) if expire else ()),
+                message.id,
+                str(message.ticket_id),
+                message.message_type,
+                message.state,
+                _tries(message.retry_count, _most(most, message.message_type)),
+                message.next_attempt_at,
+                message.last_error,
+                *((expiry(message),) if expire else ()),
             )
-            for each in messages
+            for message in messages
         ),
         texts=2 if expire else 1,
         named=named,
@@ -141,7 +142,7 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
 
 
 def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
-    return {each: policy.max_retries for each, policy in settings.policies.items()}
+    return {message_type: policy.max_retries for message_type, policy in settings.policies.items()}
 
 
 def _tries(made: int | None, most: int | None) -> str:
@@ -150,4 +151,4 @@ def _tries(made: int | None, most: int | None) -> str:
 
 
 def _most(most: dict[MessageType, int], message_type: str) -> int | None:
-    return next((tries for each, tries in most.items() if each == message_type), None)
+    return next((tries for known, tries in most.items() if known == message_type), None)

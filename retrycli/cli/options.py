@@ -65,8 +65,8 @@ def all_utf8(values: list[str] | None) -> list[str] | None:
     Raises:
         typer.BadParameter: one is no UTF-8.
     """
-    for each in values or ():
-        utf8(each)
+    for value in values or ():
+        utf8(value)
     return values
 
 

@@ -38,13 +38,17 @@ def passes(
 
     found, pauses, lost = status.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
-        terminal.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
+        terminal.show_json(
+            {"passes": [asdict(record) for record in found], "pauses": [asdict(pause) for pause in pauses]}
+        )
         return
     if terminal.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]]
-        rows = [(each.started_at, each.started_by, each.result_in_words(lost), _came_of(each)) for each in found]
+        rows = [
+            (record.started_at, record.started_by, record.result_in_words(lost), _came_of(record)) for record in found
+        ]
         since = min((at for at, *_ in rows), default=None)
-        rows += [(each.at, each.by, each.act, each.detail) for each in _shown(pauses, since)]
+        rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _shown(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
         terminal.show_table(("Started", "By", "Result", "What came of it"), rows)
         terminal.say("Next: retrycli status")
@@ -53,15 +57,15 @@ def passes(
         ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
         [
             (
-                each.started_at,
-                each.finished_at,
-                each.result_in_words(lost),
+                record.started_at,
+                record.finished_at,
+                record.result_in_words(lost),
                 # The counts are written when a pass ends.
-                *(None if each.result is None else getattr(each, name) for name in COUNTS),
-                why_it_ended(each.reason, each.detail),
-                each.started_by,
+                *(None if record.result is None else getattr(record, name) for name in COUNTS),
+                why_it_ended(record.reason, record.detail),
+                record.started_by,
             )
-            for each in found
+            for record in found
         ],
         named=header,
     )
@@ -69,9 +73,9 @@ def passes(
 
 def _shown(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
     """Give the pauses that stand between passes: since the oldest that is shown, and the one that was in force then."""
-    for each in pauses:
-        yield each
-        if since is not None and each.at < since:
+    for pause in pauses:
+        yield pause
+        if since is not None and pause.at < since:
             return
 
 

@@ -147,14 +147,14 @@ def _show(tried: Trial, *, as_json: bool) -> None:
 
     outcome = tried.outcome
     if as_json:
-        exchanges = [{"request": each.request, "answer": each.answer} for each in tried.exchanges]
+        exchanges = [{"request": exchange.request, "answer": exchange.answer} for exchange in tried.exchanges]
         what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
         terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
         return
 
-    for each in tried.exchanges:
-        terminal.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
-        terminal.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
+    for exchange in tried.exchanges:
+        terminal.show_text("\n".join(f"> {line}" for line in exchange.request.splitlines()))
+        terminal.show_text("\n".join(f"< {line}" for line in exchange.answer.splitlines()))
     found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
     error = {} if outcome.error is None else {"Error": outcome.error}
     terminal.show_facts({"Outcome": outcome.kind.value, **error, "Found again by a look-up": found})

@@ -42,6 +42,6 @@ def report_silent_programs(asker: Asker) -> None:
     from retrycli.system.crontab import ANSWER_SECONDS
     from retrycli.views import terminal
 
-    for each in sorted(asker.silent):
-        words = f"`{each}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
+    for program in sorted(asker.silent):
+        words = f"`{program}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
         terminal.complain(f"retrycli: {words}")

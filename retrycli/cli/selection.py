@@ -132,14 +132,14 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
             {
                 "act": act,
                 **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
-                "refused": [{"id": each, "error": str(error)} for each, error in done.refused.items()],
-                "canaries": [result_of(each) for each in done.tried],
+                "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
+                "canaries": [result_of(attempt) for attempt in done.tried],
             }
         )
     elif terminal.on_terminal():
         _tell(done, act, named=named)
     else:
-        canaries = {"tried": len(done.tried), "delivered": sum(each.delivered for each in done.tried)}
+        canaries = {"tried": len(done.tried), "delivered": sum(attempt.delivered for attempt in done.tried)}
         facts = {act: done.done, "refused": len(done.refused), "left": done.left}
         terminal.show_facts((canaries if done.tried else {}) | facts)
     if named:
@@ -150,8 +150,8 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
 def _tell(done: ActionResult, act: str, *, named: bool) -> None:
     from retrycli.views import terminal
 
-    for each in done.tried:
-        tell_of_attempt(each, "Canary: message")
+    for attempt in done.tried:
+        tell_of_attempt(attempt, "Canary: message")
     if done.done or not (named or done.left):
         verb, _, what = act.partition("_")
         terminal.say(f"{verb.capitalize()} {terminal.count(done.done, 'message')}{what and f' as {what}'}.")
@@ -166,11 +166,11 @@ def _tell_of_refused(done: ActionResult) -> None:
     from retrycli.domain.errors import Expired, InvalidMessage
     from retrycli.views import terminal
 
-    unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
+    unfit = sum(isinstance(error, InvalidMessage) for error in done.refused.values())
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
         terminal.say(f"{terminal.count(unfit, 'message')} {words} left alone.")
-    if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
+    if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
@@ -182,7 +182,7 @@ def left_in_words(done: ActionResult) -> str:
     from retrycli.views import terminal
 
     they = f"{terminal.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
-    failed = sum(each.failed for each in done.tried)
+    failed = sum(attempt.failed for attempt in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",
         "destination_down": "the ticketing API seems to be down",
@@ -197,7 +197,7 @@ def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
         return 128 + received
     if done.reason == "canary_failed":
         return NOT_DELIVERED
-    untouched = not done.done and not any(each.delivered for each in done.tried)
+    untouched = not done.done and not any(attempt.delivered for attempt in done.tried)
     return REFUSED if done.refused and (named or untouched) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import typer
@@ -48,8 +49,8 @@ def show(
             {
                 "message": {name: _rfc_3339(name, value) for name, value in found.row.items()},
                 "queue": found.queue,
-                "attempts": [asdict(each) for each in found.attempts],
-                "acts": [asdict(each) for each in found.acts],
+                "attempts": [asdict(attempt) for attempt in found.attempts],
+                "acts": [asdict(act) for act in found.acts],
             }
         )
         return
@@ -71,7 +72,7 @@ def show(
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
     """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
-        if any(each.expires_after for each in settings.policies.values()):
+        if any(policy.expires_after for policy in settings.policies.values()):
             return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
         return f"`retrycli requeue {message_id}` takes it back"
     if found.row["status"] != RowStatus.FAILED:
@@ -122,16 +123,18 @@ def _show_history(found: MessageDetails) -> None:
 
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     rows = _history(found)
-    if any(each.external_id for each in found.attempts):
+    if any(attempt.external_id for attempt in found.attempts):
         terminal.show_table((*headers, "Known there as"), rows, texts=2)
     else:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
 
 
 def _history(found: MessageDetails) -> list[Row]:
-    rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each, found.ended)) for each in found.attempts]
-    rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail, None)) for each in found.acts]
-    return [row for _, row in sorted(rows, key=lambda each: each[0])]
+    rows: list[tuple[datetime, Row]] = [
+        (attempt.started_at, _attempt(attempt, found.ended)) for attempt in found.attempts
+    ]
+    rows += [(act.at, (None, act.by, act.at, act.act, None, None, act.detail, None)) for act in found.acts]
+    return [row for _, row in sorted(rows, key=itemgetter(0))]
 
 
 def _attempt(made: AttemptRecord, ended: frozenset[str]) -> Row:

@@ -107,8 +107,8 @@ def _span(since: str) -> timedelta:
 
 
 def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dict[str, object]:
-    median, most, longest = (None if each is None else round(each.total_seconds()) for each in _waits(figures))
-    troubles = [asdict(each) for each in figures.troubles]
+    median, most, longest = (None if wait is None else round(wait.total_seconds()) for wait in _waits(figures))
+    troubles = [asdict(cause) for cause in figures.troubles]
     return {
         "since": figures.since,
         "until": figures.until,
@@ -116,7 +116,7 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
         "attempts": figures.attempts,
         "groups": troubles
         if by is GroupBy.ERROR
-        else [{by: each.key, "attempts": each.attempts, "delivered": each.delivered} for each in groups],
+        else [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups],
         "delivered": figures.delivered,
         "tries_until_delivered": [
             {"tries": number, "messages": messages} for number, messages in figures.tries.items()
@@ -128,7 +128,8 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
             "max": longest,
         },
         "outages": [
-            {**asdict(each), "seconds": round(each.length(figures.until).total_seconds())} for each in figures.outages
+            {**asdict(outage), "seconds": round(outage.length(figures.until).total_seconds())}
+            for outage in figures.outages
         ],
         "errors": troubles,
     }
@@ -136,8 +137,8 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
 
 def _lines(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
     """What is piped: each line says first what it is about."""
-    for each in groups:
-        yield by.value, each.key, each.attempts, each.delivered
+    for group in groups:
+        yield by.value, group.key, group.attempts, group.delivered
     for number, messages in figures.tries.items():
         yield "tries", number, messages
     for name, wait in zip(("median", "p95", "max"), _waits(figures), strict=True):
@@ -164,8 +165,8 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.views import terminal
 
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
-    made = [sum(each.values()) for each in columns]
-    good = [each.get(OutcomeKind.DELIVERED, 0) for each in columns]
+    made = [sum(counts.values()) for counts in columns]
+    good = [counts.get(OutcomeKind.DELIVERED, 0) for counts in columns]
     terminal.show_facts(
         {
             "Since": figures.since,
@@ -194,7 +195,7 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
 def _waited(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
-    median, most, longest = ("" if each is None else in_words(each) for each in _waits(figures))
+    median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
     if not median:
         return "nothing is known yet"
     return f"half within {median}, 95 % within {most}, all within {longest}"
@@ -205,7 +206,7 @@ def _outages(figures: DeliveryStats) -> str:
 
     if not figures.outages:
         return "none"
-    down = sum((each.length(figures.until) for each in figures.outages), timedelta())
+    down = sum((outage.length(figures.until) for outage in figures.outages), timedelta())
     return f"{len(figures.outages):,}, {in_words(down)} in all"
 
 
@@ -214,7 +215,8 @@ def _show_outages(figures: DeliveryStats) -> None:
     from retrycli.views import terminal
 
     rows = [
-        (each.began_at, each.ended_at, in_words(each.length(figures.until))) for each in figures.outages[-NEWEST:][::-1]
+        (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
+        for outage in figures.outages[-NEWEST:][::-1]
     ]
     terminal.show_table(("Down from", "To", "Length"), rows)
 
@@ -222,18 +224,18 @@ def _show_outages(figures: DeliveryStats) -> None:
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.views import terminal
 
-    whole = sum(each.attempts for each in groups)
-    most = max(each.attempts for each in groups)
+    whole = sum(group.attempts for group in groups)
+    most = max(group.attempts for group in groups)
     terminal.show_table(
         (by.value.capitalize(), "Attempts", "Share" if by is GroupBy.OUTCOME else "Delivered", ""),
         [
             (
-                each.key,
-                f"{each.attempts:,}",
-                _percent(each.attempts, whole) if by is GroupBy.OUTCOME else _percent(each.delivered, each.attempts),
-                terminal.bar(each.attempts, most),
+                group.key,
+                f"{group.attempts:,}",
+                _percent(group.attempts, whole) if by is GroupBy.OUTCOME else _percent(group.delivered, group.attempts),
+                terminal.bar(group.attempts, most),
             )
-            for each in groups
+            for group in groups
         ],
     )
 
@@ -252,7 +254,7 @@ def _show_tries(tries: Mapping[int, int]) -> None:
 def _show_troubles(troubles: Sequence[FailureCause], limit: int | None) -> None:
     from retrycli.views import terminal
 
-    rows = [(f"{each.attempts:,}", each.outcome, each.last_at, each.cause) for each in troubles[:limit]]
+    rows = [(f"{cause.attempts:,}", cause.outcome, cause.last_at, cause.cause) for cause in troubles[:limit]]
     terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):
         terminal.say(f"{terminal.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")

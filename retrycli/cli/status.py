@@ -75,11 +75,11 @@ def _status_fields(found: Status) -> dict[str, object]:
         "max_retries": found.max_retries,
         "next_run": found.next_run,
         "last_pass": asdict(found.last_pass) if found.last_pass else None,
-        "hosts": [asdict(each) for each in found.hosts],
+        "hosts": [asdict(host) for host in found.hosts],
         "messages": found.messages,
-        "refusals": [asdict(each) for each in found.refusals],
+        "refusals": [asdict(refusal) for refusal in found.refusals],
         "disk": found.disk,
-        "breaker": [{k: v for k, v in asdict(each).items() if k != "tickets"} for each in found.breakers],
+        "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
         "lock": asdict(found.lock) if found.lock else None,
     }
@@ -105,10 +105,10 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "Escalated": found.messages["escalated"],
             **_expired_in_words(found),
             **{
-                f"Breaker {each.state}": f"{each.destination}, until {terminal.time_in_words(each.probe_at)}"
-                + (f", {terminal.count(each.failures, 'failure')} in a row" if each.failures else "")
-                for each in found.breakers
-                if each.probe_at is not None
+                f"Breaker {breaker.state}": f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
+                + (f", {terminal.count(breaker.failures, 'failure')} in a row" if breaker.failures else "")
+                for breaker in found.breakers
+                if breaker.probe_at is not None
             },
             **_refusals_in_words(found),
             **({"Disk": found.disk} if found.disk else {}),
@@ -188,10 +188,10 @@ def _refusals_in_words(found: Status) -> dict[str, str]:
     from retrycli.views import terminal
 
     return {
-        f"API {each.destination}": f"refused us at {terminal.time_in_words(each.at)}: {each.detail}; "
-        + ("not tried since, nothing was due" if each.was_idle else "nothing was delivered there since")
-        for each in found.refusals
-        if found.last_pass is None or found.last_pass.started_at != each.at
+        f"API {refusal.destination}": f"refused us at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
+        + ("not tried since, nothing was due" if refusal.was_idle else "nothing was delivered there since")
+        for refusal in found.refusals
+        if found.last_pass is None or found.last_pass.started_at != refusal.at
     }
 
 
@@ -200,9 +200,9 @@ def _hosts_in_words(found: Status) -> dict[str, str]:
     from retrycli.views import terminal
 
     return {
-        f"Host {each.host}": f"its last one began {terminal.ago(each.started_at, found.now)}"
-        + ("; look at its cron" if each.late else "")
-        for each in found.hosts
+        f"Host {host.host}": f"its last one began {terminal.ago(host.started_at, found.now)}"
+        + ("; look at its cron" if host.late else "")
+        for host in found.hosts
         if len(found.hosts) > 1
     }
 

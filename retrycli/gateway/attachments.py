@@ -107,7 +107,7 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
         except _Unusable as error:
             # By its number: a file's name may be a customer's word, and errors are shown in lists.
             raise InvalidMessage(f"attachments: no. {number} {error}") from error
-    if (size := sum(each.size for each in found)) > limit_bytes:
+    if (size := sum(attachment.size for attachment in found)) > limit_bytes:
         raise InvalidMessage(
             f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
             f"({_megabytes(limit_bytes)}); send a link instead, or raise the limit"

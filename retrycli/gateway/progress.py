@@ -53,5 +53,5 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
 def _named(fault: Exception) -> str:
     """A fault by its type and the line of ours that it came by; its text may quote anything."""
     lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(fault.__traceback__)]
-    module, number = next(each for each in reversed(lines) if each[0].startswith("retrycli."))
+    module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
     return f"{type(fault).__name__} at {module}:{number}"

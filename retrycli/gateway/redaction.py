@@ -44,8 +44,8 @@ def _forms(message: Message) -> Iterator[str]:
 def redact_secrets(text: str, secrets: Iterable[str]) -> str:
     """A text without secrets, should the other side have echoed them."""
     for secret in secrets:
-        for each in _spellings(secret) if secret else ():
-            text = text.replace(each, "***")
+        for spelling in _spellings(secret) if secret else ():
+            text = text.replace(spelling, "***")
     return text
 
 
@@ -56,11 +56,11 @@ def _spellings(secret: str) -> list[str]:
     """
     found = {secret}
     for _ in range(2):
-        found |= {written for each in found for written in _written(each)}
+        found |= {written for text in found for written in _written(text)}
     return sorted(found, key=len, reverse=True)
 
 
 def _written(text: str) -> tuple[str, ...]:
     as_bytes = repr(b'"' + text.encode())[3:-1]  # behind a quotation mark Python quotes with apostrophes
-    as_json = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
+    as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
     return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

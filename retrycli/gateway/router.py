@@ -37,8 +37,8 @@ class GatewayRouter:
             ConfigurationError: one of them can't be used; none stays open.
         """
         async with AsyncExitStack() as opened:
-            for each in set(self._gateways.values()):
-                await opened.enter_async_context(each)
+            for gateway in set(self._gateways.values()):
+                await opened.enter_async_context(gateway)
             self._until_the_end = opened.pop_all()
         return self
 
@@ -69,11 +69,14 @@ def router_of(
         ConfigurationError: one of them can't be used as it is set.
     """
     made = [
-        (each, gateway_of(each, columns=columns, connections=connections, now=now, section=name))
-        for name, each in settings.all.items()
+        (section, gateway_of(section, columns=columns, connections=connections, now=now, section=name))
+        for name, section in settings.all.items()
     ]
     return GatewayRouter(
-        {each: next(gateway for section, gateway in made if section is settings.of(each)) for each in MessageType}
+        {
+            message_type: next(gateway for section, gateway in made if section is settings.of(message_type))
+            for message_type in MessageType
+        }
     )
 
 

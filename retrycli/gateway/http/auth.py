@@ -75,7 +75,7 @@ class Credentials:
         values = {**self._values, "session": self.session}
         headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
         if self._auth.basic is not None:
-            user, password = (plain(fill_text(each, values)) for each in self._auth.basic)
+            user, password = (plain(fill_text(template, values)) for template in self._auth.basic)
             encoded = b64encode(f"{user}:{password}".encode()).decode()
             headers["authorization"] = f"Basic {encoded}"
             if encoded not in self._secrets:

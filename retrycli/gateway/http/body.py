@@ -69,7 +69,7 @@ class Content(httpx.AsyncByteStream):
     parts: Sequence[bytes | FilePart] = field(default=())
 
     def __len__(self) -> int:
-        return sum(len(each) for each in self.parts)
+        return sum(len(part) for part in self.parts)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for part in self.parts:
@@ -101,12 +101,12 @@ def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
     text = TO_JSON.encode(tree)
     if not files:
         return Content("application/json", (text.encode(),))
-    by_mark = {each.mark: each for each in files}
+    by_mark = {file.mark: file for file in files}
     # Texts and marks in turn, as the pattern has one group.
     pieces = re.split(f"({'|'.join(by_mark)})", text)
     return Content(
         "application/json",
-        tuple(by_mark[each] if number % 2 else each.encode() for number, each in enumerate(pieces)),
+        tuple(by_mark[piece] if number % 2 else piece.encode() for number, piece in enumerate(pieces)),
     )
 
 
@@ -120,13 +120,17 @@ def multipart_content(fields: Mapping[str, object], name: str | None, attachment
     """
     boundary = uuid.uuid4().hex
     parts: list[bytes | FilePart] = [
-        _opened(boundary, f'form-data; name="{_quoted(key)}"') + plain(each).encode() + b"\r\n"
+        _opened(boundary, f'form-data; name="{_quoted(key)}"') + plain(text).encode() + b"\r\n"
         for key, value in fields.items()
-        for each in (value if isinstance(value, list) else [value])
+        for text in (value if isinstance(value, list) else [value])
     ]
-    for each in attachments:
-        disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(each.name)}"'
-        parts += [_opened(boundary, disposition, each.content_type), FilePart(each.path, each.size), b"\r\n"]
+    for attachment in attachments:
+        disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(attachment.name)}"'
+        parts += [
+            _opened(boundary, disposition, attachment.content_type),
+            FilePart(attachment.path, attachment.size),
+            b"\r\n",
+        ]
     return Content(f"multipart/form-data; boundary={boundary}", (*parts, f"--{boundary}--\r\n".encode()))
 
 

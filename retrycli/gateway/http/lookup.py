@@ -72,9 +72,9 @@ class Lookups:
         Raises:
             LookupFailed: nobody knows.
         """
-        for each in self.preset.look_up:
+        for rule in self.preset.look_up:
             try:
-                if await self._ask(each, fields, "look-up", believe_no=False):
+                if await self._ask(rule, fields, "look-up", believe_no=False):
                     return LookupAnswer.THERE
             except LookupFailed as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # of the question, and not of the message

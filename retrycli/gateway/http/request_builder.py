@@ -61,7 +61,7 @@ class RequestBuilder:
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
         files = await self._attached(queued) if "attachments" in rule.capabilities else []
-        parts = [FilePart(each.path, each.size, as_base64=True) for each in files]
+        parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
                 raise UnsupportedMessage(

@@ -128,9 +128,11 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     found = find(answer.json, condition.path or "", fields)
     if condition.contains is not None:
         wanted = plain(fill_text(condition.contains, fields))
-        return any(wanted in map(plain, each) if isinstance(each, list) else wanted in plain(each) for each in found)
+        return any(
+            wanted in map(plain, value) if isinstance(value, list) else wanted in plain(value) for value in found
+        )
     if condition.equals is not None:
-        return bool(found) and all(each == condition.equals for each in found)
+        return bool(found) and all(value == condition.equals for value in found)
     return any(found)
 
 
@@ -149,7 +151,7 @@ def value_at(answer: Answer, path: str) -> str | int | None:
         found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  the class of success
     except ValueError:
         return None
-    return next((each for each in found if isinstance(each, str | int) and not isinstance(each, bool)), None)
+    return next((value for value in found if isinstance(value, str | int) and not isinstance(value, bool)), None)
 
 
 def _exception(answer: Answer, preset: Preset) -> Reclassification | None:

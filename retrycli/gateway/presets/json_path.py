@@ -46,7 +46,7 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
     """
     found = [tree]
     for step in _steps(path):
-        found = [value for each in found for value in _at(each, step, fields)]
+        found = [inner for value in found for inner in _at(value, step, fields)]
     return found
 
 
@@ -64,10 +64,10 @@ def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # no
     found = [tree]
     steps = _steps(path)
     for number, step in enumerate(steps, 1):
-        for each in found:
-            if (gap := _gap(each, step, ends=number == len(steps))) is not None:
+        for value in found:
+            if (gap := _gap(value, step, ends=number == len(steps))) is not None:
                 return gap
-        found = [value for each in found for value in _at(each, step, fields)]
+        found = [inner for value in found for inner in _at(value, step, fields)]
     return None
 
 
@@ -75,7 +75,7 @@ def _gap(tree: object, step: Step, *, ends: bool) -> str | None:
     match tree, step:
         case list(), (str(part), str(), str()):
             above, _, _ = part.rpartition(".")
-            gaps = (first_gap(each, above) for each in tree) if above else ()
+            gaps = (first_gap(entry, above) for entry in tree) if above else ()
             return next((gap for gap in gaps if gap is not None), None)
         case list(), "*":
             return None
@@ -91,7 +91,7 @@ def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
     match tree, step:
         case list(), (str(part), str(how), str(template)):
             wanted = plain(fill_text(template, fields))
-            yield from (each for each in tree if _is_meant(each, part, how, wanted))
+            yield from (entry for entry in tree if _is_meant(entry, part, how, wanted))
         case list(), "*":
             yield from tree
         case list(), str() if step.isascii() and step.isdigit() and len(step) < 10:  # noqa: PLR2004  no list is longer

@@ -64,7 +64,7 @@ class Preset(Table):
     @property
     def settle_seconds(self) -> float:
         """How long after an attempt its message may still turn up."""
-        return max((each.settle_seconds for each in self.look_up), default=0.0)
+        return max((rule.settle_seconds for rule in self.look_up), default=0.0)
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +117,7 @@ def _like(name: str, messages: Mapping[str, object]) -> object:
 
 def known_presets() -> list[str]:
     """The names of retrycli's own presets."""
-    return sorted(each.name.removesuffix(".toml") for each in _ours().iterdir() if each.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in _ours().iterdir() if file.name.endswith(".toml"))
 
 
 def preset_text(name: str) -> str:
@@ -151,7 +151,7 @@ def load_preset(name: str) -> Preset:
     try:
         return Preset.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        mistakes = "; ".join(_in_words(each, text) for each in _causes(error))
+        mistakes = "; ".join(_in_words(mistake, text) for mistake in _causes(error))
         raise ConfigurationError(f"preset {name}: {mistakes}") from None
     except ValueError as error:
         raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
@@ -162,8 +162,8 @@ def load_preset(name: str) -> Preset:
 def _causes(error: ValidationError) -> list[ErrorDetails]:
     """What is wrong with a preset, but for keys that are missing where another is misspelt: that is why they are."""
     found = error.errors(include_url=False)
-    misspelt = {each["loc"][:-1] for each in found if each["type"] == "extra_forbidden"}
-    return [each for each in found if each["type"] != "missing" or each["loc"][:-1] not in misspelt]
+    misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
+    return [mistake for mistake in found if mistake["type"] != "missing" or mistake["loc"][:-1] not in misspelt]
 
 
 def _in_words(error: ErrorDetails, text: str) -> str:

@@ -92,7 +92,7 @@ class Condition(Table):
     def _looks_somewhere(self) -> Self:
         if (self.path is None) is (self.text is None):
             raise ValueError("name a path or a text")
-        if len([each for each in (self.equals, self.contains, self.text) if each is not None]) > 1:
+        if len([test for test in (self.equals, self.contains, self.text) if test is not None]) > 1:
             raise ValueError("name one of equals, contains and text")
         if isinstance(self.equals, str) and "{" in self.equals:
             raise ValueError(
@@ -103,7 +103,7 @@ class Condition(Table):
     @property
     def templates(self) -> tuple[str, ...]:
         """The templates in it."""
-        return tuple(each for each in (self.path, self.contains, self.text) if each is not None)
+        return tuple(template for template in (self.path, self.contains, self.text) if template is not None)
 
 
 class Get(Table):
@@ -154,7 +154,9 @@ class Step(Get):
     @property
     def templates(self) -> tuple[str, ...]:
         """The templates of its conditions."""
-        return tuple(text for each in (self.enough, self.holds) if each is not None for text in each.templates)
+        return tuple(
+            text for condition in (self.enough, self.holds) if condition is not None for text in condition.templates
+        )
 
 
 class Preflight(Table):
@@ -245,7 +247,7 @@ class MessageRule(Table):
     def _fits_its_encoding(self) -> Self:
         if self.files is not None and self.encoding != "multipart":
             raise ValueError("files needs encoding = 'multipart'")
-        if self.encoding == "multipart" and any(isinstance(each, dict) for each in self.body.values()):
+        if self.encoding == "multipart" and any(isinstance(value, dict) for value in self.body.values()):
             raise ValueError("encoding = 'multipart' takes texts and lists of texts, and no tables")
         return self
 
@@ -278,7 +280,7 @@ class Auth(Table):
         """The settings of ``gateway`` that it can't do without: all it names, but for ``{…|optional}``."""
         session = () if self.session is None else (self.session.headers, self.session.body)
         found = places([self.headers, self.basic or (), self.identity, *session])
-        named = {each.name for each in found if not {name for name, _ in each.filters} & {"default", "optional"}}
+        named = {place.name for place in found if not {name for name, _ in place.filters} & {"default", "optional"}}
         return tuple(sorted(named - {"session"}))
 
 

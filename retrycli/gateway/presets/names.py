@@ -52,13 +52,13 @@ class Part:
     def columns(self) -> Names:
         """The columns that it names."""
         own = {*OURS, EACH}
-        return frozenset(each for each in self.names - self.known if each.partition(".")[0] not in own)
+        return frozenset(name for name in self.names - self.known if name.partition(".")[0] not in own)
 
     @property
     def empty(self) -> list[str]:
         """The names that have no value in it."""
         without = self.names - self.known if not self.has_row else self.names - self.known - self.columns
-        return sorted(each for each in without if each.partition(".")[0] not in self.known)
+        return sorted(name for name in without if name.partition(".")[0] not in self.known)
 
 
 def check_names(preset: Preset) -> None:
@@ -70,7 +70,7 @@ def check_names(preset: Preset) -> None:
     has_session = (preset.auth or Auth()).session is not None
     problems = []
     for part in parts_of(preset):
-        known = [*(f"{{{each}}}" for each in sorted(part.known)), *(["columns"] if part.has_row else [])]
+        known = [*(f"{{{name}}}" for name in sorted(part.known)), *(["columns"] if part.has_row else [])]
         usual = f"has no value here (known: {', '.join(known) or 'none'})"
         for name in part.empty:
             said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
@@ -90,8 +90,8 @@ def parts_of(preset: Preset) -> Iterator[Part]:
         yield Part("check", _names(preset.check.path, preset.check.query), identity, has_row=False)
     for message_type, rule in preset.messages.items():
         yield from _of_message(f"messages.{message_type}", rule, always, session)
-    for each in preset.look_up:
-        yield from _of_question("look_up", each, always | {"page"}, session)
+    for question in preset.look_up:
+        yield from _of_question("look_up", question, always | {"page"}, session)
     for name, preflight in preset.preflight.items():
         yield from _of_preflight(f"preflight.{name}", preflight, always, session)
     if preset.upload is not None:
@@ -132,10 +132,10 @@ def _of_question(where: str, question: Question, known: Names, session: Names) -
 def _of_preflight(where: str, preflight: Preflight, always: Names, session: Names) -> Iterator[Part]:
     known = always
     for step in preflight.steps:
-        each = NONE if step.each is None else frozenset({step.each})
-        yield Part(where, each, known)
-        yield Part(where, _names(step.path, step.query), known | each | session)
-        yield Part(where, _names(step.templates, list(step.take.values())), known | each)
+        entry = NONE if step.each is None else frozenset({step.each})
+        yield Part(where, entry, known)
+        yield Part(where, _names(step.path, step.query), known | entry | session)
+        yield Part(where, _names(step.templates, list(step.take.values())), known | entry)
         known |= step.take.keys()
 
 

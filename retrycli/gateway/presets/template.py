@@ -82,11 +82,11 @@ def templates(tree: object) -> Iterator[str]:
             yield f"{{{tree[FOR_EACH]}}}"
             yield from templates(tree.get(GIVE))
         case dict():
-            for each in tree.values():
-                yield from templates(each)
+            for branch in tree.values():
+                yield from templates(branch)
         case list() | tuple():
-            for each in tree:
-                yield from templates(each)
+            for branch in tree:
+                yield from templates(branch)
         case _:
             pass
 
@@ -106,11 +106,11 @@ def fill(tree: object, fields: Fields) -> object:
             values = fields.get(tree[FOR_EACH])
             if not values and tree.get(OPTIONAL):
                 return Left.OUT
-            return [fill(tree[GIVE], _one_of(fields, each)) for each in values] if isinstance(values, list) else []
+            return [fill(tree[GIVE], _one_of(fields, value)) for value in values] if isinstance(values, list) else []
         case dict():
-            return {key: value for key, each in tree.items() if (value := fill(each, fields)) is not Left.OUT}
+            return {key: value for key, branch in tree.items() if (value := fill(branch, fields)) is not Left.OUT}
         case list():
-            return [value for each in tree if (value := fill(each, fields)) is not Left.OUT]
+            return [value for branch in tree if (value := fill(branch, fields)) is not Left.OUT]
         case _:
             return tree
 
@@ -134,7 +134,7 @@ def plain(value: object) -> str:
             case None | Left.OUT:
                 return ""
             case list():
-                return ", ".join(plain(each) for each in value)
+                return ", ".join(plain(entry) for entry in value)
             case _:
                 return str(value)
     except RecursionError as error:
@@ -157,7 +157,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
             parts.append(step)
         else:
             parts.append(part)
-    filled = ((name, fill_text(each, fields)) for name, each in query.items())
+    filled = ((name, fill_text(text, fields)) for name, text in query.items())
     asked = "&".join(f"{quote(name, safe='')}={quote(plain(v), safe='')}" for name, v in filled if v is not Left.OUT)
     return "".join(parts) + (f"?{asked}" if asked else "")
 
@@ -215,8 +215,8 @@ def _check_lists(tree: object) -> None:
         return
     if isinstance(tree, str) and any(part.name.partition(".")[0] == EACH for part in places(tree)):
         raise ValueError(f"{tree!r} is about one of a list: it belongs into what {FOR_EACH} gives")
-    for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        _check_lists(each)
+    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _check_lists(branch)
 
 
 def _one_of(fields: Fields, value: object) -> Fields:
@@ -241,7 +241,7 @@ def _optional(value: object, _argument: str) -> object:
 
 
 def _join(value: object, argument: str) -> object:
-    return argument.join(plain(each) for each in value) if isinstance(value, list) else plain(value)
+    return argument.join(plain(entry) for entry in value) if isinstance(value, list) else plain(value)
 
 
 def _html(value: object, _argument: str) -> object:

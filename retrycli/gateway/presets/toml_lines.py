@@ -20,15 +20,15 @@ def line_of(text: str, key: Sequence[str | int]) -> int | None:
     best, line = 0, None
     table: list[str | int] = []
     arrays: Counter[str] = Counter()
-    for number, each in enumerate(text.splitlines(), 1):
+    for number, text_line in enumerate(text.splitlines(), 1):
         written = table
-        if header := HEADER.match(each):
+        if header := HEADER.match(text_line):
             table = [*_parts(header[2])]
             if header[1] == "[[":
                 table.append(arrays[header[2]])
                 arrays[header[2]] += 1
             written = table
-        elif found := KEY.match(each):
+        elif found := KEY.match(text_line):
             written = [*table, *_parts(found[1])]
         shared = _shared(written, key)
         if shared > best and shared == len(written):

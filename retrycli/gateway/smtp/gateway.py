@@ -179,7 +179,7 @@ class _Line:
             timeout=2 * settings.request_timeout_seconds,
         )
         as_sent = (f"\0{username}\0{password}", password)
-        self._secrets = [password, *(base64.b64encode(each.encode()).decode() for each in as_sent if password)]
+        self._secrets = [password, *(base64.b64encode(secret.encode()).decode() for secret in as_sent if password)]
 
     async def deliver(
         self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], progress: DeliveryProgress, deadline: float

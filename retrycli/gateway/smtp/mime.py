@@ -75,7 +75,7 @@ class Mail:
             utf8: whether the server takes addresses beyond ASCII. Where it does not, they can't stand in a header.
         """
         lists = (("To", self.to), ("Cc", self.cc))
-        shown = ((name, [each for each in them if utf8 or each.local.isascii()]) for name, them in lists)
+        shown = ((name, [address for address in them if utf8 or address.local.isascii()]) for name, them in lists)
         named = "".join(f"{name}: {_addresses(them)}\r\n" for name, them in shown if them).encode()
         head = named + self.headers + b"MIME-Version: 1.0\r\n"
         if not self.attachments:
@@ -84,9 +84,9 @@ class Mail:
         separator = f"--{self.boundary}".encode()
         mixed = f'Content-Type: multipart/mixed; boundary="{self.boundary}"\r\n\r\n'.encode()
         yield head + mixed + separator + b"\r\n" + self.body
-        for each in self.attachments:
-            yield b"\r\n" + separator + b"\r\n" + _head_of(each)
-            yield each
+        for attachment in self.attachments:
+            yield b"\r\n" + separator + b"\r\n" + _head_of(attachment)
+            yield attachment
         yield separator + b"--\r\n"
 
 
@@ -165,7 +165,9 @@ def columns_of(template: str) -> list[str]:
 
 def _addresses(them: Sequence[Address]) -> str:
     """A list of mailboxes, one a line (RFC 5322, section 3.4)."""
-    return ",\r\n ".join(each.spec if not each.name else f"{_phrase(each.name)} <{each.spec}>" for each in them)
+    return ",\r\n ".join(
+        address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in them
+    )
 
 
 def _phrase(name: str) -> str:
@@ -209,7 +211,7 @@ def _ids(column: str, fields: Mapping[str, object]) -> list[str]:
     words = value.split() if isinstance(value, str) else value
     if words is None:
         return []
-    if not isinstance(words, list) or not all(isinstance(each, str) and MESSAGE_ID.fullmatch(each) for each in words):
+    if not isinstance(words, list) or not all(isinstance(word, str) and MESSAGE_ID.fullmatch(word) for word in words):
         raise InvalidMessage(f"{column} has no message ids, as in <a1@example.com>: {value!r:.80}")
     return words
 
@@ -239,11 +241,11 @@ def _filename(name: str) -> str:
     """The parameter, in as many pieces as it takes (RFC 2231, sections 3 and 4)."""
     if re.fullmatch(r"[\w .,()+-]{1,60}", name, re.ASCII):
         return f' filename="{name}"'
-    pieces, quoted = [""], [quote(each, safe="") for each in name]
-    for each in quoted:
-        if len(pieces[-1]) + len(each) > LINE - 30:
+    pieces, quoted = [""], [quote(character, safe="") for character in name]
+    for character in quoted:
+        if len(pieces[-1]) + len(character) > LINE - 30:
             pieces.append("")
-        pieces[-1] += each
+        pieces[-1] += character
     if len(pieces) == 1:
         return f" filename*=utf-8''{pieces[0]}"
     start = "utf-8''"

@@ -26,7 +26,7 @@ def recipients(
     if to is None:
         raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of the two")
     cc, bcc = (
-        tuple(_address(column, each) for each in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
+        tuple(_address(column, value) for value in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
     )
     return (to,), cc, bcc
 

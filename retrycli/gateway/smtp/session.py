@@ -176,7 +176,7 @@ class Conversation:
     # -- the mail ------------------------------------------------------------------------------------------------
 
     def _send(self, mail: Mail) -> Outcome:
-        utf8 = self._client.has_extn("smtputf8") and any(not each.local.isascii() for each in mail.envelope)
+        utf8 = self._client.has_extn("smtputf8") and any(not address.local.isascii() for address in mail.envelope)
         size = mail.size(utf8=utf8)
         self._name_sender(mail.sender, size, utf8=utf8)
         accepted, refused = self._name_recipients(mail.envelope, utf8=utf8)
@@ -193,7 +193,7 @@ class Conversation:
         if reply.good and refused:
             return _of_refusals(refused, accepted, reply)
         if reply.good:
-            all_ = tuple(each.spec for each in accepted)
+            all_ = tuple(address.spec for address in accepted)
             return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=all_, external_id=reply.queued_as)
         if reply.code < 400:  # noqa: PLR2004  neither a yes nor a no
             return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
@@ -221,18 +221,18 @@ class Conversation:
         """Who is accepted, and who is refused, with what was said."""
         accepted: list[Address] = []
         refused: list[tuple[Address, SmtpReply]] = []
-        for each in them:
+        for address in them:
             self.step = "RCPT"
-            if not utf8 and not each.local.isascii():
+            if not utf8 and not address.local.isascii():
                 reply = SmtpReply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
             else:
-                reply = self._say(f"RCPT TO:<{each.spec}>")
+                reply = self._say(f"RCPT TO:<{address.spec}>")
             if reply.code == SHUTTING_DOWN:
                 raise self._no(reply)
             if reply.good:
-                accepted.append(each)
+                accepted.append(address)
             else:
-                refused.append((each, reply))
+                refused.append((address, reply))
         return accepted, refused
 
     def _write(self, mail: Mail, *, utf8: bool) -> None:
@@ -280,7 +280,7 @@ def _of_refusals(
     if sent is not None and (for_want_of_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
         # What was taken for some is refused to the others for their own sake, and not for want of a log-in.
         by_kind.setdefault(OutcomeKind.PERMANENT, for_want_of_log_in)
-    kind = next(each for each in WORST_FIRST if each in by_kind)
+    kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
     if sent is None:
         return Outcome(kind, by_kind[kind].code, text)
@@ -288,7 +288,7 @@ def _of_refusals(
         kind,
         by_kind[kind].code,
         f"{text}; all others have it",
-        delivered_to=tuple(each.spec for each in accepted),
+        delivered_to=tuple(address.spec for address in accepted),
         external_id=sent.queued_as,
     )
 
