@@ -16,7 +16,7 @@ from typer.main import get_group
 
 from retrycli.cli.options import ConfigFile, Globals, LogFormat, LogLevel
 
-READER_GONE = 128 + 13
+SIGPIPE_EXIT = 128 + 13
 """Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
 
 GROUPS = {
@@ -62,7 +62,7 @@ HOMES = {name: home for group in GROUPS.values() for name, home in group.items()
 """Where each command is."""
 
 
-class AsCalled(typer.Context):
+class ProgramContext(typer.Context):
     """The program's context, which names it in usages and their errors as other suggested commands do."""
 
     @property
@@ -79,7 +79,7 @@ class Commands(TyperGroup):
     To load and describe them all takes an eighth of a pass with nothing due (tests/benchmarks).
     """
 
-    context_class = AsCalled
+    context_class = ProgramContext
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer keeps click's types to itself
         """The names of all commands."""
@@ -91,7 +91,7 @@ class Commands(TyperGroup):
         del ctx
         if cmd_name not in self.commands:
             for home in {HOMES[cmd_name]} if cmd_name in HOMES else {*HOMES.values()}:
-                self.commands.update(_at(home))
+                self.commands.update(_load_commands(home))
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
@@ -112,7 +112,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = _in_plain_words(error.message)
+            error.message = _reword(error.message)
             raise
 
 
@@ -127,28 +127,28 @@ PLAIN_WORDS = {
 """What the library that checks arguments says, and what we say."""
 
 
-def _in_plain_words(text: str) -> str:
+def _reword(text: str) -> str:
     return next((re.sub(said, ours, text) for said, ours in PLAIN_WORDS.items() if re.match(said, text)), text)
 
 
-def _at(home: str) -> dict[str, Any]:
+def _load_commands(home: str) -> dict[str, Any]:
     """The commands of a module, each with an example in its help."""
     group = typer.Typer(rich_markup_mode=None)
     import_module(f"{__name__}.{home}").register(group)
     commands = dict(get_group(group).commands)
     for name, command in commands.items():
-        _give_examples(command, name)
+        _add_examples(command, name)
     return commands
 
 
-def _give_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
+def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
     from retrycli.cli.examples import EXAMPLES
     from retrycli.domain import suggested
 
     # The first line keeps the help's formatter from filling the others up.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
     for name, subcommand in getattr(command, "commands", {}).items():
-        _give_examples(subcommand, *names, name)
+        _add_examples(subcommand, *names, name)
 
 
 def _show_version(wanted: bool) -> None:
@@ -199,7 +199,7 @@ def run() -> None:
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
     by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name
-    suggested.called_as([*(_sudo() if by_sudo else []), *program], HOMES, full=full, machine=_cron_of_this_machine)
+    suggested.called_as([*(_sudo_prefix() if by_sudo else []), *program], HOMES, full=full, machine=_daemon_commands)
     try:
         try:
             app()
@@ -210,10 +210,10 @@ def run() -> None:
             sys.exit(error.exit_code)
         _fail(error, str(error), error.exit_code)
     except BrokenPipeError:
-        sys.exit(READER_GONE)
+        sys.exit(SIGPIPE_EXIT)
     except SystemExit as end:
         # typer has seen it first, and calls it 1.
-        sys.exit(READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code)
+        sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
         _fail(error, f"{cause_of(error)}. Run it again with --debug before the command", 1)
 
@@ -240,13 +240,13 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
     return program
 
 
-def _cron_of_this_machine() -> Mapping[str, str]:
+def _daemon_commands() -> Mapping[str, str]:
     from retrycli.system.crontab import Host, daemon_commands
 
     return daemon_commands(Host())
 
 
-def _sudo() -> list[str]:
+def _sudo_prefix() -> list[str]:
     """Return how to become the user that this process runs as."""
     import pwd
 

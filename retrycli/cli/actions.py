@@ -14,14 +14,14 @@ from retrycli.cli.parsing import length_of_time, moment
 from retrycli.cli.selection import (
     NOT_DELIVERED,
     REFUSED,
-    agreed,
-    chosen,
+    attempt_fields,
+    choose,
+    confirmed_ids,
+    describe_left,
     exit_code,
-    interruptible,
-    left_in_words,
-    report,
-    result_of,
-    tell_of_attempt,
+    run_interruptible,
+    show_attempt,
+    show_result,
 )
 from retrycli.domain.message import State
 
@@ -53,18 +53,18 @@ def retry(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    wanted = chosen(message_ids, filters.parse())
+    wanted = choose(message_ids, filters.parse())
     settings = load_settings(ctx, config)
-    ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
+    ids = confirmed_ids(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
-    done, received = interruptible(
+    done, received = run_interruptible(
         lambda here: message_actions.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
-        terminal.show_json({"results": [result_of(attempt) for attempt in done.tried], **counts})
+        terminal.show_json({"results": [attempt_fields(attempt) for attempt in done.tried], **counts})
     _show_attempts(done, as_json=as_json)
-    raise typer.Exit(128 + received if received else _retry_code(done))
+    raise typer.Exit(128 + received if received else _retry_exit_code(done))
 
 
 def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
@@ -77,7 +77,7 @@ def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
         elif as_json:
             continue
         elif terminal.on_terminal():
-            tell_of_attempt(attempt)
+            show_attempt(attempt)
         elif attempt.outcome is not None:
             terminal.show_table(
                 (), [(attempt.message_id, attempt.outcome.kind, attempt.outcome.status_code, attempt.outcome.error)]
@@ -85,12 +85,12 @@ def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
     if as_json:
         return
     if done.left:
-        terminal.complain(f"retrycli: {left_in_words(done)}")
+        terminal.complain(f"retrycli: {describe_left(done)}")
     if failed := [attempt.message_id for attempt in done.tried if attempt.outcome and not attempt.delivered]:
         terminal.say(f"Next: retrycli show {failed[0]}")
 
 
-def _retry_code(done: ActionResult) -> int:
+def _retry_exit_code(done: ActionResult) -> int:
     """What was tried and not delivered weighs more than what could not be tried."""
     if any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried):
         return NOT_DELIVERED
@@ -124,24 +124,24 @@ def requeue(
     """
     from retrycli.operations import message_actions
 
-    wanted = chosen(message_ids, filters.parse())
-    birds = _canary(canary, abort_over)
+    wanted = choose(message_ids, filters.parse())
+    birds = _parse_canary(canary, abort_over)
     due = None if at is None else moment(at, "--at")
     span = length_of_time(spread or "0s", "--spread")
     settings = load_settings(ctx, config)
-    ids = agreed(
+    ids = confirmed_ids(
         settings,
         "Requeue",
         wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
         yes=yes,
         as_json=as_json,
-        plan=_plan(due, spread, canary),
+        plan=_describe_plan(due, spread, canary),
         expired=lambda found: message_actions.expired_among(settings, found),
     )
-    done, received = interruptible(
+    done, received = run_interruptible(
         lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, runtime=here)
     )
-    report(done, "requeued", named=bool(message_ids), as_json=as_json)
+    show_result(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
         _say_next_step(done)
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
@@ -155,7 +155,7 @@ def _say_next_step(done: ActionResult) -> None:
     terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
 
 
-def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
+def _describe_plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
     """What the question says besides."""
     from retrycli.views import terminal
 
@@ -167,7 +167,7 @@ def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
     return "".join(words)
 
 
-def _canary(number: int | None, abort_over: str | None) -> Canary | None:
+def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
     from retrycli.operations.message_actions import Canary
     from retrycli.operations.sandbox import share
 
@@ -195,13 +195,13 @@ def reject(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    wanted = chosen(message_ids, filters.parse())
+    wanted = choose(message_ids, filters.parse())
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
-    ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
-    done, received = interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here))
-    report(done, "rejected", named=bool(message_ids), as_json=as_json)
+    ids = confirmed_ids(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
+    done, received = run_interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here))
+    show_result(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli list-failed")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

@@ -9,7 +9,15 @@ import typer
 from retrycli.cli.filters import FilterOptions, takes_filters
 from retrycli.cli.message_ids import MessageIds
 from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.selection import (
+    NOT_DELIVERED,
+    REFUSED,
+    choose,
+    confirmed_ids,
+    exit_code,
+    run_interruptible,
+    show_result,
+)
 from retrycli.domain.outcome import Presence
 
 if TYPE_CHECKING:
@@ -38,18 +46,18 @@ def look_up(
     if not message_ids:
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
     settings = load_settings(ctx, config)
-    asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
+    asked, received = run_interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
     for answer in asked:
         if answer.error is not None:
             terminal.complain(f"retrycli: {answer.error}")
     if as_json:
-        terminal.show_json({"results": [_fields(answer) for answer in asked]})
+        terminal.show_json({"results": [_lookup_fields(answer) for answer in asked]})
     else:
         _show(asked)
-    raise typer.Exit(128 + received if received else _code(asked))
+    raise typer.Exit(128 + received if received else _lookup_exit_code(asked))
 
 
-def _fields(asked: LookedUp) -> dict[str, object]:
+def _lookup_fields(asked: LookedUp) -> dict[str, object]:
     found = asked.found
     return {
         "id": asked.message_id,
@@ -58,7 +66,7 @@ def _fields(asked: LookedUp) -> dict[str, object]:
     }
 
 
-def _code(asked: Sequence[LookedUp]) -> int:
+def _lookup_exit_code(asked: Sequence[LookedUp]) -> int:
     """A question without an answer weighs more than a message that could not be asked about."""
     if any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked):
         return NOT_DELIVERED
@@ -75,12 +83,12 @@ def _show(asked: Sequence[LookedUp]) -> None:
         if answer.found is None:
             continue
         if terminal.on_terminal():
-            terminal.show_text(_in_words(answer.message_id, answer.found.result, answer.found.error))
+            terminal.show_text(_describe(answer.message_id, answer.found.result, answer.found.error))
         if (step := _next_step(answer.message_id, answer.found.result)) is not None:
             terminal.say(f"Next: {step}")
 
 
-def _in_words(message_id: int, result: Presence, error: str | None) -> str:
+def _describe(message_id: int, result: Presence, error: str | None) -> str:
     match result:
         case Presence.ARRIVED:
             return f"Message {message_id} has arrived" + (f", but {error}." if error else ", and is marked as sent.")
@@ -117,12 +125,12 @@ def mark_sent(
     from retrycli.operations import arrival
     from retrycli.views import terminal
 
-    wanted = chosen(message_ids, filters.parse())
+    wanted = choose(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     plan = " as sent, and send nothing"
-    ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
-    done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here))
-    report(done, "marked_sent", named=bool(message_ids), as_json=as_json)
+    ids = confirmed_ids(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
+    done, received = run_interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here))
+    show_result(done, "marked_sent", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

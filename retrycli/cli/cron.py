@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.confirm import confirm, require_confirmation
 from retrycli.cli.options import ConfigFile, Json, Yes, load
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def cron_print(
     from retrycli.views import terminal
 
     host = Host()
-    place = _place(host, user=user, systemd=systemd, run_as=run_as)
+    place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
     wanted, _ = schedule.with_log(loaded, schedule.propose(place, loaded, host, run_as=run_as))
     parts = schedule.texts(place, wanted, host)
@@ -79,11 +79,11 @@ def cron_install(
     from retrycli.views import terminal
 
     host = Host()
-    place = _place(host, user=user, systemd=systemd, run_as=run_as)
+    place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
     wanted, log = schedule.with_log(loaded, schedule.propose(place, loaded, host, run_as=run_as))
     changes = [*log, *schedule.install(place, wanted, host)]
-    _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
+    _confirm_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(
             {"changed": bool(changes), "place": place.value, "diff": [change.diff for change in changes]}
@@ -113,7 +113,7 @@ def cron_check(
     loaded = load(ctx, config)
     found = schedule.check(loaded, host, only=only)
     if as_json:
-        rows = [_fields(checked) for checked in found.callers]
+        rows = [_caller_fields(checked) for checked in found.callers]
         terminal.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
@@ -121,7 +121,7 @@ def cron_check(
         terminal.show_table(
             ("By", "Where", "When", "As it should be"),
             [
-                (checked.caller.kind, checked.caller.place, checked.caller.when, _as_it_should_be(checked))
+                (checked.caller.kind, checked.caller.place, checked.caller.when, _verdict(checked))
                 for checked in found.callers
             ],
             texts=1,
@@ -140,13 +140,13 @@ def cron_check(
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
 
-def _fields(found: Checked) -> dict[str, object]:
+def _caller_fields(found: Checked) -> dict[str, object]:
     fields = asdict(found.caller) | {"objection": found.objection}
     del fields["since"]
     return fields
 
 
-def _as_it_should_be(found: Checked) -> str:
+def _verdict(found: Checked) -> str:
     from retrycli.operations import schedule
 
     why = schedule.stopped(found.caller)
@@ -171,7 +171,7 @@ def cron_remove(
         [schedule.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else schedule.reachable(host)
     )
     found = schedule.remove(places, schedule.config_path(load(ctx, config)), host)
-    _agree_and_apply(found, host, yes=yes, as_json=as_json)
+    _confirm_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(
             {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]}
@@ -182,7 +182,7 @@ def cron_remove(
         terminal.say("Next: retrycli cron check")
 
 
-def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
+def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
     """The place that the options mean.
 
     Raises:
@@ -196,7 +196,7 @@ def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Sche
     return place
 
 
-def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
+def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
     """Show changes, if there are any, ask, and make them.
 
     Raises:
@@ -208,13 +208,13 @@ def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *
 
     if not found:
         return
-    require_a_person("the change is shown before it is made", yes=yes, as_json=as_json)
+    require_confirmation("the change is shown before it is made", yes=yes, as_json=as_json)
     for changes in found.values():
         for change in changes:
             if not as_json:
                 terminal.show_text(change.diff)
     if not yes:
-        ask("Change it so?")
+        confirm("Change it so?")
     for place, changes in found.items():
         schedule.apply(place, changes, host)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.confirm import confirm, require_confirmation
 from retrycli.cli.options import ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.parsing import length_of_time
 from retrycli.domain.sanitize import printable
@@ -57,10 +57,10 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    require_a_person("what the older version does not know is deleted", yes=yes, as_json=False)
+    require_confirmation("what the older version does not know is deleted", yes=yes, as_json=False)
     if not yes:
         terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
-        ask("Downgrade the tables?")
+        confirm("Downgrade the tables?")
     before, after = maintenance.downgrade(settings)
     terminal.say(f"Tables are at version {after}, from {before}.")
     terminal.say("Next: install the older version; every command of this one upgrades them again")
@@ -78,7 +78,7 @@ def db_prune(
     from retrycli.views import terminal
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
+    require_confirmation("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     old = maintenance.count_history(settings, before=before)
     attempts, acts = terminal.count(old["attempts"], "attempt"), terminal.count(old["acts"], "act")
@@ -86,7 +86,7 @@ def db_prune(
     if not as_json:
         terminal.say(f"{found} ended before {terminal.local_time(before)}.")
     if not yes:
-        ask("Forget them for good?")
+        confirm("Forget them for good?")
     maintenance.prune(settings, before=before)
     if as_json:
         terminal.show_json(old)
@@ -111,14 +111,14 @@ def db_erase(
     from retrycli.operations import maintenance
     from retrycli.views import terminal
 
-    require_a_person("what is erased is gone", yes=yes, as_json=as_json)
+    require_confirmation("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     found = maintenance.count_texts(settings, ticket)
     edits = terminal.count(found, "edit")
     if not as_json:
         terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
     if found and not yes:
-        ask("Erase them for good?")
+        confirm("Erase them for good?")
     erased = maintenance.erase_texts(settings, ticket)
     if as_json:
         terminal.show_json({"ticket": ticket, "edits": erased})
@@ -215,9 +215,9 @@ def db_index(
             for statement in statements:
                 terminal.show_text(f"{statement};")
         if statements and not yes:
-            require_a_person("it is on the application's table", yes=yes, as_json=as_json)
+            require_confirmation("it is on the application's table", yes=yes, as_json=as_json)
             meanwhile = " Nobody else can write to the file meanwhile." if index.holds_writers_up else ""
-            ask(f"{'Take it away' if drop else 'Make it'}?{meanwhile}")
+            confirm(f"{'Take it away' if drop else 'Make it'}?{meanwhile}")
         index.execute(statements)
         now = index.state()
     if as_json:

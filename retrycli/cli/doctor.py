@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.options import ConfigFile, Json, given_file
+from retrycli.cli.options import ConfigFile, Json, config_file
 
 if TYPE_CHECKING:
     from retrycli.operations.doctor.finding import Finding
@@ -32,9 +32,9 @@ def doctor(
     from retrycli.operations.doctor.finding import failed
     from retrycli.views import terminal
 
-    file = given_file(ctx, config)
+    file = config_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
-    findings = [_to_paste(finding) for finding in found]
+    findings = [_complete_commands(finding) for finding in found]
     bad = failed(findings)
     if as_json:
         terminal.show_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
@@ -49,7 +49,7 @@ def doctor(
     raise typer.Exit(FAILED if bad else 0)
 
 
-def _to_paste(finding: Finding) -> Finding:
+def _complete_commands(finding: Finding) -> Finding:
     """Complete the commands that a finding suggests."""
     from retrycli.domain import suggested
 

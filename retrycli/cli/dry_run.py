@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
-UNFORESEEN = "Not checked: already delivered, unknown outcome too often, invalid row."
+NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."
 """For what a pass may yet escalate a message: a dry run would have to load each one whole."""
 
 
@@ -50,22 +50,22 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
             )
             return
         if not terminal.on_terminal():
-            terminal.show_table((), (_would_send(message, message.created_at, found) for message in messages))
+            terminal.show_table((), (_row(message, message.created_at, found) for message in messages))
             return
         now = utc_now()
         rows = [
-            _would_send(message, message.created_at and terminal.ago(message.created_at, now), found)
+            _row(message, message.created_at and terminal.ago(message.created_at, now), found)
             for message in islice(messages, ON_SCREEN)
         ]
         deque(messages, maxlen=0)
     terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
     if foreseen.number > ON_SCREEN:
         terminal.say(f"… and {foreseen.number - ON_SCREEN:,} more")
-    _sum_up(settings, found, foreseen, now)
+    _show_summary(settings, found, foreseen, now)
     terminal.say("Next: retrycli run-once")
 
 
-def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
+def _row(message: ListedMessage, made: Cell, found: Sum) -> Row:
     to = found.destination_of(message.message_type)
     return (
         *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
@@ -73,7 +73,7 @@ def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
     )
 
 
-def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
+def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
     from retrycli.domain import suggested
     from retrycli.operations.dry_run import count_waiting
@@ -91,20 +91,20 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
     if sent or not found.destinations:
         terminal.say(f"{would} send {terminal.count(sum(sent.values()), 'message')}{to}.")
-    _say_what_is_down(found, foreseen)
+    _show_down(found, foreseen)
     if foreseen.escalated:
         number = terminal.count(foreseen.escalated, "message")
         terminal.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
     if found.number:
-        terminal.say(UNFORESEEN)
+        terminal.say(NOT_CHECKED)
     if not found.number and (later := count_waiting(settings)):
         terminal.say(f"{terminal.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
-        _say_how_old(settings, found.oldest, now)
+        _show_oldest(settings, found.oldest, now)
     terminal.say("Nothing was sent or written.")
 
 
-def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
+def _show_down(found: Sum, foreseen: Preview) -> None:
     """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
     from retrycli.domain.circuit_breaker import BreakerState
     from retrycli.views import terminal
@@ -120,7 +120,7 @@ def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
             terminal.say(f"{to} is down: that message is its probe{rest}.")
 
 
-def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
+def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
     from retrycli.operations.dry_run import LONG_AGO
     from retrycli.views import terminal
 

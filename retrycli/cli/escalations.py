@@ -11,7 +11,7 @@ from retrycli.cli.filters import FilterOptions, takes_filters
 from retrycli.cli.list import ON_SCREEN
 from retrycli.cli.message_ids import MessageId, MessageIds
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.selection import choose, confirmed_ids, exit_code, run_interruptible, show_result
 from retrycli.cli.show import may_have_arrived
 from retrycli.domain.message import EscalationReason, State
 
@@ -166,12 +166,12 @@ def _escalated(message: ListedMessage) -> Row:
         message.reason,
         message.escalated_at,
         message.last_error,
-        _step(message.reason, message.id),
-        _seen_to(message),
+        _next_command(message.reason, message.id),
+        _acknowledgement(message),
     )
 
 
-def _seen_to(message: ListedMessage) -> str | None:
+def _acknowledgement(message: ListedMessage) -> str | None:
     """Who sees to it since when, and what was noted."""
     from retrycli.views import terminal
 
@@ -180,7 +180,7 @@ def _seen_to(message: ListedMessage) -> str | None:
     return ": ".join(filter(None, (seen, message.note))) or None
 
 
-def _step(reason: str | None, message_id: int) -> str:
+def _next_command(reason: str | None, message_id: int) -> str:
     """Return the command for the next step: a message that can't simply be tried again is shown first."""
     from retrycli.domain import suggested
 
@@ -201,13 +201,13 @@ def acknowledge(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    wanted = chosen(message_ids, filters.parse())
+    wanted = choose(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
-    ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
-    done, received = interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here))
-    report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
+    ids = confirmed_ids(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
+    done, received = run_interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here))
+    show_result(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

@@ -58,7 +58,7 @@ def list_failed(
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
     with operation.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
-            most = _tries_allowed(settings)
+            most = _max_retries_by_type(settings)
             policies = settings.policies
             terminal.show_json(
                 {
@@ -83,7 +83,7 @@ def list_failed(
 def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:
     fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
     return {name: getattr(message, name) for name in fields} | {
-        "max_retries": _most(most, message.message_type),
+        "max_retries": _max_retries(most, message.message_type),
         "created_at": message.created_at,
     }
 
@@ -96,7 +96,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     from retrycli.operations.wiring import utc_now
     from retrycli.views import terminal
 
-    most = _tries_allowed(settings)
+    most = _max_retries_by_type(settings)
     expire = any(policy.expires_after for policy in settings.policies.values())
     for_person, now = terminal.on_terminal(), utc_now()
     if for_person:
@@ -115,7 +115,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 str(message.ticket_id),
                 message.message_type,
                 message.state,
-                _tries(message.retry_count, _most(most, message.message_type)),
+                _tries_text(message.retry_count, _max_retries(most, message.message_type)),
                 message.next_attempt_at,
                 message.last_error,
                 *((expiry(message),) if expire else ()),
@@ -141,14 +141,14 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     return f"expires {terminal.ahead(end, now)}{early}"
 
 
-def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
+def _max_retries_by_type(settings: Settings) -> dict[MessageType, int]:
     return {message_type: policy.max_retries for message_type, policy in settings.policies.items()}
 
 
-def _tries(made: int | None, most: int | None) -> str:
+def _tries_text(made: int | None, most: int | None) -> str:
     """Tries made and allowed; a bad row has no number in the one place, or no known type to tell the other."""
     return f"{'?' if made is None else made}/{'?' if most is None else most}"
 
 
-def _most(most: dict[MessageType, int], message_type: str) -> int | None:
+def _max_retries(most: dict[MessageType, int], message_type: str) -> int | None:
     return next((tries for known, tries in most.items() if known == message_type), None)

@@ -70,7 +70,7 @@ def all_utf8(values: list[str] | None) -> list[str] | None:
     return values
 
 
-def name(value: str | None) -> str | None:
+def operator_name(value: str | None) -> str | None:
     """A person's name, if any, that fits into the history.
 
     Raises:
@@ -89,7 +89,9 @@ ConfigFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Header = Annotated[bool, typer.Option("--header", help="Off a terminal, print the names of the columns first.")]
-By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=name)]
+By = Annotated[
+    str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=operator_name)
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -103,14 +105,14 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
     from retrycli.views import log_lines
 
     given: Globals = ctx.obj
-    loaded = configuration.load(given_file(ctx, config))
+    loaded = configuration.load(config_file(ctx, config))
     chosen = loaded.settings.logging
     level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
     log_lines.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
     return loaded
 
 
-def given_file(ctx: typer.Context, config: Path | None) -> Path | None:
+def config_file(ctx: typer.Context, config: Path | None) -> Path | None:
     """Return the configuration file that was given, if any, and have suggested commands name it."""
     from retrycli.domain import suggested
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
-from retrycli.cli.run import PUT_BACK, why_it_ended
+from retrycli.cli.run import RELEASED_TEXT, describe_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,10 +45,11 @@ def passes(
     if terminal.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]]
         rows = [
-            (record.started_at, record.started_by, record.result_in_words(lost), _came_of(record)) for record in found
+            (record.started_at, record.started_by, record.result_in_words(lost), _describe_result(record))
+            for record in found
         ]
         since = min((at for at, *_ in rows), default=None)
-        rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _shown(pauses, since)]
+        rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _pauses_since(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
         terminal.show_table(("Started", "By", "Result", "What came of it"), rows)
         terminal.say("Next: retrycli status")
@@ -62,7 +63,7 @@ def passes(
                 record.result_in_words(lost),
                 # The counts are written when a pass ends.
                 *(None if record.result is None else getattr(record, name) for name in COUNTS),
-                why_it_ended(record.reason, record.detail),
+                describe_end(record.reason, record.detail),
                 record.started_by,
             )
             for record in found
@@ -71,7 +72,7 @@ def passes(
     )
 
 
-def _shown(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
+def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
     """Give the pauses that stand between passes: since the oldest that is shown, and the one that was in force then."""
     for pause in pauses:
         yield pause
@@ -79,10 +80,10 @@ def _shown(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[Pa
             return
 
 
-def _came_of(found: PassRecord) -> str | None:
+def _describe_result(found: PassRecord) -> str | None:
     """The counts that are not zero, and why the pass ended as it did, as far as there is anything to tell."""
-    words = {"unknown": "of unknown outcome", "released": PUT_BACK}
+    words = {"unknown": "of unknown outcome", "released": RELEASED_TEXT}
     counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
-    why = why_it_ended(found.reason, found.detail)
+    why = describe_end(found.reason, found.detail)
     quiet = "nothing was due" if found.result == "completed" else None
     return "; ".join(filter(None, (", ".join(counts), why))) or quiet

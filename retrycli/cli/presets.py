@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import ask, require_a_person
-from retrycli.cli.options import ConfigFile, Json, Yes, all_utf8, load_settings, name, utf8
+from retrycli.cli.confirm import confirm, require_confirmation
+from retrycli.cli.options import ConfigFile, Json, Yes, all_utf8, load_settings, operator_name, utf8
 from retrycli.domain.message import MessageType
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Attach = Annotated[
     ),
 ]
 SignedBy = Annotated[
-    str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)
+    str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=operator_name)
 ]
 
 
@@ -55,9 +55,9 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
 
     found = operation.bundled()
     if as_json:
-        terminal.show_json({"presets": [_facts(preset) for preset in found]})
+        terminal.show_json({"presets": [_preset_fields(preset) for preset in found]})
         return
-    rows = [(preset.name, preset.title, _in_short(preset)) for preset in found]
+    rows = [(preset.name, preset.title, _summary(preset)) for preset in found]
     terminal.show_table(("Name", "System", "What it can do"), rows, texts=1)
     terminal.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
 
@@ -84,14 +84,14 @@ def check(
 
     found, compared = operation.check(load_settings(ctx, config), preset)
     if as_json:
-        terminal.show_json({"ok": True, **_facts(found), "table": compared})
+        terminal.show_json({"ok": True, **_preset_fields(found), "table": compared})
         return
     terminal.show_facts(
         {
             "Preset": f"{preset}: {found.title}",
             "Credentials": ", ".join(f"gateway.{key}" for key in found.credentials) or "as gateway.auth says",
             **{
-                str(message_type).capitalize(): ", ".join([f"{sent.method} {sent.path}", *_can(sent)])
+                str(message_type).capitalize(): ", ".join([f"{sent.method} {sent.path}", *_capabilities(sent)])
                 for message_type, sent in found.messages.items()
             },
             "Looks up": "yes" if found.looks_up else "no: what may have arrived is sent again at most twice",
@@ -127,9 +127,9 @@ def deliver_test(
         raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
-        require_a_person(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
+        require_confirmation(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
         if not yes:
-            ask(f"Send a test to the {message_type} of ticket {ticket}?")
+            confirm(f"Send a test to the {message_type} of ticket {ticket}?")
     tried = trial_delivery.deliver_test(
         settings,
         ticket=ticket,
@@ -161,18 +161,18 @@ def _show(tried: Trial, *, as_json: bool) -> None:
     terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
-def _can(sent: MessageSummary) -> list[str]:
+def _capabilities(sent: MessageSummary) -> list[str]:
     """Name what a message of one type may have besides its text."""
     return [PLACES[column] for column in sent.capabilities]
 
 
-def _in_short(preset: PresetSummary) -> str:
-    replies = _can(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
+def _summary(preset: PresetSummary) -> str:
+    replies = _capabilities(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
     notes = ["internal notes"] if MessageType.INTERNAL in preset.messages else []
     return ", ".join([*replies, *notes, *(["look-up"] if preset.looks_up else [])])
 
 
-def _facts(preset: PresetSummary) -> dict[str, object]:
+def _preset_fields(preset: PresetSummary) -> dict[str, object]:
     return {
         "name": preset.name,
         "title": preset.title,
@@ -184,7 +184,7 @@ def _facts(preset: PresetSummary) -> dict[str, object]:
                 "method": sent.method,
                 "path": sent.path,
                 "format": sent.format,
-                "capabilities": _can(sent),
+                "capabilities": _capabilities(sent),
             }
             for message_type, sent in preset.messages.items()
         },

@@ -16,7 +16,7 @@ from retrycli.domain.pass_summary import StartedBy
 if TYPE_CHECKING:
     from retrycli.domain.pass_summary import PassSummary
 
-PUT_BACK = "put back with no try counted"
+RELEASED_TEXT = "put back with no try counted"
 """What people read for ``released``: a message that was tried, or not even that, and waits with its tries as before."""
 
 
@@ -89,7 +89,7 @@ def run_once(
                 wait_lock_seconds=wait_lock,
                 listen=follow,
                 runtime=runtime,
-                started_by=starter or _starter(),
+                started_by=starter or _detect_starter(),
             )
     except Exception as error:
         log_lines.file_failure(error)
@@ -101,7 +101,7 @@ def run_once(
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
 
 
-def _starter() -> StartedBy:
+def _detect_starter() -> StartedBy:
     from retrycli.system.starter import has_terminal, parents, started_by
 
     return started_by(os.environ, parents(), at_terminal=has_terminal())
@@ -110,17 +110,17 @@ def _starter() -> StartedBy:
 def _show(summary: PassSummary) -> None:
     from retrycli.views import terminal
 
-    why = why_it_ended(summary.reason, summary.detail)
+    why = describe_end(summary.reason, summary.detail)
     terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     terminal.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
-        f"{summary.released:,} {PUT_BACK}; {summary.unknown:,} of unknown outcome"
+        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} of unknown outcome"
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
     terminal.say(f"Next: {step or 'retrycli status'}")
 
 
-def why_it_ended(reason: str | None, detail: str | None) -> str | None:
+def describe_end(reason: str | None, detail: str | None) -> str | None:
     """Return why a pass ended as it did. The details of two reasons say all of it."""
     from retrycli.domain import suggested
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from retrycli.cli.confirm import a_person_is_there, ask, require_a_person
+from retrycli.cli.confirm import can_ask, confirm, require_confirmation
 from retrycli.cli.list import show_messages
 from retrycli.cli.run import Signals
 from retrycli.domain.outcome import may_have_arrived
@@ -26,7 +26,7 @@ NOT_DELIVERED = 3
 REFUSED = 4
 
 
-def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
+def choose(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     """Messages by their ids, or those that a filter lets through.
 
     Raises:
@@ -43,7 +43,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     return message_ids or wanted
 
 
-def agreed(
+def confirmed_ids(
     settings: Settings,
     verb: str,
     wanted: list[int] | Filter,
@@ -60,7 +60,7 @@ def agreed(
     Args:
         settings: where to look.
         verb: what is to be done, for the question.
-        wanted: as `chosen` gave it.
+        wanted: as `choose` gave it.
         yes: do not ask.
         as_json: stdout is to hold one object alone.
         plan: more words for the question.
@@ -77,12 +77,12 @@ def agreed(
     from retrycli.operations import message_actions
 
     if isinstance(wanted, list):
-        if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
+        if yes or not (for_good or (asks_a_person and can_ask(as_json=as_json))):
             return list(dict.fromkeys(wanted))
-        require_a_person("it can't be undone", yes=yes, as_json=as_json)
+        require_confirmation("it can't be undone", yes=yes, as_json=as_json)
         found = message_actions.named(settings, wanted)
     else:
-        require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
+        require_confirmation("a filter may find many messages", yes=yes, as_json=as_json)
         found = message_actions.find(settings, wanted)
         if not found.ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
@@ -101,17 +101,19 @@ def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, v
     if (more := number - len(first)) and first:
         terminal.say(f"… and {more:,} more")
     if left_alone:
-        terminal.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
-    ask(f"{verb} {terminal.count(number, 'message')}{plan}?")
+        terminal.say(
+            f"{_describe_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone."
+        )
+    confirm(f"{verb} {terminal.count(number, 'message')}{plan}?")
 
 
-def _expired(number: int) -> str:
+def _describe_expired(number: int) -> str:
     from retrycli.views import terminal
 
     return f"{terminal.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
-def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
+def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
     """Do something that SIGINT, SIGTERM and SIGHUP end in good order; what came of it, and the signal, if one came.
 
     What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
@@ -123,7 +125,7 @@ def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]
     return done, signals.received
 
 
-def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
+def show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
     """Tell what came of an act: in sentences to a person, in figures to a program."""
     from retrycli.views import terminal
 
@@ -133,11 +135,11 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
                 "act": act,
                 **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
                 "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
-                "canaries": [result_of(attempt) for attempt in done.tried],
+                "canaries": [attempt_fields(attempt) for attempt in done.tried],
             }
         )
     elif terminal.on_terminal():
-        _tell(done, act, named=named)
+        _show_in_words(done, act, named=named)
     else:
         canaries = {"tried": len(done.tried), "delivered": sum(attempt.delivered for attempt in done.tried)}
         facts = {act: done.done, "refused": len(done.refused), "left": done.left}
@@ -147,21 +149,21 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
             terminal.complain(f"retrycli: {error}")
 
 
-def _tell(done: ActionResult, act: str, *, named: bool) -> None:
+def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
     from retrycli.views import terminal
 
     for attempt in done.tried:
-        tell_of_attempt(attempt, "Canary: message")
+        show_attempt(attempt, "Canary: message")
     if done.done or not (named or done.left):
         verb, _, what = act.partition("_")
         terminal.say(f"{verb.capitalize()} {terminal.count(done.done, 'message')}{what and f' as {what}'}.")
     if not named:
-        _tell_of_refused(done)
+        _show_refused(done)
     if done.left:
-        terminal.say(left_in_words(done))
+        terminal.say(describe_left(done))
 
 
-def _tell_of_refused(done: ActionResult) -> None:
+def _show_refused(done: ActionResult) -> None:
     """Say how many of the messages that a filter found were left alone; named ones have a line each."""
     from retrycli.domain.errors import Expired, InvalidMessage
     from retrycli.views import terminal
@@ -172,12 +174,12 @@ def _tell_of_refused(done: ActionResult) -> None:
         terminal.say(f"{terminal.count(unfit, 'message')} {words} left alone.")
     if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
-        terminal.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
+        terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
         terminal.say(f"{terminal.count(lost, 'message')} had moved on and were left alone.")
 
 
-def left_in_words(done: ActionResult) -> str:
+def describe_left(done: ActionResult) -> str:
     """Why some messages were not come to."""
     from retrycli.views import terminal
 
@@ -201,7 +203,7 @@ def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
     return REFUSED if done.refused and (named or untouched) else 0
 
 
-def result_of(tried: ManualAttempt) -> dict[str, object]:
+def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
     """One attempt by hand, as JSON holds it."""
     outcome = tried.outcome
     return {
@@ -212,7 +214,7 @@ def result_of(tried: ManualAttempt) -> dict[str, object]:
     }
 
 
-def tell_of_attempt(tried: ManualAttempt, start: str = "Message") -> None:
+def show_attempt(tried: ManualAttempt, start: str = "Message") -> None:
     """One attempt by hand, for a person."""
     from retrycli.views import terminal
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import AttemptRecord, MessageDetails
     from retrycli.views.terminal import Row
 
-OF_THE_ROW = ("message_id", "ticket")
+ROW_COLUMNS = ("message_id", "ticket")
 """What the queue has of a message that its row says as well."""
-TIMES = ("created_at", "updated_at", "sent_at")
+TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def show(
     if as_json:
         terminal.show_json(
             {
-                "message": {name: _rfc_3339(name, value) for name, value in found.row.items()},
+                "message": {name: _json_value(name, value) for name, value in found.row.items()},
                 "queue": found.queue,
                 "attempts": [asdict(attempt) for attempt in found.attempts],
                 "acts": [asdict(act) for act in found.acts],
@@ -55,7 +55,7 @@ def show(
         )
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
-    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in OF_THE_ROW}
+    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in ROW_COLUMNS}
     if found.queue is not None:
         queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
     terminal.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
@@ -104,12 +104,12 @@ def may_have_arrived(message_id: int) -> str:
     )
 
 
-def _rfc_3339(column: str, value: object) -> object:
+def _json_value(column: str, value: object) -> object:
     """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
     from retrycli.domain.errors import InvalidMessage
     from retrycli.domain.message import utc_time
 
-    if column not in TIMES:
+    if column not in TIME_COLUMNS:
         return value
     try:
         return utc_time(column, value)
@@ -122,22 +122,22 @@ def _show_history(found: MessageDetails) -> None:
     from retrycli.views import terminal
 
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
-    rows = _history(found)
+    rows = _history_rows(found)
     if any(attempt.external_id for attempt in found.attempts):
         terminal.show_table((*headers, "Known there as"), rows, texts=2)
     else:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
 
 
-def _history(found: MessageDetails) -> list[Row]:
+def _history_rows(found: MessageDetails) -> list[Row]:
     rows: list[tuple[datetime, Row]] = [
-        (attempt.started_at, _attempt(attempt, found.ended)) for attempt in found.attempts
+        (attempt.started_at, _attempt_row(attempt, found.ended)) for attempt in found.attempts
     ]
     rows += [(act.at, (None, act.by, act.at, act.act, None, None, act.detail, None)) for act in found.acts]
     return [row for _, row in sorted(rows, key=itemgetter(0))]
 
 
-def _attempt(made: AttemptRecord, ended: frozenset[str]) -> Row:
+def _attempt_row(made: AttemptRecord, ended: frozenset[str]) -> Row:
     return (
         made.number,
         made.made_by,

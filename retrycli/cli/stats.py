@@ -51,7 +51,7 @@ def stats(
     from retrycli.operations import status
     from retrycli.views import terminal
 
-    span = _span(since)
+    span = _parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
     figures, groups = status.stats(load_settings(ctx, config), by, span=span, limit=shown)
@@ -61,7 +61,7 @@ def stats(
     if on_terminal:
         _show(figures, by, groups)
     else:
-        terminal.show_table((), list(_lines(figures, by, groups)))
+        terminal.show_table((), list(_piped_rows(figures, by, groups)))
     terminal.say("Next: retrycli report --html report.html")
 
 
@@ -83,7 +83,7 @@ def report(
     file = html or settings.report.path
     if file is None:
         raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
-    page = status.report(settings, span=_span(since))
+    page = status.report(settings, span=_parse_since(since))
     if file == STDOUT:
         print(page, end="")  # noqa: T201
         return
@@ -92,7 +92,7 @@ def report(
     terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
 
 
-def _span(since: str) -> timedelta:
+def _parse_since(since: str) -> timedelta:
     """How far to look back.
 
     Raises:
@@ -135,7 +135,7 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
     }
 
 
-def _lines(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
+def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
     """What is piped: each line says first what it is about."""
     for group in groups:
         yield by.value, group.key, group.attempts, group.delivered
@@ -172,8 +172,8 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
             "Since": figures.since,
             "Attempts": f"{figures.attempts:<9,} {terminal.curve(made)}",
             "Delivered": f"{figures.delivered:<9,} {terminal.curve(good)}",
-            "Waited": _waited(figures),
-            "Outages": _outages(figures),
+            "Waited": _describe_waits(figures),
+            "Outages": _describe_outages(figures),
         }
     )
     if figures.outages:
@@ -189,10 +189,10 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
         _show_tries(figures.tries)
     if figures.troubles:
         terminal.say("")
-        _show_troubles(figures.troubles, CAUSES if by is not GroupBy.ERROR else None)
+        _show_causes(figures.troubles, CAUSES if by is not GroupBy.ERROR else None)
 
 
-def _waited(figures: DeliveryStats) -> str:
+def _describe_waits(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
     median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
@@ -201,7 +201,7 @@ def _waited(figures: DeliveryStats) -> str:
     return f"half within {median}, 95 % within {most}, all within {longest}"
 
 
-def _outages(figures: DeliveryStats) -> str:
+def _describe_outages(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
     if not figures.outages:
@@ -251,7 +251,7 @@ def _show_tries(tries: Mapping[int, int]) -> None:
     terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
 
 
-def _show_troubles(troubles: Sequence[FailureCause], limit: int | None) -> None:
+def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
     from retrycli.views import terminal
 
     rows = [(f"{cause.attempts:,}", cause.outcome, cause.last_at, cause.cause) for cause in troubles[:limit]]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrycli.operations.status import Status
 
 UNHEALTHY = 3
-UNSEEN = "no cron line or timer found here; the next run is told by the passes that came"
+NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is told by the passes that came"
 """Another user's crontab may be hidden from who looks."""
 
 
@@ -93,26 +93,26 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "State": f"{found.state}, but nothing calls the next pass"
             if found.state == "ok" and found.uncalled is not None
             else found.state,
-            "Passes": _passes_in_words(found),
-            **_cause_in_words(found),
-            **_hosts_in_words(found),
+            "Passes": _describe_passes(found),
+            **_cause_facts(found),
+            **_host_facts(found),
             "Next run": _next_run(loaded, found),
-            **({"Schedule": UNSEEN} if found.unseen else {}),
+            **({"Schedule": NO_SCHEDULE_FOUND} if found.unseen else {}),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
-            **_claimed_in_words(found),
+            **_claim_facts(found),
             "Escalated": found.messages["escalated"],
-            **_expired_in_words(found),
+            **_expired_facts(found),
             **{
                 f"Breaker {breaker.state}": f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
                 + (f", {terminal.count(breaker.failures, 'failure')} in a row" if breaker.failures else "")
                 for breaker in found.breakers
                 if breaker.probe_at is not None
             },
-            **_refusals_in_words(found),
+            **_refusal_facts(found),
             **({"Disk": found.disk} if found.disk else {}),
-            "Pause": _pause_in_words(found),
+            "Pause": _describe_pause(found),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
         }
     )
@@ -134,14 +134,14 @@ def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
     return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 
-def _claimed_in_words(found: Status) -> dict[str, str]:
+def _claim_facts(found: Status) -> dict[str, str]:
     """Return whose claims the messages in state ``sending`` are under: more are claimed than requests are out."""
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
     return {"Claimed by": "the pass that runs" if found.lock else "a pass that has ended"}
 
 
-def _expired_in_words(found: Status) -> dict[str, str]:
+def _expired_facts(found: Status) -> dict[str, str]:
     """Return how many waiting messages are too old to be sent, and what becomes of them."""
     expired = found.messages["expired"]
     if not expired:
@@ -155,7 +155,7 @@ def _expired_in_words(found: Status) -> dict[str, str]:
     return {"Expired": f"{expired:,} of those waiting; {then}"}
 
 
-def _passes_in_words(found: Status) -> str:
+def _describe_passes(found: Status) -> str:
     from retrycli.domain import suggested
     from retrycli.views import terminal
 
@@ -172,7 +172,7 @@ def _passes_in_words(found: Status) -> str:
     return words
 
 
-def _cause_in_words(found: Status) -> dict[str, str]:
+def _cause_facts(found: Status) -> dict[str, str]:
     """Return why the last pass ended early, if it has more to say than its result."""
     from retrycli.domain import suggested
 
@@ -183,7 +183,7 @@ def _cause_in_words(found: Status) -> dict[str, str]:
     return {"Cause": suggested.quoted(last.detail)}
 
 
-def _refusals_in_words(found: Status) -> dict[str, str]:
+def _refusal_facts(found: Status) -> dict[str, str]:
     """Return what refused us before the last pass, which says itself what refused it."""
     from retrycli.views import terminal
 
@@ -195,7 +195,7 @@ def _refusals_in_words(found: Status) -> dict[str, str]:
     }
 
 
-def _hosts_in_words(found: Status) -> dict[str, str]:
+def _host_facts(found: Status) -> dict[str, str]:
     """Each host's newest pass, where there are several."""
     from retrycli.views import terminal
 
@@ -207,7 +207,7 @@ def _hosts_in_words(found: Status) -> dict[str, str]:
     }
 
 
-def _pause_in_words(found: Status) -> str:
+def _describe_pause(found: Status) -> str:
     from retrycli.views import terminal
 
     if found.pause is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from retrycli.cli.confirm import ask, require_a_person
+from retrycli.cli.confirm import confirm, require_confirmation
 from retrycli.cli.options import ConfigFile, Json, Yes, load_settings
 
 
@@ -32,9 +32,9 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
                 terminal.say(
                     f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
                 )
-            require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
+            require_confirmation("a message without a row there leaves the queue", yes=yes, as_json=as_json)
             if not yes:
-                ask(f"Let the queue belong to {before.configured}?")
+                confirm(f"Let the queue belong to {before.configured}?")
             accept()
     if as_json:
         terminal.show_json(
