@@ -17,7 +17,7 @@ from typer.main import get_group
 from retrycli.cli.options import ConfigFile, Globals, LogFormat, LogLevel
 
 SIGPIPE_EXIT = 128 + 13
-"""Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
+"""Exit code if the reader of our output is gone, as with `head`: a shell reports a death by SIGPIPE so."""
 
 GROUPS = {
     "Core commands": {
@@ -57,37 +57,37 @@ GROUPS = {
     },
     "Trying out": {"sandbox": "demo", "demo": "demo", "version": "version"},
 }
-"""Where each command is, by its group, in the order of the help."""
+"""The module of each command, by group, in the order of the help."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
-"""Where each command is."""
+"""The module of each command."""
 
 
 class ProgramContext(typer.Context):
-    """The program's context, which names it in usages and their errors as other suggested commands do."""
+    """The root context. It names the program in usage lines and errors as suggested commands do."""
 
     @property
     def command_path(self) -> str:
-        """Return the words before a command."""
+        """The words before a command."""
         from retrycli.domain import suggested
 
         return suggested.program()
 
 
 class Commands(TyperGroup):
-    """The commands, each made when it is asked for: cron starts us every time, and needs one of them.
+    """All commands, loaded on demand: cron starts the program for every pass, and needs one command.
 
-    To load and describe them all takes an eighth of a pass with nothing due (tests/benchmarks).
+    Loading all of them takes an eighth of a pass with nothing due (tests/benchmarks).
     """
 
     context_class = ProgramContext
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer keeps click's types to itself
-        """The names of all commands."""
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer does not export click's types
+        """Return the names of all commands."""
         del ctx
         return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
-        """A command; None where there is none of that name, and then all are made, so that one like it is suggested."""
+        """Return a command; None if unknown, with all commands loaded so that a similar one is suggested."""
         del ctx
         if cmd_name not in self.commands:
             for home in {HOMES[cmd_name]} if cmd_name in HOMES else {*HOMES.values()}:
@@ -95,7 +95,7 @@ class Commands(TyperGroup):
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
-        """Write the commands by their groups."""
+        """Write the commands by group."""
         for title, names in GROUPS.items():
             commands = {name: self.get_command(ctx, name) for name in names}
             room = formatter.width - LONGEST_COMMAND - 6
@@ -108,7 +108,7 @@ class Commands(TyperGroup):
                 )
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as above
-        """Run a command; say what is wrong with its arguments in our own words, not in the type checker's."""
+        """Run a command. Reword the type checker's errors about its arguments."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -124,7 +124,7 @@ PLAIN_WORDS = {
     r"^Input should be greater than or equal to ": "it must be at least ",
     r"^Input should be ": "it must be ",
 }
-"""What the library that checks arguments says, and what we say."""
+"""Patterns of the argument checker's errors, with our wording."""
 
 
 def _reword(text: str) -> str:
@@ -132,7 +132,7 @@ def _reword(text: str) -> str:
 
 
 def _load_commands(home: str) -> dict[str, Any]:
-    """The commands of a module, each with an example in its help."""
+    """Load the commands of a module. Add an example to the help of every command."""
     group = typer.Typer(rich_markup_mode=None)
     import_module(f"{__name__}.{home}").register(group)
     commands = dict(get_group(group).commands)
@@ -145,7 +145,7 @@ def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
     from retrycli.cli.examples import EXAMPLES
     from retrycli.domain import suggested
 
-    # The first line keeps the help's formatter from filling the others up.
+    # \b keeps click from re-wrapping the lines.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
     for name, subcommand in getattr(command, "commands", {}).items():
         _add_examples(subcommand, *names, name)
@@ -183,14 +183,14 @@ def options(
         bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Take the options that come before the command."""
+    """Store the options before the command."""
     del version
-    del debug  # `_fail` looks for it among the arguments, for there is no context by then
+    del debug  # `_fail` reads it from the arguments, because it has no context
     ctx.obj = Globals(config, log_level, log_format)
 
 
 def run() -> None:
-    """Run the command that the arguments name; every error ends here, in words and with its exit code."""
+    """Run the command line. Report every error as one line and with its exit code."""
     from retrycli.cli import streams
     from retrycli.domain import suggested
     from retrycli.domain.errors import RetrycliError, cause_of
@@ -212,18 +212,18 @@ def run() -> None:
     except BrokenPipeError:
         sys.exit(SIGPIPE_EXIT)
     except SystemExit as end:
-        # typer has seen it first, and calls it 1.
+        # typer catches BrokenPipeError first, and exits with 1.
         sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
-    except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
+    except Exception as error:  # noqa: BLE001  the funnel for unexpected errors
         _fail(error, f"{cause_of(error)}. Run it again with --debug before the command", 1)
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the words before the command, so that a shell would find the same program again.
+    """Return the words before the command with which a shell finds this program again.
 
     Args:
-        started: how Python was called.
-        script: what it runs: the installed script, by the path that a shell or the kernel found it by, or a module.
+        started: Python's command line.
+        script: the path of the installed script, or of the module's ``__main__.py``.
         environ: the environment, for its search path.
     """
     import shutil
@@ -247,7 +247,7 @@ def _daemon_commands() -> Mapping[str, str]:
 
 
 def _sudo_prefix() -> list[str]:
-    """Return how to become the user that this process runs as."""
+    """Return the command prefix that makes sudo run as this process's user."""
     import pwd
 
     user = os.geteuid()

@@ -1,4 +1,4 @@
-"""``retry``, ``requeue``, ``reject``: what is done about messages, named one by one or chosen by a filter."""
+"""``retry``, ``requeue``, ``reject``, for messages named by id or chosen by a filter."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def retry(
 
 
 def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
-    """Each attempt as it went; what could not be tried goes to stderr in any case."""
+    """Show all attempts. Messages that could not be tried go to stderr, also with --json."""
     from retrycli.views import terminal
 
     for attempt in done.tried:
@@ -91,7 +91,7 @@ def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
 
 
 def _retry_exit_code(done: ActionResult) -> int:
-    """What was tried and not delivered weighs more than what could not be tried."""
+    """Return the exit code. A failed attempt takes precedence over a message that could not be tried."""
     if any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried):
         return NOT_DELIVERED
     return REFUSED if done.refused else 0
@@ -125,7 +125,7 @@ def requeue(
     from retrycli.operations import message_actions
 
     wanted = choose(message_ids, filters.parse())
-    birds = _parse_canary(canary, abort_over)
+    canaries = _parse_canary(canary, abort_over)
     due = None if at is None else moment(at, "--at")
     span = length_of_time(spread or "0s", "--spread")
     settings = load_settings(ctx, config)
@@ -139,7 +139,7 @@ def requeue(
         expired=lambda found: message_actions.expired_among(settings, found),
     )
     done, received = run_interruptible(
-        lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, runtime=here)
+        lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=canaries, by=by, runtime=here)
     )
     show_result(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
@@ -156,7 +156,7 @@ def _say_next_step(done: ActionResult) -> None:
 
 
 def _describe_plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
-    """What the question says besides."""
+    """Return what the confirmation adds: due time, spread and canaries."""
     from retrycli.views import terminal
 
     words = (

@@ -1,4 +1,4 @@
-"""``look-up``, ``mark-sent``: what an operator does about messages that may have arrived."""
+"""``look-up``, ``mark-sent``, for messages that may have arrived."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _lookup_fields(asked: LookedUp) -> dict[str, object]:
 
 
 def _lookup_exit_code(asked: Sequence[LookedUp]) -> int:
-    """A question without an answer weighs more than a message that could not be asked about."""
+    """Return the exit code. An unknown result takes precedence over a look-up that was impossible."""
     if any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked):
         return NOT_DELIVERED
     return REFUSED if any(answer.error is not None for answer in asked) else 0

@@ -183,10 +183,10 @@ def cron_remove(
 
 
 def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
-    """The place that the options mean.
+    """Return the schedule that the options choose.
 
     Raises:
-        typer.BadParameter: it names no user, and one is named.
+        typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
     """
     from retrycli.operations.schedule import SchedulePlace
 
@@ -197,12 +197,7 @@ def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) ->
 
 
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
-    """Show changes, if there are any, ask, and make them.
-
-    Raises:
-        typer.BadParameter: there is nobody to be asked.
-        typer.Exit: the person would rather not.
-    """
+    """Show the changes, ask for confirmation, and apply them."""
     from retrycli.operations import schedule
     from retrycli.views import terminal
 

@@ -50,7 +50,7 @@ def doctor(
 
 
 def _complete_commands(finding: Finding) -> Finding:
-    """Complete the commands that a finding suggests."""
+    """Complete the suggested commands of a finding."""
     from retrycli.domain import suggested
 
     remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)

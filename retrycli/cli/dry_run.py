@@ -1,4 +1,4 @@
-"""``run-once --dry-run``: what a pass would do."""
+"""``run-once --dry-run``: show what a pass would do."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 ON_SCREEN = 50
-"""So many of the messages that would be sent a terminal is shown."""
+"""Maximum number of messages on a terminal."""
 NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."
-"""For what a pass may yet escalate a message: a dry run would have to load each one whole."""
+"""A pass may escalate messages for these reasons too. A dry run would have to load every message whole."""
 
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
@@ -74,7 +74,7 @@ def _row(message: ListedMessage, made: Cell, found: Sum) -> Row:
 
 
 def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
-    """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
+    """Show how many messages would go where, and how old the oldest is: it may be too old to send."""
     from retrycli.domain import suggested
     from retrycli.operations.dry_run import count_waiting
     from retrycli.views import terminal
@@ -105,7 +105,7 @@ def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: dateti
 
 
 def _show_down(found: Sum, foreseen: Preview) -> None:
-    """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
+    """Show how many messages a pass would hold back, because their destination is down or throttled."""
     from retrycli.domain.circuit_breaker import BreakerState
     from retrycli.views import terminal
 

@@ -1,4 +1,4 @@
-"""``edit``: another subject, body or recipient for a message."""
+"""``edit``: change the subject, body or recipient of a message."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def edit(
 
 
 def show_edits(acts: Sequence[ActRecord]) -> None:
-    """Show what edits changed, as bodies are shown."""
+    """Show the changes of all edits."""
     from retrycli.domain.editable_message import edit_in_lines
     from retrycli.views import terminal
 
@@ -106,11 +106,7 @@ def _from_options(
 
 
 def _read_body(file: Path) -> str:
-    """A file's text with its line breaks as they are.
-
-    Raises:
-        typer.BadParameter: it can't be read, or is no UTF-8.
-    """
+    """Read a UTF-8 file, or stdin for ``-``. Keep its line breaks."""
     try:
         content = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
         return content.decode("utf-8-sig")

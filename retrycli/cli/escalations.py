@@ -1,4 +1,4 @@
-"""``escalations``: what a person must look at, and who sees to it."""
+"""``escalations``: list, acknowledge and annotate messages that need an operator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ESCALATION_FIELDS = (
 )
 
 HINTS = 3
-"""For so many causes, the biggest, it says what to do about them."""
+"""Maximum number of causes, largest first, that get a suggested command."""
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +62,7 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
 
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
-    """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
+    """Show one line per shared cause, then up to `ON_SCREEN` of the other messages."""
     from retrycli.domain.filter import Filter
     from retrycli.operations import status
     from retrycli.views import terminal
@@ -94,7 +94,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
 
 
 def _hint(group: EscalationGroup) -> str:
-    """Return what to do about all messages of a cause."""
+    """Return the suggested command for all messages of a cause."""
     of_cause = f"--fingerprint {group.fingerprint}"
     match group.example.reason:
         case EscalationReason.UNKNOWN:
@@ -172,7 +172,7 @@ def _escalated(message: ListedMessage) -> Row:
 
 
 def _acknowledgement(message: ListedMessage) -> str | None:
-    """Who sees to it since when, and what was noted."""
+    """Return who acknowledged the message and when, and its note."""
     from retrycli.views import terminal
 
     since = message.acknowledged_at
@@ -181,7 +181,7 @@ def _acknowledgement(message: ListedMessage) -> str | None:
 
 
 def _next_command(reason: str | None, message_id: int) -> str:
-    """Return the command for the next step: a message that can't simply be tried again is shown first."""
+    """Return the next command: `show`, unless the reason allows `retry` or asks for `look-up`."""
     from retrycli.domain import suggested
 
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}

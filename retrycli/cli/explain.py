@@ -74,7 +74,7 @@ def _next_attempt(found: Explanation) -> datetime | str:
 
 
 def _figure(loaded: Loaded, gate: Gate) -> str:
-    """What a gate goes by, with commands that work when pasted; cron's has none but our own words."""
+    """Return a gate's figure. Only cron's suggests commands, which are completed."""
     return complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure
 
 
@@ -89,7 +89,7 @@ REMEDIES = {
 
 
 def _remedy(found: Explanation) -> str:
-    """The command for what stands in the way, first gate first."""
+    """Return the command for the first closed gate."""
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return may_have_arrived(found.message_id)
     if found.is_claimed:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 ON_SCREEN = 50
-"""How many rows a terminal is shown unless ``--limit`` says otherwise."""
+"""Maximum number of rows on a terminal without ``--limit``."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 class Sort(StrEnum):
-    """The orders of a list."""
+    """Sort orders."""
 
     NEXT = "next"
     ID = "id"
@@ -89,9 +89,9 @@ def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[s
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    """Show messages as a list does, with a column for when they expire if they may.
+    """Show a table of messages, with a column for their expiry if a policy sets one.
 
-    A program gets the time; a person is told of those that expire soon, and of those that have.
+    Off a terminal the column holds the time. On a terminal it says which messages expire soon or have expired.
     """
     from retrycli.operations.wiring import utc_now
     from retrycli.views import terminal
@@ -128,7 +128,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
-    """Say when a waiting message expires, if that is worth a word; else nothing."""
+    """Describe when a waiting message expires; empty if that is far off."""
     from retrycli.operations.expiry import EXPIRED, is_shown
     from retrycli.views import terminal
 
@@ -146,7 +146,7 @@ def _max_retries_by_type(settings: Settings) -> dict[MessageType, int]:
 
 
 def _tries_text(made: int | None, most: int | None) -> str:
-    """Tries made and allowed; a bad row has no number in the one place, or no known type to tell the other."""
+    """Return retries made and allowed, with ? for an invalid count or an unknown message type."""
     return f"{'?' if made is None else made}/{'?' if most is None else most}"
 
 

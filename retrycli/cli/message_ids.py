@@ -1,4 +1,4 @@
-"""Message ids as arguments, and their completion in a shell."""
+"""Message ids as arguments, with shell completion."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Annotated
 import typer
 
 LARGEST_ID = 2**63 - 1
-"""No database holds a larger whole number."""
+"""Largest integer of both databases."""
 
 
-ERROR_ROOM = 60
-"""So much of an error stands beside an id that a shell offers."""
+MAX_ERROR_LENGTH = 60
+"""Maximum characters of an error in a completion."""
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
-"""For zsh a completion's text is a piece of a program, and typer takes it for markup: no character that means
-something to either is left, for the text is whatever a ticketing API has answered."""
+"""Look-alikes for the characters that zsh evaluates, or typer reads as markup: the text comes from a ticketing API."""
 
 
 def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Failed messages for a shell to offer: ids that begin as typed, with ticket and error beside them.
+    """Complete the ids of failed messages, with ticket and error.
 
-    Nothing is offered where something is wrong: nobody asked for an error by pressing a key.
+    Offer nothing on an error: the user only pressed a key.
     """
     from retrycli.config import loader as configuration
     from retrycli.domain.sanitize import printable
@@ -31,10 +30,10 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
         given = ctx.params.get("config") or ctx.find_root().params.get("config")
         settings = configuration.load(Path(given) if given else None).settings
         found = status.failed_beginning(settings, incomplete) if incomplete.isdecimal() or not incomplete else []
-    except Exception:  # noqa: BLE001  whatever it is
+    except Exception:  # noqa: BLE001  completion must not fail
         return []
     texts = {number: printable(f"ticket {ticket}, {error or 'no error'}") for number, ticket, error in found}
-    return [(str(number), text[:ERROR_ROOM].translate(SHELL_SAFE)) for number, text in texts.items()]
+    return [(str(number), text[:MAX_ERROR_LENGTH].translate(SHELL_SAFE)) for number, text in texts.items()]
 
 
 MessageId = Annotated[

@@ -1,4 +1,4 @@
-"""What all commands have in common: the options before the command, and the settings they lead to."""
+"""Options that many commands share, and the settings that they choose. A pass loads nothing else of `cli`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LogLevel(StrEnum):
-    """The levels of the log."""
+    """Log levels."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -27,7 +27,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """The forms of the log."""
+    """Log formats."""
 
     TEXT = "text"
     JSON = "json"
@@ -35,7 +35,7 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Globals:
-    """The options that come before the command."""
+    """The options before the command."""
 
     config: Path | None
     log_level: LogLevel | None
@@ -43,14 +43,14 @@ class Globals:
 
 
 MAX_NUMBER = 2**31
-"""So many of something are as good as all, as with ``run.limit``."""
+"""Maximum of numeric options, as for ``run.limit``."""
 
 
 def utf8(value: str | None) -> str | None:
-    """An option's text, if any.
+    """Check an option's text, if any: no database stores invalid UTF-8.
 
     Raises:
-        typer.BadParameter: it is no UTF-8, which no database would take.
+        typer.BadParameter: the text is not valid UTF-8.
     """
     from retrycli.domain.sanitize import encodable
 
@@ -60,10 +60,10 @@ def utf8(value: str | None) -> str | None:
 
 
 def all_utf8(values: list[str] | None) -> list[str] | None:
-    """The texts of an option that may be given several times, if any.
+    """Check the texts of a repeatable option, if any.
 
     Raises:
-        typer.BadParameter: one is no UTF-8.
+        typer.BadParameter: a text is not valid UTF-8.
     """
     for value in values or ():
         utf8(value)
@@ -71,10 +71,10 @@ def all_utf8(values: list[str] | None) -> list[str] | None:
 
 
 def operator_name(value: str | None) -> str | None:
-    """A person's name, if any, that fits into the history.
+    """Check an operator's name, if any, for the history.
 
     Raises:
-        typer.BadParameter: it is empty or too long, has control characters, or is no UTF-8.
+        typer.BadParameter: the name is empty or too long, has control characters, or is not valid UTF-8.
     """
     utf8(value)
     if value is not None and not (0 < len(value.strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
@@ -84,7 +84,7 @@ def operator_name(value: str | None) -> str | None:
 
 ConfigFile = Annotated[
     Path | None,
-    # One that can't be read ends with the same code whether it was named or found.
+    # Not checked by typer: an unreadable file exits with 78 whether it was named or found.
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -96,10 +96,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def load(ctx: typer.Context, config: Path | None) -> Loaded:
-    """Read the settings and begin to log by them.
+    """Read the settings with their sources, and configure logging.
 
     Raises:
-        ConfigurationError: they are wrong.
+        ConfigurationError: a setting is invalid.
     """
     from retrycli.config import loader as configuration
     from retrycli.views import log_lines
@@ -113,7 +113,7 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
 
 
 def config_file(ctx: typer.Context, config: Path | None) -> Path | None:
-    """Return the configuration file that was given, if any, and have suggested commands name it."""
+    """Return the configuration file given by an option, if any. Suggested commands will name it."""
     from retrycli.domain import suggested
 
     given: Globals = ctx.obj
@@ -123,9 +123,9 @@ def config_file(ctx: typer.Context, config: Path | None) -> Path | None:
 
 
 def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
-    """Read the settings and begin to log by them.
+    """Read the settings and configure logging.
 
     Raises:
-        ConfigurationError: they are wrong.
+        ConfigurationError: a setting is invalid.
     """
     return load(ctx, config).settings

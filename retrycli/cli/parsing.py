@@ -1,4 +1,4 @@
-"""Lengths of time and times as values of options."""
+"""Parse durations and times of options."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 
 def length_of_time(text: str, option: str) -> timedelta:
-    """A length of time as an option's value.
+    """Parse a duration, such as 2h.
+
+    Args:
+        text: the option's value.
+        option: its name, for the error.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: the text is not a duration.
     """
     from retrycli.domain.duration import duration
 
@@ -27,12 +31,14 @@ def length_of_time(text: str, option: str) -> timedelta:
 
 
 def moment(text: str, option: str) -> datetime:
-    """A time to come as an option's value: a length of time from now, a time of day, or a date and time.
+    """Parse a future time: a duration from now, a time of day, or a date and time. Without an offset it is local.
 
-    What has no offset is local time.
+    Args:
+        text: the option's value.
+        option: its name, for the error.
 
     Raises:
-        typer.BadParameter: it is none, or past.
+        typer.BadParameter: the text is not a time, or the time is past or too far off.
     """
     from retrycli.domain.duration import LONGEST, duration
 
@@ -49,14 +55,14 @@ def moment(text: str, option: str) -> datetime:
         words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
         raise typer.BadParameter(f"{text!r} is no time; write {words}", param_hint=option) from None
     away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
-    # Roughly first: at the calendar's ends there is no working out a local time.
+    # Compare roughly first: near the calendar's ends a local time can't be computed.
     if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
         return found
     raise typer.BadParameter(f"{text!r} is {'past' if away < LONGEST / 2 else 'too far off'}", param_hint=option)
 
 
 def _local(time: datetime) -> datetime:
-    """A time in the machine's zone; where that is none that Python takes, as ``TZ=UTC-24``, in UTC or its own."""
+    """Convert to the machine's zone. If Python rejects the zone, as ``TZ=UTC-24``, keep the time's own, or UTC."""
     try:
         return time.astimezone()
     except ValueError:

@@ -73,7 +73,7 @@ def passes(
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
-    """Give the pauses that stand between passes: since the oldest that is shown, and the one that was in force then."""
+    """Yield the pauses since the oldest pass shown, and the one in force then. Newest first."""
     for pause in pauses:
         yield pause
         if since is not None and pause.at < since:
@@ -81,7 +81,7 @@ def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iter
 
 
 def _describe_result(found: PassRecord) -> str | None:
-    """The counts that are not zero, and why the pass ended as it did, as far as there is anything to tell."""
+    """Return the counts that are not zero, and why the pass ended early."""
     words = {"unknown": "of unknown outcome", "released": RELEASED_TEXT}
     counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
     why = describe_end(found.reason, found.detail)

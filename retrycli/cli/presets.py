@@ -1,4 +1,4 @@
-"""``presets`` and ``deliver-test``: what a gateway can do, and whether it does."""
+"""``presets``, and ``deliver-test``, which tries one out."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _show(tried: Trial, *, as_json: bool) -> None:
 
 
 def _capabilities(sent: MessageSummary) -> list[str]:
-    """Name what a message of one type may have besides its text."""
+    """Return what messages of one type may have besides their text."""
     return [PLACES[column] for column in sent.capabilities]
 
 

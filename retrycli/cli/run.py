@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from retrycli.domain.pass_summary import PassSummary
 
 RELEASED_TEXT = "put back with no try counted"
-"""What people read for ``released``: a message that was tried, or not even that, and waits with its tries as before."""
+"""Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGHUP: the first asks the pass to end, a second one leaves at once.
+    """Handle SIGTERM, SIGINT and SIGHUP: the first asks the pass to stop, a second one exits at once.
 
-    SIGHUP does not, for the kernel and the shell may both send it when a terminal is closed. Under nohup it is ignored,
-    and stays so.
+    A second SIGHUP does not, because kernel and shell may both send it when a terminal closes. Under nohup SIGHUP stays
+    ignored.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Signals:
         if self.received is None:
             self.received = number
         elif number != signal.SIGHUP:
-            # Whatever is in flight stays claimed until its claim lapses; the next pass finds it.
+            # Messages in flight stay claimed until their claims expire; then a pass recovers them.
             os._exit(128 + number)
 
     def stop_requested(self) -> bool:
-        """Whether a signal has come."""
+        """Return if a signal was received."""
         return self.received is not None
 
 
@@ -63,7 +63,7 @@ def run_once(
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
     ] = None,
-    # `cron install` writes it. It is for no operator, so that help does not show it.
+    # Written by `cron install`, and not meant for operators: hidden from help.
     starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -121,7 +121,7 @@ def _show(summary: PassSummary) -> None:
 
 
 def describe_end(reason: str | None, detail: str | None) -> str | None:
-    """Return why a pass ended as it did. The details of two reasons say all of it."""
+    """Return why a pass ended early. For two reasons the detail says everything."""
     from retrycli.domain import suggested
 
     if detail is not None:

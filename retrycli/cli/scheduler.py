@@ -20,7 +20,7 @@ def callers_here(loaded: Loaded, asker: Asker) -> list[Caller] | None:
 
 
 def none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
-    """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
+    """Return if no crontab here calls a pass. Then the line that called the last pass from cron is gone."""
     from retrycli.operations import schedule
     from retrycli.system.crontab import Host
 
@@ -28,7 +28,7 @@ def none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
 
 
 def complete_commands(loaded: Loaded, text: str) -> str:
-    """Complete the commands in a text; to install the schedule may be root's business."""
+    """Complete the commands in a text. Only root may be able to install the schedule."""
     from retrycli.domain import suggested
     from retrycli.operations import schedule
     from retrycli.system.crontab import Host
@@ -38,7 +38,7 @@ def complete_commands(loaded: Loaded, text: str) -> str:
 
 
 def report_silent_programs(asker: Asker) -> None:
-    """Say which programs of this machine gave no answer about the schedule."""
+    """Report programs of this machine that did not answer about the schedule."""
     from retrycli.system.crontab import ANSWER_SECONDS
     from retrycli.views import terminal
 

@@ -1,4 +1,4 @@
-"""Which messages a command acts on, named or chosen by a filter, and how it tells what came of it."""
+"""Choose the messages that a command changes, confirm them, and show the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFUSED = 4
 
 
 def choose(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
-    """Messages by their ids, or those that a filter lets through.
+    """Return the ids or the filter.
 
     Raises:
         typer.BadParameter: both or neither were given.
@@ -55,23 +55,23 @@ def confirmed_ids(
     asks_a_person: bool = False,
     expired: Callable[[Sequence[int]], Collection[int]] = lambda _: (),
 ) -> Sequence[int]:
-    """Return the ids to act on. Messages that a filter finds are shown, as far as there is room, and confirmed.
+    """Return the ids to change. Show the first messages that a filter finds, and ask for confirmation.
 
     Args:
-        settings: where to look.
-        verb: what is to be done, for the question.
-        wanted: as `choose` gave it.
+        settings: the settings.
+        verb: starts the question.
+        wanted: ids or a filter, from `choose`.
         yes: do not ask.
-        as_json: stdout is to hold one object alone.
-        plan: more words for the question.
-        for_good: it can't be undone, so that named messages are confirmed too.
-        asks_a_person: named messages are confirmed if there is somebody to be asked.
-        expired: finds the messages that will be left alone because they have expired.
+        as_json: stdout holds one JSON object and nothing else.
+        plan: ends the question.
+        for_good: the change can't be undone, so named messages are confirmed too.
+        asks_a_person: named messages are confirmed if the user can be asked.
+        expired: finds the ids of expired messages, which stay unchanged.
 
     Raises:
-        NoSuchMessage: the filter finds none.
-        typer.BadParameter: there is nobody to be asked.
-        typer.Exit: the person would rather not.
+        NoSuchMessage: the filter matches no message.
+        typer.BadParameter: the user can't be asked.
+        typer.Exit: the user does not agree.
     """
     from retrycli.domain.errors import NoSuchMessage
     from retrycli.operations import message_actions
@@ -92,7 +92,7 @@ def confirmed_ids(
 
 
 def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, verb: str, plan: str) -> None:
-    """Show the first of the messages that will be changed, and ask."""
+    """Show the first messages that will change, and ask for confirmation."""
     from retrycli.views import terminal
 
     number = len(found.ids) - len(left_alone)
@@ -114,9 +114,10 @@ def _describe_expired(number: int) -> str:
 
 
 def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
-    """Do something that SIGINT, SIGTERM and SIGHUP end in good order; what came of it, and the signal, if one came.
+    """Run an action that SIGINT, SIGTERM and SIGHUP stop after the request in flight. A second signal exits at once.
 
-    What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
+    Returns:
+        The action's result, and the signal if one was received.
     """
     from retrycli.operations.wiring import DEFAULT_RUNTIME
 
@@ -126,7 +127,7 @@ def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | N
 
 
 def show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
-    """Tell what came of an act: in sentences to a person, in figures to a program."""
+    """Show the result of an action: sentences on a terminal, else figures or JSON."""
     from retrycli.views import terminal
 
     if as_json:
@@ -164,7 +165,7 @@ def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
 
 
 def _show_refused(done: ActionResult) -> None:
-    """Say how many of the messages that a filter found were left alone; named ones have a line each."""
+    """Show how many messages that a filter found stayed unchanged. Named messages get one line per message."""
     from retrycli.domain.errors import Expired, InvalidMessage
     from retrycli.views import terminal
 
@@ -180,7 +181,7 @@ def _show_refused(done: ActionResult) -> None:
 
 
 def describe_left(done: ActionResult) -> str:
-    """Why some messages were not come to."""
+    """Describe why the action stopped before some messages."""
     from retrycli.views import terminal
 
     they = f"{terminal.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
@@ -194,7 +195,7 @@ def describe_left(done: ActionResult) -> str:
 
 
 def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
-    """What came of it, as the shell is told: stopped, a canary that failed, refused, done."""
+    """Return the exit code: stopped by a signal, a failed canary, refused, or done."""
     if received is not None:
         return 128 + received
     if done.reason == "canary_failed":
@@ -204,7 +205,7 @@ def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
 
 
 def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
-    """One attempt by hand, as JSON holds it."""
+    """Return the JSON fields of a manual attempt."""
     outcome = tried.outcome
     return {
         "id": tried.message_id,
@@ -215,7 +216,7 @@ def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
 
 
 def show_attempt(tried: ManualAttempt, start: str = "Message") -> None:
-    """One attempt by hand, for a person."""
+    """Show a manual attempt."""
     from retrycli.views import terminal
 
     if tried.delivered:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrycli.views.terminal import Row
 
 ROW_COLUMNS = ("message_id", "ticket")
-"""What the queue has of a message that its row says as well."""
+"""Columns of the queue that the message's row has too."""
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
@@ -70,7 +70,7 @@ def show(
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
-    """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
+    """Return the next command for a message. One that can't be sent must be fixed first."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         if any(policy.expires_after for policy in settings.policies.values()):
             return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
@@ -92,7 +92,7 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
 
 
 def _is_editable(problem: object) -> bool:
-    """Tell if `retrycli edit` changes the column that makes a message invalid."""
+    """Return if `retrycli edit` can change the column that makes the message invalid."""
     return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
 
 
@@ -105,7 +105,7 @@ def may_have_arrived(message_id: int) -> str:
 
 
 def _json_value(column: str, value: object) -> object:
-    """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
+    """Return a column's value for JSON. Parse times, which SQLite stores as text; keep an invalid one."""
     from retrycli.domain.errors import InvalidMessage
     from retrycli.domain.message import utc_time
 
@@ -118,7 +118,7 @@ def _json_value(column: str, value: object) -> object:
 
 
 def _show_history(found: MessageDetails) -> None:
-    """Attempts and what people did besides, in the order in which they came about."""
+    """Show attempts and operators' actions in the order of time."""
     from retrycli.views import terminal
 
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from retrycli.views.terminal import Row
 
 ON_SCREEN = 20
-"""So many groups a terminal is shown, but for hours, of which there are as many as there are."""
+"""Maximum number of groups on a terminal, except hours, which are all shown."""
 MAX_GROUPS = 10_000
-"""So many where nobody has to read them."""
+"""Maximum number of groups off a terminal."""
 CAUSES = 5
-"""So many errors, where they are not what was asked for."""
+"""Maximum number of errors, unless ``--by error``."""
 NEWEST = 5
-"""So many outages."""
+"""Maximum number of outages on a terminal, newest first."""
 CURVE = 48
-"""How many characters show the course of the time."""
+"""Width of a curve, in characters."""
 STDOUT = Path("-")
 
 Since = Annotated[str, typer.Option("--since", help="Look back so far: 12h, 7d.")]
@@ -93,10 +93,10 @@ def report(
 
 
 def _parse_since(since: str) -> timedelta:
-    """How far to look back.
+    """Parse ``--since``.
 
     Raises:
-        typer.BadParameter: it is no time, or none at all.
+        typer.BadParameter: the text is not a duration, or the duration is zero.
     """
     if span := length_of_time(since, "--since"):
         return span
@@ -136,7 +136,7 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
 
 
 def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
-    """What is piped: each line says first what it is about."""
+    """Yield the rows for a pipe. The first column says what the row is about."""
     for group in groups:
         yield by.value, group.key, group.attempts, group.delivered
     for number, messages in figures.tries.items():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 UNHEALTHY = 3
 NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is told by the passes that came"
-"""Another user's crontab may be hidden from who looks."""
+"""Another user's crontab may be unreadable for this user."""
 
 
 def register(app: typer.Typer) -> None:
@@ -127,7 +127,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
 
 
 def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
-    """Return when the next pass begins, or why none does. Before the first pass the last line has the remedy."""
+    """Return when the next pass starts, or why none does. Before the first pass the last line has the remedy."""
     if found.uncalled is None:
         return found.next_run
     why, remedy = found.uncalled
@@ -135,14 +135,14 @@ def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
 
 
 def _claim_facts(found: Status) -> dict[str, str]:
-    """Return whose claims the messages in state ``sending`` are under: more are claimed than requests are out."""
+    """Return who has claimed the messages in state ``sending``. Only some of them have a request in flight."""
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
     return {"Claimed by": "the pass that runs" if found.lock else "a pass that has ended"}
 
 
 def _expired_facts(found: Status) -> dict[str, str]:
-    """Return how many waiting messages are too old to be sent, and what becomes of them."""
+    """Return how many waiting messages have expired, and when a pass escalates them."""
     expired = found.messages["expired"]
     if not expired:
         return {}
@@ -173,7 +173,7 @@ def _describe_passes(found: Status) -> str:
 
 
 def _cause_facts(found: Status) -> dict[str, str]:
-    """Return why the last pass ended early, if it has more to say than its result."""
+    """Return why the last pass ended early, if its result does not say it."""
     from retrycli.domain import suggested
 
     last = found.last_pass
@@ -184,7 +184,7 @@ def _cause_facts(found: Status) -> dict[str, str]:
 
 
 def _refusal_facts(found: Status) -> dict[str, str]:
-    """Return what refused us before the last pass, which says itself what refused it."""
+    """Return the destinations that refused our credentials before the last pass. The last pass shows its own."""
     from retrycli.views import terminal
 
     return {
@@ -196,7 +196,7 @@ def _refusal_facts(found: Status) -> dict[str, str]:
 
 
 def _host_facts(found: Status) -> dict[str, str]:
-    """Each host's newest pass, where there are several."""
+    """Return the newest pass of every host, if there are several hosts."""
     from retrycli.views import terminal
 
     return {
