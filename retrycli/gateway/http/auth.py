@@ -1,4 +1,4 @@
-"""Our credentials: how a request bears them, and how a token is got by logging in."""
+"""Our credentials in requests, and the log-in that gets a token."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill
 from retrycli.gateway.redaction import redact_secrets
 
 VISIBLE = re.compile(r"[!-~]+")
-"""What a token may be of."""
+"""The characters of a token."""
 
 
 class Credentials:
-    """What a request bears so that the other side knows us.
+    """Authenticate requests.
 
     Args:
-        settings: how to log in, and with what.
-        by_preset: how the preset does it; ``gateway.auth`` takes its place.
-        errors: paths in an answer's JSON where the other side says why it refused the log-in.
+        settings: the credentials and ``gateway.auth``.
+        by_preset: the preset's method; ``gateway.auth`` overrides it.
+        errors: paths in an answer's JSON to the reason why a log-in was refused.
 
     Raises:
-        ConfigurationError: a credential that is missing, or can't stand in a header.
+        ConfigurationError: a credential is missing, or can't be in a header.
     """
 
     def __init__(
@@ -49,29 +49,29 @@ class Credentials:
         self._destination = settings.destination
         self._errors = errors
         self.session: str | None = None
-        """What a log-in brought; None before it, and where none is needed."""
+        """The token of the log-in; None before it, or if none is needed."""
         self._log_in_lock = asyncio.Lock()
         self._secrets = [self._values["token"], self._values["password"]]
         _check_token(self._values["token"])
         try:
             self.headers()
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
-            """Who we are, where messages say so."""
+            """Our identity, for messages that state it."""
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 
     @property
     def by_log_in(self) -> bool:
-        """Whether a log-in comes first, and can be made afresh."""
+        """A log-in comes first, and can be repeated."""
         return self._auth.session is not None
 
     @property
     def missing(self) -> bool:
-        """Whether a log-in is still to be made."""
+        """A log-in is still necessary."""
         return self.by_log_in and self.session is None
 
     def headers(self) -> dict[str, str]:
-        """The headers that bear them, by names in small letters."""
+        """Return the headers with the credentials, by lower-case names."""
         values = {**self._values, "session": self.session}
         headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
         if self._auth.basic is not None:
@@ -83,7 +83,7 @@ class Credentials:
         return headers
 
     def redact_secrets(self, text: str) -> str:
-        """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
+        """Mask our secrets in a text. A token that was renewed is still secret."""
         return redact_secrets(text, self._secrets)
 
     async def log_in(
@@ -92,7 +92,7 @@ class Credentials:
         exchange: Callable[[httpx.Request], Awaitable[Answer]],
         now: Callable[[], datetime],
     ) -> Outcome | None:
-        """Get a token, unless another request has got a fresh one meanwhile.
+        """Get a token, unless another request has got a new one meanwhile.
 
         Args:
             used: the session that was refused; None for the first log-in.
@@ -100,8 +100,7 @@ class Credentials:
             now: the clock, for a Retry-After that is a date.
 
         Returns:
-            None when there is a token. Otherwise what the message comes to for want of one: whatever went wrong,
-            it was not sent.
+            None if there is a token, else the outcome of the message, which was certainly not sent.
         """
         rule = self._auth.session
         assert rule is not None  # noqa: S101  told to the type checker
@@ -122,7 +121,7 @@ class Credentials:
             return None
 
     def _no_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
-        """Judge a log-in whose answer has no token."""
+        """Return the outcome of a log-in without a token in its answer."""
         kind = kind_of_status(answer.status)
         for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
         return Outcome(
@@ -146,7 +145,7 @@ class Credentials:
 
 
 def _by_settings(settings: GatewaySettings, by_preset: Auth | None) -> Auth | None:
-    """How ``gateway.auth`` says it is done, for whom the preset says; None where it says nothing."""
+    """Return the method of ``gateway.auth`` with the preset's identity; None if it is not set."""
     identity = None if by_preset is None else by_preset.identity
     match settings.auth:
         case None:
@@ -161,7 +160,7 @@ def _by_settings(settings: GatewaySettings, by_preset: Auth | None) -> Auth | No
             account = {"username": "{username}", "password": "{password}"}
             path = settings.login_path.replace("{", "{{").replace("}", "}}")
             try:
-                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  where a token stands
+                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  the path of a token
             except ValueError:
                 raise ConfigurationError(
                     f"gateway.login_path: {path!r} can't be used: it leaves the base URL"

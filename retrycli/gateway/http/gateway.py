@@ -44,29 +44,28 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 REPEATED = 20
-"""How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
+"""Maximum length of an answer, as a multiple of the message's text, which it may repeat three times, and escaped."""
 AMISS = "is not as it should be: look at it there at once"
 
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
-"""What is raised if a value can't stand where its template puts it."""
+"""Raised if a value can't be where its template puts it."""
 
 
 class HttpGateway:
-    """Delivers to one ticketing system. Use it as an asynchronous context manager.
+    """Deliver to one ticketing system. Use it as an asynchronous context manager.
 
     Args:
-        settings: where it is and how to log in.
-        columns: the columns of the application's table, for the templates to be checked against; None where there is
-            no table.
-        connections: how many requests may be in flight.
+        settings: the system and our credentials.
+        columns: the columns of the application's table, to check the templates; None without a table.
+        connections: the maximum number of concurrent requests.
         now: the clock, for a Retry-After that is a date.
-        elapsed: seconds, from whenever, that nobody sets.
+        elapsed: a monotonic clock, in seconds.
         sleep: waits between immediate retries.
-        watch: is shown each request with its answer.
-        section: the settings' name, for errors.
+        watch: called with every request and its answer.
+        section: the name of the settings, for errors.
 
     Raises:
-        ConfigurationError: no base URL or usable token, or a preset that is wrong.
+        ConfigurationError: the base URL is missing, the token can't be used, or the preset is invalid.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class HttpGateway:
         """Check the URLs before the first message.
 
         Raises:
-            ConfigurationError: the transport refuses one.
+            ConfigurationError: the transport rejects a URL.
         """
         await check_urls(self._settings, self._section)
         return self
@@ -117,16 +116,16 @@ class HttpGateway:
         await self._transport.aclose()
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message, within ``request_timeout_seconds`` for everything that takes.
+        """Send one message, within ``request_timeout_seconds`` in total.
 
-        A message that may have arrived is looked for first, where the preset can. Only what was certainly not sent is
-        tried again at once.
+        A message that may have arrived is looked up first, if the preset can. Only what was certainly not sent is
+        retried at once.
         """
         progress = DeliveryProgress()
         return await guard(self._deliver_in_time(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why no request can be built of a message, if so. Nothing is asked or sent."""
+        """Return why no request can be built of a message, or None. Send nothing."""
         try:
             prepared = await self._builder.prepare(queued)
             marker = prepared.rule.marker
@@ -137,11 +136,11 @@ class HttpGateway:
         except UNBUILDABLE as error:
             return self._clean(f"the request can't be built: {error}", queued)
         except OSError:
-            return None  # an attachment can't be looked at just now
+            return None  # an attachment can't be checked now
         return None
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, within ``request_timeout_seconds``, and send nothing."""
+        """Ask if a message has arrived, within ``request_timeout_seconds``. Send nothing."""
         limit = self._settings.request_timeout_seconds
         try:
             async with TimeLimit(limit):
@@ -165,7 +164,7 @@ class HttpGateway:
         return LookUp(Presence.ABSENT)
 
     def redact_secrets(self, text: str) -> str:
-        """A text without our secrets."""
+        """Mask our secrets in a text."""
         return self._credentials.redact_secrets(text)
 
     async def _deliver_in_time(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
@@ -185,7 +184,7 @@ class HttpGateway:
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared)
-            # What can't be is found out before anything is asked or sent.
+            # Find errors before any request goes out.
             prepared.request = self._builder.build(prepared, None)
             if queued.unsettled_since is not None and self._preset.look_up:
                 if await self._lookups.look_up(prepared.fields) is LookupAnswer.THERE:
@@ -230,7 +229,7 @@ class HttpGateway:
             raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, prepared: PreparedRequest) -> None:
-        """Send attachments ahead, where they are then referred to."""
+        """Upload the attachments, if the message refers to uploads."""
         rule = self._preset.upload
         entries = prepared.fields["attachments"]
         if rule is None or not isinstance(entries, list):
@@ -242,7 +241,7 @@ class HttpGateway:
     async def _uploaded(
         self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object], number: int
     ) -> str | int:
-        """Send one attachment; what the other side calls it."""
+        """Upload one attachment. Return its token."""
         headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
         path = fill_path(rule.path, about_it, rule.query)
         as_it_is = rule.files is None
@@ -273,7 +272,7 @@ class HttpGateway:
     # -- after it was sent ------------------------------------------------------------------------------------
 
     async def _verified(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
-        """Read back what was delivered, where that is asked for."""
+        """Read back a delivered message, if ``gateway.verify`` is set."""
         rule = prepared.rule.verify
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
             return outcome
@@ -286,7 +285,7 @@ class HttpGateway:
         return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {AMISS}")
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
-        """The outcome as it may be stored: its error in one line, and without our secrets and the customer's words."""
+        """Return the outcome as it may be stored: the error on one line, without secrets and the customer's words."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = replace(outcome, external_id=None)
         return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, queued))
@@ -296,7 +295,7 @@ class HttpGateway:
 
 
 def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
-    """What a delivered message comes to by what the answer says of it."""
+    """Return the outcome of a delivered message after checking the answer's confirmation."""
     condition = prepared.rule.confirmed
     try:
         if condition is None or holds(condition, answer, prepared.fields):
@@ -308,7 +307,7 @@ def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> O
 
 
 def _of_an_upload(outcome: Outcome, number: int) -> Outcome:
-    """What a message comes to for want of its attachment: it has not been sent, whatever went wrong."""
+    """Return the outcome of a message whose upload failed: it was certainly not sent."""
     kind = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
     said = outcome.error or "the answer has no token"
     return replace(

@@ -1,4 +1,4 @@
-"""Asking a ticketing API for nothing: whether it is there, and whether it takes our credentials. No message is sent."""
+"""Probe a ticketing API: is it reachable, and does it accept our credentials? No message is sent."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from retrycli.gateway.time_limit import TimeLimit
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What came of it."""
+    """The result of a probe."""
 
     outcome: Outcome
-    """`DELIVERED` where a log-in brought a token, or the preset's check went well; for the other ways what the answer
-    to a GET of the base URL would come to."""
+    """`DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise the outcome of a GET of the
+    base URL."""
     proves_credentials: bool
     ahead_seconds: float | None
-    """By how much its clock is ahead of ours; None where it did not say."""
+    """Seconds by which its clock is ahead of ours; None if it sent no date."""
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
-    """Log in, where messages are sent after a log-in, and ask what the preset has for that; else for the base URL.
+    """Log in, if deliveries do, and make the preset's check, or a GET of the base URL.
 
     Raises:
-        ConfigurationError: no usable base URL, token, preset or CA file.
+        ConfigurationError: the base URL, token, preset or CA file can't be used.
     """
     await check_urls(settings)
     preset = load_preset(settings.preset)
@@ -79,7 +79,7 @@ def _question(settings: GatewaySettings, credentials: Credentials, check: Get | 
 
 
 def _ahead(date: str | None, now: datetime) -> list[float]:
-    """By how much a Date header is ahead; nothing where there is none, or it is none."""
+    """Return the seconds by which a Date header is ahead; empty if it is missing or invalid."""
     try:
         theirs = parsedate_to_datetime(date or "")
         return [((theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)) - now).total_seconds()]

@@ -14,15 +14,15 @@ from retrycli.gateway.presets.template import Fields, check_template, fill_text,
 STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
 Step = str | tuple[str, str, str]
-"""A name, a list's position or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains
+"""A name, a position in a list or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains
 (``*=``) or differs from (``!=``) a text. An entry without the part differs from every text."""
 
 
 def check_path(path: str) -> str:
-    """Check that a path can be read.
+    """Check that a path is valid.
 
     Raises:
-        ValueError: it can't.
+        ValueError: the path is invalid.
     """
     for step in _steps(path):
         if isinstance(step, tuple):
@@ -34,15 +34,15 @@ JsonPath = Annotated[str, AfterValidator(check_path)]
 
 
 def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  it is only read
-    """All values at a path; none where there is none.
+    """Return all values at a path; empty if there are none.
 
     Args:
         tree: parsed JSON.
-        path: where to look.
-        fields: what the path's own templates are filled with.
+        path: the path.
+        fields: the values for the path's own templates.
 
     Raises:
-        ValueError: what the path compares is nested too deeply.
+        ValueError: a compared value is nested too deeply.
     """
     found = [tree]
     for step in _steps(path):
@@ -51,15 +51,15 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
 
 
 def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  it is only read
-    """Return the first step of a path that has no place in a tree; None if the path can be followed to its end.
+    """Return the first step of a path that is missing in a tree; None if the path can be followed to its end.
 
-    A place may be empty: a list without entries, a null at the end. Two things may be missing, because they are what
-    is looked for: the last name within brackets, and a position that ends the path.
+    A list may be empty, and the last value null. Two steps may be missing, because they are searched for: the last name
+    within brackets, and a position that ends the path.
 
     Args:
         tree: parsed JSON.
-        path: where to look.
-        fields: what the path's own templates are filled with.
+        path: the path.
+        fields: the values for the path's own templates.
     """
     found = [tree]
     steps = _steps(path)

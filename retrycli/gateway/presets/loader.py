@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 class About(Table):
-    """What a person wants to know of a preset."""
+    """Description of a preset, for operators."""
 
     title: str
     checked: str
-    """Against what it was checked."""
+    """The system or documentation it was checked against."""
 
 
 def _one_or_many(value: object) -> object:
@@ -47,7 +47,7 @@ def _one_or_many(value: object) -> object:
 
 
 class Preset(Table):
-    """One ticketing system."""
+    """The rules of one ticketing system."""
 
     about: About | None = None
     auth: Auth | None = None
@@ -63,13 +63,13 @@ class Preset(Table):
 
     @property
     def settle_seconds(self) -> float:
-        """How long after an attempt its message may still turn up."""
+        """Seconds after an attempt in which its message may still appear."""
         return max((rule.settle_seconds for rule in self.look_up), default=0.0)
 
     @model_validator(mode="before")
     @classmethod
     def _likened(cls, values: object) -> object:
-        """Fill in what one message type has in common with another."""
+        """Expand ``like``: copy the keys of another message type."""
         messages = values.get("messages") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(messages, dict):
             return values
@@ -90,14 +90,14 @@ class Preset(Table):
 
     @property
     def columns(self) -> set[str]:
-        """The columns that its templates name."""
+        """The columns in its templates."""
         return {name for part in parts_of(self) for name in part.columns if part.has_row}
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Check that every column a template names is there.
+        """Check that every column in a template exists.
 
         Raises:
-            ConfigurationError: one is not; the text names it.
+            ConfigurationError: a column does not exist; the text names it.
         """
         for part in parts_of(self):
             if part.has_row and (missing := sorted(part.columns.difference(columns))):
@@ -116,15 +116,15 @@ def _like(name: str, messages: Mapping[str, object]) -> object:
 
 
 def known_presets() -> list[str]:
-    """The names of retrycli's own presets."""
+    """Return the names of the bundled presets."""
     return sorted(file.name.removesuffix(".toml") for file in _ours().iterdir() if file.name.endswith(".toml"))
 
 
 def preset_text(name: str) -> str:
-    """A preset as it is written: one of retrycli's own by name, or a file by a path that ends in ``.toml``.
+    """Return the TOML of a preset: a bundled one by name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is none of that name, or it can't be read.
+        ConfigurationError: there is no such preset, or it can't be read.
     """
     if name.endswith(".toml"):
         file = Path(name)
@@ -142,10 +142,10 @@ def preset_text(name: str) -> str:
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset: one of retrycli's own by name, or a file by a path that ends in ``.toml``.
+    """Read a preset: a bundled one by name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is none of that name, or it is wrong; the text names each key that is, and its line.
+        ConfigurationError: there is no such preset, or it is invalid; the text names all invalid keys with their lines.
     """
     text = preset_text(name)
     try:
@@ -160,16 +160,16 @@ def load_preset(name: str) -> Preset:
 
 
 def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """What is wrong with a preset, but for keys that are missing where another is misspelt: that is why they are."""
+    """Return the errors of a preset, without missing keys beside a misspelt one, which explains them."""
     found = error.errors(include_url=False)
     misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
     return [mistake for mistake in found if mistake["type"] != "missing" or mistake["loc"][:-1] not in misspelt]
 
 
 def _in_words(error: ErrorDetails, text: str) -> str:
-    """One thing that is wrong with a preset: where, and what."""
+    """Describe an error of a preset: key, line and problem."""
     at = error["loc"]
-    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single one has no number
+    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single [look_up] has no number
         at = (at[0], *at[2:])
     where = ".".join(str(part) for part in at if part != "[key]")
     line = line_of(text, at)
@@ -186,7 +186,7 @@ def _in_words(error: ErrorDetails, text: str) -> str:
 
 
 def _keys_beside(where: Sequence[str | int]) -> list[str]:
-    """The keys that the table of a key knows."""
+    """Return the valid keys of the table that a key is in."""
     table: type[Table] = Preset
     for part in where[:-1]:
         if isinstance(part, str) and part in table.model_fields:

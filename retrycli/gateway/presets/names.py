@@ -1,4 +1,4 @@
-"""The names that each part of a preset uses in its templates, and those that have a value there.
+"""Check the names in a preset's templates against the names that have a value there.
 
 A name without a value would be sent as an empty text, and an empty text in a condition matches anything.
 """
@@ -32,40 +32,40 @@ REMEDIES = {
     "session": "is what [auth.session] brings, and there is none",
     "identity": "is what [auth] says, and it says none",
 }
-"""What to say of a name that another part of the preset would give a value."""
+"""Errors for a name whose value another part of the preset provides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a preset that has templates."""
+    """A part of a preset with templates."""
 
     where: str
     """Its key."""
     names: Names
-    """What its templates name."""
+    """The names in its templates."""
     known: Names
-    """Which of retrycli's own names have a value in them."""
+    """retrycli's own names that have a value there."""
     has_row: bool = True
-    """Whether the columns of a message have a value in them, too."""
+    """The columns of a message have a value there too."""
 
     @property
     def columns(self) -> Names:
-        """The columns that it names."""
+        """The columns among its names."""
         own = {*OURS, EACH}
         return frozenset(name for name in self.names - self.known if name.partition(".")[0] not in own)
 
     @property
     def empty(self) -> list[str]:
-        """The names that have no value in it."""
+        """The names without a value, sorted."""
         without = self.names - self.known if not self.has_row else self.names - self.known - self.columns
         return sorted(name for name in without if name.partition(".")[0] not in self.known)
 
 
 def check_names(preset: Preset) -> None:
-    """Check that each name has a value where it stands.
+    """Check that every name has a value where it is used.
 
     Raises:
-        ValueError: some have none; the text says which, and where.
+        ValueError: names have no value; the text says which names, and where.
     """
     has_session = (preset.auth or Auth()).session is not None
     problems = []
@@ -80,7 +80,7 @@ def check_names(preset: Preset) -> None:
 
 
 def parts_of(preset: Preset) -> Iterator[Part]:
-    """All parts that have templates."""
+    """Yield all parts with templates."""
     auth = preset.auth or Auth()
     identity = NONE if auth.identity is None else frozenset({"identity"})
     session = NONE if auth.session is None else SESSION
@@ -100,7 +100,7 @@ def parts_of(preset: Preset) -> Iterator[Part]:
 
 
 def _of_auth(auth: Auth) -> Iterator[Part]:
-    """Whatever a log-in brings is known after it, and only if there is one."""
+    """Yield the parts of ``[auth]``. The session has a value only after a log-in."""
     before = CREDENTIALS - SESSION
     after = before if auth.session is None else CREDENTIALS
     yield Part("auth", _names(auth.headers, auth.basic or ()), after, has_row=False)
@@ -111,7 +111,7 @@ def _of_auth(auth: Auth) -> Iterator[Part]:
 
 
 def _of_message(where: str, rule: MessageRule, always: Names, session: Names) -> Iterator[Part]:
-    """A marker may be left out, and so no condition may look for it."""
+    """Yield the parts of a message rule. No condition may use the marker, because a message may be sent without it."""
     marker = NONE if rule.marker is None else frozenset({"marker"})
     sent = always | marker
     yield Part(where, _names(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)

@@ -1,4 +1,4 @@
-"""HTML as plain text, for systems that take nothing else."""
+"""Convert HTML to plain text, for systems that accept nothing else."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from html.parser import HTMLParser
 BREAKS = frozenset(
     {"br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "li", "p", "table", "tr", "ul", "ol", "blockquote"}
 )
-"""Elements that begin a line."""
+"""Elements that start a line."""
 UNSEEN = frozenset({"head", "script", "style", "title"})
-"""Elements that nobody reads."""
+"""Elements that are not shown."""
 HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
-"""The start of a character's number that Python may refuse to read for its length."""
+"""Start of a character reference so long that Python may refuse to parse its number."""
 
 
 def plain_text(html: str) -> str:
-    """What a reader sees of some HTML, line by line; nothing of it can fail, nor take long."""
+    """Return the text of HTML, line by line. Never fails, and never takes long."""
     reader = _Reader()
     reader.feed(_ended(_ended(HUGE_NUMBER.sub("&amp;", html), "<!--", "-->"), "<", ">"))
     reader.close()
@@ -25,7 +25,7 @@ def plain_text(html: str) -> str:
 
 
 def _ended(html: str, start: str, end: str) -> str:
-    """HTML in which what never ends is text: for an end the parser looks through all the rest, and each time anew."""
+    """Escape constructs without an end: the parser would search the rest of the text for every one of them."""
     last = html.rfind(end) + 1
     return html[:last] + html[last:].replace(start, start.replace("<", "&lt;"))
 
@@ -37,7 +37,7 @@ class _Reader(HTMLParser):
         self._unseen = 0
 
     def parse_html_declaration(self, i: int) -> int:
-        """Pass over ``<![…>`` as browsers do; Python 3.11 has an assertion that fails for some."""
+        """Skip ``<![…>`` as browsers do. An assertion in Python 3.11 fails for some of them."""
         bogus = self.rawdata.startswith("<![", i)
         return self.parse_bogus_comment(i) if bogus else super().parse_html_declaration(i)
 

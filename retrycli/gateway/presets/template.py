@@ -1,7 +1,7 @@
-"""Templates: texts with places for a row's columns, and filters for what stands there.
+"""Templates: texts with places for a row's columns, and filters for their values.
 
 A place is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values go into parsed
-structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives as it was.
+structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives unchanged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOR_EACH, GIVE, OPTIONAL, EACH = "for_each", "give", "optional", "each"
 
 
 class Left(Enum):
-    """Says of a key that it is left out."""
+    """Marks a key that is left out."""
 
     OUT = "out"
 
@@ -38,13 +38,13 @@ Fields = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """Where a value goes, and what is done to it on the way."""
+    """A place for a value, with the filters that apply to it."""
 
     name: str
     filters: tuple[tuple[str, str], ...] = ()
 
     def value(self, fields: Fields) -> object:
-        """What stands here."""
+        """Return the value for this place, filtered."""
         value = fields.get(self.name)
         for name, argument in self.filters:
             value = FILTERS[name](value, argument)
@@ -55,14 +55,14 @@ def check_template(template: str) -> str:
     """Check that a template's places are columns with known filters.
 
     Raises:
-        ValueError: one is not; the text names it.
+        ValueError: a place is invalid; the text names it.
     """
     _parsed(template)
     return template
 
 
 def check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
-    """The same for each text in a body, and for what stands in the place of lists."""
+    """Check all templates in a body, and its ``for_each`` tables."""
     for template in templates(tree):
         check_template(template)
     _check_lists(tree)
@@ -74,7 +74,7 @@ Tree = Annotated[dict[str, Any], AfterValidator(check_templates)]
 
 
 def templates(tree: object) -> Iterator[str]:
-    """All texts in a body."""
+    """Yield all texts in a body."""
     match tree:
         case str():
             yield tree
@@ -92,13 +92,13 @@ def templates(tree: object) -> Iterator[str]:
 
 
 def places(tree: object) -> Iterator[Placeholder]:
-    """All places in a body's texts."""
+    """Yield all places in a body's texts."""
     for template in templates(tree):
         yield from (part for part in _parsed(template) if isinstance(part, Placeholder))
 
 
 def fill(tree: object, fields: Fields) -> object:
-    """A body with values in it; a text that is nothing but one place keeps the value's type."""
+    """Fill a body with values. A text that is a single place keeps the value's type."""
     match tree:
         case str():
             return fill_text(tree, fields)
@@ -116,7 +116,7 @@ def fill(tree: object, fields: Fields) -> object:
 
 
 def fill_text(template: str, fields: Fields) -> object:
-    """A text with values in it; one that is nothing but one place is the value itself."""
+    """Fill a text with values. A text that is a single place becomes the value itself."""
     parts = _parsed(template)
     if len(parts) == 1 and isinstance(parts[0], Placeholder):
         return parts[0].value(fields)
@@ -124,10 +124,10 @@ def fill_text(template: str, fields: Fields) -> object:
 
 
 def plain(value: object) -> str:
-    """A value within a text.
+    """Return a value as text.
 
     Raises:
-        ValueError: it is nested too deeply.
+        ValueError: the value is nested too deeply.
     """
     try:
         match value:
@@ -142,16 +142,16 @@ def plain(value: object) -> str:
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
-    """A path with its query, in which each value stays one step, or one parameter.
+    """Fill a path and its query. Every value stays one segment or one parameter.
 
     Raises:
-        InvalidMessage: a value would be no step of its own.
+        InvalidMessage: a value would be empty, ``.`` or ``..`` as a segment.
     """
     parts = []
     for part in _parsed(template):
         if isinstance(part, Placeholder):
             step = quote(plain(part.value(fields)), safe="")
-            # "." and ".." are steps in the path to every client and server, quoted or not (RFC 3986, section 5.2.4).
+            # Clients and servers interpret "." and "..", quoted or not (RFC 3986, section 5.2.4).
             if step in {"", ".", ".."}:
                 raise InvalidMessage(f"{part.name} can't stand in the path {template}: {step!r}")
             parts.append(step)
@@ -163,10 +163,10 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
 
 
 def fill_header(name: str, template: str, fields: Fields) -> str:
-    """A header's value.
+    """Fill a header's value.
 
     Raises:
-        InvalidMessage: it would hold a line break, or letters that no header can.
+        InvalidMessage: the value has a control character, or is not ASCII.
     """
     value = plain(fill_text(template, fields))
     if CONTROL.search(value) or not value.isascii():
@@ -176,7 +176,7 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
 
 @lru_cache(maxsize=1024)
 def _parsed(template: str) -> tuple[str | Placeholder, ...]:
-    """A template as literal texts and places, in their order."""
+    """Split a template into literal texts and places."""
     parts: list[str | Placeholder] = []
     literal, at = "", 0
     for found in PLACE.finditer(template):
@@ -220,7 +220,7 @@ def _check_lists(tree: object) -> None:
 
 
 def _one_of(fields: Fields, value: object) -> Fields:
-    """The fields for one entry of a list: it is ``{each}``, and its parts are ``{each.part}``."""
+    """Return the fields for an entry of a list: ``{each}`` is the entry, ``{each.part}`` a part of it."""
     parts = value if isinstance(value, Mapping) else {}
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
@@ -245,7 +245,7 @@ def _join(value: object, argument: str) -> object:
 
 
 def _html(value: object, _argument: str) -> object:
-    """Text as HTML, its lines as lines."""
+    """Convert text to HTML. Keep its lines."""
     return escape(plain(value), quote=False).replace("\r\n", "\n").replace("\n", "<br>\n")
 
 
@@ -258,12 +258,12 @@ def _base64(value: object, _argument: str) -> object:
 
 
 def _mime(value: object, _argument: str) -> object:
-    """Text as mail headers have it (RFC 2047), for systems that put it into one as it comes: one word, however long."""
+    """Encode text for a mail header (RFC 2047), for systems that copy it unencoded: one word of any length."""
     return f"=?utf-8?b?{_base64(value, '')}?="
 
 
 def _int(value: object, _argument: str) -> object:
-    """A whole number, for systems that take no other ticket id."""
+    """Convert to an integer, for systems that accept no other ticket id."""
     text = plain(value)
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise InvalidMessage(f"{text[:40]!r} is no whole number, and the ticketing system takes no other")
@@ -271,10 +271,10 @@ def _int(value: object, _argument: str) -> object:
 
 
 def _django(value: object, _argument: str) -> object:
-    """Text that Django's template language renders as it was.
+    """Escape text so that Django's template language renders it unchanged.
 
-    What opens or ends a tag is given as a text in a variable's place. There must be no ``{%`` even so:
-    django-helpdesk sets each between tags of its own beforehand.
+    Characters that open or close a tag become a string in a variable's place. The result must not have ``{%``, because
+    django-helpdesk first puts every one of them between tags of its own.
     """
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 
@@ -295,4 +295,4 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "mime": _mime,
     "int": _int,
 }
-"""By the names that presets know them by."""
+"""Filters by name."""

@@ -1,4 +1,4 @@
-"""Where in a TOML file a key stands."""
+"""Find the line of a key in a TOML file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|
 
 
 def line_of(text: str, key: Sequence[str | int]) -> int | None:
-    """The line of a key, or of the nearest table above it that has one; None where nothing of it is written.
+    """Return the line of a key, or of the innermost table above it that is written; None if there is none.
 
     Args:
-        text: TOML that can be read.
+        text: valid TOML.
         key: names, and positions in arrays.
     """
     best, line = 0, None

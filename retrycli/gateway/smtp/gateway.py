@@ -1,4 +1,4 @@
-"""The SMTP gateway: one message, one mail, one conversation, one outcome."""
+"""The SMTP gateway: one message, one mail, one session, one outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-import idna  # noqa: F401  addresses need it, and nothing may be imported while mails are sent
+import idna  # noqa: F401  addresses need it, and nothing may be imported during a delivery
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.config.types import secret_text
@@ -35,23 +35,22 @@ if TYPE_CHECKING:
 
 PORTS = {"smtp": 587, "smtps": 465}
 CUT_SECONDS = 2.0
-"""How long to wait for a conversation that was cut. One that reads a file on a dead network share may never end; what
-is left of its mail has nowhere to go."""
+"""Wait for a session that was cut. One that reads a file on a dead network share may never end, but it can't send
+anything more."""
 
 
 class SmtpGateway:
-    """Delivers by one mail server. Use it as an asynchronous context manager.
+    """Deliver through one mail server. Use it as an asynchronous context manager.
 
     Args:
-        settings: where it is and how to log in.
-        columns: the columns of the application's table, for the subject to be checked against; None where there is no
-            table.
-        connections: how many mails may be on their way.
+        settings: the server and our credentials.
+        columns: the columns of the application's table, to check the subject; None without a table.
+        connections: the maximum number of concurrent sessions.
         now: the clock, for a mail's date.
         sleep: waits between immediate retries.
 
     Raises:
-        ConfigurationError: no usable base URL or CA file, or a subject that names a column which is not there.
+        ConfigurationError: the base URL or the CA file can't be used, or the subject names an unknown column.
     """
 
     def __init__(
@@ -82,22 +81,22 @@ class SmtpGateway:
         del kind, error, trace
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message, within ``request_timeout_seconds`` for everything that takes."""
+        """Send one message, within ``request_timeout_seconds`` in total."""
         progress = DeliveryProgress()
         return await guard(self._deliver(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why no mail can be made of a message, if so. Nothing is sent."""
+        """Return why no mail can be made of a message, or None. Send nothing."""
         try:
             await self._mail(queued)
         except InvalidMessage as error:
             return without_quotations(one_line(str(error)), queued.message)
         except OSError:
-            return None  # an attachment can't be looked at just now
+            return None  # an attachment can't be checked now
         return None
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Tell that nobody knows: a mail server can't be asked about a mail."""
+        """Return `UNKNOWN`: a mail server can't be asked about a mail."""
         del queued
         return LookUp(Presence.UNKNOWN, "a mail server can't be asked whether a mail has arrived")
 
@@ -116,7 +115,7 @@ class SmtpGateway:
                 return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
             raise
         if not mail.envelope:
-            # All of its recipients have it from earlier attempts.
+            # All recipients have it from earlier attempts.
             return Outcome(OutcomeKind.DELIVERED, found=True)
         return self._cleaned(await self._line.deliver(mail, self._sleep, progress, deadline), queued)
 
@@ -126,17 +125,17 @@ class SmtpGateway:
         return compose(queued, files, sender=self._sender, fixed=self._fixed, subject=settings.subject, now=self._now())
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
-        """The outcome with its error as it may be stored: one line, without the customer's words."""
+        """Return the outcome with an error that may be stored: one line, without the customer's words."""
         if outcome.error is None:
             return outcome
         return replace(outcome, error=without_quotations(one_line(outcome.error), queued.message))
 
 
 async def ask(settings: GatewaySettings) -> Outcome:
-    """Go as far as a mail could be sent, and send none.
+    """Open a session up to the point where a mail could be sent. Send none.
 
     Raises:
-        ConfigurationError: no usable base URL or CA file.
+        ConfigurationError: the base URL or the CA file can't be used.
     """
     deadline = asyncio.get_running_loop().time() + settings.request_timeout_seconds
     outcome = await _Line(settings, connections=1).deliver(None, asyncio.sleep, DeliveryProgress(), deadline)
@@ -144,10 +143,10 @@ async def ask(settings: GatewaySettings) -> Outcome:
 
 
 def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
-    """Check that every column which the subject names is there.
+    """Check that every column in the subject's template exists.
 
     Raises:
-        ConfigurationError: one is not; the text names it.
+        ConfigurationError: a column does not exist; the text names it.
     """
     for name in columns_of(settings.subject):
         if name not in {*columns, *OPTIONAL_COLUMNS}:
@@ -155,11 +154,11 @@ def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
 
 
 class _Line:
-    """The way to one mail server.
+    """Connections to one mail server.
 
     Args:
-        settings: where it is.
-        connections: how many conversations may be held at once, each in a thread of its own.
+        settings: the server and our credentials.
+        connections: the maximum number of concurrent sessions. Every session has a thread of its own.
     """
 
     def __init__(self, settings: GatewaySettings, connections: int) -> None:
@@ -175,7 +174,7 @@ class _Line:
             from_the_start=parts.scheme == "smtps",
             username=username,
             password=password,
-            # The deadline comes first.
+            # A fallback: the deadline comes first.
             timeout=2 * settings.request_timeout_seconds,
         )
         as_sent = (f"\0{username}\0{password}", password)
@@ -184,7 +183,7 @@ class _Line:
     async def deliver(
         self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], progress: DeliveryProgress, deadline: float
     ) -> Outcome:
-        """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
+        """Send a mail, or none (see `Conversation.deliver`). Retry at once if no session was opened."""
         outcome = await retry_unreachable(
             lambda: self._attempt(mail, deadline, progress),
             retries=self._settings.immediate_retries,
@@ -219,7 +218,7 @@ class _Line:
             progress.in_flight = talk.in_doubt
 
     def _too_late(self, talk: Conversation, outcome: Outcome | None) -> Outcome:
-        """What comes of a conversation that was cut: what the server has said, where it has said all that matters."""
+        """Return the outcome of a session that was cut. Its own outcome counts if the server had replied."""
         if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
@@ -230,7 +229,7 @@ class _Line:
     async def _connect(self) -> socket.socket:
         """Connect to the first of the server's addresses that answers.
 
-        Made here and not by smtplib: a thread that waits for a connection or a name could not be called back.
+        smtplib would connect in a thread, which can't be interrupted while it waits for a connection or a name.
         """
         loop = asyncio.get_running_loop()
         problem = OSError("the name has no address")
@@ -255,7 +254,7 @@ class _Line:
 
 
 def _usable(host: str) -> str:
-    """Find out before the first message whether a host's name can be looked up at all."""
+    """Check before the first message that a host's name can be looked up."""
     try:
         host.encode("idna")
     except UnicodeError as error:

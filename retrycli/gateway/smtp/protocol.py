@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from retrycli.domain.outcome import OutcomeKind
 
 LONGEST_LINE, MOST_LINES = 2048, 100
-"""Of a reply; 512 octets a line are allowed (RFC 5321, section 4.5.3.1.5)."""
+"""Limits of a reply. The standard allows 512 octets a line (RFC 5321, section 4.5.3.1.5)."""
 REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
 SHUTTING_DOWN = 421
 ASKS_FOR_LOG_IN = frozenset({530, 534, 535})
-"""Log-in wanted, stronger log-in wanted, log-in refused (RFC 4954, section 6)."""
+"""Log-in required, stronger log-in required, log-in refused (RFC 4954, section 6)."""
 BAD_CREDENTIALS = "5.7.8"
-"""The same as an enhanced code, which is of use where the basic code is a mere 550 (RFC 4954, section 6)."""
+"""The same as an enhanced code, for servers whose basic code is only 550 (RFC 4954, section 6)."""
 ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")
 QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
-"""As Postfix, Exim and Exchange write it."""
+"""The queue id as Postfix, Exim and Exchange write it."""
 
 
 class Garbled(Exception):
-    """What is no reply, or has no end."""
+    """Signals an invalid or endless reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class SmtpReply:
 
     @classmethod
     def of(cls, answer: tuple[int, bytes | str]) -> SmtpReply:
-        """What smtplib gives as a code and text."""
+        """Make a reply from smtplib's code and text."""
         code, text = answer
         return cls(code, " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split()))
 
     @property
     def good(self) -> bool:
-        """Whether it is a yes: the class 2yz (RFC 5321, section 4.2.1)."""
+        """The reply is positive: class 2yz (RFC 5321, section 4.2.1)."""
         return self.code // 100 == 2  # noqa: PLR2004  that class
 
     @property
     def kind(self) -> OutcomeKind:
-        """What a no, or an answer that is none, comes to.
+        """The outcome of a negative or invalid reply.
 
-        The enhanced code decides where there is one, for servers are known to give a basic code of the other class
-        (RFC 3463, section 2: the class says whether it is worth another try).
+        The enhanced code decides if there is one, because some servers give a basic code of the other class (RFC 3463,
+        section 2: the class says if another try makes sense).
         """
         enhanced = ENHANCED.match(self.text)
         if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
@@ -62,7 +62,7 @@ class SmtpReply:
 
     @property
     def queued_as(self) -> str | None:
-        """What the server calls the mail that it took, where it says so as most do."""
+        """The server's queue id of an accepted mail, if the reply has one in a common form."""
         found = QUEUED_AS.search(self.text)
         return found[1] if found else None
 
@@ -71,21 +71,21 @@ class SmtpReply:
 
 
 class Client(smtplib.SMTP):
-    """smtplib's client over a connection that is made and not used yet."""
+    """smtplib's client over an open, unused connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(local_hostname=own_name(connection))
         self.sock = connection
-        self.command_encoding = "utf-8"  # what smtplib itself sets where it sends a mail with SMTPUTF8
+        self.command_encoding = "utf-8"  # as smtplib itself does for SMTPUTF8
 
     def encrypt(self, context: ssl.SSLContext, host: str) -> None:
-        """Begin TLS. What was said before it is forgotten, read or not (RFC 3207, section 4.2)."""
+        """Start TLS. Discard what the server said before, read or not (RFC 3207, section 4.2)."""
         assert self.sock is not None  # noqa: S101  told to the type checker
         self.file = None
         self.sock = context.wrap_socket(self.sock, server_hostname=host)
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read a reply. smtplib's own reads lines without end, and takes for a 500 what the server never said."""
+        """Read a reply. smtplib's own reads endless lines, and reports an invalid reply as a 500."""
         assert self.sock is not None  # noqa: S101
         if self.file is None:
             self.file = self.sock.makefile("rb")
@@ -104,7 +104,7 @@ class Client(smtplib.SMTP):
 
 
 def own_name(connection: socket.socket) -> str:
-    """What to call ourselves: the machine's name where it is a full one, else its address (RFC 5321, 4.1.4)."""
+    """Return our name for EHLO: the host name if fully qualified, else the address (RFC 5321, 4.1.4)."""
     name = socket.gethostname()
     if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
         return name

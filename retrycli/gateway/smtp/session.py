@@ -1,7 +1,7 @@
-"""One conversation with a mail server (RFC 5321), by smtplib, in a thread of its own: what it says, as an outcome.
+"""One session with a mail server (RFC 5321), by smtplib, in a thread of its own. Replies become an outcome.
 
-What decides is the dot that ends a mail. Until it is on the line no server may deliver anything (RFC 5321, section
-4.1.1.4), so whatever breaks before it was certainly not sent; afterwards only a reply can tell.
+The dot that ends a mail decides. Before it is sent no server may deliver anything (RFC 5321, section 4.1.1.4), so an
+error before it proves that nothing was sent. After it only a reply can tell.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from retrycli.gateway.smtp.protocol import SHUTTING_DOWN, Client, Garbled, SmtpR
 GO_AHEAD = 354
 END = "the end of the mail"
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
-"""While one recipient may still be accepted, the mail is tried again."""
+"""Precedence of recipients' refusals: while one recipient may still be accepted, the mail is retried."""
 QUIT_SECONDS = 2.0
-"""How long to wait for a goodbye, when all that matters has been said."""
+"""Timeout of QUIT, after the outcome is known."""
 BREAKS = (smtplib.SMTPException, OSError, ValueError)
-"""All that may be raised for what the other side did; text that can't be encoded is a `ValueError`."""
+"""Everything raised for what the other side did. Text that can't be encoded is a `ValueError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to speak to a mail server."""
+    """Settings of the connection to a mail server."""
 
     host: str
     context: ssl.SSLContext | None
-    """None where nothing is to be encrypted."""
+    """None without encryption."""
     from_the_start: bool
-    """Whether TLS comes before the first word, and not by STARTTLS (RFC 8314, section 3)."""
+    """Implicit TLS, and not STARTTLS (RFC 8314, section 3)."""
     username: str
     password: str
     timeout: float
 
 
 class _Stop(Exception):
-    """The conversation is over, with an outcome."""
+    """Ends the session with an outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -54,19 +54,19 @@ class _Stop(Exception):
 
 
 class Conversation:
-    """One delivery, or a look whether one could be made.
+    """One delivery, or a test up to the point of one.
 
     Args:
-        server: how to speak.
-        connection: to it, made and not used yet.
+        server: the server's settings.
+        connection: an open, unused connection to it.
 
     Raises:
-        OSError: no descriptor is left for it; the connection is closed.
+        OSError: no descriptor is left; the connection is closed.
     """
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         try:
-            # TLS makes another object of the connection; this one ends it whichever that is by then.
+            # TLS replaces the connection's object. This duplicate can shut it down at any time.
             self._line = connection.dup()
         except OSError:
             connection.close()
@@ -75,16 +75,16 @@ class Conversation:
         self._server = server
         self._client = Client(connection)
         self.step = "connecting"
-        """How far it has come."""
+        """The current step, for errors."""
         self._begun = False
 
     def cut(self) -> None:
-        """End it from another thread: whatever waits for the other side fails at once."""
+        """End the session from another thread: blocked calls fail at once."""
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
     def deliver(self, mail: Mail | None) -> Outcome:
-        """Send a mail; None: go as far as one could be sent, and say goodbye."""
+        """Send a mail. If it is None, stop where one could be sent."""
         try:
             self._open()
             self._begun = True
@@ -94,7 +94,7 @@ class Conversation:
             outcome = stop.outcome
             self._say_goodbye()
         except (*BREAKS, Garbled) as error:
-            # Nothing more is said: in the middle of a mail it would be taken for a part of it.
+            # No QUIT: in the middle of a mail the server would read it as part of the mail.
             outcome = self._broken(error)
         finally:
             self._client.close()
@@ -103,7 +103,7 @@ class Conversation:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the mail may have arrived."""
+        """The mail may have arrived."""
         return self.step == END
 
     def _broken(self, error: Exception) -> Outcome:
@@ -132,7 +132,7 @@ class Conversation:
     def _introduce(self) -> None:
         self.step = "EHLO"
         code, text = self._client.ehlo()
-        if code // 100 == 5:  # noqa: PLR2004  not known, and so an older server (RFC 5321, section 3.2)
+        if code // 100 == 5:  # noqa: PLR2004  EHLO unknown: an older server (RFC 5321, section 3.2)
             code, text = self._client.helo()
         self._want(SmtpReply.of((code, text)), at_worst=OutcomeKind.TRANSIENT)
 
@@ -158,7 +158,7 @@ class Conversation:
             raise self._unauthorized(
                 "the server offers no log-in; leave out gateway.username, or mend gateway.base_url"
             )
-        if "PLAIN" in mechanisms:  # said here, for smtplib knows no user or password beyond ASCII (RFC 4616, section 2)
+        if "PLAIN" in mechanisms:  # smtplib supports only ASCII credentials (RFC 4616, section 2)
             secret = base64.b64encode(f"\0{server.username}\0{server.password}".encode()).decode()
             reply = self._say(f"AUTH PLAIN {secret}")
         else:
@@ -195,7 +195,7 @@ class Conversation:
         if reply.good:
             all_ = tuple(address.spec for address in accepted)
             return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=all_, external_id=reply.queued_as)
-        if reply.code < 400:  # noqa: PLR2004  neither a yes nor a no
+        if reply.code < 400:  # noqa: PLR2004  neither positive nor negative
             return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
         return self._no(reply).outcome
 
@@ -210,7 +210,7 @@ class Conversation:
                 raise _Stop(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
         reply = self._say(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
-        if not reply.good and reply.text.startswith("5.7.0 "):  # of security, and not yet of any mail of ours
+        if not reply.good and reply.text.startswith("5.7.0 "):  # about security, not about this mail
             raise self._unauthorized(str(reply), reply.code)
         if not reply.good:
             raise self._no(reply)
@@ -218,7 +218,7 @@ class Conversation:
     def _name_recipients(
         self, them: tuple[Address, ...], *, utf8: bool
     ) -> tuple[list[Address], list[tuple[Address, SmtpReply]]]:
-        """Who is accepted, and who is refused, with what was said."""
+        """Return the accepted recipients, and the refused ones with the replies."""
         accepted: list[Address] = []
         refused: list[tuple[Address, SmtpReply]] = []
         for address in them:
@@ -236,7 +236,7 @@ class Conversation:
         return accepted, refused
 
     def _write(self, mail: Mail, *, utf8: bool) -> None:
-        """Write all but the dot that ends it."""
+        """Send the mail without the final dot."""
         self.step = "the mail"
         line = self._client.sock
         assert line is not None  # noqa: S101  told to the type checker
@@ -244,7 +244,7 @@ class Conversation:
             for chunk in mail.chunks(utf8=utf8):
                 line.sendall(chunk)
         except ConnectionError:
-            # A server that has had enough, as of a mail that is too big, says so before it goes.
+            # A server that refuses the mail, for example as too big, replies before it closes.
             with suppress(*BREAKS, Garbled):
                 raise self._no(SmtpReply.of(self._client.getreply())) from None
             raise
@@ -275,10 +275,10 @@ class Conversation:
 def _of_refusals(
     refused: Sequence[tuple[Address, SmtpReply]], accepted: Sequence[Address] = (), sent: SmtpReply | None = None
 ) -> Outcome:
-    """What comes of a mail that was refused for some or all of its recipients; who was accepted has it."""
+    """Return the outcome of a mail refused for some or all recipients. Accepted recipients have it."""
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
     if sent is not None and (for_want_of_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
-        # What was taken for some is refused to the others for their own sake, and not for want of a log-in.
+        # The mail was accepted for some, so the others are refused for their own sake, not for a missing log-in.
         by_kind.setdefault(OutcomeKind.PERMANENT, for_want_of_log_in)
     kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
