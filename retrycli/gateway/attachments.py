@@ -28,12 +28,12 @@ ANY_TYPE = "application/octet-stream"
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")
 """A type and a subtype, without parameters (RFC 6838, section 4.2)."""
-UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters, line ends, and marks that change the text direction and so disguise a name."""
 
-ON_THE_WAY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 """Flags for a directory in the path, which need not be readable."""
-AT_THE_END = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """Flags for the file. Without O_NONBLOCK a pipe would wait for its writer, and a leased file for the lease holder."""
 
 
@@ -122,15 +122,15 @@ def open_file(path: Path) -> BinaryIO:
         NotRegular: it is not a regular file, or the path has a link; the text ends a sentence about it.
         OSError: it can't be opened.
     """
-    folder = os.open("/", ON_THE_WAY)
+    folder = os.open("/", DIRECTORY_FLAGS)
     try:
         for part in path.parts[1:-1]:
-            inner = _open_part(part, ON_THE_WAY, folder)
+            inner = _open_part(part, DIRECTORY_FLAGS, folder)
             os.close(folder)
             folder = inner
-        file = _open_part(path.name, AT_THE_END, folder)
+        file = _open_part(path.name, FILE_FLAGS, folder)
         try:
-            _check(os.fstat(file), os.fstat(folder))
+            _check_regular(os.fstat(file), os.fstat(folder))
             return os.fdopen(file, "rb")
         except BaseException:
             os.close(file)
@@ -139,7 +139,7 @@ def open_file(path: Path) -> BinaryIO:
         os.close(folder)
 
 
-def _check(file: os.stat_result, folder: os.stat_result) -> None:
+def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
     if not stat.S_ISREG(file.st_mode):
         raise NotRegular("is no regular file")
     if others_may_have_linked(file, folder):
@@ -192,39 +192,39 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
     given = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping):
         raise _Unusable("is neither a path nor an object with one")
-    texts = {name: _text(given, name) for name in ("path", "filename", "name", "content_type")}
+    texts = {name: _text_of(given, name) for name in ("path", "filename", "name", "content_type")}
     where = texts["path"] or texts["filename"] or texts["name"]
     if not where:
         raise _Unusable("names no file; give it a path")
-    name = _name(texts["filename"] or where)
-    content_type = texts["content_type"] or _guessed(name)
+    name = _file_name(texts["filename"] or where)
+    content_type = texts["content_type"] or _guess_type(name)
     if not MEDIA_TYPE.fullmatch(content_type):
         raise _Unusable("has a content_type that is not of the form type/subtype")
-    path = _beneath(folder, where)
-    return Attachment(name, content_type.lower(), path, _size(path))
+    path = _path_beneath(folder, where)
+    return Attachment(name, content_type.lower(), path, _readable_size(path))
 
 
-def _text(given: Mapping[str, object], name: str) -> str | None:
+def _text_of(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if not isinstance(value, str | None):
         raise _Unusable(f"has a {name} that is no text")
     return value
 
 
-def _name(given: str) -> str:
+def _file_name(given: str) -> str:
     """Return the last part of a path of any system: when a recipient saves the file, the name leads nowhere else."""
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
-    if name in {"", ".", ".."} or UNSHOWABLE.search(name):
+    if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
         raise _Unusable("has what can't be a file's name; rename it, or give it a filename")
     return name
 
 
-def _guessed(name: str) -> str:
+def _guess_type(name: str) -> str:
     guess, compressed = mimetypes.guess_type(name)
     return ANY_TYPE if guess is None or compressed else guess
 
 
-def _beneath(folder: Folder, where: str) -> Path:
+def _path_beneath(folder: Folder, where: str) -> Path:
     """Return a path beneath the folder. Files elsewhere are not touched.
 
     ``..`` removes the part before it, which is exact because no link is followed.
@@ -236,7 +236,7 @@ def _beneath(folder: Folder, where: str) -> Path:
     raise _Unusable("is outside gateway.attachments_dir; put the file beneath it")
 
 
-def _size(path: Path) -> int:
+def _readable_size(path: Path) -> int:
     """Return a file's size after opening it: an unreadable file must be found before anything is sent."""
     try:
         with open_file(path) as file:

@@ -41,7 +41,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
     except ConfigurationError:
         raise
     except Exception as fault:  # noqa: BLE001  the guard: other messages must still go out
-        said = f"a fault of retrycli's own: {_named(fault)}"
+        said = f"a fault of retrycli's own: {_locate(fault)}"
         logger.error("Message %s met %s", message_id, said)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
             return replace(progress.landed, error=f"delivered, and then {said}")
@@ -50,7 +50,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=said)
 
 
-def _named(fault: Exception) -> str:
+def _locate(fault: Exception) -> str:
     """Describe an error by its type and the last line of ours in its traceback. Its text may quote a message."""
     lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(fault.__traceback__)]
     module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))

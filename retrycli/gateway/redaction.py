@@ -15,7 +15,7 @@ LOOKED_AT = 16 * 1024
 
 def without_quotations(error: str, message: Message) -> str:
     """Replace quotations of the message's subject or body in a one-line error by ``…``."""
-    words = "\0".join(_forms(message))
+    words = "\0".join(_written_forms(message))
     kept, at = "", 0
     while at < len(error):
         end = _end_of_quotation(error, at, words)
@@ -33,7 +33,7 @@ def _end_of_quotation(error: str, at: int, words: str) -> int | None:
     return end
 
 
-def _forms(message: Message) -> Iterator[str]:
+def _written_forms(message: Message) -> Iterator[str]:
     """Yield both texts as an answer may quote them: on one line, or as in the request's JSON."""
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
@@ -56,11 +56,11 @@ def _spellings(secret: str) -> list[str]:
     """
     found = {secret}
     for _ in range(2):
-        found |= {written for text in found for written in _written(text)}
+        found |= {written for text in found for written in _escaped(text)}
     return sorted(found, key=len, reverse=True)
 
 
-def _written(text: str) -> tuple[str, ...]:
+def _escaped(text: str) -> tuple[str, ...]:
     as_bytes = repr(b'"' + text.encode())[3:-1]  # after a quotation mark Python quotes with apostrophes
     as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
     return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

@@ -35,7 +35,7 @@ class TimeLimit:
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._wait(self._seconds, self._fire)
+        self._schedule(self._seconds, self._on_timer)
         return self
 
     async def __aexit__(
@@ -44,16 +44,16 @@ class TimeLimit:
         self._timer.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _wait(self, seconds: float, fire: Callable[[float], None]) -> None:
+    def _schedule(self, seconds: float, fire: Callable[[float], None]) -> None:
         due = self._loop.time() + seconds
         self._timer = self._loop.call_at(due, fire, due)
 
-    def _fire(self, due: float) -> None:
+    def _on_timer(self, due: float) -> None:
         late = self._loop.time() - due
         if late > LATE_SECONDS:
-            self._wait(min(late, GRACE_SECONDS), self._end)
+            self._schedule(min(late, GRACE_SECONDS), self._expire)
         else:
-            self._end(due)
+            self._expire(due)
 
-    def _end(self, _due: float) -> None:
+    def _expire(self, _due: float) -> None:
         self._timeout.reschedule(self._loop.time())

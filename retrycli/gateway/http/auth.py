@@ -15,8 +15,8 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.config.types import secret_text
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
-from retrycli.gateway.http.response import Answer, value_at, with_words
-from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.http.response import Answer, value_at, with_error_text
+from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, describe_error, kind_of_exception
 from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.redaction import redact_secrets
@@ -30,7 +30,7 @@ class Credentials:
 
     Args:
         settings: the credentials and ``gateway.auth``.
-        by_preset: the preset's method; ``gateway.auth`` overrides it.
+        preset_auth: the preset's method; ``gateway.auth`` overrides it.
         errors: paths in an answer's JSON to the reason why a log-in was refused.
 
     Raises:
@@ -38,9 +38,9 @@ class Credentials:
     """
 
     def __init__(
-        self, settings: GatewaySettings, by_preset: Auth | None = None, *, errors: Collection[str] = ()
+        self, settings: GatewaySettings, preset_auth: Auth | None = None, *, errors: Collection[str] = ()
     ) -> None:
-        self._auth = _by_settings(settings, by_preset) or by_preset or Auth()
+        self._auth = _auth_of_settings(settings, preset_auth) or preset_auth or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
@@ -112,22 +112,22 @@ class Credentials:
             except TRANSPORT_ERRORS as error:
                 refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
                 kind = OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
-                return Outcome(kind, error=f"log-in: {in_words(error)}")
+                return Outcome(kind, error=f"log-in: {describe_error(error)}")
             token = value_at(answer, rule.token)
             if not isinstance(token, str) or not VISIBLE.fullmatch(token):
-                return self._no_token(answer, rule.token, now())
+                return self._outcome_without_token(answer, rule.token, now())
             self.session = token
             self._secrets.append(token)
             return None
 
-    def _no_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
+    def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
         """Return the outcome of a log-in without a token in its answer."""
         kind = kind_of_status(answer.status)
         for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
         return Outcome(
             kind if for_now else OutcomeKind.UNAUTHORIZED,
             answer.status,
-            with_words(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
+            with_error_text(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
             parse_retry_after(answer.retry_after, now),
         )
 
@@ -144,9 +144,9 @@ class Credentials:
         )
 
 
-def _by_settings(settings: GatewaySettings, by_preset: Auth | None) -> Auth | None:
+def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Auth | None:
     """Return the method of ``gateway.auth`` with the preset's identity; None if it is not set."""
-    identity = None if by_preset is None else by_preset.identity
+    identity = None if preset_auth is None else preset_auth.identity
     match settings.auth:
         case None:
             return None

@@ -120,14 +120,14 @@ def multipart_content(fields: Mapping[str, object], name: str | None, attachment
     """
     boundary = uuid.uuid4().hex
     parts: list[bytes | FilePart] = [
-        _opened(boundary, f'form-data; name="{_quoted(key)}"') + plain(text).encode() + b"\r\n"
+        _part_start(boundary, f'form-data; name="{_quoted(key)}"') + plain(text).encode() + b"\r\n"
         for key, value in fields.items()
         for text in (value if isinstance(value, list) else [value])
     ]
     for attachment in attachments:
         disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(attachment.name)}"'
         parts += [
-            _opened(boundary, disposition, attachment.content_type),
+            _part_start(boundary, disposition, attachment.content_type),
             FilePart(attachment.path, attachment.size),
             b"\r\n",
         ]
@@ -139,7 +139,7 @@ def file_content(attachment: Attachment, content_type: str | None) -> Content:
     return Content(content_type or attachment.content_type, (FilePart(attachment.path, attachment.size),))
 
 
-def _opened(boundary: str, disposition: str, content_type: str | None = None) -> bytes:
+def _part_start(boundary: str, disposition: str, content_type: str | None = None) -> bytes:
     kind = f"Content-Type: {content_type}\r\n" if content_type else ""
     return f"--{boundary}\r\nContent-Disposition: {disposition}\r\n{kind}\r\n".encode()
 

@@ -15,14 +15,14 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.body import Content
 from retrycli.gateway.http.response import ANSWER_LIMIT, Answer
-from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, describe_error, kind_of_exception
 from retrycli.gateway.progress import DeliveryProgress
 
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
 """A path with its query that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
 
 
-class _Below(httpx.URL):
+class _UrlBelow(httpx.URL):
     """The URL of a plain path below a base URL. Parsing it would take longer than all other work on a request."""
 
     def __init__(self, base: httpx.URL, path: str) -> None:
@@ -45,10 +45,10 @@ def url_below(base: str, path: str) -> httpx.URL:
     Raises:
         httpx.InvalidURL: the URL is invalid.
     """
-    return _Below(_parsed(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
+    return _UrlBelow(_parse_url(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
 
 
-_parsed = lru_cache(maxsize=8)(httpx.URL)
+_parse_url = lru_cache(maxsize=8)(httpx.URL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +132,14 @@ class ApiClient:
         return await self._credentials.log_in(used, self.exchange, self._now)
 
     async def _send(self, request: Request, judge: Judge, limit: int, progress: DeliveryProgress | None) -> ApiReply:
-        sent = self._addressed(request)
+        sent = self._prepare(request)
         if progress is not None:
             progress.in_flight = True
         try:
             answer = await self.exchange(sent, limit)
             reply = ApiReply(judge(answer), answer)
         except TRANSPORT_ERRORS as error:
-            reply = ApiReply(Outcome(kind_of_exception(error), error=in_words(error)))
+            reply = ApiReply(Outcome(kind_of_exception(error), error=describe_error(error)))
         # Not in a `finally`: after a deadline it must still say in flight, for the code that set the deadline.
         if progress is not None:
             progress.in_flight = False
@@ -148,7 +148,7 @@ class ApiClient:
             self._watch(sent, request.content, reply.answer)
         return reply
 
-    def _addressed(self, request: Request) -> httpx.Request:
+    def _prepare(self, request: Request) -> httpx.Request:
         url = url_below(self._destination, request.path)
         headers = {**request.headers, **self._credentials.headers()}
         if request.content is None:

@@ -43,9 +43,9 @@ from retrycli.gateway.time_limit import TimeLimit
 if TYPE_CHECKING:
     from types import TracebackType
 
-REPEATED = 20
+MAX_REPETITION = 20
 """Maximum length of an answer, as a multiple of the message's text, which it may repeat three times, and escaped."""
-AMISS = "is not as it should be: look at it there at once"
+NOT_AS_EXPECTED = "is not as it should be: look at it there at once"
 
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
 """Raised if a value can't be where its template puts it."""
@@ -212,7 +212,7 @@ class HttpGateway:
             sleep=self._sleep,
         )
         progress.landed = outcome if outcome.kind is OutcomeKind.DELIVERED else None
-        return await self._verified(prepared, outcome)
+        return await self._verify(prepared, outcome)
 
     # -- before it is sent ------------------------------------------------------------------------------------
 
@@ -235,33 +235,33 @@ class HttpGateway:
         if rule is None or not isinstance(entries, list):
             return
         for number, (file, entry) in enumerate(zip(prepared.files, entries, strict=True), 1):
-            about_it = {**prepared.fields, **{f"each.{name}": value for name, value in entry.items()}}
-            entry["token"] = await self._uploaded(rule, file, about_it, number)
+            values = {**prepared.fields, **{f"each.{name}": value for name, value in entry.items()}}
+            entry["token"] = await self._upload_one(rule, file, values, number)
 
-    async def _uploaded(
-        self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object], number: int
+    async def _upload_one(
+        self, rule: Upload, file: attachments.Attachment, values: dict[str, object], number: int
     ) -> str | int:
         """Upload one attachment. Return its token."""
-        headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
-        path = fill_path(rule.path, about_it, rule.query)
+        headers = HEADERS | {name.lower(): fill_header(name, text, values) for name, text in rule.headers.items()}
+        path = fill_path(rule.path, values, rule.query)
         as_it_is = rule.files is None
         content = file_content(file, rule.content_type) if as_it_is else multipart_content({}, rule.files, [file])
         request = Request("POST", path, headers, content)
         reply = await self._client.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
-            raise LookupFailed(_of_an_upload(reply.outcome, number))
+            raise LookupFailed(_outcome_of_failed_upload(reply.outcome, number))
         return token
 
     # -- sending ----------------------------------------------------------------------------------------------
 
     async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:
-        limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
+        limit = max(ANSWER_LIMIT, min(MAX_REPETITION * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
         reply = await self._client.send(
             lambda session: self._builder.request(prepared, session), self._judge, limit=limit, progress=progress
         )
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             return reply.outcome
-        return _confirmed(prepared, reply.answer, reply.outcome)
+        return _check_confirmation(prepared, reply.answer, reply.outcome)
 
     def _judge(self, answer: Answer) -> Outcome:
         return outcome_of(answer, self._preset, self._now())
@@ -271,7 +271,7 @@ class HttpGateway:
 
     # -- after it was sent ------------------------------------------------------------------------------------
 
-    async def _verified(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
+    async def _verify(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
         """Read back a delivered message, if ``gateway.verify`` is set."""
         rule = prepared.rule.verify
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
@@ -282,7 +282,7 @@ class HttpGateway:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
             return outcome
-        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {AMISS}")
+        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {NOT_AS_EXPECTED}")
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """Return the outcome as it may be stored: the error on one line, without secrets and the customer's words."""
@@ -294,7 +294,7 @@ class HttpGateway:
         return without_quotations(one_line(self._credentials.redact_secrets(error)), queued.message)
 
 
-def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
+def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
     """Return the outcome of a delivered message after checking the answer's confirmation."""
     condition = prepared.rule.confirmed
     try:
@@ -303,10 +303,10 @@ def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> O
     except ValueError as error:
         said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
-    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {AMISS}")
+    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {NOT_AS_EXPECTED}")
 
 
-def _of_an_upload(outcome: Outcome, number: int) -> Outcome:
+def _outcome_of_failed_upload(outcome: Outcome, number: int) -> Outcome:
     """Return the outcome of a message whose upload failed: it was certainly not sent."""
     kind = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
     said = outcome.error or "the answer has no token"

@@ -20,9 +20,9 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
 
-REMEMBERED = 100
+CACHE_SIZE = 100
 """Maximum number of cached answers to preflights."""
-PAGES = 100
+MAX_PAGES = 100
 """Maximum number of pages of a list."""
 
 
@@ -74,7 +74,7 @@ class Lookups:
         """
         for rule in self.preset.look_up:
             try:
-                if await self._ask(rule, fields, "look-up", believe_no=False):
+                if await self._holds_on_a_page(rule, fields, "look-up", believe_no=False):
                     return LookupAnswer.THERE
             except LookupFailed as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # about the question, not the message
@@ -88,7 +88,7 @@ class Lookups:
         Raises:
             LookupFailed: there is no usable answer.
         """
-        return await self._ask(question, fields, "reading back")
+        return await self._holds_on_a_page(question, fields, "reading back")
 
     async def preflight(self, name: str, fields: Fields) -> Outcome | None:
         """Return the outcome that keeps a message from being sent; None if the preflight is proven.
@@ -130,13 +130,13 @@ class Lookups:
         path = fill_path(asked.path, fields, asked.query)
         if (known := self.answers.get(path)) is not None:
             return known
-        answer = await self._answer(asked, fields, what)
-        if len(self.answers) >= REMEMBERED:
+        answer = await self._fetch(asked, fields, what)
+        if len(self.answers) >= CACHE_SIZE:
             self.answers.clear()
         self.answers[path] = answer
         return answer
 
-    async def _ask(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
+    async def _holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
         """Return if the condition holds on any page of the answer.
 
         Args:
@@ -148,10 +148,10 @@ class Lookups:
         Raises:
             LookupFailed: there is no usable answer.
         """
-        for page in range(1, PAGES + 1):
+        for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}
             try:
-                answer = await self._answer(question, with_page, what)
+                answer = await self._fetch(question, with_page, what)
             except InvalidMessage as error:
                 raise LookupFailed(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
             try:
@@ -163,9 +163,9 @@ class Lookups:
                     return False
             except ValueError as error:
                 raise LookupFailed(_unusable(what, answer, error)) from None
-        raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {PAGES} pages"))
+        raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {MAX_PAGES} pages"))
 
-    async def _answer(self, asked: Get, fields: Fields, what: str) -> Answer:
+    async def _fetch(self, asked: Get, fields: Fields, what: str) -> Answer:
         def build(session: str | None) -> Request:
             return Request("GET", fill_path(asked.path, {**fields, "session": session}, asked.query), HEADERS)
 
@@ -174,7 +174,7 @@ class Lookups:
 
         reply = await self.client.send(build, judge, limit=LOOK_UP_LIMIT)
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
-            raise LookupFailed(_of_a_question(reply.outcome, what))
+            raise LookupFailed(_outcome_without_answer(reply.outcome, what))
         return reply.answer
 
 
@@ -182,7 +182,7 @@ ENOUGH: Mapping[str, object] = {}
 """Added by a step that proves the whole preflight."""
 
 
-def _of_a_question(outcome: Outcome, what: str) -> Outcome:
+def _outcome_without_answer(outcome: Outcome, what: str) -> Outcome:
     """Return the outcome of a message whose question has no answer: it was certainly not sent."""
     kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
     return replace(outcome, kind=kind, error=f"{what}: {outcome.error}")

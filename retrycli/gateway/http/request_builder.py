@@ -60,7 +60,7 @@ class RequestBuilder:
         """
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
-        files = await self._attached(queued) if "attachments" in rule.capabilities else []
+        files = await self._find_attachments(queued) if "attachments" in rule.capabilities else []
         parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
@@ -97,7 +97,7 @@ class RequestBuilder:
                 raise UnsupportedMessage(f"{column} is empty, and the preset {preset} needs it")
         return rule
 
-    async def _attached(self, queued: QueuedMessage) -> list[attachments.Attachment]:
+    async def _find_attachments(self, queued: QueuedMessage) -> list[attachments.Attachment]:
         try:
             return await attachments.find(queued.message, self._folder, self._settings.attachments_limit_bytes)
         except InvalidMessage as error:

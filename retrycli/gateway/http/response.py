@@ -70,13 +70,13 @@ class Answer:
         if not self.whole:
             raise ValueError("the answer is too long")
         try:
-            return _parsed(self.text)
+            return _parse(self.text)
         except RecursionError as error:
             raise ValueError("the answer is nested too deeply") from error
 
 
 @lru_cache(maxsize=1)
-def _parsed(text: str) -> object:
+def _parse(text: str) -> object:
     """Parse an answer once for all conditions. The result must not be changed."""
     parsed: object = json.loads(text)
     return parsed
@@ -96,18 +96,22 @@ def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     outcome = outcome_of_question(answer, preset, now)
     if outcome.kind is not OutcomeKind.DELIVERED:
         return outcome
-    judged = outcome if _exception(answer, preset) else _judged(answer, preset.success, preset.answer.errors)
+    judged = (
+        outcome
+        if _matching_exception(answer, preset)
+        else _apply_success_rule(answer, preset.success, preset.answer.errors)
+    )
     return replace(judged, external_id=_external_id(answer, preset)) if judged.kind is OutcomeKind.DELIVERED else judged
 
 
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means answered."""
     retry_after = parse_retry_after(answer.retry_after, now)
-    exception = _exception(answer, preset)
+    exception = _matching_exception(answer, preset)
     kind = kind_of_status(answer.status, retry_after=retry_after) if exception is None else exception.outcome
     if kind is OutcomeKind.DELIVERED:
         return Outcome(kind, answer.status)
-    error = with_words(f"HTTP {answer.status}", answer, preset.answer.errors)
+    error = with_error_text(f"HTTP {answer.status}", answer, preset.answer.errors)
     remedy = f"; {exception.remedy}" if exception is not None and exception.remedy else ""
     # If the preset names an outcome, the answer is not ambiguous.
     doubtful = exception is None and in_doubt(answer.status)
@@ -154,7 +158,7 @@ def value_at(answer: Answer, path: str) -> str | int | None:
     return next((value for value in found if isinstance(value, str | int) and not isinstance(value, bool)), None)
 
 
-def _exception(answer: Answer, preset: Preset) -> Reclassification | None:
+def _matching_exception(answer: Answer, preset: Preset) -> Reclassification | None:
     return next((rule for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
 
 
@@ -166,7 +170,7 @@ def _external_id(answer: Answer, preset: Preset) -> str | None:
     return None if found is None else one_line(str(found))[:EXTERNAL_ID_LENGTH] or None
 
 
-def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
+def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
     """Apply the success rule to a 2xx answer."""
     try:
         succeeded = _succeeded(answer, rule)
@@ -175,7 +179,7 @@ def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) ->
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     if succeeded:
         return Outcome(OutcomeKind.DELIVERED, answer.status)
-    return Outcome(OutcomeKind.REFUSED, answer.status, with_words("refused", answer, error_fields))
+    return Outcome(OutcomeKind.REFUSED, answer.status, with_error_text("refused", answer, error_fields))
 
 
 def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
@@ -192,7 +196,7 @@ def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
     )
 
 
-def with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
+def with_error_text(start: str, answer: Answer, paths: Collection[str]) -> str:
     """Append the answer's own error text, from the first of the paths that has one."""
     try:
         content = answer.json

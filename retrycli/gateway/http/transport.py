@@ -140,19 +140,19 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
-RELIED_ON: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+REQUIRED_METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (aiohttp.TCPConnector, "_get", ("self", "key", "traces")),
     (aiohttp.TCPConnector, "_release", ("self", "key", "protocol", "should_close")),
     (aiohttp.ClientResponse, "start", ("self", "connection")),
     (aiohttp.ClientResponse, "release", ("self",)),
 )
 """Methods of aiohttp that are overridden above, with their parameters. The first two are private."""
-SWITCH = "_retry_connection"
+RETRY_SWITCH = "_retry_connection"
 """Attribute of aiohttp's session that is switched off below."""
 
 
 def check_aiohttp(
-    methods: Sequence[tuple[type, str, tuple[str, ...]]] = RELIED_ON, session: type = aiohttp.ClientSession
+    methods: Sequence[tuple[type, str, tuple[str, ...]]] = REQUIRED_METHODS, session: type = aiohttp.ClientSession
 ) -> None:
     """Check that this aiohttp has the internals that we rely on.
 
@@ -167,8 +167,8 @@ def check_aiohttp(
         for of, name, parameters in methods
         if tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) != parameters
     ]
-    if SWITCH not in getattr(session, "ATTRS", ()):
-        missing.append(f"{session.__name__}.{SWITCH}")
+    if RETRY_SWITCH not in getattr(session, "ATTRS", ()):
+        missing.append(f"{session.__name__}.{RETRY_SWITCH}")
     if missing:
         version = aiohttp.__version__
         raise ConfigurationError(
@@ -194,7 +194,7 @@ def open_transport(
         ConfigurationError: the CA file can't be used, or this version of aiohttp is not supported.
     """
     check_aiohttp()
-    context = _tls(settings)
+    context = _tls_context(settings)
 
     def session() -> aiohttp.ClientSession:
         connector = _Connector(
@@ -246,7 +246,7 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
     return OutcomeKind.UNKNOWN
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe an exception for ``last_error``: its name and its text, if it has one."""
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
@@ -257,7 +257,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _tls(settings: GatewaySettings) -> ssl.SSLContext:
+def _tls_context(settings: GatewaySettings) -> ssl.SSLContext:
     if not (settings.base_url or "").startswith("https:"):
         # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -24,7 +24,7 @@ def check_path(path: str) -> str:
     Raises:
         ValueError: the path is invalid.
     """
-    for step in _steps(path):
+    for step in _parse(path):
         if isinstance(step, tuple):
             check_template(step[2])
     return path
@@ -45,8 +45,8 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
         ValueError: a compared value is nested too deeply.
     """
     found = [tree]
-    for step in _steps(path):
-        found = [inner for value in found for inner in _at(value, step, fields)]
+    for step in _parse(path):
+        found = [inner for value in found for inner in _values_at(value, step, fields)]
     return found
 
 
@@ -62,12 +62,12 @@ def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # no
         fields: the values for the path's own templates.
     """
     found = [tree]
-    steps = _steps(path)
+    steps = _parse(path)
     for number, step in enumerate(steps, 1):
         for value in found:
             if (gap := _gap(value, step, ends=number == len(steps))) is not None:
                 return gap
-        found = [inner for value in found for inner in _at(value, step, fields)]
+        found = [inner for value in found for inner in _values_at(value, step, fields)]
     return None
 
 
@@ -87,11 +87,11 @@ def _gap(tree: object, step: Step, *, ends: bool) -> str | None:
             return step if isinstance(step, str) else step[0]
 
 
-def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
+def _values_at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
     match tree, step:
         case list(), (str(part), str(how), str(template)):
             wanted = plain(fill_text(template, fields))
-            yield from (entry for entry in tree if _is_meant(entry, part, how, wanted))
+            yield from (entry for entry in tree if _matches(entry, part, how, wanted))
         case list(), "*":
             yield from tree
         case list(), str() if step.isascii() and step.isdigit() and len(step) < 10:  # noqa: PLR2004  no list is longer
@@ -102,7 +102,7 @@ def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
             pass
 
 
-def _is_meant(entry: object, part: str, how: str, wanted: str) -> bool:
+def _matches(entry: object, part: str, how: str, wanted: str) -> bool:
     values = [plain(value) for value in find(entry, part)]
     match how:
         case "!=":
@@ -114,7 +114,7 @@ def _is_meant(entry: object, part: str, how: str, wanted: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _steps(path: str) -> tuple[Step, ...]:
+def _parse(path: str) -> tuple[Step, ...]:
     steps: list[Step] = []
     at = 0
     while at < len(path):

@@ -68,15 +68,15 @@ class Preset(Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _likened(cls, values: object) -> object:
+    def _expand_like(cls, values: object) -> object:
         """Expand ``like``: copy the keys of another message type."""
         messages = values.get("messages") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(messages, dict):
             return values
-        return values | {"messages": {name: _like(name, messages) for name in messages}}
+        return values | {"messages": {name: _merge_like(name, messages) for name in messages}}
 
     @model_validator(mode="after")
-    def _names_what_is_there(self) -> Self:
+    def _check_references(self) -> Self:
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
                 raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
@@ -105,7 +105,7 @@ class Preset(Table):
                 raise ConfigurationError(f"the preset's {where} names the column {missing[0]}, which the table has not")
 
 
-def _like(name: str, messages: Mapping[str, object]) -> object:
+def _merge_like(name: str, messages: Mapping[str, object]) -> object:
     rule = messages[name]
     if not isinstance(rule, dict) or "like" not in rule:
         return rule
@@ -117,7 +117,7 @@ def _like(name: str, messages: Mapping[str, object]) -> object:
 
 def known_presets() -> list[str]:
     """Return the names of the bundled presets."""
-    return sorted(file.name.removesuffix(".toml") for file in _ours().iterdir() if file.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in _bundled().iterdir() if file.name.endswith(".toml"))
 
 
 def preset_text(name: str) -> str:
@@ -138,7 +138,7 @@ def preset_text(name: str) -> str:
         return text
     if name not in (known := known_presets()):
         raise ConfigurationError(f"gateway.preset: no preset {name!r}; write a .toml file or {', '.join(known)}")
-    return (_ours() / f"{name}.toml").read_text(encoding="utf-8")
+    return (_bundled() / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def load_preset(name: str) -> Preset:
@@ -151,7 +151,7 @@ def load_preset(name: str) -> Preset:
     try:
         return Preset.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        mistakes = "; ".join(_in_words(mistake, text) for mistake in _causes(error))
+        mistakes = "; ".join(_describe(mistake, text) for mistake in _relevant_errors(error))
         raise ConfigurationError(f"preset {name}: {mistakes}") from None
     except ValueError as error:
         raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
@@ -159,14 +159,14 @@ def load_preset(name: str) -> Preset:
         raise ConfigurationError(f"preset {name} is nested too deeply") from None
 
 
-def _causes(error: ValidationError) -> list[ErrorDetails]:
+def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
     """Return the errors of a preset, without missing keys beside a misspelt one, which explains them."""
     found = error.errors(include_url=False)
     misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
     return [mistake for mistake in found if mistake["type"] != "missing" or mistake["loc"][:-1] not in misspelt]
 
 
-def _in_words(error: ErrorDetails, text: str) -> str:
+def _describe(error: ErrorDetails, text: str) -> str:
     """Describe an error of a preset: key, line and problem."""
     at = error["loc"]
     if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single [look_up] has no number
@@ -175,7 +175,7 @@ def _in_words(error: ErrorDetails, text: str) -> str:
     line = line_of(text, at)
     match error["type"]:
         case "extra_forbidden":
-            said = f"no such key (there are {', '.join(_keys_beside(at))})"
+            said = f"no such key (there are {', '.join(_known_keys(at))})"
         case "missing":
             said = "it is missing"
         case "tuple_type":
@@ -185,7 +185,7 @@ def _in_words(error: ErrorDetails, text: str) -> str:
     return f"{where}{f' (line {line})' if line else ''}: {said}" if where else said
 
 
-def _keys_beside(where: Sequence[str | int]) -> list[str]:
+def _known_keys(where: Sequence[str | int]) -> list[str]:
     """Return the valid keys of the table that a key is in."""
     table: type[Table] = Preset
     for part in where[:-1]:
@@ -201,5 +201,5 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
         yield from _tables_in(part)
 
 
-def _ours() -> Traversable:
+def _bundled() -> Traversable:
     return resources.files("retrycli.gateway") / "presets"

@@ -49,16 +49,16 @@ def _fits_a_header(template: str) -> str:
 
 
 def _credentials_only(template: str) -> str:
-    _named(template, CREDENTIALS)
+    _check_names(template, CREDENTIALS)
     return template
 
 
 def _credentials_only_within(tree: dict[str, Any]) -> dict[str, Any]:
-    _named(tree, CREDENTIALS)
+    _check_names(tree, CREDENTIALS)
     return tree
 
 
-def _named(tree: object, known: Collection[str]) -> None:
+def _check_names(tree: object, known: Collection[str]) -> None:
     for place in places(tree):
         if place.name not in known:
             raise ValueError(f"{{{place.name}}} is none of {', '.join(sorted(known))}")
@@ -89,7 +89,7 @@ class Condition(Table):
     """Instead of a path: a text that must be anywhere in the answer."""
 
     @model_validator(mode="after")
-    def _looks_somewhere(self) -> Self:
+    def _has_one_test(self) -> Self:
         if (self.path is None) is (self.text is None):
             raise ValueError("name a path or a text")
         if len([test for test in (self.equals, self.contains, self.text) if test is not None]) > 1:
@@ -220,7 +220,7 @@ class MessageRule(Table):
         return tuple(places([self.path, self.query, self.headers, self.body]))
 
     @model_validator(mode="after")
-    def _names_what_it_has(self) -> Self:
+    def _has_a_value_for_names(self) -> Self:
         named = {place.name for place in self._sent}
         if self.marker is None and "marker" in named:
             raise ValueError('{marker} has nothing to stand for: write marker = { text = "Ref. {delivery_key}" }')

@@ -87,7 +87,7 @@ def parts_of(preset: Preset) -> Iterator[Part]:
     always = frozenset({KEY}) | identity
     yield from _of_auth(auth)
     if preset.check is not None:
-        yield Part("check", _names(preset.check.path, preset.check.query), identity, has_row=False)
+        yield Part("check", _names_in(preset.check.path, preset.check.query), identity, has_row=False)
     for message_type, rule in preset.messages.items():
         yield from _of_message(f"messages.{message_type}", rule, always, session)
     for question in preset.look_up:
@@ -96,37 +96,37 @@ def parts_of(preset: Preset) -> Iterator[Part]:
         yield from _of_preflight(f"preflight.{name}", preflight, always, session)
     if preset.upload is not None:
         ahead = preset.upload
-        yield Part("upload", _names(ahead.path, ahead.query, ahead.headers), always | OF_A_FILE)
+        yield Part("upload", _names_in(ahead.path, ahead.query, ahead.headers), always | OF_A_FILE)
 
 
 def _of_auth(auth: Auth) -> Iterator[Part]:
     """Yield the parts of ``[auth]``. The session has a value only after a log-in."""
     before = CREDENTIALS - SESSION
     after = before if auth.session is None else CREDENTIALS
-    yield Part("auth", _names(auth.headers, auth.basic or ()), after, has_row=False)
-    yield Part("auth.identity", _names(auth.identity or ""), before, has_row=False)
+    yield Part("auth", _names_in(auth.headers, auth.basic or ()), after, has_row=False)
+    yield Part("auth.identity", _names_in(auth.identity or ""), before, has_row=False)
     if auth.session is not None:
-        yield Part("auth.session", _names(auth.session.path), NONE, has_row=False)
-        yield Part("auth.session", _names(auth.session.headers, auth.session.body), before, has_row=False)
+        yield Part("auth.session", _names_in(auth.session.path), NONE, has_row=False)
+        yield Part("auth.session", _names_in(auth.session.headers, auth.session.body), before, has_row=False)
 
 
 def _of_message(where: str, rule: MessageRule, always: Names, session: Names) -> Iterator[Part]:
     """Yield the parts of a message rule. No condition may use the marker, because a message may be sent without it."""
     marker = NONE if rule.marker is None else frozenset({"marker"})
     sent = always | marker
-    yield Part(where, _names(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
-    yield Part(where, _names(rule.body), sent | session | {EACH})
+    yield Part(where, _names_in(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
+    yield Part(where, _names_in(rule.body), sent | session | {EACH})
     if rule.marker is not None:
-        yield Part(f"{where}.marker", _names(rule.marker.text), always)
+        yield Part(f"{where}.marker", _names_in(rule.marker.text), always)
     if rule.confirmed is not None:
-        yield Part(f"{where}.confirmed", _names(rule.confirmed.templates), always)
+        yield Part(f"{where}.confirmed", _names_in(rule.confirmed.templates), always)
     if rule.verify is not None:
         yield from _of_question(f"{where}.verify", rule.verify, always | {"external_id", "page"}, session)
 
 
 def _of_question(where: str, question: Question, known: Names, session: Names) -> Iterator[Part]:
-    yield Part(where, _names(question.path, question.query), known | session)
-    yield Part(where, _names(question.templates), known)
+    yield Part(where, _names_in(question.path, question.query), known | session)
+    yield Part(where, _names_in(question.templates), known)
 
 
 def _of_preflight(where: str, preflight: Preflight, always: Names, session: Names) -> Iterator[Part]:
@@ -134,10 +134,10 @@ def _of_preflight(where: str, preflight: Preflight, always: Names, session: Name
     for step in preflight.steps:
         entry = NONE if step.each is None else frozenset({step.each})
         yield Part(where, entry, known)
-        yield Part(where, _names(step.path, step.query), known | entry | session)
-        yield Part(where, _names(step.templates, list(step.take.values())), known | entry)
+        yield Part(where, _names_in(step.path, step.query), known | entry | session)
+        yield Part(where, _names_in(step.templates, list(step.take.values())), known | entry)
         known |= step.take.keys()
 
 
-def _names(*trees: object) -> Names:
+def _names_in(*trees: object) -> Names:
     return frozenset(place.name for tree in trees for place in places(tree))

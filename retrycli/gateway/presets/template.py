@@ -57,7 +57,7 @@ def check_template(template: str) -> str:
     Raises:
         ValueError: a place is invalid; the text names it.
     """
-    _parsed(template)
+    _parse(template)
     return template
 
 
@@ -94,7 +94,7 @@ def templates(tree: object) -> Iterator[str]:
 def places(tree: object) -> Iterator[Placeholder]:
     """Yield all places in a body's texts."""
     for template in templates(tree):
-        yield from (part for part in _parsed(template) if isinstance(part, Placeholder))
+        yield from (part for part in _parse(template) if isinstance(part, Placeholder))
 
 
 def fill(tree: object, fields: Fields) -> object:
@@ -106,7 +106,9 @@ def fill(tree: object, fields: Fields) -> object:
             values = fields.get(tree[FOR_EACH])
             if not values and tree.get(OPTIONAL):
                 return Left.OUT
-            return [fill(tree[GIVE], _one_of(fields, value)) for value in values] if isinstance(values, list) else []
+            return (
+                [fill(tree[GIVE], _entry_fields(fields, value)) for value in values] if isinstance(values, list) else []
+            )
         case dict():
             return {key: value for key, branch in tree.items() if (value := fill(branch, fields)) is not Left.OUT}
         case list():
@@ -117,7 +119,7 @@ def fill(tree: object, fields: Fields) -> object:
 
 def fill_text(template: str, fields: Fields) -> object:
     """Fill a text with values. A text that is a single place becomes the value itself."""
-    parts = _parsed(template)
+    parts = _parse(template)
     if len(parts) == 1 and isinstance(parts[0], Placeholder):
         return parts[0].value(fields)
     return "".join(part if isinstance(part, str) else plain(part.value(fields)) for part in parts)
@@ -148,7 +150,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
         InvalidMessage: a value would be empty, ``.`` or ``..`` as a segment.
     """
     parts = []
-    for part in _parsed(template):
+    for part in _parse(template):
         if isinstance(part, Placeholder):
             step = quote(plain(part.value(fields)), safe="")
             # Clients and servers interpret "." and "..", quoted or not (RFC 3986, section 5.2.4).
@@ -175,7 +177,7 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(template: str) -> tuple[str | Placeholder, ...]:
+def _parse(template: str) -> tuple[str | Placeholder, ...]:
     """Split a template into literal texts and places."""
     parts: list[str | Placeholder] = []
     literal, at = "", 0
@@ -219,7 +221,7 @@ def _check_lists(tree: object) -> None:
         _check_lists(branch)
 
 
-def _one_of(fields: Fields, value: object) -> Fields:
+def _entry_fields(fields: Fields, value: object) -> Fields:
     """Return the fields for an entry of a list: ``{each}`` is the entry, ``{each.part}`` a part of it."""
     parts = value if isinstance(value, Mapping) else {}
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}

@@ -23,22 +23,22 @@ def line_of(text: str, key: Sequence[str | int]) -> int | None:
     for number, text_line in enumerate(text.splitlines(), 1):
         written = table
         if header := HEADER.match(text_line):
-            table = [*_parts(header[2])]
+            table = [*_split_key(header[2])]
             if header[1] == "[[":
                 table.append(arrays[header[2]])
                 arrays[header[2]] += 1
             written = table
         elif found := KEY.match(text_line):
-            written = [*table, *_parts(found[1])]
-        shared = _shared(written, key)
+            written = [*table, *_split_key(found[1])]
+        shared = _common_length(written, key)
         if shared > best and shared == len(written):
             best, line = shared, number
     return line
 
 
-def _parts(dotted: str) -> list[str]:
+def _split_key(dotted: str) -> list[str]:
     return [part.strip().strip("\"'") for part in dotted.split(".")]
 
 
-def _shared(one: Sequence[str | int], other: Sequence[str | int]) -> int:
+def _common_length(one: Sequence[str | int], other: Sequence[str | int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

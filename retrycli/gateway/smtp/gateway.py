@@ -25,7 +25,7 @@ from retrycli.gateway.in_thread import in_thread
 from retrycli.gateway.progress import DeliveryProgress, guard
 from retrycli.gateway.redaction import redact_secrets, without_quotations
 from retrycli.gateway.smtp.mime import Mail, columns_of, compose
-from retrycli.gateway.smtp.session import Conversation, Server
+from retrycli.gateway.smtp.session import Server, SmtpSession
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.tls import verifying
 from retrycli.system import descriptors
@@ -66,7 +66,7 @@ class SmtpGateway:
             check_subject(settings, columns)
         self._settings = settings
         self._folder = attachments.Folder.of(settings.attachments_dir)
-        self._line = _Line(settings, connections)
+        self._mail_server = _MailServer(settings, connections)
         self._sender = Address.parse(settings.sender or "")
         self._fixed = None if settings.recipient is None else Address.parse(settings.recipient)
         self._now = now
@@ -88,7 +88,7 @@ class SmtpGateway:
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why no mail can be made of a message, or None. Send nothing."""
         try:
-            await self._mail(queued)
+            await self._compose(queued)
         except InvalidMessage as error:
             return without_quotations(one_line(str(error)), queued.message)
         except OSError:
@@ -105,7 +105,7 @@ class SmtpGateway:
         deadline = asyncio.get_running_loop().time() + limit
         try:
             async with asyncio.timeout_at(deadline):
-                mail = await self._mail(queued)
+                mail = await self._compose(queued)
         except TimeoutError:
             return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: not found within {limit:g} s")
         except InvalidMessage as error:
@@ -117,9 +117,9 @@ class SmtpGateway:
         if not mail.envelope:
             # All recipients have it from earlier attempts.
             return Outcome(OutcomeKind.DELIVERED, found=True)
-        return self._cleaned(await self._line.deliver(mail, self._sleep, progress, deadline), queued)
+        return self._cleaned(await self._mail_server.deliver(mail, self._sleep, progress, deadline), queued)
 
-    async def _mail(self, queued: QueuedMessage) -> Mail:
+    async def _compose(self, queued: QueuedMessage) -> Mail:
         settings = self._settings
         files = await attachments.find(queued.message, self._folder, settings.attachments_limit_bytes)
         return compose(queued, files, sender=self._sender, fixed=self._fixed, subject=settings.subject, now=self._now())
@@ -138,7 +138,7 @@ async def ask(settings: GatewaySettings) -> Outcome:
         ConfigurationError: the base URL or the CA file can't be used.
     """
     deadline = asyncio.get_running_loop().time() + settings.request_timeout_seconds
-    outcome = await _Line(settings, connections=1).deliver(None, asyncio.sleep, DeliveryProgress(), deadline)
+    outcome = await _MailServer(settings, connections=1).deliver(None, asyncio.sleep, DeliveryProgress(), deadline)
     return outcome if outcome.error is None else replace(outcome, error=one_line(outcome.error))
 
 
@@ -153,7 +153,7 @@ def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
             raise ConfigurationError(f"gateway.subject names the column {name}, which the table has not")
 
 
-class _Line:
+class _MailServer:
     """Connections to one mail server.
 
     Args:
@@ -163,7 +163,7 @@ class _Line:
 
     def __init__(self, settings: GatewaySettings, connections: int) -> None:
         parts = urlsplit(settings.destination)
-        self._host, self._port = _usable(parts.hostname or ""), parts.port or PORTS[parts.scheme]
+        self._host, self._port = _checked_host(parts.hostname or ""), parts.port or PORTS[parts.scheme]
         self._settings = settings
         self._connections = connections
         username, password = settings.username or "", secret_text(settings.password)
@@ -183,7 +183,7 @@ class _Line:
     async def deliver(
         self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], progress: DeliveryProgress, deadline: float
     ) -> Outcome:
-        """Send a mail, or none (see `Conversation.deliver`). Retry at once if no session was opened."""
+        """Send a mail, or none (see `SmtpSession.deliver`). Retry at once if no session was opened."""
         outcome = await retry_unreachable(
             lambda: self._attempt(mail, deadline, progress),
             retries=self._settings.immediate_retries,
@@ -198,33 +198,33 @@ class _Line:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()
-            talk = Conversation(self._server, connection)
+            session = SmtpSession(self._server, connection)
         except OSError as error:
             said = descriptors.shortage(error) or str(error)
             return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {said}".rstrip(": "))
-        thread = asyncio.ensure_future(in_thread(talk.deliver, mail))
+        thread = asyncio.ensure_future(in_thread(session.deliver, mail))
         try:
             async with TimeLimit(deadline - asyncio.get_running_loop().time()):
                 return await asyncio.shield(thread)
         except TimeoutError:
-            talk.cut()
+            session.cut()
             await asyncio.wait([thread], timeout=CUT_SECONDS)
-            return self._too_late(talk, thread.result() if thread.done() else None)
+            return self._outcome_of_cut(session, thread.result() if thread.done() else None)
         except asyncio.CancelledError:
-            talk.cut()
+            session.cut()
             await asyncio.wait([thread], timeout=CUT_SECONDS)
             raise
         finally:
-            progress.in_flight = talk.in_doubt
+            progress.in_flight = session.in_doubt
 
-    def _too_late(self, talk: Conversation, outcome: Outcome | None) -> Outcome:
+    def _outcome_of_cut(self, session: SmtpSession, outcome: Outcome | None) -> Outcome:
         """Return the outcome of a session that was cut. Its own outcome counts if the server had replied."""
         if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
-        if talk.in_doubt:
-            return Outcome(OutcomeKind.UNKNOWN, error=f"{talk.step}: no answer within {limit}")
-        return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}: it came as far as {talk.step}")
+        if session.in_doubt:
+            return Outcome(OutcomeKind.UNKNOWN, error=f"{session.step}: no answer within {limit}")
+        return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}: it came as far as {session.step}")
 
     async def _connect(self) -> socket.socket:
         """Connect to the first of the server's addresses that answers.
@@ -253,7 +253,7 @@ class _Line:
         raise problem
 
 
-def _usable(host: str) -> str:
+def _checked_host(host: str) -> str:
     """Check before the first message that a host's name can be looked up."""
     try:
         host.encode("idna")

@@ -54,7 +54,9 @@ class Mail:
 
     def size(self, *, utf8: bool) -> int:
         """Return its size in bytes."""
-        return sum(len(part) if isinstance(part, bytes) else _encoded(part.size) for part in self._parts(utf8=utf8))
+        return sum(
+            len(part) if isinstance(part, bytes) else _encoded_size(part.size) for part in self._parts(utf8=utf8)
+        )
 
     def chunks(self, *, utf8: bool) -> Iterator[bytes]:
         """Yield the mail as it is transmitted, dots escaped, without the final dot (RFC 5321, section 4.5.2).
@@ -85,7 +87,7 @@ class Mail:
         mixed = f'Content-Type: multipart/mixed; boundary="{self.boundary}"\r\n\r\n'.encode()
         yield head + mixed + separator + b"\r\n" + self.body
         for attachment in self.attachments:
-            yield b"\r\n" + separator + b"\r\n" + _head_of(attachment)
+            yield b"\r\n" + separator + b"\r\n" + _part_header(attachment)
             yield attachment
         yield separator + b"--\r\n"
 
@@ -123,7 +125,7 @@ def compose(
         # The same for every attempt, so that duplicates can be detected (RFC 5322, section 3.6.4).
         "Message-ID": f"<{queued.delivery_key}@{sender.domain}>",
         "Subject": _subject(subject, message.fields),
-        **_thread(message.fields),
+        **_thread_headers(message.fields),
     }
     return Mail(
         sender=sender,
@@ -199,14 +201,14 @@ def _plain(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _thread(fields: Mapping[str, object]) -> dict[str, str]:
+def _thread_headers(fields: Mapping[str, object]) -> dict[str, str]:
     """Return In-Reply-To and References (RFC 5322, section 3.6.4). Without references, refer to the answered mail."""
-    reply_to, references = _ids("in_reply_to", fields), _ids("references", fields)
+    reply_to, references = _message_ids("in_reply_to", fields), _message_ids("references", fields)
     headers = {"In-Reply-To": reply_to, "References": references or reply_to}
     return {name: "\r\n ".join(ids) for name, ids in headers.items() if ids}
 
 
-def _ids(column: str, fields: Mapping[str, object]) -> list[str]:
+def _message_ids(column: str, fields: Mapping[str, object]) -> list[str]:
     value = fields.get(column)
     words = value.split() if isinstance(value, str) else value
     if words is None:
@@ -226,18 +228,18 @@ def _body(text: str) -> bytes:
     return part.as_bytes()
 
 
-def _head_of(attachment: Attachment) -> bytes:
+def _part_header(attachment: Attachment) -> bytes:
     whole = attachment.content_type
     # message/* and multipart/* must not be base64 (RFC 2046, section 5.2.1), and the recipient should get the file.
     content_type = ANY_TYPE if whole.startswith(("message/", "multipart/")) else whole
     return (
         f"Content-Type: {content_type}\r\n"
         f"Content-Transfer-Encoding: base64\r\n"
-        f"Content-Disposition: attachment;\r\n{_filename(attachment.name)}\r\n\r\n"
+        f"Content-Disposition: attachment;\r\n{_filename_parameter(attachment.name)}\r\n\r\n"
     ).encode()
 
 
-def _filename(name: str) -> str:
+def _filename_parameter(name: str) -> str:
     """Return the filename parameter, in pieces if it is long (RFC 2231, sections 3 and 4)."""
     if re.fullmatch(r"[\w .,()+-]{1,60}", name, re.ASCII):
         return f' filename="{name}"'
@@ -268,7 +270,7 @@ def _base64(attachment: Attachment) -> Iterator[bytes]:
             raise FileChanged("an attachment changed while it was sent")
 
 
-def _encoded(size: int) -> int:
+def _encoded_size(size: int) -> int:
     """Return the size of a file as lines of base64, in bytes."""
     characters = 4 * -(-size // 3)
     return characters + 2 * -(-characters // LINE)
