@@ -23,7 +23,7 @@ FAILED_INDEX = {
     "there": "The application's table has an index of its failed rows, retrycli_failed.",
     "invalid": "The index of the failed rows, retrycli_failed, is half built, or being built just now.",
 }
-"""How it may be, in words."""
+"""Texts for the states of the index."""
 
 
 def register(app: typer.Typer) -> None:

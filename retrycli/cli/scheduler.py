@@ -1,4 +1,4 @@
-"""What calls the passes on this machine, for ``status`` and ``explain``."""
+"""Find the cron lines and timers of this machine that call passes, for ``status`` and ``explain``."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Folder:
     named: Path
     """As the settings name it; entries may be absolute paths beneath it."""
     real: Path
-    """The same with its links resolved, once for all messages."""
+    """The same folder with links resolved, once for all messages."""
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:

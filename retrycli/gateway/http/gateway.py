@@ -159,7 +159,7 @@ class HttpGateway:
                 self._wait_until_settled(queued.unsettled_since)
         except LookupFailed as error:
             return LookUp(Presence.UNKNOWN, error.outcome.error)
-        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
+        except UNBUILDABLE as error:
             return LookUp(Presence.UNKNOWN, f"the question can't be built: {error}")
         return LookUp(Presence.ABSENT)
 
