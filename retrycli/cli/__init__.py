@@ -21,9 +21,9 @@ SIGPIPE_EXIT = 128 + 13
 
 GROUPS = {
     "Core commands": {
-        "run-once": "run",
+        "run-once": "run_once",
         "status": "status",
-        "list-failed": "list",
+        "list-failed": "list_failed",
         "retry": "actions",
         "escalations": "escalations",
     },
@@ -171,7 +171,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(
+def store_options(
     ctx: typer.Context,
     config: ConfigFile = None,
     log_level: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.filters import FilterOptions, takes_filters
-from retrycli.cli.list import ON_SCREEN
+from retrycli.cli.list_failed import ON_SCREEN
 from retrycli.cli.message_ids import MessageId, MessageIds
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import choose, confirmed_ids, exit_code, run_interruptible, show_result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
-from retrycli.cli.run import RELEASED_TEXT, describe_end
+from retrycli.cli.run_once import RELEASED_TEXT, describe_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

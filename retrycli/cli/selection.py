@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from retrycli.cli.confirm import can_ask, confirm, require_confirmation
-from retrycli.cli.list import show_messages
-from retrycli.cli.run import Signals
+from retrycli.cli.list_failed import show_messages
+from retrycli.cli.run_once import Signals
 from retrycli.domain.outcome import may_have_arrived
 
 if TYPE_CHECKING:
