@@ -41,7 +41,7 @@ GROUPS = {
         "resume": "pause",
         "passes": "passes",
         "stats": "stats",
-        "report": "stats",
+        "report": "report",
         "metrics": "metrics",
     },
     "Setting up": {

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from retrycli.operations.dry_run import Preview, Sum
     from retrycli.views.terminal import Cell, Row
 
-
 ON_SCREEN = 50
 """Maximum number of messages on a terminal."""
 NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."

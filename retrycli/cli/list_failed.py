@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import ListedMessage
     from retrycli.views.terminal import Cell
 
-
 ON_SCREEN = 50
 """Maximum number of rows on a terminal without ``--limit``."""
 

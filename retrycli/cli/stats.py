@@ -1,10 +1,9 @@
-"""``stats``, ``report``."""
+"""``stats``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,15 +28,13 @@ NEWEST = 5
 """Maximum number of outages on a terminal, newest first."""
 CURVE = 48
 """Width of a curve, in characters."""
-STDOUT = Path("-")
 
 Since = Annotated[str, typer.Option("--since", help="Look back so far: 12h, 7d.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add these commands."""
+    """Add this command."""
     app.command("stats")(stats)
-    app.command("report")(report)
 
 
 def stats(
@@ -51,7 +48,7 @@ def stats(
     from retrycli.operations import status
     from retrycli.views import terminal
 
-    span = _parse_since(since)
+    span = parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
     figures, groups = status.stats(load_settings(ctx, config), by, span=span, limit=shown)
@@ -65,34 +62,7 @@ def stats(
     terminal.say("Next: retrycli report --html report.html")
 
 
-def report(
-    ctx: typer.Context,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write the page there; - is stdout.", show_default="report.path"),
-    ] = None,
-    since: Since = "7d",
-    config: ConfigFile = None,
-) -> None:
-    """Write a page of HTML that shows how it has been going."""
-    from retrycli.operations import report as operation
-    from retrycli.operations import status
-    from retrycli.views import terminal
-
-    settings = load_settings(ctx, config)
-    file = html or settings.report.path
-    if file is None:
-        raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
-    page = status.report(settings, span=_parse_since(since))
-    if file == STDOUT:
-        print(page, end="")  # noqa: T201
-        return
-    operation.write(file, page)
-    terminal.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
-    terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
-
-
-def _parse_since(since: str) -> timedelta:
+def parse_since(since: str) -> timedelta:
     """Parse ``--since``.
 
     Raises:
