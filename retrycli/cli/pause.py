@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import By, ConfigFile, load_settings, utf8
 from retrycli.cli.parsing import length_of_time
-
-if TYPE_CHECKING:
-    pass
 
 
 def register(app: typer.Typer) -> None:
