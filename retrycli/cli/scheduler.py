@@ -12,7 +12,7 @@ LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
 
 
 def callers_here(loaded: Loaded, asker: Asker) -> list[Caller] | None:
-    """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
+    """Find the callers of passes here; None if the settings have no file, because a schedule names the file."""
     from retrycli.operations import schedule
     from retrycli.system.crontab import Host
 
