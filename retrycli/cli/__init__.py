@@ -117,7 +117,7 @@ class Commands(TyperGroup):
 
 
 LONGEST_COMMAND = max(map(len, HOMES))
-PLAIN_WORDS = {
+WORDING = {
     r"^Input should be a valid integer.*": "it must be an integer",
     r"^Input should be a valid number.*": "it must be a number",
     r"^Input should be less than or equal to ": "it must be at most ",
@@ -128,7 +128,9 @@ PLAIN_WORDS = {
 
 
 def _reword(text: str) -> str:
-    return next((re.sub(said, ours, text) for said, ours in PLAIN_WORDS.items() if re.match(said, text)), text)
+    return next(
+        (re.sub(pattern, wording, text) for pattern, wording in WORDING.items() if re.match(pattern, text)), text
+    )
 
 
 def _load_commands(home: str) -> dict[str, Any]:

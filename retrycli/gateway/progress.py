@@ -40,18 +40,18 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         return await delivery
     except ConfigurationError:
         raise
-    except Exception as fault:  # noqa: BLE001  the guard: other messages must still go out
-        said = f"a fault of retrycli's own: {_locate(fault)}"
-        logger.error("Message %s met %s", message_id, said)  # noqa: TRY400  a traceback may quote the message
+    except Exception as error:  # noqa: BLE001  the guard: other messages must still go out
+        text = f"a fault of retrycli's own: {_locate(error)}"
+        logger.error("Message %s met %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
-            return replace(progress.landed, error=f"delivered, and then {said}")
+            return replace(progress.landed, error=f"delivered, and then {text}")
         unsure = progress.in_flight or progress.answered
         # Not INVALID: an error that affects all messages would escalate them all at once, before it can be fixed.
-        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=said)
+        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)
 
 
-def _locate(fault: Exception) -> str:
+def _locate(error: Exception) -> str:
     """Describe an error by its type and the last line of ours in its traceback. Its text may quote a message."""
-    lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(fault.__traceback__)]
+    lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(error.__traceback__)]
     module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
-    return f"{type(fault).__name__} at {module}:{number}"
+    return f"{type(error).__name__} at {module}:{number}"

@@ -202,8 +202,8 @@ class HttpGateway:
         except UNBUILDABLE as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
         except OSError as error:
-            if lack := attachments.shortage(error):
-                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            if problem := attachments.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {problem}")
             raise
         outcome = await retry_unreachable(
             lambda: self._send(prepared, progress),
@@ -244,8 +244,8 @@ class HttpGateway:
         """Upload one attachment. Return its token."""
         headers = HEADERS | {name.lower(): fill_header(name, text, values) for name, text in rule.headers.items()}
         path = fill_path(rule.path, values, rule.query)
-        as_it_is = rule.files is None
-        content = file_content(file, rule.content_type) if as_it_is else multipart_content({}, rule.files, [file])
+        is_plain = rule.files is None
+        content = file_content(file, rule.content_type) if is_plain else multipart_content({}, rule.files, [file])
         request = Request("POST", path, headers, content)
         reply = await self._client.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:

@@ -81,7 +81,7 @@ def _request(settings: GatewaySettings, credentials: Credentials, check: Get | N
 def _clock_offset(date: str | None, now: datetime) -> list[float]:
     """Return the seconds by which a Date header is ahead; empty if it is missing or invalid."""
     try:
-        theirs = parsedate_to_datetime(date or "")
-        return [((theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)) - now).total_seconds()]
+        server_time = parsedate_to_datetime(date or "")
+        return [((server_time if server_time.tzinfo else server_time.replace(tzinfo=UTC)) - now).total_seconds()]
     except (ValueError, OverflowError):
         return []

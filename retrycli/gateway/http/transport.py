@@ -251,8 +251,8 @@ def describe_error(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
         return str(cause.__cause__)
-    if lack := descriptors.shortage(cause):
-        return f"{type(cause).__name__}: {lack}"
+    if problem := descriptors.shortage(cause):
+        return f"{type(cause).__name__}: {problem}"
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 

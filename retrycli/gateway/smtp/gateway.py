@@ -111,8 +111,8 @@ class SmtpGateway:
         except InvalidMessage as error:
             return self._cleaned(Outcome(OutcomeKind.INVALID, error=str(error)), queued)
         except OSError as error:
-            if lack := attachments.shortage(error):
-                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            if problem := attachments.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {problem}")
             raise
         if not mail.envelope:
             # All recipients have it from earlier attempts.
@@ -177,8 +177,8 @@ class _MailServer:
             # A fallback: the deadline comes first.
             timeout=2 * settings.request_timeout_seconds,
         )
-        as_sent = (f"\0{username}\0{password}", password)
-        self._secrets = [password, *(base64.b64encode(secret.encode()).decode() for secret in as_sent if password)]
+        as_encoded = (f"\0{username}\0{password}", password)
+        self._secrets = [password, *(base64.b64encode(secret.encode()).decode() for secret in as_encoded if password)]
 
     async def deliver(
         self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], progress: DeliveryProgress, deadline: float

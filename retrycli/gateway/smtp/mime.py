@@ -77,8 +77,10 @@ class Mail:
             utf8: the server accepts addresses beyond ASCII. Otherwise headers leave them out.
         """
         lists = (("To", self.to), ("Cc", self.cc))
-        shown = ((name, [address for address in them if utf8 or address.local.isascii()]) for name, them in lists)
-        named = "".join(f"{name}: {_addresses(them)}\r\n" for name, them in shown if them).encode()
+        shown = (
+            (name, [address for address in addresses if utf8 or address.local.isascii()]) for name, addresses in lists
+        )
+        named = "".join(f"{name}: {_addresses(addresses)}\r\n" for name, addresses in shown if addresses).encode()
         head = named + self.headers + b"MIME-Version: 1.0\r\n"
         if not self.attachments:
             yield head + self.body
@@ -141,10 +143,10 @@ def compose(
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
     """Return the recipients that do not have the mail yet, without duplicates."""
-    had = {address.casefold() for address in delivered_to}
+    delivered = {address.casefold() for address in delivered_to}
     envelope: dict[str, Address] = {}
     for address in named:
-        if address.key not in had:
+        if address.key not in delivered:
             envelope.setdefault(address.key, address)
     return tuple(envelope.values())
 
@@ -164,10 +166,10 @@ def columns_of(template: str) -> list[str]:
 # -- headers -----------------------------------------------------------------------------------------------------------
 
 
-def _addresses(them: Sequence[Address]) -> str:
+def _addresses(addresses: Sequence[Address]) -> str:
     """Return a list of mailboxes, one a line (RFC 5322, section 3.4)."""
     return ",\r\n ".join(
-        address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in them
+        address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in addresses
     )
 
 
@@ -229,9 +231,9 @@ def _body(text: str) -> bytes:
 
 
 def _part_header(attachment: Attachment) -> bytes:
-    whole = attachment.content_type
+    own_type = attachment.content_type
     # message/* and multipart/* must not be base64 (RFC 2046, section 5.2.1), and the recipient should get the file.
-    content_type = ANY_TYPE if whole.startswith(("message/", "multipart/")) else whole
+    content_type = ANY_TYPE if own_type.startswith(("message/", "multipart/")) else own_type
     return (
         f"Content-Type: {content_type}\r\n"
         f"Content-Transfer-Encoding: base64\r\n"

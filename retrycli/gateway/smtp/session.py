@@ -193,8 +193,8 @@ class SmtpSession:
         if reply.good and refused:
             return _outcome_of_refusals(refused, accepted, reply)
         if reply.good:
-            all_ = tuple(address.spec for address in accepted)
-            return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=all_, external_id=reply.queued_as)
+            delivered_to = tuple(address.spec for address in accepted)
+            return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=delivered_to, external_id=reply.queued_as)
         if reply.code < 400:  # noqa: PLR2004  neither positive nor negative
             return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
         return self._refusal(reply).outcome
@@ -277,9 +277,9 @@ def _outcome_of_refusals(
 ) -> Outcome:
     """Return the outcome of a mail refused for some or all recipients. Accepted recipients have it."""
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
-    if sent is not None and (for_want_of_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
+    if sent is not None and (needs_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
         # The mail was accepted for some, so the others are refused for their own sake, not for a missing log-in.
-        by_kind.setdefault(OutcomeKind.PERMANENT, for_want_of_log_in)
+        by_kind.setdefault(OutcomeKind.PERMANENT, needs_log_in)
     kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
     if sent is None:
