@@ -1,4 +1,4 @@
-"""Delivers failed ticket messages after all: one safe pass per call.
+"""Deliver failed ticket messages: one safe pass per call.
 
     import retrycli
 
