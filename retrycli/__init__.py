@@ -1,4 +1,4 @@
-"""Delivers failed ticket messages after all: one safe pass per call.
+"""Deliver failed ticket messages: one safe pass per call.
 
     import retrycli
 
@@ -12,7 +12,7 @@
     found = retrycli.find(settings, retrycli.Filter(error="503"))
     retrycli.requeue(settings, found.ids)     # back to the passes; and `reject`, `acknowledge`
 
-Everything here is imported when it is first used, so that ``import retrycli`` costs nothing.
+Names are imported on first use, so that ``import retrycli`` is fast.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ _HOMES = {
 }
 
 _RENAMED = {"Done": "ActionResult", "Found": "Match"}
-"""Names of 0.1.0 that the next release no longer has."""
+"""Names of 0.1.0, deprecated; the next release drops them."""
 
 
 def __getattr__(name: str) -> object:

@@ -8,18 +8,18 @@ import os
 import threading
 
 GC_THRESHOLD = 200_000
-"""More than is made while all that a delivery needs is imported."""
+"""Allocations. More than the imports of a delivery make, so that they trigger no collection."""
 
 
 def main() -> None:
     """Run the command line.
 
-    cron starts us every time, so a start must be cheap: the garbage collector would look through all that is being
-    imported again and again, and find nothing; and at the end the interpreter would take everything apart, piece by
-    piece. Both together are a quarter of a pass with nothing due (tests/benchmarks).
+    cron starts the program for every pass, so starting and ending must be cheap. Garbage collection during imports
+    finds nothing, and the interpreter's clean-up at exit is not needed. Together they cost a quarter of a pass with
+    nothing due (tests/benchmarks).
 
-    What else is installed has no say in our settings: a plugin of pydantic's, such as one that logs what is validated,
-    would be handed their secrets, and to look for plugins means to open a file of each package there is.
+    Disable pydantic's plugins: one that logs validated data would receive our secrets, and the search for plugins
+    opens a file of every installed package.
     """
     gc.set_threshold(GC_THRESHOLD)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -28,7 +28,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        # Ctrl-C while all is still being imported, where nobody else looks out for it.
+        # Ctrl-C during imports, before any handler is installed.
         _exit(128 + 2)
     except SystemExit as end:
         _exit(end.code)
@@ -36,9 +36,9 @@ def main() -> None:
 
 
 def _exit(code: object) -> None:
-    """End the process. What a command has printed is flushed by then, and what it has opened is closed."""
+    """End the process. The command has flushed its output and closed its files by now."""
     if isinstance(code, int | None) and threading.active_count() == 1:
-        atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter would
+        atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does at exit
         os._exit(code or 0)
     gc.freeze()
     raise SystemExit(code)

@@ -14,22 +14,22 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from retrycli.cli.shared import ConfigFile, Globals, LogFormat, LogLevel
+from retrycli.cli.options import ConfigFile, Globals, LogFormat, LogLevel
 
-READER_GONE = 128 + 13
-"""Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
+SIGPIPE_EXIT = 128 + 13
+"""Exit code if the reader of our output is gone, as with `head`: a shell reports a death by SIGPIPE so."""
 
 GROUPS = {
     "Core commands": {
-        "run-once": "passes",
-        "status": "look",
-        "list-failed": "look",
+        "run-once": "run_once",
+        "status": "status",
+        "list-failed": "list_failed",
         "retry": "actions",
         "escalations": "escalations",
     },
     "Messages": {
-        "show": "look",
-        "explain": "look",
+        "show": "show",
+        "explain": "explain",
         "edit": "edit",
         "look-up": "arrival",
         "mark-sent": "arrival",
@@ -37,115 +37,120 @@ GROUPS = {
         "reject": "actions",
     },
     "Passes": {
-        "pause": "passes",
-        "resume": "passes",
+        "pause": "pause",
+        "resume": "pause",
         "passes": "passes",
         "stats": "stats",
-        "report": "stats",
+        "report": "report",
         "metrics": "metrics",
     },
     "Setting up": {
-        "init": "setup",
-        "config": "setup",
+        "init": "init",
+        "config": "config",
         "doctor": "doctor",
         "cron": "cron",
         "notify": "notify",
         "presets": "presets",
         "deliver-test": "presets",
-        "table": "setup",
-        "db": "setup",
+        "table": "table",
+        "db": "db",
     },
-    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "version": "version"},
 }
-"""Where each command is, by its group, in the order of the help."""
+"""The module of each command, by group, in the order of the help."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
-"""Where each command is."""
+"""The module of each command."""
 
 
-class AsCalled(typer.Context):
-    """The program's context, which names it in usages and their errors as other suggested commands do."""
+class ProgramContext(typer.Context):
+    """The root context. It names the program in usage lines and errors as suggested commands do."""
 
     @property
     def command_path(self) -> str:
-        """Return the words before a command."""
+        """The words before a command."""
         from retrycli.domain import suggested
 
         return suggested.program()
 
 
 class Commands(TyperGroup):
-    """The commands, each made when it is asked for: cron starts us every time, and needs one of them.
+    """All commands, loaded on demand: cron starts the program for every pass, and needs one command.
 
-    To load and describe them all takes an eighth of a pass with nothing due (tests/benchmarks).
+    Loading all of them takes an eighth of a pass with nothing due (tests/benchmarks).
     """
 
-    context_class = AsCalled
+    context_class = ProgramContext
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer keeps click's types to itself
-        """The names of all commands."""
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer does not export click's types
+        """Return the names of all commands."""
         del ctx
         return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
-        """A command; None where there is none of that name, and then all are made, so that one like it is suggested."""
+        """Return a command; None if unknown, with all commands loaded so that a similar one is suggested."""
         del ctx
         if cmd_name not in self.commands:
             for home in {HOMES[cmd_name]} if cmd_name in HOMES else {*HOMES.values()}:
-                self.commands.update(_at(home))
+                self.commands.update(_load_commands(home))
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
-        """Write the commands by their groups."""
+        """Write the commands by group."""
         for title, names in GROUPS.items():
             commands = {name: self.get_command(ctx, name) for name in names}
             room = formatter.width - LONGEST_COMMAND - 6
             with formatter.section(title):
                 formatter.write_dl(
-                    [(f"{name:<{LONGEST_COMMAND}}", each.get_short_help_str(room)) for name, each in commands.items()]
+                    [
+                        (f"{name:<{LONGEST_COMMAND}}", command.get_short_help_str(room))
+                        for name, command in commands.items()
+                    ]
                 )
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as above
-        """Run a command; say what is wrong with its arguments in our own words, not in the type checker's."""
+        """Run a command. Reword the type checker's errors about its arguments."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = _in_plain_words(error.message)
+            error.message = _reword(error.message)
             raise
 
 
 LONGEST_COMMAND = max(map(len, HOMES))
-PLAIN_WORDS = {
+WORDING = {
     r"^Input should be a valid integer.*": "it must be an integer",
     r"^Input should be a valid number.*": "it must be a number",
     r"^Input should be less than or equal to ": "it must be at most ",
     r"^Input should be greater than or equal to ": "it must be at least ",
     r"^Input should be ": "it must be ",
 }
-"""What the library that checks arguments says, and what we say."""
+"""Patterns of the argument checker's errors, with our wording."""
 
 
-def _in_plain_words(text: str) -> str:
-    return next((re.sub(said, ours, text) for said, ours in PLAIN_WORDS.items() if re.match(said, text)), text)
+def _reword(text: str) -> str:
+    return next(
+        (re.sub(pattern, wording, text) for pattern, wording in WORDING.items() if re.match(pattern, text)), text
+    )
 
 
-def _at(home: str) -> dict[str, Any]:
-    """The commands of a module, each with an example in its help."""
+def _load_commands(home: str) -> dict[str, Any]:
+    """Load the commands of a module. Add an example to the help of every command."""
     group = typer.Typer(rich_markup_mode=None)
     import_module(f"{__name__}.{home}").register(group)
     commands = dict(get_group(group).commands)
     for name, command in commands.items():
-        _give_examples(command, name)
+        _add_examples(command, name)
     return commands
 
 
-def _give_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
+def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
     from retrycli.cli.examples import EXAMPLES
     from retrycli.domain import suggested
 
-    # The first line keeps the help's formatter from filling the others up.
+    # \b keeps click from re-wrapping the lines.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
-    for name, each in getattr(command, "commands", {}).items():
-        _give_examples(each, *names, name)
+    for name, subcommand in getattr(command, "commands", {}).items():
+        _add_examples(subcommand, *names, name)
 
 
 def _show_version(wanted: bool) -> None:
@@ -168,7 +173,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(
+def store_options(
     ctx: typer.Context,
     config: ConfigFile = None,
     log_level: Annotated[
@@ -180,14 +185,14 @@ def options(
         bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Take the options that come before the command."""
+    """Store the options before the command."""
     del version
-    del debug  # `_fail` looks for it among the arguments, for there is no context by then
+    del debug  # `_fail` reads it from the arguments, because it has no context
     ctx.obj = Globals(config, log_level, log_format)
 
 
 def run() -> None:
-    """Run the command that the arguments name; every error ends here, in words and with its exit code."""
+    """Run the command line. Report every error as one line and with its exit code."""
     from retrycli.cli import streams
     from retrycli.domain import suggested
     from retrycli.domain.errors import RetrycliError, cause_of
@@ -196,7 +201,7 @@ def run() -> None:
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
     by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name
-    suggested.called_as([*(_sudo() if by_sudo else []), *program], HOMES, full=full, machine=_cron_of_this_machine)
+    suggested.called_as([*(_sudo_prefix() if by_sudo else []), *program], HOMES, full=full, machine=_daemon_commands)
     try:
         try:
             app()
@@ -207,20 +212,20 @@ def run() -> None:
             sys.exit(error.exit_code)
         _fail(error, str(error), error.exit_code)
     except BrokenPipeError:
-        sys.exit(READER_GONE)
+        sys.exit(SIGPIPE_EXIT)
     except SystemExit as end:
-        # typer has seen it first, and calls it 1.
-        sys.exit(READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code)
-    except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
+        # typer catches BrokenPipeError first, and exits with 1.
+        sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
+    except Exception as error:  # noqa: BLE001  the funnel for unexpected errors
         _fail(error, f"{cause_of(error)}. Run it again with --debug before the command", 1)
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the words before the command, so that a shell would find the same program again.
+    """Return the words before the command with which a shell finds this program again.
 
     Args:
-        started: how Python was called.
-        script: what it runs: the installed script, by the path that a shell or the kernel found it by, or a module.
+        started: Python's command line.
+        script: the path of the installed script, or of the module's ``__main__.py``.
         environ: the environment, for its search path.
     """
     import shutil
@@ -237,15 +242,15 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
     return program
 
 
-def _cron_of_this_machine() -> Mapping[str, str]:
+def _daemon_commands() -> Mapping[str, str]:
     from retrycli.system.crontab import daemon_commands
     from retrycli.system.host import Host
 
     return daemon_commands(Host())
 
 
-def _sudo() -> list[str]:
-    """Return how to become the user that this process runs as."""
+def _sudo_prefix() -> list[str]:
+    """Return the command prefix that makes sudo run as this process's user."""
     import pwd
 
     user = os.geteuid()

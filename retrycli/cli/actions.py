@@ -1,4 +1,4 @@
-"""``retry``, ``requeue``, ``reject``: what is done about messages, named one by one or chosen by a filter."""
+"""``retry``, ``requeue``, ``reject``, for messages named by id or chosen by a filter."""
 
 from __future__ import annotations
 
@@ -7,36 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.cli.filters import FilterOptions, takes_filters
+from retrycli.cli.message_ids import MessageIds
+from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.parsing import length_of_time, moment
 from retrycli.cli.selection import (
     NOT_DELIVERED,
     REFUSED,
-    agreed,
-    chosen,
+    attempt_fields,
+    choose,
+    confirmed_ids,
+    describe_left,
     exit_code,
-    interruptible,
-    left_in_words,
-    report,
-    result_of,
-    tell_of_attempt,
-)
-from retrycli.cli.shared import (
-    By,
-    ConfigFile,
-    ForReason,
-    Json,
-    MessageIds,
-    OfCause,
-    OfState,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    Yes,
-    filter_of,
-    length_of_time,
-    load_settings,
-    moment,
-    utf8,
+    run_interruptible,
+    show_attempt,
+    show_result,
 )
 from retrycli.domain.message import State
 
@@ -51,92 +36,72 @@ DEFAULT_SHARE = "30%"
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command("retry")(retry)
-    app.command("requeue")(requeue)
-    app.command("reject")(reject)
+    app.command("retry")(takes_filters(retry))
+    app.command("requeue")(takes_filters(requeue, without="state"))
+    app.command("reject")(takes_filters(reject, without="reason"))
 
 
 def retry(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
-    from retrycli.operations import retry
+    from retrycli.operations import retry as operation
     from retrycli.views import terminal
 
-    found = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = choose(message_ids, filters.parse())
     settings = load_settings(ctx, config)
-    ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
+    ids = confirmed_ids(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
-    done, received = interruptible(
-        lambda here: retry.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
+    done, received = run_interruptible(
+        lambda here: operation.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
-        terminal.show_json({"results": [result_of(each) for each in done.tried], **counts})
+        terminal.show_json({"results": [attempt_fields(attempt) for attempt in done.tried], **counts})
     _show_attempts(done, as_json=as_json)
-    raise typer.Exit(128 + received if received else _retry_code(done))
+    raise typer.Exit(128 + received if received else _retry_exit_code(done))
 
 
 def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
-    """Each attempt as it went; what could not be tried goes to stderr in any case."""
+    """Show all attempts. Messages that could not be tried go to stderr, also with --json."""
     from retrycli.views import terminal
 
-    for each in done.tried:
-        if each.error is not None:
-            terminal.complain(f"retrycli: {each.error}")
+    for attempt in done.tried:
+        if attempt.error is not None:
+            terminal.complain(f"retrycli: {attempt.error}")
         elif as_json:
             continue
         elif terminal.on_terminal():
-            tell_of_attempt(each)
-        elif each.outcome is not None:
+            show_attempt(attempt)
+        elif attempt.outcome is not None:
             terminal.show_table(
-                (), [(each.message_id, each.outcome.kind, each.outcome.status_code, each.outcome.error)]
+                (), [(attempt.message_id, attempt.outcome.kind, attempt.outcome.status_code, attempt.outcome.error)]
             )
     if as_json:
         return
     if done.left:
-        terminal.complain(f"retrycli: {left_in_words(done)}")
-    if failed := [each.message_id for each in done.tried if each.outcome and not each.delivered]:
+        terminal.complain(f"retrycli: {describe_left(done)}")
+    if failed := [attempt.message_id for attempt in done.tried if attempt.outcome and not attempt.delivered]:
         terminal.say(f"Next: retrycli show {failed[0]}")
 
 
-def _retry_code(done: ActionResult) -> int:
-    """What was tried and not delivered weighs more than what could not be tried."""
-    if any(each.outcome is not None and not each.delivered for each in done.tried):
+def _retry_exit_code(done: ActionResult) -> int:
+    """Return the exit code. A failed attempt takes precedence over a message that could not be tried."""
+    if any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried):
         return NOT_DELIVERED
     return REFUSED if done.refused else 0
 
 
 def requeue(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     at: Annotated[
         str | None,
         typer.Option(help="Due then: 2h (from now), 08:00, '2026-01-02 08:00'.", show_default="now"),
@@ -159,43 +124,40 @@ def requeue(
     By its ID, a message that `reject` rejected can be requeued too.
     """
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
 
-    found = filter_of(
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
-    birds = _canary(canary, abort_over)
+    wanted = choose(message_ids, filters.parse())
+    canaries = _parse_canary(canary, abort_over)
     due = None if at is None else moment(at, "--at")
     span = length_of_time(spread or "0s", "--spread")
     settings = load_settings(ctx, config)
-    ids = agreed(
+    ids = confirmed_ids(
         settings,
         "Requeue",
         wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
         yes=yes,
         as_json=as_json,
-        plan=_plan(due, spread, canary),
+        plan=_describe_plan(due, spread, canary),
         expired=lambda found: message_actions.expired_among(settings, found),
     )
-    done, received = interruptible(
-        lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, runtime=here)
+    done, received = run_interruptible(
+        lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=canaries, by=by, runtime=here)
     )
-    report(done, "requeued", named=bool(message_ids), as_json=as_json)
+    show_result(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
-        failed = next((each.message_id for each in done.tried if each.failed), None)
-        waiting = "list-failed --state waiting" if done.done else "escalations"
-        terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
+        _say_next_step(done)
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
 
 
-def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
-    """What the question says besides."""
+def _say_next_step(done: ActionResult) -> None:
+    from retrycli.views import terminal
+
+    failed = next((canary.message_id for canary in done.tried if canary.failed), None)
+    waiting = "list-failed --state waiting" if done.done else "escalations"
+    terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
+
+
+def _describe_plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
+    """Return what the confirmation adds: due time, spread and canaries."""
     from retrycli.views import formatting
 
     words = (
@@ -206,7 +168,7 @@ def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
     return "".join(words)
 
 
-def _canary(number: int | None, abort_over: str | None) -> Canary | None:
+def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
     from retrycli.operations.message_actions import Canary
     from retrycli.operations.sandbox import share
 
@@ -223,13 +185,8 @@ def _canary(number: int | None, abort_over: str | None) -> Canary | None:
 def reject(
     ctx: typer.Context,
     reason: Annotated[str, typer.Option("--reason", help="Why, for last_error and the history.", callback=utf8)],
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -239,21 +196,13 @@ def reject(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    found = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = choose(message_ids, filters.parse())
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
-    ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
-    done, received = interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here))
-    report(done, "rejected", named=bool(message_ids), as_json=as_json)
+    ids = confirmed_ids(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
+    done, received = run_interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here))
+    show_result(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli list-failed")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

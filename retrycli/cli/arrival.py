@@ -1,4 +1,4 @@
-"""``look-up``, ``mark-sent``: what an operator does about messages that may have arrived."""
+"""``look-up``, ``mark-sent``, for messages that may have arrived."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.selection import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
-from retrycli.cli.shared import (
-    By,
-    ConfigFile,
-    ForReason,
-    Json,
-    MessageIds,
-    OfCause,
-    OfState,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    Yes,
-    filter_of,
-    load_settings,
-    utf8,
+from retrycli.cli.filters import FilterOptions, takes_filters
+from retrycli.cli.message_ids import MessageIds
+from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.selection import (
+    NOT_DELIVERED,
+    REFUSED,
+    choose,
+    confirmed_ids,
+    exit_code,
+    run_interruptible,
+    show_result,
 )
 from retrycli.domain.outcome import Presence
 
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("look-up")(look_up)
-    app.command("mark-sent")(mark_sent)
+    app.command("mark-sent")(takes_filters(mark_sent))
 
 
 def look_up(
@@ -52,18 +46,18 @@ def look_up(
     if not message_ids:
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
     settings = load_settings(ctx, config)
-    asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
-    for each in asked:
-        if each.error is not None:
-            terminal.complain(f"retrycli: {each.error}")
+    asked, received = run_interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
+    for answer in asked:
+        if answer.error is not None:
+            terminal.complain(f"retrycli: {answer.error}")
     if as_json:
-        terminal.show_json({"results": [_fields(each) for each in asked]})
+        terminal.show_json({"results": [_lookup_fields(answer) for answer in asked]})
     else:
         _show(asked)
-    raise typer.Exit(128 + received if received else _code(asked))
+    raise typer.Exit(128 + received if received else _lookup_exit_code(asked))
 
 
-def _fields(asked: LookedUp) -> dict[str, object]:
+def _lookup_fields(asked: LookedUp) -> dict[str, object]:
     found = asked.found
     return {
         "id": asked.message_id,
@@ -72,29 +66,29 @@ def _fields(asked: LookedUp) -> dict[str, object]:
     }
 
 
-def _code(asked: Sequence[LookedUp]) -> int:
-    """A question without an answer weighs more than a message that could not be asked about."""
-    if any(each.found is not None and each.found.result is Presence.UNKNOWN for each in asked):
+def _lookup_exit_code(asked: Sequence[LookedUp]) -> int:
+    """Return the exit code. An unknown result takes precedence over a look-up that was impossible."""
+    if any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked):
         return NOT_DELIVERED
-    return REFUSED if any(each.error is not None for each in asked) else 0
+    return REFUSED if any(answer.error is not None for answer in asked) else 0
 
 
 def _show(asked: Sequence[LookedUp]) -> None:
     from retrycli.views import terminal
 
     if not terminal.on_terminal():
-        answers = [(each.message_id, each.found.result, each.found.error) for each in asked if each.found]
+        answers = [(answer.message_id, answer.found.result, answer.found.error) for answer in asked if answer.found]
         terminal.show_table((), answers)
-    for each in asked:
-        if each.found is None:
+    for answer in asked:
+        if answer.found is None:
             continue
         if terminal.on_terminal():
-            terminal.show_text(_in_words(each.message_id, each.found.result, each.found.error))
-        if (step := _next_step(each.message_id, each.found.result)) is not None:
+            terminal.show_text(_describe(answer.message_id, answer.found.result, answer.found.error))
+        if (step := _next_step(answer.message_id, answer.found.result)) is not None:
             terminal.say(f"Next: {step}")
 
 
-def _in_words(message_id: int, result: Presence, error: str | None) -> str:
+def _describe(message_id: int, result: Presence, error: str | None) -> str:
     match result:
         case Presence.ARRIVED:
             return f"Message {message_id} has arrived" + (f", but {error}." if error else ", and is marked as sent.")
@@ -117,14 +111,8 @@ def _next_step(message_id: int, result: Presence) -> str | None:
 
 def mark_sent(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    state: OfState = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     note: Annotated[
         str | None, typer.Option(help="How it is known, for the history.", show_default=False, callback=utf8)
     ] = None,
@@ -137,21 +125,12 @@ def mark_sent(
     from retrycli.operations import arrival
     from retrycli.views import terminal
 
-    found = filter_of(
-        state=state,
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = choose(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     plan = " as sent, and send nothing"
-    ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
-    done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here))
-    report(done, "marked_sent", named=bool(message_ids), as_json=as_json)
+    ids = confirmed_ids(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
+    done, received = run_interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here))
+    show_result(done, "marked_sent", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
+from retrycli.cli.confirm import confirm, require_confirmation
+from retrycli.cli.options import ConfigFile, Json, Yes, load
 
 if TYPE_CHECKING:
     from retrycli.operations.schedule.places import FileChange, SchedulePlace
@@ -49,7 +50,7 @@ def cron_print(
     from retrycli.views import terminal
 
     host = Host()
-    place = _place(host, user=user, systemd=systemd, run_as=run_as)
+    place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
     wanted, _ = proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
     parts = installation.texts(place, wanted, host)
@@ -74,29 +75,29 @@ def cron_install(
     config: ConfigFile = None,
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
-    from retrycli.operations.schedule import installation, proposal
-    from retrycli.operations.schedule.callers import CRON_IS_DOWN
-    from retrycli.operations.schedule.places import SchedulePlace
+    from retrycli.operations.schedule import callers, installation, places, proposal
     from retrycli.system.crontab import cron_is_running
     from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()
-    place = _place(host, user=user, systemd=systemd, run_as=run_as)
+    place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
     wanted, log = proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
     changes = [*log, *installation.install(place, wanted, host)]
-    _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
+    _confirm_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
-        terminal.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
+        terminal.show_json(
+            {"changed": bool(changes), "place": place.value, "diff": [change.diff for change in changes]}
+        )
     elif not changes:
         terminal.say("It is there already, as it should be.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
-    elif place is SchedulePlace.OWN_TIMER:
+    elif place is places.SchedulePlace.OWN_TIMER:
         terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not place.is_timer and cron_is_running(host) is False:
-        terminal.complain(f"retrycli: it is installed, but {'; '.join(CRON_IS_DOWN)}")
+        terminal.complain(f"retrycli: it is installed, but {'; '.join(callers.CRON_IS_DOWN)}")
     if not as_json:
         terminal.say("Next: retrycli cron check")
 
@@ -105,51 +106,52 @@ def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
-    from retrycli.operations.schedule import verdict
-    from retrycli.operations.schedule.callers import as_user, to_install, to_read
-    from retrycli.operations.schedule.places import SchedulePlace
+    from retrycli.operations.schedule import callers, places, verdict
     from retrycli.system.host import Asker, Host
     from retrycli.views import terminal
 
     host = Host(run=Asker())
-    only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
+    only = places.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
     found = verdict.check(loaded, host, only=only)
     if as_json:
-        rows = [_fields(each) for each in found.callers]
+        rows = [_caller_fields(checked) for checked in found.callers]
         terminal.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
     else:
         terminal.show_table(
             ("By", "Where", "When", "As it should be"),
-            [(each.caller.kind, each.caller.place, each.caller.when, _as_it_should_be(each)) for each in found.callers],
+            [
+                (checked.caller.kind, checked.caller.place, checked.caller.when, _verdict(checked))
+                for checked in found.callers
+            ],
             texts=1,
         )
         if found.objection is not None:
             terminal.complain(f"retrycli: {found.objection}")
-        elif any(each.caller.running is None for each in found.callers):
-            as_root = as_user("root", "cron check", loaded)
+        elif any(checked.caller.running is None for checked in found.callers):
+            as_root = callers.as_user("root", "cron check", loaded)
             terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
-            remedy = to_read(loaded, host, "cron check")
+            remedy = callers.to_read(loaded, host, "cron check")
             terminal.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
-            step = "retrycli status" if found.callers else to_install(loaded, host)
+            step = "retrycli status" if found.callers else callers.to_install(loaded, host)
             terminal.say(f"Next: {step}")
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
 
-def _fields(found: Checked) -> dict[str, object]:
+def _caller_fields(found: Checked) -> dict[str, object]:
     fields = asdict(found.caller) | {"objection": found.objection}
     del fields["since"]
     return fields
 
 
-def _as_it_should_be(found: Checked) -> str:
-    from retrycli.operations.schedule.callers import stopped
+def _verdict(found: Checked) -> str:
+    from retrycli.operations.schedule import callers
 
-    why = stopped(found.caller)
+    why = callers.stopped(found.caller)
     return (why[0] if why else None) or found.objection or "yes"
 
 
@@ -162,18 +164,17 @@ def cron_remove(
     config: ConfigFile = None,
 ) -> None:
     """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
-    from retrycli.operations.schedule import installation, proposal
-    from retrycli.operations.schedule.places import SchedulePlace, reachable
+    from retrycli.operations.schedule import installation, places, proposal
     from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()
-    places = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else reachable(host)
-    found = installation.remove(places, proposal.config_path(load(ctx, config)), host)
-    _agree_and_apply(found, host, yes=yes, as_json=as_json)
+    chosen = [places.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else places.reachable(host)
+    found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
+    _confirm_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
         terminal.show_json(
-            {"changed": bool(found), "diff": [each.diff for changes in found.values() for each in changes]}
+            {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]}
         )
     elif not found:
         terminal.say("`retrycli cron install` has written nothing for these settings that you may take away.")
@@ -181,11 +182,11 @@ def cron_remove(
         terminal.say("Next: retrycli cron check")
 
 
-def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
-    """The place that the options mean.
+def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
+    """Return the schedule that the options choose.
 
     Raises:
-        typer.BadParameter: it names no user, and one is named.
+        typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
     """
     from retrycli.operations.schedule.places import SchedulePlace
 
@@ -195,25 +196,20 @@ def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Sche
     return place
 
 
-def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
-    """Show changes, if there are any, ask, and make them.
-
-    Raises:
-        typer.BadParameter: there is nobody to be asked.
-        typer.Exit: the person would rather not.
-    """
+def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
+    """Show the changes, ask for confirmation, and apply them."""
     from retrycli.operations.schedule import installation
     from retrycli.views import terminal
 
     if not found:
         return
-    require_a_person("the change is shown before it is made", yes=yes, as_json=as_json)
+    require_confirmation("the change is shown before it is made", yes=yes, as_json=as_json)
     for changes in found.values():
-        for each in changes:
+        for change in changes:
             if not as_json:
-                terminal.show_text(each.diff)
+                terminal.show_text(change.diff)
     if not yes:
-        ask("Change it so?")
+        confirm("Change it so?")
     for place, changes in found.items():
         installation.apply(place, changes, host)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import length_of_time
+from retrycli.cli.parsing import length_of_time
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,7 +39,7 @@ def sandbox(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--fail") from None
     try:
-        server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_tell)  # noqa: S311  no secret
+        server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_show_request)  # noqa: S311  no secret
     except OSError as error:
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, _stop)
@@ -56,7 +56,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _tell(seen: Seen) -> None:
+def _show_request(seen: Seen) -> None:
     from retrycli.domain.sanitize import printable
 
     key = f"  key {printable(seen.key)}" if seen.key else ""

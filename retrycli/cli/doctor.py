@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, given_file
+from retrycli.cli.options import ConfigFile, Json, config_file
 
 if TYPE_CHECKING:
     from retrycli.operations.doctor.finding import Finding
@@ -32,23 +32,25 @@ def doctor(
     from retrycli.operations.doctor.finding import failed
     from retrycli.views import terminal
 
-    file = given_file(ctx, config)
+    file = config_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
-    findings = [_to_paste(each) for each in found]
+    findings = [_complete_commands(finding) for finding in found]
     bad = failed(findings)
     if as_json:
-        terminal.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
+        terminal.show_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
     elif terminal.on_terminal():
-        terminal.show_findings([(MARKS[each.level], each.name, each.found, each.remedy) for each in findings])
+        terminal.show_findings(
+            [(MARKS[finding.level], finding.name, finding.found, finding.remedy) for finding in findings]
+        )
         again = "retrycli doctor" + (" --as-cron" if as_cron else "")
         terminal.say("Next: " + (f"mend what failed, then `{again}`" if bad else "retrycli status"))
     else:
-        terminal.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
+        terminal.show_table((), [(finding.level, finding.name, finding.found, finding.remedy) for finding in findings])
     raise typer.Exit(FAILED if bad else 0)
 
 
-def _to_paste(finding: Finding) -> Finding:
-    """Complete the commands that a finding suggests."""
+def _complete_commands(finding: Finding) -> Finding:
+    """Complete the suggested commands of a finding."""
     from retrycli.domain import suggested
 
     remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)

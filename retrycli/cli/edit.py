@@ -1,4 +1,4 @@
-"""``edit``: another subject, body or recipient for a message."""
+"""``edit``: change the subject, body or recipient of a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, ask, load_settings, require_a_person, utf8
+from retrycli.cli.confirm import confirm, require_confirmation
+from retrycli.cli.message_ids import MessageId
+from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.domain.sanitize import printable
 
 if TYPE_CHECKING:
@@ -46,17 +48,17 @@ def edit(
     from retrycli.operations import edit_message
     from retrycli.views import terminal
 
-    require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
+    require_confirmation("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     read, before = edit_message.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:
         after = _in_editor(message_id, before)
     else:
-        after = _given(before, subject, body_file, recipient)
+        after = _from_options(before, subject, body_file, recipient)
     after.check(before)
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
-        ask(f"Write this to message {message_id}?")
+        confirm(f"Write this to message {message_id}?")
     changed = edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         terminal.show_json({"id": message_id, "changed": changed})
@@ -71,7 +73,7 @@ def edit(
 
 
 def show_edits(acts: Sequence[ActRecord]) -> None:
-    """Show what edits changed, as bodies are shown."""
+    """Show the changes of all edits."""
     from retrycli.domain.editable_message import edit_in_lines
     from retrycli.views import terminal
 
@@ -92,23 +94,19 @@ def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 
-def _given(
+def _from_options(
     before: EditableMessage, subject: str | None, body_file: Path | None, recipient: str | None
 ) -> EditableMessage:
     return replace(
         before,
         subject=before.subject if subject is None else subject,
-        body=before.body if body_file is None else _read(body_file),
+        body=before.body if body_file is None else _read_body(body_file),
         recipient=before.recipient if recipient is None else recipient,
     )
 
 
-def _read(file: Path) -> str:
-    """A file's text with its line breaks as they are.
-
-    Raises:
-        typer.BadParameter: it can't be read, or is no UTF-8.
-    """
+def _read_body(file: Path) -> str:
+    """Read a UTF-8 file, or stdin for ``-``. Keep its line breaks."""
     try:
         content = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
         return content.decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""``escalations``: what a person must look at, and who sees to it."""
+"""``escalations``: list, acknowledge and annotate messages that need an operator."""
 
 from __future__ import annotations
 
@@ -7,26 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.look import ON_SCREEN, may_have_arrived
-from retrycli.cli.selection import agreed, chosen, exit_code, interruptible, report
-from retrycli.cli.shared import (
-    By,
-    ConfigFile,
-    ForReason,
-    Header,
-    Json,
-    MessageId,
-    MessageIds,
-    OfCause,
-    OfTicket,
-    OfType,
-    OlderThan,
-    WithError,
-    Yes,
-    filter_of,
-    load_settings,
-    utf8,
-)
+from retrycli.cli.filters import FilterOptions, takes_filters
+from retrycli.cli.list_failed import ON_SCREEN
+from retrycli.cli.message_ids import MessageId, MessageIds
+from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
+from retrycli.cli.selection import choose, confirmed_ids, exit_code, run_interruptible, show_result
+from retrycli.cli.show import may_have_arrived
 from retrycli.domain.message import EscalationReason, State
 
 if TYPE_CHECKING:
@@ -42,14 +28,14 @@ ESCALATION_FIELDS = (
 )
 
 HINTS = 3
-"""For so many causes, the biggest, it says what to do about them."""
+"""Maximum number of causes, largest first, that get a suggested command."""
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
     group.callback()(escalations)
-    group.command("ack")(acknowledge)
+    group.command("ack")(takes_filters(acknowledge, without="state"))
     group.command("note")(note)
     app.add_typer(group, name="escalations")
 
@@ -69,30 +55,30 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
         return
     with listing.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
-            fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
-            terminal.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
+            fields = ({name: getattr(message, name) for name in ESCALATION_FIELDS} for message in found.messages)
+            terminal.show_json({"escalations": fields, "groups": [_group_fields(group) for group in groups]})
         else:
             _show_escalated(found.messages, named=header)
 
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
-    """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
+    """Show one line per shared cause, then up to `ON_SCREEN` of the other messages."""
     from retrycli.domain.filter import Filter
     from retrycli.operations import listing
     from retrycli.views import terminal
 
-    alike = [each for each in groups if each.count > 1 and each.fingerprint]
+    alike = [group for group in groups if group.count > 1 and group.fingerprint]
     _show_groups(alike)
-    others = Filter(state=State.ESCALATED, other_than=[each.fingerprint for each in alike if each.fingerprint])
+    others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in alike if group.fingerprint])
     with listing.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)
     if more:
         terminal.say(f"… and {more:,} more: retrycli list-failed --state escalated")
-    biggest = sorted(alike, key=lambda each: -each.count)[:HINTS]
-    for each in biggest:
-        terminal.say(_hint(each))
+    biggest = sorted(alike, key=lambda group: -group.count)[:HINTS]
+    for group in biggest:
+        terminal.say(_hint(group))
     if len(alike) == 1 and not messages:
         terminal.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif alike:
@@ -108,7 +94,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
 
 
 def _hint(group: EscalationGroup) -> str:
-    """Return what to do about all messages of a cause."""
+    """Return the suggested command for all messages of a cause."""
     of_cause = f"--fingerprint {group.fingerprint}"
     match group.example.reason:
         case EscalationReason.UNKNOWN:
@@ -143,15 +129,15 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
         ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
         [
             (
-                each.count,
-                each.new,
-                each.oldest,
-                each.fingerprint,
-                each.example.id,
-                ", ".join(f"{number} {name}" for name, number in each.types.items()),
-                each.cause,
+                group.count,
+                group.new,
+                group.oldest,
+                group.fingerprint,
+                group.example.id,
+                ", ".join(f"{number} {name}" for name, number in group.types.items()),
+                group.cause,
             )
-            for each in groups
+            for group in groups
         ],
         texts=2,
     )
@@ -166,7 +152,7 @@ def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -
     if not terminal.on_terminal():
         terminal.show_table(headers, map(_escalated, messages), named=named)
         return
-    rows = [_escalated(each) for each in messages]
+    rows = [_escalated(message) for message in messages]
     seen_to = any(row[-1] for row in rows)
     columns = len(headers) if seen_to else len(headers) - 1
     terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)
@@ -180,13 +166,13 @@ def _escalated(message: ListedMessage) -> Row:
         message.reason,
         message.escalated_at,
         message.last_error,
-        _step(message.reason, message.id),
-        _seen_to(message),
+        _next_command(message.reason, message.id),
+        _acknowledgement(message),
     )
 
 
-def _seen_to(message: ListedMessage) -> str | None:
-    """Who sees to it since when, and what was noted."""
+def _acknowledgement(message: ListedMessage) -> str | None:
+    """Return who acknowledged the message and when, and its note."""
     from retrycli.views import terminal
 
     since = message.acknowledged_at
@@ -194,8 +180,8 @@ def _seen_to(message: ListedMessage) -> str | None:
     return ": ".join(filter(None, (seen, message.note))) or None
 
 
-def _step(reason: str | None, message_id: int) -> str:
-    """Return the command for the next step: a message that can't simply be tried again is shown first."""
+def _next_command(reason: str | None, message_id: int) -> str:
+    """Return the next command: `show`, unless the reason allows `retry` or asks for `look-up`."""
     from retrycli.domain import suggested
 
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
@@ -204,13 +190,8 @@ def _step(reason: str | None, message_id: int) -> str:
 
 def acknowledge(
     ctx: typer.Context,
+    filters: FilterOptions,
     message_ids: MessageIds = None,
-    message_type: OfType = None,
-    ticket: OfTicket = None,
-    error: WithError = None,
-    reason: ForReason = None,
-    older_than: OlderThan = None,
-    fingerprint: OfCause = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -220,21 +201,13 @@ def acknowledge(
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    found = filter_of(
-        message_type=message_type,
-        ticket=ticket,
-        error=error,
-        reason=reason,
-        older_than=older_than,
-        fingerprint=fingerprint,
-    )
-    wanted = chosen(message_ids, found)
+    wanted = choose(message_ids, filters.parse())
     settings = load_settings(ctx, config)
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
-    ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
-    done, received = interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here))
-    report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
+    ids = confirmed_ids(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
+    done, received = run_interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here))
+    show_result(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

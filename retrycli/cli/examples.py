@@ -1,4 +1,4 @@
-"""An example for each command, shown below its help."""
+"""Examples of all commands, shown below their help."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ EXAMPLES = {
     "manual": "retrycli manual settings",
     "version": "retrycli version",
 }
-"""By the command's names."""
+"""By the words of the command."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from retrycli.cli.shared import SHELL_SAFE
+from retrycli.cli.message_ids import SHELL_SAFE
 
 TOPICS = (
     "getting-started",

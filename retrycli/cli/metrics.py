@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, load_settings
+from retrycli.cli.options import ConfigFile, Json, load_settings
 
 
 def register(app: typer.Typer) -> None:

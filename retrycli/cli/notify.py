@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, load_settings
+from retrycli.cli.options import ConfigFile, Json, load_settings
 
 NOT_ACCEPTED = 3
 
@@ -25,16 +25,23 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
 
     tried = notifications.try_out(load_settings(ctx, config), str(uuid.uuid4()))
     failed = {
-        "notify.ping_url" if each.target == notifications.PING else "notify.urls" for each in tried if each.failure
+        "notify.ping_url" if result.target == notifications.PING else "notify.urls"
+        for result in tried
+        if result.failure
     }
     if as_json:
         found = [
-            {"target": each.target, "scheme": each.scheme, "accepted": each.failure is None, "error": each.failure}
-            for each in tried
+            {
+                "target": result.target,
+                "scheme": result.scheme,
+                "accepted": result.failure is None,
+                "error": result.failure,
+            }
+            for result in tried
         ]
         terminal.show_json({"targets": found})
     else:
-        rows = [(each.target, each.scheme, each.failure or "accepted") for each in tried]
+        rows = [(result.target, result.scheme, result.failure or "accepted") for result in tried]
         terminal.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
         mend = " and ".join(sorted(failed, reverse=True))
         terminal.say("Next: " + (f"mend {mend}, then `retrycli notify test`" if failed else "retrycli status"))

@@ -1,4 +1,4 @@
-"""``presets`` and ``deliver-test``: what a gateway can do, and whether it does."""
+"""``presets``, and ``deliver-test``, which tries one out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, all_utf8, ask, load_settings, name, require_a_person, utf8
+from retrycli.cli.confirm import confirm, require_confirmation
+from retrycli.cli.options import ConfigFile, Json, Yes, all_utf8, load_settings, operator_name, utf8
 from retrycli.domain.message import MessageType
 
 if TYPE_CHECKING:
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 NOT_DELIVERED = 3
 NOT_FOUND = "no: such a message would be sent again; mend the preset's look_up, unless the system shows it later"
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
+
+Cc = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.", callback=all_utf8),
+]
+Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.", callback=all_utf8)]
+Attach = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH",
+        help="A file to go along, beneath gateway.attachments_dir; once for each.",
+        callback=all_utf8,
+    ),
+]
+SignedBy = Annotated[
+    str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=operator_name)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,9 +55,9 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
 
     found = operation.bundled()
     if as_json:
-        terminal.show_json({"presets": [_facts(preset) for preset in found]})
+        terminal.show_json({"presets": [_preset_fields(preset) for preset in found]})
         return
-    rows = [(preset.name, preset.title, _in_short(preset)) for preset in found]
+    rows = [(preset.name, preset.title, _summary(preset)) for preset in found]
     terminal.show_table(("Name", "System", "What it can do"), rows, texts=1)
     terminal.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
 
@@ -66,14 +84,14 @@ def check(
 
     found, compared = operation.check(load_settings(ctx, config), preset)
     if as_json:
-        terminal.show_json({"ok": True, **_facts(found), "table": compared})
+        terminal.show_json({"ok": True, **_preset_fields(found), "table": compared})
         return
     terminal.show_facts(
         {
             "Preset": f"{preset}: {found.title}",
             "Credentials": ", ".join(f"gateway.{key}" for key in found.credentials) or "as gateway.auth says",
             **{
-                str(message_type).capitalize(): ", ".join([f"{sent.method} {sent.path}", *_can(sent)])
+                str(message_type).capitalize(): ", ".join([f"{sent.method} {sent.path}", *_capabilities(sent)])
                 for message_type, sent in found.messages.items()
             },
             "Looks up": "yes" if found.looks_up else "no: what may have arrived is sent again at most twice",
@@ -90,24 +108,10 @@ def deliver_test(
     recipient: Annotated[
         str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
     ] = None,
-    cc: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.", callback=all_utf8),
-    ] = None,
-    bcc: Annotated[
-        list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.", callback=all_utf8)
-    ] = None,
-    attach: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATH",
-            help="A file to go along, beneath gateway.attachments_dir; once for each.",
-            callback=all_utf8,
-        ),
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)
-    ] = None,
+    cc: Cc = None,
+    bcc: Bcc = None,
+    attach: Attach = None,
+    by: SignedBy = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -118,15 +122,14 @@ def deliver_test(
     """
     from retrycli.operations import trial_delivery
     from retrycli.operations.wiring import login_name
-    from retrycli.views import terminal
 
     if not ticket.strip():
         raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
-        require_a_person(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
+        require_confirmation(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
         if not yes:
-            ask(f"Send a test to the {message_type} of ticket {ticket}?")
+            confirm(f"Send a test to the {message_type} of ticket {ticket}?")
     tried = trial_delivery.deliver_test(
         settings,
         ticket=ticket,
@@ -135,40 +138,41 @@ def deliver_test(
         lists={"cc_emails": cc or (), "bcc_emails": bcc or (), "attachments": attach or ()},
         by=by or login_name(),
     )
-    outcome = tried.outcome
-    if as_json:
-        exchanges = [{"request": each.request, "answer": each.answer} for each in tried.exchanges]
-        what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
-        terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
-    else:
-        _show(tried)
+    _show(tried, as_json=as_json)
     raise typer.Exit(0 if tried.delivered else NOT_DELIVERED)
 
 
-def _show(tried: Trial) -> None:
+def _show(tried: Trial, *, as_json: bool) -> None:
     from retrycli.views import terminal
 
-    for each in tried.exchanges:
-        terminal.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
-        terminal.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
+    outcome = tried.outcome
+    if as_json:
+        exchanges = [{"request": exchange.request, "answer": exchange.answer} for exchange in tried.exchanges]
+        what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
+        terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
+        return
+
+    for exchange in tried.exchanges:
+        terminal.show_text("\n".join(f"> {line}" for line in exchange.request.splitlines()))
+        terminal.show_text("\n".join(f"< {line}" for line in exchange.answer.splitlines()))
     found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
-    error = {} if tried.outcome.error is None else {"Error": tried.outcome.error}
-    terminal.show_facts({"Outcome": tried.outcome.kind.value, **error, "Found again by a look-up": found})
+    error = {} if outcome.error is None else {"Error": outcome.error}
+    terminal.show_facts({"Outcome": outcome.kind.value, **error, "Found again by a look-up": found})
     terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
-def _can(sent: MessageSummary) -> list[str]:
-    """Name what a message of one type may have besides its text."""
+def _capabilities(sent: MessageSummary) -> list[str]:
+    """Return what messages of one type may have besides their text."""
     return [PLACES[column] for column in sent.capabilities]
 
 
-def _in_short(preset: PresetSummary) -> str:
-    replies = _can(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
+def _summary(preset: PresetSummary) -> str:
+    replies = _capabilities(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
     notes = ["internal notes"] if MessageType.INTERNAL in preset.messages else []
     return ", ".join([*replies, *notes, *(["look-up"] if preset.looks_up else [])])
 
 
-def _facts(preset: PresetSummary) -> dict[str, object]:
+def _preset_fields(preset: PresetSummary) -> dict[str, object]:
     return {
         "name": preset.name,
         "title": preset.title,
@@ -180,7 +184,7 @@ def _facts(preset: PresetSummary) -> dict[str, object]:
                 "method": sent.method,
                 "path": sent.path,
                 "format": sent.format,
-                "capabilities": _can(sent),
+                "capabilities": _capabilities(sent),
             }
             for message_type, sent in preset.messages.items()
         },

@@ -1,4 +1,4 @@
-"""Which messages a command acts on, named or chosen by a filter, and how it tells what came of it."""
+"""Choose the messages that a command changes, confirm them, and show the result."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from retrycli.cli.look import show_messages
-from retrycli.cli.passes import Signals
-from retrycli.cli.shared import a_person_is_there, ask, require_a_person
+from retrycli.cli.confirm import can_ask, confirm, require_confirmation
+from retrycli.cli.list_failed import show_messages
+from retrycli.cli.run_once import Signals
 from retrycli.domain.outcome import may_have_arrived
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
     from retrycli.operations.bulk_action import ActionResult, ManualAttempt
+    from retrycli.operations.message_actions import Match
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
@@ -26,8 +27,8 @@ NOT_DELIVERED = 3
 REFUSED = 4
 
 
-def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
-    """Messages by their ids, or those that a filter lets through.
+def choose(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
+    """Return the ids or the filter.
 
     Raises:
         typer.BadParameter: both or neither were given.
@@ -43,7 +44,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     return message_ids or wanted
 
 
-def agreed(
+def confirmed_ids(
     settings: Settings,
     verb: str,
     wanted: list[int] | Filter,
@@ -55,59 +56,69 @@ def agreed(
     asks_a_person: bool = False,
     expired: Callable[[Sequence[int]], Collection[int]] = lambda _: (),
 ) -> Sequence[int]:
-    """Return the ids to act on. Messages that a filter finds are shown, as far as there is room, and confirmed.
+    """Return the ids to change. Show the first messages that a filter finds, and ask for confirmation.
 
     Args:
-        settings: where to look.
-        verb: what is to be done, for the question.
-        wanted: as `chosen` gave it.
+        settings: the settings.
+        verb: starts the question.
+        wanted: ids or a filter, from `choose`.
         yes: do not ask.
-        as_json: stdout is to hold one object alone.
-        plan: more words for the question.
-        for_good: it can't be undone, so that named messages are confirmed too.
-        asks_a_person: named messages are confirmed if there is somebody to be asked.
-        expired: finds the messages that will be left alone because they have expired.
+        as_json: stdout holds one JSON object and nothing else.
+        plan: ends the question.
+        for_good: the change can't be undone, so named messages are confirmed too.
+        asks_a_person: named messages are confirmed if the user can be asked.
+        expired: finds the ids of expired messages, which stay unchanged.
 
     Raises:
-        NoSuchMessage: the filter finds none.
-        typer.BadParameter: there is nobody to be asked.
-        typer.Exit: the person would rather not.
+        NoSuchMessage: the filter matches no message.
+        typer.BadParameter: the user can't be asked.
+        typer.Exit: the user does not agree.
     """
     from retrycli.domain.errors import NoSuchMessage
     from retrycli.operations import message_actions
-    from retrycli.views import formatting, terminal
 
     if isinstance(wanted, list):
-        if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
+        if yes or not (for_good or (asks_a_person and can_ask(as_json=as_json))):
             return list(dict.fromkeys(wanted))
-        require_a_person("it can't be undone", yes=yes, as_json=as_json)
+        require_confirmation("it can't be undone", yes=yes, as_json=as_json)
         found = message_actions.named(settings, wanted)
     else:
-        require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
+        require_confirmation("a filter may find many messages", yes=yes, as_json=as_json)
         found = message_actions.find(settings, wanted)
         if not found.ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
-    if not yes and (number := len(found.ids) - len(left_alone := expired(found.ids))):
-        first = [each for each in found.first if each.id not in left_alone]
-        show_messages(settings, first)
-        if (more := number - len(first)) and first:
-            terminal.say(f"… and {more:,} more")
-        if left_alone:
-            terminal.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
-        ask(f"{verb} {formatting.count(number, 'message')}{plan}?")
+    if not yes and len(left_alone := expired(found.ids)) < len(found.ids):
+        _confirm(settings, found, left_alone, verb=verb, plan=plan)
     return found.ids
 
 
-def _expired(number: int) -> str:
+def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, verb: str, plan: str) -> None:
+    """Show the first messages that will change, and ask for confirmation."""
+    from retrycli.views import formatting, terminal
+
+    number = len(found.ids) - len(left_alone)
+    first = [message for message in found.first if message.id not in left_alone]
+    show_messages(settings, first)
+    if (more := number - len(first)) and first:
+        terminal.say(f"… and {more:,} more")
+    if left_alone:
+        terminal.say(
+            f"{_describe_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone."
+        )
+    confirm(f"{verb} {formatting.count(number, 'message')}{plan}?")
+
+
+def _describe_expired(number: int) -> str:
     from retrycli.views import formatting
 
     return f"{formatting.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
-def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
-    """Do something that SIGINT, SIGTERM and SIGHUP end in good order; what came of it, and the signal, if one came.
+def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
+    """Run an action that SIGINT, SIGTERM and SIGHUP stop after the request in flight. A second signal exits at once.
 
-    What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
+    Returns:
+        The action's result, and the signal if one was received.
     """
     from retrycli.operations.wiring import DEFAULT_RUNTIME
 
@@ -116,8 +127,8 @@ def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]
     return done, signals.received
 
 
-def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
-    """Tell what came of an act: in sentences to a person, in figures to a program."""
+def show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
+    """Show the result of an action: sentences on a terminal, else figures or JSON."""
     from retrycli.views import terminal
 
     if as_json:
@@ -125,14 +136,14 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
             {
                 "act": act,
                 **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
-                "refused": [{"id": each, "error": str(error)} for each, error in done.refused.items()],
-                "canaries": [result_of(each) for each in done.tried],
+                "refused": [{"id": message_id, "error": str(error)} for message_id, error in done.refused.items()],
+                "canaries": [attempt_fields(attempt) for attempt in done.tried],
             }
         )
     elif terminal.on_terminal():
-        _tell(done, act, named=named)
+        _show_in_words(done, act, named=named)
     else:
-        canaries = {"tried": len(done.tried), "delivered": sum(each.delivered for each in done.tried)}
+        canaries = {"tried": len(done.tried), "delivered": sum(attempt.delivered for attempt in done.tried)}
         facts = {act: done.done, "refused": len(done.refused), "left": done.left}
         terminal.show_facts((canaries if done.tried else {}) | facts)
     if named:
@@ -140,42 +151,42 @@ def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
             terminal.complain(f"retrycli: {error}")
 
 
-def _tell(done: ActionResult, act: str, *, named: bool) -> None:
+def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
     from retrycli.views import formatting, terminal
 
-    for each in done.tried:
-        tell_of_attempt(each, "Canary: message")
+    for attempt in done.tried:
+        show_attempt(attempt, "Canary: message")
     if done.done or not (named or done.left):
         verb, _, what = act.partition("_")
         terminal.say(f"{verb.capitalize()} {formatting.count(done.done, 'message')}{what and f' as {what}'}.")
     if not named:
-        _tell_of_refused(done)
+        _show_refused(done)
     if done.left:
-        terminal.say(left_in_words(done))
+        terminal.say(describe_left(done))
 
 
-def _tell_of_refused(done: ActionResult) -> None:
-    """Say how many of the messages that a filter found were left alone; named ones have a line each."""
+def _show_refused(done: ActionResult) -> None:
+    """Show how many messages that a filter found stayed unchanged. Named messages get one line per message."""
     from retrycli.domain.errors import Expired, InvalidMessage
     from retrycli.views import formatting, terminal
 
-    unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
+    unfit = sum(isinstance(error, InvalidMessage) for error in done.refused.values())
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
         terminal.say(f"{formatting.count(unfit, 'message')} {words} left alone.")
-    if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
+    if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
-        terminal.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
+        terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
         terminal.say(f"{formatting.count(lost, 'message')} had moved on and were left alone.")
 
 
-def left_in_words(done: ActionResult) -> str:
-    """Why some messages were not come to."""
+def describe_left(done: ActionResult) -> str:
+    """Describe why the action stopped before some messages."""
     from retrycli.views import formatting
 
     they = f"{formatting.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
-    failed = sum(each.failed for each in done.tried)
+    failed = sum(attempt.failed for attempt in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",
         "destination_down": "the ticketing API seems to be down",
@@ -185,17 +196,17 @@ def left_in_words(done: ActionResult) -> str:
 
 
 def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
-    """What came of it, as the shell is told: stopped, a canary that failed, refused, done."""
+    """Return the exit code: stopped by a signal, a failed canary, refused, or done."""
     if received is not None:
         return 128 + received
     if done.reason == "canary_failed":
         return NOT_DELIVERED
-    untouched = not done.done and not any(each.delivered for each in done.tried)
+    untouched = not done.done and not any(attempt.delivered for attempt in done.tried)
     return REFUSED if done.refused and (named or untouched) else 0
 
 
-def result_of(tried: ManualAttempt) -> dict[str, object]:
-    """One attempt by hand, as JSON holds it."""
+def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
+    """Return the JSON fields of a manual attempt."""
     outcome = tried.outcome
     return {
         "id": tried.message_id,
@@ -205,8 +216,8 @@ def result_of(tried: ManualAttempt) -> dict[str, object]:
     }
 
 
-def tell_of_attempt(tried: ManualAttempt, start: str = "Message") -> None:
-    """One attempt by hand, for a person."""
+def show_attempt(tried: ManualAttempt, start: str = "Message") -> None:
+    """Show a manual attempt."""
     from retrycli.views import terminal
 
     if tried.delivered:

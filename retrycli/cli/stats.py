@@ -1,15 +1,15 @@
-"""``stats``, ``report``."""
+"""``stats``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.options import ConfigFile, Json, load_settings
+from retrycli.cli.parsing import length_of_time
 from retrycli.domain.grouping import GroupBy
 
 if TYPE_CHECKING:
@@ -19,24 +19,22 @@ if TYPE_CHECKING:
     from retrycli.views.terminal import Row
 
 ON_SCREEN = 20
-"""So many groups a terminal is shown, but for hours, of which there are as many as there are."""
+"""Maximum number of groups on a terminal, except hours, which are all shown."""
 MAX_GROUPS = 10_000
-"""So many where nobody has to read them."""
+"""Maximum number of groups off a terminal."""
 CAUSES = 5
-"""So many errors, where they are not what was asked for."""
+"""Maximum number of errors, unless ``--by error``."""
 NEWEST = 5
-"""So many outages."""
+"""Maximum number of outages on a terminal, newest first."""
 CURVE = 48
-"""How many characters show the course of the time."""
-STDOUT = Path("-")
+"""Width of a curve, in characters."""
 
 Since = Annotated[str, typer.Option("--since", help="Look back so far: 12h, 7d.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add these commands."""
+    """Add this command."""
     app.command("stats")(stats)
-    app.command("report")(report)
 
 
 def stats(
@@ -50,7 +48,7 @@ def stats(
     from retrycli.operations import stats as operation
     from retrycli.views import terminal
 
-    span = _span(since)
+    span = parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
     figures, groups = operation.stats(load_settings(ctx, config), by, span=span, limit=shown)
@@ -60,41 +58,15 @@ def stats(
     if on_terminal:
         _show(figures, by, groups)
     else:
-        terminal.show_table((), list(_lines(figures, by, groups)))
+        terminal.show_table((), list(_piped_rows(figures, by, groups)))
     terminal.say("Next: retrycli report --html report.html")
 
 
-def report(
-    ctx: typer.Context,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Write the page there; - is stdout.", show_default="report.path"),
-    ] = None,
-    since: Since = "7d",
-    config: ConfigFile = None,
-) -> None:
-    """Write a page of HTML that shows how it has been going."""
-    from retrycli.operations import report as operation
-    from retrycli.views import terminal
-
-    settings = load_settings(ctx, config)
-    file = html or settings.report.path
-    if file is None:
-        raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
-    page = operation.report(settings, span=_span(since))
-    if file == STDOUT:
-        print(page, end="")  # noqa: T201
-        return
-    operation.write(file, page)
-    terminal.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
-    terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
-
-
-def _span(since: str) -> timedelta:
-    """How far to look back.
+def parse_since(since: str) -> timedelta:
+    """Parse ``--since``.
 
     Raises:
-        typer.BadParameter: it is no time, or none at all.
+        typer.BadParameter: the text is not a duration, or the duration is zero.
     """
     if span := length_of_time(since, "--since"):
         return span
@@ -105,8 +77,8 @@ def _span(since: str) -> timedelta:
 
 
 def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dict[str, object]:
-    median, most, longest = (None if each is None else round(each.total_seconds()) for each in _waits(figures))
-    troubles = [asdict(each) for each in figures.troubles]
+    median, most, longest = (None if wait is None else round(wait.total_seconds()) for wait in _waits(figures))
+    troubles = [asdict(cause) for cause in figures.troubles]
     return {
         "since": figures.since,
         "until": figures.until,
@@ -114,7 +86,7 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
         "attempts": figures.attempts,
         "groups": troubles
         if by is GroupBy.ERROR
-        else [{by: each.key, "attempts": each.attempts, "delivered": each.delivered} for each in groups],
+        else [{by: group.key, "attempts": group.attempts, "delivered": group.delivered} for group in groups],
         "delivered": figures.delivered,
         "tries_until_delivered": [
             {"tries": number, "messages": messages} for number, messages in figures.tries.items()
@@ -126,16 +98,17 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
             "max": longest,
         },
         "outages": [
-            {**asdict(each), "seconds": round(each.length(figures.until).total_seconds())} for each in figures.outages
+            {**asdict(outage), "seconds": round(outage.length(figures.until).total_seconds())}
+            for outage in figures.outages
         ],
         "errors": troubles,
     }
 
 
-def _lines(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
-    """What is piped: each line says first what it is about."""
-    for each in groups:
-        yield by.value, each.key, each.attempts, each.delivered
+def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
+    """Yield the rows for a pipe. The first column says what the row is about."""
+    for group in groups:
+        yield by.value, group.key, group.attempts, group.delivered
     for number, messages in figures.tries.items():
         yield "tries", number, messages
     for name, wait in zip(("median", "p95", "max"), _waits(figures), strict=True):
@@ -162,15 +135,15 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.views import formatting, terminal
 
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
-    made = [sum(each.values()) for each in columns]
-    good = [each.get(OutcomeKind.DELIVERED, 0) for each in columns]
+    made = [sum(counts.values()) for counts in columns]
+    good = [counts.get(OutcomeKind.DELIVERED, 0) for counts in columns]
     terminal.show_facts(
         {
             "Since": figures.since,
             "Attempts": f"{figures.attempts:<9,} {formatting.curve(made)}",
             "Delivered": f"{figures.delivered:<9,} {formatting.curve(good)}",
-            "Waited": _waited(figures),
-            "Outages": _outages(figures),
+            "Waited": _describe_waits(figures),
+            "Outages": _describe_outages(figures),
         }
     )
     if figures.outages:
@@ -186,24 +159,24 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
         _show_tries(figures.tries)
     if figures.troubles:
         terminal.say("")
-        _show_troubles(figures.troubles, CAUSES if by is not GroupBy.ERROR else None)
+        _show_causes(figures.troubles, CAUSES if by is not GroupBy.ERROR else None)
 
 
-def _waited(figures: DeliveryStats) -> str:
+def _describe_waits(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
-    median, most, longest = ("" if each is None else in_words(each) for each in _waits(figures))
+    median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
     if not median:
         return "nothing is known yet"
     return f"half within {median}, 95 % within {most}, all within {longest}"
 
 
-def _outages(figures: DeliveryStats) -> str:
+def _describe_outages(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
     if not figures.outages:
         return "none"
-    down = sum((each.length(figures.until) for each in figures.outages), timedelta())
+    down = sum((outage.length(figures.until) for outage in figures.outages), timedelta())
     return f"{len(figures.outages):,}, {in_words(down)} in all"
 
 
@@ -212,7 +185,8 @@ def _show_outages(figures: DeliveryStats) -> None:
     from retrycli.views import terminal
 
     rows = [
-        (each.began_at, each.ended_at, in_words(each.length(figures.until))) for each in figures.outages[-NEWEST:][::-1]
+        (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
+        for outage in figures.outages[-NEWEST:][::-1]
     ]
     terminal.show_table(("Down from", "To", "Length"), rows)
 
@@ -220,18 +194,18 @@ def _show_outages(figures: DeliveryStats) -> None:
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.views import formatting, terminal
 
-    whole = sum(each.attempts for each in groups)
-    most = max(each.attempts for each in groups)
+    whole = sum(group.attempts for group in groups)
+    most = max(group.attempts for group in groups)
     terminal.show_table(
         (by.value.capitalize(), "Attempts", "Share" if by is GroupBy.OUTCOME else "Delivered", ""),
         [
             (
-                each.key,
-                f"{each.attempts:,}",
-                _percent(each.attempts, whole) if by is GroupBy.OUTCOME else _percent(each.delivered, each.attempts),
-                formatting.bar(each.attempts, most),
+                group.key,
+                f"{group.attempts:,}",
+                _percent(group.attempts, whole) if by is GroupBy.OUTCOME else _percent(group.delivered, group.attempts),
+                formatting.bar(group.attempts, most),
             )
-            for each in groups
+            for group in groups
         ],
     )
 
@@ -247,10 +221,10 @@ def _show_tries(tries: Mapping[int, int]) -> None:
     terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
 
 
-def _show_troubles(troubles: Sequence[FailureCause], limit: int | None) -> None:
+def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
     from retrycli.views import formatting, terminal
 
-    rows = [(f"{each.attempts:,}", each.outcome, each.last_at, each.cause) for each in troubles[:limit]]
+    rows = [(f"{cause.attempts:,}", cause.outcome, cause.last_at, cause.cause) for cause in troubles[:limit]]
     terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):
         terminal.say(f"{formatting.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")

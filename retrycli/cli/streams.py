@@ -1,4 +1,4 @@
-"""The streams that a command is given: closed, full or without a reader, none of them changes what it does."""
+"""Standard streams that may be closed, full or without a reader, without changing what a command does."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def prepare() -> None:
-    """Have the streams be there, and stdout and stderr take whatever comes.
+    """Open closed streams on the null device, and make stdout and stderr accept any text.
 
-    That nobody can see it is no reason not to deliver, nor to end with another code.
+    Output that nobody sees must neither stop a delivery nor change the exit code.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed, as by `>&-` in a crontab
-            # Its number stays taken, or what is opened next would get it, and with it what is written here.
+        if getattr(sys, name) is None:  # closed, for example by `>&-` in a crontab
+            # Keep its descriptor in use: the next file opened would get it, and receive this output.
             nowhere = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stdout = _through(_Stdout, sys.stdout)
@@ -28,13 +28,13 @@ def prepare() -> None:
 
 
 def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
-    """The same stream, written through a file of ours."""
+    """Return the same stream, written through a file of class `kind`."""
     raw = BufferedWriter(kind(stream.fileno(), "w", closefd=False))
     return TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=bool(stream.line_buffering))
 
 
 class _Stdout(FileIO):
-    """It fails once; then nobody is there for the rest, and Python must not stumble over that when it ends."""
+    """Fails once, then discards output, so that Python's flush at exit does not fail again."""
 
     _failed = False
 
@@ -52,7 +52,7 @@ class _Stdout(FileIO):
 
 
 class _Stderr(FileIO):
-    """It never fails: there is no other place to say so."""
+    """Never fails: there is nowhere else to report it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

@@ -1,7 +1,7 @@
-"""What delivers: it turns a message into an outcome, and never raises for what the other side did."""
+"""Gateways deliver a message and return an outcome. They never raise for what the other side did."""
 
 import sys
 
-# Where click, rich and pygments are installed, as they are beside apprise, httpx loads them all for a command line of
-# its own; where they are not it does without, and so it does here.
+# httpx imports click, rich and pygments for its own command line if they are installed, as they are with apprise. It
+# works without that module.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]

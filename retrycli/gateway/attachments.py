@@ -1,7 +1,7 @@
-"""A message's attachments: files beneath one folder, found and checked before anything is sent.
+"""Find and check a message's attachments, files beneath one folder, before anything is sent.
 
-Others may write to that folder, and exchange what is in it at any time. So nothing is checked by its path: `open_file`
-follows no link on the way, does not wait for what is not a regular file, and checks what it has opened.
+Other users may write to the folder and replace its files at any time. So no check goes by path: `open_file` follows no
+link, does not block on files that are not regular, and checks the opened file.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from retrycli.system import descriptors
 from retrycli.system.trust import others_may_have_linked
 
 MAX_ATTACHMENTS = 100
-"""How many attachments a message may have. Each file is opened twice, and a preset may upload each by itself."""
+"""Maximum number of attachments of a message. Every file is opened twice, and may need an upload of its own."""
 ANY_TYPE = "application/octet-stream"
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")
 """A type and a subtype, without parameters (RFC 6838, section 4.2)."""
-UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters, line ends, and what turns the direction of a text, so that a name shows as another."""
+FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters, line ends, and marks that change the text direction and so disguise a name."""
 
-ON_THE_WAY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-"""For a folder on the way: it need not be readable."""
-AT_THE_END = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""For the file. O_NONBLOCK: a pipe would wait for whoever writes to it, and a leased file for who holds the lease."""
+DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+"""Flags for a directory in the path, which need not be readable."""
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""Flags for the file. Without O_NONBLOCK a pipe would wait for its writer, and a leased file for the lease holder."""
 
 
 class FileChanged(OSError):
-    """Signals that an attachment is not what it was when its message was drawn up."""
+    """Signals that an attachment changed after its request was built."""
 
 
 class NotRegular(OSError):
-    """Signals that a path leads to no regular file, or over a link."""
+    """Signals that a path is not a regular file, or leads over a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +50,22 @@ class Attachment:
     """One file to send."""
 
     name: str
-    """What the recipient sees: the last part of a path, on one line."""
+    """The name that the recipient sees: the last part of a path, on one line."""
     content_type: str
     path: Path
-    """Where it is, without a link or ``..``. Only `open_file` opens it."""
+    """Its path, without links or ``..``. Only `open_file` opens it."""
     size: int
-    """In bytes, when it was looked at."""
+    """In bytes, when it was checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The folder that attachments are in."""
+    """The folder of attachments."""
 
     named: Path
     """As the settings name it; entries may be absolute paths beneath it."""
     real: Path
-    """The same with its links resolved, once for all messages."""
+    """The same folder with links resolved, once for all messages."""
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
@@ -74,17 +74,17 @@ class Folder:
 
 
 async def find(message: Message, folder: Folder | None, limit_bytes: int) -> list[Attachment]:
-    """The files that the ``attachments`` column names, in its order.
+    """Return the files that the ``attachments`` column names, in its order.
 
     Args:
-        message: its entries are paths, or objects with ``path`` (else ``filename`` or ``name`` is the path), where
-            they like with ``filename``, the name to be shown, and ``content_type``.
-        folder: the one that they are beneath; None if ``gateway.attachments_dir`` is not set.
-        limit_bytes: how much they may be together.
+        message: its entries are paths, or objects with ``path`` (else ``filename`` or ``name`` is the path), and
+            optionally ``filename``, the name to show, and ``content_type``.
+        folder: the folder they must be beneath; None if ``gateway.attachments_dir`` is not set.
+        limit_bytes: the maximum of their total size.
 
     Raises:
-        InvalidMessage: one of them can't be sent; the text says why, and what to do.
-        OSError: one can't be looked at just now, which is not the message's fault; see `shortage`.
+        InvalidMessage: a file can't be sent; the text says why, and what to do.
+        OSError: a file can't be checked now, which is not the message's fault; see `shortage`.
     """
     entries = message.fields["attachments"]
     assert isinstance(entries, list)  # noqa: S101  told to the type checker
@@ -105,9 +105,9 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
         try:
             found.append(_attachment(entry, folder))
         except _Unusable as error:
-            # By its number: a file's name may be a customer's word, and errors are shown in lists.
+            # By number: a file's name may be a customer's words, and lists show errors.
             raise InvalidMessage(f"attachments: no. {number} {error}") from error
-    if (size := sum(each.size for each in found)) > limit_bytes:
+    if (size := sum(attachment.size for attachment in found)) > limit_bytes:
         raise InvalidMessage(
             f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
             f"({_megabytes(limit_bytes)}); send a link instead, or raise the limit"
@@ -116,21 +116,21 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading, over no link, and make sure that it is one.
+    """Open a regular file for reading, following no link.
 
     Raises:
-        NotRegular: it is something else, or a link leads to it; the text says what, as the end of a sentence.
+        NotRegular: it is not a regular file, or the path has a link; the text ends a sentence about it.
         OSError: it can't be opened.
     """
-    folder = os.open("/", ON_THE_WAY)
+    folder = os.open("/", DIRECTORY_FLAGS)
     try:
         for part in path.parts[1:-1]:
-            inner = _open_part(part, ON_THE_WAY, folder)
+            inner = _open_part(part, DIRECTORY_FLAGS, folder)
             os.close(folder)
             folder = inner
-        file = _open_part(path.name, AT_THE_END, folder)
+        file = _open_part(path.name, FILE_FLAGS, folder)
         try:
-            _check(os.fstat(file), os.fstat(folder))
+            _check_regular(os.fstat(file), os.fstat(folder))
             return os.fdopen(file, "rb")
         except BaseException:
             os.close(file)
@@ -139,7 +139,7 @@ def open_file(path: Path) -> BinaryIO:
         os.close(folder)
 
 
-def _check(file: os.stat_result, folder: os.stat_result) -> None:
+def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
     if not stat.S_ISREG(file.st_mode):
         raise NotRegular("is no regular file")
     if others_may_have_linked(file, folder):
@@ -150,7 +150,7 @@ def reopen(path: Path) -> BinaryIO:
     """Open a file again, to send it.
 
     Raises:
-        FileChanged: it is no regular file any more.
+        FileChanged: it is not a regular file any more.
         OSError: it can't be opened.
     """
     try:
@@ -163,14 +163,14 @@ def _open_part(part: str, flags: int, folder: int) -> int:
     try:
         return os.open(part, flags, dir_fd=folder)
     except OSError as error:
-        # What is refused as a link is refused as "not a folder" on some systems.
+        # Some systems refuse a link as "not a directory".
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK} and _is_link(part, folder):
             raise NotRegular("is reached over a link; put the file itself there") from None
         raise
 
 
 def _is_link(part: str, folder: int) -> bool:
-    """Whether a name is a link. Only an error's text depends on it."""
+    """Return if a name is a link, for the text of an error."""
     try:
         return stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode)
     except OSError:
@@ -178,56 +178,56 @@ def _is_link(part: str, folder: int) -> bool:
 
 
 def shortage(error: OSError) -> str | None:
-    """Return in words what keeps a file from being opened just now; None if it is the file's own fault."""
+    """Describe what temporarily prevents opening a file; None if the file itself is at fault."""
     if isinstance(error, BlockingIOError):
         return "a file is in use by another program, which has to give it up first (a lease)"
     return descriptors.shortage(error)
 
 
 class _Unusable(Exception):
-    """What is wrong with one of them, as the end of a sentence."""
+    """Signals an unusable attachment; the text ends a sentence about it."""
 
 
 def _attachment(entry: object, folder: Folder) -> Attachment:
     given = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping):
         raise _Unusable("is neither a path nor an object with one")
-    texts = {name: _text(given, name) for name in ("path", "filename", "name", "content_type")}
+    texts = {name: _text_of(given, name) for name in ("path", "filename", "name", "content_type")}
     where = texts["path"] or texts["filename"] or texts["name"]
     if not where:
         raise _Unusable("names no file; give it a path")
-    name = _name(texts["filename"] or where)
-    content_type = texts["content_type"] or _guessed(name)
+    name = _file_name(texts["filename"] or where)
+    content_type = texts["content_type"] or _guess_type(name)
     if not MEDIA_TYPE.fullmatch(content_type):
         raise _Unusable("has a content_type that is not of the form type/subtype")
-    path = _beneath(folder, where)
-    return Attachment(name, content_type.lower(), path, _size(path))
+    path = _path_beneath(folder, where)
+    return Attachment(name, content_type.lower(), path, _readable_size(path))
 
 
-def _text(given: Mapping[str, object], name: str) -> str | None:
+def _text_of(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if not isinstance(value, str | None):
         raise _Unusable(f"has a {name} that is no text")
     return value
 
 
-def _name(given: str) -> str:
-    """The last part of a path as any system writes it; so a name leads nowhere when a recipient saves the file."""
+def _file_name(given: str) -> str:
+    """Return the last part of a path of any system: when a recipient saves the file, the name leads nowhere else."""
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
-    if name in {"", ".", ".."} or UNSHOWABLE.search(name):
+    if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
         raise _Unusable("has what can't be a file's name; rename it, or give it a filename")
     return name
 
 
-def _guessed(name: str) -> str:
+def _guess_type(name: str) -> str:
     guess, compressed = mimetypes.guess_type(name)
     return ANY_TYPE if guess is None or compressed else guess
 
 
-def _beneath(folder: Folder, where: str) -> Path:
-    """A path beneath the folder. What lies elsewhere is not even looked at.
+def _path_beneath(folder: Folder, where: str) -> Path:
+    """Return a path beneath the folder. Files elsewhere are not touched.
 
-    A ``..`` takes back the part before it: as no link is followed, that is what it means.
+    ``..`` removes the part before it, which is exact because no link is followed.
     """
     for root in (folder.named, folder.real):
         path = Path(os.path.normpath(root / where))
@@ -236,8 +236,8 @@ def _beneath(folder: Folder, where: str) -> Path:
     raise _Unusable("is outside gateway.attachments_dir; put the file beneath it")
 
 
-def _size(path: Path) -> int:
-    """A file's size, once it was opened: what can't be read must show before anything is sent."""
+def _readable_size(path: Path) -> int:
+    """Return a file's size after opening it: an unreadable file must be found before anything is sent."""
     try:
         with open_file(path) as file:
             return os.fstat(file.fileno()).st_size
@@ -249,7 +249,7 @@ def _size(path: Path) -> int:
         raise _Unusable("has what can't be a file's path") from None
     except OSError as error:
         if shortage(error):
-            raise  # the message's file is all right
+            raise  # not the file's fault
         raise _Unusable(f"can't be read: {error.strerror}") from None
 
 

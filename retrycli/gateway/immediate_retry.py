@@ -1,4 +1,4 @@
-"""The immediate retry: what was certainly not sent is tried again at once, a time or two."""
+"""Retry at once, within one attempt, what was certainly not sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_be
 from retrycli.domain.outcome import Outcome, OutcomeKind
 
 WAIT_SECONDS = (0.1, 0.5)
-"""The shortest and the longest wait before each."""
+"""Minimum and maximum wait before a retry."""
 
 
 async def retry_unreachable(
@@ -20,16 +20,16 @@ async def retry_unreachable(
     within: float,
     sleep: Callable[[float], Awaitable[None]],
 ) -> Outcome:
-    """Make an attempt, and others as long as nothing has been sent.
+    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`.
 
     Args:
-        attempt: makes one.
-        retries: how many more there may be.
-        within: how many seconds from now on the last one has to begin in.
-        sleep: waits between them.
+        attempt: makes one attempt.
+        retries: the maximum number of retries.
+        within: seconds from now in which the last retry must start.
+        sleep: waits between retries.
 
     Returns:
-        What came of the last one.
+        The outcome of the last one.
     """
     clock = asyncio.get_running_loop().time
     ends_at = clock() + within

@@ -1,4 +1,4 @@
-"""Work that may block, such as reading a file: in a thread that neither the event loop nor the process waits for."""
+"""Run blocking work, such as reading a file, in a thread that never delays the event loop or the exit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Result = TypeVar("Result")
 
 
 async def in_thread(work: Callable[Given, Result], *args: Given.args, **options: Given.kwargs) -> Result:
-    """Call something in a thread of its own. If the wait for it is cancelled, its result is dropped.
+    """Call a function in a thread of its own. If the wait is cancelled, its result is dropped.
 
-    asyncio's own threads would not do: there are few, which name look-ups need too, and at its end the process waits
-    for them. A file on a dead network share would hold a pass up past its deadline and SIGTERM.
+    asyncio's thread pool does not fit: it is small, DNS look-ups share it, and the process waits for it at exit. A file
+    on a dead network share would block a pass past its deadline and SIGTERM.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()
 
     def settle(result: Result | None, error: BaseException | None) -> None:
-        if done.done():  # the wait for it was cancelled
+        if done.done():  # the wait was cancelled
             return
         if error is not None:
             done.set_exception(error)
@@ -33,9 +33,9 @@ async def in_thread(work: Callable[Given, Result], *args: Given.args, **options:
         result, problem = None, None
         try:
             result = work(*args, **options)
-        except BaseException as error:  # noqa: BLE001  whoever waits for it gets it
+        except BaseException as error:  # noqa: BLE001  raised in the waiting task
             problem = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so nothing waits
             loop.call_soon_threadsafe(settle, result, problem)
 
     Thread(target=run, name=getattr(work, "__qualname__", "work"), daemon=True).start()

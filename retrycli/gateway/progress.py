@@ -1,4 +1,4 @@
-"""How far a message has got, and the net below it: a fault of retrycli's own ends its delivery, and no pass."""
+"""Progress of a delivery, and the guard around it: an internal error ends one delivery, never the pass."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ logger = logging.getLogger("retrycli")
 
 
 class DeliveryProgress:
-    """How far a message has got, for whoever ends the wait for its answer."""
+    """Progress of one delivery, for the code that handles its timeout or failure."""
 
     def __init__(self) -> None:
         self.in_flight = False
-        """Whether its request may be on its way, or may have arrived."""
+        """Its request may be under way or may have arrived."""
         self.answered = False
-        """Whether something came of its request, and not that it was never sent."""
+        """Its request has an outcome other than `UNREACHABLE`."""
         self.landed: Outcome | None = None
-        """What came of it, where it is known to have been delivered."""
+        """Its outcome, if it is known to be delivered."""
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
-    """What comes of a delivery, also where something is raised that nobody foresaw.
+    """Return the outcome of a delivery, also if it raises an unexpected error.
 
     Args:
-        delivery: of one message.
-        message_id: which.
-        progress: is told by the delivery how far the message has got.
+        delivery: the delivery of one message.
+        message_id: the message's id, for the log.
+        progress: updated by the delivery.
 
     Raises:
-        ConfigurationError: every message would meet it. It ends the pass.
+        ConfigurationError: the error affects every message, and ends the pass.
     """
     try:
         return await delivery
     except ConfigurationError:
         raise
-    except Exception as fault:  # noqa: BLE001  the net: the other messages are to go out
-        said = f"a fault of retrycli's own: {_named(fault)}"
-        logger.error("Message %s met %s", message_id, said)  # noqa: TRY400  a traceback may quote the message
+    except Exception as error:  # noqa: BLE001  the guard: other messages must still go out
+        text = f"a fault of retrycli's own: {_locate(error)}"
+        logger.error("Message %s met %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
-            return replace(progress.landed, error=f"delivered, and then {said}")
+            return replace(progress.landed, error=f"delivered, and then {text}")
         unsure = progress.in_flight or progress.answered
-        # Not INVALID: a fault that all messages meet would give them all up at once, and not wait until it is mended.
-        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=said)
+        # Not INVALID: an error that affects all messages would escalate them all at once, before it can be fixed.
+        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)
 
 
-def _named(fault: Exception) -> str:
-    """A fault by its type and the line of ours that it came by; its text may quote anything."""
-    lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(fault.__traceback__)]
-    module, number = next(each for each in reversed(lines) if each[0].startswith("retrycli."))
-    return f"{type(fault).__name__} at {module}:{number}"
+def _locate(error: Exception) -> str:
+    """Describe an error by its type and the last line of ours in its traceback. Its text may quote a message."""
+    lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(error.__traceback__)]
+    module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
+    return f"{type(error).__name__} at {module}:{number}"

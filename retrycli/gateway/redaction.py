@@ -1,4 +1,4 @@
-"""What an answer must not bring into an error: words of the message that it answers, and our secrets."""
+"""Remove quotations of the message and our secrets from error texts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from retrycli.domain.message import Message
 
 QUOTED = 16
-"""So many characters in a row that stand in a message as well are a quotation of it, and not the answer's own."""
+"""Minimum length of a quotation: this many consecutive characters that the message has too."""
 LOOKED_AT = 16 * 1024
-"""So much of a text is compared: an error is short, and quotes a beginning if it quotes a long text at all."""
+"""Compared characters of a text: an error is short, and quotes the start of a long text, if any of it."""
 
 
 def without_quotations(error: str, message: Message) -> str:
-    """An error, on one line, with ``…`` where it quotes the message's subject or body."""
-    words = "\0".join(_forms(message))
+    """Replace quotations of the message's subject or body in a one-line error by ``…``."""
+    words = "\0".join(_written_forms(message))
     kept, at = "", 0
     while at < len(error):
         end = _end_of_quotation(error, at, words)
@@ -33,8 +33,8 @@ def _end_of_quotation(error: str, at: int, words: str) -> int | None:
     return end
 
 
-def _forms(message: Message) -> Iterator[str]:
-    """Both texts as an answer may give them: on one line, or as they stand in the request's JSON."""
+def _written_forms(message: Message) -> Iterator[str]:
+    """Yield both texts as an answer may quote them: on one line, or as in the request's JSON."""
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
@@ -42,25 +42,25 @@ def _forms(message: Message) -> Iterator[str]:
 
 
 def redact_secrets(text: str, secrets: Iterable[str]) -> str:
-    """A text without secrets, should the other side have echoed them."""
+    """Mask secrets that the other side echoed in a text."""
     for secret in secrets:
-        for each in _spellings(secret) if secret else ():
-            text = text.replace(each, "***")
+        for spelling in _spellings(secret) if secret else ():
+            text = text.replace(spelling, "***")
     return text
 
 
 def _spellings(secret: str) -> list[str]:
-    """A secret as it is, and as JSON and Python write it, also one within the other.
+    """Return a secret as it is, and as JSON and Python escape it, also one within the other. Longest first.
 
-    An error text quotes an answer's JSON as JSON, and what is no HTTP as Python shows bytes.
+    An error quotes an answer's JSON as JSON, and invalid HTTP as Python shows bytes.
     """
     found = {secret}
     for _ in range(2):
-        found |= {written for each in found for written in _written(each)}
+        found |= {written for text in found for written in _escaped(text)}
     return sorted(found, key=len, reverse=True)
 
 
-def _written(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # behind a quotation mark Python quotes with apostrophes
-    as_json = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
+def _escaped(text: str) -> tuple[str, ...]:
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # after a quotation mark Python quotes with apostrophes
+    as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
     return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

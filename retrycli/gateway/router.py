@@ -1,4 +1,4 @@
-"""Which gateway delivers: by the message's type, and by ``gateway.kind``. Each loads what it needs and nothing else."""
+"""Choose the gateway by message type and ``gateway.kind``. Only the modules of configured gateways are loaded."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class GatewayRouter:
-    """Delivers each message through the gateway of its type. Use it as an asynchronous context manager.
+    """Deliver messages through the gateway of their type. Use it as an asynchronous context manager.
 
     Args:
-        gateways: by message type; several types may share one.
+        gateways: by message type; types may share a gateway.
     """
 
     def __init__(self, gateways: Mapping[MessageType, HttpGateway | SmtpGateway]) -> None:
@@ -34,11 +34,11 @@ class GatewayRouter:
         """Open every gateway.
 
         Raises:
-            ConfigurationError: one of them can't be used; none stays open.
+            ConfigurationError: a gateway can't be used; none stays open.
         """
         async with AsyncExitStack() as opened:
-            for each in set(self._gateways.values()):
-                await opened.enter_async_context(each)
+            for gateway in set(self._gateways.values()):
+                await opened.enter_async_context(gateway)
             self._until_the_end = opened.pop_all()
         return self
 
@@ -52,28 +52,31 @@ class GatewayRouter:
         return await self._gateways[queued.message.message_type].deliver(queued)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why a message can't be sent as it is, if so. Nothing is asked or sent."""
+        """Return why a message can't be sent, or None. Send nothing."""
         return await self._gateways[queued.message.message_type].problem(queued)
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, and send nothing."""
+        """Ask if a message has arrived. Send nothing."""
         return await self._gateways[queued.message.message_type].look_up(queued)
 
 
 def router_of(
     settings: RoutedGatewaySettings, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
 ) -> GatewayRouter:
-    """The gateways of all message types.
+    """Return the router to the gateways of all message types.
 
     Raises:
-        ConfigurationError: one of them can't be used as it is set.
+        ConfigurationError: a gateway's settings can't be used.
     """
     made = [
-        (each, gateway_of(each, columns=columns, connections=connections, now=now, section=name))
-        for name, each in settings.all.items()
+        (section, gateway_of(section, columns=columns, connections=connections, now=now, section=name))
+        for name, section in settings.all.items()
     ]
     return GatewayRouter(
-        {each: next(gateway for section, gateway in made if section is settings.of(each)) for each in MessageType}
+        {
+            message_type: next(gateway for section, gateway in made if section is settings.of(message_type))
+            for message_type in MessageType
+        }
     )
 
 
@@ -86,18 +89,18 @@ def gateway_of(
     watch: Watch | None = None,
     section: str = "gateway",
 ) -> HttpGateway | SmtpGateway:
-    """The gateway of a section of the settings, to be used as an asynchronous context manager.
+    """Return the gateway of a section of the settings. Use it as an asynchronous context manager.
 
     Args:
         settings: the section.
-        columns: the columns of the application's table; None where there is none.
-        connections: how many messages may be under way.
+        columns: the columns of the application's table; None without a table.
+        connections: the maximum number of concurrent deliveries.
         now: the clock.
-        watch: is shown each HTTP request with its answer.
-        section: its name, for errors.
+        watch: called with every HTTP request and its answer.
+        section: the section's name, for errors.
 
     Raises:
-        ConfigurationError: it can't be used as it is set.
+        ConfigurationError: the settings can't be used.
     """
     match settings.kind:
         case "http":
@@ -113,10 +116,10 @@ def gateway_of(
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
-    """Whether it asks for a message that may have arrived before it sends it again.
+    """Return if the gateway looks up a message that may have arrived before it sends it again.
 
     Raises:
-        ConfigurationError: the preset is wrong.
+        ConfigurationError: the preset is invalid.
     """
     if settings.kind == "smtp":
         return False
@@ -127,10 +130,10 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
 
 
 def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
-    """Check that the table has every column that the preset, or the subject, names.
+    """Check that the table has every column that the preset or the subject names.
 
     Raises:
-        ConfigurationError: one is missing, or the preset is wrong.
+        ConfigurationError: a column is missing, or the preset is invalid.
     """
     match settings.kind:
         case "http":

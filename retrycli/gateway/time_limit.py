@@ -1,4 +1,4 @@
-"""A time limit for a request, which does not count answers as late because this process read them late."""
+"""A time limit for a request. An answer that arrived in time is not late because this process read it late."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from types import TracebackType
 from typing import Self
 
 LATE_SECONDS = 0.05
-"""How much later than due a timer fires if the process was suspended or its event loop blocked."""
+"""A timer that fires later than this shows that the process was suspended or its event loop blocked."""
 GRACE_SECONDS = 0.5
-"""How long a process that was suspended or blocked has to read the answers that arrived meanwhile."""
+"""Extra time for a suspended or blocked process to read the answers that arrived meanwhile."""
 
 
 class TimeLimit:
-    """Cancel a block when its time is up, as `asyncio.timeout` does.
+    """Cancel a block after a time limit, as `asyncio.timeout` does.
 
-    `asyncio` runs the timers that are due before it hands over what a socket has received. After a suspended virtual
-    machine, a SIGSTOP or a slow fsync it would therefore drop an answer that arrived in time, and the message would be
-    sent twice. If the timer itself fires late, the block gets `GRACE_SECONDS` more, or as much as the delay if that is
-    less. It gets them once: a server that keeps the loop busy would else be waited for without end.
+    `asyncio` runs due timers before it delivers received data. After a suspended virtual machine, a SIGSTOP or a slow
+    fsync it would drop an answer that arrived in time, and the message would be sent twice. If the timer fires late,
+    the block gets `GRACE_SECONDS` more, or the delay if that is shorter. It gets them once, so that a server that keeps
+    the loop busy can't extend the limit without end.
 
     Args:
         seconds: the limit.
 
     Raises:
-        TimeoutError: the time is up.
+        TimeoutError: the limit is over.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,7 +35,7 @@ class TimeLimit:
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._wait(self._seconds, self._fire)
+        self._schedule(self._seconds, self._on_timer)
         return self
 
     async def __aexit__(
@@ -44,16 +44,16 @@ class TimeLimit:
         self._timer.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _wait(self, seconds: float, fire: Callable[[float], None]) -> None:
+    def _schedule(self, seconds: float, fire: Callable[[float], None]) -> None:
         due = self._loop.time() + seconds
         self._timer = self._loop.call_at(due, fire, due)
 
-    def _fire(self, due: float) -> None:
+    def _on_timer(self, due: float) -> None:
         late = self._loop.time() - due
         if late > LATE_SECONDS:
-            self._wait(min(late, GRACE_SECONDS), self._end)
+            self._schedule(min(late, GRACE_SECONDS), self._expire)
         else:
-            self._end(due)
+            self._expire(due)
 
-    def _end(self, _due: float) -> None:
+    def _expire(self, _due: float) -> None:
         self._timeout.reschedule(self._loop.time())

@@ -1,4 +1,4 @@
-"""TLS as both gateways speak it: the other side's certificate always has to verify."""
+"""TLS of both gateways: the server's certificate must always verify."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retrycli.domain.errors import ConfigurationError
 
 
 def verifying(ca_file: Path | None) -> ssl.SSLContext:
-    """A context that trusts the system's certificates, and those in a file.
+    """Return a context that trusts the system's certificates, and those in a file.
 
     Raises:
         ConfigurationError: the file can't be used.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.smtp.mime import compose
-from retrycli.gateway.smtp.reply import SmtpReply
+from retrycli.gateway.smtp.protocol import SmtpReply
 from tests.gateway.deliveries import NOON, queued
 from tests.unit.test_fuzz import law
 

@@ -12,8 +12,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.client import ApiClient, Request
+from retrycli.gateway.http.url_check import check_urls
 from retrycli.gateway.progress import DeliveryProgress, guard
-from retrycli.gateway.rehearsal import check_urls
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer
 

@@ -1,4 +1,4 @@
-"""Our credentials: how a request bears them, and how a token is got by logging in."""
+"""Our credentials in requests, and the log-in that gets a token."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.config.types import secret_text
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
-from retrycli.gateway.http.response import Answer, value_at, with_words
-from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.http.response import Answer, value_at, with_error_text
+from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, describe_error, kind_of_exception
 from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.redaction import redact_secrets
 
 VISIBLE = re.compile(r"[!-~]+")
-"""What a token may be of."""
+"""The characters of a token."""
 
 
 class Credentials:
-    """What a request bears so that the other side knows us.
+    """Authenticate requests.
 
     Args:
-        settings: how to log in, and with what.
-        by_preset: how the preset does it; ``gateway.auth`` takes its place.
-        errors: paths in an answer's JSON where the other side says why it refused the log-in.
+        settings: the credentials and ``gateway.auth``.
+        preset_auth: the preset's method; ``gateway.auth`` overrides it.
+        errors: paths in an answer's JSON to the reason why a log-in was refused.
 
     Raises:
-        ConfigurationError: a credential that is missing, or can't stand in a header.
+        ConfigurationError: a credential is missing, or can't be in a header.
     """
 
     def __init__(
-        self, settings: GatewaySettings, by_preset: Auth | None = None, *, errors: Collection[str] = ()
+        self, settings: GatewaySettings, preset_auth: Auth | None = None, *, errors: Collection[str] = ()
     ) -> None:
-        self._auth = _by_settings(settings, by_preset) or by_preset or Auth()
+        self._auth = _auth_of_settings(settings, preset_auth) or preset_auth or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
@@ -49,33 +49,33 @@ class Credentials:
         self._destination = settings.destination
         self._errors = errors
         self.session: str | None = None
-        """What a log-in brought; None before it, and where none is needed."""
+        """The token of the log-in; None before it, or if none is needed."""
         self._log_in_lock = asyncio.Lock()
         self._secrets = [self._values["token"], self._values["password"]]
         _check_token(self._values["token"])
         try:
             self.headers()
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
-            """Who we are, where messages say so."""
+            """Our identity, for messages that state it."""
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 
     @property
     def by_log_in(self) -> bool:
-        """Whether a log-in comes first, and can be made afresh."""
+        """A log-in comes first, and can be repeated."""
         return self._auth.session is not None
 
     @property
     def missing(self) -> bool:
-        """Whether a log-in is still to be made."""
+        """A log-in is still necessary."""
         return self.by_log_in and self.session is None
 
     def headers(self) -> dict[str, str]:
-        """The headers that bear them, by names in small letters."""
+        """Return the headers with the credentials, by lower-case names."""
         values = {**self._values, "session": self.session}
         headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
         if self._auth.basic is not None:
-            user, password = (plain(fill_text(each, values)) for each in self._auth.basic)
+            user, password = (plain(fill_text(template, values)) for template in self._auth.basic)
             encoded = b64encode(f"{user}:{password}".encode()).decode()
             headers["authorization"] = f"Basic {encoded}"
             if encoded not in self._secrets:
@@ -83,7 +83,7 @@ class Credentials:
         return headers
 
     def redact_secrets(self, text: str) -> str:
-        """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
+        """Mask our secrets in a text. A token that was renewed is still secret."""
         return redact_secrets(text, self._secrets)
 
     async def log_in(
@@ -92,7 +92,7 @@ class Credentials:
         exchange: Callable[[httpx.Request], Awaitable[Answer]],
         now: Callable[[], datetime],
     ) -> Outcome | None:
-        """Get a token, unless another request has got a fresh one meanwhile.
+        """Get a token, unless another request has got a new one meanwhile.
 
         Args:
             used: the session that was refused; None for the first log-in.
@@ -100,8 +100,7 @@ class Credentials:
             now: the clock, for a Retry-After that is a date.
 
         Returns:
-            None when there is a token. Otherwise what the message comes to for want of one: whatever went wrong,
-            it was not sent.
+            None if there is a token, else the outcome of the message, which was certainly not sent.
         """
         rule = self._auth.session
         assert rule is not None  # noqa: S101  told to the type checker
@@ -113,22 +112,22 @@ class Credentials:
             except TRANSPORT_ERRORS as error:
                 refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
                 kind = OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
-                return Outcome(kind, error=f"log-in: {in_words(error)}")
+                return Outcome(kind, error=f"log-in: {describe_error(error)}")
             token = value_at(answer, rule.token)
             if not isinstance(token, str) or not VISIBLE.fullmatch(token):
-                return self._no_token(answer, rule.token, now())
+                return self._outcome_without_token(answer, rule.token, now())
             self.session = token
             self._secrets.append(token)
             return None
 
-    def _no_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
-        """Judge a log-in whose answer has no token."""
+    def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
+        """Return the outcome of a log-in without a token in its answer."""
         kind = kind_of_status(answer.status)
         for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
         return Outcome(
             kind if for_now else OutcomeKind.UNAUTHORIZED,
             answer.status,
-            with_words(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
+            with_error_text(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
             parse_retry_after(answer.retry_after, now),
         )
 
@@ -145,9 +144,9 @@ class Credentials:
         )
 
 
-def _by_settings(settings: GatewaySettings, by_preset: Auth | None) -> Auth | None:
-    """How ``gateway.auth`` says it is done, for whom the preset says; None where it says nothing."""
-    identity = None if by_preset is None else by_preset.identity
+def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Auth | None:
+    """Return the method of ``gateway.auth`` with the preset's identity; None if it is not set."""
+    identity = None if preset_auth is None else preset_auth.identity
     match settings.auth:
         case None:
             return None
@@ -161,7 +160,7 @@ def _by_settings(settings: GatewaySettings, by_preset: Auth | None) -> Auth | No
             account = {"username": "{username}", "password": "{password}"}
             path = settings.login_path.replace("{", "{{").replace("}", "}}")
             try:
-                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  where a token stands
+                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  the path of a token
             except ValueError:
                 raise ConfigurationError(
                     f"gateway.login_path: {path!r} can't be used: it leaves the base URL"

@@ -1,4 +1,4 @@
-"""What a request holds: JSON or multipart, in pieces, so that an attachment is never in memory as a whole."""
+"""Request bodies as JSON or multipart, streamed, so that an attachment is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from retrycli.gateway.presets.template import plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
 CHUNK = 48 * 1024
-"""So much of a file is read at once: whole groups of three bytes, for base64."""
+"""Bytes of a file read at once: whole groups of three, for base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A file within a request."""
+    """A file within a request body."""
 
     path: Path
     size: int
-    """In bytes, when the request was drawn up. Its length has been told, so no more and no less is sent."""
+    """In bytes, when the request was built. The length is announced, so exactly this much is sent."""
     as_base64: bool = False
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Stands for it in a text until that is sent: nobody can know it before, and so nobody can write it."""
+    """Stands for the file in a text until the text is sent. It is random, so no message can contain it."""
 
     def __str__(self) -> str:
         return self.mark
@@ -40,11 +40,11 @@ class FilePart:
         return -(-self.size // 3) * 4 if self.as_base64 else self.size
 
     def chunks(self) -> Iterator[bytes]:
-        """Read the content, piece by piece. A file that grew is refused before its last piece: no part of it counts.
+        """Read the content in pieces. A file that grew is refused before its last piece, so that no request completes.
 
         Raises:
             OSError: the file can't be read.
-            FileChanged: its size changed, or it is no regular file any more.
+            FileChanged: its size changed, or it is not a regular file any more.
         """
         left = self.size
         with reopen(self.path) as file:
@@ -63,13 +63,13 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class Content(httpx.AsyncByteStream):
-    """What a request holds, and what kind of thing that is."""
+    """A request body with its media type."""
 
     content_type: str
     parts: Sequence[bytes | FilePart] = field(default=())
 
     def __len__(self) -> int:
-        return sum(len(each) for each in self.parts)
+        return sum(len(part) for part in self.parts)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for part in self.parts:
@@ -81,7 +81,7 @@ class Content(httpx.AsyncByteStream):
                     yield chunk
 
     def shown(self) -> str:
-        """The same for a person: attachments by their sizes."""
+        """Return the body as text, with attachments as their sizes."""
         return "".join(
             part.decode("utf-8", "replace") if isinstance(part, bytes) else f"<{part.size} bytes>"
             for part in self.parts
@@ -89,59 +89,63 @@ class Content(httpx.AsyncByteStream):
 
 
 def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
-    """A body as JSON.
+    """Return a body as JSON.
 
     Args:
-        tree: what it says.
-        files: what may stand in it.
+        tree: the values.
+        files: the files that may be among them.
 
     Raises:
-        ValueError: a value is none of JSON's.
+        ValueError: JSON can't represent a value.
     """
     text = TO_JSON.encode(tree)
     if not files:
         return Content("application/json", (text.encode(),))
-    by_mark = {each.mark: each for each in files}
-    # Texts and marks in turn, as the pattern has one group.
+    by_mark = {file.mark: file for file in files}
+    # The pattern has one group, so texts and marks alternate.
     pieces = re.split(f"({'|'.join(by_mark)})", text)
     return Content(
         "application/json",
-        tuple(by_mark[each] if number % 2 else each.encode() for number, each in enumerate(pieces)),
+        tuple(by_mark[piece] if number % 2 else piece.encode() for number, piece in enumerate(pieces)),
     )
 
 
 def multipart_content(fields: Mapping[str, object], name: str | None, attachments: Sequence[Attachment]) -> Content:
-    """A form with files in it (RFC 7578).
+    """Return a form with files (RFC 7578).
 
     Args:
-        fields: texts, and lists of texts as fields that come again.
-        name: the field of the files; None where there is none.
+        fields: texts, and lists of texts as repeated fields.
+        name: the field of the files, if any.
         attachments: the files.
     """
     boundary = uuid.uuid4().hex
     parts: list[bytes | FilePart] = [
-        _opened(boundary, f'form-data; name="{_quoted(key)}"') + plain(each).encode() + b"\r\n"
+        _part_start(boundary, f'form-data; name="{_quoted(key)}"') + plain(text).encode() + b"\r\n"
         for key, value in fields.items()
-        for each in (value if isinstance(value, list) else [value])
+        for text in (value if isinstance(value, list) else [value])
     ]
-    for each in attachments:
-        disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(each.name)}"'
-        parts += [_opened(boundary, disposition, each.content_type), FilePart(each.path, each.size), b"\r\n"]
+    for attachment in attachments:
+        disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(attachment.name)}"'
+        parts += [
+            _part_start(boundary, disposition, attachment.content_type),
+            FilePart(attachment.path, attachment.size),
+            b"\r\n",
+        ]
     return Content(f"multipart/form-data; boundary={boundary}", (*parts, f"--{boundary}--\r\n".encode()))
 
 
 def file_content(attachment: Attachment, content_type: str | None) -> Content:
-    """A file as it is."""
+    """Return a body that is one file."""
     return Content(content_type or attachment.content_type, (FilePart(attachment.path, attachment.size),))
 
 
-def _opened(boundary: str, disposition: str, content_type: str | None = None) -> bytes:
+def _part_start(boundary: str, disposition: str, content_type: str | None = None) -> bytes:
     kind = f"Content-Type: {content_type}\r\n" if content_type else ""
     return f"--{boundary}\r\nContent-Disposition: {disposition}\r\n{kind}\r\n".encode()
 
 
 def _quoted(name: str) -> str:
-    """A name between quotation marks (RFC 7578, section 4.2, as the HTML standard has it)."""
+    """Escape a quoted name (RFC 7578, section 4.2, in the form of the HTML standard)."""
     if "\0" in name:
         raise InvalidMessage(f"{name!r} can't be the name of a field or file")
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

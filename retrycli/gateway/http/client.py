@@ -1,4 +1,4 @@
-"""The line to a ticketing system: requests go out with our credentials, and answers come back."""
+"""The client of a ticketing system: it sends requests with our credentials and reads answers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.body import Content
 from retrycli.gateway.http.response import ANSWER_LIMIT, Answer
-from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, describe_error, kind_of_exception
 from retrycli.gateway.progress import DeliveryProgress
 
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
-"""A path, with its query, that a URL's parser leaves as it is (RFC 3986, sections 2 and 5.2.4)."""
+"""A path with its query that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
 
 
-class _Below(httpx.URL):
-    """The URL of a plain path below a base URL. To parse it takes longer than all else that is done about a request."""
+class _UrlBelow(httpx.URL):
+    """The URL of a plain path below a base URL. Parsing it would take longer than all other work on a request."""
 
     def __init__(self, base: httpx.URL, path: str) -> None:
         super().__init__(base)
@@ -40,52 +40,52 @@ class _Below(httpx.URL):
 
 @lru_cache(maxsize=64)
 def url_below(base: str, path: str) -> httpx.URL:
-    """Return the URL of a path below a base URL. It is asked for when a request is drawn up, and when it is sent.
+    """Return the URL of a path below a base URL. Cached, because it is needed to build a request and to send it.
 
     Raises:
-        httpx.InvalidURL: it is none.
+        httpx.InvalidURL: the URL is invalid.
     """
-    return _Below(_parsed(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
+    return _UrlBelow(_parse_url(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
 
 
-_parsed = lru_cache(maxsize=8)(httpx.URL)
+_parse_url = lru_cache(maxsize=8)(httpx.URL)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be sent, but for the host and the credentials."""
+    """A request without the host and the credentials."""
 
     method: str
     path: str
     headers: Mapping[str, str]
-    """By names in small letters."""
+    """By lower-case names."""
     content: Content | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ApiReply:
-    """What came of a request, and the answer where there was one."""
+    """The outcome of a request, and its answer, if any."""
 
     outcome: Outcome
     answer: Answer | None = None
 
 
 BuildRequest = Callable[[str | None], Request]
-"""Draws up a request for a session that a log-in has brought; afresh each time it is sent."""
+"""Builds a request for the session of a log-in. Called every time the request is sent."""
 Judge = Callable[[Answer], Outcome]
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
 class ApiClient:
-    """Requests to one destination.
+    """Send requests to one destination.
 
     Args:
-        transport: what carries them.
+        transport: the transport.
         destination: the base URL.
-        credentials: ours.
-        connect_timeout_seconds: for a connection to be made.
+        credentials: our credentials.
+        connect_timeout_seconds: the time limit for a connection.
         now: the clock.
-        watch: is shown each request with its answer.
+        watch: called with every request and its answer.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class ApiClient:
     async def send(
         self, build: BuildRequest, judge: Judge, *, limit: int = ANSWER_LIMIT, progress: DeliveryProgress | None = None
     ) -> ApiReply:
-        """Send with credentials; after a 401, log in afresh once and send again: a 401 has done nothing.
+        """Send a request with credentials. After a 401, log in once and send again: a 401 has no effect.
 
         Args:
-            build: draws the request up.
-            judge: says what an answer means.
-            limit: how much of an answer is read, in bytes.
-            progress: is told while the request is under way.
+            build: builds the request.
+            judge: returns the outcome of an answer.
+            limit: the maximum bytes read of an answer.
+            progress: updated while the request is in flight.
         """
         credentials = self._credentials
         if credentials.missing and (problem := await self._log_in(None)):
@@ -132,15 +132,15 @@ class ApiClient:
         return await self._credentials.log_in(used, self.exchange, self._now)
 
     async def _send(self, request: Request, judge: Judge, limit: int, progress: DeliveryProgress | None) -> ApiReply:
-        sent = self._addressed(request)
+        sent = self._prepare(request)
         if progress is not None:
             progress.in_flight = True
         try:
             answer = await self.exchange(sent, limit)
             reply = ApiReply(judge(answer), answer)
         except TRANSPORT_ERRORS as error:
-            reply = ApiReply(Outcome(kind_of_exception(error), error=in_words(error)))
-        # Not in a `finally`: a deadline that ends the exchange leaves it so, for whoever set the deadline to see.
+            reply = ApiReply(Outcome(kind_of_exception(error), error=describe_error(error)))
+        # Not in a `finally`: after a deadline it must still say in flight, for the code that set the deadline.
         if progress is not None:
             progress.in_flight = False
             progress.answered = reply.outcome.kind is not OutcomeKind.UNREACHABLE
@@ -148,23 +148,23 @@ class ApiClient:
             self._watch(sent, request.content, reply.answer)
         return reply
 
-    def _addressed(self, request: Request) -> httpx.Request:
+    def _prepare(self, request: Request) -> httpx.Request:
         url = url_below(self._destination, request.path)
         headers = {**request.headers, **self._credentials.headers()}
         if request.content is None:
             sent = httpx.Request(request.method, url, headers=headers)
         else:
             headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
-            # As a stream: for bytes httpx works out headers that aiohttp works out again, and of many aiohttp warns.
+            # As a stream: for bytes httpx and aiohttp both compute headers, and aiohttp warns about long bytes.
             sent = httpx.Request(request.method, url, headers=headers, stream=request.content)
-        sent.url = url  # httpx has made a copy without the path
+        sent.url = url  # httpx copied it without the path
         return sent
 
     async def exchange(self, request: httpx.Request, limit: int = ANSWER_LIMIT) -> Answer:
-        """Send a request as it is.
+        """Send a request unchanged.
 
         Raises:
-            ConfigurationError: the transport refuses the URL. Nothing was sent.
+            ConfigurationError: the transport rejects the URL. Nothing was sent.
             One of `TRANSPORT_ERRORS`.
         """
         request.extensions["timeout"] = {"connect": self._connect_timeout_seconds}

@@ -31,42 +31,41 @@ from retrycli.gateway.http.response import (
     value_at,
 )
 from retrycli.gateway.http.transport import HEADERS, open_transport
+from retrycli.gateway.http.url_check import check_urls
 from retrycli.gateway.immediate_retry import retry_unreachable
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.progress import DeliveryProgress, guard
 from retrycli.gateway.redaction import without_quotations
-from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-REPEATED = 20
-"""How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
-AMISS = "is not as it should be: look at it there at once"
+MAX_REPETITION = 20
+"""Maximum length of an answer, as a multiple of the message's text, which it may repeat three times, and escaped."""
+NOT_AS_EXPECTED = "is not as it should be: look at it there at once"
 
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
-"""What is raised if a value can't stand where its template puts it."""
+"""Raised if a value can't be where its template puts it."""
 
 
 class HttpGateway:
-    """Delivers to one ticketing system. Use it as an asynchronous context manager.
+    """Deliver to one ticketing system. Use it as an asynchronous context manager.
 
     Args:
-        settings: where it is and how to log in.
-        columns: the columns of the application's table, for the templates to be checked against; None where there is
-            no table.
-        connections: how many requests may be in flight.
+        settings: the system and our credentials.
+        columns: the columns of the application's table, to check the templates; None without a table.
+        connections: the maximum number of concurrent requests.
         now: the clock, for a Retry-After that is a date.
-        elapsed: seconds, from whenever, that nobody sets.
+        elapsed: a monotonic clock, in seconds.
         sleep: waits between immediate retries.
-        watch: is shown each request with its answer.
-        section: the settings' name, for errors.
+        watch: called with every request and its answer.
+        section: the name of the settings, for errors.
 
     Raises:
-        ConfigurationError: no base URL or usable token, or a preset that is wrong.
+        ConfigurationError: the base URL is missing, the token can't be used, or the preset is invalid.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class HttpGateway:
         """Check the URLs before the first message.
 
         Raises:
-            ConfigurationError: the transport refuses one.
+            ConfigurationError: the transport rejects a URL.
         """
         await check_urls(self._settings, self._section)
         return self
@@ -117,16 +116,16 @@ class HttpGateway:
         await self._transport.aclose()
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message, within ``request_timeout_seconds`` for everything that takes.
+        """Send one message, within ``request_timeout_seconds`` in total.
 
-        A message that may have arrived is looked for first, where the preset can. Only what was certainly not sent is
-        tried again at once.
+        A message that may have arrived is looked up first, if the preset can. Only what was certainly not sent is
+        retried at once.
         """
         progress = DeliveryProgress()
         return await guard(self._deliver_in_time(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why no request can be built of a message, if so. Nothing is asked or sent."""
+        """Return why no request can be built of a message, or None. Send nothing."""
         try:
             prepared = await self._builder.prepare(queued)
             marker = prepared.rule.marker
@@ -137,11 +136,11 @@ class HttpGateway:
         except UNBUILDABLE as error:
             return self._clean(f"the request can't be built: {error}", queued)
         except OSError:
-            return None  # an attachment can't be looked at just now
+            return None  # an attachment can't be checked now
         return None
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, within ``request_timeout_seconds``, and send nothing."""
+        """Ask if a message has arrived, within ``request_timeout_seconds``. Send nothing."""
         limit = self._settings.request_timeout_seconds
         try:
             async with TimeLimit(limit):
@@ -160,12 +159,12 @@ class HttpGateway:
                 self._wait_until_settled(queued.unsettled_since)
         except LookupFailed as error:
             return LookUp(Presence.UNKNOWN, error.outcome.error)
-        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
+        except UNBUILDABLE as error:
             return LookUp(Presence.UNKNOWN, f"the question can't be built: {error}")
         return LookUp(Presence.ABSENT)
 
     def redact_secrets(self, text: str) -> str:
-        """A text without our secrets."""
+        """Mask our secrets in a text."""
         return self._credentials.redact_secrets(text)
 
     async def _deliver_in_time(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
@@ -185,7 +184,7 @@ class HttpGateway:
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared)
-            # What can't be is found out before anything is asked or sent.
+            # Find errors before any request goes out.
             prepared.request = self._builder.build(prepared, None)
             if queued.unsettled_since is not None and self._preset.look_up:
                 if await self._lookups.look_up(prepared.fields) is LookupAnswer.THERE:
@@ -203,8 +202,8 @@ class HttpGateway:
         except UNBUILDABLE as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
         except OSError as error:
-            if lack := attachments.shortage(error):
-                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            if problem := attachments.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {problem}")
             raise
         outcome = await retry_unreachable(
             lambda: self._send(prepared, progress),
@@ -213,7 +212,7 @@ class HttpGateway:
             sleep=self._sleep,
         )
         progress.landed = outcome if outcome.kind is OutcomeKind.DELIVERED else None
-        return await self._verified(prepared, outcome)
+        return await self._verify(prepared, outcome)
 
     # -- before it is sent ------------------------------------------------------------------------------------
 
@@ -230,39 +229,39 @@ class HttpGateway:
             raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, prepared: PreparedRequest) -> None:
-        """Send attachments ahead, where they are then referred to."""
+        """Upload the attachments, if the message refers to uploads."""
         rule = self._preset.upload
         entries = prepared.fields["attachments"]
         if rule is None or not isinstance(entries, list):
             return
         for number, (file, entry) in enumerate(zip(prepared.files, entries, strict=True), 1):
-            about_it = {**prepared.fields, **{f"each.{name}": value for name, value in entry.items()}}
-            entry["token"] = await self._uploaded(rule, file, about_it, number)
+            values = {**prepared.fields, **{f"each.{name}": value for name, value in entry.items()}}
+            entry["token"] = await self._upload_one(rule, file, values, number)
 
-    async def _uploaded(
-        self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object], number: int
+    async def _upload_one(
+        self, rule: Upload, file: attachments.Attachment, values: dict[str, object], number: int
     ) -> str | int:
-        """Send one attachment; what the other side calls it."""
-        headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
-        path = fill_path(rule.path, about_it, rule.query)
-        as_it_is = rule.files is None
-        content = file_content(file, rule.content_type) if as_it_is else multipart_content({}, rule.files, [file])
+        """Upload one attachment. Return its token."""
+        headers = HEADERS | {name.lower(): fill_header(name, text, values) for name, text in rule.headers.items()}
+        path = fill_path(rule.path, values, rule.query)
+        is_plain = rule.files is None
+        content = file_content(file, rule.content_type) if is_plain else multipart_content({}, rule.files, [file])
         request = Request("POST", path, headers, content)
         reply = await self._client.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
-            raise LookupFailed(_of_an_upload(reply.outcome, number))
+            raise LookupFailed(_outcome_of_failed_upload(reply.outcome, number))
         return token
 
     # -- sending ----------------------------------------------------------------------------------------------
 
     async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:
-        limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
+        limit = max(ANSWER_LIMIT, min(MAX_REPETITION * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
         reply = await self._client.send(
             lambda session: self._builder.request(prepared, session), self._judge, limit=limit, progress=progress
         )
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             return reply.outcome
-        return _confirmed(prepared, reply.answer, reply.outcome)
+        return _check_confirmation(prepared, reply.answer, reply.outcome)
 
     def _judge(self, answer: Answer) -> Outcome:
         return outcome_of(answer, self._preset, self._now())
@@ -272,8 +271,8 @@ class HttpGateway:
 
     # -- after it was sent ------------------------------------------------------------------------------------
 
-    async def _verified(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
-        """Read back what was delivered, where that is asked for."""
+    async def _verify(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
+        """Read back a delivered message, if ``gateway.verify`` is set."""
         rule = prepared.rule.verify
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
             return outcome
@@ -283,10 +282,10 @@ class HttpGateway:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
             return outcome
-        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {AMISS}")
+        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {NOT_AS_EXPECTED}")
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
-        """The outcome as it may be stored: its error in one line, and without our secrets and the customer's words."""
+        """Return the outcome as it may be stored: the error on one line, without secrets and the customer's words."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = replace(outcome, external_id=None)
         return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, queued))
@@ -295,8 +294,8 @@ class HttpGateway:
         return without_quotations(one_line(self._credentials.redact_secrets(error)), queued.message)
 
 
-def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
-    """What a delivered message comes to by what the answer says of it."""
+def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
+    """Return the outcome of a delivered message after checking the answer's confirmation."""
     condition = prepared.rule.confirmed
     try:
         if condition is None or holds(condition, answer, prepared.fields):
@@ -304,11 +303,11 @@ def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> O
     except ValueError as error:
         said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
-    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {AMISS}")
+    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {NOT_AS_EXPECTED}")
 
 
-def _of_an_upload(outcome: Outcome, number: int) -> Outcome:
-    """What a message comes to for want of its attachment: it has not been sent, whatever went wrong."""
+def _outcome_of_failed_upload(outcome: Outcome, number: int) -> Outcome:
+    """Return the outcome of a message whose upload failed: it was certainly not sent."""
     kind = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
     said = outcome.error or "the answer has no token"
     return replace(

@@ -1,6 +1,6 @@
-"""Asking a ticketing system: whether a message has arrived, whether a note stays internal, what the system can do.
+"""Ask a ticketing system if a message has arrived, if a note stays internal, and what the system supports.
 
-A question changes nothing. One that has no answer proves nothing, and then nothing is sent.
+A question changes nothing. Without an answer it proves nothing, and then nothing is sent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
 
-REMEMBERED = 100
-"""How many answers of preflights are kept at most."""
-PAGES = 100
-"""So many pages of one list are asked for, and no more."""
+CACHE_SIZE = 100
+"""Maximum number of cached answers to preflights."""
+MAX_PAGES = 100
+"""Maximum number of pages of a list."""
 
 
 class LookupAnswer(Enum):
-    """What a look-up says."""
+    """The result of a look-up."""
 
     THERE = "there"
     ABSENT = "absent"
 
 
 class LookupFailed(Exception):
-    """A question without an answer that could be used; the outcome is what its message comes to."""
+    """Signals a question without a usable answer. `outcome` is the outcome of its message."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -43,9 +43,9 @@ class LookupFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lookups:
-    """Questions of one preset over one line.
+    """Ask the questions of a preset.
 
-    ``answers`` holds what a pass need not ask twice: the answers of preflights, by path.
+    ``answers`` caches the answers to preflights for a pass, by path.
     """
 
     client: ApiClient
@@ -54,47 +54,47 @@ class Lookups:
     answers: dict[str, Answer]
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Whether a preflight is proven, where nothing worse comes of it than a marker.
+        """Return if a preflight that only decides about a marker is proven. A permanent refusal counts as no.
 
         Raises:
-            LookupFailed: nobody knows.
+            LookupFailed: there is no usable answer.
         """
         try:
             return await self.preflight(name, fields) is None
         except LookupFailed as error:
             if error.outcome.kind is not OutcomeKind.PERMANENT:
                 raise
-            return False  # what the system does not know, it can't do
+            return False  # the system does not support what it does not know
 
     async def look_up(self, fields: Fields) -> LookupAnswer:
-        """Whether a message has arrived.
+        """Look a message up.
 
         Raises:
-            LookupFailed: nobody knows.
+            LookupFailed: there is no usable answer.
         """
-        for each in self.preset.look_up:
+        for rule in self.preset.look_up:
             try:
-                if await self._ask(each, fields, "look-up", believe_no=False):
+                if await self._holds_on_a_page(rule, fields, "look-up", believe_no=False):
                     return LookupAnswer.THERE
             except LookupFailed as error:
-                if error.outcome.kind is OutcomeKind.PERMANENT:  # of the question, and not of the message
+                if error.outcome.kind is OutcomeKind.PERMANENT:  # about the question, not the message
                     raise LookupFailed(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
         return LookupAnswer.ABSENT
 
     async def verify(self, question: Question, fields: Fields) -> bool:
-        """Whether what has arrived is as it should be.
+        """Read back a delivered message. Return if the condition holds.
 
         Raises:
-            LookupFailed: nobody knows.
+            LookupFailed: there is no usable answer.
         """
-        return await self._ask(question, fields, "reading back")
+        return await self._holds_on_a_page(question, fields, "reading back")
 
     async def preflight(self, name: str, fields: Fields) -> Outcome | None:
-        """What keeps a message from being sent; None where it is proven that nothing does.
+        """Return the outcome that keeps a message from being sent; None if the preflight is proven.
 
         Raises:
-            LookupFailed: nobody knows.
+            LookupFailed: there is no usable answer.
         """
         rules = self.preset.preflight[name]
         known: Mapping[str, object] = fields
@@ -108,7 +108,7 @@ class Lookups:
         return None
 
     async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
-        """What a step adds to the fields; None where it does not hold."""
+        """Return what a step adds to the fields; None if it does not hold."""
         values = fields.get(step.each) if step.each else [None]
         each_of = values if isinstance(values, list) else [values]
         proven = step.holds is None
@@ -130,28 +130,28 @@ class Lookups:
         path = fill_path(asked.path, fields, asked.query)
         if (known := self.answers.get(path)) is not None:
             return known
-        answer = await self._answer(asked, fields, what)
-        if len(self.answers) >= REMEMBERED:
+        answer = await self._fetch(asked, fields, what)
+        if len(self.answers) >= CACHE_SIZE:
             self.answers.clear()
         self.answers[path] = answer
         return answer
 
-    async def _ask(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
-        """Ask for each page of an answer whether the condition holds.
+    async def _holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
+        """Return if the condition holds on any page of the answer.
 
         Args:
-            question: what to ask.
-            fields: for its templates.
+            question: the question.
+            fields: the values for its templates.
             what: its name, for errors.
-            believe_no: take an answer for a no even if it lacks what the question reads.
+            believe_no: accept an answer as no even if it lacks what the question reads.
 
         Raises:
-            LookupFailed: nobody knows.
+            LookupFailed: there is no usable answer.
         """
-        for page in range(1, PAGES + 1):
+        for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}
             try:
-                answer = await self._answer(question, with_page, what)
+                answer = await self._fetch(question, with_page, what)
             except InvalidMessage as error:
                 raise LookupFailed(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
             try:
@@ -163,9 +163,9 @@ class Lookups:
                     return False
             except ValueError as error:
                 raise LookupFailed(_unusable(what, answer, error)) from None
-        raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {PAGES} pages"))
+        raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {MAX_PAGES} pages"))
 
-    async def _answer(self, asked: Get, fields: Fields, what: str) -> Answer:
+    async def _fetch(self, asked: Get, fields: Fields, what: str) -> Answer:
         def build(session: str | None) -> Request:
             return Request("GET", fill_path(asked.path, {**fields, "session": session}, asked.query), HEADERS)
 
@@ -174,26 +174,26 @@ class Lookups:
 
         reply = await self.client.send(build, judge, limit=LOOK_UP_LIMIT)
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
-            raise LookupFailed(_of_a_question(reply.outcome, what))
+            raise LookupFailed(_outcome_without_answer(reply.outcome, what))
         return reply.answer
 
 
 ENOUGH: Mapping[str, object] = {}
-"""What a step adds after which no more need be asked."""
+"""Added by a step that proves the whole preflight."""
 
 
-def _of_a_question(outcome: Outcome, what: str) -> Outcome:
-    """What a message comes to for want of an answer to a question: it has not been sent, whatever went wrong."""
+def _outcome_without_answer(outcome: Outcome, what: str) -> Outcome:
+    """Return the outcome of a message whose question has no answer: it was certainly not sent."""
     kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
     return replace(outcome, kind=kind, error=f"{what}: {outcome.error}")
 
 
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
-    """Check that an answer has all that a question reads: a message that is not shown may be there all the same.
+    """Check that an answer has everything a question reads: a message that is not shown may exist all the same.
 
     Raises:
-        LookupFailed: it lacks something.
-        ValueError: it can't be read.
+        LookupFailed: something is missing.
+        ValueError: the answer can't be read.
     """
     for condition in (question.holds, question.more):
         if condition is not None and (gap := lacks(condition, answer, fields)) is not None:

@@ -1,4 +1,4 @@
-"""Asking a ticketing API for nothing: whether it is there, and whether it takes our credentials. No message is sent."""
+"""Probe a ticketing API: is it reachable, and does it accept our credentials? No message is sent."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.response import Answer, outcome_of_question
-from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
+from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, describe_error, kind_of_exception, open_transport
+from retrycli.gateway.http.url_check import check_urls
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get
 from retrycli.gateway.presets.template import fill_path
-from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What came of it."""
+    """The result of a probe."""
 
     outcome: Outcome
-    """`DELIVERED` where a log-in brought a token, or the preset's check went well; for the other ways what the answer
-    to a GET of the base URL would come to."""
+    """`DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise the outcome of a GET of the
+    base URL."""
     proves_credentials: bool
     ahead_seconds: float | None
-    """By how much its clock is ahead of ours; None where it did not say."""
+    """Seconds by which its clock is ahead of ours; None if it sent no date."""
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
-    """Log in, where messages are sent after a log-in, and ask what the preset has for that; else for the base URL.
+    """Log in, if deliveries do, and make the preset's check, or a GET of the base URL.
 
     Raises:
-        ConfigurationError: no usable base URL, token, preset or CA file.
+        ConfigurationError: the base URL, token, preset or CA file can't be used.
     """
     await check_urls(settings)
     preset = load_preset(settings.preset)
@@ -48,7 +48,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     async def exchange(request: httpx.Request) -> Answer:
         request.extensions["timeout"] = {"connect": settings.connect_timeout_seconds}
         response = await transport.handle_async_request(request)
-        ahead.extend(_ahead(response.headers.get("Date"), now()))
+        ahead.extend(_clock_offset(response.headers.get("Date"), now()))
         return await Answer.read(response)
 
     try:
@@ -57,7 +57,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
             if refusal is not None or (credentials.by_log_in and preset.check is None):
                 outcome = refusal or Outcome(OutcomeKind.DELIVERED)
             else:
-                answer = await exchange(_question(settings, credentials, preset.check))
+                answer = await exchange(_request(settings, credentials, preset.check))
                 kind = outcome_of_question(answer, preset, now()).kind
                 outcome = Outcome(kind, answer.status, f"HTTP {answer.status}")
     except TimeoutError:
@@ -65,7 +65,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     except TRANSPORT_ERRORS as error:
         refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
         kind = OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
-        outcome = Outcome(kind, error=in_words(error))
+        outcome = Outcome(kind, error=describe_error(error))
     finally:
         await transport.aclose()
     if outcome.error is not None:
@@ -73,15 +73,15 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     return Probe(outcome, credentials.by_log_in or preset.check is not None, next(iter(ahead), None))
 
 
-def _question(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
+def _request(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
     path = "" if check is None else fill_path(check.path, {"identity": credentials.identity}, check.query)
     return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 
 
-def _ahead(date: str | None, now: datetime) -> list[float]:
-    """By how much a Date header is ahead; nothing where there is none, or it is none."""
+def _clock_offset(date: str | None, now: datetime) -> list[float]:
+    """Return the seconds by which a Date header is ahead; empty if it is missing or invalid."""
     try:
-        theirs = parsedate_to_datetime(date or "")
-        return [((theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)) - now).total_seconds()]
+        server_time = parsedate_to_datetime(date or "")
+        return [((server_time if server_time.tzinfo else server_time.replace(tzinfo=UTC)) - now).total_seconds()]
     except (ValueError, OverflowError):
         return []

@@ -1,4 +1,4 @@
-"""A message as a request, by the rules of a preset."""
+"""Build the request of a message by the rules of a preset."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from retrycli.gateway.presets.template import fill, fill_header, fill_path, plai
 
 
 class UnsupportedMessage(Exception):
-    """A message that the preset, or its own row, lacks something for."""
+    """Signals that the preset has no place for the message, or its row lacks something."""
 
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A message that is fit to be sent, with all that its request is drawn up from."""
+    """A message that can be sent, with everything its request is built from."""
 
     rule: MessageRule
     fields: dict[str, object]
-    """The row's columns, and what templates may name besides."""
+    """The row's columns, and the other names of templates."""
     files: list[attachments.Attachment]
     parts: list[FilePart]
-    """The same files, as they stand in JSON."""
+    """The same files, as they are in JSON."""
     request: Request | None = None
-    """As it was drawn up first, for no session."""
+    """The request as first built, without a session."""
 
 
 class RequestBuilder:
-    """Makes requests of messages.
+    """Build the requests of messages.
 
     Args:
-        settings: the preset's name, the base URL, and where attachments are.
+        settings: with the preset's name, the base URL, and the folder of attachments.
         preset: the rules.
-        identity: who we are, where messages say so.
+        identity: our identity, for messages that state it.
     """
 
     def __init__(self, settings: GatewaySettings, preset: Preset, identity: object) -> None:
@@ -52,16 +52,16 @@ class RequestBuilder:
         self._folder = Folder.of(settings.attachments_dir)
 
     async def prepare(self, queued: QueuedMessage) -> PreparedRequest:
-        """Find out whether the preset has what a message needs.
+        """Check that the preset and the message fit, and collect what the request needs.
 
         Raises:
-            UnsupportedMessage: it has not, or the row has not what the preset needs.
-            OSError: an attachment can't be looked at just now; see `attachments.shortage`.
+            UnsupportedMessage: the preset has no place for the message, or the row lacks something.
+            OSError: an attachment can't be checked now; see `attachments.shortage`.
         """
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
-        files = await self._attached(queued) if "attachments" in rule.capabilities else []
-        parts = [FilePart(each.path, each.size, as_base64=True) for each in files]
+        files = await self._find_attachments(queued) if "attachments" in rule.capabilities else []
+        parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
                 raise UnsupportedMessage(
@@ -74,11 +74,11 @@ class RequestBuilder:
         return PreparedRequest(rule, fields, files, parts)
 
     def fields(self, queued: QueuedMessage) -> dict[str, object]:
-        """Return what the templates of a question may name."""
+        """Return the values for the templates of a question."""
         return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
 
     def _rule(self, message: Message) -> MessageRule:
-        """The rule for a message, which has what the rule requires, and nothing that the rule has no place for."""
+        """Return the rule for a message that has all it requires, and nothing it has no place for."""
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
@@ -97,23 +97,23 @@ class RequestBuilder:
                 raise UnsupportedMessage(f"{column} is empty, and the preset {preset} needs it")
         return rule
 
-    async def _attached(self, queued: QueuedMessage) -> list[attachments.Attachment]:
+    async def _find_attachments(self, queued: QueuedMessage) -> list[attachments.Attachment]:
         try:
             return await attachments.find(queued.message, self._folder, self._settings.attachments_limit_bytes)
         except InvalidMessage as error:
             raise UnsupportedMessage(str(error)) from error
 
     def build(self, prepared: PreparedRequest, session: str | None) -> Request:
-        """Draw up the request of a message.
+        """Build the request of a message.
 
         Raises:
-            InvalidMessage, ValueError, httpx.InvalidURL: a value can't stand where its template puts it.
+            InvalidMessage, ValueError, httpx.InvalidURL: a value can't be where its template puts it.
         """
         rule, fields = prepared.rule, {**prepared.fields, "session": session}
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
         path = fill_path(rule.path, fields, rule.query)
-        url_below(self._settings.destination, path)  # raises for what is no URL
+        url_below(self._settings.destination, path)  # raises if it is not a valid URL
         body = fill(rule.body, fields)
         if rule.encoding == "multipart":
             assert isinstance(body, dict)  # noqa: S101  told to the type checker
@@ -121,7 +121,7 @@ class RequestBuilder:
         return Request(rule.method, path, headers, json_content(body, prepared.parts))
 
     def request(self, prepared: PreparedRequest, session: str | None) -> Request:
-        """The request as it was drawn up first, where nothing has come to it since."""
+        """Return the request as first built, if neither a session nor an upload changes it; else build it."""
         if prepared.request is not None and session is None and self._preset.upload is None:
             return prepared.request
         return self.build(prepared, session)

@@ -1,4 +1,4 @@
-"""An HTTP answer, and what it means by a preset's rules."""
+"""An HTTP answer, and its outcome by the rules of a preset."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from retrycli.gateway.presets.model import Condition, Reclassification, SuccessR
 from retrycli.gateway.presets.template import Fields, fill_text, plain
 
 ANSWER_LIMIT = 64 * 1024
-"""How many bytes of an answer are read, but where it repeats a long message, or has been asked for."""
+"""Maximum bytes read of an answer, except to a long message, which it may repeat, or to a question."""
 LOOK_UP_LIMIT = 2 * 1024 * 1024
-"""The same of an answer that is asked for, where a ticket's whole history may be in it, and of any at the most.
+"""Maximum bytes of any answer; the answer to a question may hold a ticket's whole history.
 
 The event loop parses it, which takes up to 0.2 s, and 25 times as much memory for empty lists."""
 EXTERNAL_ID_LENGTH = 200
 UTF_8 = codecs.lookup("utf-8-sig")
-"""Found now, because nothing may be imported while requests are in flight."""
+"""Looked up at import, because nothing may be imported while requests are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """As much of an HTTP answer as is looked at."""
+    """The used part of an HTTP answer."""
 
     status: int
     retry_after: str | None
@@ -42,7 +42,7 @@ class Answer:
 
     @classmethod
     async def read(cls, response: httpx.Response, limit: int = ANSWER_LIMIT) -> Self:
-        """Read an answer as far as it goes or may go, in bytes, and let go of its connection."""
+        """Read an answer up to ``limit`` bytes, and release its connection."""
         content = bytearray()
         async with aclosing(response):
             assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  told to the type checker
@@ -60,34 +60,34 @@ class Answer:
 
     @property
     def json(self) -> object:
-        """Its parsed content; None where there is none.
+        """The parsed content; None if empty.
 
         Raises:
-            ValueError: it is no JSON, or was cut off.
+            ValueError: it is not valid JSON, or was cut off.
         """
         if not self.text.strip():
             return None
         if not self.whole:
             raise ValueError("the answer is too long")
         try:
-            return _parsed(self.text)
+            return _parse(self.text)
         except RecursionError as error:
             raise ValueError("the answer is nested too deeply") from error
 
 
 @lru_cache(maxsize=1)
-def _parsed(text: str) -> object:
-    """Parse the answer that is looked at. Each condition looks at it, and nobody changes it."""
+def _parse(text: str) -> object:
+    """Parse an answer once for all conditions. The result must not be changed."""
     parsed: object = json.loads(text)
     return parsed
 
 
 def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
-    """What the answer to a message means.
+    """Return the outcome of the answer to a message.
 
     Args:
-        answer: what came back.
-        preset: its exceptions first, then its success rule, then the table of `kind_of_status`.
+        answer: the answer.
+        preset: its exceptions apply first, then its success rule, then the table of `kind_of_status`.
         now: the time of the answer, for a Retry-After that is a date.
 
     Returns:
@@ -96,29 +96,33 @@ def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     outcome = outcome_of_question(answer, preset, now)
     if outcome.kind is not OutcomeKind.DELIVERED:
         return outcome
-    judged = outcome if _exception(answer, preset) else _judged(answer, preset.success, preset.answer.errors)
+    judged = (
+        outcome
+        if _matching_exception(answer, preset)
+        else _apply_success_rule(answer, preset.success, preset.answer.errors)
+    )
     return replace(judged, external_id=_external_id(answer, preset)) if judged.kind is OutcomeKind.DELIVERED else judged
 
 
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
-    """The same of the answer to a question, which no success rule is for: `DELIVERED` is that there is an answer."""
+    """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means answered."""
     retry_after = parse_retry_after(answer.retry_after, now)
-    exception = _exception(answer, preset)
+    exception = _matching_exception(answer, preset)
     kind = kind_of_status(answer.status, retry_after=retry_after) if exception is None else exception.outcome
     if kind is OutcomeKind.DELIVERED:
         return Outcome(kind, answer.status)
-    error = with_words(f"HTTP {answer.status}", answer, preset.answer.errors)
+    error = with_error_text(f"HTTP {answer.status}", answer, preset.answer.errors)
     remedy = f"; {exception.remedy}" if exception is not None and exception.remedy else ""
-    # A preset that names an outcome knows what the answer is about.
+    # If the preset names an outcome, the answer is not ambiguous.
     doubtful = exception is None and in_doubt(answer.status)
     return Outcome(kind, answer.status, error + remedy, retry_after, in_doubt=doubtful)
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
-    """Whether a condition holds of an answer.
+    """Return if an answer meets a condition.
 
     Raises:
-        ValueError: the answer is cut off, or no JSON where a path leads into it, or nested too deeply.
+        ValueError: the answer is cut off or nested too deeply, or not valid JSON although the condition has a path.
     """
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))
@@ -128,31 +132,33 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     found = find(answer.json, condition.path or "", fields)
     if condition.contains is not None:
         wanted = plain(fill_text(condition.contains, fields))
-        return any(wanted in map(plain, each) if isinstance(each, list) else wanted in plain(each) for each in found)
+        return any(
+            wanted in map(plain, value) if isinstance(value, list) else wanted in plain(value) for value in found
+        )
     if condition.equals is not None:
-        return bool(found) and all(each == condition.equals for each in found)
+        return bool(found) and all(value == condition.equals for value in found)
     return any(found)
 
 
 def lacks(condition: Condition, answer: Answer, fields: Fields) -> str | None:
-    """Return what an answer lacks for a condition to be judged by it; None if nothing.
+    """Return the part of a condition's path that an answer lacks; None if it has them all.
 
     Raises:
-        ValueError: as `holds`.
+        ValueError: the answer can't be read, as in `holds`.
     """
     return None if condition.path is None else first_gap(answer.json, condition.path, fields)
 
 
 def value_at(answer: Answer, path: str) -> str | int | None:
-    """The text or whole number at a path of a 2xx answer's JSON; None where there is none."""
+    """Return the text or integer at a path of a 2xx answer's JSON; None if there is none."""
     try:
         found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  the class of success
     except ValueError:
         return None
-    return next((each for each in found if isinstance(each, str | int) and not isinstance(each, bool)), None)
+    return next((value for value in found if isinstance(value, str | int) and not isinstance(value, bool)), None)
 
 
-def _exception(answer: Answer, preset: Preset) -> Reclassification | None:
+def _matching_exception(answer: Answer, preset: Preset) -> Reclassification | None:
     return next((rule for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
 
 
@@ -164,7 +170,7 @@ def _external_id(answer: Answer, preset: Preset) -> str | None:
     return None if found is None else one_line(str(found))[:EXTERNAL_ID_LENGTH] or None
 
 
-def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
+def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
     """Apply the success rule to a 2xx answer."""
     try:
         succeeded = _succeeded(answer, rule)
@@ -173,7 +179,7 @@ def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) ->
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     if succeeded:
         return Outcome(OutcomeKind.DELIVERED, answer.status)
-    return Outcome(OutcomeKind.REFUSED, answer.status, with_words("refused", answer, error_fields))
+    return Outcome(OutcomeKind.REFUSED, answer.status, with_error_text("refused", answer, error_fields))
 
 
 def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
@@ -190,8 +196,8 @@ def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
     )
 
 
-def with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
-    """Say what is wrong, in the words that the answer's JSON has at one of these paths."""
+def with_error_text(start: str, answer: Answer, paths: Collection[str]) -> str:
+    """Append the answer's own error text, from the first of the paths that has one."""
     try:
         content = answer.json
         found = next((values for path in paths if any(values := find(content, path))), [])

@@ -1,8 +1,8 @@
 """The HTTP transport, and what its exceptions prove about a request.
 
-httpx's own pool slows down with the square of the concurrency, so aiohttp's connections stand beneath httpx's API.
-That transport names some errors wrongly: a server that closes after it has read the request shows as
-``ConnectTimeout``. So the exception's cause, aiohttp's own, decides, and what is not proven unsent is unknown.
+httpx's own pool slows down with the square of the concurrency, so httpx's API runs on aiohttp's connections. That
+transport misnames some errors: a server that closes after it has read the request shows as ``ConnectTimeout``. So the
+exception's cause, from aiohttp, decides, and a request that is not proven unsent is unknown.
 """
 
 from __future__ import annotations
@@ -35,43 +35,42 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 IDLE_SECONDS = 0.5
-"""How long a connection may be idle and still be used. If the server closes it just as the next request is written,
-nobody knows whether that was read.
+"""Maximum idle time of a connection that is used again. If the server closes it just as the next request is written,
+nothing tells if the request was read.
 
 By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). By their
-clocks a connection has been idle for one round trip longer than by ours. So the limit is half of the shortest default:
-the other half is left for the round trip. A message that comes later pays for a new connection, which takes a fraction
-of the time that went by."""
+clocks a connection has been idle for one round trip longer than by ours. So the limit is half of the shortest default,
+which leaves the other half for the round trip. A later message needs a new connection, which takes a fraction of the
+idle time."""
 
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
-"""How long a header of an answer may be, and how many may come: with more, nobody knows what was answered. By default
-that begins where proxies and policies of content get to, with 8 KiB and 128."""
+"""Maximum bytes of an answer's header, and maximum number of headers. Beyond them the outcome would be unknown.
+aiohttp's defaults of 8 KiB and 128 are within reach of proxies and content policies."""
 
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
-"""What each request bears, by names in small letters: so a preset's header takes the place of ours whatever its case
-(RFC 9110, section 5.1)."""
+"""Headers of every request, by lower-case names, so that a preset's header replaces ours whatever its case (RFC 9110,
+section 5.1)."""
 
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""aiohttp's exceptions for a connection that was never made."""
+"""aiohttp's exceptions for a connection that was never opened."""
 
 REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
-"""Exceptions for a URL that the transport does not accept. A message's values are escaped within it, so the settings
-are wrong, and every message would meet the same."""
+"""Exceptions for a URL that the transport rejects. A message's values are escaped within it, so the settings are wrong
+and every message is affected."""
 
 READ_AHEAD = 65_536
-"""How many bytes of answers a connection may have waiting to be parsed. A server that says ``100`` for ever would else
-hold up the event loop five times as long at a time, and with it all other requests."""
+"""Receive buffer of a connection, in bytes. With a larger one, a server that sends ``100`` for ever would block the
+event loop five times as long at a time, and with it all other requests."""
 
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
-"""All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`, and text
+"""Everything a request raises for what the network or the other side did. `TimeoutError` is an `OSError`, and text
 that can't be encoded or decoded is a `ValueError`."""
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer that leaves nothing behind.
+    """An answer that aborts its connection if it was not read to its end.
 
-    A TLS connection that is closed waits for the other side to close it too, longer than the event loop lasts, so
-    one that has not given its whole answer is aborted.
+    A closed TLS connection waits for the other side to close it too, longer than the event loop lives.
     """
 
     async def start(self, connection: aiohttp.connector.Connection) -> Self:
@@ -80,7 +79,7 @@ class _Response(aiohttp.ClientResponse):
         except BaseException:
             _abort(connection)
             raise
-        self.reason = None  # httpx-aiohttp raises for one that is no UTF-8, and nobody reads it
+        self.reason = None  # not used, and httpx-aiohttp raises if it is not valid UTF-8
         return self
 
     def release(self) -> None:
@@ -90,14 +89,14 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connections. One is used again only soon, and only if the server has said nothing since its last answer.
+    """Reuse a connection only after a short idle time, and only if the server has sent nothing since its last answer.
 
-    aiohttp takes whatever it has said for the answer to the next request, and so one message for delivered on the
-    word for another (RFC 9112, section 9.2: that is no valid response).
+    aiohttp takes such data as the answer to the next request, and would mark one message delivered by the answer to
+    another (RFC 9112, section 9.2: the data is not a valid response).
 
     Args:
-        elapsed: seconds, from whenever, that nobody sets.
-        options: those of aiohttp.
+        elapsed: a monotonic clock, in seconds.
+        options: options of aiohttp's connector.
     """
 
     def __init__(self, *, elapsed: Callable[[], float], **options: Any) -> None:  # noqa: ANN401  aiohttp's own
@@ -117,8 +116,8 @@ class _Connector(aiohttp.TCPConnector):
         return idle <= IDLE_SECONDS and not _has_spoken(kept)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        """Take a connection back. One that is not used again is dropped at once, as in `_Response`, and of a request
-        that was answered before it was through, nothing more is written.
+        """Take a connection back. Abort it at once if it is not reused, as in `_Response`, or if it was answered before
+        its request was complete, so that nothing more is written.
         """
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
@@ -128,7 +127,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _has_spoken(kept: aiohttp.connector.Connection) -> bool:
-    """Whether anything has come over a connection that was idle, be it read by now or not."""
+    """Return if an idle connection has received data, read or not."""
     assert kept.protocol is not None  # noqa: S101  told to the type checker
     assert kept.transport is not None  # noqa: S101
     unread = select.poll()
@@ -141,35 +140,35 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
-RELIED_ON: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+REQUIRED_METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (aiohttp.TCPConnector, "_get", ("self", "key", "traces")),
     (aiohttp.TCPConnector, "_release", ("self", "key", "protocol", "should_close")),
     (aiohttp.ClientResponse, "start", ("self", "connection")),
     (aiohttp.ClientResponse, "release", ("self",)),
 )
-"""aiohttp's methods that are overridden above, with their parameters. It promises none of the first two to anybody."""
-SWITCH = "_retry_connection"
-"""aiohttp's attribute of a session that is turned off below."""
+"""Methods of aiohttp that are overridden above, with their parameters. The first two are private."""
+RETRY_SWITCH = "_retry_connection"
+"""Attribute of aiohttp's session that is switched off below."""
 
 
 def check_aiohttp(
-    methods: Sequence[tuple[type, str, tuple[str, ...]]] = RELIED_ON, session: type = aiohttp.ClientSession
+    methods: Sequence[tuple[type, str, tuple[str, ...]]] = REQUIRED_METHODS, session: type = aiohttp.ClientSession
 ) -> None:
-    """Check that this aiohttp has inside what we rely on.
+    """Check that this aiohttp has the internals that we rely on.
 
-    One that calls its methods or its switch otherwise would ignore ours without a word: a message would be taken for
-    delivered on the answer to another, or be sent twice.
+    A version with other names would silently ignore our overrides: a message would be marked delivered by the answer to
+    another, or be sent twice.
 
     Raises:
-        ConfigurationError: it has not; the text names what is missing, and the remedy.
+        ConfigurationError: something is missing; the text names it, and the remedy.
     """
     missing = [
         f"{of.__name__}.{name}({', '.join(parameters[1:])})"
         for of, name, parameters in methods
         if tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) != parameters
     ]
-    if SWITCH not in getattr(session, "ATTRS", ()):
-        missing.append(f"{session.__name__}.{SWITCH}")
+    if RETRY_SWITCH not in getattr(session, "ATTRS", ()):
+        missing.append(f"{session.__name__}.{RETRY_SWITCH}")
     if missing:
         version = aiohttp.__version__
         raise ConfigurationError(
@@ -183,19 +182,19 @@ def open_transport(
 ) -> httpx.AsyncBaseTransport:
     """Open a transport.
 
-    It is used without httpx's client, whose redirects, cookies and hooks no delivery wants, and which would cost a
-    message as much time again as its request.
+    It is used without httpx's client: no delivery needs its redirects, cookies and hooks, and it would double the time
+    of a request.
 
     Args:
-        settings: whether it is encrypted, and which certificates to trust.
-        connections: how many there may be.
-        elapsed: seconds, from whenever, that nobody sets: for how long a connection was idle.
+        settings: with the base URL and the CA file.
+        connections: the maximum number of connections.
+        elapsed: a monotonic clock, in seconds, for idle times.
 
     Raises:
-        ConfigurationError: the CA file can't be used, or this aiohttp is not one that we know.
+        ConfigurationError: the CA file can't be used, or this version of aiohttp is not supported.
     """
     check_aiohttp()
-    context = _tls(settings)
+    context = _tls_context(settings)
 
     def session() -> aiohttp.ClientSession:
         connector = _Connector(
@@ -212,8 +211,8 @@ def open_transport(
             max_field_size=HEADER_LIMIT,
             max_headers=HEADERS_LIMIT,
         )
-        # aiohttp sends a PUT again by itself when a kept connection breaks, as RFC 9110 allows; a ticketing system
-        # that takes a reply by PUT would then have it twice. There is no public switch.
+        # aiohttp repeats a PUT by itself if a kept connection breaks, as RFC 9110 allows. A ticketing system that
+        # accepts replies by PUT would get the reply twice. There is no public switch.
         made._retry_connection = False  # noqa: SLF001
         return made
 
@@ -221,10 +220,10 @@ def open_transport(
 
 
 def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
-    """Open a socket for a connection. aiohttp may try several addresses at once, so this is the place to stop it.
+    """Open a socket for a connection. Checked here, because aiohttp may try several addresses at once.
 
     Raises:
-        OSError: it can't be opened, or it would take a descriptor that is needed to record outcomes.
+        OSError: it can't be opened, or it would use a descriptor that is needed to record outcomes.
     """
     family, kind, protocol, *_ = address
     opened = socket.socket(family, kind, protocol)
@@ -238,7 +237,7 @@ def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
 
 
 def kind_of_exception(error: BaseException) -> OutcomeKind:
-    """What an exception of `TRANSPORT_ERRORS` proves about the request."""
+    """Return the outcome that an exception of `TRANSPORT_ERRORS` proves."""
     cause = error.__cause__ or error
     if isinstance(cause, aiohttp.ClientConnectorCertificateError):
         return OutcomeKind.UNAUTHORIZED
@@ -247,18 +246,18 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
     return OutcomeKind.UNKNOWN
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe an exception for ``last_error``: its name and its text, if it has one."""
     cause = error.__cause__ or error
-    if isinstance(cause.__cause__, FileChanged):  # aiohttp says only that the body could not be written
+    if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
         return str(cause.__cause__)
-    if lack := descriptors.shortage(cause):
-        return f"{type(cause).__name__}: {lack}"
+    if problem := descriptors.shortage(cause):
+        return f"{type(cause).__name__}: {problem}"
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _tls(settings: GatewaySettings) -> ssl.SSLContext:
+def _tls_context(settings: GatewaySettings) -> ssl.SSLContext:
     if not (settings.base_url or "").startswith("https:"):
         # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

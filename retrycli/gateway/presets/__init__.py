@@ -1,1 +1,1 @@
-"""What is known of ticketing systems: the presets, and what reads them."""
+"""Presets, which describe ticketing systems, and the code that reads them."""

@@ -14,17 +14,17 @@ from retrycli.gateway.presets.template import Fields, check_template, fill_text,
 STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
 Step = str | tuple[str, str, str]
-"""A name, a list's position or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains
+"""A name, a position in a list or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains
 (``*=``) or differs from (``!=``) a text. An entry without the part differs from every text."""
 
 
 def check_path(path: str) -> str:
-    """Check that a path can be read.
+    """Check that a path is valid.
 
     Raises:
-        ValueError: it can't.
+        ValueError: the path is invalid.
     """
-    for step in _steps(path):
+    for step in _parse(path):
         if isinstance(step, tuple):
             check_template(step[2])
     return path
@@ -34,40 +34,40 @@ JsonPath = Annotated[str, AfterValidator(check_path)]
 
 
 def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  it is only read
-    """All values at a path; none where there is none.
+    """Return all values at a path; empty if there are none.
 
     Args:
         tree: parsed JSON.
-        path: where to look.
-        fields: what the path's own templates are filled with.
+        path: the path.
+        fields: the values for the path's own templates.
 
     Raises:
-        ValueError: what the path compares is nested too deeply.
+        ValueError: a compared value is nested too deeply.
     """
     found = [tree]
-    for step in _steps(path):
-        found = [value for each in found for value in _at(each, step, fields)]
+    for step in _parse(path):
+        found = [inner for value in found for inner in _values_at(value, step, fields)]
     return found
 
 
 def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  it is only read
-    """Return the first step of a path that has no place in a tree; None if the path can be followed to its end.
+    """Return the first step of a path that is missing in a tree; None if the path can be followed to its end.
 
-    A place may be empty: a list without entries, a null at the end. Two things may be missing, because they are what
-    is looked for: the last name within brackets, and a position that ends the path.
+    A list may be empty, and the last value null. Two steps may be missing, because they are searched for: the last name
+    within brackets, and a position that ends the path.
 
     Args:
         tree: parsed JSON.
-        path: where to look.
-        fields: what the path's own templates are filled with.
+        path: the path.
+        fields: the values for the path's own templates.
     """
     found = [tree]
-    steps = _steps(path)
+    steps = _parse(path)
     for number, step in enumerate(steps, 1):
-        for each in found:
-            if (gap := _gap(each, step, ends=number == len(steps))) is not None:
+        for value in found:
+            if (gap := _gap(value, step, ends=number == len(steps))) is not None:
                 return gap
-        found = [value for each in found for value in _at(each, step, fields)]
+        found = [inner for value in found for inner in _values_at(value, step, fields)]
     return None
 
 
@@ -75,7 +75,7 @@ def _gap(tree: object, step: Step, *, ends: bool) -> str | None:
     match tree, step:
         case list(), (str(part), str(), str()):
             above, _, _ = part.rpartition(".")
-            gaps = (first_gap(each, above) for each in tree) if above else ()
+            gaps = (first_gap(entry, above) for entry in tree) if above else ()
             return next((gap for gap in gaps if gap is not None), None)
         case list(), "*":
             return None
@@ -87,11 +87,11 @@ def _gap(tree: object, step: Step, *, ends: bool) -> str | None:
             return step if isinstance(step, str) else step[0]
 
 
-def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
+def _values_at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
     match tree, step:
         case list(), (str(part), str(how), str(template)):
             wanted = plain(fill_text(template, fields))
-            yield from (each for each in tree if _is_meant(each, part, how, wanted))
+            yield from (entry for entry in tree if _matches(entry, part, how, wanted))
         case list(), "*":
             yield from tree
         case list(), str() if step.isascii() and step.isdigit() and len(step) < 10:  # noqa: PLR2004  no list is longer
@@ -102,7 +102,7 @@ def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
             pass
 
 
-def _is_meant(entry: object, part: str, how: str, wanted: str) -> bool:
+def _matches(entry: object, part: str, how: str, wanted: str) -> bool:
     values = [plain(value) for value in find(entry, part)]
     match how:
         case "!=":
@@ -114,7 +114,7 @@ def _is_meant(entry: object, part: str, how: str, wanted: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _steps(path: str) -> tuple[Step, ...]:
+def _parse(path: str) -> tuple[Step, ...]:
     steps: list[Step] = []
     at = 0
     while at < len(path):

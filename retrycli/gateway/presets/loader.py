@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, get_args
@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
-from retrycli.gateway.names import Part, check_names, parts_of
 from retrycli.gateway.presets.model import (
     AnswerRule,
     Auth,
@@ -27,7 +26,8 @@ from retrycli.gateway.presets.model import (
     Table,
     Upload,
 )
-from retrycli.gateway.toml_lines import line_of
+from retrycli.gateway.presets.names import Part, check_names, parts_of
+from retrycli.gateway.presets.toml_lines import line_of
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 class About(Table):
-    """What a person wants to know of a preset."""
+    """Description of a preset, for operators."""
 
     title: str
     checked: str
-    """Against what it was checked."""
+    """The system or documentation it was checked against."""
 
 
 def _one_or_many(value: object) -> object:
@@ -48,7 +48,7 @@ def _one_or_many(value: object) -> object:
 
 
 class Preset(Table):
-    """One ticketing system."""
+    """The rules of one ticketing system."""
 
     about: About | None = None
     auth: Auth | None = None
@@ -64,20 +64,20 @@ class Preset(Table):
 
     @property
     def settle_seconds(self) -> float:
-        """How long after an attempt its message may still turn up."""
-        return max((each.settle_seconds for each in self.look_up), default=0.0)
+        """Seconds after an attempt in which its message may still appear."""
+        return max((rule.settle_seconds for rule in self.look_up), default=0.0)
 
     @model_validator(mode="before")
     @classmethod
-    def _likened(cls, values: object) -> object:
-        """Fill in what one message type has in common with another."""
+    def _expand_like(cls, values: object) -> object:
+        """Expand ``like``: copy the keys of another message type."""
         messages = values.get("messages") if isinstance(values, dict) else None
         if not isinstance(values, dict) or not isinstance(messages, dict):
             return values
-        return values | {"messages": {name: _like(name, messages) for name in messages}}
+        return values | {"messages": {name: _merge_like(name, messages) for name in messages}}
 
     @model_validator(mode="after")
-    def _names_what_is_there(self) -> Self:
+    def _check_references(self) -> Self:
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
                 raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
@@ -95,14 +95,14 @@ class Preset(Table):
 
     @property
     def columns(self) -> set[str]:
-        """The columns that its templates name."""
+        """The columns in its templates."""
         return {name for part in self._parts for name in part.columns if part.has_row}
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Check that every column a template names is there.
+        """Check that every column in a template exists.
 
         Raises:
-            ConfigurationError: one is not; the text names it.
+            ConfigurationError: a column does not exist; the text names it.
         """
         for part in self._parts:
             if part.has_row and (missing := sorted(part.columns.difference(columns))):
@@ -110,7 +110,7 @@ class Preset(Table):
                 raise ConfigurationError(f"the preset's {where} names the column {missing[0]}, which the table has not")
 
 
-def _like(name: str, messages: Mapping[str, object]) -> object:
+def _merge_like(name: str, messages: Mapping[str, object]) -> object:
     rule = messages[name]
     if not isinstance(rule, dict) or "like" not in rule:
         return rule
@@ -121,15 +121,15 @@ def _like(name: str, messages: Mapping[str, object]) -> object:
 
 
 def known_presets() -> list[str]:
-    """The names of retrycli's own presets."""
-    return sorted(each.name.removesuffix(".toml") for each in _ours().iterdir() if each.name.endswith(".toml"))
+    """Return the names of the bundled presets."""
+    return sorted(file.name.removesuffix(".toml") for file in _bundled().iterdir() if file.name.endswith(".toml"))
 
 
 def preset_text(name: str) -> str:
-    """A preset as it is written: one of retrycli's own by name, or a file by a path that ends in ``.toml``.
+    """Return the TOML of a preset: a bundled one by name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is none of that name, or it can't be read.
+        ConfigurationError: there is no such preset, or it can't be read.
     """
     if name.endswith(".toml"):
         file = Path(name)
@@ -143,25 +143,29 @@ def preset_text(name: str) -> str:
         return text
     if name not in (known := known_presets()):
         raise ConfigurationError(f"gateway.preset: no preset {name!r}; write a .toml file or {', '.join(known)}")
-    return (_ours() / f"{name}.toml").read_text(encoding="utf-8")
+    return (_bundled() / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset: one of retrycli's own by name, or a file by a path that ends in ``.toml``.
+    """Read a preset: a bundled one by name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is none of that name, or it is wrong; the text names each key that is, and its line.
+        ConfigurationError: there is no such preset, or it is invalid; the text names all invalid keys with their lines.
     """
-    return _parsed(name, preset_text(name))
+    return _parse(name, preset_text(name)) if name.endswith(".toml") else _load_bundled(name)
 
 
-@lru_cache(maxsize=16)
-def _parsed(name: str, text: str) -> Preset:
-    """Parse a preset, which takes half of a pass with one message: the gateway, the look-up and the checks share it."""
+@cache
+def _load_bundled(name: str) -> Preset:
+    """Read a bundled preset once a process: parsing takes about 20 ms, and a pass needs the preset twice."""
+    return _parse(name, preset_text(name))
+
+
+def _parse(name: str, text: str) -> Preset:
     try:
         return Preset.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        mistakes = "; ".join(_in_words(each, text) for each in _causes(error))
+        mistakes = "; ".join(_describe(mistake, text) for mistake in _relevant_errors(error))
         raise ConfigurationError(f"preset {name}: {mistakes}") from None
     except ValueError as error:
         raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
@@ -169,23 +173,23 @@ def _parsed(name: str, text: str) -> Preset:
         raise ConfigurationError(f"preset {name} is nested too deeply") from None
 
 
-def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """What is wrong with a preset, but for keys that are missing where another is misspelt: that is why they are."""
+def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
+    """Return the errors of a preset, without missing keys beside a misspelt one, which explains them."""
     found = error.errors(include_url=False)
-    misspelt = {each["loc"][:-1] for each in found if each["type"] == "extra_forbidden"}
-    return [each for each in found if each["type"] != "missing" or each["loc"][:-1] not in misspelt]
+    misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
+    return [mistake for mistake in found if mistake["type"] != "missing" or mistake["loc"][:-1] not in misspelt]
 
 
-def _in_words(error: ErrorDetails, text: str) -> str:
-    """One thing that is wrong with a preset: where, and what."""
+def _describe(error: ErrorDetails, text: str) -> str:
+    """Describe an error of a preset: key, line and problem."""
     at = error["loc"]
-    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single one has no number
+    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single [look_up] has no number
         at = (at[0], *at[2:])
     where = ".".join(str(part) for part in at if part != "[key]")
     line = line_of(text, at)
     match error["type"]:
         case "extra_forbidden":
-            said = f"no such key (there are {', '.join(_keys_beside(at))})"
+            said = f"no such key (there are {', '.join(_known_keys(at))})"
         case "missing":
             said = "it is missing"
         case "tuple_type":
@@ -195,8 +199,8 @@ def _in_words(error: ErrorDetails, text: str) -> str:
     return f"{where}{f' (line {line})' if line else ''}: {said}" if where else said
 
 
-def _keys_beside(where: Sequence[str | int]) -> list[str]:
-    """The keys that the table of a key knows."""
+def _known_keys(where: Sequence[str | int]) -> list[str]:
+    """Return the valid keys of the table that a key is in."""
     table: type[Table] = Preset
     for part in where[:-1]:
         if isinstance(part, str) and part in table.model_fields:
@@ -211,5 +215,5 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
         yield from _tables_in(part)
 
 
-def _ours() -> Traversable:
+def _bundled() -> Traversable:
     return resources.files("retrycli.gateway") / "presets"

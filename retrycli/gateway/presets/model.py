@@ -1,4 +1,4 @@
-"""What a preset is made of: requests, questions and conditions, each checked when it is read."""
+"""The parts of a preset: requests, questions and conditions, validated when they are read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from retrycli.gateway.presets.json_path import JsonPath
 from retrycli.gateway.presets.template import Placeholder, Template, Tree, places
 
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
-"""What templates may name besides columns. It is retrycli's, whatever columns the table has."""
+"""Names of templates that are retrycli's own, whatever columns the table has."""
 CREDENTIALS = frozenset({"token", "username", "password", "session"})
-"""What the templates of ``[auth]`` may name."""
+"""Names in the templates of ``[auth]``."""
 KEY = "delivery_key"
 ATTACHMENTS = "attachments"
 OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})
-"""What ``{each.…}`` of an attachment may be."""
+"""Parts of an attachment in ``{each.…}``."""
 OF_ANSWERS = frozenset({"page", "external_id"})
-"""What is not known yet when a message is sent."""
+"""Names without a value when a message is sent."""
 TEXTS = frozenset({"subject", "body"})
-"""Columns that hold whatever people write."""
+"""Columns of free text."""
 
 
 def _stays_below(path: str) -> str:
@@ -39,7 +39,7 @@ def _stays_below(path: str) -> str:
 
 
 def _fits_a_header(template: str) -> str:
-    """Check that a header's template holds what every header can: no letters beyond ASCII, no text of many lines."""
+    """Check that a header's template fits every header: ASCII only, and no text that may have line breaks."""
     if not re.fullmatch(r"[ -~]*", template):
         raise ValueError("only printable ASCII can stand in a header")
     for place in places(template):
@@ -49,16 +49,16 @@ def _fits_a_header(template: str) -> str:
 
 
 def _credentials_only(template: str) -> str:
-    _named(template, CREDENTIALS)
+    _check_names(template, CREDENTIALS)
     return template
 
 
 def _credentials_only_within(tree: dict[str, Any]) -> dict[str, Any]:
-    _named(tree, CREDENTIALS)
+    _check_names(tree, CREDENTIALS)
     return tree
 
 
-def _named(tree: object, known: Collection[str]) -> None:
+def _check_names(tree: object, known: Collection[str]) -> None:
     for place in places(tree):
         if place.name not in known:
             raise ValueError(f"{{{place.name}}} is none of {', '.join(sorted(known))}")
@@ -74,25 +74,25 @@ SecretTree = Annotated[Tree, AfterValidator(_credentials_only_within)]
 
 
 class Table(BaseModel):
-    """A table of a preset: what it does not know is a mistake."""
+    """A table of a preset. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Condition(Table):
-    """What must hold of an answer: by default, that something is at a path that is not empty, zero or false."""
+    """A condition on an answer. By default a value at the path must not be empty, zero or false."""
 
     path: JsonPath | None = None
     equals: Any = None
     contains: Template | None = None
     text: Template | None = None
-    """Instead of a path: what must stand anywhere in the answer."""
+    """Instead of a path: a text that must be anywhere in the answer."""
 
     @model_validator(mode="after")
-    def _looks_somewhere(self) -> Self:
+    def _has_one_test(self) -> Self:
         if (self.path is None) is (self.text is None):
             raise ValueError("name a path or a text")
-        if len([each for each in (self.equals, self.contains, self.text) if each is not None]) > 1:
+        if len([test for test in (self.equals, self.contains, self.text) if test is not None]) > 1:
             raise ValueError("name one of equals, contains and text")
         if isinstance(self.equals, str) and "{" in self.equals:
             raise ValueError(
@@ -102,8 +102,8 @@ class Condition(Table):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The templates in it."""
-        return tuple(each for each in (self.path, self.contains, self.text) if each is not None)
+        """Its templates."""
+        return tuple(template for template in (self.path, self.contains, self.text) if template is not None)
 
 
 class Get(Table):
@@ -114,11 +114,11 @@ class Get(Table):
 
 
 class Question(Get):
-    """A GET, and what its answer must say."""
+    """A GET with a condition on its answer."""
 
     holds: Condition
     more: Condition | None = None
-    """Where it holds, the answer is not the whole: the question is asked again, with ``{page}`` 2, 3 and so on."""
+    """If it holds, there are more pages: ask again with ``{page}`` 2, 3 and so on."""
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -127,10 +127,10 @@ class Question(Get):
 
 
 class LookupRule(Question):
-    """How to find out whether a message has arrived: it has where the condition holds."""
+    """A question if a message has arrived: it has if the condition holds."""
 
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
-    """How long after an attempt its message may still turn up: only then is it taken to be absent."""
+    """Seconds after an attempt in which its message may still appear. Only then is it absent."""
 
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
@@ -143,38 +143,40 @@ class Step(Get):
     """One GET of a preflight."""
 
     take: dict[Annotated[str, Field(pattern=r"^\w+$")], JsonPath] = {}
-    """Values of the answer that later steps may use in their templates; without any nothing is proven."""
+    """Values of the answer for the templates of later steps. Without a value the preflight is not proven."""
     each: str | None = None
-    """A name that was taken: this is asked once for each of its values."""
+    """A name from `take`: ask once for every one of its values."""
     enough: Condition | None = None
-    """Where it holds, all is proven and no more is asked."""
+    """If it holds, the preflight is proven, and no other step is asked."""
     holds: Condition | None = None
-    """What must hold, of one of the answers where there are several."""
+    """Must hold for at least one of the answers."""
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The templates of its conditions."""
-        return tuple(text for each in (self.enough, self.holds) if each is not None for text in each.templates)
+        return tuple(
+            text for condition in (self.enough, self.holds) if condition is not None for text in condition.templates
+        )
 
 
 class Preflight(Table):
-    """What must be proven before a message goes out, without sending anything."""
+    """Proof required before a message is sent, by questions alone."""
 
     remedy: str
-    """What a person has to do where it is not proven."""
+    """The operator's next step if it is not proven."""
     steps: tuple[Step, ...] = Field(min_length=1)
 
 
 class Marker(Table):
-    """A text in a message by which it can be found again."""
+    """A text in a message by which a look-up can find it."""
 
     text: Template
     unless: str | None = None
-    """A preflight: where it is proven, the marker is an empty text."""
+    """A preflight: if it is proven, the marker is empty."""
 
 
 class MessageRule(Table):
-    """The request that one message type becomes."""
+    """The request for one message type."""
 
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     path: UrlPath
@@ -182,26 +184,25 @@ class MessageRule(Table):
     headers: Headers = {}
     encoding: Literal["json", "multipart"] = "json"
     format: Literal["text", "html"] = "text"
-    """What the ticketing system takes the text for."""
+    """The format in which the ticketing system reads the text."""
     body: Tree = {}
     files: str | None = None
-    """multipart: the name of the field that attachments go in."""
+    """multipart: the field of the attachments."""
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
-    """How attachments' names may end, in small letters, "" without any ending: others the system takes badly. By
-    default in any way."""
+    """Accepted extensions of attachments, in lower case, "" for none: the system mishandles others. By default all."""
     required: tuple[str, ...] = ()
-    """Columns that must hold something: without it nothing would arrive, or something empty."""
+    """Columns that must not be empty: otherwise nothing, or an empty message, would arrive."""
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
-    """Columns that may be left out; else a message that has something in a column without a place is not sent."""
+    """Columns that may be dropped. A message with a value in any other column without a place is not sent."""
     marker: Marker | None = None
     preflight: str | None = None
     confirmed: Condition | None = None
-    """What the answer must say of what was made: without it, the message has arrived, but not as it should be."""
+    """Condition on the answer. If it fails, the message has arrived, but not as it should be."""
     verify: Question | None = None
-    """How to read back that what was sent is as it should be, where ``gateway.verify`` asks for it."""
+    """Question that reads a delivered message back, if ``gateway.verify`` is set."""
 
     def places(self) -> Iterator[Placeholder]:
-        """All places in its templates."""
+        """Yield all places in its templates."""
         verify = () if self.verify is None else (self.verify.path, self.verify.query, *self.verify.templates)
         confirmed = () if self.confirmed is None else self.confirmed.templates
         marker = () if self.marker is None else (self.marker.text,)
@@ -209,7 +210,7 @@ class MessageRule(Table):
 
     @cached_property
     def capabilities(self) -> tuple[str, ...]:
-        """Which of the columns of lists it has a place for."""
+        """The list columns that it has a place for."""
         named = {place.name for place in self._sent} | ({ATTACHMENTS} if self.files else set())
         return tuple(column for column in LIST_COLUMNS if column in named)
 
@@ -219,7 +220,7 @@ class MessageRule(Table):
         return tuple(places([self.path, self.query, self.headers, self.body]))
 
     @model_validator(mode="after")
-    def _names_what_it_has(self) -> Self:
+    def _has_a_value_for_names(self) -> Self:
         named = {place.name for place in self._sent}
         if self.marker is None and "marker" in named:
             raise ValueError('{marker} has nothing to stand for: write marker = { text = "Ref. {delivery_key}" }')
@@ -245,53 +246,53 @@ class MessageRule(Table):
     def _fits_its_encoding(self) -> Self:
         if self.files is not None and self.encoding != "multipart":
             raise ValueError("files needs encoding = 'multipart'")
-        if self.encoding == "multipart" and any(isinstance(each, dict) for each in self.body.values()):
+        if self.encoding == "multipart" and any(isinstance(value, dict) for value in self.body.values()):
             raise ValueError("encoding = 'multipart' takes texts and lists of texts, and no tables")
         return self
 
 
 class Session(Table):
-    """How to log in."""
+    """The log-in request."""
 
     method: Literal["GET", "POST"] = "POST"
     path: UrlPath
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
     encoding: Literal["json", "form"] = "json"
-    """What the body goes as; OAuth (RFC 6749) wants a form."""
+    """The body's encoding. OAuth (RFC 6749) requires a form."""
     token: JsonPath
-    """Where the answer has what is then ``{session}``."""
+    """Path in the answer to the value of ``{session}``."""
 
 
 class Auth(Table):
-    """How requests bear our credentials."""
+    """The credentials in requests."""
 
     headers: dict[HeaderName, SecretHeader] = {}
     basic: tuple[Secret, Secret] | None = None
     """User and password of HTTP's basic authentication (RFC 7617)."""
     session: Session | None = None
     identity: Secret | None = None
-    """Who we are, where messages have to say so: it is then ``{identity}`` in their templates and those of checks."""
+    """Our identity, as ``{identity}`` in the templates of messages and checks."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The settings of ``gateway`` that it can't do without: all it names, but for ``{…|optional}``."""
+        """The required settings of ``gateway``: all that it names without ``|optional`` or ``|default``."""
         session = () if self.session is None else (self.session.headers, self.session.body)
         found = places([self.headers, self.basic or (), self.identity, *session])
-        named = {each.name for each in found if not {name for name, _ in each.filters} & {"default", "optional"}}
+        named = {place.name for place in found if not {name for name, _ in place.filters} & {"default", "optional"}}
         return tuple(sorted(named - {"session"}))
 
 
 class Upload(Table):
-    """How an attachment is sent before its message: its ``{each.token}`` is then what the answer has."""
+    """The upload of an attachment before its message. The answer's token becomes ``{each.token}``."""
 
     path: UrlPath
     query: Query = {}
     headers: Headers = {}
     files: str | None = None
-    """The name of the field that it goes in, of a form; by default it is all that the request holds."""
+    """The form's field of the attachment. By default the attachment is the whole body."""
     content_type: str | None = None
-    """By default the attachment's own."""
+    """Media type of the body. By default the attachment's own."""
     token: JsonPath
 
     @model_validator(mode="after")
@@ -302,36 +303,36 @@ class Upload(Table):
 
 
 class SuccessRule(Table):
-    """When a 2xx answer means delivered."""
+    """The condition on which a 2xx answer means delivered."""
 
     status: tuple[int, ...] = ()
-    """Which statuses do; by default all of 200 to 299."""
+    """Accepted statuses. By default 200 to 299."""
     field: JsonPath | None = None
     equals: Any = True
     required: bool = False
-    """Whether an answer without the field is a refusal."""
+    """An answer without the field is a refusal."""
     present: JsonPath | None = None
     not_empty: JsonPath | None = None
     absent: JsonPath | None = None
 
 
 class AnswerRule(Table):
-    """Where an answer's JSON says what is wrong, and what was made."""
+    """Paths in an answer's JSON to errors and to the id of the created object."""
 
     errors: tuple[JsonPath, ...] = ("messages", "errors", "message", "error", "detail")
     id: JsonPath | None = None
     id_header: HeaderName | None = None
-    """The same, at the end of a header such as ``Location``."""
+    """The header, such as ``Location``, that ends in the id."""
 
 
 class Reclassification(Table):
-    """One exception to the usual outcome: by status, by a piece of the answer's text, or by both."""
+    """An exception to the usual outcome, by status, by a part of the answer's text, or by both."""
 
     status: tuple[int, ...] = ()
     text: str | None = None
     outcome: OutcomeKind
     remedy: str | None = None
-    """What an operator has to know or do; it is added to the error."""
+    """Advice for the operator, appended to the error."""
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
@@ -340,5 +341,5 @@ class Reclassification(Table):
         return self
 
     def applies(self, status: int, text: str) -> bool:
-        """Whether an answer is the one meant."""
+        """Return if an answer matches."""
         return (not self.status or status in self.status) and (self.text or "").lower() in text.lower()

@@ -1,7 +1,7 @@
-"""Templates: texts with places for a row's columns, and filters for what stands there.
+"""Templates: texts with places for a row's columns, and filters for their values.
 
 A place is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values go into parsed
-structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives as it was.
+structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.gateway.plain_text import plain_text
+from retrycli.gateway.presets.plain_text import plain_text
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -28,7 +28,7 @@ FOR_EACH, GIVE, OPTIONAL, EACH = "for_each", "give", "optional", "each"
 
 
 class Left(Enum):
-    """Says of a key that it is left out."""
+    """Marks a key that is left out."""
 
     OUT = "out"
 
@@ -38,13 +38,13 @@ Fields = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """Where a value goes, and what is done to it on the way."""
+    """A place for a value, with the filters that apply to it."""
 
     name: str
     filters: tuple[tuple[str, str], ...] = ()
 
     def value(self, fields: Fields) -> object:
-        """What stands here."""
+        """Return the value for this place, filtered."""
         value = fields.get(self.name)
         for name, argument in self.filters:
             value = FILTERS[name](value, argument)
@@ -55,14 +55,14 @@ def check_template(template: str) -> str:
     """Check that a template's places are columns with known filters.
 
     Raises:
-        ValueError: one is not; the text names it.
+        ValueError: a place is invalid; the text names it.
     """
-    _parsed(template)
+    _parse(template)
     return template
 
 
 def check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
-    """The same for each text in a body, and for what stands in the place of lists."""
+    """Check all templates in a body, and its ``for_each`` tables."""
     for template in templates(tree):
         check_template(template)
     _check_lists(tree)
@@ -81,20 +81,20 @@ def templates(tree: object) -> list[str]:
         case dict() if FOR_EACH in tree:
             return [f"{{{tree[FOR_EACH]}}}", *templates(tree.get(GIVE))]
         case dict():
-            return [text for value in tree.values() for text in templates(value)]
+            return [text for branch in tree.values() for text in templates(branch)]
         case list() | tuple():
-            return [text for value in tree for text in templates(value)]
+            return [text for branch in tree for text in templates(branch)]
         case _:
             return []
 
 
 def places(tree: object) -> list[Placeholder]:
     """Return all placeholders in a body's texts."""
-    return [part for text in templates(tree) for part in _parsed(text) if isinstance(part, Placeholder)]
+    return [part for text in templates(tree) for part in _parse(text) if isinstance(part, Placeholder)]
 
 
 def fill(tree: object, fields: Fields) -> object:
-    """A body with values in it; a text that is nothing but one place keeps the value's type."""
+    """Fill a body with values. A text that is a single place keeps the value's type."""
     match tree:
         case str():
             return fill_text(tree, fields)
@@ -102,35 +102,37 @@ def fill(tree: object, fields: Fields) -> object:
             values = fields.get(tree[FOR_EACH])
             if not values and tree.get(OPTIONAL):
                 return Left.OUT
-            return [fill(tree[GIVE], _one_of(fields, each)) for each in values] if isinstance(values, list) else []
+            return (
+                [fill(tree[GIVE], _entry_fields(fields, value)) for value in values] if isinstance(values, list) else []
+            )
         case dict():
-            return {key: value for key, each in tree.items() if (value := fill(each, fields)) is not Left.OUT}
+            return {key: value for key, branch in tree.items() if (value := fill(branch, fields)) is not Left.OUT}
         case list():
-            return [value for each in tree if (value := fill(each, fields)) is not Left.OUT]
+            return [value for branch in tree if (value := fill(branch, fields)) is not Left.OUT]
         case _:
             return tree
 
 
 def fill_text(template: str, fields: Fields) -> object:
-    """A text with values in it; one that is nothing but one place is the value itself."""
-    parts = _parsed(template)
+    """Fill a text with values. A text that is a single place becomes the value itself."""
+    parts = _parse(template)
     if len(parts) == 1 and isinstance(parts[0], Placeholder):
         return parts[0].value(fields)
     return "".join(part if isinstance(part, str) else plain(part.value(fields)) for part in parts)
 
 
 def plain(value: object) -> str:
-    """A value within a text.
+    """Return a value as text.
 
     Raises:
-        ValueError: it is nested too deeply.
+        ValueError: the value is nested too deeply.
     """
     try:
         match value:
             case None | Left.OUT:
                 return ""
             case list():
-                return ", ".join(plain(each) for each in value)
+                return ", ".join(plain(entry) for entry in value)
             case _:
                 return str(value)
     except RecursionError as error:
@@ -138,31 +140,31 @@ def plain(value: object) -> str:
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
-    """A path with its query, in which each value stays one step, or one parameter.
+    """Fill a path and its query. Every value stays one segment or one parameter.
 
     Raises:
-        InvalidMessage: a value would be no step of its own.
+        InvalidMessage: a value would be empty, ``.`` or ``..`` as a segment.
     """
     parts = []
-    for part in _parsed(template):
+    for part in _parse(template):
         if isinstance(part, Placeholder):
             step = quote(plain(part.value(fields)), safe="")
-            # "." and ".." are steps in the path to every client and server, quoted or not (RFC 3986, section 5.2.4).
+            # Clients and servers interpret "." and "..", quoted or not (RFC 3986, section 5.2.4).
             if step in {"", ".", ".."}:
                 raise InvalidMessage(f"{part.name} can't stand in the path {template}: {step!r}")
             parts.append(step)
         else:
             parts.append(part)
-    filled = ((name, fill_text(each, fields)) for name, each in query.items())
+    filled = ((name, fill_text(text, fields)) for name, text in query.items())
     asked = "&".join(f"{quote(name, safe='')}={quote(plain(v), safe='')}" for name, v in filled if v is not Left.OUT)
     return "".join(parts) + (f"?{asked}" if asked else "")
 
 
 def fill_header(name: str, template: str, fields: Fields) -> str:
-    """A header's value.
+    """Fill a header's value.
 
     Raises:
-        InvalidMessage: it would hold a line break, or letters that no header can.
+        InvalidMessage: the value has a control character, or is not ASCII.
     """
     value = plain(fill_text(template, fields))
     if CONTROL.search(value) or not value.isascii():
@@ -171,8 +173,8 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(template: str) -> tuple[str | Placeholder, ...]:
-    """A template as literal texts and places, in their order."""
+def _parse(template: str) -> tuple[str | Placeholder, ...]:
+    """Split a template into literal texts and places."""
     parts: list[str | Placeholder] = []
     literal, at = "", 0
     for found in PLACE.finditer(template):
@@ -211,12 +213,12 @@ def _check_lists(tree: object) -> None:
         return
     if isinstance(tree, str) and any(part.name.partition(".")[0] == EACH for part in places(tree)):
         raise ValueError(f"{tree!r} is about one of a list: it belongs into what {FOR_EACH} gives")
-    for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        _check_lists(each)
+    for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _check_lists(branch)
 
 
-def _one_of(fields: Fields, value: object) -> Fields:
-    """The fields for one entry of a list: it is ``{each}``, and its parts are ``{each.part}``."""
+def _entry_fields(fields: Fields, value: object) -> Fields:
+    """Return the fields for an entry of a list: ``{each}`` is the entry, ``{each.part}`` a part of it."""
     parts = value if isinstance(value, Mapping) else {}
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
@@ -237,11 +239,11 @@ def _optional(value: object, _argument: str) -> object:
 
 
 def _join(value: object, argument: str) -> object:
-    return argument.join(plain(each) for each in value) if isinstance(value, list) else plain(value)
+    return argument.join(plain(entry) for entry in value) if isinstance(value, list) else plain(value)
 
 
 def _html(value: object, _argument: str) -> object:
-    """Text as HTML, its lines as lines."""
+    """Convert text to HTML. Keep its lines."""
     return escape(plain(value), quote=False).replace("\r\n", "\n").replace("\n", "<br>\n")
 
 
@@ -254,12 +256,12 @@ def _base64(value: object, _argument: str) -> object:
 
 
 def _mime(value: object, _argument: str) -> object:
-    """Text as mail headers have it (RFC 2047), for systems that put it into one as it comes: one word, however long."""
+    """Encode text for a mail header (RFC 2047), for systems that copy it unencoded: one word of any length."""
     return f"=?utf-8?b?{_base64(value, '')}?="
 
 
 def _int(value: object, _argument: str) -> object:
-    """A whole number, for systems that take no other ticket id."""
+    """Convert to an integer, for systems that accept no other ticket id."""
     text = plain(value)
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise InvalidMessage(f"{text[:40]!r} is no whole number, and the ticketing system takes no other")
@@ -267,10 +269,10 @@ def _int(value: object, _argument: str) -> object:
 
 
 def _django(value: object, _argument: str) -> object:
-    """Text that Django's template language renders as it was.
+    """Escape text so that Django's template language renders it unchanged.
 
-    What opens or ends a tag is given as a text in a variable's place. There must be no ``{%`` even so:
-    django-helpdesk sets each between tags of its own beforehand.
+    Characters that open or close a tag become a string in a variable's place. The result must not have ``{%``, because
+    django-helpdesk first puts every one of them between tags of its own.
     """
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 
@@ -291,4 +293,4 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "mime": _mime,
     "int": _int,
 }
-"""By the names that presets know them by."""
+"""Filters by name."""

@@ -1,4 +1,4 @@
-"""smtplib's client over a connection that somebody else has made, which reads replies as far as they may go."""
+"""SMTP below the session: smtplib's client over an open connection, and replies with their meaning."""
 
 from __future__ import annotations
 
@@ -6,32 +6,86 @@ import re
 import smtplib
 import socket
 import ssl
+from dataclasses import dataclass
+
+from retrycli.domain.outcome import OutcomeKind
 
 LONGEST_LINE, MOST_LINES = 2048, 100
-"""Of a reply; 512 octets a line are allowed (RFC 5321, section 4.5.3.1.5)."""
+"""Limits of a reply. The standard allows 512 octets a line (RFC 5321, section 4.5.3.1.5)."""
 REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
+SHUTTING_DOWN = 421
+ASKS_FOR_LOG_IN = frozenset({530, 534, 535})
+"""Log-in required, stronger log-in required, log-in refused (RFC 4954, section 6)."""
+BAD_CREDENTIALS = "5.7.8"
+"""The same as an enhanced code, for servers whose basic code is only 550 (RFC 4954, section 6)."""
+ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")
+QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
+"""The queue id as Postfix, Exim and Exchange write it."""
 
 
 class Garbled(Exception):
-    """What is no reply, or has no end."""
+    """Signals an invalid or endless reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpReply:
+    """A reply, its lines joined by spaces."""
+
+    code: int
+    text: str
+
+    @classmethod
+    def of(cls, answer: tuple[int, bytes | str]) -> SmtpReply:
+        """Make a reply from smtplib's code and text."""
+        code, text = answer
+        return cls(code, " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split()))
+
+    @property
+    def good(self) -> bool:
+        """The reply is positive: class 2yz (RFC 5321, section 4.2.1)."""
+        return self.code // 100 == 2  # noqa: PLR2004  that class
+
+    @property
+    def kind(self) -> OutcomeKind:
+        """The outcome of a negative or invalid reply.
+
+        The enhanced code decides if there is one, because some servers give a basic code of the other class (RFC 3463,
+        section 2: the class says if another try makes sense).
+        """
+        enhanced = ENHANCED.match(self.text)
+        if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
+            return OutcomeKind.UNAUTHORIZED
+        lasting = enhanced[1] if enhanced and enhanced[1] != "2" else str(self.code)[0]
+        if self.code == SHUTTING_DOWN or lasting != "5":
+            return OutcomeKind.TRANSIENT
+        return OutcomeKind.PERMANENT
+
+    @property
+    def queued_as(self) -> str | None:
+        """The server's queue id of an accepted mail, if the reply has one in a common form."""
+        found = QUEUED_AS.search(self.text)
+        return found[1] if found else None
+
+    def __str__(self) -> str:
+        return f"SMTP {self.code} {self.text}".rstrip()
 
 
 class Client(smtplib.SMTP):
-    """smtplib's client over a connection that is made and not used yet."""
+    """smtplib's client over an open, unused connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(local_hostname=own_name(connection))
         self.sock = connection
-        self.command_encoding = "utf-8"  # what smtplib itself sets where it sends a mail with SMTPUTF8
+        self.command_encoding = "utf-8"  # as smtplib itself does for SMTPUTF8
 
     def encrypt(self, context: ssl.SSLContext, host: str) -> None:
-        """Begin TLS. What was said before it is forgotten, read or not (RFC 3207, section 4.2)."""
+        """Start TLS. Discard what the server said before, read or not (RFC 3207, section 4.2)."""
         assert self.sock is not None  # noqa: S101  told to the type checker
         self.file = None
         self.sock = context.wrap_socket(self.sock, server_hostname=host)
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read a reply. smtplib's own reads lines without end, and takes for a 500 what the server never said."""
+        """Read a reply. smtplib's own reads endless lines, and reports an invalid reply as a 500."""
         assert self.sock is not None  # noqa: S101
         if self.file is None:
             self.file = self.sock.makefile("rb")
@@ -50,7 +104,7 @@ class Client(smtplib.SMTP):
 
 
 def own_name(connection: socket.socket) -> str:
-    """What to call ourselves: the machine's name where it is a full one, else its address (RFC 5321, 4.1.4)."""
+    """Return our name for EHLO: the host name if fully qualified, else the address (RFC 5321, 4.1.4)."""
     name = socket.gethostname()
     if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
         return name

@@ -1,4 +1,4 @@
-"""Whom a message goes to by mail."""
+"""Choose the recipients of a mail."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from retrycli.domain.message import Message, MessageType
 def recipients(
     message: Message, fixed: Address | None
 ) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
-    """To, Cc and Bcc. An internal note goes to nobody that its row names, for these are customers.
+    """Return To, Cc and Bcc. An internal note never goes to the addresses of its row, because they are customers.
+
+    Args:
+        message: the message.
+        fixed: ``gateway.recipient``.
 
     Raises:
-        InvalidMessage: there is nobody it could go to, or an address is none.
+        InvalidMessage: there is no recipient, or an address is invalid.
     """
     if message.message_type is MessageType.INTERNAL:
         if fixed is None:
@@ -26,7 +30,7 @@ def recipients(
     if to is None:
         raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of the two")
     cc, bcc = (
-        tuple(_address(column, each) for each in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
+        tuple(_address(column, value) for value in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
     )
     return (to,), cc, bcc
 

@@ -1,7 +1,7 @@
-"""One conversation with a mail server (RFC 5321), by smtplib, in a thread of its own: what it says, as an outcome.
+"""One session with a mail server (RFC 5321), by smtplib, in a thread of its own. Replies become an outcome.
 
-What decides is the dot that ends a mail. Until it is on the line no server may deliver anything (RFC 5321, section
-4.1.1.4), so whatever breaks before it was certainly not sent; afterwards only a reply can tell.
+The dot that ends a mail decides. Before it is sent no server may deliver anything (RFC 5321, section 4.1.1.4), so an
+error before it proves that nothing was sent. After it only a reply can tell.
 """
 
 from __future__ import annotations
@@ -19,55 +19,54 @@ from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.smtp.mime import Mail
-from retrycli.gateway.smtp.protocol import Client, Garbled
-from retrycli.gateway.smtp.reply import SHUTTING_DOWN, SmtpReply
+from retrycli.gateway.smtp.protocol import SHUTTING_DOWN, Client, Garbled, SmtpReply
 
 GO_AHEAD = 354
 END = "the end of the mail"
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
-"""While one recipient may still be accepted, the mail is tried again."""
+"""Precedence of recipients' refusals: while one recipient may still be accepted, the mail is retried."""
 QUIT_SECONDS = 2.0
-"""How long to wait for a goodbye, when all that matters has been said."""
-BREAKS = (smtplib.SMTPException, OSError, ValueError)
-"""All that may be raised for what the other side did; text that can't be encoded is a `ValueError`."""
+"""Timeout of QUIT, after the outcome is known."""
+SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
+"""Everything raised for what the other side did. Text that can't be encoded is a `ValueError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to speak to a mail server."""
+    """Settings of the connection to a mail server."""
 
     host: str
     context: ssl.SSLContext | None
-    """None where nothing is to be encrypted."""
+    """None without encryption."""
     from_the_start: bool
-    """Whether TLS comes before the first word, and not by STARTTLS (RFC 8314, section 3)."""
+    """Implicit TLS, and not STARTTLS (RFC 8314, section 3)."""
     username: str
     password: str
     timeout: float
 
 
-class _Stop(Exception):
-    """The conversation is over, with an outcome."""
+class _Finished(Exception):
+    """Ends the session with an outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
         self.outcome = outcome
 
 
-class Conversation:
-    """One delivery, or a look whether one could be made.
+class SmtpSession:
+    """One delivery, or a test up to the point of one.
 
     Args:
-        server: how to speak.
-        connection: to it, made and not used yet.
+        server: the server's settings.
+        connection: an open, unused connection to it.
 
     Raises:
-        OSError: no descriptor is left for it; the connection is closed.
+        OSError: no descriptor is left; the connection is closed.
     """
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
         try:
-            # TLS makes another object of the connection; this one ends it whichever that is by then.
+            # TLS replaces the connection's object. This duplicate can shut it down at any time.
             self._line = connection.dup()
         except OSError:
             connection.close()
@@ -76,27 +75,27 @@ class Conversation:
         self._server = server
         self._client = Client(connection)
         self.step = "connecting"
-        """How far it has come."""
+        """The current step, for errors."""
         self._begun = False
 
     def cut(self) -> None:
-        """End it from another thread: whatever waits for the other side fails at once."""
+        """End the session from another thread: blocked calls fail at once."""
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
     def deliver(self, mail: Mail | None) -> Outcome:
-        """Send a mail; None: go as far as one could be sent, and say goodbye."""
+        """Send a mail. If it is None, stop where one could be sent."""
         try:
             self._open()
             self._begun = True
             outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail)
-            self._say_goodbye()
-        except _Stop as stop:
+            self._quit()
+        except _Finished as stop:
             outcome = stop.outcome
-            self._say_goodbye()
-        except (*BREAKS, Garbled) as error:
-            # Nothing more is said: in the middle of a mail it would be taken for a part of it.
-            outcome = self._broken(error)
+            self._quit()
+        except (*SESSION_ERRORS, Garbled) as error:
+            # No QUIT: in the middle of a mail the server would read it as part of the mail.
+            outcome = self._outcome_of_error(error)
         finally:
             self._client.close()
             self._line.close()
@@ -104,11 +103,11 @@ class Conversation:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the mail may have arrived."""
+        """The mail may have arrived."""
         return self.step == END
 
-    def _broken(self, error: Exception) -> Outcome:
-        text = f"{self.step}: {_in_words(error)}"
+    def _outcome_of_error(self, error: Exception) -> Outcome:
+        text = f"{self.step}: {_describe(error)}"
         if self.in_doubt:
             return Outcome(OutcomeKind.UNKNOWN, error=text)
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -122,20 +121,20 @@ class Conversation:
         if server.from_the_start and server.context is not None:
             self._encrypt(server.context)
         self.step = "greeting"
-        self._want(SmtpReply.of(client.getreply()), at_worst=OutcomeKind.TRANSIENT)
-        self._introduce()
+        self._require_success(SmtpReply.of(client.getreply()), if_permanent=OutcomeKind.TRANSIENT)
+        self._say_hello()
         if server.context is not None and not server.from_the_start:
             self._start_tls(server.context)
-            self._introduce()
+            self._say_hello()
         if server.username:
             self._log_in()
 
-    def _introduce(self) -> None:
+    def _say_hello(self) -> None:
         self.step = "EHLO"
         code, text = self._client.ehlo()
-        if code // 100 == 5:  # noqa: PLR2004  not known, and so an older server (RFC 5321, section 3.2)
+        if code // 100 == 5:  # noqa: PLR2004  EHLO unknown: an older server (RFC 5321, section 3.2)
             code, text = self._client.helo()
-        self._want(SmtpReply.of((code, text)), at_worst=OutcomeKind.TRANSIENT)
+        self._require_success(SmtpReply.of((code, text)), if_permanent=OutcomeKind.TRANSIENT)
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         self.step = "STARTTLS"
@@ -144,7 +143,7 @@ class Conversation:
                 "the server offers none, and the mail would go in the clear; mend gateway.base_url (smtps:// is TLS "
                 "from the start), or set gateway.starttls = false where nobody can listen"
             )
-        self._want(self._say("STARTTLS"), at_worst=OutcomeKind.UNAUTHORIZED)
+        self._require_success(self._command("STARTTLS"), if_permanent=OutcomeKind.UNAUTHORIZED)
         self._encrypt(context)
 
     def _encrypt(self, context: ssl.SSLContext) -> None:
@@ -159,9 +158,9 @@ class Conversation:
             raise self._unauthorized(
                 "the server offers no log-in; leave out gateway.username, or mend gateway.base_url"
             )
-        if "PLAIN" in mechanisms:  # said here, for smtplib knows no user or password beyond ASCII (RFC 4616, section 2)
+        if "PLAIN" in mechanisms:  # smtplib supports only ASCII credentials (RFC 4616, section 2)
             secret = base64.b64encode(f"\0{server.username}\0{server.password}".encode()).decode()
-            reply = self._say(f"AUTH PLAIN {secret}")
+            reply = self._command(f"AUTH PLAIN {secret}")
         else:
             try:
                 reply = SmtpReply.of(client.login(server.username, server.password))
@@ -172,35 +171,35 @@ class Conversation:
             except (smtplib.SMTPException, UnicodeError):
                 ways = " ".join(mechanisms)[:80]
                 raise self._unauthorized(f"we can't log in by any way that the server offers: {ways}") from None
-        self._want(reply, at_worst=OutcomeKind.UNAUTHORIZED)
+        self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
     # -- the mail ------------------------------------------------------------------------------------------------
 
     def _send(self, mail: Mail) -> Outcome:
-        utf8 = self._client.has_extn("smtputf8") and any(not each.local.isascii() for each in mail.envelope)
+        utf8 = self._client.has_extn("smtputf8") and any(not address.local.isascii() for address in mail.envelope)
         size = mail.size(utf8=utf8)
-        self._name_sender(mail.sender, size, utf8=utf8)
-        accepted, refused = self._name_recipients(mail.envelope, utf8=utf8)
+        self._send_sender(mail.sender, size, utf8=utf8)
+        accepted, refused = self._send_recipients(mail.envelope, utf8=utf8)
         if not accepted:
-            raise _Stop(_of_refusals(refused))
+            raise _Finished(_outcome_of_refusals(refused))
         self.step = "DATA"
-        reply = self._say("DATA")
+        reply = self._command("DATA")
         if reply.code != GO_AHEAD:
-            raise self._no(reply)
-        self._write(mail, utf8=utf8)
+            raise self._refusal(reply)
+        self._send_content(mail, utf8=utf8)
         self.step = END
         self._client.send(b".\r\n")
         reply = SmtpReply.of(self._client.getreply())
         if reply.good and refused:
-            return _of_refusals(refused, accepted, reply)
+            return _outcome_of_refusals(refused, accepted, reply)
         if reply.good:
-            all_ = tuple(each.spec for each in accepted)
-            return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=all_, external_id=reply.queued_as)
-        if reply.code < 400:  # noqa: PLR2004  neither a yes nor a no
+            delivered_to = tuple(address.spec for address in accepted)
+            return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=delivered_to, external_id=reply.queued_as)
+        if reply.code < 400:  # noqa: PLR2004  neither positive nor negative
             return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
-        return self._no(reply).outcome
+        return self._refusal(reply).outcome
 
-    def _name_sender(self, sender: Address, size: int, *, utf8: bool) -> None:
+    def _send_sender(self, sender: Address, size: int, *, utf8: bool) -> None:
         self.step = "MAIL"
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         if self._client.has_extn("size"):
@@ -208,36 +207,36 @@ class Conversation:
             # 0 is no limit (RFC 1870, section 4).
             if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:
                 error = f"the mail has {size} bytes, and the server takes no more than {int(most)}"
-                raise _Stop(Outcome(OutcomeKind.PERMANENT, error=error))
+                raise _Finished(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
-        reply = self._say(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
-        if not reply.good and reply.text.startswith("5.7.0 "):  # of security, and not yet of any mail of ours
+        reply = self._command(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
+        if not reply.good and reply.text.startswith("5.7.0 "):  # about security, not about this mail
             raise self._unauthorized(str(reply), reply.code)
         if not reply.good:
-            raise self._no(reply)
+            raise self._refusal(reply)
 
-    def _name_recipients(
-        self, them: tuple[Address, ...], *, utf8: bool
+    def _send_recipients(
+        self, recipients: tuple[Address, ...], *, utf8: bool
     ) -> tuple[list[Address], list[tuple[Address, SmtpReply]]]:
-        """Who is accepted, and who is refused, with what was said."""
+        """Return the accepted recipients, and the refused ones with the replies."""
         accepted: list[Address] = []
         refused: list[tuple[Address, SmtpReply]] = []
-        for each in them:
+        for address in recipients:
             self.step = "RCPT"
-            if not utf8 and not each.local.isascii():
+            if not utf8 and not address.local.isascii():
                 reply = SmtpReply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
             else:
-                reply = self._say(f"RCPT TO:<{each.spec}>")
+                reply = self._command(f"RCPT TO:<{address.spec}>")
             if reply.code == SHUTTING_DOWN:
-                raise self._no(reply)
+                raise self._refusal(reply)
             if reply.good:
-                accepted.append(each)
+                accepted.append(address)
             else:
-                refused.append((each, reply))
+                refused.append((address, reply))
         return accepted, refused
 
-    def _write(self, mail: Mail, *, utf8: bool) -> None:
-        """Write all but the dot that ends it."""
+    def _send_content(self, mail: Mail, *, utf8: bool) -> None:
+        """Send the mail without the final dot."""
         self.step = "the mail"
         line = self._client.sock
         assert line is not None  # noqa: S101  told to the type checker
@@ -245,43 +244,43 @@ class Conversation:
             for chunk in mail.chunks(utf8=utf8):
                 line.sendall(chunk)
         except ConnectionError:
-            # A server that has had enough, as of a mail that is too big, says so before it goes.
-            with suppress(*BREAKS, Garbled):
-                raise self._no(SmtpReply.of(self._client.getreply())) from None
+            # A server that refuses the mail, for example as too big, replies before it closes.
+            with suppress(*SESSION_ERRORS, Garbled):
+                raise self._refusal(SmtpReply.of(self._client.getreply())) from None
             raise
 
     # -- words ---------------------------------------------------------------------------------------------------
 
-    def _say(self, command: str) -> SmtpReply:
+    def _command(self, command: str) -> SmtpReply:
         return SmtpReply.of(self._client.docmd(command))
 
-    def _want(self, reply: SmtpReply, *, at_worst: OutcomeKind) -> None:
+    def _require_success(self, reply: SmtpReply, *, if_permanent: OutcomeKind) -> None:
         if not reply.good:
-            kind = reply.kind if reply.kind is not OutcomeKind.PERMANENT else at_worst
-            raise _Stop(Outcome(kind, reply.code, f"{self.step}: {reply}"))
+            kind = reply.kind if reply.kind is not OutcomeKind.PERMANENT else if_permanent
+            raise _Finished(Outcome(kind, reply.code, f"{self.step}: {reply}"))
 
-    def _no(self, reply: SmtpReply) -> _Stop:
-        return _Stop(Outcome(reply.kind, reply.code, f"{self.step}: {reply}"))
+    def _refusal(self, reply: SmtpReply) -> _Finished:
+        return _Finished(Outcome(reply.kind, reply.code, f"{self.step}: {reply}"))
 
-    def _unauthorized(self, why: str, code: int | None = None) -> _Stop:
-        return _Stop(Outcome(OutcomeKind.UNAUTHORIZED, code, f"{self.step}: {why}"))
+    def _unauthorized(self, why: str, code: int | None = None) -> _Finished:
+        return _Finished(Outcome(OutcomeKind.UNAUTHORIZED, code, f"{self.step}: {why}"))
 
-    def _say_goodbye(self) -> None:
-        with suppress(*BREAKS, Garbled):
+    def _quit(self) -> None:
+        with suppress(*SESSION_ERRORS, Garbled):
             if self._client.sock is not None:
                 self._client.sock.settimeout(QUIT_SECONDS)
                 self._client.docmd("QUIT")
 
 
-def _of_refusals(
+def _outcome_of_refusals(
     refused: Sequence[tuple[Address, SmtpReply]], accepted: Sequence[Address] = (), sent: SmtpReply | None = None
 ) -> Outcome:
-    """What comes of a mail that was refused for some or all of its recipients; who was accepted has it."""
+    """Return the outcome of a mail refused for some or all recipients. Accepted recipients have it."""
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
-    if sent is not None and (for_want_of_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
-        # What was taken for some is refused to the others for their own sake, and not for want of a log-in.
-        by_kind.setdefault(OutcomeKind.PERMANENT, for_want_of_log_in)
-    kind = next(each for each in WORST_FIRST if each in by_kind)
+    if sent is not None and (needs_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
+        # The mail was accepted for some, so the others are refused for their own sake, not for a missing log-in.
+        by_kind.setdefault(OutcomeKind.PERMANENT, needs_log_in)
+    kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
     if sent is None:
         return Outcome(kind, by_kind[kind].code, text)
@@ -289,12 +288,12 @@ def _of_refusals(
         kind,
         by_kind[kind].code,
         f"{text}; all others have it",
-        delivered_to=tuple(each.spec for each in accepted),
+        delivered_to=tuple(address.spec for address in accepted),
         external_id=sent.queued_as,
     )
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = str(error)
     named = isinstance(error, OSError) and not isinstance(error, FileChanged)
     return f"{type(error).__name__}: {text}" if text and named else text or type(error).__name__

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.cli.passes import Signals
+from retrycli.cli.run_once import Signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Try out URLs on the transport, up to the connection: whether it accepts them is the transport's own to say."""
+"""Check URLs with the transport itself, up to the connection: only the transport knows what it accepts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ REMEDIES = {
 
 
 class _Accepted(Exception):
-    """Signals that only the connection was left to be made."""
+    """Signals that the transport accepted the URL and started to connect."""
 
 
 class _NoNetwork(AbstractResolver):
-    """Resolves each name that the system's resolver would look for."""
+    """Resolves every name to loopback, after the checks that the system's resolver would make."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -40,14 +40,14 @@ class _NoNetwork(AbstractResolver):
 
 
 async def check_urls(settings: GatewaySettings, section: str = "gateway") -> None:
-    """Check that requests can go where the settings say. Nothing is sent, and no name is looked up.
+    """Check the URLs of the settings. Send nothing, and look up no name.
 
     Args:
-        settings: the base URL and the path of the log-in.
-        section: their name, for the error.
+        settings: with the base URL and the path of the log-in.
+        section: the name of these settings, for the error.
 
     Raises:
-        ConfigurationError: the transport refuses one of them, and would refuse it for every message.
+        ConfigurationError: the transport rejects a URL, and would reject it for every message.
     """
     base = settings.destination
     transport = _without_network()

@@ -1,16 +1,20 @@
-"""``init``, ``config``, ``table``, ``db``, ``version``."""
+"""``db upgrade``, ``db downgrade``, ``db prune``, ``db erase``, ``db copy``, ``db index``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person, utf8
+from retrycli.cli.confirm import confirm, require_confirmation
+from retrycli.cli.options import ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.parsing import length_of_time
 from retrycli.domain.sanitize import printable
+
+if TYPE_CHECKING:
+    from retrycli.operations.copy_database import Move
 
 NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
@@ -19,20 +23,11 @@ FAILED_INDEX = {
     "there": "The application's table has an index of its failed rows, retrycli_failed.",
     "invalid": "The index of the failed rows, retrycli_failed, is half built, or being built just now.",
 }
-"""How it may be, in words."""
+"""Texts for the states of the index."""
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command("init")(init)
-    app.command("version")(version)
-    configuration = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
-    configuration.command("show")(config_show)
-    configuration.command("check")(config_check)
-    app.add_typer(configuration, name="config")
-    table = typer.Typer(help="Look after the application's table.", no_args_is_help=True, rich_markup_mode=None)
-    table.command("accept")(table_accept)
-    app.add_typer(table, name="table")
     database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
     database.command("downgrade")(db_downgrade)
@@ -41,102 +36,6 @@ def register(app: typer.Typer) -> None:
     database.command("copy")(db_copy)
     database.command("index")(db_index)
     app.add_typer(database, name="db")
-
-
-def init(
-    ctx: typer.Context,
-    database_url: Annotated[
-        str, typer.Option(help="Where the application's table is.", callback=utf8)
-    ] = "sqlite:///ticketing_agent.db",
-    base_url: Annotated[
-        str | None, typer.Option(help="Where the ticketing API is.", show_default=False, callback=utf8)
-    ] = None,
-    config: ConfigFile = None,
-) -> None:
-    """Write a commented retrycli.toml, and make the tables."""
-    from retrycli.domain.errors import RetrycliError
-    from retrycli.operations import setup
-    from retrycli.views import terminal
-
-    file = config or ctx.obj.config or Path("retrycli.toml")
-    setup.write_config(file, database_url=database_url, base_url=base_url)
-    try:
-        settings = load_settings(ctx, file)
-        place = setup.make_tables(settings)
-    except RetrycliError:
-        file.unlink()  # or it would be in the way of the command that is put right
-        raise
-    terminal.say(f"Wrote {file}.")
-    terminal.say(f"Made retrycli's tables in {place}.")
-    step = "retrycli run-once --dry-run"
-    if not settings.gateway.base_url:
-        step = f"set gateway.base_url in {file}, then `{step}`"
-    terminal.say(f"Next: {step}")
-
-
-def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Show each setting, and where it came from. Secrets are masked."""
-    from retrycli.config import template
-    from retrycli.views import terminal
-
-    loaded = load(ctx, config)
-    values = template.shown(loaded)
-    if as_json:
-        terminal.show_json(
-            {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}
-        )
-        return
-    terminal.show_table(("Setting", "Value", "From"), values)
-    terminal.say("Next: retrycli config check")
-
-
-def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli.operations import setup
-    from retrycli.views import terminal
-
-    settings = load_settings(ctx, config)
-    facts = setup.check(settings)
-    if as_json:
-        terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
-        return
-    terminal.show_facts(facts)
-    terminal.say("Next: retrycli run-once --dry-run")
-
-
-def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Let the queue belong to the table that database.table names.
-
-    It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
-    """
-    from retrycli.operations import maintenance
-    from retrycli.views import formatting, terminal
-
-    with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
-        messages = formatting.count(before.messages, "message")
-        if not as_json:
-            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
-        if before.remembered != before.configured:
-            if not as_json:
-                terminal.say(
-                    f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
-                )
-            require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
-            if not yes:
-                ask(f"Let the queue belong to {before.configured}?")
-            accept()
-    if as_json:
-        terminal.show_json(
-            {
-                "before": before.remembered,
-                "table": before.configured,
-                "messages": before.messages,
-                "found": before.found,
-            }
-        )
-        return
-    terminal.say(f"It belongs to {before.configured}.")
-    terminal.say("Next: retrycli run-once --dry-run")
 
 
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
@@ -158,10 +57,10 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    require_a_person("what the older version does not know is deleted", yes=yes, as_json=False)
+    require_confirmation("what the older version does not know is deleted", yes=yes, as_json=False)
     if not yes:
         terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
-        ask("Downgrade the tables?")
+        confirm("Downgrade the tables?")
     before, after = maintenance.downgrade(settings)
     terminal.say(f"Tables are at version {after}, from {before}.")
     terminal.say("Next: install the older version; every command of this one upgrades them again")
@@ -179,7 +78,7 @@ def db_prune(
     from retrycli.views import formatting, terminal
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
+    require_confirmation("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     old = maintenance.count_history(settings, before=before)
     attempts, acts = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "act")
@@ -187,7 +86,7 @@ def db_prune(
     if not as_json:
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
     if not yes:
-        ask("Forget them for good?")
+        confirm("Forget them for good?")
     maintenance.prune(settings, before=before)
     if as_json:
         terminal.show_json(old)
@@ -212,14 +111,14 @@ def db_erase(
     from retrycli.operations import maintenance
     from retrycli.views import formatting, terminal
 
-    require_a_person("what is erased is gone", yes=yes, as_json=as_json)
+    require_confirmation("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     found = maintenance.count_texts(settings, ticket)
     edits = formatting.count(found, "edit")
     if not as_json:
         terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
     if found and not yes:
-        ask("Erase them for good?")
+        confirm("Erase them for good?")
     erased = maintenance.erase_texts(settings, ticket)
     if as_json:
         terminal.show_json({"ticket": ticket, "edits": erased})
@@ -263,26 +162,37 @@ def db_copy(
     settings = load_settings(ctx, config)
     with terminal.tally("Looking at both") as follow:
         done = copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
-    if as_json:
-        tables = [{**asdict(each), "verified": each.verified} for each in done.tables]
-        facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
-        terminal.show_json({**facts, "tables": tables})
-    else:
-        headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
-        terminal.show_table(headers, [(*astuple(each), COUNTED[each.verified]) for each in done.tables])
+    _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
             "retrycli: the counts differ, so somebody was at work meanwhile: see to that, and run this again"
         )
         raise typer.Exit(NOT_VERIFIED)
+    if not as_json:
+        _say_what_follows_copy(done, moved_to_option=target is not None)
+
+
+def _show_copy(done: Move, *, as_json: bool) -> None:
+    from retrycli.views import terminal
+
     if as_json:
-        return
+        tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
+        facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
+        terminal.show_json({**facts, "tables": tables})
+    else:
+        headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
+        terminal.show_table(headers, [(*astuple(table), COUNTED[table.verified]) for table in done.tables])
+
+
+def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
+    from retrycli.views import terminal
+
     if done.paused:
         terminal.say("Deliveries are paused there as well.")
     else:
         terminal.say("Let no pass be made over the old database: it would send the same messages.")
     steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
-    if target is not None:
+    if moved_to_option:
         steps.insert(0, "set database.url to the URL of --to")
     terminal.say(f"Next: {', then '.join(steps)}")
 
@@ -302,12 +212,12 @@ def db_index(
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
             terminal.say(FAILED_INDEX[before])
-            for each in statements:
-                terminal.show_text(f"{each};")
+            for statement in statements:
+                terminal.show_text(f"{statement};")
         if statements and not yes:
-            require_a_person("it is on the application's table", yes=yes, as_json=as_json)
+            require_confirmation("it is on the application's table", yes=yes, as_json=as_json)
             meanwhile = " Nobody else can write to the file meanwhile." if index.holds_writers_up else ""
-            ask(f"{'Take it away' if drop else 'Make it'}?{meanwhile}")
+            confirm(f"{'Take it away' if drop else 'Make it'}?{meanwhile}")
         index.execute(statements)
         now = index.state()
     if as_json:
@@ -316,14 +226,3 @@ def db_index(
     if statements:
         terminal.say(f"{'Took it away' if drop else 'Made it'}.")
     terminal.say("Next: retrycli status")
-
-
-def version(as_json: Json = False) -> None:
-    """Show retrycli's version."""
-    import retrycli
-    from retrycli.views import terminal
-
-    if as_json:
-        terminal.show_json({"version": retrycli.__version__})
-        return
-    typer.echo(f"retrycli {retrycli.__version__}")

@@ -1,4 +1,4 @@
-"""The names that each part of a preset uses in its templates, and those that have a value there.
+"""Check the names in a preset's templates against the names that have a value there.
 
 A name without a value would be sent as an empty text, and an empty text in a condition matches anything.
 """
@@ -32,40 +32,40 @@ REMEDIES = {
     "session": "is what [auth.session] brings, and there is none",
     "identity": "is what [auth] says, and it says none",
 }
-"""What to say of a name that another part of the preset would give a value."""
+"""Errors for a name whose value another part of the preset provides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a preset that has templates."""
+    """A part of a preset with templates."""
 
     where: str
     """Its key."""
     names: Names
-    """What its templates name."""
+    """The names in its templates."""
     known: Names
-    """Which of retrycli's own names have a value in them."""
+    """retrycli's own names that have a value there."""
     has_row: bool = True
-    """Whether the columns of a message have a value in them, too."""
+    """The columns of a message have a value there too."""
 
     @property
     def columns(self) -> Names:
-        """The columns that it names."""
+        """The columns among its names."""
         own = {*OURS, EACH}
         return frozenset([name for name in self.names - self.known if name.partition(".")[0] not in own])
 
     @property
     def empty(self) -> list[str]:
-        """The names that have no value in it."""
+        """The names without a value, sorted."""
         without = self.names - self.known if not self.has_row else self.names - self.known - self.columns
         return sorted([name for name in without if name.partition(".")[0] not in self.known])
 
 
 def check_names(preset: Preset, parts: Iterable[Part]) -> None:
-    """Check that each name has a value where it stands.
+    """Check that every name has a value where it is used.
 
     Raises:
-        ValueError: some have none; the text says which, and where.
+        ValueError: names have no value; the text says which names, and where.
     """
     has_session = (preset.auth or Auth()).session is not None
     problems = []
@@ -80,64 +80,64 @@ def check_names(preset: Preset, parts: Iterable[Part]) -> None:
 
 
 def parts_of(preset: Preset) -> Iterator[Part]:
-    """All parts that have templates."""
+    """Yield all parts with templates."""
     auth = preset.auth or Auth()
     identity = NONE if auth.identity is None else frozenset({"identity"})
     session = NONE if auth.session is None else SESSION
     always = frozenset({KEY}) | identity
     yield from _of_auth(auth)
     if preset.check is not None:
-        yield Part("check", _names(preset.check.path, preset.check.query), identity, has_row=False)
+        yield Part("check", _names_in(preset.check.path, preset.check.query), identity, has_row=False)
     for message_type, rule in preset.messages.items():
         yield from _of_message(f"messages.{message_type}", rule, always, session)
-    for each in preset.look_up:
-        yield from _of_question("look_up", each, always | {"page"}, session)
+    for question in preset.look_up:
+        yield from _of_question("look_up", question, always | {"page"}, session)
     for name, preflight in preset.preflight.items():
         yield from _of_preflight(f"preflight.{name}", preflight, always, session)
     if preset.upload is not None:
         ahead = preset.upload
-        yield Part("upload", _names(ahead.path, ahead.query, ahead.headers), always | OF_A_FILE)
+        yield Part("upload", _names_in(ahead.path, ahead.query, ahead.headers), always | OF_A_FILE)
 
 
 def _of_auth(auth: Auth) -> Iterator[Part]:
-    """Whatever a log-in brings is known after it, and only if there is one."""
+    """Yield the parts of ``[auth]``. The session has a value only after a log-in."""
     before = CREDENTIALS - SESSION
     after = before if auth.session is None else CREDENTIALS
-    yield Part("auth", _names(auth.headers, auth.basic or ()), after, has_row=False)
-    yield Part("auth.identity", _names(auth.identity or ""), before, has_row=False)
+    yield Part("auth", _names_in(auth.headers, auth.basic or ()), after, has_row=False)
+    yield Part("auth.identity", _names_in(auth.identity or ""), before, has_row=False)
     if auth.session is not None:
-        yield Part("auth.session", _names(auth.session.path), NONE, has_row=False)
-        yield Part("auth.session", _names(auth.session.headers, auth.session.body), before, has_row=False)
+        yield Part("auth.session", _names_in(auth.session.path), NONE, has_row=False)
+        yield Part("auth.session", _names_in(auth.session.headers, auth.session.body), before, has_row=False)
 
 
 def _of_message(where: str, rule: MessageRule, always: Names, session: Names) -> Iterator[Part]:
-    """A marker may be left out, and so no condition may look for it."""
+    """Yield the parts of a message rule. No condition may use the marker, because a message may be sent without it."""
     marker = NONE if rule.marker is None else frozenset({"marker"})
     sent = always | marker
-    yield Part(where, _names(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
-    yield Part(where, _names(rule.body), sent | session | {EACH})
+    yield Part(where, _names_in(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
+    yield Part(where, _names_in(rule.body), sent | session | {EACH})
     if rule.marker is not None:
-        yield Part(f"{where}.marker", _names(rule.marker.text), always)
+        yield Part(f"{where}.marker", _names_in(rule.marker.text), always)
     if rule.confirmed is not None:
-        yield Part(f"{where}.confirmed", _names(rule.confirmed.templates), always)
+        yield Part(f"{where}.confirmed", _names_in(rule.confirmed.templates), always)
     if rule.verify is not None:
         yield from _of_question(f"{where}.verify", rule.verify, always | {"external_id", "page"}, session)
 
 
 def _of_question(where: str, question: Question, known: Names, session: Names) -> Iterator[Part]:
-    yield Part(where, _names(question.path, question.query), known | session)
-    yield Part(where, _names(question.templates), known)
+    yield Part(where, _names_in(question.path, question.query), known | session)
+    yield Part(where, _names_in(question.templates), known)
 
 
 def _of_preflight(where: str, preflight: Preflight, always: Names, session: Names) -> Iterator[Part]:
     known = always
     for step in preflight.steps:
-        each = NONE if step.each is None else frozenset({step.each})
-        yield Part(where, each, known)
-        yield Part(where, _names(step.path, step.query), known | each | session)
-        yield Part(where, _names(step.templates, list(step.take.values())), known | each)
+        entry = NONE if step.each is None else frozenset({step.each})
+        yield Part(where, entry, known)
+        yield Part(where, _names_in(step.path, step.query), known | entry | session)
+        yield Part(where, _names_in(step.templates, list(step.take.values())), known | entry)
         known |= step.take.keys()
 
 
-def _names(*trees: object) -> Names:
+def _names_in(*trees: object) -> Names:
     return frozenset([place.name for tree in trees for place in places(tree)])

@@ -1,4 +1,4 @@
-"""Where in a TOML file a key stands."""
+"""Find the line of a key in a TOML file."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|
 
 
 def line_of(text: str, key: Sequence[str | int]) -> int | None:
-    """The line of a key, or of the nearest table above it that has one; None where nothing of it is written.
+    """Return the line of a key, or of the innermost table above it that is written; None if there is none.
 
     Args:
-        text: TOML that can be read.
+        text: valid TOML.
         key: names, and positions in arrays.
     """
     best, line = 0, None
     table: list[str | int] = []
     arrays: Counter[str] = Counter()
-    for number, each in enumerate(text.splitlines(), 1):
+    for number, text_line in enumerate(text.splitlines(), 1):
         written = table
-        if header := HEADER.match(each):
-            table = [*_parts(header[2])]
+        if header := HEADER.match(text_line):
+            table = [*_split_key(header[2])]
             if header[1] == "[[":
                 table.append(arrays[header[2]])
                 arrays[header[2]] += 1
             written = table
-        elif found := KEY.match(each):
-            written = [*table, *_parts(found[1])]
-        shared = _shared(written, key)
+        elif found := KEY.match(text_line):
+            written = [*table, *_split_key(found[1])]
+        shared = _common_length(written, key)
         if shared > best and shared == len(written):
             best, line = shared, number
     return line
 
 
-def _parts(dotted: str) -> list[str]:
+def _split_key(dotted: str) -> list[str]:
     return [part.strip().strip("\"'") for part in dotted.split(".")]
 
 
-def _shared(one: Sequence[str | int], other: Sequence[str | int]) -> int:
+def _common_length(one: Sequence[str | int], other: Sequence[str | int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

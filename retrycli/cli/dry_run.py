@@ -1,0 +1,128 @@
+"""``run-once --dry-run``: show what a pass would do."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.settings import Settings
+    from retrycli.domain.listing import ListedMessage
+    from retrycli.operations.dry_run import Preview, Sum
+    from retrycli.views.terminal import Cell, Row
+
+ON_SCREEN = 50
+"""Maximum number of messages on a terminal."""
+NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."
+"""A pass may escalate messages for these reasons too. A dry run would have to load every message whole."""
+
+
+def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
+    """Show what a pass would do. Send and write nothing."""
+    from retrycli.operations.dry_run import preview, sum_of
+    from retrycli.operations.wiring import utc_now
+    from retrycli.views import formatting, terminal
+
+    found = sum_of(settings)
+    with preview(settings, limit=limit) as foreseen:
+        messages = found.count(foreseen.messages)
+        if as_json:
+            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
+            terminal.show_json(
+                {
+                    "would_send": (
+                        {name: getattr(message, name) for name in fields}
+                        | {"destination": found.destination_of(message.message_type)}
+                        for message in messages
+                    ),
+                    "count": lambda: found.number,
+                    "oldest": lambda: found.oldest,
+                    "destinations": lambda: found.destinations,
+                    "escalated": foreseen.escalated,
+                    "paused": foreseen.pause and asdict(foreseen.pause),
+                    "down": {to: breaker.probe_at for to, breaker in foreseen.down.items()},
+                }
+            )
+            return
+        if not terminal.on_terminal():
+            terminal.show_table((), (_row(message, message.created_at, found) for message in messages))
+            return
+        now = utc_now()
+        rows = [
+            _row(message, message.created_at and formatting.ago(message.created_at, now), found)
+            for message in islice(messages, ON_SCREEN)
+        ]
+        deque(messages, maxlen=0)
+    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
+    if foreseen.number > ON_SCREEN:
+        terminal.say(f"… and {foreseen.number - ON_SCREEN:,} more")
+    _show_summary(settings, found, foreseen, now)
+    terminal.say("Next: retrycli run-once")
+
+
+def _row(message: ListedMessage, made: Cell, found: Sum) -> Row:
+    to = found.destination_of(message.message_type)
+    return (
+        *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
+        *(message.recipient, made, to),
+    )
+
+
+def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
+    """Show how many messages would go where, and how old the oldest is: it may be too old to send."""
+    from retrycli.domain import suggested
+    from retrycli.operations.dry_run import count_waiting
+    from retrycli.views import formatting, terminal
+
+    would = "A pass would"
+    if (pause := foreseen.pause) is not None:
+        until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
+        terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
+        would = "If they were not, it would"
+    sent = {
+        to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
+    }
+    places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
+    to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
+    if sent or not found.destinations:
+        terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
+    _show_down(found, foreseen)
+    if foreseen.escalated:
+        number = formatting.count(foreseen.escalated, "message")
+        terminal.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
+    if found.number:
+        terminal.say(NOT_CHECKED)
+    if not found.number and (later := count_waiting(settings)):
+        terminal.say(f"{formatting.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
+    if found.oldest is not None:
+        _show_oldest(settings, found.oldest, now)
+    terminal.say("Nothing was sent or written.")
+
+
+def _show_down(found: Sum, foreseen: Preview) -> None:
+    """Show how many messages a pass would hold back, because their destination is down or throttled."""
+    from retrycli.domain.circuit_breaker import BreakerState
+    from retrycli.views import formatting, terminal
+
+    for to, count in found.destinations.items():
+        if (breaker := foreseen.down.get(to)) is not None:
+            until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"
+            why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked for a rest until"
+            waiting = f"{formatting.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
+            terminal.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
+        elif to in foreseen.probed:
+            rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
+            terminal.say(f"{to} is down: that message is its probe{rest}.")
+
+
+def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
+    from retrycli.operations.dry_run import LONG_AGO
+    from retrycli.views import formatting, terminal
+
+    terminal.say(f"The oldest is of {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
+    if now - oldest > LONG_AGO and any(policy.expires_after is None for policy in settings.policies.values()):
+        terminal.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")

@@ -1,0 +1,155 @@
+"""``list-failed``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.filters import FilterOptions, takes_filters
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
+from retrycli.domain.message import MessageType, State
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.settings import Settings
+    from retrycli.domain.listing import ListedMessage
+    from retrycli.views.terminal import Cell
+
+ON_SCREEN = 50
+"""Maximum number of rows on a terminal without ``--limit``."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("list-failed")(takes_filters(list_failed))
+
+
+class Sort(StrEnum):
+    """Sort orders."""
+
+    NEXT = "next"
+    ID = "id"
+    TRIES = "tries"
+    AGE = "age"
+
+
+def list_failed(
+    ctx: typer.Context,
+    filters: FilterOptions,
+    sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MAX_NUMBER, help="So many at most.", show_default="50 on a terminal")
+    ] = None,
+    header: Header = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """List failed messages: which wait, until when, and why."""
+    from retrycli.operations import listing
+    from retrycli.views import formatting, terminal
+
+    settings = load_settings(ctx, config)
+    wanted = filters.parse()
+    shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
+    with listing.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+        if as_json:
+            most = _max_retries_by_type(settings)
+            policies = settings.policies
+            terminal.show_json(
+                {
+                    "messages": (
+                        _list_fields(message, most) | {"expires_at": message.expires_at(policies)}
+                        for message in found.messages
+                    )
+                }
+            )
+            return
+        if not terminal.on_terminal():
+            show_messages(settings, found.messages, named=header)
+            return
+        messages = list(found.messages)
+        total = found.total() if found.number == shown else found.number
+    show_messages(settings, messages)
+    terminal.say(
+        f"{formatting.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else "")
+    )
+    one = messages[0].id if messages else None
+    terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
+
+
+def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:
+    fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
+    return {name: getattr(message, name) for name in fields} | {
+        "max_retries": _max_retries(most, message.message_type),
+        "created_at": message.created_at,
+    }
+
+
+def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
+    """Show a table of messages, with a column for their expiry if a policy sets one.
+
+    Off a terminal the column holds the time. On a terminal it says which messages expire soon or have expired.
+    """
+    from retrycli.operations.wiring import utc_now
+    from retrycli.views import terminal
+
+    most = _max_retries_by_type(settings)
+    expire = any(policy.expires_after for policy in settings.policies.values())
+    for_person, now = terminal.on_terminal(), utc_now()
+    if for_person:
+        messages = list(messages)
+        expire = any(_expiry(message, settings, now) for message in messages)
+
+    def expiry(message: ListedMessage) -> Cell:
+        return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
+
+    columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
+    terminal.show_table(
+        (*columns, "Expires") if expire else columns,
+        (
+            (
+                message.id,
+                str(message.ticket_id),
+                message.message_type,
+                message.state,
+                _tries_text(message.retry_count, _max_retries(most, message.message_type)),
+                message.next_attempt_at,
+                message.last_error,
+                *((expiry(message),) if expire else ()),
+            )
+            for message in messages
+        ),
+        texts=2 if expire else 1,
+        named=named,
+    )
+
+
+def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
+    """Describe when a waiting message expires; empty if that is far off."""
+    from retrycli.operations.expiry import EXPIRED, is_shown
+    from retrycli.views import formatting
+
+    end, due = message.expires_at(settings.policies), message.next_attempt_at
+    if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
+        return ""
+    if end < now:
+        return EXPIRED
+    early = ", before its next attempt" if due is not None and end < due else ""
+    return f"expires {formatting.ahead(end, now)}{early}"
+
+
+def _max_retries_by_type(settings: Settings) -> dict[MessageType, int]:
+    return {message_type: policy.max_retries for message_type, policy in settings.policies.items()}
+
+
+def _tries_text(made: int | None, most: int | None) -> str:
+    """Return retries made and allowed, with ? for an invalid count or an unknown message type."""
+    return f"{'?' if made is None else made}/{'?' if most is None else most}"
+
+
+def _max_retries(most: dict[MessageType, int], message_type: str) -> int | None:
+    return next((tries for known, tries in most.items() if known == message_type), None)

@@ -1,0 +1,131 @@
+"""``run-once``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
+from retrycli.domain.pass_summary import StartedBy
+
+if TYPE_CHECKING:
+    from retrycli.domain.pass_summary import PassSummary
+
+RELEASED_TEXT = "put back with no try counted"
+"""Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("run-once")(run_once)
+
+
+class Signals:
+    """Handle SIGTERM, SIGINT and SIGHUP: the first asks the pass to stop, a second one exits at once.
+
+    A second SIGHUP does not, because kernel and shell may both send it when a terminal closes. Under nohup SIGHUP stays
+    ignored.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+        elif number != signal.SIGHUP:
+            # Messages in flight stay claimed until their claims expire; then a pass recovers them.
+            os._exit(128 + number)
+
+    def stop_requested(self) -> bool:
+        """Return if a signal was received."""
+        return self.received is not None
+
+
+def run_once(
+    ctx: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Try so many messages at most.")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Probe a ticketing API that is down now, not when the next probe is due.")
+    ] = False,
+    wait_lock: Annotated[
+        float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
+    ] = None,
+    # Written by `cron install`, and not meant for operators: hidden from help.
+    starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Make one pass: deliver what is due. This is what cron calls."""
+    from retrycli.operations import run_pass, wiring
+    from retrycli.views import log_lines, terminal
+
+    settings = load_settings(ctx, config)
+    if dry_run:
+        from retrycli.cli.dry_run import show_preview
+
+        show_preview(settings, limit, as_json=as_json)
+        return
+    signals = Signals()
+    runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
+    try:
+        with terminal.progress() as follow:
+            summary = run_pass.run_once(
+                settings,
+                limit=limit,
+                probe=probe,
+                wait_lock_seconds=wait_lock,
+                listen=follow,
+                runtime=runtime,
+                started_by=starter or _detect_starter(),
+            )
+    except Exception as error:
+        log_lines.file_failure(error)
+        raise
+    if as_json:
+        terminal.show_json(asdict(summary))
+    else:
+        _show(summary)
+    raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
+
+
+def _detect_starter() -> StartedBy:
+    from retrycli.system.starter import has_terminal, parents, started_by
+
+    return started_by(os.environ, parents(), at_terminal=has_terminal())
+
+
+def _show(summary: PassSummary) -> None:
+    from retrycli.views import terminal
+
+    why = describe_end(summary.reason, summary.detail)
+    terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
+    terminal.say(
+        f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
+        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} of unknown outcome"
+    )
+    step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
+    terminal.say(f"Next: {step or 'retrycli status'}")
+
+
+def describe_end(reason: str | None, detail: str | None) -> str | None:
+    """Return why a pass ended early. For two reasons the detail says everything."""
+    from retrycli.domain import suggested
+
+    if detail is not None:
+        detail = suggested.quoted(detail)
+    if reason is None or (detail and reason in {"lock_held", "paused"}):
+        return detail
+    return reason.replace("_", " ") + (f": {detail}" if detail else "")

@@ -1,0 +1,150 @@
+"""``show``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import typer
+
+from retrycli.cli.edit import show_edits
+from retrycli.cli.message_ids import MessageId
+from retrycli.cli.options import ConfigFile, Json, load_settings
+from retrycli.domain.message import EscalationReason
+from retrycli.domain.message import MessageStatus as RowStatus
+from retrycli.domain.operator_action import ActionKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.settings import Settings
+    from retrycli.domain.listing import AttemptRecord, MessageDetails
+    from retrycli.views.terminal import Row
+
+ROW_COLUMNS = ("message_id", "ticket")
+"""Columns of the queue that the message's row has too."""
+TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("show")(show)
+
+
+def show(
+    ctx: typer.Context,
+    message_id: MessageId,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show one message with its text, and every attempt at it."""
+    from retrycli.operations import listing
+    from retrycli.views import terminal
+
+    settings = load_settings(ctx, config)
+    found = listing.show(settings, message_id)
+    if as_json:
+        terminal.show_json(
+            {
+                "message": {name: _json_value(name, value) for name, value in found.row.items()},
+                "queue": found.queue,
+                "attempts": [asdict(attempt) for attempt in found.attempts],
+                "acts": [asdict(act) for act in found.acts],
+            }
+        )
+        return
+    facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
+    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in ROW_COLUMNS}
+    if found.queue is not None:
+        queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
+    terminal.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
+    terminal.say("")
+    terminal.show_text("" if found.row["body"] is None else str(found.row["body"]))
+    terminal.say("")
+    show_edits(found.acts)
+    _show_history(found)
+    if not found.attempts:
+        terminal.say("No attempt was made at it yet.")
+    terminal.say(f"Next: {_next_step(settings, found, message_id)}")
+
+
+def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
+    """Return the next command for a message. One that can't be sent must be fixed first."""
+    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
+        if any(policy.expires_after for policy in settings.policies.values()):
+            return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
+        return f"`retrycli requeue {message_id}` takes it back"
+    if found.row["status"] != RowStatus.FAILED:
+        return "retrycli list-failed"
+    retry = f"retrycli retry {message_id}"
+    match None if found.queue is None else found.queue["escalation_reason"]:
+        case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
+            return f"`retrycli edit {message_id}`, or mend its row; then `{retry}`"
+        case EscalationReason.INVALID:
+            return f"mend its row in the application; then `{retry}`"
+        case EscalationReason.UNKNOWN:
+            return may_have_arrived(message_id)
+        case EscalationReason.CHANGED:
+            return f"`retrycli mark-sent {message_id}` if it was delivered; `{retry}` sends it"
+        case _:
+            return retry
+
+
+def _is_editable(problem: object) -> bool:
+    """Return if `retrycli edit` can change the column that makes the message invalid."""
+    return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
+
+
+def may_have_arrived(message_id: int) -> str:
+    """Return the commands for an escalated message that may have arrived."""
+    return (
+        f"`retrycli look-up {message_id}`, or look into its ticket; "
+        f"then `retrycli mark-sent {message_id}` if it arrived, else `retrycli retry {message_id}`"
+    )
+
+
+def _json_value(column: str, value: object) -> object:
+    """Return a column's value for JSON. Parse times, which SQLite stores as text; keep an invalid one."""
+    from retrycli.domain.errors import InvalidMessage
+    from retrycli.domain.row_parsing import utc_time
+
+    if column not in TIME_COLUMNS:
+        return value
+    try:
+        return utc_time(column, value)
+    except InvalidMessage:
+        return value
+
+
+def _show_history(found: MessageDetails) -> None:
+    """Show attempts and operators' actions in the order of time."""
+    from retrycli.views import terminal
+
+    headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
+    rows = _history_rows(found)
+    if any(attempt.external_id for attempt in found.attempts):
+        terminal.show_table((*headers, "Known there as"), rows, texts=2)
+    else:
+        terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
+
+
+def _history_rows(found: MessageDetails) -> list[Row]:
+    rows: list[tuple[datetime, Row]] = [
+        (attempt.started_at, _attempt_row(attempt, found.ended)) for attempt in found.attempts
+    ]
+    rows += [(act.at, (None, act.by, act.at, act.act, None, None, act.detail, None)) for act in found.acts]
+    return [row for _, row in sorted(rows, key=itemgetter(0))]
+
+
+def _attempt_row(made: AttemptRecord, ended: frozenset[str]) -> Row:
+    return (
+        made.number,
+        made.made_by,
+        made.started_at,
+        made.outcome or ("not recorded" if made.pass_id in ended else "under way"),
+        made.status_code,
+        made.duration_ms,
+        made.error,
+        made.external_id,
+    )

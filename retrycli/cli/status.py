@@ -1,0 +1,216 @@
+"""``status``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load
+from retrycli.cli.scheduler import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
+from retrycli.domain.pass_summary import PassResult
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.config.loader import Loaded
+    from retrycli.operations.status import Status
+
+UNHEALTHY = 3
+NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is told by the passes that came"
+"""Another user's crontab may be unreadable for this user."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("status")(status)
+
+
+def status(
+    ctx: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and something calls the passes.")
+    ] = False,
+    max_escalated: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MAX_NUMBER, help="With --check: and at most N are escalated.", metavar="N", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show whether passes are made, and what waits."""
+    from retrycli.operations import status as operation
+    from retrycli.system.host import Asker
+    from retrycli.views import formatting, terminal
+
+    if max_escalated is not None and not check:
+        raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
+    loaded = load(ctx, config)
+    callers = callers_here(loaded, asker := Asker())
+    found = operation.status(loaded.settings, callers=callers, none_hidden=none_hidden(callers, asker))
+    if as_json:
+        terminal.show_json(_status_fields(found))
+    else:
+        _show_status(loaded, found)
+    report_silent_programs(asker)
+    if check and found.uncalled is not None:
+        terminal.complain(f"retrycli: {complete_commands(loaded, '; '.join(found.uncalled))}")
+    escalated = found.messages["escalated"]
+    too_many = max_escalated is not None and escalated > max_escalated
+    if too_many:
+        words = f"{formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
+        terminal.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
+    is_healthy = found.state == "ok" and found.uncalled is None and not too_many
+    raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
+
+
+def _status_fields(found: Status) -> dict[str, object]:
+    return {
+        "state": found.state,
+        "running": found.running,
+        "retry_interval_minutes": found.retry_interval_minutes,
+        "max_retries": found.max_retries,
+        "next_run": found.next_run,
+        "last_pass": asdict(found.last_pass) if found.last_pass else None,
+        "hosts": [asdict(host) for host in found.hosts],
+        "messages": found.messages,
+        "refusals": [asdict(refusal) for refusal in found.refusals],
+        "disk": found.disk,
+        "breaker": [{k: v for k, v in asdict(breaker).items() if k != "tickets"} for breaker in found.breakers],
+        "paused": asdict(found.pause) if found.pause else None,
+        "lock": asdict(found.lock) if found.lock else None,
+    }
+
+
+def _show_status(loaded: Loaded, found: Status) -> None:
+    from retrycli.views import formatting, terminal
+
+    terminal.show_facts(
+        {
+            "State": f"{found.state}, but nothing calls the next pass"
+            if found.state == "ok" and found.uncalled is not None
+            else found.state,
+            "Passes": _describe_passes(found),
+            **_cause_facts(found),
+            **_host_facts(found),
+            "Next run": _next_run(loaded, found),
+            **({"Schedule": NO_SCHEDULE_FOUND} if found.unseen else {}),
+            "Waiting": found.messages["waiting"],
+            "Due": found.messages["due"],
+            "Sending": found.messages["sending"],
+            **_claim_facts(found),
+            "Escalated": found.messages["escalated"],
+            **_expired_facts(found),
+            **{
+                f"Breaker {breaker.state}": f"{breaker.destination}, until {terminal.time_in_words(breaker.probe_at)}"
+                + (f", {formatting.count(breaker.failures, 'failure')} in a row" if breaker.failures else "")
+                for breaker in found.breakers
+                if breaker.probe_at is not None
+            },
+            **_refusal_facts(found),
+            **({"Disk": found.disk} if found.disk else {}),
+            "Pause": _describe_pause(found),
+            "Lock": found.lock.in_words(found.now) if found.lock else "free",
+        }
+    )
+    steps = {
+        "never_run": "`retrycli run-once`, and then " + complete_commands(loaded, "`retrycli cron install`"),
+        "late": LOOK_AT_CRON,
+        "paused": "retrycli resume",
+        "down": "retrycli passes" if found.breakers else "retrycli doctor",
+    }
+    usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
+    terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+
+
+def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
+    """Return when the next pass starts, or why none does. Before the first pass the last line has the remedy."""
+    if found.uncalled is None:
+        return found.next_run
+    why, remedy = found.uncalled
+    return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
+
+
+def _claim_facts(found: Status) -> dict[str, str]:
+    """Return who has claimed the messages in state ``sending``. Only some of them have a request in flight."""
+    if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
+        return {}
+    return {"Claimed by": "the pass that runs" if found.lock else "a pass that has ended"}
+
+
+def _expired_facts(found: Status) -> dict[str, str]:
+    """Return how many waiting messages have expired, and when a pass escalates them."""
+    expired = found.messages["expired"]
+    if not expired:
+        return {}
+    if found.pause is not None or found.breakers:
+        then = "a pass escalates them when deliveries go on"
+    elif found.messages["expired_due"] < expired:
+        then = "a pass escalates each when it is due"
+    else:
+        then = f"the next pass escalates {'it' if expired == 1 else 'them'}"
+    return {"Expired": f"{expired:,} of those waiting; {then}"}
+
+
+def _describe_passes(found: Status) -> str:
+    from retrycli.domain import suggested
+    from retrycli.views import formatting
+
+    last = found.last_pass
+    if last is None:
+        return "there was none yet"
+    words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
+    if last.result == "stopped" and last.reason:
+        words += f" ({last.reason.replace('_', ' ')})"
+    if last.result is not None:  # the counts are written when it ends
+        words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
+    if found.missing is not None:
+        words += f"; none has begun since: {suggested.quoted(found.missing)}"
+    return words
+
+
+def _cause_facts(found: Status) -> dict[str, str]:
+    """Return why the last pass ended early, if its result does not say it."""
+    from retrycli.domain import suggested
+
+    last = found.last_pass
+    is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
+    if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
+        return {}
+    return {"Cause": suggested.quoted(last.detail)}
+
+
+def _refusal_facts(found: Status) -> dict[str, str]:
+    """Return the destinations that refused our credentials before the last pass. The last pass shows its own."""
+    from retrycli.views import terminal
+
+    return {
+        f"API {refusal.destination}": f"refused us at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
+        + ("not tried since, nothing was due" if refusal.was_idle else "nothing was delivered there since")
+        for refusal in found.refusals
+        if found.last_pass is None or found.last_pass.started_at != refusal.at
+    }
+
+
+def _host_facts(found: Status) -> dict[str, str]:
+    """Return the newest pass of every host, if there are several hosts."""
+    from retrycli.views import formatting
+
+    return {
+        f"Host {host.host}": f"its last one began {formatting.ago(host.started_at, found.now)}"
+        + ("; look at its cron" if host.late else "")
+        for host in found.hosts
+        if len(found.hosts) > 1
+    }
+
+
+def _describe_pause(found: Status) -> str:
+    from retrycli.views import terminal
+
+    if found.pause is None:
+        return "none"
+    until = f" until {terminal.time_in_words(found.pause.until)}" if found.pause.until else ""
+    return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
