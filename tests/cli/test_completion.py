@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.application import Application
-from tests.cli.command import BARE, SCRIPT, Cli, Finished
+from tests.cli.command import SCRIPT, Cli, Finished
+from tests.environment import BARE
 
 HOSTILE = "HTTP 503: \"'`touch hit` $(touch hit) \\$(touch hit) [/red] \x1b[2J\n:smile: é"
 

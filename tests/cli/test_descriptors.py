@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import Pool, event
 
 import retrycli
-from tests.cli.command import BARE, LONGEST, end, wait_until
+from tests.cli.command import LONGEST, end, wait_until
 from tests.conftest import on_both
+from tests.environment import BARE
 from tests.gateway.mail_server import MailServer
 from tests.store.conftest import in_every_mode
 

@@ -16,8 +16,9 @@ import retrycli
 from retrycli.domain.events import MessageDelivered, PassResult
 from retrycli.domain.outcome import OutcomeKind
 from tests.cli.api import BUSY, Scripted, held_back
-from tests.cli.command import BARE, LONGEST, Finished, end
+from tests.cli.command import LONGEST, Finished, end
 from tests.conftest import on_both
+from tests.environment import BARE
 
 if TYPE_CHECKING:
     from retrycli.domain.events import Event

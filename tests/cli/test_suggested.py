@@ -20,8 +20,9 @@ from typer.main import get_command
 
 import retrycli
 from retrycli.cli import HOMES, app
-from tests.cli.command import BARE, SCRIPT, Cli, Finished
+from tests.cli.command import SCRIPT, Cli, Finished
 from tests.cli.schedulers import Crontab
+from tests.environment import BARE
 from tests.users import OURS, mounted, need_root, wrapper
 
 if TYPE_CHECKING:
