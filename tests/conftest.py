@@ -40,14 +40,17 @@ def pytest_collection_finish() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that is marked ``databases`` once on each of them.
 
-    The store's own suite runs on all databases. Here the first test of a module stands for the rest of it: the others
-    run on the first database, and on another with ``-m long``.
+    The store's own suite runs on all databases. Here the first test of a module stands for the rest of it, unless it
+    has ``once=True``: the others run on the first database, and on another with ``-m long``.
     """
     marker = metafunc.definition.get_closest_marker("databases")
     if marker is None or "engine" not in metafunc.fixturenames:
         return
     first, *others = marker.args
-    stands_for_all = not others or STANDING.setdefault(metafunc.module, metafunc.function) is metafunc.function
+    once = marker.kwargs.get("once", False)
+    stands_for_all = not others or (
+        not once and STANDING.setdefault(metafunc.module, metafunc.function) is metafunc.function
+    )
     marks = () if stands_for_all else (pytest.mark.long,)
     engines = [first, *(pytest.param(each, marks=marks) for each in others)]
     metafunc.parametrize("engine", engines, indirect=True, scope="session")
