@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.crash.scene import Scene
     from tests.store.conftest import Factory
 
-pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql")]
+pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql", once=True)]
 
 MESSAGES = 6
 NOBODY = "http://127.0.0.1:9"

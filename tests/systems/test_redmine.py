@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long_except(
-        "test_messages_to_customers_and_suppliers_are_notes_that_the_customer_reads_as_they_were_written",
         "test_a_message_whose_answer_was_lost_is_found_again_and_exists_once[customer]",
     ),
 ]

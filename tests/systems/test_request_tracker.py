@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long_except(
-        "test_messages_to_customers_and_suppliers_are_replies_that_the_customer_is_mailed_as_they_were_written",
         "test_messages_whose_answers_were_lost_are_found_again_and_exist_once[General-agent]",
     ),
 ]

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long_except(
-        "test_a_message_to_a_customer_is_an_article_that_the_customer_sees_and_is_mailed",
         "test_messages_whose_answers_were_lost_are_found_again_and_exist_once[504]",
     ),
 ]
