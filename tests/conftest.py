@@ -31,6 +31,15 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Have ``-n auto`` be half as many again as there are cores: many tests wait, for a lock or for a server."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0))
+    return cores + max(1, cores // 2)
+
+
 def pytest_collection_finish() -> None:
     """Have no garbage collection go through the thousands of tests there are: it stops one for half a second."""
     gc.collect()

@@ -99,6 +99,7 @@ def test_memory_is_measured_against_the_length_of_the_queue(those: Databases) ->
     assert found[0][3] == "1.00"
 
 
+@pytest.mark.long
 def test_idle_passes_send_nothing() -> None:
     with databases.sqlite() as those:
         found = rows(idle.report(idle.contenders(million=False), those, rounds=1))
