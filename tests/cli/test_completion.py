@@ -43,6 +43,7 @@ def known(cli: Cli, application: Application) -> Cli:
     return cli.having({"RETRYCLI_DATABASE__URL": application.url})
 
 
+@pytest.mark.long_except("test_ids_of_failed_messages_are_offered_the_newest_first[retry]")
 @pytest.mark.parametrize("command", ["show", "explain", "retry"])
 def test_ids_of_failed_messages_are_offered_the_newest_first(known: Cli, command: str) -> None:
     assert offered(known, f"retrycli {command} ") == ["8", "7", "6", "5"]

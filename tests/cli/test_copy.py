@@ -410,6 +410,7 @@ main()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_tables(cli: Cli, templates: Templates) -> None:
     """100,000 attempts with errors of a kilobyte are copied in the memory that 4,000 take."""
     told = replace(cli, program=(sys.executable, "-c", TELLS_ITS_PEAK))
