@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import forget_settings
+from tests.environment import forget_settings, in_memory
 from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
@@ -19,13 +20,24 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 
 
 def pytest_configure() -> None:
-    """Take no settings from the environment, and heed Ctrl-C.
+    """Take no settings from the environment, have the tests' folders in memory, and heed Ctrl-C.
 
     A shell has what it starts in the background ignore SIGINT, and so all that this starts would.
     """
     forget_settings()
+    if (memory := in_memory()) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Have ``-n auto`` be half as many again as there are cores: many tests wait, for a lock or for a server."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0))
+    return cores + max(1, cores // 2)
 
 
 def pytest_collection_finish() -> None:
@@ -35,10 +47,35 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that is marked ``databases`` once on each of them."""
+    """Run a test that is marked ``databases`` once on each of them.
+
+    The store's own suite runs on all databases. Here the first test of a module stands for the rest of it, unless it
+    has ``once=True``: the others run on the first database, and on another with ``-m long``.
+    """
     marker = metafunc.definition.get_closest_marker("databases")
-    if marker is not None and "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", marker.args, indirect=True, scope="session")
+    if marker is None or "engine" not in metafunc.fixturenames:
+        return
+    first, *others = marker.args
+    once = marker.kwargs.get("once", False)
+    stands_for_all = not others or (
+        not once and STANDING.setdefault(metafunc.module, metafunc.function) is metafunc.function
+    )
+    marks = () if stands_for_all else (pytest.mark.long,)
+    engines = [first, *(pytest.param(each, marks=marks) for each in others)]
+    metafunc.parametrize("engine", engines, indirect=True, scope="session")
+
+
+STANDING: dict[object, object] = {}
+"""The first test on several databases, by module."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``long`` what ``long_except`` does not name: a test, or one case of it."""
+    for each in items:
+        marker = each.get_closest_marker("long_except")
+        if marker is not None and not {each.name, getattr(each, "originalname", "")} & {*marker.args}:
+            each.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

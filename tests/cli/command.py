@@ -1,4 +1,8 @@
-"""The installed command as a real process, in a bare environment, piped or on a terminal of 80 columns."""
+"""The installed command as a process of its own, in a bare environment, piped or on a terminal of 80 columns.
+
+A server forks most of them, which saves the imports (`tests.fork_server`). With `Cli.real` or the marker ``real`` the
+system starts the program, for tests in which the start itself is the point.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.environment import NO_SETTINGS
+from tests import served
+from tests.environment import BARE
 
-SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
+SCRIPT = (served.SCRIPT,)
 MODULE = (sys.executable, "-m", "retrycli")
-BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}", **NO_SETTINGS}
-"""All that cron's environment is sure to hold, no settings of this machine, and where the command is: what it suggests
-names it as `retrycli`."""
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
 """Runs a command with a umask that takes nothing away from what it makes."""
 LONGEST = 60
@@ -82,10 +84,16 @@ class Cli:
     program: tuple[str, ...] = SCRIPT
     wrapper: tuple[str, ...] = ()
     """A program to run it under, such as ``setpriv``."""
+    is_real: bool = False
+    """Whether the system starts each process, and no server forks it."""
 
     def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
         """The same with more in its environment, or elsewhere."""
         return replace(self, env={**self.env, **(env or {})}, cwd=cwd or self.cwd)
+
+    def real(self) -> Cli:
+        """The same, started by the system and not forked by a server."""
+        return replace(self, is_real=True)
 
     def under(self, *wrapper: str) -> Cli:
         """The same, started by another program."""
@@ -93,17 +101,9 @@ class Cli:
 
     def __call__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
         """Run a command to its end, its output piped."""
-        return subprocess.run(
-            [*self.wrapper, *self.program, *args],
-            env={**BARE, **self.env, **(env or {})},
-            cwd=cwd or self.cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=LONGEST,
-            check=False,
-        )
+        process = self._begin(*args, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with process:
+            return end(process)
 
     def json(self, *args: str | Path, code: int = 0) -> dict[str, Any]:
         """Run a command with ``--json``, and read the one object that it prints."""
@@ -118,16 +118,7 @@ class Cli:
 
     def start(self, *args: str | Path, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Begin a command; whoever calls this waits for it."""
-        return subprocess.Popen(
-            [*self.wrapper, *self.program, *args],
-            env={**BARE, **self.env},
-            cwd=self.cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
+        return self._begin(*args, stdout=stdout, stderr=subprocess.PIPE)
 
     def on_terminal(self, *args: str | Path, columns: int = COLUMNS, answers: Iterable[str] = ()) -> Screen:
         """Run a command with a terminal for its input, output and errors.
@@ -139,18 +130,39 @@ class Cli:
         """
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
-        with subprocess.Popen(
-            [*self.wrapper, *self.program, *args],
-            env={**BARE, "TERM": "xterm-256color", **self.env},
-            cwd=self.cwd,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
+        terminal = {"TERM": "xterm-256color", **self.env}
+        with self._begin(
+            *args, env=terminal, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
         ) as process:
             os.close(theirs)
             raw = _read_all(ours, answers)
             return Screen(process.wait(LONGEST), raw)
+
+    def _begin(
+        self,
+        *args: str | Path,
+        stdout: int,
+        stderr: int,
+        stdin: int = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        start_new_session: bool = False,
+    ) -> subprocess.Popen[str]:
+        """Begin a command: forked if nothing tells that from a start, and nobody wants a start."""
+        environment = {**BARE, **self.env, **(env or {})}
+        may_be_forked = not (self.is_real or self.wrapper) and self.program[0] == served.SCRIPT
+        kind = served.Served if may_be_forked and served.can_serve(environment) else subprocess.Popen[str]
+        return kind(
+            [*self.wrapper, *self.program, *args],
+            env=environment,
+            cwd=cwd or self.cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            encoding="utf-8",
+            start_new_session=start_new_session,
+        )
 
 
 def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:

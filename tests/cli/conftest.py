@@ -23,9 +23,9 @@ Prepared = Callable[[Path], AbstractContextManager[Application]]
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Cli:
     """The command in a folder of its own and a bare environment."""
-    return Cli(tmp_path)
+    return Cli(tmp_path, is_real=request.node.get_closest_marker("real") is not None)
 
 
 @pytest.fixture(scope="session")

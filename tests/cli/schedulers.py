@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cli.command import BARE
+from tests.environment import BARE
 
 SCRIPT = """\
 #!/bin/sh

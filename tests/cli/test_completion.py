@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.application import Application
-from tests.cli.command import BARE, SCRIPT, Cli, Finished
+from tests.cli.command import SCRIPT, Cli, Finished
+from tests.environment import BARE
 
 HOSTILE = "HTTP 503: \"'`touch hit` $(touch hit) \\$(touch hit) [/red] \x1b[2J\n:smile: é"
 
@@ -42,6 +43,7 @@ def known(cli: Cli, application: Application) -> Cli:
     return cli.having({"RETRYCLI_DATABASE__URL": application.url})
 
 
+@pytest.mark.long_except("test_ids_of_failed_messages_are_offered_the_newest_first[retry]")
 @pytest.mark.parametrize("command", ["show", "explain", "retry"])
 def test_ids_of_failed_messages_are_offered_the_newest_first(known: Cli, command: str) -> None:
     assert offered(known, f"retrycli {command} ") == ["8", "7", "6", "5"]

@@ -196,7 +196,12 @@ def fill(application: Application) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite"), ("postgresql", "postgresql")],
+    [
+        ("sqlite", "postgresql"),
+        ("postgresql", "sqlite"),
+        pytest.param("sqlite", "sqlite", marks=pytest.mark.long),
+        pytest.param("postgresql", "postgresql", marks=pytest.mark.long),
+    ],
 )
 def test_the_next_pass_goes_on_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
     """As the manual has it. What was due is sent, with its key, what was sent is not, and who did what is known."""
@@ -361,7 +366,7 @@ def begun(application: Application) -> int:
     return int(found)
 
 
-@pytest.mark.parametrize("new", ["postgresql", "sqlite"])
+@pytest.mark.parametrize("new", ["postgresql", pytest.param("sqlite", marks=pytest.mark.long)])
 def test_killed_half_way_and_run_again_it_ends_as_if_nothing_had_been(cli: Cli, templates: Templates, new: str) -> None:
     """Two times over; what had arrived is not written again."""
     with moving(cli, templates, "sqlite", new) as move:
@@ -412,6 +417,7 @@ main()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_tables(cli: Cli, templates: Templates) -> None:
     """100,000 attempts with errors of a kilobyte are copied in the memory that 4,000 take."""
     told = replace(cli, program=(sys.executable, "-c", TELLS_ITS_PEAK))

@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import Pool, event
 
 import retrycli
-from tests.cli.command import BARE, LONGEST, end, wait_until
+from tests.cli.command import LONGEST, end, wait_until
 from tests.conftest import on_both
+from tests.environment import BARE
 from tests.gateway.mail_server import MailServer
-from tests.store.conftest import in_every_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ def limited(cli: Cli, soft: int, hard: int) -> Cli:
     return cli.under("/bin/sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh")
 
 
-@in_every_mode
+@pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 @pytest.mark.parametrize(("soft", "hard", "messages"), [(256, 256, 600), (64, 64, 60), (64, 4096, 600)])
 def test_a_pass_with_few_descriptors_sends_every_message_once(
     cli: Cli, application: Application, soft: int, hard: int, messages: int
@@ -124,7 +124,7 @@ def test_a_pass_with_few_descriptors_sends_every_message_once(
     assert [each["outcome"] for each in attempts] == ["delivered"] * messages
 
 
-@in_every_mode
+@pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 def test_a_pass_uses_one_database_connection(application: Application, sandbox: Sandbox) -> None:
     """It needs no new descriptor to record an outcome."""
     application.add_due(3)
@@ -216,7 +216,7 @@ def test_doctor_tells_if_the_limit_is_too_low(at_work: Cli, limit: int, level: s
     assert all("ulimit -n" in each["remedy"] for each in found)
 
 
-@in_every_mode
+@pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 def test_a_pass_with_few_descriptors_sends_every_mail_once(cli: Cli, application: Application) -> None:
     """A conversation needs two, and the file that it attaches."""
     (cli.cwd / "a.pdf").write_bytes(b"a" * 100_000)

@@ -11,9 +11,10 @@ import pytest
 
 import retrycli
 from tests.cli.api import REJECTS, TAKES, Scripted, held_back
-from tests.cli.command import BARE, end
+from tests.cli.command import end
 from tests.cli.test_hostile_text import COLOURS, EVIL
 from tests.conftest import on_both, on_sqlite
+from tests.environment import BARE
 
 if TYPE_CHECKING:
     from pathlib import Path

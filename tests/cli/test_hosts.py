@@ -103,6 +103,7 @@ def test_the_rate_is_kept_over_two_hosts(two_hosts: list[Cli], application: Appl
 
 
 @on_postgresql
+@pytest.mark.long
 def test_what_two_hosts_find_out_is_told_once(two_hosts: list[Cli], application: Application) -> None:
     """Both have escalated messages, and end at about the same time; what one leaves the next pass tells."""
     application.add_due(1200)

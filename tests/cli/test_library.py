@@ -17,8 +17,9 @@ from retrycli.domain.events import MessageDelivered
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult
 from tests.cli.api import BUSY, Scripted, held_back
-from tests.cli.command import BARE, LONGEST, Finished, end
+from tests.cli.command import LONGEST, Finished, end
 from tests.conftest import on_both
+from tests.environment import BARE
 
 if TYPE_CHECKING:
     from retrycli.domain.events import Event

@@ -132,6 +132,10 @@ def check_no_answer_is_lost(story: Story, holder: Holder) -> None:
 
 
 @on_postgresql
+@pytest.mark.long_except(
+    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take[postgresql-table]",
+    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take[postgresql-two rows]",
+)
 @pytest.mark.parametrize("lock", LOCKS)
 def test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take(
     begin: Begin, lock: str
@@ -144,6 +148,10 @@ def test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_
 
 
 @on_sqlite
+@pytest.mark.long_except(
+    "test_no_answer_is_lost_while_the_application_reads_or_writes_a_file[sqlite-True-delete]",
+    "test_no_answer_is_lost_while_the_application_reads_or_writes_a_file[sqlite-False-wal]",
+)
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 @pytest.mark.parametrize("reads", [True, False])
 def test_no_answer_is_lost_while_the_application_reads_or_writes_a_file(
@@ -284,7 +292,7 @@ def refuse_with(application: Application, code: str) -> None:
 
 
 @on_postgresql
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("code", [CODES[0], *(pytest.param(each, marks=pytest.mark.long) for each in CODES[1:])])
 def test_a_row_that_refuses_with_any_code_is_escalated_alone(begin: Begin, code: str) -> None:
     with begin() as story:
         insert_all(story)

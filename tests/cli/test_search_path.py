@@ -154,6 +154,9 @@ def lesser_role(application: Application) -> Iterator[str]:
         application.execute(f'DROP ROLE "{role}"')
 
 
+@pytest.mark.long_except(
+    "test_nothing_resolves_outside_the_catalogue_whatever_the_columns_types[postgresql-enumerations]"
+)
 @pytest.mark.parametrize("columns", COLUMNS)
 def test_nothing_resolves_outside_the_catalogue_whatever_the_columns_types(
     untouched: Application, cli: Cli, columns: str

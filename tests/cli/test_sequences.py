@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-P = pytest.mark.parametrize("p", [False, True], ids=["without P", "with P"])
+P = pytest.mark.parametrize("p", [pytest.param(False, marks=pytest.mark.long), True], ids=["without P", "with P"])
 NO_DATE = ("created_at",)
 DATED = pytest.mark.parametrize("without", [(), NO_DATE], ids=["dated", "undated"])
 DAYS = timedelta(days=10)
@@ -384,7 +384,9 @@ WRITES = {"a new error": "last_error", "a count of 0": "retry_count"}
 
 @pytest.mark.parametrize(("max_retries", "ticks"), [(3, 40), pytest.param(10, 200, marks=pytest.mark.long)])
 @pytest.mark.parametrize("column", WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize("answer", [REFUSED, PERMANENT], ids=["refused", "permanent"])
+@pytest.mark.parametrize(
+    "answer", [REFUSED, pytest.param(PERMANENT, marks=pytest.mark.long)], ids=["refused", "permanent"]
+)
 def test_the_application_writes_at_every_tick(
     begin: Begin, column: str, answer: Answer, max_retries: int, ticks: int
 ) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
-pytestmark = on_both
+pytestmark = [on_both, pytest.mark.real]
 
 
 @pytest.fixture(autouse=True)

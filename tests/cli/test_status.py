@@ -403,11 +403,13 @@ def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
     application.fill()
     command = cli.having(crontab.variables)
     said = "retrycli: `crontab` gave no answer within 3 s; a schedule that only it knows is not counted\n"
-    for each in (("status",), ("status", "--json"), ("explain", "5")):
-        done = command(*each, "--config", file)
+    looks = [f"{each} --config {file}" for each in ("status", "status --json", "explain 5", "cron check --user")]
+    shown = command.show_all(piped=looks).piped
+    for each in looks[:-1]:
+        done = shown[each]
         assert (done.returncode, done.stderr) == (0, said)
         assert done.stdout
-    done = command("cron", "check", "--user", "--config", file)
+    done = shown[looks[-1]]
     assert done.returncode == 3
     assert "(`crontab` failed: no answer within 3 s)" in done.stderr
 

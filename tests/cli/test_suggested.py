@@ -20,8 +20,9 @@ from typer.main import get_command
 
 import retrycli
 from retrycli.cli import HOMES, app
-from tests.cli.command import BARE, SCRIPT, Cli, Finished
+from tests.cli.command import SCRIPT, Cli, Finished
 from tests.cli.schedulers import Crontab
+from tests.environment import BARE
 from tests.users import OURS, mounted, need_root, wrapper
 
 if TYPE_CHECKING:
@@ -227,22 +228,25 @@ TOLD_ELSEWHERE = {"cron_line.py", "systemd.py"}
 """What they write is the same whoever writes it: they know it again by that."""
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda each: str(each.relative_to(PACKAGE)))
-def test_every_suggestion_is_one_that_is_rewritten(file: Path) -> None:
+def test_every_suggestion_is_one_that_is_rewritten() -> None:
     """It stands in backticks, or where only our own words are: in `console.say`, or `suggested.own`."""
-    tree = ast.parse(file.read_text())
-    said = {
-        id(text)
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call)
-        and getattr(call.func, "attr", getattr(call.func, "id", "")) in {"say", "own", "_next"}
-        for text in ast.walk(call)
-    }
-    if file.parent.name == "cli" or file.name in TOLD_ELSEWHERE:
-        return
-    loose = [
-        f"line {each.lineno}: {text}" for each, text in strings(tree) if id(each) not in said and SUGGESTED.search(text)
-    ]
+    loose = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.parent.name == "cli" or file.name in TOLD_ELSEWHERE:
+            continue
+        tree = ast.parse(file.read_text())
+        said = {
+            id(text)
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call)
+            and getattr(call.func, "attr", getattr(call.func, "id", "")) in {"say", "own", "_next"}
+            for text in ast.walk(call)
+        }
+        loose += [
+            f"{file}:{each.lineno}: {text}"
+            for each, text in strings(tree)
+            if id(each) not in said and SUGGESTED.search(text)
+        ]
     assert not loose
 
 
@@ -278,18 +282,18 @@ def is_command(words: Sequence[str]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda each: str(each.relative_to(PACKAGE)))
-def test_every_suggestion_is_a_whole_command_and_nothing_else(file: Path) -> None:
+def test_every_suggestion_is_a_whole_command_and_nothing_else() -> None:
     """It ends with its backtick, or with the text: no prose runs into it."""
-    if file.name in TOLD_ELSEWHERE:
-        return
     wrong = []
-    for line, text in texts(ast.parse(file.read_text())):
-        for found in re.finditer(rf"(`?){SUGGESTED_ANYWHERE.pattern}", text):
-            end = text.find("`", found.end()) if found[1] else len(text)
-            command = text[found.start() : end].lstrip("`").replace("{id}", "1").replace("%s", "1")
-            if not is_command(shlex.split(command)[1:]):
-                wrong.append(f"line {line}: {command}")
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.name in TOLD_ELSEWHERE:
+            continue
+        for line, text in texts(ast.parse(file.read_text())):
+            for found in re.finditer(rf"(`?){SUGGESTED_ANYWHERE.pattern}", text):
+                end = text.find("`", found.end()) if found[1] else len(text)
+                command = text[found.start() : end].lstrip("`").replace("{id}", "1").replace("%s", "1")
+                if not is_command(shlex.split(command)[1:]):
+                    wrong.append(f"{file}:{line}: {command}")
     assert not wrong
 
 

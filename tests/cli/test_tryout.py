@@ -17,12 +17,15 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.cli.command import BARE, LONGEST, OPEN_TO_ALL, Cli, end
+from tests.cli.command import LONGEST, OPEN_TO_ALL, Cli, end
+from tests.environment import BARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.cli.command import Finished
+
+pytestmark = pytest.mark.real
 
 ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+); Ctrl-C ends it\.")
 

@@ -36,7 +36,7 @@ LATER = timedelta(hours=1)
 ENOUGH = MIN_FREE // PAGE + 100
 """Pages for a pass over so few messages, which takes less than 100 before it sends."""
 
-both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
+both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.long)])
 
 
 class Filling(Sandbox):

@@ -15,7 +15,6 @@ import pytest
 from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
-from tests.conftest import on_both
 from tests.crash import scene
 from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from retrycli.operations.sandbox import Received
     from tests.crash.scene import Scene
 
-pytestmark = on_both
+pytestmark = pytest.mark.databases("sqlite", "postgresql", once=True)
 
 DUE = 1000
 OUTAGE_ENDS_A_PASS = 69

@@ -207,7 +207,7 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Field]:
 
 
 @pytest.mark.slow
-@pytest.mark.databases("sqlite-wal", "postgresql")
+@pytest.mark.databases("sqlite-wal", "postgresql", once=True)
 def test_killed_at_any_point_a_pass_loses_nothing(ground: Field) -> None:
     """Once at each, in the later pass where that comes to it."""
     with ground.starts() as starts:

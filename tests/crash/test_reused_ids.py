@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.crash.scene import Scene
     from tests.store.conftest import Factory
 
-pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql")]
+pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql", once=True)]
 
 MESSAGES = 6
 NOBODY = "http://127.0.0.1:9"
@@ -153,6 +153,7 @@ def test_rows_are_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground)
     assert ground.kills == dict.fromkeys(points, 1)
 
 
+@pytest.mark.long
 def test_the_pass_that_finds_rewritten_rows_is_killed_at_any_point(ground: Ground) -> None:
     """The pass before it was killed with requests in flight, and its claims have expired."""
 

@@ -134,6 +134,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.mark.slow
+@pytest.mark.long_except("test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names[retrycli.cron.d]")
 def test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names(machine: Machine, crontab: str) -> None:
     machine.install(crontab)
     (machine.root / "etc/cron.d/minute-hand").write_text(MINUTE_HAND)

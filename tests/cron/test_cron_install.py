@@ -62,6 +62,7 @@ def crontab(machine: Machine, path: str) -> bytes:
 
 @pytest.mark.slow
 @in_private_folders
+@pytest.mark.long_except("test_a_real_cron_runs_what_cron_install_writes[system]")
 @pytest.mark.parametrize(("options", "path"), CRONTABS.values(), ids=CRONTABS)
 def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: list[str], path: str) -> None:
     before = crontab(machine, path)

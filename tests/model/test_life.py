@@ -36,7 +36,7 @@ def here(engine: Factory, tmp_path: Path) -> Iterator[Place]:
             yield it
 
 
-@pytest.mark.databases("sqlite", "postgresql")
+@pytest.mark.databases("sqlite", "postgresql", once=True)
 def test_the_laws_hold_in_a_few_lives(here: Place) -> None:
     """The same lives each time."""
     counted = live(here, FEW[here.kind], phases=FIND_AND_SHORTEN, derandomize=True)

@@ -215,7 +215,14 @@ def two(kinds: tuple[str, str], folder: Path, templates: Mapping[str, str]) -> I
         yield Sides(source, target, at_source, at_target)
 
 
-@pytest.fixture(params=product(ENGINES, repeat=2), ids="-to-".join)
+PAIRS = [
+    pytest.param((one, other), id=f"{one}-to-{other}", marks=pytest.mark.long if one == other else ())
+    for one, other in product(ENGINES, repeat=2)
+]
+"""By default each kind is copied from, and copied to, once."""
+
+
+@pytest.fixture(params=PAIRS)
 def sides(request: pytest.FixtureRequest, tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
     """From each kind to each."""
     with two(cast("tuple[str, str]", request.param), tmp_path, templates) as made:

@@ -52,6 +52,7 @@ def test_a_notification_arrives_in_the_maildir_as_plain_text_with_its_own_subjec
     assert not {"<", ">", "@", "["} & set(text)
 
 
+@pytest.mark.long
 def test_what_postfix_refuses_is_told_by_its_code(postfix: Postfix, tmp_path: Path) -> None:
     elsewhere = postfix.url.replace("ops@x.test", "ops@elsewhere.test")
     told = Cli(tmp_path).having({"RETRYCLI_NOTIFY__URLS": f"{postfix.url} {elsewhere}"})

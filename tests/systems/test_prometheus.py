@@ -48,6 +48,7 @@ def test_counters_go_up_across_passes(prometheus: Prometheus, at_work: Cli, appl
     assert prometheus.value("count(node_textfile_mtime_seconds)") == 1
 
 
+@pytest.mark.long
 def test_late_fires_when_two_ticks_are_missed_and_ends_with_the_next_pass(
     prometheus: Prometheus, application: Application, sandbox: Sandbox
 ) -> None:

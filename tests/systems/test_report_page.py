@@ -54,6 +54,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield opened
 
 
+@pytest.mark.long_except(
+    "test_the_page_opens_without_a_complaint_and_nothing_sticks_out[many-1280-dark]",
+    "test_the_page_opens_without_a_complaint_and_nothing_sticks_out[hostile-360-light]",
+)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", HISTORIES)

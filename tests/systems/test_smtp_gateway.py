@@ -27,6 +27,11 @@ __all__ = ["certificate"]
 
 SINK = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 pytestmark = [
+    pytest.mark.long_except(
+        "test_a_ticket_arrives_whole",
+        "test_of_three_recipients_one_is_refused_and_nobody_gets_it_twice",
+        "test_an_internal_note_reaches_the_team_alone",
+    ),
     pytest.mark.slow,
     *needs_postfix,
     pytest.mark.skipif(SINK is None, reason="smtp-sink is not installed"),

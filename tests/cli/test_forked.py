@@ -1,0 +1,184 @@
+"""A command that the tests' server forks does what one does that the system starts: see `tests.fork_server`."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+import pytest
+
+from tests.cli.api import REJECTS
+from tests.cli.command import LONGEST, end, wait_until
+from tests.cli.story import Api
+from tests.served import Served, can_serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+COMMANDS = {
+    "--help": 0,
+    "no-such-command": 2,
+    "list-failed --sort colour": 2,
+    "show 99": 4,
+    "status --json": 0,
+    "list-failed": 0,
+    "escalations": 0,
+    "explain 6": 0,
+    "config check": 0,
+    "metrics": 0,
+    "--debug --config nowhere.toml list-failed": 78,
+    "requeue 99": 4,
+}
+MOVING = re.compile(
+    r"\d+(?:\.\d+)? (?:ms|s|min|minutes?|seconds?)\b|\d+\.\d+(?:e\+\d+)?|\d\d:\d\d(?::\d\d)?(?:\.\d+)?"
+    r'|/\S*\.py:\d+|"\w+_seconds": \d+'
+)
+"""What the time between two calls changes."""
+
+
+def still(text: str) -> str:
+    return MOVING.sub("…", text)
+
+
+@pytest.fixture
+def at_desk(cli: Cli, application: Application) -> Cli:
+    """A command over a queue with a message of each state, far from the folder it belongs to."""
+    application.fill()
+    elsewhere = cli.cwd / "elsewhere"
+    elsewhere.mkdir()
+    with Api(REJECTS) as api:
+        desk = cli.having({**application.variables(api.url), "TZ": "Asia/Kolkata"}, cwd=elsewhere)
+        assert desk("run-once").returncode == 0
+    return desk
+
+
+def test_piped_it_says_the_same_and_ends_with_the_same_code(at_desk: Cli) -> None:
+    forked = {each: at_desk(*each.split()) for each in COMMANDS}
+    started = at_desk.real().show_all(piped=COMMANDS).piped
+    for each in COMMANDS:
+        one, other = forked[each], started[each]
+        assert (still(one.stdout), still(one.stderr), one.returncode) == (
+            still(other.stdout),
+            still(other.stderr),
+            other.returncode,
+        ), each
+    assert {each: done.returncode for each, done in started.items()} == COMMANDS
+
+
+def test_on_a_terminal_it_shows_the_same(at_desk: Cli) -> None:
+    for each in ("status", "list-failed", "--help", "no-such-command", "reject 7 --reason no"):
+        forked = at_desk.on_terminal(*each.split(), columns=90, answers=["n"])
+        started = at_desk.real().on_terminal(*each.split(), columns=90, answers=["n"])
+        assert still(forked.raw) == still(started.raw)
+        assert forked.returncode == started.returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGQUIT])
+def test_it_ends_by_the_same_signals(cli: Cli, number: signal.Signals) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where this is run by `nohup`
+    try:
+        ended = [_end_of_a_sandbox(each, number) for each in (cli, cli.real())]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended[0] == ended[1]
+
+
+def _end_of_a_sandbox(cli: Cli, number: signal.Signals) -> tuple[int, str]:
+    process = _sandbox(cli)
+    process.send_signal(number)
+    done = end(process)
+    return done.returncode, done.stderr
+
+
+def _sandbox(cli: Cli) -> subprocess.Popen[str]:
+    """Start one, and wait until it waits for requests."""
+    process = cli.start("sandbox", "--port", "0")
+    assert process.stdout is not None
+    found = re.search(r"http://\S+\d", process.stdout.readline())
+    assert found is not None
+    urlopen(f"{found[0]}/received", timeout=LONGEST).close()
+    return process
+
+
+OF_A_PROCESS: dict[str, Callable[[Path], object]] = {
+    "descriptors": lambda proc: sorted(int(each.name) for each in (proc / "fd").iterdir()),
+    "kinds": lambda proc: [(proc / "fd" / str(each)).readlink().name.partition(":")[0] for each in range(3)],
+    "folder": lambda proc: (proc / "cwd").readlink(),
+    "limits": lambda proc: (proc / "limits").read_text(),
+    "signals and umask": lambda proc: re.findall(
+        r"^(?:Umask|SigIgn|SigBlk|SigCgt|Groups|Uid|CapEff|NoNewPrivs):.*", (proc / "status").read_text(), re.MULTILINE
+    ),
+    "session": lambda proc: os.getsid(int(proc.name)) == os.getsid(0),
+    "group": lambda proc: os.getpgid(int(proc.name)) == os.getpgid(0),
+    "priority": lambda proc: os.getpriority(os.PRIO_PROCESS, int(proc.name)),
+}
+
+
+def _made(pid: int) -> dict[str, object]:
+    return {name: look(Path(f"/proc/{pid}")) for name, look in OF_A_PROCESS.items()}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_its_process_is_made_like_one_that_is_started(cli: Cli, umask: int) -> None:
+    """No descriptor of the server or of another command is open in it."""
+    before = os.umask(umask)
+    try:
+        processes = [_sandbox(each) for each in (cli, cli, cli.real())]
+    finally:
+        os.umask(before)
+    try:
+        forked, started = processes[1:]
+        wait_until(lambda: _made(forked.pid) == _made(started.pid))  # when the answered connection is closed
+    finally:
+        for each in processes:
+            each.kill()
+            end(each)
+
+
+def test_what_it_makes_has_the_callers_umask(at_desk: Cli) -> None:
+    before = os.umask(0o027)
+    try:
+        for command in (at_desk, at_desk.real()):
+            assert command("report", "--html", f"{command.is_real}.html").returncode == 0
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(each.stat().st_mode) for each in at_desk.cwd.iterdir()}
+    assert len(modes) == 1
+
+
+def test_each_is_a_process_of_its_own(cli: Cli) -> None:
+    processes = [_sandbox(cli) for _ in range(3)]
+    assert all(isinstance(each, Served) for each in processes)
+    assert len({each.pid for each in processes}) == 3
+    processes[0].kill()
+    processes[0].wait()
+    assert [each.poll() for each in processes] == [-signal.SIGKILL, None, None]
+    for each in processes[1:]:
+        each.kill()
+        each.wait()
+        assert not Path(f"/proc/{each.pid}").exists()
+    for each in processes:
+        each.communicate()
+
+
+def test_a_wait_with_a_limit_ends_with_it(cli: Cli) -> None:
+    process = _sandbox(cli)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=0.05)
+    process.kill()
+    wait_until(lambda: process.poll() is not None)
+    end(process)
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "LC_ALL", "LANG", "LD_PRELOAD", "NO_COLOR", "TYPER_USE_RICH", "FOO"])
+def test_it_is_started_where_python_or_a_module_may_read_a_variable_as_it_starts(name: str) -> None:
+    assert not can_serve({"PATH": "/usr/bin", name: "1"})
