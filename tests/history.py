@@ -57,7 +57,7 @@ WAITS = {1: 15, 2: 45, 3: 105, 4: 225, 5: 465, 6: 705, 8: 1185}
 CAUSES = (
     ("permanent", "HTTP 422: recipient unknown", 12, 3),
     ("exhausted", "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503", 4, 1),
-    ("invalid", "Can't be sent: cc_emails is no JSON", 1, 2),
+    ("invalid", "Can't be sent: cc_emails is not valid JSON", 1, 2),
 )
 """Reason, last error, how many, and how many days ago."""
 

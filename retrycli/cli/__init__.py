@@ -55,7 +55,7 @@ GROUPS = {
         "table": "table",
         "db": "db",
     },
-    "Trying out": {"sandbox": "demo", "demo": "demo", "version": "version"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "version"},
 }
 """The module of each command, by group, in the order of the help."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
@@ -164,7 +164,7 @@ def _show_version(wanted: bool) -> None:
 app = typer.Typer(
     name="retrycli",
     cls=Commands,
-    help="Delivers failed ticket messages after all: one safe pass per cron tick.",
+    help="Deliver failed ticket messages: one safe pass per run of cron.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help in plain text comes up in half the time, and reads the same when it is piped
@@ -177,9 +177,9 @@ def store_options(
     ctx: typer.Context,
     config: ConfigFile = None,
     log_level: Annotated[
-        LogLevel | None, typer.Option(help="The least level to log.", case_sensitive=False, show_default=False)
+        LogLevel | None, typer.Option(help="The minimum level to log.", case_sensitive=False, show_default=False)
     ] = None,
-    log_format: Annotated[LogFormat | None, typer.Option(help="How to log.", show_default=False)] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="The format of log lines.", show_default=False)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)

@@ -50,7 +50,7 @@ def retry(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
+    """Attempt messages now, even if they wait or are escalated. This uses up no retry."""
     from retrycli.operations import retry as operation
     from retrycli.views import terminal
 
@@ -104,24 +104,22 @@ def requeue(
     message_ids: MessageIds = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Due then: 2h (from now), 08:00, '2026-01-02 08:00'.", show_default="now"),
+        typer.Option(help="When they are due: 2h (from now), 08:00, '2026-01-02 08:00'.", show_default="now"),
     ] = None,
-    spread: Annotated[
-        str | None, typer.Option(help="Due one after the other over that time: 2h.", show_default=False)
-    ] = None,
-    canary: Annotated[int | None, typer.Option(min=1, help="Try so many first, by hand.", show_default=False)] = None,
+    spread: Annotated[str | None, typer.Option(help="Spread them over this time: 2h.", show_default=False)] = None,
+    canary: Annotated[int | None, typer.Option(min=1, help="Attempt N messages first.", show_default=False)] = None,
     abort_over: Annotated[
         str | None,
-        typer.Option(help="Leave the rest when more than this share of them fails.", show_default=DEFAULT_SHARE),
+        typer.Option(help="Stop if more than this share of them fails.", show_default=DEFAULT_SHARE),
     ] = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Hand escalated messages back to the passes. They are due now, with all their tries before them.
+    """Return escalated messages to the queue. They are due now, with all their retries.
 
-    By its ID, a message that `reject` rejected can be requeued too.
+    A message that `reject` rejected can be requeued by its ID.
     """
     from retrycli.operations import message_actions
 
@@ -184,7 +182,7 @@ def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
 
 def reject(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for last_error and the history.", callback=utf8)],
+    reason: Annotated[str, typer.Option("--reason", help="The reason, for last_error and the history.", callback=utf8)],
     filters: FilterOptions,
     message_ids: MessageIds = None,
     by: By = None,
@@ -192,7 +190,7 @@ def reject(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Give messages up. Their status becomes rejected, and no pass touches them; `requeue ID` takes one back."""
+    """Give messages up. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 

@@ -39,7 +39,7 @@ def look_up(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask if messages have arrived, and send nothing. One that has arrived becomes sent."""
+    """Ask if messages have arrived. Send nothing. A message that has arrived becomes sent."""
     from retrycli.operations import arrival
     from retrycli.views import terminal
 
@@ -93,9 +93,9 @@ def _describe(message_id: int, result: Presence, error: str | None) -> str:
         case Presence.ARRIVED:
             return f"Message {message_id} has arrived" + (f", but {error}." if error else ", and is marked as sent.")
         case Presence.ABSENT:
-            return f"Message {message_id} has not arrived. It stays as it is."
+            return f"Message {message_id} has not arrived. Nothing was changed."
         case Presence.UNKNOWN:
-            return f"Nobody knows if message {message_id} has arrived: {error}. It stays as it is."
+            return f"Not known whether message {message_id} has arrived: {error}. It stays as it is."
 
 
 def _next_step(message_id: int, result: Presence) -> str | None:
@@ -114,14 +114,14 @@ def mark_sent(
     filters: FilterOptions,
     message_ids: MessageIds = None,
     note: Annotated[
-        str | None, typer.Option(help="How it is known, for the history.", show_default=False, callback=utf8)
+        str | None, typer.Option(help="The evidence, for the history.", show_default=False, callback=utf8)
     ] = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """State that messages have arrived. They become sent, and no pass sends them again. It can't be undone."""
+    """Mark messages as sent because they have arrived. This can't be undone."""
     from retrycli.operations import arrival
     from retrycli.views import terminal
 

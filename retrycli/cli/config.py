@@ -9,14 +9,14 @@ from retrycli.cli.options import ConfigFile, Json, load, load_settings
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    configuration = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
+    configuration = typer.Typer(help="Show and check the settings.", no_args_is_help=True, rich_markup_mode=None)
     configuration.command("show")(config_show)
     configuration.command("check")(config_check)
     app.add_typer(configuration, name="config")
 
 
 def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Show each setting, and where it came from. Secrets are masked."""
+    """Show every setting and its source. Secrets are masked."""
     from retrycli.config import template
     from retrycli.views import terminal
 

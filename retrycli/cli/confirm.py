@@ -26,7 +26,7 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool) -> None:
         typer.BadParameter: the user can't be asked, and ``--yes`` was not given.
     """
     if not (yes or can_ask(as_json=as_json)):
-        raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
+        raise typer.BadParameter(f"{what}, and this is not a terminal: pass --yes to confirm", param_hint="--yes")
 
 
 def confirm(question: str) -> None:

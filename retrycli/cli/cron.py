@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 UNHEALTHY = 3
 
-User = Annotated[bool, typer.Option("--user", help="Your own schedule. Only root has another: the system's.")]
-Systemd = Annotated[bool, typer.Option("--systemd", help="A timer of systemd's in place of a line of cron's.")]
+User = Annotated[bool, typer.Option("--user", help="Use your own crontab. Root can also use the system's.")]
+Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
 RunAs = Annotated[
     str | None,
-    typer.Option(help="Who makes the passes; root only if you name it.", show_default="the database's owner"),
+    typer.Option(help="The user that makes the passes; root only if you name it.", show_default="the database's owner"),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    cron = typer.Typer(help="Have cron, or a timer, call the passes.", no_args_is_help=True, rich_markup_mode=None)
+    cron = typer.Typer(help="Let cron or a systemd timer call the passes.", no_args_is_help=True, rich_markup_mode=None)
     cron.command("print")(cron_print)
     cron.command("install")(cron_install)
     cron.command("check")(cron_check)
@@ -74,7 +74,7 @@ def cron_install(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Have the passes called: show the change, ask, and make it."""
+    """Install the cron line or timer. Show the change and ask first."""
     from retrycli.operations.schedule import callers, installation, places, proposal
     from retrycli.system.crontab import cron_is_running
     from retrycli.system.host import Host
@@ -91,7 +91,7 @@ def cron_install(
             {"changed": bool(changes), "place": place.value, "diff": [change.diff for change in changes]}
         )
     elif not changes:
-        terminal.say("It is there already, as it should be.")
+        terminal.say("Already installed and up to date.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
     elif place is places.SchedulePlace.OWN_TIMER:
@@ -105,7 +105,7 @@ def cron_install(
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
+    """Show what calls the passes. Exit with 3 if it differs from what `install` would write."""
     from retrycli.operations.schedule import callers, places, verdict
     from retrycli.system.host import Asker, Host
     from retrycli.views import terminal
@@ -163,7 +163,7 @@ def cron_remove(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
+    """Remove what `install` wrote, and nothing else. Show the change and ask first."""
     from retrycli.operations.schedule import installation, places, proposal
     from retrycli.system.host import Host
     from retrycli.views import terminal
@@ -177,7 +177,7 @@ def cron_remove(
             {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]}
         )
     elif not found:
-        terminal.say("`retrycli cron install` has written nothing for these settings that you may take away.")
+        terminal.say("`retrycli cron install` wrote nothing for these settings that you may remove.")
     if not as_json:
         terminal.say("Next: retrycli cron check")
 

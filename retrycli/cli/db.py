@@ -21,14 +21,14 @@ COUNTED = {True: "verified", False: "differ"}
 FAILED_INDEX = {
     "absent": "The application's table has no index of its failed rows, retrycli_failed.",
     "there": "The application's table has an index of its failed rows, retrycli_failed.",
-    "invalid": "The index of the failed rows, retrycli_failed, is half built, or being built just now.",
+    "invalid": "The index of the failed rows, retrycli_failed, is incomplete, or is being built now.",
 }
 """Texts for the states of the index."""
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
+    database = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
     database.command("downgrade")(db_downgrade)
     database.command("prune")(db_prune)
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
-    """Bring retrycli's own tables to this program's version."""
+    """Upgrade retrycli's own tables to this version."""
     from retrycli.operations import maintenance
     from retrycli.views import terminal
 
@@ -49,7 +49,7 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
 
 
 def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
-    """Bring retrycli's own tables back to the version before.
+    """Downgrade retrycli's own tables to the previous version.
 
     Stop cron first, on every host: the next pass of this program would upgrade them again.
     """
@@ -68,12 +68,12 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
 
 def db_prune(
     ctx: typer.Context,
-    older_than: Annotated[str, typer.Option(help="What ended so long ago: 90d.", show_default=False)],
+    older_than: Annotated[str, typer.Option(help="Delete what is older than this: 90d.", show_default=False)],
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Forget old attempts, acts and passes. Messages and the queue are not touched."""
+    """Delete old attempts, actions and passes. Messages and the queue stay."""
     from retrycli.operations import maintenance
     from retrycli.views import formatting, terminal
 
@@ -97,16 +97,14 @@ def db_prune(
 
 def db_erase(
     ctx: typer.Context,
-    ticket: Annotated[
-        str, typer.Option(help="The ticket that the texts belong to.", show_default=False, callback=utf8)
-    ],
+    ticket: Annotated[str, typer.Option(help="The ticket.", show_default=False, callback=utf8)],
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Erase the texts that edits of a ticket's messages changed.
+    """Erase the texts that edits of a ticket's messages replaced.
 
-    The history still has that there was an edit, by whom, and of which columns. The application's table is not touched.
+    The history keeps who edited which columns. The application's table is not changed.
     """
     from retrycli.operations import maintenance
     from retrycli.views import formatting, terminal
@@ -138,20 +136,20 @@ def db_copy(
         typer.Option(
             "--to",
             metavar="URL",
-            help="The one that the application's data has moved to.",
+            help="The database to which the application's data has moved.",
             show_default="database.url",
             callback=utf8,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Undo what was done in the target since the source was last used.")
+        bool, typer.Option("--overwrite", help="Discard what was done in the target since the source was last used.")
     ] = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Take retrycli's own tables along to another database.
+    """Copy retrycli's own tables to another database.
 
-    It is for when the application's data has moved, and may be run again at any time. Others on this machine can see a
+    Use it after the application's data has moved. It can be repeated at any time. Other users of this machine can see a
     password in an option: leave out what database.url says.
     """
     from retrycli.operations import copy_database
@@ -165,7 +163,7 @@ def db_copy(
     _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
-            "retrycli: the counts differ, so somebody was at work meanwhile: see to that, and run this again"
+            "retrycli: the counts differ, so another process wrote meanwhile. Stop it, and run this again"
         )
         raise typer.Exit(NOT_VERIFIED)
     if not as_json:
@@ -199,12 +197,12 @@ def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
 
 def db_index(
     ctx: typer.Context,
-    drop: Annotated[bool, typer.Option("--drop", help="Take it away again.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Remove it.")] = False,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Offer an index on the application's table, for a big one."""
+    """Create an index on the application's table, for large tables."""
     from retrycli.operations import maintenance
     from retrycli.views import terminal
 
@@ -216,8 +214,8 @@ def db_index(
                 terminal.show_text(f"{statement};")
         if statements and not yes:
             require_confirmation("it is on the application's table", yes=yes, as_json=as_json)
-            meanwhile = " Nobody else can write to the file meanwhile." if index.holds_writers_up else ""
-            confirm(f"{'Take it away' if drop else 'Make it'}?{meanwhile}")
+            meanwhile = " No other process can write to the file meanwhile." if index.holds_writers_up else ""
+            confirm(f"{'Remove it' if drop else 'Make it'}?{meanwhile}")
         index.execute(statements)
         now = index.state()
     if as_json:

@@ -23,13 +23,15 @@ def register(app: typer.Typer) -> None:
 
 
 def sandbox(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1; 0 is any.")] = 8808,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1; 0 chooses a free one.")
+    ] = 8808,
     fail: Annotated[str, typer.Option(help="Fail this share of deliveries: 30% or 0.3.")] = "0%",
-    latency: Annotated[str, typer.Option(help="Answer after that time: 200ms, 2s.")] = "0s",
+    latency: Annotated[str, typer.Option(help="Answer after this time: 200ms, 2s.")] = "0s",
     down: Annotated[bool, typer.Option("--down", help="Answer 503 to everything.")] = False,
     throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
 ) -> None:
-    """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
+    """Simulate a ticketing API on loopback. It keeps what it receives: GET /received."""
     from retrycli.domain import suggested
     from retrycli.operations.sandbox import Behaviour, Sandbox, share
     from retrycli.views import formatting
@@ -64,7 +66,7 @@ def _show_request(seen: Seen) -> None:
 
 
 def demo() -> None:
-    """Show the main job at work, on an example made for it."""
+    """Show the main job on an example database."""
     from retrycli.operations.demo import run
 
     run()

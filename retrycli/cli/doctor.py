@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     ctx: typer.Context,
-    as_cron: Annotated[bool, typer.Option("--as-cron", help="Look at it all as cron would find it.")] = False,
+    as_cron: Annotated[bool, typer.Option("--as-cron", help="Check in cron's environment.")] = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Look whether everything is all right. Sends and writes nothing; exits with 3 if not."""
+    """Check the installation and report problems. Send and write nothing. Exit with 3 if a check fails."""
     from retrycli.operations import doctor as checks
     from retrycli.operations.doctor.finding import failed
     from retrycli.views import terminal
@@ -43,7 +43,7 @@ def doctor(
             [(MARKS[finding.level], finding.name, finding.found, finding.remedy) for finding in findings]
         )
         again = "retrycli doctor" + (" --as-cron" if as_cron else "")
-        terminal.say("Next: " + (f"mend what failed, then `{again}`" if bad else "retrycli status"))
+        terminal.say("Next: " + (f"fix what failed, then `{again}`" if bad else "retrycli status"))
     else:
         terminal.show_table((), [(finding.level, finding.name, finding.found, finding.remedy) for finding in findings])
     raise typer.Exit(FAILED if bad else 0)

@@ -93,7 +93,7 @@ def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: dateti
     _show_down(found, foreseen)
     if foreseen.escalated:
         number = formatting.count(foreseen.escalated, "message")
-        terminal.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
+        terminal.say(f"{number} would be escalated instead: expired, no retries left, or invalid.")
     if found.number:
         terminal.say(NOT_CHECKED)
     if not found.number and (later := count_waiting(settings)):

@@ -113,4 +113,4 @@ def _read_body(file: Path) -> str:
     except OSError as error:
         raise typer.BadParameter(f"can't read {file}: {error.strerror}", param_hint="--body-file") from None
     except UnicodeDecodeError:
-        raise typer.BadParameter(f"{file} is no UTF-8", param_hint="--body-file") from None
+        raise typer.BadParameter(f"{file} is not valid UTF-8", param_hint="--body-file") from None

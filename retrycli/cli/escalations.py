@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def escalations(ctx: typer.Context, header: Header = False, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, by cause."""
+    """List escalated messages, grouped by cause."""
     if ctx.invoked_subcommand is not None:
         return
     from retrycli.domain.filter import Filter
@@ -90,7 +90,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         else:
             terminal.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
     else:
-        terminal.say("Nothing is waiting for a person. Next: retrycli status")
+        terminal.say("Nothing is escalated. Next: retrycli status")
 
 
 def _hint(group: EscalationGroup) -> str:
@@ -105,7 +105,7 @@ def _hint(group: EscalationGroup) -> str:
         case EscalationReason.EXPIRED:
             return f"No longer wanted: retrycli reject {of_cause} --reason expired"
         case _:
-            return f"When its cause is mended: retrycli requeue {of_cause} --canary 3"
+            return f"When the cause is fixed: retrycli requeue {of_cause} --canary 3"
 
 
 def _group_fields(group: EscalationGroup) -> dict[str, object]:
@@ -197,7 +197,7 @@ def acknowledge(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Say that somebody sees to messages. They stay in the list, and are no longer new."""
+    """Acknowledge escalated messages. They stay in the list, and are no longer new."""
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 
@@ -221,7 +221,7 @@ def note(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Leave a word with an escalated message, for whoever looks next."""
+    """Add a note to an escalated message."""
     from retrycli.operations import message_actions
     from retrycli.views import terminal
 

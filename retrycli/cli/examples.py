@@ -16,7 +16,7 @@ EXAMPLES = {
     "look-up": "retrycli look-up 17",
     "mark-sent": "retrycli mark-sent 17 --note 'the customer has answered it'",
     "requeue": "retrycli requeue --fingerprint d99c9ce87382 --canary 3 --spread 2h",
-    "reject": "retrycli reject 17 --reason 'sent by hand'",
+    "reject": "retrycli reject 17 --reason 'sent manually'",
     "pause": "retrycli pause --for 2h --reason 'move of the API'",
     "resume": "retrycli resume",
     "passes": "retrycli passes --limit 5",

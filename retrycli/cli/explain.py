@@ -32,7 +32,7 @@ def explain(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what holds a message back, and when it is tried next."""
+    """Show what delays a message, and its next attempt."""
     from retrycli.operations.explain import explain as explained
     from retrycli.system.host import Asker
     from retrycli.views import terminal
@@ -62,7 +62,7 @@ def _next_attempt(found: Explanation) -> datetime | str:
     at = found.next_attempt_at
     if found.being_sent:
         later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
-        return ("being sent just now" if found.has_begun else "in the pass that has claimed it") + later
+        return ("being sent now" if found.has_begun else "in the pass that has claimed it") + later
     if found.expires_first:
         return "none: it expires before a pass would try it"
     if at is None:
@@ -81,7 +81,7 @@ def _figure(loaded: Loaded, gate: Gate) -> str:
 
 REMEDIES = {
     "status": "retrycli list-failed",
-    "data": "`retrycli show {id}`; mend its row in the application",
+    "data": "`retrycli show {id}`; fix its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
     "disk": "retrycli doctor",
@@ -95,6 +95,6 @@ def _remedy(found: Explanation) -> str:
         return may_have_arrived(found.message_id)
     if found.is_claimed:
         return f"retrycli show {found.message_id}"
-    usual = "`retrycli retry {id}` tries it now"
+    usual = "`retrycli retry {id}` attempts it now"
     remedy = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
     return remedy.format(id=found.message_id)

@@ -35,30 +35,40 @@ class FilterOptions(NamedTuple):
     A message must match every option. An option that is repeated matches if any of its values does.
     """
 
-    state: Annotated[list[State] | None, typer.Option("--state", help="In this state.", show_default=False)] = None
+    state: Annotated[
+        list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
+    ] = None
     message_type: Annotated[
-        list[MessageType] | None, typer.Option("--type", help="Of this type.", show_default=False)
+        list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
     ] = None
     ticket: Annotated[
-        list[str] | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=filter_texts)
+        list[str] | None,
+        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, callback=filter_texts),
     ] = None
     error: Annotated[
         list[str] | None,
-        typer.Option("--error", help="With this in the last error.", show_default=False, callback=filter_texts),
+        typer.Option(
+            "--error",
+            help="Only messages whose last error contains this text.",
+            show_default=False,
+            callback=filter_texts,
+        ),
     ] = None
     reason: Annotated[
         list[EscalationReason] | None,
-        typer.Option("--reason", help="Escalated for this reason.", show_default=False),
+        typer.Option("--reason", help="Only messages escalated for this reason.", show_default=False),
     ] = None
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", help="That first failed so long ago: 30m, 2h, 7d.", show_default=False),
+        typer.Option(
+            "--older-than", help="Only messages that first failed this long ago: 30m, 2h, 7d.", show_default=False
+        ),
     ] = None
     fingerprint: Annotated[
         list[str] | None,
         typer.Option(
             "--fingerprint",
-            help="Escalated by this cause, as `escalations` shows it.",
+            help="Only messages escalated by this cause, as `escalations` shows it.",
             show_default=False,
             callback=filter_texts,
         ),

@@ -18,14 +18,14 @@ def register(app: typer.Typer) -> None:
 def init(
     ctx: typer.Context,
     database_url: Annotated[
-        str, typer.Option(help="Where the application's table is.", callback=utf8)
+        str, typer.Option(help="The database with the application's table.", callback=utf8)
     ] = "sqlite:///ticketing_agent.db",
     base_url: Annotated[
-        str | None, typer.Option(help="Where the ticketing API is.", show_default=False, callback=utf8)
+        str | None, typer.Option(help="The URL of the ticketing API.", show_default=False, callback=utf8)
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a commented retrycli.toml, and make the tables."""
+    """Write a commented retrycli.toml and create the tables."""
     from retrycli.domain.errors import RetrycliError
     from retrycli.operations import setup
     from retrycli.views import terminal

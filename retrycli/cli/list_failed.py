@@ -40,15 +40,16 @@ class Sort(StrEnum):
 def list_failed(
     ctx: typer.Context,
     filters: FilterOptions,
-    sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
+    sort: Annotated[Sort, typer.Option(help="The order.")] = Sort.NEXT,
     limit: Annotated[
-        int | None, typer.Option(min=1, max=MAX_NUMBER, help="So many at most.", show_default="50 on a terminal")
+        int | None,
+        typer.Option(min=1, max=MAX_NUMBER, help="Show at most N messages.", show_default="50 on a terminal"),
     ] = None,
     header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """List failed messages: which wait, until when, and why."""
+    """List failed messages with state, next attempt and error."""
     from retrycli.operations import listing
     from retrycli.views import formatting, terminal
 

@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Print what Prometheus is told."""
+    """Print the metrics for Prometheus."""
     from retrycli.operations import metrics as operation
     from retrycli.views import terminal
     from retrycli.views.prometheus import samples, text

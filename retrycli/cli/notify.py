@@ -11,13 +11,13 @@ NOT_ACCEPTED = 3
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    group = typer.Typer(help="Look after notifications.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(help="Test notifications.", no_args_is_help=True, rich_markup_mode=None)
     group.command("test")(try_out)
     app.add_typer(group, name="notify")
 
 
 def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Send a test to each target of notifications. Exits with 3 unless all have taken it."""
+    """Send a test notification to every target. Exit with 3 if a target refuses it."""
     import uuid
 
     from retrycli.operations import notifications
@@ -42,7 +42,7 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
         terminal.show_json({"targets": found})
     else:
         rows = [(result.target, result.scheme, result.failure or "accepted") for result in tried]
-        terminal.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
-        mend = " and ".join(sorted(failed, reverse=True))
-        terminal.say("Next: " + (f"mend {mend}, then `retrycli notify test`" if failed else "retrycli status"))
+        terminal.show_table(("Target", "Scheme", "Result"), rows, texts=1)
+        broken = " and ".join(sorted(failed, reverse=True))
+        terminal.say("Next: " + (f"fix {broken}, then `retrycli notify test`" if failed else "retrycli status"))
     raise typer.Exit(NOT_ACCEPTED if failed else 0)

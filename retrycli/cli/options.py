@@ -55,7 +55,7 @@ def utf8(value: str | None) -> str | None:
     from retrycli.domain.sanitize import encodable
 
     if value is not None and not encodable(value):
-        raise typer.BadParameter("that is no UTF-8")
+        raise typer.BadParameter("that is not valid UTF-8")
     return value
 
 
@@ -88,9 +88,9 @@ ConfigFile = Annotated[
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Header = Annotated[bool, typer.Option("--header", help="Off a terminal, print the names of the columns first.")]
+Header = Annotated[bool, typer.Option("--header", help="If the output is piped, print the column names first.")]
 By = Annotated[
-    str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=operator_name)
+    str | None, typer.Option(help="The operator, for the history.", show_default="login name", callback=operator_name)
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

@@ -49,7 +49,7 @@ def moment(text: str, option: str) -> datetime:
             given = datetime.fromisoformat(text)
     except ValueError:
         words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
-        raise typer.BadParameter(f"{text!r} is no time; write {words}", param_hint=option) from None
+        raise typer.BadParameter(f"{text!r} is not a valid time; write {words}", param_hint=option) from None
     away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
     # Compare roughly first: near the calendar's ends a local time can't be computed.
     if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:

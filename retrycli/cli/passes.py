@@ -27,12 +27,12 @@ def register(app: typer.Typer) -> None:
 
 def passes(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Show so many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Show at most N passes, newest first.")] = 20,
     header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show the last passes, skipped ones too."""
+    """Show the last passes, including skipped ones."""
     from retrycli.operations import status
     from retrycli.views import terminal
 
@@ -51,7 +51,7 @@ def passes(
         since = min((at for at, *_ in rows), default=None)
         rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _pauses_since(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
-        terminal.show_table(("Started", "By", "Result", "What came of it"), rows)
+        terminal.show_table(("Started", "By", "Result", "Result"), rows)
         terminal.say("Next: retrycli status")
         return
     terminal.show_table(

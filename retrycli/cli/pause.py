@@ -19,15 +19,15 @@ def register(app: typer.Typer) -> None:
 def pause(
     ctx: typer.Context,
     length: Annotated[
-        str | None, typer.Option("--for", help="End it by itself after that time: 30m, 2h, 1d.", show_default=False)
+        str | None, typer.Option("--for", help="Resume automatically after this time: 30m, 2h, 1d.", show_default=False)
     ] = None,
     reason: Annotated[
-        str | None, typer.Option(help="Why, for whoever looks next.", show_default=False, callback=utf8)
+        str | None, typer.Option(help="The reason, shown by `status`.", show_default=False, callback=utf8)
     ] = None,
     by: By = None,
     config: ConfigFile = None,
 ) -> None:
-    """Hold deliveries back until `resume`, or for a time."""
+    """Stop deliveries until `resume`, or for a time."""
     from retrycli.operations import pause
     from retrycli.views import formatting, terminal
 

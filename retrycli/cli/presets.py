@@ -15,24 +15,27 @@ if TYPE_CHECKING:
     from retrycli.operations.trial_delivery import Trial
 
 NOT_DELIVERED = 3
-NOT_FOUND = "no: such a message would be sent again; mend the preset's look_up, unless the system shows it later"
+NOT_FOUND = "no: such a message would be sent again. Fix the preset's look_up, unless the system shows it later"
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
 Cc = Annotated[
     list[str] | None,
-    typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.", callback=all_utf8),
+    typer.Option(metavar="ADDRESS", help="A recipient of a copy. Repeat for more.", callback=all_utf8),
 ]
-Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.", callback=all_utf8)]
+Bcc = Annotated[
+    list[str] | None, typer.Option(metavar="ADDRESS", help="A recipient of a blind copy.", callback=all_utf8)
+]
 Attach = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATH",
-        help="A file to go along, beneath gateway.attachments_dir; once for each.",
+        help="An attachment below gateway.attachments_dir. Repeat for more.",
         callback=all_utf8,
     ),
 ]
 SignedBy = Annotated[
-    str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=operator_name)
+    str | None,
+    typer.Option(help="The operator, named in the message.", show_default="login name", callback=operator_name),
 ]
 
 
@@ -47,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 
 def presets(ctx: typer.Context, as_json: Json = False) -> None:
-    """Look at presets: what retrycli knows of ticketing systems. Without a command, list them."""
+    """Show and check presets, which describe ticketing systems. Without a command, list them."""
     if ctx.invoked_subcommand is not None:
         return
     from retrycli.operations import presets as operation
@@ -63,9 +66,9 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def show(
-    preset: Annotated[str, typer.Argument(metavar="NAME", help="One of retrycli's own, or a file.", callback=utf8)],
+    preset: Annotated[str, typer.Argument(metavar="NAME", help="A bundled preset or a file.", callback=utf8)],
 ) -> None:
-    """Print a preset as it is written: a beginning for one of your own."""
+    """Print a preset as TOML, to start one of your own."""
     from retrycli.operations import presets as operation
     from retrycli.views import terminal
 
@@ -74,11 +77,11 @@ def show(
 
 def check(
     ctx: typer.Context,
-    preset: Annotated[str, typer.Argument(metavar="FILE", help="A file, or one of retrycli's own.", callback=utf8)],
+    preset: Annotated[str, typer.Argument(metavar="FILE", help="A file or a bundled preset.", callback=utf8)],
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Check a preset, and say what it can do. Nothing is sent."""
+    """Check a preset and show its features. Nothing is sent."""
     from retrycli.operations import presets as operation
     from retrycli.views import terminal
 
@@ -103,10 +106,10 @@ def check(
 
 def deliver_test(
     ctx: typer.Context,
-    ticket: Annotated[str, typer.Option(help="Where it is to arrive: one that may be written to.", callback=utf8)],
-    message_type: Annotated[MessageType, typer.Option("--type", help="What to send.")] = MessageType.INTERNAL,
+    ticket: Annotated[str, typer.Option(help="A ticket that you may write to.", callback=utf8)],
+    message_type: Annotated[MessageType, typer.Option("--type", help="The message type.")] = MessageType.INTERNAL,
     recipient: Annotated[
-        str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
+        str | None, typer.Option("--to", help="The recipient, if the system takes one.", callback=utf8)
     ] = None,
     cc: Cc = None,
     bcc: Bcc = None,
@@ -116,9 +119,9 @@ def deliver_test(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Send one marked message, and show request and answer.
+    """Send one marked test message. Show request and answer.
 
-    It goes past the queue. Secrets are masked.
+    It bypasses the queue. Secrets are masked.
     """
     from retrycli.operations import trial_delivery
     from retrycli.operations.wiring import login_name

@@ -22,12 +22,12 @@ def report(
     ctx: typer.Context,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write the page there; - is stdout.", show_default="report.path"),
+        typer.Option(help="The file to write; - is stdout.", show_default="report.path"),
     ] = None,
     since: Since = "7d",
     config: ConfigFile = None,
 ) -> None:
-    """Write a page of HTML that shows how it has been going."""
+    """Write an HTML report."""
     from retrycli.operations import report
     from retrycli.operations import report as operation
     from retrycli.views import terminal

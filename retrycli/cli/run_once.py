@@ -56,12 +56,12 @@ def run_once(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Try so many messages at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Attempt at most N messages.")] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Probe a ticketing API that is down now, not when the next probe is due.")
+        bool, typer.Option("--probe", help="Probe a ticketing API that is down now, before the next probe is due.")
     ] = False,
     wait_lock: Annotated[
-        float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
+        float | None, typer.Option(min=0, help="Wait at most N seconds for another pass to end.", show_default="2")
     ] = None,
     # Written by `cron install`, and not meant for operators: hidden from help.
     starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,

@@ -178,7 +178,7 @@ def _show_refused(done: ActionResult) -> None:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
-        terminal.say(f"{formatting.count(lost, 'message')} had moved on and were left alone.")
+        terminal.say(f"{formatting.count(lost, 'message')} were modified concurrently and left unchanged.")
 
 
 def describe_left(done: ActionResult) -> str:

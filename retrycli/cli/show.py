@@ -38,7 +38,7 @@ def show(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show one message with its text, and every attempt at it."""
+    """Show one message and its attempts."""
     from retrycli.operations import listing
     from retrycli.views import terminal
 
@@ -73,16 +73,16 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
     """Return the next command for a message. One that can't be sent must be fixed first."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         if any(policy.expires_after for policy in settings.policies.values()):
-            return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
-        return f"`retrycli requeue {message_id}` takes it back"
+            return f"`retrycli requeue {message_id}` returns it to the queue, unless it has expired"
+        return f"`retrycli requeue {message_id}` returns it to the queue"
     if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:
         case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
-            return f"`retrycli edit {message_id}`, or mend its row; then `{retry}`"
+            return f"`retrycli edit {message_id}`, or fix its row; then `{retry}`"
         case EscalationReason.INVALID:
-            return f"mend its row in the application; then `{retry}`"
+            return f"fix its row in the application; then `{retry}`"
         case EscalationReason.UNKNOWN:
             return may_have_arrived(message_id)
         case EscalationReason.CHANGED:

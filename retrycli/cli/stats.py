@@ -29,7 +29,7 @@ NEWEST = 5
 CURVE = 48
 """Width of a curve, in characters."""
 
-Since = Annotated[str, typer.Option("--since", help="Look back so far: 12h, 7d.")]
+Since = Annotated[str, typer.Option("--since", help="The period: 12h, 7d.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,11 +40,11 @@ def register(app: typer.Typer) -> None:
 def stats(
     ctx: typer.Context,
     since: Since = "7d",
-    by: Annotated[GroupBy, typer.Option(help="Count attempts by that.")] = GroupBy.OUTCOME,
+    by: Annotated[GroupBy, typer.Option(help="Group attempts by this.")] = GroupBy.OUTCOME,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what came of the attempts, and when the API was down."""
+    """Show outcomes of attempts, and outages."""
     from retrycli.operations import stats as operation
     from retrycli.views import terminal
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrycli.operations.status import Status
 
 UNHEALTHY = 3
-NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is told by the passes that came"
+NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is estimated from earlier passes"
 """Another user's crontab may be unreadable for this user."""
 
 
@@ -35,13 +35,17 @@ def status(
     max_escalated: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MAX_NUMBER, help="With --check: and at most N are escalated.", metavar="N", show_default=False
+            min=0,
+            max=MAX_NUMBER,
+            help="With --check: exit with 3 too if more than N are escalated.",
+            metavar="N",
+            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show whether passes are made, and what waits."""
+    """Show scheduler health and queue counts."""
     from retrycli.operations import status as operation
     from retrycli.system.host import Asker
     from retrycli.views import formatting, terminal

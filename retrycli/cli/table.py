@@ -10,15 +10,17 @@ from retrycli.cli.options import ConfigFile, Json, Yes, load_settings
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
-    table = typer.Typer(help="Look after the application's table.", no_args_is_help=True, rich_markup_mode=None)
+    table = typer.Typer(
+        help="Maintain the reference to the application's table.", no_args_is_help=True, rich_markup_mode=None
+    )
     table.command("accept")(table_accept)
     app.add_typer(table, name="table")
 
 
 def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Let the queue belong to the table that database.table names.
+    """Accept the table that database.table names as the queue's table.
 
-    It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
+    Use it after the application has renamed its table. The queue belongs to one table; every other is refused.
     """
     from retrycli.operations import maintenance
     from retrycli.views import formatting, terminal

@@ -111,7 +111,7 @@ class GatewaySettings(SettingsModel):
         from retrycli.domain.email_address import Address  # only gateways for e-mail need it
 
         if text is not None and not Address.parse(text).local.isascii():
-            raise ValueError("what stands before its @ must be ASCII, or many servers could not take it")
+            raise ValueError("the part before the @ must be ASCII, because many servers refuse others")
         return text
 
     @field_validator("subject")

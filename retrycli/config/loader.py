@@ -23,7 +23,7 @@ CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 GATEWAY_SECRETS = ("token", "password", "username")
 HINT = ". `retrycli manual settings` lists every setting"
 """It needs no settings, so it works while they are wrong."""
-NO_FILE = "is no file that can be read, but a folder, or a link to none"
+NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (
@@ -102,7 +102,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         # Do not skip an entry that is not a file: the next file is not the one that the user meant.
         found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
-            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
+            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; fix it, or name another with --config")
         if found is not None and found != SYSTEM_FILE:
             _check_trust(found)
         return found
@@ -131,7 +131,7 @@ def _raise_unreadable(named: Path, origin: str) -> NoReturn:
         raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one") from None
     except OSError as error:
         raise ConfigurationError(f"can't look for {named} ({origin}): {error.strerror}; check its folders") from None
-    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; mend it, or name another")
+    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or name another")
 
 
 def _is_file(path: Path) -> bool:
@@ -148,11 +148,11 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     try:
         values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8-sig"))))
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{file} is no UTF-8 text; save it as UTF-8") from None
+        raise ConfigurationError(f"{file} is not valid UTF-8; save it as UTF-8") from None
     except OSError as error:
         raise ConfigurationError(f"can't read {file}: {error.strerror}; check its mode and owner") from error
     except ValueError as error:
-        raise ConfigurationError(f"{file} is no TOML: {error}") from None
+        raise ConfigurationError(f"{file} is not valid TOML: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"{file} is nested too deeply") from None
     for key, value in values:
@@ -205,7 +205,7 @@ def _read_secret(key: str, file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "that is no path, or the file no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "not a valid path, or the file is not valid UTF-8"
         raise ConfigurationError(f"{key}: can't read {file}: {reason}") from error
 
 

@@ -77,10 +77,10 @@ class ScheduleSettings(SettingsModel):
     """Settings of retries."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
-    max_retries: int = Field(10, ge=1, le=1000, description="tries before a person is asked")
+    max_retries: int = Field(10, ge=1, le=1000, description="maximum number of retries before a message is escalated")
     backoff: BackoffKind = Field(BackoffKind.EXPONENTIAL, description="exponential, linear, fixed or list")
     base_minutes: Minutes = Field(15.0, description="the first wait")
-    factor: float = Field(2.0, ge=1, le=100, description="exponential: each wait is so many times the last")
+    factor: float = Field(2.0, ge=1, le=100, description="exponential: factor from one wait to the next")
     cap_minutes: Minutes = Field(240.0, description="exponential: no wait is longer")
     jitter: float = Field(0.2, ge=0, le=1, description="spread of waits of an hour or more, as a part of the wait")
     waits_minutes: Waits = Field((), description="list: the waits; the last repeats")
@@ -88,7 +88,7 @@ class ScheduleSettings(SettingsModel):
         60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
     )
     expires_after_hours: Hours | None = Field(
-        None, description="older messages go to a person; announced before if nothing is sent"
+        None, description="older messages are escalated; announced before if nothing is sent"
     )
     types: dict[MessageType, TypeScheduleSettings] = Field({}, description="other rules for a message type")
 
@@ -143,7 +143,7 @@ class RunSettings(SettingsModel):
     limit: int | None = Field(None, ge=1, le=2**31, description="messages a pass")
     rate_per_second: Positive | None = Field(None, description="requests a second at most, of all hosts together")
     per_ticket_order: bool = Field(
-        default=False, description="a ticket's later message waits until the earlier one is sent or in a person's hands"
+        default=False, description="a ticket's later message waits until the earlier one is sent or escalated"
     )
     lock_file: Named | None = Field(None, description="the pass lock; by default beside the database")
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
@@ -187,7 +187,7 @@ class NotifySettings(SettingsModel):
         (), description="whom to tell: apprise URLs, as mailto:// or slack://; in the environment apart by spaces"
     )
     urls_file: Named | None = Field(None, description="a file that holds them, one a line")
-    remind_hours: Hours = Field(6.0, description="what stays wrong is told again after that time")
+    remind_hours: Hours = Field(6.0, description="a lasting problem is reported again after this time")
     ping_url: SecretStr | None = Field(None, description="a Healthchecks URL, called when a pass begins and ends")
     ping_url_file: Named | None = Field(None, description="a file that holds it")
 

@@ -14,7 +14,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
 
 HEAD = """\
-# retrycli's settings. Every line that begins with # and a key shows a default; take the # away to change it.
+# retrycli's settings. Every line that begins with # and a key shows a default; remove the # to change it.
 # Each key can also be set in the environment: RETRYCLI_GATEWAY__BASE_URL is gateway.base_url.
 # Secrets are better kept in files of their own, named by the keys that end in _file.
 """

@@ -61,7 +61,7 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
         parts = urlsplit(url)
         _ = parts.port  # parsed on access
     except ValueError:
-        raise ValueError("that is no URL, or its port is none") from None
+        raise ValueError("invalid URL or port") from None
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"write it with its scheme and host, as in {example}")
     if "?" in url or "#" in url:

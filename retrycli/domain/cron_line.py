@@ -135,7 +135,7 @@ def block(job: Job, *, system: bool) -> str:
     return "\n".join(
         [
             begin(job.config),
-            "# Written by `retrycli cron install`; `retrycli cron remove` takes it away.",
+            "# Written by `retrycli cron install`; `retrycli cron remove` removes it.",
             "# Cron mails what a pass prints, which is nothing when all is well. MAILTO= above this says to whom.",
             *([PATH] if system else []),
             f"{schedule(job.interval)} {user}{command(job)}",
@@ -265,6 +265,6 @@ def _block_lines(lines: list[str], config: str) -> range | None:
     if last is None or rest[last] != END:
         raise ConfigurationError(
             f"line {first + 1} of the crontab, {mark!r}, has lost its end, {END!r}; put it back below what "
-            "`retrycli cron install` wrote, or take those lines away by hand"
+            "`retrycli cron install` wrote, or remove those lines"
         )
     return range(first, first + last + 2)

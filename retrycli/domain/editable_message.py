@@ -48,7 +48,7 @@ class EditableMessage:
         blank, _, body = rest.partition("\n")
         if not first.startswith(HEAD) or blank.strip():
             raise NotEdited(
-                f"the text does not begin with a line `{HEAD} …` and a blank one, so nobody knows its subject; "
+                f"the text does not begin with a line `{HEAD} …` and a blank one, so its subject is not known; "
                 "nothing was written"
             )
         if body.endswith("\n") and not self.body.endswith("\n"):  # the editor's, see `as_text`
@@ -68,7 +68,7 @@ class EditableMessage:
                 raise NotEdited(f"the {name} has a line break in it; write it in one line. Nothing was written")
         for name, text in (("subject", self.subject), ("body", self.body), ("recipient", recipient)):
             if "\0" in text or not encodable(text):
-                raise NotEdited(f"the {name} has something in it that is no text. Nothing was written")
+                raise NotEdited(f"the {name} contains a character that is not valid text. Nothing was written")
         if self.recipient is not None and not recipient.strip() and before.recipient != self.recipient:
             raise NotEdited("the recipient is empty. Nothing was written")
         if self.body != before.body and not self.body.strip():

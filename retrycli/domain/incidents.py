@@ -39,8 +39,8 @@ TROUBLE: dict[str, str] = {
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 """Reasons for which a destination rejects everything until an operator acts. Each pass tries again."""
 OVER: dict[str, str] = {
-    StopReason.BREAKER_OPEN: "The ticketing API takes messages again (it was down {when})",
-    StopReason.CREDENTIALS_REFUSED: "The ticketing API takes our credentials again (it refused them {when})",
+    StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts our credentials again (it refused them {when})",
     StopReason.SAME_ANSWER: "The ticketing API works again (it gave everything the same answer {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
 }

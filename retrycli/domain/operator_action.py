@@ -128,7 +128,7 @@ OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED
 
 def no_such(message_id: int) -> NoSuchMessage:
     """Return the error for an unknown id."""
-    return NoSuchMessage(f"there is no message {message_id}; `retrycli list-failed` shows those that wait")
+    return NoSuchMessage(f"no message {message_id}; `retrycli list-failed` lists the waiting ones")
 
 
 def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
@@ -139,7 +139,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
     if standing.state is State.SENDING:
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
-            f"message {message_id} is being sent just now ({standing.claimed_by}); "
+            f"message {message_id} is being sent now ({standing.claimed_by}); "
             f"look again with `retrycli show {message_id}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
         )
     return None
@@ -147,7 +147,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
 
 def unfit(message_id: int, problem: str) -> InvalidMessage:
     """Return the error for a row that can't be turned into a request."""
-    return InvalidMessage(f"message {message_id} can't be sent: {problem}; mend its row first")
+    return InvalidMessage(f"message {message_id} can't be sent: {problem}; fix its row first")
 
 
 def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
@@ -186,11 +186,9 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
         return reason
     if kind in OF_ESCALATIONS and standing.state is not State.ESCALATED:
         return NotActionable(
-            f"message {message_id} is in no person's hands but waits for its next attempt: "
-            f"there is nothing to {VERBS[kind]}; `retrycli retry {message_id}` tries it now"
+            f"message {message_id} is not escalated; it is waiting for its next attempt: "
+            f"there is nothing to {VERBS[kind]}; `retrycli retry {message_id}` attempts it now"
         )
     if kind is ActionKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
         return NotActionable(f"message {message_id} is acknowledged already, by {standing.acknowledged_by}")
-    return NotActionable(
-        f"message {message_id} was being changed by another just now; see `retrycli show {message_id}`"
-    )
+    return NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")

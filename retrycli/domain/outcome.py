@@ -96,7 +96,7 @@ PROCESS_DIED = Outcome(
 """The outcome of an attempt whose claim expired."""
 
 CLAIM_EXPIRED_BEFORE_SEND = Outcome(
-    OutcomeKind.UNREACHABLE, error="not sent: this process stood still until another might have taken the message"
+    OutcomeKind.UNREACHABLE, error="not sent: this process was suspended until its claim expired"
 )
 """The outcome of an attempt that was started and then delayed beyond its claim."""
 

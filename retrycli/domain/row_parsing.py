@@ -43,7 +43,7 @@ def utc_time(column: str, value: object) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str | date):
-        raise InvalidMessage(f"{column} is no date: {quoted_value(value)}")
+        raise InvalidMessage(f"{column} is not a valid date: {quoted_value(value)}")
     try:
         if isinstance(value, datetime):
             time = value
@@ -56,7 +56,7 @@ def utc_time(column: str, value: object) -> datetime | None:
                 time += timedelta(seconds=leaps)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidMessage(f"{column} is no date: {quoted_value(value)}") from error
+        raise InvalidMessage(f"{column} is not a valid date: {quoted_value(value)}") from error
 
 
 def whole_number(column: str, value: object) -> int:
@@ -67,7 +67,7 @@ def whole_number(column: str, value: object) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise InvalidMessage(f"{column} is no whole number: {quoted_value(value)}")
+    raise InvalidMessage(f"{column} must be an integer: {quoted_value(value)}")
 
 
 def checked_ticket(value: object) -> int | str:
@@ -82,7 +82,7 @@ def checked_ticket(value: object) -> int | str:
         raise InvalidMessage(f"ticket_id has {len(value):,} characters, and can't have more than {TICKET_LENGTH}")
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
-    raise InvalidMessage("ticket_id is no number or text")
+    raise InvalidMessage("ticket_id must be a number or text")
 
 
 def json_list(column: str, value: object) -> list[object]:
@@ -97,11 +97,11 @@ def json_list(column: str, value: object) -> list[object]:
         try:
             value = json.loads(value, parse_constant=_reject_constant)
         except (ValueError, RecursionError):
-            raise InvalidMessage(f"{column} is no JSON") from None
+            raise InvalidMessage(f"{column} is not valid JSON") from None
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InvalidMessage(f"{column} is no JSON list")
+        raise InvalidMessage(f"{column} must be a JSON list")
     return value
 
 

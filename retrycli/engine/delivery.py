@@ -21,7 +21,7 @@ from retrycli.engine.decisions import Decisions, as_decision, ended_and_undecide
 from retrycli.engine.destination import Destination
 from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
 from retrycli.engine.limits import PassLimits
-from retrycli.engine.recording import TRY_AGAIN_SECONDS, Decided, Results, commit_patiently
+from retrycli.engine.recording import TRY_AGAIN_SECONDS, Decided, ResultBuffer, commit_patiently
 from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.engine.supply import Supply
 
@@ -74,7 +74,7 @@ class Delivery:
         """Answers that are not decided yet."""
         self._in_doubt: list[Decision] = []
         """Answers that wait until it is clear what they are about. They are not recorded yet."""
-        self._results = Results(deps, tell=self._events.extend, written=self._unblock_tickets)
+        self._results = ResultBuffer(deps, tell=self._events.extend, written=self._unblock_tickets)
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""

@@ -225,7 +225,7 @@ def _claim_and_load(
         destination_of=rules.destination_of,
     )
     if not loaded:
-        raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
+        raise NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")
     return loaded[0], was_escalated
 
 

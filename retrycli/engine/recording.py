@@ -62,7 +62,7 @@ def _events(decided: Sequence[Decided], recorded: WriteResult) -> list[Event]:
     ]
 
 
-class Results:
+class ResultBuffer:
     """Decisions of a pass that are not committed yet. A transaction may fail at any time.
 
     Args:

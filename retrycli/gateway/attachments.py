@@ -141,7 +141,7 @@ def open_file(path: Path) -> BinaryIO:
 
 def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
     if not stat.S_ISREG(file.st_mode):
-        raise NotRegular("is no regular file")
+        raise NotRegular("is not a regular file")
     if others_may_have_linked(file, folder):
         raise NotRegular("has a second name (a hard link) that another user may have made; copy it there")
 
@@ -207,7 +207,7 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
 def _text_of(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if not isinstance(value, str | None):
-        raise _Unusable(f"has a {name} that is no text")
+        raise _Unusable(f"has a {name} that is not text")
     return value
 
 
@@ -242,7 +242,7 @@ def _readable_size(path: Path) -> int:
         with open_file(path) as file:
             return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        raise _Unusable("is not in gateway.attachments_dir; put it there, or take it off the list") from None
+        raise _Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None
     except NotRegular as error:
         raise _Unusable(str(error)) from None
     except ValueError:  # a NUL

@@ -41,7 +41,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
     except ConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001  the guard: other messages must still go out
-        text = f"a fault of retrycli's own: {_locate(error)}"
+        text = f"an internal error: {_locate(error)}"
         logger.error("Message %s met %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
             return replace(progress.landed, error=f"delivered, and then {text}")

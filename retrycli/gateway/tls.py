@@ -21,6 +21,6 @@ def verifying(ca_file: Path | None) -> ssl.SSLContext:
         except ssl.SSLError as error:
             raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: it holds no certificates") from error
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "that is no path"
+            reason = error.strerror if isinstance(error, OSError) else "not a valid path"
             raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {reason}") from error
     return context

@@ -82,7 +82,7 @@ def place(url: str) -> tuple[str, int] | None:
         except ImportError:
             raise ConfigurationError(MISSING) from None
     if target is None:
-        raise ConfigurationError(f"{_invalid_url(url)}; mend notify.urls")
+        raise ConfigurationError(f"{_invalid_url(url)}; fix notify.urls")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
     # A service has one address for all, and the host part of its URL is a token.

@@ -116,9 +116,9 @@ def _paragraph(item: Item, context: NoticeContext) -> str:
             return _incident_text(item, context)
         case Missed():
             return (
-                f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
+                f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nothing called `retrycli run-once`, "
                 "or the database could not be written.\n"
-                + _next("`retrycli passes`; then see to cron, or whatever calls it")
+                + _next("`retrycli passes`; then check cron, or what else calls it")
             )
         case Escalated():
             return _escalations_text(item, context)
@@ -130,10 +130,10 @@ def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
         lasted = f"since {_utc(change.since)}, for {_length(context.at - change.since)}"
         times = f"at {_utc(change.since)}, and took a message at {_utc(context.at)}"
         return {
-            Topic.DOWN: f"{context.destination} takes messages again. It had been down {lasted}; nothing was lost.",
+            Topic.DOWN: f"{context.destination} accepts messages again. It had been down {lasted}; nothing was lost.",
             Topic.CREDENTIALS: f"{context.destination} accepts our credentials again. It refused them {times}.",
             Topic.SAME_ANSWER: f"{context.destination} works again. It gave everything the same answer {times}.",
-            Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
+            Topic.DEADLINE: f"The pass completed all due messages. Earlier passes had not, {lasted}.",
             Topic.EXPIRY: f"No waiting message is about to expire any more. Some had been {lasted}; those that "
             "have expired are escalated.",
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",

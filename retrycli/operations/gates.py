@@ -173,7 +173,7 @@ def stays_open(gate: Gate) -> bool:
 
 def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
     if queue["state"] != State.SENDING:
-        return Gate("claim", open=True, figure="nobody is sending it")
+        return Gate("claim", open=True, figure="not claimed")
     figure = f"being sent by {queue['claimed_by']}; lapses at"
     if has_ended:
         figure = "claimed by a pass that has ended; free at"

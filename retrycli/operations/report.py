@@ -143,7 +143,7 @@ def write(path: Path, text: str) -> None:
         else:
             atomic.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "that is no path"
+        reason = error.strerror if isinstance(error, OSError) else "not a valid path"
         raise ConfigurationError(
             f"can't write the report {path}: {reason}; name a file in a folder that you may write to "
             "(--html, or report.path in the settings)"

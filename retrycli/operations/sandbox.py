@@ -83,7 +83,7 @@ def share(text: str) -> float:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%?)", text.strip())
     value = float(found[1]) / (100 if found[2] else 1) if found else None
     if value is None or value > 1:
-        raise ValueError(f"{text!r} is no share; write 0% to 100%, or a number from 0 to 1")
+        raise ValueError(f"{text!r} is not a valid share; write 0% to 100%, or a number from 0 to 1")
     return value
 
 
@@ -188,7 +188,7 @@ class Sandbox(ThreadingTCPServer):
 
     def _accept(self, key: str | None, ticket_id: str, kind: str, body: bytes) -> Answer:
         if (content := _json_object(body)) is None:
-            return _failure(400, "The body is no JSON object")
+            return _failure(400, "The body must be a JSON object")
         with self._lock:
             if key is not None and key in self._kept:
                 kept = replace(self._kept[key], times=self._kept[key].times + 1)

@@ -76,7 +76,7 @@ def parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (exc.ArgumentError, ValueError):  # their texts may quote the password
-        raise ConfigurationError("database.url is no URL of a database; check its port, and what it quotes") from None
+        raise ConfigurationError("database.url is not a valid database URL; check its port and its escapes") from None
 
 
 def make_engine(url: URL, patience: int) -> Engine:

@@ -133,7 +133,7 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
             found = connection.execute(_after(database, table, after).limit(batch)).all()
         except (TypeError, ValueError) as error:  # an invalid time, which only SQLite can hold
             place = f"{table.name} in {database.place}" + ("" if after is None else f", after {after}")
-            raise ConfigurationError(f"{place}: a row can't be read: {error}; mend it there") from error
+            raise ConfigurationError(f"{place}: a row can't be read: {error}; fix it there") from error
     return {tuple(row[place] for place in places): tuple(row) for row in found}
 
 
@@ -212,7 +212,7 @@ def _objection(database: Database, column: Column[Any], value: object) -> str | 
     """Return why a column can't hold a value. SQLite takes any value into any column, if it is valid Unicode."""
     kind = column.type
     if isinstance(value, str) and not encodable(value):
-        return "is no valid Unicode"
+        return "is not valid Unicode"
     if value is None or database.is_sqlite:
         return None
     if isinstance(kind, String) and isinstance(value, str):
@@ -221,7 +221,7 @@ def _objection(database: Database, column: Column[Any], value: object) -> str | 
         return f"has more than {kind.length} characters" if len(value) > (kind.length or len(value)) else None
     if isinstance(kind, Integer):
         largest = 2 ** (63 if isinstance(kind, BigInteger) else 31)
-        return None if isinstance(value, int) and -largest <= value < largest else "is no whole number of that size"
+        return None if isinstance(value, int) and -largest <= value < largest else "must be an integer of that size"
     return None
 
 

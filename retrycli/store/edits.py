@@ -72,7 +72,7 @@ class Edits:
                 raise self._why_not(connection, message_id, act.at)
             if any(row[name] != value for name, value in read.items()):
                 raise NotActionable(
-                    f"message {message_id} was changed by another while you edited it; nothing was written. "
+                    f"message {message_id} was modified concurrently while you edited it; nothing was written. "
                     f"See `retrycli show {message_id}`, and edit it again"
                 )
             self._check_room(connection, message_id, changes)

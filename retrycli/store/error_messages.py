@@ -19,7 +19,7 @@ GONE = (
 )
 """With many statements in flight, the server's own reason for closing the connection is lost."""
 NO_CHANGES = (
-    "it takes no changes; retrycli must write status, retry_count, last_error and sent_at there: name a table in "
+    "it is read-only; retrycli must write status, retry_count, last_error and sent_at there: name a table in "
     "database.table, or give the view an INSTEAD OF UPDATE trigger"
 )
 OF_THE_TABLE = ("0A000", "42809", "55000")
@@ -35,7 +35,7 @@ BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
     "23": "a constraint of the table forbids what retrycli writes there",
-    "25006": "this server takes no changes; name the primary in database.url where it is a standby, or see to "
+    "25006": "this server is read-only; name the primary in database.url if it is a standby, or check "
     "default_transaction_read_only",
     "25P0": "the server ends transactions too soon; raise transaction_timeout and idle_in_transaction_session_timeout "
     "for this role",
@@ -57,7 +57,7 @@ BY_TEXT = {
     "readonly database": "the file or its folder can't be written; check their owner and mode, and their mount",
     "unable to open database file": "the file can't be opened; check its owner and mode, its folder's, and its mount",
     "disk I/O error": "its disk is full or fails; free some space, and see what the kernel has logged",
-    "file is not a database": "this is no SQLite file; check database.url",
+    "file is not a database": "not a SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",
     # A PostgreSQL that rejects all connections gives no code.
@@ -73,11 +73,11 @@ BY_TEXT = {
     "authentication failed": "check user and password in database.url",
     "no password supplied": "write the password into database.url, or into the user's ~/.pgpass",
     "no pg_hba.conf entry": "the server's pg_hba.conf does not let this host and user in",
-    "does not support SSL": "the server has no TLS; switch it on there, or take sslmode out of database.url",
+    "does not support SSL": "the server has no TLS; switch it on there, or remove sslmode from database.url",
     "does not exist": "check user and database in database.url",
     "starting up": GONE,
     "shutting down": GONE,
-    "standby mode": "this server takes no changes; name the primary in database.url",
+    "standby mode": "this server is read-only; name the primary in database.url",
 }
 """By a part of the text of an error without such a code."""
 

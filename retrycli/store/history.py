@@ -44,7 +44,7 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
             raise repeated(database, message_id)
         row = rows[0] if rows else None
         if row is None:
-            raise NoSuchMessage(f"there is no message {message_id} in {database.place}; see `retrycli list-failed`")
+            raise NoSuchMessage(f"no message {message_id} in {database.place}; see `retrycli list-failed`")
         found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
         made = [_attempt(row) for row in connection.execute(history).mappings()]
         done = [_act(row, body=body) for row in connection.execute(by_people).mappings()]

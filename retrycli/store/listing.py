@@ -119,7 +119,7 @@ class Views:
             try:
                 return array("q", found)
             except TypeError:
-                raise SchemaMismatch("the application's table has an id that is no whole number") from None
+                raise SchemaMismatch("ids of the application's table must be integers") from None
 
     def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
         """Yield the due time and id of messages that are due by a time, in the order in which a pass claims them.

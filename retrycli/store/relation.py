@@ -135,7 +135,7 @@ def require_indexable(database: Database, *, make: str, drop: str | None) -> Non
         case Kind.PARTITIONED:
             raise SchemaMismatch(
                 f"{_where(database)} is a {kind}, whose indexes PostgreSQL does not make or drop "
-                f"concurrently; do it while nobody writes: {drop or make.format(table)}"
+                f"concurrently; do it while nothing writes: {drop or make.format(table)}"
             )
         case Kind.TABLE:
             return

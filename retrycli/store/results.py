@@ -17,13 +17,7 @@ from retrycli.domain.transition import Decision, Transition, TransitionKind, Wri
 from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.error_messages import is_busy
-from retrycli.store.identity import (
-    FIRST_IDENTIFYING,
-    as_found,
-    identifying,
-    load,
-    with_queue,
-)
+from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, load, with_queue
 from retrycli.store.messages import row_by_row, status_of
 from retrycli.store.row_changes import write_messages
 from retrycli.store.row_states import read_rows
@@ -259,7 +253,7 @@ class Results:
     @property
     def _why_hidden(self) -> str:
         table = self._database.messages.fullname
-        return f"its row can be read and not changed; see to the row-level policies of {table}"
+        return f"its row can be read and not changed; check the row-level policies of {table}"
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
         """Return for each message that this claim holds whether its row exists."""

@@ -194,8 +194,8 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"{database.messages.fullname} in {database.place} does not take what came of a message, tried with message "
-        f"{message_id} and taken back: {why}; let retrycli write status, retry_count, last_error and sent_at there"
+        f"{database.messages.fullname} in {database.place} refuses the result of a message, tried with message "
+        f"{message_id} and rolled back: {why}; let retrycli write status, retry_count, last_error and sent_at there"
     )
 
 

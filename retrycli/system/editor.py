@@ -31,12 +31,12 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
             try:
                 return shlex.split(wanted)
             except ValueError:
-                raise NotEdited(f"${name} can't be read as a command: {wanted}; mend its quotes") from None
+                raise NotEdited(f"${name} can't be read as a command: {wanted}; fix its quotes") from None
     for name in FALLBACKS:
         if found := shutil.which(name, path=environment.get("PATH")):
             return [found]
     remedy = SUDO_REMEDY if stripped_by_sudo(environment) else "set $EDITOR"
-    raise NotEdited(f"there is no editor; {remedy}, or give --subject or --body-file")
+    raise NotEdited(f"no editor found; {remedy}, or give --subject or --body-file")
 
 
 def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
@@ -67,7 +67,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
         except FileNotFoundError:
             raise NotEdited("the editor has removed the text; nothing was written") from None
         except UnicodeDecodeError:
-            raise NotEdited("the text is no UTF-8; nothing was written. Set your editor's encoding") from None
+            raise NotEdited("the text is not valid UTF-8; nothing was written. Set your editor's encoding") from None
 
 
 def _run(command: list[str]) -> None:

@@ -14,7 +14,7 @@ LINKED = "it has a second name (a hard link), and other users may make names in 
 
 
 class LogFile(logging.Handler):
-    """Append lines to a file, which is opened for the first line: without a line there is no file.
+    """Append lines to a file, which the first line creates.
 
     A file that can't be written does not end a pass. `problem` says why, for a warning.
 

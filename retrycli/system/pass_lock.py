@@ -175,7 +175,7 @@ class PassLock:
 def _objection(found: os.stat_result, folder: Path) -> str | None:
     """Return why a file can't be the lock: writing it might destroy something else, or it might be a trap."""
     if not stat.S_ISREG(found.st_mode):
-        return "is no plain file"
+        return "is not a regular file"
     if found.st_nlink > 1:
         return "has another name as well (a hard link), and may be another file"
     if found.st_size > LONGEST:

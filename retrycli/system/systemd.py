@@ -74,7 +74,7 @@ def service(job: Job, *, system: bool) -> str:
     own = "" if system else " --user"
     return f"""\
 {mark(job.config)}
-# `retrycli cron remove{own} --systemd` takes it away; `systemctl{own} edit {SERVICE}` adds to it.
+# `retrycli cron remove{own} --systemd` removes it; `systemctl{own} edit {SERVICE}` adds to it.
 [Unit]
 Description=Deliver failed ticket messages (one pass of retrycli)
 Wants=network-online.target

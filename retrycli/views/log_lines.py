@@ -85,10 +85,10 @@ class EventLog:
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
             why = _cause_in_words(self._first[reason, fingerprint])
-            words = "%s a person (%s); see `retrycli list-failed --fingerprint %s`"
+            words = "%s an operator (%s); see `retrycli list-failed --fingerprint %s`"
             logger.warning(words, what, why, fingerprint)
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
-            words = "%s messages with %s other causes need a person; see `retrycli escalations`"
+            words = "%s messages with %s other causes need an operator; see `retrycli escalations`"
             logger.warning(words, f"{sum(others):,}", f"{len(others):,}")
 
 
@@ -107,18 +107,8 @@ def _lines(event: Event) -> list[tuple[int, str]]:
                 (logging.INFO, "Message retry pass started"),
                 (logging.INFO, f"Found {event.due} failed messages to retry"),
             ]
-        case ClockWasAhead():
-            by = event.by - event.by % timedelta(seconds=1)
-            text = f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited"
-            return [(logging.WARNING, f"{text} for longer, {event.claims} claims held for longer, and are put right")]
-        case ClaimsLapsed():
-            taken_back = (
-                "1 message is"
-                if event.released + event.unknown == 1
-                else f"{event.released + event.unknown:,} messages are"
-            )
-            text = f"An earlier pass died: {taken_back} taken back, of which {event.unknown:,} may have been delivered"
-            return [(logging.WARNING, text)]
+        case ClockWasAhead() | ClaimsLapsed():
+            return [(logging.WARNING, _repair(event))]
         case MessageDelivered():
             return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]
         case MessageRescheduled():
@@ -130,7 +120,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
         case MessageReleased():
             said = _answer(event.outcome, event.status_code) if event.outcome else "no attempt was begun"
             sent = _sent(event.outcome, event.status_code)
-            return [(logging.INFO, f"Message {event.message_id} {sent} ({said}), its tries untouched")]
+            return [(logging.INFO, f"Message {event.message_id} {sent} ({said}), no retry used up")]
         case MessageEscalated():
             return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
         case MessageMovedOn() | ResultKept():
@@ -145,19 +135,30 @@ def _lines(event: Event) -> list[tuple[int, str]]:
     assert_never(event)
 
 
+def _repair(event: ClockWasAhead | ClaimsLapsed) -> str:
+    if isinstance(event, ClaimsLapsed):
+        claimed_again = event.released + event.unknown
+        messages = "1 message is" if claimed_again == 1 else f"{claimed_again:,} messages are"
+        return f"An earlier pass died: {messages} claimed again, of which {event.unknown:,} may have been delivered"
+    by = event.by - event.by % timedelta(seconds=1)
+    return (
+        f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited for "
+        f"longer, {event.claims} claims would have been held for longer; both are corrected"
+    )
+
+
 def _concurrent_change(event: MessageMovedOn | ResultKept) -> str:
     if isinstance(event, ResultKept):
         return f"The application holds the row of message {event.message_id}; a later pass writes the result"
-    return f"Message {event.message_id} was changed by another while it was being sent"
+    return f"Message {event.message_id} was modified concurrently while it was being sent"
 
 
 def _escalation(event: MessageEscalated) -> str:
     if event.reason is EscalationReason.EXHAUSTED:
         return f"Message {event.message_id} reached max retries"
     problem = f": {event.problem}" if event.problem else ""
-    return (
-        f"Message {event.message_id} needs a person ({event.reason}{problem}); see `retrycli show {event.message_id}`"
-    )
+    message = event.message_id
+    return f"Message {message} needs an operator ({event.reason}{problem}); see `retrycli show {message}`"
 
 
 def _metric(event: MessageEscalated) -> str:

@@ -124,12 +124,12 @@ def _metrics(measured: Measured) -> Iterator[Metric]:
     )
     yield _gauge(
         "retrycli_oldest_unacknowledged_age_seconds",
-        "How long ago the oldest escalated message that nobody has acknowledged was escalated; 0 where there is none.",
+        "How long ago the oldest escalated message without acknowledgement was escalated; 0 if there is none.",
         measured.oldest_unacknowledged_seconds,
     )
     yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(measured.paused))
     breakers = {host: float(is_open) for host, is_open in measured.breakers.items()}
-    yield _gauge("retrycli_breaker_open", "Whether the ticketing API is taken to be down.", breakers, "destination")
+    yield _gauge("retrycli_breaker_open", "1 if the circuit breaker is open.", breakers, "destination")
 
 
 Values = Mapping[str, float] | Mapping[tuple[str, str], float]

@@ -172,7 +172,7 @@ def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]
 
 
 def _no_json(constant: str) -> None:
-    raise AssertionError(f"{constant} is no JSON")
+    raise AssertionError(f"{constant} is not valid JSON")
 
 
 def _object(done: Finished, code: int = 0) -> dict[str, Any]:

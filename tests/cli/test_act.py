@@ -109,9 +109,9 @@ def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others
     assert [f"retrycli: {each['error']}" for each in told["refused"]] == done.stderr.splitlines()
     assert done.stderr.splitlines() == [
         "retrycli: message 1 is sent, not failed: there is nothing to requeue",
-        "retrycli: message 12 is in no person's hands but waits for its next attempt: "
-        "there is nothing to requeue; `retrycli retry 12` tries it now",
-        "retrycli: there is no message 99; `retrycli list-failed` shows those that wait",
+        "retrycli: message 12 is not escalated; it is waiting for its next attempt: "
+        "there is nothing to requeue; `retrycli retry 12` attempts it now",
+        "retrycli: no message 99; `retrycli list-failed` lists the waiting ones",
     ]
     assert acts(application) == [(11, "anna", "requeued")]
 
@@ -508,7 +508,7 @@ def test_requeue_refuses_a_row_that_can_not_be_built(at_work: Cli, application: 
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
     assert refused.stderr == at_work("retry", "11").stderr
-    assert refused.stderr == "retrycli: message 11 can't be sent: body is missing; mend its row first\n"
+    assert refused.stderr == "retrycli: message 11 can't be sent: body is missing; fix its row first\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     assert "Requeued 1 message.\n1 message can't be sent as it is and was left alone.\n" in screen.text
@@ -524,7 +524,7 @@ def test_requeue_refuses_a_message_that_its_preset_can_not_build(at_work: Cli, a
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
     problem = at_work.json("retry", "11", code=3)["results"][0]["error"]
-    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; mend its row first\n"
+    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; fix its row first\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
     assert "Requeued 1 message.\n2 messages can't be sent as they are and were left alone.\n" in screen.text
@@ -559,7 +559,7 @@ def test_a_message_that_is_being_sent_is_not_rejected(cli: Cli, application: App
         gate.opened.set()
         assert end(process).returncode == 0
     assert named.returncode == 4
-    assert named.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert named.stderr.startswith("retrycli: message 101 is being sent now (")
     assert (found.returncode, facts(found)) == (4, {"rejected": 0, "refused": 1, "left": 0})
     assert application.row(101)["status"] == "sent"
 
@@ -636,7 +636,7 @@ def test_acknowledging_by_a_filter_takes_those_that_nobody_has(at_work: Cli, app
     assert acts(application) == [(11, "anna", "acknowledged"), (12, "bert", "acknowledged")]
 
 
-@pytest.mark.parametrize(("message_id", "why"), [("30", "is in no person's hands"), ("99", "there is no message 99")])
+@pytest.mark.parametrize(("message_id", "why"), [("30", "is in no person's hands"), ("99", "no message 99")])
 def test_a_note_is_for_what_is_escalated(at_work: Cli, application: Application, message_id: str, why: str) -> None:
     application.add(30, hours_ago=0)
     done = at_work("escalations", "note", message_id, "phoned them")
@@ -690,7 +690,7 @@ def test_an_option_that_is_no_utf8_is_wrong_usage(at_work: Cli, application: App
     arguments = ["reject", "--type", "customer", "--yes", *(["--reason", "x"] if option != "--reason" else [])]
     done = at_work(*arguments, option, "caf\udce9")
     assert done.returncode == 2
-    assert "that is no UTF-8" in done.stderr
+    assert "that is not valid UTF-8" in done.stderr
     assert application.dump() == before
 
 

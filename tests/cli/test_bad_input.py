@@ -140,7 +140,7 @@ def test_a_file_that_is_no_database_is_left_alone(cli: Cli) -> None:
     line = fault(
         cli("run-once", env={"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": API}), 69
     )
-    assert line == f"{file}: file is not a database: this is no SQLite file; check database.url"
+    assert line == f"{file}: file is not a database: not a SQLite file; check database.url"
     assert file.read_text() == "Dear database,\n" * 100
 
 
@@ -202,11 +202,11 @@ BAD_ROWS: dict[int, tuple[dict[str, Any], str]] = {
     21: ({"body": b"\x00\x01"}, "body is not text"),
     22: ({"subject": b"\xff"}, "subject is not text"),
     23: ({"retry_count": -1}, "retry_count is -1, and can't be below 0"),
-    24: ({"retry_count": "three"}, "retry_count is no whole number: 'three'"),
-    25: ({"cc_emails": "not a list"}, "cc_emails is no JSON"),
-    26: ({"bcc_emails": '{"to": 1}'}, "bcc_emails is no JSON list"),
-    27: ({"created_at": "yesterday"}, "created_at is no date: 'yesterday'"),
-    28: ({"updated_at": "2026-13-45 00:00:00"}, "updated_at is no date: '2026-13-45 00:00:00'"),
+    24: ({"retry_count": "three"}, "retry_count must be an integer: 'three'"),
+    25: ({"cc_emails": "not a list"}, "cc_emails is not valid JSON"),
+    26: ({"bcc_emails": '{"to": 1}'}, "bcc_emails must be a JSON list"),
+    27: ({"created_at": "yesterday"}, "created_at is not a valid date: 'yesterday'"),
+    28: ({"updated_at": "2026-13-45 00:00:00"}, "updated_at is not a valid date: '2026-13-45 00:00:00'"),
     29: ({"message_type": "fax"}, "message_type is 'fax', not one of customer, supplier, internal"),
     30: ({"ticket_id": ""}, "ticket_id is missing"),
 }
@@ -244,7 +244,7 @@ def test_a_row_with_unusable_data_goes_to_a_person_with_what_is_wrong_with_it(mi
     problem = BAD_ROWS[message_id][1]
     assert mixed.application.row(message_id) == mixed.before[message_id] | {"last_error": f"Can't be sent: {problem}"}
     assert mixed.application.state(message_id) == "escalated"
-    assert f"Message {message_id} needs a person (invalid: {problem}); see `retrycli show {message_id}`\n" in (
+    assert f"Message {message_id} needs an operator (invalid: {problem}); see `retrycli show {message_id}`\n" in (
         mixed.done.stderr
     )
 
@@ -333,7 +333,7 @@ WRONG_SETTINGS: dict[tuple[str, str], str] = {
 }
 WRONG_FILES = {
     b"[gateway\n": "is no TOML: Expected ']' at the end of a table declaration (at line 1, column 9)",
-    b"\xff\n": "is no UTF-8 text; save it as UTF-8",
+    b"\xff\n": "is not valid UTF-8; save it as UTF-8",
     b"schedule = 3\n": "schedule (file ",
     b'[gateway]\nbase_uri = "http://one"\n': "): no such setting",
 }

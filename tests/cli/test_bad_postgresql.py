@@ -510,7 +510,7 @@ def test_a_message_that_a_policy_keeps_from_changes_is_sent_once_and_goes_to_a_p
         command = desk.at(api.url, url=desk.url(user=role))
         done = command("run-once")
         assert done.returncode == 0, done.stderr
-        assert f"Message {hidden} needs a person (invalid: " in done.stderr
+        assert f"Message {hidden} needs an operator (invalid: " in done.stderr
         assert why in done.stderr
         assert command.json("run-once")["sent"] == 0
         assert [each.times for each in api.received] == [1] * MESSAGES

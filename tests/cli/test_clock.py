@@ -73,7 +73,7 @@ def test_after_a_clock_was_a_month_ahead_each_message_is_tried_in_its_time(
     [warned] = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert warned.getMessage() == (
         "The clock was ahead by 29 days, 23:45:00 or more in earlier passes: 4 messages would have waited for longer, "
-        "0 claims held for longer, and are put right"
+        "0 claims would have been held for longer; both are corrected"
     )
 
 

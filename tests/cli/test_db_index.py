@@ -29,7 +29,7 @@ def indexes(application: Application) -> list[object]:
 def test_on_a_terminal_it_shows_what_it_would_do_and_asks(at_work: Cli, application: Application) -> None:
     refused = at_work.on_terminal("db", "index", answers=["n"])
     assert f"{MAKE};" in refused.words
-    assert "Make it? Nobody else can write to the file meanwhile. [y/N] n" in refused.words
+    assert "Make it? No other process can write to the file meanwhile. [y/N] n" in refused.words
     assert refused.text.endswith("Nothing was changed.\n")
     assert indexes(application) == []
     made = at_work.on_terminal("db", "index", answers=["y"])

@@ -94,7 +94,7 @@ def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cl
     assert len(command) > COLUMNS
     assert lines[lines.index(command) - 1] == "→ run:", "it can be pasted: nothing breaks it, and nothing else is there"
     assert max(len(each) for each in screen.text.splitlines() if each.strip() != command) <= COLUMNS
-    assert screen.text.endswith("Next: mend what failed, then `retrycli doctor`\n")
+    assert screen.text.endswith("Next: fix what failed, then `retrycli doctor`\n")
 
 
 def test_piped_each_finding_is_a_line(desk: Cli) -> None:
@@ -202,7 +202,7 @@ def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
     assert found["level"] == "failure"
     told = rf"nothing gets through to {api.url} since \S+Z: 5 failures in a row; the next try is at \S+Z"
     assert re.fullmatch(told, found["found"])
-    assert found["remedy"] == "see to the API; `retrycli run-once --probe` tries it now"
+    assert found["remedy"] == "see to the API; `retrycli run-once --probe` attempts it now"
 
 
 @needs_no_file

@@ -174,7 +174,7 @@ def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Applica
     done = at_desk("edit", "11", "--yes", env={"PATH": str(at_desk.cwd)})
     assert (done.returncode, done.stderr) == (
         4,
-        "retrycli: there is no editor; set $EDITOR, or give --subject or --body-file\n",
+        "retrycli: no editor found; set $EDITOR, or give --subject or --body-file\n",
     )
 
 
@@ -184,7 +184,7 @@ def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Applica
     [
         (["--subject", "x"], "nobody is there to be asked; add --yes"),
         (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
-        (["--subject", "caf\udce9", "--yes"], "that is no UTF-8"),
+        (["--subject", "caf\udce9", "--yes"], "that is not valid UTF-8"),
     ],
 )
 def test_wrong_usage_changes_nothing(at_desk: Cli, application: Application, arguments: list[str], why: str) -> None:
@@ -223,7 +223,7 @@ def test_a_message_that_is_being_sent_is_not_edited(cli: Cli, application: Appli
         gate.opened.set()
         assert end(process).returncode == 0
     assert done.returncode == 4
-    assert done.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert done.stderr.startswith("retrycli: message 101 is being sent now (")
     assert application.row(101)["subject"] == "Re: Invoice"
 
 
@@ -240,7 +240,7 @@ def test_a_message_that_another_changes_while_it_is_edited_is_left_alone(
     env = editor(at_desk.cwd, f'{sys.executable} change.py && sed -i s/Invoice/bill/ "$2"')
     done = at_desk.having(env)("edit", "11", "--yes")
     assert done.returncode == 4, done.stderr
-    assert "message 11 was changed by another while you edited it; nothing was written." in done.stderr
+    assert "message 11 was modified concurrently while you edited it; nothing was written." in done.stderr
     assert (application.row(11)["subject"], application.row(11)["body"]) == ("Re: Invoice", "It is there.")
 
 

@@ -554,7 +554,7 @@ def test_on_a_terminal_each_gate_is_a_line_and_the_next_attempt_and_command_foll
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
     assert re.search(r"^status       yes   failed ", screen.text, re.MULTILINE)
     assert re.search(rf"^wait         no    due at +{LOCAL_TIME}$", screen.text, re.MULTILINE)
-    assert re.search(rf"Next attempt  {LOCAL_TIME}\nNext: `retrycli retry 8` tries it now\n$", screen.text)
+    assert re.search(rf"Next attempt  {LOCAL_TIME}\nNext: `retrycli retry 8` attempts it now\n$", screen.text)
 
 
 def test_piped_each_gate_is_a_line_of_tabs(waiting: Cli) -> None:
@@ -602,7 +602,7 @@ def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, ap
     application.execute(sending, str(soon - 10 * MINUTE))
     screen = waiting.on_terminal("explain", "8")
     assert "claimed it" not in screen.words
-    assert screen.text.splitlines()[-1] == "Next: `retrycli retry 8` tries it now"
+    assert screen.text.splitlines()[-1] == "Next: `retrycli retry 8` attempts it now"
 
 
 def test_of_a_pass_that_has_ended_nobody_is_told_that_it_sends(cli: Cli, application: Application) -> None:
@@ -655,4 +655,4 @@ def test_while_one_message_goes_first_the_others_are_promised_no_attempt(
 def test_a_message_that_is_not_there_can_not_be_explained(waiting: Cli) -> None:
     done = waiting("explain", "99")
     assert (done.returncode, done.stdout) == (4, "")
-    assert "there is no message 99" in done.stderr
+    assert "no message 99" in done.stderr

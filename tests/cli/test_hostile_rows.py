@@ -64,28 +64,28 @@ USABLE: dict[int, Row] = {
     YEAR_9999: {"created_at": "9999-12-31 23:59:59", "updated_at": "9999-12-31 23:59:59"},
 }
 UNUSABLE: dict[int, tuple[Row, str]] = {
-    DEEP: ({"cc_emails": "[" * 10_000 + "]" * 10_000}, "cc_emails is no JSON"),
-    31: ({"cc_emails": f"[{'9' * 5_000}]"}, "cc_emails is no JSON"),
+    DEEP: ({"cc_emails": "[" * 10_000 + "]" * 10_000}, "cc_emails is not valid JSON"),
+    31: ({"cc_emails": f"[{'9' * 5_000}]"}, "cc_emails is not valid JSON"),
     32: ({"bcc_emails": '["\\ud800"]'}, "bcc_emails is not valid UTF-8"),
     33: ({"message_type": "\x1b[2J" * 10_000}, r"message_type is '\x1b[2J"),
     34: ({"retry_count": -(2**63)}, "retry_count is -9223372036854775808"),
-    35: ({"attachments": '{"a": 1}'}, "attachments is no JSON list"),
-    36: ({"created_at": "infinity"}, "created_at is no date: 'infinity'"),
+    35: ({"attachments": '{"a": 1}'}, "attachments must be a JSON list"),
+    36: ({"created_at": "infinity"}, "created_at is not a valid date: 'infinity'"),
     37: ({"ticket_id": Random(0).randbytes(4_000).hex()}, "ticket_id has 8,000 characters"),  # they can't be compressed
 }
 ONLY_SQLITE: dict[int, tuple[Row, str]] = {
     40: ({"body": b"\xff\x00"}, "body is not text"),
-    41: ({"retry_count": "many"}, "retry_count is no whole number: 'many'"),
+    41: ({"retry_count": "many"}, "retry_count must be an integer: 'many'"),
     42: ({"retry_count": b"\x01"}, "retry_count is no whole number"),
-    43: ({"ticket_id": b"\xff"}, "ticket_id is no number or text"),
+    43: ({"ticket_id": b"\xff"}, "ticket_id must be a number or text"),
     44: ({"created_at": b"\xff"}, "created_at is no date"),
     45: ({"created_at": "9999-12-31 23:59:59-12:00"}, "created_at is no date"),
-    46: ({"cc_emails": "[NaN]"}, "cc_emails is no JSON"),
+    46: ({"cc_emails": "[NaN]"}, "cc_emails is not valid JSON"),
 }
 ONLY_POSTGRESQL: dict[int, tuple[Row, str]] = {
-    40: ({"created_at": "-infinity"}, "created_at is no date: '-infinity'"),
-    41: ({"created_at": "294276-12-31"}, "created_at is no date: '294276-12-31 00:00:00'"),
-    42: ({"updated_at": "0044-03-15 BC"}, "updated_at is no date: '0044-03-15 00:00:00 BC'"),
+    40: ({"created_at": "-infinity"}, "created_at is not a valid date: '-infinity'"),
+    41: ({"created_at": "294276-12-31"}, "created_at is not a valid date: '294276-12-31 00:00:00'"),
+    42: ({"updated_at": "0044-03-15 BC"}, "updated_at is not a valid date: '0044-03-15 00:00:00 BC'"),
 }
 ALSO_USABLE: dict[bool, dict[int, Row]] = {
     True: {

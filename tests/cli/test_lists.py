@@ -179,7 +179,7 @@ def test_escalations_fit_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
 
 def test_where_nothing_waits_for_a_person_escalations_says_so(at_work: Cli) -> None:
     screen = at_work.on_terminal("escalations")
-    assert screen.text.endswith("Nothing is waiting for a person. Next: retrycli status\n")
+    assert screen.text.endswith("Nothing is escalated. Next: retrycli status\n")
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_show_has_times_in_json_as_the_lists_have_them(shown: Shown) -> None:
 
 def test_show_of_what_can_not_be_sent_names_what_comes_before_a_retry(shown: Shown) -> None:
     assert shown.screens["show 14"].text.endswith(
-        "Next: `retrycli edit 14`, or mend its row; then `retrycli retry 14`\n"
+        "Next: `retrycli edit 14`, or fix its row; then `retrycli retry 14`\n"
     )
 
 
@@ -279,7 +279,7 @@ def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown:
     assert "status\tsent\n" in shown.piped["show 1"].stdout
     missing = shown.piped["show 99"]
     assert (missing.returncode, missing.stdout) == (4, "")
-    assert re.fullmatch(r"retrycli: there is no message 99 in \S+; see `retrycli list-failed`\n", missing.stderr)
+    assert re.fullmatch(r"retrycli: no message 99 in \S+; see `retrycli list-failed`\n", missing.stderr)
 
 
 def test_bodies_are_shown_by_show_alone(shown: Shown) -> None:

@@ -98,7 +98,7 @@ def test_the_line_that_counts_the_messages_of_a_cause_has_the_status_and_not_the
     file = tmp_path / "retrycli.log"
     with Scripted((422, {"messages": ["no such user Anna"]})) as api:
         done = cli("run-once", env=application.variables(api.url) | {"RETRYCLI_LOGGING__FILE": str(file)})
-    assert "6 messages with the same cause need a person (permanent: answer 422); see `retrycli " in done.stderr
+    assert "6 messages with the same cause need an operator (permanent: answer 422); see `retrycli " in done.stderr
     assert "Anna" not in done.stderr + file.read_text()
 
 
@@ -109,8 +109,8 @@ def test_it_names_what_is_wrong_with_rows_and_no_words_of_the_application(
     application.execute("UPDATE pending_messages SET message_type = 'fax' WHERE id <= 105")
     application.execute("UPDATE pending_messages SET retry_count = 10, last_error = 'a customer''s' WHERE id > 105")
     said = at_work("run-once").stderr
-    assert "5 messages with the same cause need a person (invalid: " in said, said
-    assert "5 messages with the same cause need a person (exhausted); see" in said, said
+    assert "5 messages with the same cause need an operator (invalid: " in said, said
+    assert "5 messages with the same cause need an operator (exhausted); see" in said, said
     assert "a customer's" not in said
 
 

@@ -132,7 +132,7 @@ def test_a_message_that_is_absent_stays_as_it_is(begin: Begin) -> None:
         desk.check_as_before(before, row)
         assert desk.acts() == [(1, "anna", "looked_up", "absent")]
         screen = desk.command.on_terminal("look-up", "1")
-        assert "Message 1 has not arrived. It stays as it is." in screen.words
+        assert "Message 1 has not arrived. Nothing was changed." in screen.words
         assert "Next: retrycli retry 1" in screen.words
 
 
@@ -188,7 +188,7 @@ def test_a_system_that_does_not_answer_changes_nothing(
         assert done.stdout.splitlines()[0].startswith("1\tunknown\t")
         desk.check_as_before(before, row)
         screen = desk.command.having(asking(f"http://127.0.0.1:{port}")).on_terminal("look-up", "1")
-        assert "Nobody knows if message 1 has arrived: look-up: " in screen.words
+        assert "Not known whether message 1 has arrived: look-up: " in screen.words
         assert "if it is there, `retrycli mark-sent 1`" in screen.words
 
 
@@ -274,7 +274,7 @@ def test_messages_that_can_not_be_looked_up_are_named_and_the_others_are(cli: Cl
         assert done.returncode == 4
         one, none, bad = (each for each in done.stderr.splitlines() if each.startswith("retrycli: "))
         assert "message 1 is sent, not failed: there is nothing to look up" in one
-        assert "there is no message 404" in none
+        assert "no message 404" in none
         assert "message 9 can't be sent: body is missing" in bad
         assert done.stdout.splitlines()[0].startswith("7\tabsent")
 
@@ -298,7 +298,7 @@ def test_it_is_public_python(application: Application, monkeypatch: pytest.Monke
             monkeypatch.setenv(name, value)
         settings = load_settings()
         assert retrycli.look_up(settings, 5, by="anna") == retrycli.LookUp(retrycli.Presence.ABSENT)
-        with pytest.raises(retrycli.RetrycliError, match="there is no message 404"):
+        with pytest.raises(retrycli.RetrycliError, match="no message 404"):
             retrycli.look_up(settings, 404)
         stopping = replace(DEFAULT_RUNTIME, stop_requested=lambda: True)
         with pytest.raises(retrycli.RetrycliError, match="message 5 was not looked up: a stop was requested"):

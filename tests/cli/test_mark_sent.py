@@ -144,7 +144,7 @@ def test_a_message_that_is_being_sent_is_not_marked(cli: Cli, application: Appli
         gate.opened.set()
         assert end(process).returncode == 0
     assert named.returncode == 4
-    assert named.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert named.stderr.startswith("retrycli: message 101 is being sent now (")
     assert (found.returncode, facts(found)) == (4, {"marked_sent": 0, "refused": 1, "left": 0})
     assert acts(application) == []
 
@@ -156,7 +156,7 @@ def test_messages_that_are_not_failed_or_do_not_exist_are_named(at_work: Cli, ap
     assert [each.partition(":")[2] for each in sorted(done.stderr.splitlines())] == [
         " message 1 is sent, not failed: there is nothing to mark as sent",
         " message 2 is pending, not failed: there is nothing to mark as sent",
-        " there is no message 404; `retrycli list-failed` shows those that wait",
+        " no message 404; `retrycli list-failed` lists the waiting ones",
     ]
     assert application.row(5)["status"] == "sent"
 

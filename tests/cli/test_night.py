@@ -96,7 +96,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
     assert titles == [
         ("22:15", "the ticketing API is down"),
         ("04:15", "the ticketing API is still down"),
-        ("07:00", "the ticketing API is back; 3 messages need a person"),
+        ("07:00", "the ticketing API is back; 3 messages need an operator"),
     ]
     assert len(told) <= NOTIFICATIONS_AT_MOST
     assert "3 × HTTP 422: recipient unknown" in told[-1][1]

@@ -66,9 +66,9 @@ def test_a_mail_and_a_webhook_get_the_escalations_of_a_pass_as_plain_text(
     assert (done.returncode, again.returncode) == (0, 0)
     [text] = hook.texts
     title, *lines = text.splitlines()
-    assert re.fullmatch(r"retrycli on \S+: 2 messages need a person", title)
+    assert re.fullmatch(r"retrycli on \S+: 2 messages need an operator", title)
     assert lines == [
-        "2 messages need a person:",
+        "2 messages need an operator:",
         f"2 × {PLAIN_422}",
         "    2 customer; tickets 47‹b›1‹/b›\\n＠here, 47‹b›2‹/b›\\n＠here; retrycli show 1",
         "Next: retrycli escalations",
@@ -120,7 +120,7 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalat
     assert began.splitlines()[0].endswith(": the ticketing API is down")
     assert f"{api.url} can't be reached, since 20" in began
     assert "5 messages waiting" in began
-    assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs a person")
+    assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs an operator")
     assert f"\n{api.url} takes messages again" in ended
 
 

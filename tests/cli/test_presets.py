@@ -61,7 +61,7 @@ def test_a_preset_is_checked_against_the_table_where_there_is_one(at_work: Cli, 
     file.write_text(OWN.replace("{body}", "{colour}"), encoding="utf-8")
     refused = at_work("presets", "check", file)
     assert refused.returncode == 78
-    assert "messages.customer names the column colour, which the table has not" in refused.stderr
+    assert "messages.customer refers to column colour, which does not exist" in refused.stderr
 
 
 def test_without_a_table_a_check_says_what_it_would_have_to_have(cli: Cli, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def check_told(done: Finished, message_id: object) -> None:
     """The pass is none that failed, and its log names the message and what is in the way."""
     assert done.returncode == 0, done.stderr
     told, metric = done.stderr.splitlines()
-    assert f"Message {message_id} needs a person (invalid: " in told
+    assert f"Message {message_id} needs an operator (invalid: " in told
     assert CLOSED in told
     assert "METRIC: message_escalated" in metric
 

@@ -77,7 +77,7 @@ def test_what_is_sent_rejected_or_not_there_is_refused_each_with_a_line_that_say
     assert done.stderr.splitlines() == [
         "retrycli: message 1 is sent, not failed: there is nothing to retry",
         "retrycli: message 4 is rejected, not failed: there is nothing to retry",
-        "retrycli: there is no message 99; `retrycli list-failed` shows those that wait",
+        "retrycli: no message 99; `retrycli list-failed` lists the waiting ones",
     ]
     assert application.rows() == before
     assert sandbox.received == ()
@@ -122,7 +122,7 @@ def test_a_message_that_a_pass_is_sending_just_now_is_refused(cli: Cli, applicat
         gate.opened.set()
         assert end(process).returncode == 0
     assert done.returncode == 4
-    assert done.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert done.stderr.startswith("retrycli: message 101 is being sent now (")
     assert len(sandbox.received) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_message_with_unusable_data_is_refused_with_what_to_mend(at_work: Cli,
     application.add(9, body=None)
     done = at_work("retry", "9")
     assert done.returncode == 4
-    assert "message 9 can't be sent: body is missing; mend its row first" in done.stderr
+    assert "message 9 can't be sent: body is missing; fix its row first" in done.stderr
     assert application.state(9) == "escalated"
     application.execute("UPDATE pending_messages SET body = 'It is attached.' WHERE id = 9")
     assert at_work("retry", "9").returncode == 0

@@ -217,7 +217,7 @@ def test_a_message_that_will_never_be_taken_is_escalated_at_once(cli: Cli, appli
     application.add(101)
     with Scripted(REJECTS) as api:
         done = cli.having(application.variables(api.url))("run-once")
-    assert "Message 101 needs a person (permanent); see `retrycli show 101`" in done.stderr
+    assert "Message 101 needs an operator (permanent); see `retrycli show 101`" in done.stderr
     assert "no such recipient" not in done.stderr  # the answer's words may be the customer's
     assert application.row(101)["status"] == "failed"
     assert application.state(101) == "escalated"
@@ -396,7 +396,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     assert cli.json("status")["messages"]["due"] == 2
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
-    assert "5 messages would be escalated instead: expired, no tries left, or not valid." in screen.words
+    assert "5 messages would be escalated instead: expired, no retries left, or invalid." in screen.words
     assert "Not checked: already delivered, unknown outcome too often, invalid row." in screen.words
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
@@ -500,7 +500,7 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
     assert "The ticketing API can't be reached" in began.stderr
     assert lasts.stderr == ""
     assert re.search(
-        r"The ticketing API takes messages again \(it was down (at|from .* UTC to) .* UTC\)$", ended.stderr
+        r"The ticketing API accepts messages again \(it was down (at|from .* UTC to) .* UTC\)$", ended.stderr
     )
     assert usual.stderr == ""
 

@@ -134,8 +134,8 @@ def test_where_nothing_was_tried_it_says_so(at_work: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--since", "yesterday"], "no length of time; write a number and a unit: 200ms, 2s, 15m, 2h or 7d"),
-        (["--since", "-7d"], "no length of time"),
+        (["--since", "yesterday"], "is not a valid duration; write a number and a unit: 200ms, 2s, 15m, 2h or 7d"),
+        (["--since", "-7d"], "is not a valid duration"),
         (["--since", "99999999d"], "too long; the longest is 36500d"),
         (["--since", "0s"], "longer than that"),
         (["--by", "weather"], "'weather' is not one of"),

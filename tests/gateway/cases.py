@@ -96,7 +96,7 @@ def echo(connection: Connection) -> None:
 
 NO_ANSWER = f"no answer within {DEADLINE} s"
 NOT_SENT = f"not sent within {DEADLINE} s"
-NO_JSON = "HTTP 200, but the answer is no JSON to be judged by"
+NO_JSON = "HTTP 200, but the answer is not valid JSON"
 NO_HTTP = "HttpProcessingError"
 
 CASES = (

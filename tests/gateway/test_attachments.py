@@ -102,9 +102,9 @@ def test_a_second_name_that_only_the_files_owner_can_have_made_is_no_danger(fold
 
 NAME, MEDIA_TYPE = "has what can't be a file's name", "has a content_type that is not of the form type/subtype"
 UNUSABLE: list[tuple[object, str]] = [
-    ("missing.pdf", "is not in gateway.attachments_dir; put it there, or take it off the list"),
-    ("2026", "is no regular file"),
-    ("pipe", "is no regular file"),
+    ("missing.pdf", "is not in gateway.attachments_dir; put it there, or remove it from the list"),
+    ("2026", "is not a regular file"),
+    ("pipe", "is not a regular file"),
     ("invoice.pdf/x", "can't be read: Not a directory"),
     ("a\0b", f"{NAME}; rename it, or give it a filename"),
     ({"path": "a\0b", "filename": "a"}, "has what can't be a file's path"),
@@ -115,7 +115,7 @@ UNUSABLE: list[tuple[object, str]] = [
     (7, "is neither a path nor an object with one"),
     (["invoice.pdf"], "is neither a path nor an object with one"),
     (None, "is neither a path nor an object with one"),
-    ({"path": 7}, "has a path that is no text"),
+    ({"path": 7}, "has a path that is not text"),
     ({"path": "invoice.pdf", "filename": "a\r\nBcc: eve@x.test"}, NAME),
     ({"path": "invoice.pdf", "filename": "fdp.\u202eexe"}, NAME),
     ({"path": "invoice.pdf", "filename": "a/.."}, NAME),

@@ -69,9 +69,9 @@ def by_smtp(url: str, now: Callable[[], datetime] = noon) -> Outcome:
 def assert_told(told: pytest.LogCaptureFixture, outcome: Outcome, kind: OutcomeKind) -> None:
     (record,) = told.records
     assert record.levelname == "ERROR"
-    assert record.getMessage().startswith("Message 7 met a fault of retrycli's own: KeyError at retrycli.gateway.")
+    assert record.getMessage().startswith("Message 7 met an internal error: KeyError at retrycli.gateway.")
     assert outcome.kind is kind
-    assert "a fault of retrycli's own: KeyError at retrycli.gateway." in str(outcome.error)
+    assert "an internal error: KeyError at retrycli.gateway." in str(outcome.error)
     assert WORDS not in told.text + str(outcome.error)
 
 

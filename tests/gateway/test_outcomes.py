@@ -178,7 +178,7 @@ def test_a_refusal_without_a_reason() -> None:
 )
 def test_a_success_that_cannot_be_judged(body: bytes) -> None:
     outcome = outcome_of(answer(200, body))
-    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the answer is no JSON to be judged by")
+    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the answer is not valid JSON")
 
 
 @pytest.mark.parametrize("name", ["messages", "errors", "message", "error", "detail"])

@@ -348,7 +348,7 @@ def test_a_file_that_cant_be_looked_for(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.customer\n")
-    assert mistake(file).startswith(f"preset {file} is no TOML: ")
+    assert mistake(file).startswith(f"preset {file} is not valid TOML: ")
 
 
 def test_a_file_may_begin_as_editors_on_windows_have_it(tmp_path: Path) -> None:
@@ -360,12 +360,12 @@ def test_a_file_may_begin_as_editors_on_windows_have_it(tmp_path: Path) -> None:
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_bytes(b'title = "\xff"')
-    assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is no UTF-8 text; save it as UTF-8"
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is not valid UTF-8; save it as UTF-8"
 
 
 def test_a_figure_without_end_is_no_toml(tmp_path: Path) -> None:
     file = preset_file(tmp_path, f"x = {'9' * 5000}")
-    assert mistake(file).startswith(f"preset {file} is no TOML: ")
+    assert mistake(file).startswith(f"preset {file} is not valid TOML: ")
 
 
 @pytest.mark.parametrize("deep", [f"x = {'[' * 5000}", f"body{'.x' * 5000} = 1"], ids=["lists", "tables"])
@@ -514,7 +514,7 @@ def test_a_name_with_a_value_is_accepted(text: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_column_that_the_table_has_not_is_named_wherever_it_stands(text: str, where: str, tmp_path: Path) -> None:
-    said = f"the preset's {where} names the column colour, which the table has not"
+    said = f"the preset's {where} refers to column colour, which does not exist"
     assert mistake(preset_file(tmp_path, text)) == said
 
 
@@ -530,7 +530,7 @@ def test_what_is_only_read_back_is_no_place_for_a_column(tmp_path: Path) -> None
 def test_a_column_in_the_path_of_an_answer_must_be_there(tmp_path: Path) -> None:
     """Else it would be taken for an empty text, and match each entry without a key."""
     file = preset_file(tmp_path, NOTE + LOOK + "{ path = '[key={delivery_kye}].id', contains = '{delivery_key}' }")
-    assert mistake(file) == "the preset's look_up names the column delivery_kye, which the table has not"
+    assert mistake(file) == "the preset's look_up refers to column delivery_kye, which does not exist"
 
 
 @pytest.mark.parametrize(
@@ -567,7 +567,7 @@ def test_a_template_that_is_wrong_is_named(key: str, place: str, template: str, 
 )
 def test_a_column_that_the_table_has_not_is_named(place: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.supplier]\n" + place)
-    assert mistake(file) == "the preset's messages.supplier names the column colour, which the table has not"
+    assert mistake(file) == "the preset's messages.supplier refers to column colour, which does not exist"
     open_gateway(gateway_settings("http://127.0.0.1:1", preset=file), columns=[*COLUMNS, "colour"])
 
 

@@ -460,7 +460,7 @@ def test_the_name_that_the_server_gives_a_mail_is_kept(reply: str, name: str | N
 
 def test_a_subject_that_names_no_column_is_found_out_at_the_start() -> None:
     settings = mail_settings(f"smtp://{LOOPBACK}:1", subject="[{priority}] {subject}")
-    with pytest.raises(ConfigurationError, match=r"gateway\.subject names the column priority"):
+    with pytest.raises(ConfigurationError, match=r"gateway\.subject refers to column priority"):
         open_smtp(settings)
 
 

@@ -56,7 +56,7 @@ def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
     reasons = {
         file: "it holds no certificates",
         tmp_path / "missing.pem": "No such file or directory",
-        tmp_path / "\0": "that is no path",
+        tmp_path / "\0": "not a valid path",
     }
     for each, reason in reasons.items():
         with pytest.raises(ConfigurationError, match=rf"gateway\.ca_file: can't use {each}: {reason}$"):

@@ -16,8 +16,8 @@ from retrycli.notify import apprise
 from retrycli.notify.message import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 
-TITLE = "retrycli on mill: 3 messages need a person"
-BODY = "3 messages need a person:\n3 × HTTP 422: recipient … unknown\nNext: retrycli escalations"
+TITLE = "retrycli on mill: 3 messages need an operator"
+BODY = "3 messages need an operator:\n3 × HTTP 422: recipient … unknown\nNext: retrycli escalations"
 
 
 @pytest.fixture

@@ -321,10 +321,10 @@ def test_a_table_that_numbers_nothing_is_none_of_ours(to_postgresql: Sides) -> N
 
 UNFIT = {
     "a NUL": ("detail", "'a' || char(0) || 'b'", "detail has a NUL character in it"),
-    "half a pair": ("detail", "CAST(x'61eda080' AS TEXT)", "detail is no valid Unicode"),
-    "no UTF-8": ("by", "CAST(x'636166e9' AS TEXT)", "by is no valid Unicode"),
+    "half a pair": ("detail", "CAST(x'61eda080' AS TEXT)", "detail is not valid Unicode"),
+    "no UTF-8": ("by", "CAST(x'636166e9' AS TEXT)", "by is not valid Unicode"),
     "too long a name": ("by", "printf('%0300d', 7)", "by has more than 255 characters"),
-    "no number": ("message_id", "'seven'", "message_id is no whole number of that size"),
+    "no number": ("message_id", "'seven'", "message_id must be an integer of that size"),
 }
 
 
@@ -348,7 +348,7 @@ def test_a_row_that_does_not_fit_is_named_with_the_way_out(to_postgresql: Sides,
 
 def test_a_number_too_large_is_named(to_postgresql: Sides) -> None:
     put(to_postgresql.source, ATTEMPTS, {**attempt(3), "duration_ms": 2**31})
-    with pytest.raises(ConfigurationError, match=r'duration_ms is no whole number of that size, where "id" = 3'):
+    with pytest.raises(ConfigurationError, match=r'duration_ms must be an integer of that size, where "id" = 3'):
         copy(to_postgresql)
 
 
@@ -376,7 +376,7 @@ def test_text_that_is_no_unicode_is_named_between_files_too(tmp_path: Path, temp
     with two(("sqlite", "sqlite"), tmp_path, templates) as sides:
         put(sides.source, ACTS, {**sample(ACTS, 1), "id": 1})
         spoil(sides, "UPDATE retrycli_acts SET detail = CAST(x'e9' AS TEXT)")
-        with pytest.raises(ConfigurationError, match=r"detail is no valid Unicode, where \"id\" = 1"):
+        with pytest.raises(ConfigurationError, match=r"detail is not valid Unicode, where \"id\" = 1"):
             copy(sides)
 
 

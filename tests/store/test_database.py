@@ -465,7 +465,7 @@ def test_a_column_that_can_not_hold_what_it_is_to_hold_is_named(
 def test_a_file_s_column_of_texts_is_named_where_it_is_to_hold_ids(
     engine: Factory, tmp_path: Path, kind: TypeEngine[Any]
 ) -> None:
-    """Also where there is no message yet: it makes a text of every number."""
+    """Also where no message yet: it makes a text of every number."""
     with (
         application_with(engine, tmp_path, Column("id", kind, primary_key=True)) as made,
         closing(Database(made.url)) as database,
@@ -528,7 +528,7 @@ def test_a_number_that_is_no_whole_one_makes_its_message_unusable(engine: Factor
         made.sql(f"UPDATE pending_messages SET ticket_id = {number}")
         [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert isinstance(fresh, UnusableMessage)
-        assert fresh.problem == "ticket_id is no number or text"
+        assert fresh.problem == "ticket_id must be a number or text"
 
 
 def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: Application) -> None:

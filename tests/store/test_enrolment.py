@@ -134,8 +134,8 @@ BAD_ROWS: list[tuple[dict[str, object], str]] = [
     ({"message_type": "pigeon"}, "message_type is 'pigeon', not one of customer, supplier, internal"),
     ({"message_type": None}, "message_type is None, not one of customer, supplier, internal"),
     ({"retry_count": -1}, "retry_count is -1, and can't be below 0"),
-    ({"cc_emails": "boss@example.com"}, "cc_emails is no JSON"),
-    ({"attachments": '{"name": "invoice.pdf"}'}, "attachments is no JSON list"),
+    ({"cc_emails": "boss@example.com"}, "cc_emails is not valid JSON"),
+    ({"attachments": '{"name": "invoice.pdf"}'}, "attachments must be a JSON list"),
 ]
 
 
@@ -151,9 +151,9 @@ def test_a_bad_row_is_named_and_does_not_hide_the_others(
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
-        ("retry_count", "'many'", "retry_count is no whole number: 'many'"),
-        ("retry_count", "1.5", "retry_count is no whole number: 1.5"),
-        ("ticket_id", "x'00'", "ticket_id is no number or text"),
+        ("retry_count", "'many'", "retry_count must be an integer: 'many'"),
+        ("retry_count", "1.5", "retry_count must be an integer: 1.5"),
+        ("ticket_id", "x'00'", "ticket_id must be a number or text"),
         ("ticket_id", "''", "ticket_id is missing"),
         ("subject", "x'00'", "subject is not text"),
     ],
@@ -173,7 +173,7 @@ def test_a_time_that_is_none_is_named(sqlite_application: Application) -> None:
     sqlite_application.add()
     sqlite_application.sql("UPDATE pending_messages SET created_at = 'yesterday'")
     with opened(sqlite_application) as database:
-        assert unusable(Enrolment(database)) == {1: "created_at is no date: 'yesterday'"}
+        assert unusable(Enrolment(database)) == {1: "created_at is not a valid date: 'yesterday'"}
 
 
 # What enrolment writes.

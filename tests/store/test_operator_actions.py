@@ -217,7 +217,7 @@ def test_what_is_being_sent_is_left_alone(
     assert queue_rows(database) == before
     assert history(database) == []
     why = acts.why_not(kind, [1, 2], NOON)
-    assert str(why[1]).startswith("message 1 is being sent just now (a-hand); look again with `retrycli show 1`, at ")
+    assert str(why[1]).startswith("message 1 is being sent now (a-hand); look again with `retrycli show 1`, at ")
     assert "being sent just now (the-pass)" in str(why[2])
 
 
@@ -412,7 +412,7 @@ def test_an_edit_of_what_another_has_changed_meanwhile_is_refused(
     enrol(database, [1])
     application.change(1, **{column: "changed"})
     before = queue_rows(database)
-    with application.watched() as changed, pytest.raises(NotActionable, match="was changed by another while you"):
+    with application.watched() as changed, pytest.raises(NotActionable, match="was modified concurrently while you"):
         edit(acts)
     assert changed == {}
     assert queue_rows(database) == before

@@ -42,7 +42,7 @@ def test_a_notification_arrives_in_the_maildir_as_plain_text_with_its_own_subjec
     wait_until(lambda: len(postfix.mails) > 0)
     [mail] = postfix.mails
     assert mail["Delivered-To"] == "ops@x.test"
-    assert mail["Subject"].endswith(": 1 message needs a person")
+    assert mail["Subject"].endswith(": 1 message needs an operator")
     assert mail["Bcc"] is None
     assert mail.get_content_type() == "text/plain"
     text = mail.get_content()

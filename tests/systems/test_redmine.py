@@ -234,7 +234,7 @@ def test_wrong_credentials_stop_the_pass_and_are_charged_to_nobody(
 
 def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, system: Redmine) -> None:
     assert desk.cli("config", "check").returncode == 0
-    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and takes our credentials")
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts our credentials")
     refused = f"{system.url} refuses our credentials: HTTP 401"
     assert desk.having(token="0" * 40).ask_doctor("api") == ("failure", refused)
 

@@ -252,7 +252,7 @@ def test_credentials_that_are_refused_stop_the_pass_and_are_charged_to_nobody(
 
 def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, system: RequestTracker) -> None:
     assert desk.cli("config", "check").returncode == 0
-    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and takes our credentials")
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts our credentials")
     refused = f"{system.url} refuses our credentials: HTTP 401"
     assert desk.having(token=system.tokens[DISABLED]).ask_doctor("api") == ("failure", refused)
 

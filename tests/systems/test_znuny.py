@@ -284,7 +284,7 @@ def test_a_session_that_znuny_has_deleted_is_renewed_and_the_message_exists_once
 
 def test_doctor_tells_good_credentials_from_bad_in_znunys_own_words(desk: Desk, system: Znuny) -> None:
     assert desk.cli("config", "check").returncode == 0
-    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and takes our credentials")
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts our credentials")
     how, why = desk.having(password="wrong").ask_doctor("api")
     assert (how, why) == ("failure", f"{system.url} refuses our credentials: {LOG_IN_REFUSED}")
 

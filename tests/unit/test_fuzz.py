@@ -324,7 +324,7 @@ def test_settings_are_taken_or_a_key_is_named_and_no_secret_is_told(
             keys |= {name.removeprefix("RETRYCLI_").lower().replace("__", ".") for name in variables}
             names = {each for key in keys for each in beginnings(key)}
             said = str(error)
-            assert said.startswith((f"{file} is no TOML: Cannot", "both ", *names))
+            assert said.startswith((f"{file} is not valid TOML: Cannot", "both ", *names))
             told = "".join(traceback.format_exception(error))
         else:
             assert set(loaded.settings.policies) == set(MessageType)
@@ -481,7 +481,7 @@ def test_a_list_column_is_read_as_it_was_written(value: object, column: str, *, 
     if value is None or isinstance(value, list):
         assert queued(**{column: written}).message.fields[column] == (value or [])
     else:
-        with pytest.raises(InvalidMessage, match=f"{column} is no JSON list"):
+        with pytest.raises(InvalidMessage, match=f"{column} must be a JSON list"):
             queued(**{column: written})
 
 

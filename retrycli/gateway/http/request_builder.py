@@ -65,7 +65,7 @@ class RequestBuilder:
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
                 raise UnsupportedMessage(
-                    f"attachments: no. {number} ends as the preset {preset} takes none; send a link to it instead"
+                    f"attachment {number}: preset {preset} does not accept this file type; send a link instead"
                 )
         fields["attachments"] = [
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}

@@ -175,7 +175,7 @@ def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collect
     try:
         succeeded = _succeeded(answer, rule)
     except ValueError:
-        error = f"HTTP {answer.status}, but the answer is no JSON to be judged by"
+        error = f"HTTP {answer.status}, but the answer is not valid JSON"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     if succeeded:
         return Outcome(OutcomeKind.DELIVERED, answer.status)

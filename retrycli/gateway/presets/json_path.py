@@ -120,11 +120,11 @@ def _parse(path: str) -> tuple[Step, ...]:
     while at < len(path):
         found = STEP.match(path, at)
         if found is None:
-            raise ValueError(f"{path!r} is no path: write names apart by dots, as in errors.0.message")
+            raise ValueError(f"{path!r} is not a valid path: separate names by dots, as in errors.0.message")
         steps.append(found[4] or (found[1], found[2], found[3]))
         at = found.end()
         if at < len(path) and path[at] == ".":
             at += 1
     if not steps or path.endswith("."):
-        raise ValueError(f"{path!r} is no path: write names apart by dots, as in errors.0.message")
+        raise ValueError(f"{path!r} is not a valid path: separate names by dots, as in errors.0.message")
     return tuple(steps)

@@ -80,10 +80,10 @@ class Preset(Table):
     def _check_references(self) -> Self:
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
-                raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
+                raise ValueError(f"messages.{message_type}.preflight: no such preflight: preflight.{rule.preflight}")
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
-                raise ValueError(f"messages.{message_type}.marker.unless: there is no preflight.{unless}")
+                raise ValueError(f"messages.{message_type}.marker.unless: no such preflight: preflight.{unless}")
             if self.upload is None and "each.token" in {place.name for place in rule.places()}:
                 raise ValueError(f"messages.{message_type}: {{each.token}} is what [upload] brings, and there is none")
         check_names(self, self._parts)
@@ -107,7 +107,7 @@ class Preset(Table):
         for part in self._parts:
             if part.has_row and (missing := sorted(part.columns.difference(columns))):
                 where = part.where
-                raise ConfigurationError(f"the preset's {where} names the column {missing[0]}, which the table has not")
+                raise ConfigurationError(f"the preset's {where} refers to column {missing[0]}, which does not exist")
 
 
 def _merge_like(name: str, messages: Mapping[str, object]) -> object:
@@ -116,7 +116,7 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
         return rule
     model = messages.get(rule["like"]) if isinstance(rule["like"], str) else None
     if not isinstance(model, dict) or "like" in model:
-        raise ValueError(f"messages.{name}.like: {rule['like']!r} is no other message type that is written out")
+        raise ValueError(f"messages.{name}.like: {rule['like']!r} must be another message type that is written out")
     return model | {key: value for key, value in rule.items() if key != "like"}
 
 
@@ -136,7 +136,7 @@ def preset_text(name: str) -> str:
         try:
             text = file.read_text(encoding="utf-8-sig") if file.is_file() else None
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text; save it as UTF-8"
+            reason = error.strerror if isinstance(error, OSError) else "it is not valid UTF-8; save it as UTF-8"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
         if text is None:
             raise ConfigurationError(f"gateway.preset: no file {file}")
@@ -168,7 +168,7 @@ def _parse(name: str, text: str) -> Preset:
         mistakes = "; ".join(_describe(mistake, text) for mistake in _relevant_errors(error))
         raise ConfigurationError(f"preset {name}: {mistakes}") from None
     except ValueError as error:
-        raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
+        raise ConfigurationError(f"preset {name} is not valid TOML: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"preset {name} is nested too deeply") from None
 

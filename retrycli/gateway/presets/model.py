@@ -96,7 +96,7 @@ class Condition(Table):
             raise ValueError("name one of equals, contains and text")
         if isinstance(self.equals, str) and "{" in self.equals:
             raise ValueError(
-                "equals takes no places: write contains, or put it into the path, as in [key={delivery_key}]"
+                "equals takes no placeholders: write contains, or put it into the path, as in [key={delivery_key}]"
             )
         return self
 
@@ -135,7 +135,7 @@ class LookupRule(Question):
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
         if KEY not in {place.name for place in places([self.path, self.query, *self.holds.templates])}:
-            raise ValueError("it names {delivery_key} nowhere, and would take any message for the one it looks for")
+            raise ValueError("it must contain {delivery_key}, or it would match any message")
         return self
 
 
@@ -225,7 +225,7 @@ class MessageRule(Table):
         if self.marker is None and "marker" in named:
             raise ValueError('{marker} has nothing to stand for: write marker = { text = "Ref. {delivery_key}" }')
         if self.marker is not None and "marker" not in named:
-            raise ValueError("its marker stands nowhere: write {marker} where it belongs in the body")
+            raise ValueError("its marker is not used: write {marker} into the body")
         for name in sorted(named):
             _, _, part = name.partition(".")
             if name in OF_ANSWERS or (part and part not in OF_ATTACHMENTS):

@@ -194,7 +194,7 @@ def _parse(template: str) -> tuple[str | Placeholder, ...]:
 def _place(text: str) -> Placeholder:
     name, *calls = text.split("|")
     if not NAME.fullmatch(name) or ("." in name and not name.startswith(f"{EACH}.")):
-        raise ValueError(f"{{{text}}} is no column's name")
+        raise ValueError(f"{{{text}}} is not a valid column name")
     filters = []
     for call in calls:
         called, _, argument = call.partition(":")
@@ -264,7 +264,7 @@ def _int(value: object, _argument: str) -> object:
     """Convert to an integer, for systems that accept no other ticket id."""
     text = plain(value)
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise InvalidMessage(f"{text[:40]!r} is no whole number, and the ticketing system takes no other")
+        raise InvalidMessage(f"{text[:40]!r} must be an integer for this ticketing system")
     return int(text)
 
 

@@ -150,7 +150,7 @@ def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
     """
     for name in columns_of(settings.subject):
         if name not in {*columns, *OPTIONAL_COLUMNS}:
-            raise ConfigurationError(f"gateway.subject names the column {name}, which the table has not")
+            raise ConfigurationError(f"gateway.subject refers to column {name}, which does not exist")
 
 
 class _MailServer:

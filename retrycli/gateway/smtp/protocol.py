@@ -96,7 +96,7 @@ class Client(smtplib.SMTP):
                 raise smtplib.SMTPServerDisconnected("the server closed the connection")
             found = REPLY_LINE.fullmatch(line)
             if found is None:
-                raise Garbled("the server gave an answer that is none")
+                raise Garbled("the server's answer is not valid SMTP")
             texts.append((found[3] or b"").strip())
             if found[2] != b"-":
                 return int(found[1]), b"\n".join(texts)

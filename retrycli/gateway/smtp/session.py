@@ -140,7 +140,7 @@ class SmtpSession:
         self.step = "STARTTLS"
         if not self._client.has_extn("starttls"):
             raise self._unauthorized(
-                "the server offers none, and the mail would go in the clear; mend gateway.base_url (smtps:// is TLS "
+                "the server offers none, and the mail would go in the clear; fix gateway.base_url (smtps:// is TLS "
                 "from the start), or set gateway.starttls = false where nobody can listen"
             )
         self._require_success(self._command("STARTTLS"), if_permanent=OutcomeKind.UNAUTHORIZED)
@@ -155,9 +155,7 @@ class SmtpSession:
         client, server = self._client, self._server
         mechanisms = client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
-            raise self._unauthorized(
-                "the server offers no log-in; leave out gateway.username, or mend gateway.base_url"
-            )
+            raise self._unauthorized("the server offers no log-in; leave out gateway.username, or fix gateway.base_url")
         if "PLAIN" in mechanisms:  # smtplib supports only ASCII credentials (RFC 4616, section 2)
             secret = base64.b64encode(f"\0{server.username}\0{server.password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")

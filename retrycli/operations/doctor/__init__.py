@@ -75,7 +75,7 @@ def examine(
     try:
         loaded = load(config, environment)
     except ConfigurationError as error:
-        remedy = "mend it; nothing that needs the settings was looked at"
+        remedy = "fix it; nothing that needs the settings was checked"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
     context = Context(loaded, host or Host(run=Asker()), now)
     return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]

@@ -58,4 +58,4 @@ def compared_clocks(whose: str, ahead: timedelta) -> Finding:
         return well("clock", f"as that of {whose}, within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()
     words = f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} ours"
-    return warning("clock", words, "see to the time of both machines: `timedatectl`")
+    return warning("clock", words, "check the time of both machines: `timedatectl`")

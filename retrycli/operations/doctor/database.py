@@ -104,13 +104,13 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
     """Check write permission and the journal mode."""
     check_writable(database, context.now())
     if not database.is_sqlite:
-        yield well("writing", "the database takes changes")
+        yield well("writing", "the database is writable")
     elif (mode := journal_mode(database)) == "wal":
-        yield well("writing", "the database takes changes; its journal is a WAL")
+        yield well("writing", "the database is writable; its journal is a WAL")
     else:
         yield warning(
             "writing",
-            f"the database takes changes; with its journal mode {mode} the application and a pass hold each other up",
+            f"the database is writable; with its journal mode {mode} the application and a pass block each other",
             f"if the application agrees: `sqlite3 {quote(str(context.database_file))} 'PRAGMA journal_mode = WAL'`",
         )
 
@@ -144,7 +144,7 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
         yield failure(
             "clock",
             f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is still to come",
-            "see to this machine's clock: `timedatectl`; once that is right, the next pass mends what was written",
+            "check this machine's clock: `timedatectl`; when it is right, the next pass repairs what was written",
         )
 
 

@@ -44,7 +44,7 @@ def failure(name: str, found: str, remedy: str) -> Finding:
 def of_error(name: str, text: str) -> Finding:
     """Return a failure from an error text of the form "problem; remedy"."""
     found, _, remedy = text.partition("; ")
-    return failure(name, found, remedy or "mend it, and run `retrycli doctor` again")
+    return failure(name, found, remedy or "fix it, and run `retrycli doctor` again")
 
 
 def failed(findings: list[Finding]) -> bool:

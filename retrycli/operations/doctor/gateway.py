@@ -58,7 +58,7 @@ def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
                 name,
                 f"nothing gets through to {breaker.destination} since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
                 f"{breaker.failures} failures in a row; the next try is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
-                f"see to the {what}; `retrycli run-once --probe` tries it now",
+                f"check the {what}; `retrycli run-once --probe` attempts it now",
             )
 
 
@@ -81,19 +81,21 @@ def _mail_server(gateway: GatewaySettings, refusal: str | None) -> Iterator[Find
     found = asyncio.run(ask(gateway))
     where, said = gateway.destination, found.error
     if found.kind is OutcomeKind.UNAUTHORIZED and found.status_code is not None:
-        yield failure("smtp", f"{where} refuses us: {said}", "mend gateway.username and gateway.password")
+        yield failure("smtp", f"{where} refuses us: {said}", "fix gateway.username and gateway.password")
     elif found.kind is OutcomeKind.UNAUTHORIZED:
         yield failure(
-            "smtp", f"{where} can't be trusted with a mail: {said}", "set gateway.ca_file, or mend the server"
+            "smtp",
+            f"{where} can't be trusted with a mail: {said}",
+            "set gateway.ca_file, or fix the server's certificate",
         )
     elif found.kind is OutcomeKind.UNREACHABLE:
-        yield failure("smtp", f"{where} can't be reached: {said}", "see to the network, or mend gateway.base_url")
+        yield failure("smtp", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     elif found.kind is not OutcomeKind.DELIVERED:
-        yield warning("smtp", f"{where} is in trouble: {said}", "see to the server; passes find out when it is back")
+        yield warning("smtp", f"{where} has a problem: {said}", "check the server; passes notice when it is back")
     elif refusal is not None and not gateway.username:
         yield failure("smtp", f"{where} is there, but {refusal}", CHECK_CREDENTIALS)
     else:
-        yield well("smtp", f"{where} is there" + (" and takes our log-in" if gateway.username else ""))
+        yield well("smtp", f"{where} is there" + (" and accepts our login" if gateway.username else ""))
     if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
         yield warning("smtp", f"our password goes to {where} unencrypted", "leave gateway.starttls at true")
 
@@ -127,16 +129,16 @@ def _probe_finding(gateway: GatewaySettings, found: Probe, refusal: str | None) 
             return warning("api", words, "set gateway.auth")
         return failure("api", f"{words}; {refusal}", "set gateway.auth")
     if outcome.kind is OutcomeKind.UNAUTHORIZED:
-        return failure("api", f"{where} refuses our credentials: {said}", "mend them: `retrycli config show`")
+        return failure("api", f"{where} refuses our credentials: {said}", "fix them: `retrycli config show`")
     if outcome.status_code is None and outcome.kind in OUTAGE:
-        return failure("api", f"{where} can't be reached: {said}", "see to the network, or mend gateway.base_url")
+        return failure("api", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     if outcome.kind in {*OUTAGE, OutcomeKind.THROTTLED}:
-        return warning("api", f"{where} is in trouble: {said}", "see to the API; passes find out when it is back")
+        return warning("api", f"{where} has a problem: {said}", "check the API; passes notice when it is back")
     if found.proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
-        return well("api", f"{where} is there and takes our credentials")
+        return well("api", f"{where} is there and accepts our credentials")
     if refusal is not None:
         return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", CHECK_CREDENTIALS)
-    proof = "; whether it takes our credentials shows with the first message" if has_credentials(gateway) else ""
+    proof = "; the first message shows if it accepts our credentials" if has_credentials(gateway) else ""
     return well("api", f"{where} is there (it answers {said} to a GET){proof}")
 
 

@@ -61,7 +61,7 @@ def files(context: Context) -> Iterator[Finding]:
     problems = [*_readable_secrets(context), *_weak_files(context)]
     yield from problems
     if not problems:
-        yield well("files", "no other user may read a secret of ours, or change what we rely on")
+        yield well("files", "no other user can read a secret, or change what passes rely on")
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
@@ -227,7 +227,9 @@ def lock(context: Context) -> Iterator[Finding]:
         timedelta(minutes=context.settings.run.deadline_minutes) + context.settings.gateway.longest + proposal.MARGIN
     )
     if holder.since is not None and context.now() - holder.since > longest:
-        yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
+        yield warning(
+            "lock", f"{words}, longer than the maximum for a pass", f"see what it does: `ps {holder.pid}`; end it"
+        )
     else:
         yield well("lock", words)
 
@@ -244,14 +246,12 @@ def outputs(context: Context) -> Iterator[Finding]:
         folder = path.absolute().parent
         if not folder.is_dir():
             yield failure(
-                "outputs", f"{key} is in {folder}, which is no folder", f"`mkdir {quote(str(folder))}`, or mend {key}"
+                "outputs", f"{key} is in {folder}, which is not a folder", f"`mkdir {quote(str(folder))}`, or fix {key}"
             )
         elif not os.access(folder, os.W_OK | os.X_OK):
-            yield failure(
-                "outputs", f"{key} is in {folder}, which can't be written", f"see to its owner, or mend {key}"
-            )
+            yield failure("outputs", f"{key} is in {folder}, which can't be written", f"change its owner, or fix {key}")
         elif path.is_dir():
-            yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or mend {key}")
+            yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or fix {key}")
         elif find_spec(package) is None:
             yield failure("outputs", f"{key} needs {package}, which is not installed", f"`{install(extra)}`")
         else:
@@ -262,9 +262,11 @@ def _log_file(path: Path) -> Finding:
     """Check that the log can be written. A pass creates the file, and appends to it."""
     needed = path if os.path.lexists(path) else path.absolute().parent
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
-        return failure("outputs", f"logging.file is {path}, which is no plain file in a folder", "mend logging.file")
+        return failure(
+            "outputs", f"logging.file is {path}, which is not a regular file in a folder", "fix logging.file"
+        )
     if not os.access(needed, os.W_OK):
-        return failure("outputs", f"logging.file: {needed} can't be written", f"see to the owner of {needed}")
+        return failure("outputs", f"logging.file: {needed} can't be written", f"change the owner of {needed}")
     if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
         words = f"logging.file: {path} has a second name, and other users may make names in its folder"
         return failure("outputs", words, f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file")
@@ -277,4 +279,4 @@ def _foreign_lock(context: Context, path: Path) -> Finding | None:
     if owner is None or database is None or owner == database:
         return None
     words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"
-    return warning("lock", words, f"`chown {database} {quote(str(path))}`; run retrycli by hand as {database} too")
+    return warning("lock", words, f"`chown {database} {quote(str(path))}`; run retrycli manually as {database} too")

@@ -30,7 +30,7 @@ def notifications(context: Context) -> Iterator[Finding]:
         if place is None:
             yield well("notifications", f"{name}: whether it can be reached shows by `retrycli notify test` alone")
         elif problem := network.connect(*place):
-            remedy = "see to the network, or mend notify.urls; then `retrycli notify test`"
+            remedy = "check the network, or fix notify.urls; then `retrycli notify test`"
             yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
         else:
             yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
@@ -43,11 +43,11 @@ def _cron_mail(context: Context) -> Iterator[Finding]:
         if caller.mail_to:
             continue
         if caller.kind == "timer":
-            who, why, remedy = "nobody is told of trouble", "a timer sends no mail", "set notify.urls"
+            who, why, remedy = "no operator is notified of problems", "a timer sends no mail", "set notify.urls"
         elif caller.mail_to is None:
             who, why = f"cron mails trouble to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
         else:
-            who, why = "nobody is told of trouble", f"MAILTO is empty in {caller.title}"
+            who, why = "no operator is notified of problems", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 
@@ -62,4 +62,4 @@ def ping(context: Context) -> Iterator[Finding]:
         yield well("ping", "the dead-man switch can be reached")
     else:
         words = f"the dead-man switch can't be reached: {problem}"
-        yield failure("ping", words, "see to the network, or mend notify.ping_url")
+        yield failure("ping", words, "check the network, or fix notify.ping_url")

@@ -59,7 +59,7 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
             kinds = {caller.kind for caller in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
             places = ", ".join(caller.place for caller in several)
-            yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
+            yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` removes ours")
             for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
                     yield failure("scheduler", *why)
@@ -92,7 +92,7 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     all_seen = none_hidden(context.host)
     if next_run.nothing_calls([], passes, interval, context.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, by a cron line that is gone", install)
-    return warning("scheduler", words, f"if its line was taken away: {install}")
+    return warning("scheduler", words, f"if its line was removed: {install}")
 
 
 def _one_caller(context: Context, caller: Caller) -> Finding:
@@ -121,7 +121,7 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     which = "the last one"
     if passes[:1] != newest:
         is_known = passes[0].started_by in SCHEDULERS
-        which += " that cron or a timer started" if is_known else " not made by hand"
+        which += " that cron or a timer started" if is_known else " not started by an operator"
     ago = f"{which} began {_in_words(max(context.now() - passes[0].started_at, timedelta()))} ago"
     if _is_late(context, passes[0]):
         why = next_run.why_none_came(_callers(context), context.now())

@@ -23,7 +23,7 @@ def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, s
     """
     system = place.is_system
     if system and host.number(wanted.user) is None:
-        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+        raise ConfigurationError(f"no user {wanted.user} here to make the passes; name one with --run-as")
     if place.is_timer:
         parts = [systemd.service(wanted, system=system), systemd.timer(wanted)]
     else:
@@ -102,7 +102,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
 def _refuse_second_scheduler(others: list[Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
-        remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
+        remedy = "`retrycli cron remove`" if others[0].installed else "remove it"
         if others[0].installed and others[0].owner != host.login:
             remedy = suggested.as_user(others[0].owner, "cron remove", config)
         raise ConfigurationError(
@@ -127,7 +127,7 @@ def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> F
     if not place.is_timer:
         after = cron_line.with_block(before, config, text)
     elif before and not systemd.is_marked(before, config):
-        raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
+        raise ConfigurationError(f"{target.title} is there already, and not for {config}; remove it")
     else:
         after = text
     return FileChange(target, before, after)

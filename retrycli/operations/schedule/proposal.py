@@ -66,7 +66,7 @@ def propose(
     wanted = job(loaded, host, user=run_as if place.is_system else host.login)
     number = host.number(wanted.user)
     if number is None:
-        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+        raise ConfigurationError(f"no user {wanted.user} here to make the passes; name one with --run-as")
     if number == ROOT and run_as is None:
         raise ConfigurationError(
             "the passes would be made by root; name the user who may write the database with --run-as USER "
@@ -197,7 +197,7 @@ def config_path(loaded: Loaded) -> str:
     """
     if loaded.file is None:
         raise ConfigurationError(
-            "there is no configuration file, and a scheduler passes on no environment; `retrycli init` makes one"
+            "no configuration file, and a scheduler passes on no environment; `retrycli init` writes one"
         )
     return os.path.normpath(loaded.file.absolute())
 

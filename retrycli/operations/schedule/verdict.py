@@ -63,8 +63,8 @@ def _verdict(found: list[Checked]) -> str | None:
         case [one] if (still := stopped(one.caller)) is not None:
             return f"{one.caller.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
-            first = "" if one.caller.installed else "edit it, or take it away by hand, and "
-            return f"{one.caller.place}: {one.objection}; {first}`retrycli cron install` mends it"
+            first = "" if one.caller.installed else "edit it, or remove it, and "
+            return f"{one.caller.place}: {one.objection}; {first}`retrycli cron install` fixes it"
         case [_]:
             return None
         case _:

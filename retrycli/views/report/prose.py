@@ -15,13 +15,13 @@ LATELY = timedelta(hours=24)
 """An outage that ended within this time is still in the headline."""
 
 DOWN: dict[str | None, str] = {
-    StopReason.BREAKER_OPEN: "The ticketing API takes nothing from us just now",
+    StopReason.BREAKER_OPEN: "The ticketing API is down",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials",
     StopReason.SAME_ANSWER: "The ticketing API gives everything the same answer",
     StopReason.FAULT: "The last pass has failed: `retrycli doctor` may know why",
     StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
 }
-OF_OURS = "Nothing can be delivered just now: `retrycli doctor` may know why"
+OF_OURS = "Nothing can be delivered now: `retrycli doctor` may know why"
 """The headline if only this host is to blame: a full disk, or a pass that ended unrecorded."""
 
 Clock = Callable[[datetime], datetime]
@@ -79,9 +79,7 @@ def _problem(
         wait = f", and {amount(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
         return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
     if state == "down":
-        return suggested.quoted(
-            DOWN.get(reason, "Nothing can be delivered just now: `retrycli doctor` may know why")
-        ), "bad"
+        return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: `retrycli doctor` may know why")), "bad"
     if state == "paused":
         return "Deliveries are paused by an operator", "mind"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:

@@ -339,7 +339,7 @@ def test_a_file_that_is_no_toml_is_named(folder: Path, content: bytes) -> None:
     (folder / "broken.toml").write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "broken.toml", {})
-    assert str(raised.value).startswith(f"{folder / 'broken.toml'} is no TOML: ")
+    assert str(raised.value).startswith(f"{folder / 'broken.toml'} is not valid TOML: ")
 
 
 def test_a_file_may_begin_as_editors_on_windows_have_it(folder: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_file_in_another_encoding_is_named_with_what_to_do(folder: Path, conte
     (folder / "other.toml").write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "other.toml", {})
-    assert str(raised.value) == f"{folder / 'other.toml'} is no UTF-8 text; save it as UTF-8"
+    assert str(raised.value) == f"{folder / 'other.toml'} is not valid UTF-8; save it as UTF-8"
 
 
 @pytest.mark.parametrize("toml", [f"x = {'[' * 5000}", f"x{'.x' * 5000} = 1"], ids=["lists", "tables"])

@@ -95,7 +95,7 @@ def test_passes_of_one_minute_are_told_by_that_minute() -> None:
         replace(each, started_at=NOON + n * TICK / 60)
         for n, each in zip((60, 1, 0), (BUSY, stopped(DOWN), stopped(DOWN)), strict=True)
     ]
-    assert news(None, passes) == ["The ticketing API takes messages again (it was down at 2025-03-03 12:00 UTC)"]
+    assert news(None, passes) == ["The ticketing API accepts messages again (it was down at 2025-03-03 12:00 UTC)"]
 
 
 def test_two_troubles_that_end_together_are_both_told() -> None:

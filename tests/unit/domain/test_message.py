@@ -179,13 +179,13 @@ def test_a_list_column_that_the_table_lacks_is_empty() -> None:
     ids=["bare text", "cut off", "single quotes", "deep and cut off", "deep", "endless number"],
 )
 def test_a_list_column_that_is_no_json_is_named(column: str, value: str) -> None:
-    assert problem(**{column: value}) == f"{column} is no JSON"
+    assert problem(**{column: value}) == f"{column} is not valid JSON"
 
 
 @pytest.mark.parametrize("column", LIST_COLUMNS)
 @pytest.mark.parametrize("value", ['{"a": 1}', '"a@example.com"', "7", "true", 7, b"[]", {"a": 1}])
 def test_json_that_is_no_list_is_named(column: str, value: object) -> None:
-    assert problem(**{column: value}) == f"{column} is no JSON list"
+    assert problem(**{column: value}) == f"{column} must be a JSON list"
 
 
 # Bad rows.
@@ -202,25 +202,25 @@ def test_json_that_is_no_list_is_named(column: str, value: object) -> None:
         ("ticket_id", None, "ticket_id is missing"),
         ("ticket_id", "", "ticket_id is missing"),
         ("ticket_id", "ü" * 256, "ticket_id has 256 characters, and can't have more than 255"),
-        ("ticket_id", b"12345", "ticket_id is no number or text"),
-        ("ticket_id", 12345.0, "ticket_id is no number or text"),
-        ("id", None, "id is no whole number: None"),
-        ("id", "7", "id is no whole number: '7'"),
-        ("id", True, "id is no whole number: True"),
+        ("ticket_id", b"12345", "ticket_id must be a number or text"),
+        ("ticket_id", 12345.0, "ticket_id must be a number or text"),
+        ("id", None, "id must be an integer: None"),
+        ("id", "7", "id must be an integer: '7'"),
+        ("id", True, "id must be an integer: True"),
         ("retry_count", -1, "retry_count is -1, and can't be below 0"),
-        ("retry_count", "3", "retry_count is no whole number: '3'"),
-        ("retry_count", 3.0, "retry_count is no whole number: 3.0"),
-        ("retry_count", True, "retry_count is no whole number: True"),
-        ("retry_count", b"3", "retry_count is no whole number: b'3'"),
+        ("retry_count", "3", "retry_count must be an integer: '3'"),
+        ("retry_count", 3.0, "retry_count must be an integer: 3.0"),
+        ("retry_count", True, "retry_count must be an integer: True"),
+        ("retry_count", b"3", "retry_count must be an integer: b'3'"),
         ("message_type", "vendor", "message_type is 'vendor', not one of customer, supplier, internal"),
         ("message_type", "", "message_type is '', not one of customer, supplier, internal"),
         ("message_type", None, "message_type is None, not one of customer, supplier, internal"),
         ("message_type", b"customer", "message_type is b'customer', not one of customer, supplier, internal"),
-        ("created_at", "yesterday", "created_at is no date: 'yesterday'"),
-        ("created_at", "", "created_at is no date: ''"),
-        ("updated_at", "2025-02-30 12:00:00", "updated_at is no date: '2025-02-30 12:00:00'"),
-        ("updated_at", b"2025-03-03", "updated_at is no date: b'2025-03-03'"),
-        ("updated_at", 3.5, "updated_at is no date: 3.5"),
+        ("created_at", "yesterday", "created_at is not a valid date: 'yesterday'"),
+        ("created_at", "", "created_at is not a valid date: ''"),
+        ("updated_at", "2025-02-30 12:00:00", "updated_at is not a valid date: '2025-02-30 12:00:00'"),
+        ("updated_at", b"2025-03-03", "updated_at is not a valid date: b'2025-03-03'"),
+        ("updated_at", 3.5, "updated_at is not a valid date: 3.5"),
     ],
 )
 def test_a_bad_value_is_refused_and_its_column_named(column: str, value: object, said: str) -> None:
@@ -247,8 +247,8 @@ def test_a_long_bad_value_is_cut_to_fit_a_line(column: str) -> None:
 
 
 def test_a_bad_value_that_just_fits_is_shown_whole() -> None:
-    assert problem(created_at="x" * 38) == f"created_at is no date: '{'x' * 38}'"
-    assert problem(created_at="x" * 39) == f"created_at is no date: '{'x' * 36}…'"
+    assert problem(created_at="x" * 38) == f"created_at is not a valid date: '{'x' * 38}'"
+    assert problem(created_at="x" * 39) == f"created_at is not a valid date: '{'x' * 36}…'"
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=50)

@@ -204,7 +204,7 @@ def test_what_is_escalated_as_it_is_enrolled_is_told_of(stage: Stage) -> None:
 
 def test_a_row_that_can_not_be_sent_is_escalated_and_named(stage: Stage) -> None:
     stage.add(1, due=LATER, message_type="fax")
-    with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', .*; mend its row first"):
+    with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', .*; fix its row first"):
         stage.retry(1)
     assert stage.order == []
     assert stage.escalation(1)[0] == "invalid"
@@ -252,7 +252,7 @@ def test_a_row_that_has_been_mended_can_be_sent(stage: Stage) -> None:
 
 def test_an_id_that_is_not_there_is_refused(stage: Stage) -> None:
     stage.add(1)
-    with pytest.raises(NoSuchMessage, match="there is no message 2; `retrycli list-failed` shows"):
+    with pytest.raises(NoSuchMessage, match="no message 2; `retrycli list-failed` shows"):
         stage.retry(2)
 
 

@@ -1144,7 +1144,7 @@ def test_rows_that_can_not_be_used_are_escalated_and_the_others_go_on(stage: Sta
     assert {each.message_id: each.problem for each in stage.events.of(MessageEscalated)} == {
         2: "message_type is 'fax', not one of customer, supplier, internal",
         3: "body is missing",
-        4: "retry_count is no whole number: 'many'",
+        4: "retry_count must be an integer: 'many'",
     }
 
 

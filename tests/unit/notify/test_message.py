@@ -55,9 +55,9 @@ def test_every_trouble_can_be_told_in_every_turn() -> None:
 
 def test_escalations_are_told_by_cause_with_figures_tickets_and_the_command() -> None:
     notice = worded([Escalated([replace(CAUSE, count=1, types={"internal": 1}, tickets=["9"]), CAUSE])], HERE)
-    assert notice.title == "retrycli on mill: 13 messages need a person"
+    assert notice.title == "retrycli on mill: 13 messages need an operator"
     assert notice.body.splitlines() == [
-        "13 messages need a person:",
+        "13 messages need an operator:",
         "12 × HTTP 422: recipient unknown",
         "    9 customer, 3 supplier; tickets 4711, 4712; retrycli show 17",
         "1 × HTTP 422: recipient unknown",
@@ -105,7 +105,7 @@ def test_a_gap_is_told_with_both_its_ends() -> None:
 
 def test_several_things_are_one_notification() -> None:
     notice = worded([IncidentChange(Topic.DOWN, Turn.ENDED, NOON - timedelta(hours=9)), Escalated([CAUSE])], HERE)
-    assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need a person"
+    assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need an operator"
     assert notice.body.index("takes messages again") < notice.body.index("12 × HTTP 422")
     assert not notice.good
 

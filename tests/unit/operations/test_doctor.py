@@ -394,7 +394,7 @@ def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk:
     assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
     file.write_text(f'MAILTO=""\n{LINE}')
     found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
-    assert found.found == f"nobody is told of trouble: notify.urls is not set, and MAILTO is empty in {file}"
+    assert found.found == f"no operator is notified of problems: notify.urls is not set, and MAILTO is empty in {file}"
     file.write_text(f"MAILTO=ops@example.com\n{LINE}")
     assert list(people.notifications(desk.case())) == []
     file.unlink()
@@ -486,7 +486,7 @@ def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: De
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
     found, _ = machine.lock(desk.case())
-    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; run retrycli by hand as 12345 too"
+    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; run retrycli manually as 12345 too"
 
 
 def test_a_lock_in_a_folder_that_is_not_there_is_a_failure(desk: Desk) -> None:
@@ -657,7 +657,7 @@ def test_passes_by_hand_do_not_hide_that_the_schedulers_stay_away(desk: Desk) ->
     only([of_cadence(desk)], Level.OK, "passes")
     desk.execute("UPDATE retrycli_passes SET started_by = 'person' WHERE id = 'p0'")
     found = only([of_cadence(desk)], Level.FAILURE, "passes").found
-    assert found.startswith("the last one not made by hand began 50 min ago")
+    assert found.startswith("the last one not started by an operator began 50 min ago")
     desk.execute("UPDATE retrycli_passes SET started_by = 'cron' WHERE id <> 'p0'")
     found = only([of_cadence(desk)], Level.FAILURE, "passes").found
     assert found.startswith("the last one that cron or a timer started began 50 min ago")
@@ -764,7 +764,7 @@ def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: D
     assert found.remedy == "`retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET started_by = 'timer'")
     found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
-    assert found.remedy == "if its line was taken away: `retrycli cron install`"
+    assert found.remedy == "if its line was removed: `retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET host = 'box'")
     only(desk.in_database(calling.calling)[:1], Level.OK, "scheduler")
 

@@ -47,12 +47,12 @@ def test_without_them_it_is_the_first_usual_one_that_is_there(tmp_path: Path) ->
 
 
 def test_where_there_is_none_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotEdited, match=r"there is no editor; set \$EDITOR, or give --subject or --body-file"):
+    with pytest.raises(NotEdited, match=r"no editor found; set \$EDITOR, or give --subject or --body-file"):
         editor_command({"PATH": str(tmp_path)})
 
 
 def test_an_editor_that_is_no_command_is_named() -> None:
-    with pytest.raises(NotEdited, match=r"\$EDITOR can't be read as a command: vi 'x; mend its quotes"):
+    with pytest.raises(NotEdited, match=r"\$EDITOR can't be read as a command: vi 'x; fix its quotes"):
         editor_command({"EDITOR": "vi 'x"})
 
 

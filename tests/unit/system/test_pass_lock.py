@@ -323,7 +323,7 @@ def test_a_folder_that_we_may_not_write_to_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_plain_file_is_refused(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(LockUnusable, match="is no plain file"):
+    with pytest.raises(LockUnusable, match="is not a regular file"):
         acquire(PassLock(path))
 
 

@@ -57,9 +57,9 @@ def test_only_a_service_of_the_systems_names_a_user() -> None:
 
 
 def test_a_service_says_what_takes_it_away() -> None:
-    said = "`retrycli cron remove --systemd` takes it away; `systemctl edit retrycli.service` adds to it"
+    said = "`retrycli cron remove --systemd` removes it; `systemctl edit retrycli.service` adds to it"
     assert said in systemd.service(JOB, system=True)
-    said = "`retrycli cron remove --user --systemd` takes it away; `systemctl --user edit retrycli.service` adds to it"
+    said = "`retrycli cron remove --user --systemd` removes it; `systemctl --user edit retrycli.service` adds to it"
     assert said in systemd.service(JOB, system=False)
 
 

@@ -53,7 +53,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ClaimsLapsed(released=2, unknown=3),
-        [("WARNING", "An earlier pass died: 5 messages are taken back, of which 3 may have been delivered")],
+        [("WARNING", "An earlier pass died: 5 messages are claimed again, of which 3 may have been delivered")],
     ),
     (
         ClockWasAhead(timedelta(days=30, seconds=5.5), messages=2, claims=1),
@@ -61,7 +61,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
             (
                 "WARNING",
                 "The clock was ahead by 30 days, 0:00:05 or more in earlier passes: 2 messages would have waited for "
-                "longer, 1 claims held for longer, and are put right",
+                "longer, 1 claims would have been held for longer; both are corrected",
             )
         ],
     ),
@@ -76,11 +76,11 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         MessageReleased(*ABOUT, 4, OutcomeKind.THROTTLED, 429),
-        [("INFO", "Message 7 not sent (throttled, 429), its tries untouched")],
+        [("INFO", "Message 7 not sent (throttled, 429), no retry used up")],
     ),
     (
         MessageReleased(*ABOUT, 4, None, None),
-        [("INFO", "Message 7 not sent (no attempt was begun), its tries untouched")],
+        [("INFO", "Message 7 not sent (no attempt was begun), no retry used up")],
     ),
     (
         escalated(EscalationReason.EXHAUSTED),
@@ -92,20 +92,20 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     (
         escalated(EscalationReason.PERMANENT),
         [
-            ("WARNING", "Message 7 needs a person (permanent); see `retrycli show 7`"),
+            ("WARNING", "Message 7 needs an operator (permanent); see `retrycli show 7`"),
             ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
         ],
     ),
     (
         escalated(EscalationReason.INVALID, "body is missing"),
         [
-            ("WARNING", "Message 7 needs a person (invalid: body is missing); see `retrycli show 7`"),
+            ("WARNING", "Message 7 needs an operator (invalid: body is missing); see `retrycli show 7`"),
             ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
         ],
     ),
     (
         MessageMovedOn(7, OutcomeKind.DELIVERED),
-        [("WARNING", "Message 7 was changed by another while it was being sent")],
+        [("WARNING", "Message 7 was modified concurrently while it was being sent")],
     ),
     (
         ResultKept(7),
@@ -244,7 +244,7 @@ def test_no_line_holds_a_word_of_a_message_or_of_an_answer(
     printed = capsys.readouterr().err
     assert printed.count("sent successfully") == len(stage.sent()) > 1
     assert all(str(each.kind) in printed for each in outcomes[1:])
-    assert "needs a person (invalid: subject is not text)" in printed
+    assert "needs an operator (invalid: subject is not text)" in printed
     assert not [each for each in SECRETS if each in printed]
 
 

@@ -260,7 +260,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
         ("ok", figures(outages=[BACK]), {"escalated": 3}, "and is back; 3 messages wait for you.", "mind"),
         ("down", figures(outages=[LASTS]), {"waiting": 9}, "has been down since Mon 3 Mar 10:00, and 9 me", "bad"),
         ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00; 3 messages wait for you.", "bad"),
-        ("down", figures(), {}, "Nothing can be delivered just now: `retrycli doctor` may know why.", "bad"),
+        ("down", figures(), {}, "Nothing can be delivered now: `retrycli doctor` may know why.", "bad"),
         ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: look for cron.", "bad"),
         ("paused", figures(tries={1: 5}), {}, "Deliveries are paused by an operator.", "mind"),
         ("never_run", figures(), {"waiting": 5}, "No pass has been made yet", "mind"),
@@ -277,7 +277,7 @@ def test_the_headline_says_how_things_are(
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
-        ("breaker_open", "The ticketing API takes nothing from us just now."),
+        ("breaker_open", "The ticketing API is down."),
         ("credentials_refused", "The ticketing API refuses our credentials."),
         ("throttled", "The ticketing API has asked to be left alone for a while."),
         ("fault", "The last pass has failed: `retrycli doctor` may know why."),
