@@ -20,15 +20,17 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 
 
 def pytest_configure() -> None:
-    """Take no settings from the environment, have the tests' folders in memory, and heed Ctrl-C.
+    """Take no settings from the environment, have the tests' folders in memory, and heed SIGINT and SIGQUIT.
 
-    A shell has what it starts in the background ignore SIGINT, and so all that this starts would.
+    A shell lets what it starts in the background ignore both, and all that this process starts would inherit that.
     """
     forget_settings()
     if (memory := in_memory()) is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -106,7 +106,7 @@ def _headline(item: Item) -> str:
             return "no pass was made for " + _length(item.until - item.after)
         case Escalated():
             number = sum(group.count for group in item.causes)
-            return f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} a person"
+            return f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} an operator"
     assert_never(item)
 
 

@@ -219,7 +219,7 @@ def test_off_a_terminal_a_filter_wants_yes(at_work: Cli, application: Applicatio
     for more in ([], ["--json"]):
         done = at_work(*command.split(), "--type", "customer", *more)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "nobody is there to be asked; add --yes" in " ".join(done.stderr.split())
+        assert "this is not a terminal: pass --yes to confirm" in " ".join(done.stderr.split())
     assert application.dump() == before
 
 
@@ -636,7 +636,7 @@ def test_acknowledging_by_a_filter_takes_those_that_nobody_has(at_work: Cli, app
     assert acts(application) == [(11, "anna", "acknowledged"), (12, "bert", "acknowledged")]
 
 
-@pytest.mark.parametrize(("message_id", "why"), [("30", "is in no person's hands"), ("99", "no message 99")])
+@pytest.mark.parametrize(("message_id", "why"), [("30", "is not escalated"), ("99", "no message 99")])
 def test_a_note_is_for_what_is_escalated(at_work: Cli, application: Application, message_id: str, why: str) -> None:
     application.add(30, hours_ago=0)
     done = at_work("escalations", "note", message_id, "phoned them")

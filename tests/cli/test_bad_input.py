@@ -332,7 +332,7 @@ WRONG_SETTINGS: dict[tuple[str, str], str] = {
     ): "no configuration file /no/such.toml ($RETRYCLI_CONFIG); `retrycli init` makes",
 }
 WRONG_FILES = {
-    b"[gateway\n": "is no TOML: Expected ']' at the end of a table declaration (at line 1, column 9)",
+    b"[gateway\n": "is not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 9)",
     b"\xff\n": "is not valid UTF-8; save it as UTF-8",
     b"schedule = 3\n": "schedule (file ",
     b'[gateway]\nbase_uri = "http://one"\n': "): no such setting",

@@ -584,7 +584,7 @@ WRONG = {
     "sqlite:///gone/agent.db": (69, "check {}"),
     "sqlite://": (78, "{} names no file"),
     "mysql://ana:hunter2@db.example.com/desk": (78, "{}: write sqlite:///FILE or postgresql://"),
-    "postgresql://ana:hunter2@db.example.com:port/desk": (78, "{} is no URL of a database"),
+    "postgresql://ana:hunter2@db.example.com:port/desk": (78, "{} is not a valid database URL"),
     "postgresql://ana:hunter2@127.0.0.1:9/desk?password=hunter2": (69, "127.0.0.1"),
 }
 

@@ -105,7 +105,7 @@ def test_install_asks_a_person_and_takes_no_for_an_answer(desk: Cli, crontab: Cr
 def test_where_nobody_can_be_asked_nothing_is_done(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
     done = desk("cron", "install", *OWN, *output)
     assert done.returncode == 2
-    assert "nobody is there to be asked; add --yes" in " ".join(done.stderr.split())
+    assert "this is not a terminal: pass --yes to confirm" in " ".join(done.stderr.split())
     assert crontab.file.read_bytes() == OTHERS
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
     installed = crontab.file.read_bytes()
@@ -160,7 +160,7 @@ def test_a_user_can_be_named_only_where_a_schedule_names_one(desk: Cli, crontab:
 
 
 WRONG = {
-    "there is no configuration file": {},
+    "no configuration file": {},
     "which cron can't keep evenly": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},
 }
 

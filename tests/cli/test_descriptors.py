@@ -62,7 +62,8 @@ def attempt(call):
         print(type(error).__name__, error.exit_code, error)
 
 settings = retrycli.load_settings()
-retrycli.status(settings)  # imports all that is needed
+retrycli.status(settings)  # imports what is needed
+import retrycli.store.act_rows
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 held = []
 try:

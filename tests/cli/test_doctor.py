@@ -202,7 +202,7 @@ def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
     assert found["level"] == "failure"
     told = rf"nothing gets through to {api.url} since \S+Z: 5 failures in a row; the next try is at \S+Z"
     assert re.fullmatch(told, found["found"])
-    assert found["remedy"] == "see to the API; `retrycli run-once --probe` attempts it now"
+    assert found["remedy"] == "check the API; `retrycli run-once --probe` attempts it now"
 
 
 @needs_no_file

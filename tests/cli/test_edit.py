@@ -129,7 +129,7 @@ NOTHING = {
     'rm "$2"': "the editor has removed the text; nothing was written",
     'printf "Subject: x\\n\\n \\n" > "$2"': "the body is empty; reject a message that is not to be",
     'printf "Subject: a\\rb\\n\\nx" > "$2"': "the subject has a line break in it; write it in one line",
-    'printf "Subject: x\\n\\ncaf\\351" > "$2"': "the text is no UTF-8; nothing was written",
+    'printf "Subject: x\\n\\ncaf\\351" > "$2"': "the text is not valid UTF-8; nothing was written",
 }
 
 
@@ -182,7 +182,7 @@ def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Applica
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--subject", "x"], "nobody is there to be asked; add --yes"),
+        (["--subject", "x"], "this is not a terminal: pass --yes to confirm"),
         (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
         (["--subject", "caf\udce9", "--yes"], "that is not valid UTF-8"),
     ],
@@ -318,7 +318,7 @@ def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Applicati
     application.execute("UPDATE pending_messages SET ticket_id = 4713 WHERE id = 12")
     refused = edited("db", "erase", "--ticket", "4711")
     assert refused.returncode == 2
-    assert "add --yes" in " ".join(refused.stderr.split())
+    assert "pass --yes" in " ".join(refused.stderr.split())
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
     assert screen.text.startswith("retrycli has the texts of 2 edits of ticket 4711.\n")
     assert screen.text.endswith("Nothing was changed.\n")

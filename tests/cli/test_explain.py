@@ -580,7 +580,7 @@ def test_in_json_the_gates_are_a_list(waiting: Cli) -> None:
     ("statement", "said"),
     [
         ("UPDATE pending_messages SET status = 'sent'", "Next: retrycli list-failed"),
-        ("UPDATE pending_messages SET body = NULL", "Next: `retrycli show 8`; mend its row in the application"),
+        ("UPDATE pending_messages SET body = NULL", "Next: `retrycli show 8`; fix its row in the application"),
     ],
 )
 def test_the_command_for_the_first_shut_gate_is_named(

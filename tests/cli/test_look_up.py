@@ -241,7 +241,7 @@ def test_no_pass_sends_a_message_while_it_is_looked_up(cli: Cli, application: Ap
         fake.opened.set()
         assert end(process).returncode == 0
         assert second.returncode == 4
-        assert "message 5 is being sent just now" in second.stderr
+        assert "message 5 is being sent now" in second.stderr
         assert {each.method for each in fake.asked} == {"GET"}
         assert application.state(5) == "waiting"
         assert at_work.json("run-once")["sent"] == 1

@@ -121,7 +121,7 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalat
     assert f"{api.url} can't be reached, since 20" in began
     assert "5 messages waiting" in began
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs an operator")
-    assert f"\n{api.url} takes messages again" in ended
+    assert f"\n{api.url} accepts messages again" in ended
 
 
 def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Application, hook: Webhook) -> None:
@@ -135,7 +135,7 @@ def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Applica
     assert codes == [69, 69, 0]
     began, ended = hook.texts
     assert f"\n{api.url} can't be reached" in began
-    assert f"\none of {well.url}, {api.url} takes messages again" in ended
+    assert f"\none of {well.url}, {api.url} accepts messages again" in ended
 
 
 def test_refused_credentials_are_told_and_that_they_are_accepted_again(
@@ -364,7 +364,7 @@ def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webho
     good = cli.having(urls(hook.slack_shaped)).on_terminal("notify", "test")
     bad = cli.having(urls(f"nosuch://{TOKEN}", NOBODY)).on_terminal("notify", "test")
     assert good.text.endswith("Next: retrycli status\n")
-    assert bad.text.endswith("Next: mend notify.urls, then `retrycli notify test`\n")
+    assert bad.text.endswith("Next: fix notify.urls, then `retrycli notify test`\n")
     assert max(map(len, (good.text + bad.text).splitlines())) <= COLUMNS
     assert (good.returncode, bad.returncode) == (0, 3)
 
@@ -372,9 +372,9 @@ def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webho
 def test_the_next_step_names_the_setting_whose_target_did_not_take_it(cli: Cli, hook: Webhook) -> None:
     deaf = {"RETRYCLI_NOTIFY__PING_URL": "http://127.0.0.1:9/"}
     ping_alone = cli.having(urls(hook.slack_shaped) | deaf).on_terminal("notify", "test")
-    assert ping_alone.text.endswith("Next: mend notify.ping_url, then `retrycli notify test`\n")
+    assert ping_alone.text.endswith("Next: fix notify.ping_url, then `retrycli notify test`\n")
     both = cli.having(urls(NOBODY) | deaf).on_terminal("notify", "test")
-    assert both.text.endswith("Next: mend notify.urls and notify.ping_url, then `retrycli notify test`\n")
+    assert both.text.endswith("Next: fix notify.urls and notify.ping_url, then `retrycli notify test`\n")
 
 
 def test_with_no_target_it_says_what_to_set(cli: Cli) -> None:

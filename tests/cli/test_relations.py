@@ -100,7 +100,7 @@ def test_a_view_that_takes_no_changes_is_refused(
 ) -> None:
     application.add_due(2)
     view(application, "SELECT * FROM stored LIMIT 1000")
-    check_refused(at_work(*command.split()), "takes no changes", "database.table")
+    check_refused(at_work(*command.split()), "it is read-only", "database.table")
     assert sandbox.received == ()
 
 

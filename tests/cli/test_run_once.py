@@ -525,8 +525,8 @@ def test_what_a_pass_by_hand_has_told_a_person_cron_mails_all_the_same(cli: Cli,
         for each in (by_hand, by_cron):
             assert "The ticketing API can't be reached" in at_work(*each).stderr
         sandbox.behaviour = Behaviour()
-        assert "takes messages again" in at_work(*by_hand, "--limit", "2").stderr
-        assert "takes messages again" in at_work(*by_cron).stderr
+        assert "accepts messages again" in at_work(*by_hand, "--limit", "2").stderr
+        assert "accepts messages again" in at_work(*by_cron).stderr
         assert at_work(*by_cron).stderr == ""
 
 

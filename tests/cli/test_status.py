@@ -356,7 +356,7 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     crontab.file.unlink()
     assert "\nSchedule\t" not in desk("status").stdout
     assert desk("run-once", "--started-by", "cron").returncode == 0
-    assert "\nSchedule\tno cron line or timer found here; the next run is told by " in desk("status").stdout
+    assert "\nSchedule\tno cron line or timer found here; the next run is estimated from " in desk("status").stdout
     assert desk("run-once", "--started-by", "unknown").returncode == 0
     assert desk("status", "--check").returncode == 0
     assert desk.json("status")["next_run"] is not None

@@ -156,7 +156,7 @@ WRONG = {
     "requeue 5 --spread all": "Invalid value for --spread: 'all' is not a valid duration",
     "requeue 5 --canary 0": "Invalid value for '--canary'",
     "requeue 5 --abort-over 30%": "Invalid value for --abort-over: it is about canaries; give --canary too",
-    "requeue 5 --canary 1 --abort-over most": "Invalid value for --abort-over: 'most' is no share",
+    "requeue 5 --canary 1 --abort-over most": "Invalid value for --abort-over: 'most' is not a valid share",
     "show one": "Invalid value for 'ID': it must be an integer\n",
     "passes --limit many": "Invalid value for '--limit': it must be an integer\n",
     "run-once --wait-lock long": "Invalid value for '--wait-lock': it must be a number\n",
@@ -177,7 +177,7 @@ WRONG = {
     "init --base-url https://caf\udce9": "Invalid value for '--base-url': that is not valid UTF-8",
     "deliver-test --ticket 1 --cc a@example.com --cc caf\udce9": "Invalid value for '--cc': that is not valid UTF-8",
     "db copy --to sqlite:///caf\udce9": "Invalid value for '--to': that is not valid UTF-8",
-    "sandbox --fail 130%": "Invalid value for --fail: '130%' is no share; write 0% to 100%",
+    "sandbox --fail 130%": "Invalid value for --fail: '130%' is not a valid share; write 0% to 100%",
     "sandbox --latency fast": "Invalid value for --latency: 'fast' is not a valid duration",
     "--log-level loud status": "'loud' is not one of",
 }

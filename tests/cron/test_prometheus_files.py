@@ -153,7 +153,7 @@ def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
 
 SHARED = {
     "Waiting": [('{instance="HOST"}', 7)],
-    "In a person's hands": [('{instance="HOST"}', 2)],
+    "Escalated": [('{instance="HOST"}', 2)],
     "Messages in the queue": [('{state="waiting"}', 7), ('{state="escalated"}', 2), ("{}", 3)],
     "Waiting messages by type": [('{type="customer"}', 4), ('{type="supplier"}', 3)],
     "What came of attempts": [('{outcome="delivered"}', 10)],

@@ -76,7 +76,7 @@ def test_a_queue_is_asked_about_once(tmp_path: Path) -> None:
 def test_what_decides_it_must_be_there() -> None:
     marker = {"text": "{delivery_key}", "unless": "nothing"}
     rule = {"path": "/notes", "body": {"text": "{marker}"}, "marker": marker}
-    with pytest.raises(ValidationError, match=r"marker\.unless: there is no preflight\.nothing"):
+    with pytest.raises(ValidationError, match=r"marker\.unless: no such preflight: preflight\.nothing"):
         Preset.model_validate({"messages": {"customer": rule}})
 
 

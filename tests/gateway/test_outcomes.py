@@ -485,7 +485,7 @@ def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
 
 def test_a_port_that_cannot_be() -> None:
     """The settings refuse it; should one get through, no message is sent or escalated for it."""
-    with pytest.raises(ValidationError, match="its port is none"):
+    with pytest.raises(ValidationError, match="invalid URL or port"):
         gateway_settings("http://127.0.0.1:65536")
     settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):

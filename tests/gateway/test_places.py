@@ -105,7 +105,7 @@ def test_a_message_may_say_who_we_are(auth: dict[str, str], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("username", "why"), [(None, "gateway.username is not set"), ("bo", "'bo' is no whole number")]
+    ("username", "why"), [(None, "gateway.username is not set"), ("bo", "'bo' must be an integer")]
 )
 def test_who_we_are_is_checked_before_anything_is_sent(username: str | None, why: str, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, OURSELVES)
@@ -130,5 +130,5 @@ def test_a_preset_says_how_files_may_end(name: str, kind: OutcomeKind, tmp_path:
         settings = gateway_settings(server.url, preset=preset, attachments_dir=tmp_path)
         outcome = deliver(settings, queued(attachments=json.dumps([name])))
     assert outcome.kind is kind
-    assert ("no. 1 ends as" in (outcome.error or "")) == (kind is OutcomeKind.INVALID)
+    assert ("attachment 1: preset" in (outcome.error or "")) == (kind is OutcomeKind.INVALID)
     assert len(server.requests) == (kind is OutcomeKind.DELIVERED)

@@ -407,11 +407,14 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): it names {delivery_key} nowhere"),
-        (NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }", "look_up.holds (line 8): equals takes no places"),
+        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): it must contain {delivery_key}"),
+        (
+            NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",
+            "look_up.holds (line 8): equals takes no placeholders",
+        ),
         (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): name one"),
         (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} has nothing to stand for"),
-        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): its marker stands nowhere"),
+        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): its marker is not used"),
         (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} is nothing that a message has"),
         (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} is nothing"),
         (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} is what [upload] brings"),

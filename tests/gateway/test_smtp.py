@@ -14,6 +14,7 @@ import pytest
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.smtp.gateway import ask
+from tests.cli.command import wait_until
 from tests.gateway.deliveries import queued
 from tests.gateway.mail_server import (
     EXTENSIONS,
@@ -159,7 +160,7 @@ def test_who_says_nothing_in_time_is_left_and_no_thread_stays(
     with MailServer(**at(step, misbehaviour)) as server:
         outcome = mail(mail_settings(server.url, **SHORT))
         assert (outcome.kind, outcome.error) == (kind, words)
-        assert not [each for each in threading.enumerate() if each.name.startswith("SmtpSession")]
+        wait_until(lambda: not any(thread.name.startswith("SmtpSession") for thread in threading.enumerate()))
 
 
 def test_a_mail_that_is_not_read_is_given_up_in_time(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_delivery_that_is_cancelled_leaves_no_thread() -> None:
 
     with MailServer(EHLO=stall) as server:
         asyncio.run(cancelled())
-        assert not [each for each in threading.enumerate() if each.name.startswith("SmtpSession")]
+        wait_until(lambda: not any(thread.name.startswith("SmtpSession") for thread in threading.enumerate()))
 
 
 def test_many_mails_go_side_by_side() -> None:

@@ -142,7 +142,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
     path = there(tmp_path, b"id,ticket_id,message_type\n" * 100)
     text = words_of(f"sqlite:///{path}", DatabaseUnavailable)
     assert str(path) in text
-    assert "no SQLite file" in text
+    assert "not a SQLite file" in text
     assert path.read_bytes() == b"id,ticket_id,message_type\n" * 100
 
 
@@ -739,7 +739,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("url", ["postgresql://ana:s3cret@db.example.com:port/desk", "s3cret"])
 def test_what_is_no_url_is_wrong_settings_and_is_not_quoted(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"database\.url is no URL") as raised:
+    with pytest.raises(ConfigurationError, match=r"database\.url is not a valid database URL") as raised:
         Database(url)
     assert "s3cret" not in str(raised.value)
 

@@ -87,7 +87,7 @@ def test_surrogate_inside_a_list(value: object) -> None:
 
 @pytest.mark.parametrize("value", [1712011500123, 20240101])
 def test_number_is_no_date(value: int) -> None:
-    with pytest.raises(InvalidMessage, match="created_at is no date"):
+    with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         Message.from_row(row(created_at=value))
 
 

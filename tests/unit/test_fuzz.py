@@ -502,7 +502,7 @@ def test_a_time_is_read_as_it_was_written(moment: datetime, separator: str) -> N
         read = utc_time("created_at", moment.isoformat(separator))
         assert read == EPOCH + since_epoch == utc_time("created_at", moment)
     else:
-        with pytest.raises(InvalidMessage, match="created_at is no date"):
+        with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
             utc_time("created_at", moment.isoformat(separator))
 
 

@@ -299,7 +299,7 @@ def test_what_is_found_and_is_no_file_is_named_and_no_other_is_taken(folder: Pat
     other.parent.mkdir(parents=True)
     other.touch()
     (folder / "retrycli.toml").symlink_to(target)
-    with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml is no file that can be read"):
+    with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml is not a readable file"):
         load(None, {"HOME": str(folder)})
 
 
@@ -324,7 +324,7 @@ def test_what_is_named_and_is_no_file_is_not_said_to_be_missing(folder: Path, ta
     """`init` would not make it."""
     named = folder / "named.toml"
     named.symlink_to(target)
-    with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is no file that can be read"):
+    with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is not a readable file"):
         load(named, {})
 
 
@@ -633,9 +633,9 @@ def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
         ("https:///api", "with its scheme and host"),
         ("https://:8080", "with its scheme and host"),
         ("", "with its scheme and host"),
-        ("https://[::1", "no URL"),
-        ("https://tickets.example.com:http", "no URL"),
-        ("https://tickets.example.com:70000", "no URL"),
+        ("https://[::1", "invalid URL or port"),
+        ("https://tickets.example.com:http", "invalid URL or port"),
+        ("https://tickets.example.com:70000", "invalid URL or port"),
         (f"https://ann:{SECRET}@tickets.example.com", "gateway.password_file"),
         ("https://ann@tickets.example.com", "gateway.password_file"),
         ("https://tickets.example.com/api?key=1", "ends with its path"),
@@ -820,7 +820,7 @@ def test_a_secret_file_may_begin_as_editors_on_windows_have_it(folder: Path) -> 
 
 def test_a_secret_file_that_is_no_text_is_named(folder: Path) -> None:
     (folder / "token").write_bytes(b"\xff\xfe")
-    assert "the file no UTF-8 text" in refusal('[gateway]\ntoken_file = "token"\n')
+    assert "the file is not valid UTF-8" in refusal('[gateway]\ntoken_file = "token"\n')
 
 
 @pytest.mark.parametrize("name", ["username", "password", "token"])

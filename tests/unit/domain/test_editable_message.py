@@ -64,8 +64,8 @@ def test_a_text_without_its_subject_is_refused(text: str) -> None:
         (EditableMessage("New", "Body", "a@example.com\nb@example.com"), "the recipient has a line break in it"),
         (EditableMessage("New", "Body", " "), "the recipient is empty"),
         (EditableMessage("New", " \n"), "the body is empty"),
-        (EditableMessage("New", "Bo\0dy"), "the body has something in it that is not text"),
-        (EditableMessage("Ne\udcffw", "Body"), "the subject has something in it that is not text"),
+        (EditableMessage("New", "Bo\0dy"), "the body contains a character that is not valid text"),
+        (EditableMessage("Ne\udcffw", "Body"), "the subject contains a character that is not valid text"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(after: EditableMessage, why: str) -> None:

@@ -371,7 +371,7 @@ def test_a_leap_second_is_the_one_after_it(value: str, second_after: datetime) -
     "value", ["2016-12-31 23:59:61", "2016-12-31 23:60:00", "2016-12-31 23:60", "9999-12-31 23:59:60"]
 )
 def test_other_seconds_that_there_are_none_of_are_no_date(value: str) -> None:
-    with pytest.raises(InvalidMessage, match="created_at is no date"):
+    with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         utc_time("created_at", value)
 
 
@@ -381,5 +381,5 @@ def test_no_time_stays_none() -> None:
 
 @pytest.mark.parametrize("value", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00"])
 def test_a_time_that_utc_can_not_hold_is_no_date(value: str) -> None:
-    with pytest.raises(InvalidMessage, match="created_at is no date"):
+    with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         utc_time("created_at", value)

@@ -48,7 +48,7 @@ def test_each_refusal_says_why(kind: ActionKind) -> None:
 
 def test_what_looks_free_again_was_changed_by_another() -> None:
     standing = MessageStanding(7, "failed", State.ESCALATED)
-    assert "was being changed by another just now" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
+    assert "was modified concurrently" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
 
 
 @pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])

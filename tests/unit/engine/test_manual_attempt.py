@@ -252,7 +252,7 @@ def test_a_row_that_has_been_mended_can_be_sent(stage: Stage) -> None:
 
 def test_an_id_that_is_not_there_is_refused(stage: Stage) -> None:
     stage.add(1)
-    with pytest.raises(NoSuchMessage, match="no message 2; `retrycli list-failed` shows"):
+    with pytest.raises(NoSuchMessage, match="no message 2; `retrycli list-failed` lists"):
         stage.retry(2)
 
 
@@ -270,7 +270,7 @@ def test_a_message_that_is_being_sent_is_refused(stage: Stage) -> None:
     stage.add(1, due=START)
     assert stage.claims.claim(Claim("pass-7", LATER), START, limit=10) == [1]
     before = everything(stage)
-    with pytest.raises(NotActionable, match=r"message 1 is being sent just now \(pass-7\)"):
+    with pytest.raises(NotActionable, match=r"message 1 is being sent now \(pass-7\)"):
         stage.retry(1)
     assert stage.order == []
     assert everything(stage) == before

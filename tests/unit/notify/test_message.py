@@ -106,7 +106,7 @@ def test_a_gap_is_told_with_both_its_ends() -> None:
 def test_several_things_are_one_notification() -> None:
     notice = worded([IncidentChange(Topic.DOWN, Turn.ENDED, NOON - timedelta(hours=9)), Escalated([CAUSE])], HERE)
     assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need an operator"
-    assert notice.body.index("takes messages again") < notice.body.index("12 × HTTP 422")
+    assert notice.body.index("accepts messages again") < notice.body.index("12 × HTTP 422")
     assert not notice.good
 
 

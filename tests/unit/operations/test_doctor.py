@@ -422,7 +422,7 @@ def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: st
     assert list(machine.outputs(desk.case())) == []
     more = f'[{section}]\npath = "{desk.root}/out/{name}"\n'
     found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
-    assert found.remedy == f"`mkdir {desk.root}/out`, or mend {section}.path"
+    assert found.remedy == f"`mkdir {desk.root}/out`, or fix {section}.path"
     (desk.root / "out").mkdir()
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
     assert list((desk.root / "out").iterdir()) == []
@@ -746,7 +746,7 @@ def test_a_database_that_is_not_there_leaves_the_schedulers_to_be_looked_at(desk
 def test_a_database_that_can_not_even_be_named_is_a_finding_too(desk: Desk) -> None:
     desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://db:port/desk"))
     found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
-    assert found["database"].found == "database.url is no URL of a database"
+    assert found["database"].found == "database.url is not a valid database URL"
     assert found["scheduler"].level is Level.FAILURE
 
 

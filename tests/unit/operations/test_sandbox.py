@@ -464,6 +464,6 @@ def test_a_share_is_a_percentage_or_a_number(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "%", "30", "101%", "1.01", "-1%", "+0.3", "nan", "inf", "a third", "3e-1", "٣%"])
 def test_anything_else_is_no_share(text: str) -> None:
-    with pytest.raises(ValueError, match="is no share; write 0% to 100%, or a number from 0 to 1") as caught:
+    with pytest.raises(ValueError, match="is not a valid share; write 0% to 100%, or a number from 0 to 1") as caught:
         share(text)
     assert repr(text) in str(caught.value)

@@ -358,7 +358,7 @@ def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Des
 @pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
 def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: SchedulePlace, user: str) -> None:
     """A crontab with another is ignored whole, and what is no name could be a line of its own."""
-    with pytest.raises(ConfigurationError, match="there is no user"):
+    with pytest.raises(ConfigurationError, match="no user"):
         install(place, job(desk.settings(), desk.host, user=user), desk.host)
 
 

@@ -77,7 +77,7 @@ def test_nobody_else_may_read_the_file_and_nothing_is_left_of_it(folder: Path) -
         ("sys.exit(3)", "ended with 3; nothing was written"),
         ("os.kill(os.getpid(), 15)", "ended with -15; nothing was written"),
         ("f.unlink()", "the editor has removed the text; nothing was written"),
-        ("f.write_bytes(b'caf\\xe9')", "the text is no UTF-8; nothing was written"),
+        ("f.write_bytes(b'caf\\xe9')", "the text is not valid UTF-8; nothing was written"),
     ],
 )
 def test_an_editor_that_fails_leaves_nothing(folder: Path, script: str, why: str) -> None:
