@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -144,15 +145,11 @@ def _sqlite(url: URL, patience: int) -> Engine:
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     """Disable the driver's own BEGIN, make commits durable, and decode invalid UTF-8 so that its row can be named."""
     connection.isolation_level = None
-    connection.text_factory = _decoded
+    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     cursor = connection.cursor()
     cursor.execute(SYNC_ALL)
     ((patience,),) = cursor.execute("PRAGMA busy_timeout")
     record.info[PATIENCE] = record.info[WAITS] = patience
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "surrogateescape")
 
 
 def _begin_sqlite(connection: Connection) -> None:

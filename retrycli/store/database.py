@@ -61,7 +61,9 @@ class Database:
         """Rows whose change has rolled back the whole transaction, and why. Later writes leave them out."""
         self.row_by_row = False
         """True if such a row exists. Writing row by row shows which one it is."""
-        if self._url.get_backend_name() == "sqlite":
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        """Whether the database is a SQLite file. Otherwise it is PostgreSQL."""
+        if self.is_sqlite:
             require_file(self._url)
         self._engine = make_engine(self._url, patience)
 
@@ -72,11 +74,6 @@ class Database:
             return self._url.database or ""
         secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
         return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
-
-    @property
-    def is_sqlite(self) -> bool:
-        """True for a SQLite file, False for PostgreSQL."""
-        return self._url.get_backend_name() == "sqlite"
 
     @property
     def file(self) -> Path | None:
@@ -192,12 +189,10 @@ class Database:
 
     @cached_property
     def messages(self) -> TableClause:
-        """The application's table with all its columns. They have no type unless they are read as another than the
-        driver's.
+        """The application's table with all its columns, typed only where the driver's type does not serve.
 
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
-                to hold.
         """
         return table_of(
             self._columns, self._name, self._schema, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
@@ -303,7 +298,7 @@ class Database:
         if self._ambient is not None:
             yield self._ambient
             return
-        with self._translated():
+        try:
             transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
@@ -313,6 +308,8 @@ class Database:
                         yield connection
                         # The driver's `commit` would take a round trip of its own before the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
+        except exc.DBAPIError as error:
+            raise self._in_words(error) from without_details(error)
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
         """Begin a transaction; if the server has restarted since the last one, on a new connection."""
@@ -330,7 +327,10 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise _error_class(error)(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise self._in_words(error) from without_details(error)
+
+    def _in_words(self, error: exc.DBAPIError) -> RetrycliError:
+        return _error_class(error)(f"{self.place}: {in_words(error)}")
 
 
 def _commit(connection: Connection) -> bool:

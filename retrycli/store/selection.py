@@ -90,7 +90,7 @@ def full_name(database: Database, connection: Connection) -> str | None:
         qualified = f"{schema_name}.{name}" if schema_name else name
         return connection.execute(IN_POSTGRESQL, {"name": qualified}).scalar()
     # A file has one schema, `main`, and table names ignore the case of ASCII letters.
-    return "".join(letter.lower() if letter.isascii() else letter for letter in database.table_name)
+    return "".join([letter.lower() if letter.isascii() else letter for letter in database.table_name])
 
 
 def _remembered(connection: Connection) -> str | None:

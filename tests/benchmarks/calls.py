@@ -65,11 +65,16 @@ def count_calls(folder: Path) -> Counter[str]:
     return counts
 
 
+def own_calls(counts: Counter[str]) -> int:
+    """Return how many of the calls are of functions of the package."""
+    package = str(Path(retrycli.__file__).parent)
+    return sum(number for name, number in counts.items() if name.startswith(package))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         counts = count_calls(Path(folder))
-    own = sum(number for name, number in counts.items() if "/retrycli/" in name)
-    print(f"{counts.total():,} Python calls in a pass with one message, {own:,} of them in retrycli")
+    print(f"{counts.total():,} Python calls in a pass with one message, {own_calls(counts):,} of them in retrycli")
     for name, number in counts.most_common(SHOWN):
         print(f"{number:8,}  {name.partition('site-packages/')[2] or name}")
 

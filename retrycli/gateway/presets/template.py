@@ -75,17 +75,22 @@ Tree = Annotated[dict[str, Any], AfterValidator(check_templates)]
 
 def templates(tree: object) -> list[str]:
     """Return all texts in a body."""
-    match tree:
-        case str():
-            return [tree]
-        case dict() if FOR_EACH in tree:
-            return [f"{{{tree[FOR_EACH]}}}", *templates(tree.get(GIVE))]
-        case dict():
-            return [text for branch in tree.values() for text in templates(branch)]
-        case list() | tuple():
-            return [text for branch in tree for text in templates(branch)]
-        case _:
-            return []
+    texts: list[str] = []
+    branches = [tree]
+    while branches:
+        match branches.pop():
+            case str() as text:
+                texts.append(text)
+            case dict() as table if FOR_EACH in table:
+                texts.append(f"{{{table[FOR_EACH]}}}")
+                branches.append(table.get(GIVE))
+            case dict() as table:
+                branches += reversed(table.values())
+            case list() | tuple() as entries:
+                branches += reversed(entries)
+            case _:
+                pass
+    return texts
 
 
 def places(tree: object) -> list[Placeholder]:

@@ -1,0 +1,18 @@
+"""A pass with one message calls few functions of ours: most passes have few messages, and cron makes 96 a day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.calls import count_calls, own_calls
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_CALLS = 1_898
+"""Half of what it was when each pass parsed its preset twice."""
+
+
+def test_a_pass_with_one_message_makes_at_most_1898_calls(tmp_path: Path) -> None:
+    calls = count_calls(tmp_path)
+    assert own_calls(calls) <= MAX_CALLS, calls.most_common(20)
