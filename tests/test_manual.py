@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -165,3 +166,22 @@ def test_the_security_page_says_which_versions_are_supported_and_how_soon_a_repo
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "\n## Supported versions\n" in page
     assert re.search(r"an answer within \d+ working days", page)
+
+
+# -- names and commands ---------------------------------------------------------------------------------------
+
+
+def test_the_public_names_that_the_page_on_embedding_gives_exist() -> None:
+    rows = re.findall(r"^\| `.*\|$", PAGES["embedding"], re.MULTILINE)
+    given = {name for row in rows for name in re.findall(r"\b[A-Z]\w+|\b[a-z_]+(?=\(|`)", row)}
+    others = {"id", "ids", "result", "settings", "error", "found"}
+    assert given - others <= {*retrycli.__all__}
+
+
+def test_each_command_that_reproduces_a_figure_selects_tests() -> None:
+    commands = {found for page in PAGES.values() for found in re.findall(r"`(pytest [^`]*)`", page)}
+    assert commands
+    for command in commands:
+        words = [*shlex.split(command)[1:], "--collect-only", "-q", "-p", "no:cacheprovider"]
+        collected = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, check=False)
+        assert collected.returncode == 0, command
