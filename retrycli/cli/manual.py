@@ -70,7 +70,7 @@ def manual(
     from retrycli.views import terminal
 
     if topic is None:
-        terminal.show_table(("Topic", "Contents"), [(each, first_sentence(each)) for each in TOPICS], texts=1)
+        terminal.show_table(("Topic", "Contents"), [(name, first_sentence(name)) for name in TOPICS], texts=1)
         terminal.say(f"Next: retrycli manual {TOPICS[0]}")
     elif topic not in TOPICS:
         raise typer.BadParameter(_unknown(topic), param_hint="TOPIC")
@@ -97,7 +97,7 @@ def first_sentence(topic: str) -> str:
 def _unknown(topic: str) -> str:
     from difflib import get_close_matches
 
-    similar = [each for each in TOPICS if topic in each] if topic else []
+    similar = [name for name in TOPICS if topic in name] if topic else []
     close = similar or get_close_matches(topic, TOPICS, cutoff=0.7)
     hint = f"did you mean {' or '.join(close[:3])}?" if close else "`retrycli manual` lists the topics"
     return f"{topic!r} is not a topic; {hint}"
