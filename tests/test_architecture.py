@@ -236,10 +236,10 @@ BROKEN = [
     ("retrycli.views.log_lines", "import retrycli.operations.wiring", "views may not import operations"),
     (
         "retrycli.operations.doctor.gateway",
-        "if TYPE_CHECKING:\n    from retrycli.cli.shared import Json",
+        "if TYPE_CHECKING:\n    from retrycli.cli.options import Json",
         "may not import cli",
     ),
-    ("retrycli.cli.look", "from retrycli.store.listing import Views", "cli may not import store"),
+    ("retrycli.cli.list_failed", "from retrycli.store.listing import Views", "cli may not import store"),
     (
         "retrycli.cli.presets",
         "def f():\n    from retrycli.gateway.presets.loader import load_preset",
@@ -317,7 +317,7 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
         ("retrycli.engine.runner", "import asyncio\nfrom retrycli.engine.ports import World"),
         ("retrycli.views.terminal", "from rich.table import Table\nfrom retrycli.domain.sanitize import printable"),
         (
-            "retrycli.cli.look",
+            "retrycli.cli.list_failed",
             "import typer\nfrom retrycli.views.terminal import say\nfrom retrycli import __version__",
         ),
         (

@@ -30,7 +30,7 @@ PHRASES = (
 """Regular expressions for what was translated word by word; CONTRIBUTING's section on style has the rules."""
 TEXTS = sources() | {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("retrycli/manual/*.md"))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("retrycli/manual/*.md"), *ROOT.glob("retrycli/views/**/*.html"))
 }
 
 
