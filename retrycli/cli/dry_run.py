@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import ListedMessage
-    from retrycli.operations.dry_run import Preview, Sum
+    from retrycli.operations.dry_run import DryRunTotals, Preview
     from retrycli.views.terminal import Cell, Row
 
 ON_SCREEN = 50
@@ -23,11 +23,11 @@ NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invali
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     """Show what a pass would do. Send and write nothing."""
-    from retrycli.operations.dry_run import preview, sum_of
+    from retrycli.operations.dry_run import preview, totals_of
     from retrycli.operations.wiring import utc_now
     from retrycli.views import formatting, terminal
 
-    found = sum_of(settings)
+    found = totals_of(settings)
     with preview(settings, limit=limit) as foreseen:
         messages = found.count(foreseen.messages)
         if as_json:
@@ -64,7 +64,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
     terminal.say("Next: retrycli run-once")
 
 
-def _row(message: ListedMessage, made: Cell, found: Sum) -> Row:
+def _row(message: ListedMessage, made: Cell, found: DryRunTotals) -> Row:
     to = found.destination_of(message.message_type)
     return (
         *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
@@ -72,7 +72,7 @@ def _row(message: ListedMessage, made: Cell, found: Sum) -> Row:
     )
 
 
-def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
+def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, now: datetime) -> None:
     """Show how many messages would go where, and how old the oldest is: it may be too old to send."""
     from retrycli.domain import suggested
     from retrycli.operations.dry_run import count_waiting
@@ -103,7 +103,7 @@ def _show_summary(settings: Settings, found: Sum, foreseen: Preview, now: dateti
     terminal.say("Nothing was sent or written.")
 
 
-def _show_down(found: Sum, foreseen: Preview) -> None:
+def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
     """Show how many messages a pass would hold back, because their destination is down or throttled."""
     from retrycli.domain.circuit_breaker import BreakerState
     from retrycli.views import formatting, terminal

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrycli.domain.editable_message import EditableMessage
-    from retrycli.domain.listing import ActRecord
+    from retrycli.domain.listing import ActionRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +72,7 @@ def edit(
     terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
 
 
-def show_edits(acts: Sequence[ActRecord]) -> None:
+def show_edits(acts: Sequence[ActionRecord]) -> None:
     """Show the changes of all edits."""
     from retrycli.domain.editable_message import edit_in_lines
     from retrycli.views import terminal

@@ -12,18 +12,18 @@ NOT_ACCEPTED = 3
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     group = typer.Typer(help="Test notifications.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("test")(try_out)
+    group.command("test")(send_test)
     app.add_typer(group, name="notify")
 
 
-def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Send a test notification to every target. Exit with 3 if a target refuses it."""
     import uuid
 
     from retrycli.operations import notifications
     from retrycli.views import terminal
 
-    tried = notifications.try_out(load_settings(ctx, config), str(uuid.uuid4()))
+    tried = notifications.send_test(load_settings(ctx, config), str(uuid.uuid4()))
     failed = {
         "notify.ping_url" if result.target == notifications.PING else "notify.urls"
         for result in tried

@@ -31,7 +31,7 @@ class ClockWasAhead(NamedTuple):
     """Claims that would have lasted longer."""
 
 
-class ClaimsLapsed(NamedTuple):
+class ClaimsExpired(NamedTuple):
     """Messages of dead passes were recovered; ``unknown`` of them may have been delivered."""
 
     released: int
@@ -123,7 +123,7 @@ class PassStopped(NamedTuple):
 Event = (
     PassStarted
     | ClockWasAhead
-    | ClaimsLapsed
+    | ClaimsExpired
     | MessageDelivered
     | MessageRescheduled
     | MessageReleased

@@ -67,7 +67,7 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class ActRecord:
+class ActionRecord:
     """The record of an operator's action on a message."""
 
     at: datetime
@@ -87,7 +87,7 @@ class MessageDetails:
     row: Mapping[str, Any]
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
-    acts: list[ActRecord]
+    acts: list[ActionRecord]
     ended: frozenset[str] = frozenset()
     """Passes that have ended although their attempts have no outcome."""
 

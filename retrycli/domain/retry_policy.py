@@ -90,7 +90,7 @@ class RetryPolicy:
 
         The wait counts from the failure and never from a future time, so a wrong clock delays no message.
         """
-        if not self.has_tries_left(message):
+        if not self.has_retries_left(message):
             return self._escalate_exhausted(message)
         if message.created_at is None and message.updated_at is None:
             return Transition.enrolled(now)
@@ -112,7 +112,7 @@ class RetryPolicy:
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if self.expired(queued, now):
             return Transition.expired()
-        if not self.has_tries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
+        if not self.has_retries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
             return self._escalate_exhausted(queued.message)
         if queued.unknown_count > self.unknown_limit and not has_lookup:
             return Transition.escalated(
@@ -121,7 +121,7 @@ class RetryPolicy:
             )
         return None
 
-    def has_tries_left(self, message: Message) -> bool:
+    def has_retries_left(self, message: Message) -> bool:
         """Tell if retries are left; ``max_retries`` may have been lowered while the message waited."""
         return message.retry_count < self.max_retries
 

@@ -174,7 +174,9 @@ def _close_breaker(deps: Dependencies, destination: str) -> None:
         deps.emit(BreakerClosed(destination))
 
 
-def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
+def enrol_message(
+    deps: Dependencies, rules: PassRules, message_id: int, now: datetime
+) -> list[Message | UnusableMessage]:
     """Enrol a failed message that is not in the queue yet; return it, or nothing."""
     span = IdRange(message_id - 1, message_id)
     deps.enrolment.retire(span)  # the id may belong to another message now
@@ -211,7 +213,7 @@ def _claim_and_load(
     sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
     """Claim and load a message, and record an attempt if it ``sends``; return the message, and if it was escalated."""
-    for message in take_in(deps, rules, message_id, now):
+    for message in enrol_message(deps, rules, message_id, now):
         if isinstance(message, UnusableMessage):
             raise _unusable(message)
     was_escalated = deps.claims.claim_one(claim, message_id, now, verb)

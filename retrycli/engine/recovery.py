@@ -7,7 +7,7 @@ from functools import partial
 
 from retrycli.domain.claim import Claim, ExpiredClaim
 from retrycli.domain.errors import again_if_lost
-from retrycli.domain.events import ClaimsLapsed, Event
+from retrycli.domain.events import ClaimsExpired, Event
 from retrycli.domain.identity import Difference
 from retrycli.domain.message import BY_PASS, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
@@ -27,7 +27,7 @@ def recover(deps: Dependencies, rules: PassRules, claim: Claim, now: datetime) -
     events: list[Event] = []
     while batch := deps.claims.take_over_expired(claim, now, BATCH):
         unknown = sum(expired.attempt_by is not None and expired.outcome is None for expired in batch)
-        events.append(ClaimsLapsed(released=len(batch) - unknown, unknown=unknown))
+        events.append(ClaimsExpired(released=len(batch) - unknown, unknown=unknown))
         decided = [(expired.message, _decide(deps, rules, expired, now)) for expired in batch]
         recorded, _ = again_if_lost(partial(record, deps, claim, decided))
         events += recorded

@@ -24,9 +24,9 @@ from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
-from retrycli.store.listing import PAGE, Views
+from retrycli.store.listing import PAGE, MessageQueries
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import Measures
+from retrycli.store.queue_counts import QueueCounts
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta.resolution
@@ -121,7 +121,7 @@ LONG_AGO = timedelta(days=7)
 
 
 @dataclass(slots=True)
-class Sum:
+class DryRunTotals:
     """Totals of the messages counted so far."""
 
     destination_of: Callable[[str], str]
@@ -174,7 +174,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
         deps = make_dependencies(settings, database, runtime)
         at = deps.now()
         foreseen = _predict_queue(database, deps, rules, at)
-        views = Views(database)
+        views = MessageQueries(database)
         ids, times = array("q"), array("q")
         spent = _spent(views, rules, at) - foreseen.replaced
         left_out = spent | foreseen.replaced
@@ -199,7 +199,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
         )
 
 
-def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
+def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
     ages = any(policy.expires_after is not None for policy in policies.values())
@@ -207,12 +207,12 @@ def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
-        for message_id, kind, made, made_at in views.chances(rules.due_by(at), tries=tries)
+        for message_id, kind, made, made_at in views.expiry_facts(rules.due_by(at), tries=tries)
         if kind in policies and made is not None and policies[kind].is_spent(made, made_at or at, at)
     }
 
 
-def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
+def _expired(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the waiting messages in the queue that have expired, due or not."""
     policies: dict[str, RetryPolicy] = {
         kind.value: policy for kind, policy in rules.policies.items() if policy.expires_after is not None
@@ -221,7 +221,7 @@ def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
         return set()
     ends = {
         message_id: policies[kind].wanted_until(made_at)
-        for message_id, kind, _, made_at in views.chances(None)
+        for message_id, kind, _, made_at in views.expiry_facts(None)
         if kind in policies and made_at is not None
     }
     return {message_id for message_id, end in ends.items() if end is not None and at > end}
@@ -234,11 +234,11 @@ def count_waiting(settings: Settings) -> int:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with dry_run_database(settings, to_read=True) as database:
-        return Measures(database).counts(EPOCH)["waiting"]
+        return QueueCounts(database).counts(EPOCH)["waiting"]
 
 
 def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:
-    """Count failed messages as `Measures.counts` does; ``due`` counts those that a pass would send at a time.
+    """Count failed messages as `QueueCounts.counts` does; ``due`` counts those that a pass would send at a time.
 
     Also count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
     ``expired_due`` those of them that the next pass escalates.
@@ -246,9 +246,9 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))
     foreseen = _predict_queue(database, deps, rules, at)
-    found = Measures(database).counts(rules.due_by(at))
-    spent = _spent(Views(database), rules, at) - foreseen.replaced
-    expired = _expired(Views(database), rules, at) - foreseen.replaced
+    found = QueueCounts(database).counts(rules.due_by(at))
+    spent = _spent(MessageQueries(database), rules, at) - foreseen.replaced
+    expired = _expired(MessageQueries(database), rules, at) - foreseen.replaced
     return found | {
         "due": found["due"] - foreseen.displaced - len(spent) + len(foreseen.ids),
         "expired": len(expired) + foreseen.expired,
@@ -263,16 +263,18 @@ def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at:
     return foreseen
 
 
-def sum_of(settings: Settings) -> Sum:
+def totals_of(settings: Settings) -> DryRunTotals:
     """Return totals of no messages.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
     """
-    return Sum(pass_rules(settings).destination_of)
+    return DryRunTotals(pass_rules(settings).destination_of)
 
 
-def _still_waiting(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
+def _still_waiting(
+    views: MessageQueries, ids: array[int], times: array[int], anew: Collection[int]
+) -> Iterator[ListedMessage]:
     """Yield the messages that still wait, or would wait anew, each with its due time."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]

@@ -80,7 +80,9 @@ def write_draft(
         ticket, name = ticket_text(row["ticket_id"]), by or login_name()
         act, edits = OperatorAction.edited(before, changes, ticket=ticket, by=name, at=at), Edits(database)
         if not edits.check(message_id, at):
-            manual_attempt.take_in(make_dependencies(settings, database, runtime), pass_rules(settings), message_id, at)
+            manual_attempt.enrol_message(
+                make_dependencies(settings, database, runtime), pass_rules(settings), message_id, at
+            )
         columns = ("subject", "body", "recipient_email")
         edits.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)

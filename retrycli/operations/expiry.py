@@ -15,7 +15,7 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.pass_summary import PassSummary, StopReason
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.views.log_lines import logger
 
@@ -98,7 +98,9 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
         until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
     places = obstacle.destinations
     held = [kind for kind in kinds if places is None or settings.gateway.of(kind).destination in places]
-    waiting = Views(database).messages(Filter(state=State.WAITING, message_type=held), sort="id") if held else ()
+    waiting = (
+        MessageQueries(database).messages(Filter(state=State.WAITING, message_type=held), sort="id") if held else ()
+    )
     count, first, expired = 0, until, 0
     for message in waiting:
         at = message.expires_at(settings.policies, unknown=now)
@@ -116,7 +118,8 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
         return False
     expired = Filter(state=State.ESCALATED, message_type=kinds, reason=EscalationReason.EXPIRED, escalated_after=last)
     ends = (
-        message.expires_at(settings.policies, unknown=last) for message in Views(database).messages(expired, sort="id")
+        message.expires_at(settings.policies, unknown=last)
+        for message in MessageQueries(database).messages(expired, sort="id")
     )
     return any(end is not None and end >= last for end in ends)
 

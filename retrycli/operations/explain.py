@@ -30,7 +30,7 @@ from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_databas
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.history import message_details
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.system.host import Caller
 
@@ -123,7 +123,7 @@ class _Explainer:
         self._ended_passes = ended_passes
         self._ended = frozenset[str]()
         self._database = database
-        self._views = Views(database)
+        self._views = MessageQueries(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
         self._deps = deps

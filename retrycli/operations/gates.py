@@ -21,7 +21,7 @@ from retrycli.engine.rules import PassRules
 from retrycli.operations.expiry import EXPIRED
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import message_of
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
@@ -57,7 +57,7 @@ class Gates:
     """
 
     def __init__(self, database: Database, rules: PassRules, passes: Sequence[PassRecord]) -> None:
-        self._views = Views(database)
+        self._views = MessageQueries(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
         self._rules = rules
@@ -96,7 +96,7 @@ class Gates:
         message = queued.message
         policy = self._rules.policies[message.message_type]
         tries = f"{message.retry_count} of {policy.max_retries} made"
-        yield Gate("tries", policy.has_tries_left(message), tries)
+        yield Gate("tries", policy.has_retries_left(message), tries)
         until = policy.expires_at(queued)
         figure = "wanted until" if until else "never expires"
         if expired := policy.expired(queued, at):
@@ -110,12 +110,12 @@ class Gates:
 
     def _order(self, message_id: int, at: datetime) -> Gate:
         """Return whether a pass gets to the message: earlier messages of its ticket must be delivered first."""
-        before_it = self._views.before_it(message_id)
-        if not before_it:
+        earlier_in_ticket = self._views.earlier_in_ticket(message_id)
+        if not earlier_in_ticket:
             return Gate("order", open=True, figure="none of its ticket goes first")
-        last = max(due for _, due in before_it)
-        first, _ = before_it[0]
-        others = f" and {len(before_it) - 1:,} more" if len(before_it) > 1 else ""
+        last = max(due for _, due in earlier_in_ticket)
+        first, _ = earlier_in_ticket[0]
+        others = f" and {len(earlier_in_ticket) - 1:,} more" if len(earlier_in_ticket) > 1 else ""
         figure = f"message {first}{others} of its ticket must be delivered first; due at"
         return Gate("order", last <= self._rules.due_by(at), figure, last)
 

@@ -15,7 +15,7 @@ from retrycli.store import listing
 from retrycli.store.database import Database
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.history import message_details
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 
 OFFERED = 50
@@ -45,7 +45,7 @@ def list_messages(
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        views = Views(database)
+        views = MessageQueries(database)
         ids = views.ids(wanted, sort=sort, limit=limit)
         yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
 

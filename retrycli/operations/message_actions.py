@@ -15,7 +15,7 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction, would_ex
 from retrycli.operations.bulk_action import ActionResult, ManualAttempt, perform, unique_ids
 from retrycli.operations.retry import retry_all
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 
 SHOWN = 5
 """The number of messages shown before the operator confirms."""
@@ -53,7 +53,7 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Matc
     """
     with open_database(settings) as database:
         wanted = unique_ids(ids)
-        return Match(wanted, list(Views(database).pages(wanted[:shown], Filter())))
+        return Match(wanted, list(MessageQueries(database).pages(wanted[:shown], Filter())))
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
@@ -63,7 +63,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        views = Views(database)
+        views = MessageQueries(database)
         ids = views.ids(wanted)
         return Match(ids, list(views.pages(ids[:shown], wanted)))
 
@@ -129,7 +129,7 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
         return set()
     with open_database(settings) as database:
         now = clock(database, runtime.now)()
-        listed = Views(database).pages(array("q", ids), Filter())
+        listed = MessageQueries(database).pages(array("q", ids), Filter())
         ends = ((message.id, message.expires_at(settings.policies)) for message in listed)
         return {message_id for message_id, end in ends if end is not None and end < now}
 

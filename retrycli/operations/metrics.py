@@ -21,7 +21,7 @@ from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import Measures
+from retrycli.store.queue_counts import QueueCounts
 from retrycli.views import log_lines, prometheus
 from retrycli.views.prometheus import Measured
 
@@ -71,7 +71,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     Raises:
         DatabaseUnavailable: the database can't be read.
     """
-    ledger, measures, totals = Ledger(database), Measures(database), Totals(database)
+    ledger, measures, totals = Ledger(database), QueueCounts(database), Totals(database)
     counted = totals.read()
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()

@@ -29,9 +29,9 @@ from retrycli.operations.expiry import Expiring
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.incident_memory import Targets
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import Measures
+from retrycli.store.queue_counts import QueueCounts
 from retrycli.views.log_lines import logger
 
 MAX_LOOKED_UP = 200
@@ -144,7 +144,7 @@ class _Notifier:
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
         seen: Counter[str | None] = Counter()
-        for message in Views(self._database).messages(new, sort="id", limit=MAX_LOOKED_UP) if groups else ():
+        for message in MessageQueries(self._database).messages(new, sort="id", limit=MAX_LOOKED_UP) if groups else ():
             tickets.setdefault(message.fingerprint, {})[str(message.ticket_id)] = None
             seen[message.fingerprint] += 1
         return [
@@ -160,7 +160,7 @@ class _Notifier:
         ]
 
     def _context(self) -> NoticeContext:
-        counts = Measures(self._database).counts(self._now)
+        counts = QueueCounts(self._database).counts(self._now)
         host, where = socket.gethostname(), self._affected_destinations()
         return NoticeContext(host, where, self._now, counts["waiting"], counts["escalated"])
 
@@ -242,7 +242,7 @@ class TargetTest:
     failure: str | None
 
 
-def try_out(settings: Settings, pass_id: str) -> list[TargetTest]:
+def send_test(settings: Settings, pass_id: str) -> list[TargetTest]:
     """Send a test to each target, and a line to the dead-man switch's log.
 
     Raises:

@@ -53,7 +53,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
     """
     from retrycli.store.delivery_stats import Statistics
     from retrycli.store.escalations import escalation_groups
-    from retrycli.store.queue_counts import Measures
+    from retrycli.store.queue_counts import QueueCounts
     from retrycli.views.report.page import ReportData, passes_since, render
 
     statistics = Statistics(database)
@@ -62,7 +62,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         ReportData(
             figures=statistics.figures(since, until),
             state=state,
-            messages=Measures(database).counts(until),
+            messages=QueueCounts(database).counts(until),
             first_pass=first_pass,
             last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),

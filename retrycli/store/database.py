@@ -228,7 +228,7 @@ class Database:
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
 
     @cached_property
-    def error_room(self) -> int | None:
+    def error_max_length(self) -> int | None:
         """Maximum number of characters of ``last_error``, as far as is known; None if it has no limit."""
         return self.max_length("last_error")
 

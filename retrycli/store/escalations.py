@@ -12,7 +12,7 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, ListedMessage
 from retrycli.domain.message import State
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
     Messages that the application has taken back are left out.
     """
     m = database.messages.c
-    views = Views(database)
+    views = MessageQueries(database)
     at, number, first = queue.c.escalated_at, func.count().label("n"), func.min(m.id).label("example")
     largest = (
         views.failed(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from retrycli.domain.errors import NoSuchMessage
-from retrycli.domain.listing import ActRecord, AttemptRecord, MessageDetails
+from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.store.act_rows import texts
 from retrycli.store.messages import addresses, columns_without_body, status_of
 from retrycli.store.relation import repeated
@@ -56,6 +56,6 @@ def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
     return AttemptRecord(**{field.name: row[field.name] for field in fields(AttemptRecord)})
 
 
-def _act(row: Mapping[Any, Any], *, body: bool) -> ActRecord:
+def _act(row: Mapping[Any, Any], *, body: bool) -> ActionRecord:
     words = {name: texts(row, name) for name in ("before", "after")} if body else {}
-    return ActRecord(row["at"], row["by"], row["act"], row["detail"], **words)
+    return ActionRecord(row["at"], row["by"], row["act"], row["detail"], **words)

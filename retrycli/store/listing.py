@@ -51,7 +51,7 @@ COMPLETION_ROWS = 10_000
 LARGEST_ID = 2**63 - 1
 
 
-class Views:
+class MessageQueries:
     """List and count messages; change nothing.
 
     Args:
@@ -132,7 +132,7 @@ class Views:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 yield row.next_attempt_at, row.message_id
 
-    def chances(
+    def expiry_facts(
         self, due_by: datetime | None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
         """Yield what decides if a waiting message is still sent: id, type, retry count and creation time.
@@ -195,7 +195,7 @@ class Views:
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
-    def before_it(self, message_id: int) -> list[tuple[int, datetime]]:
+    def earlier_in_ticket(self, message_id: int) -> list[tuple[int, datetime]]:
         """Return the messages that hold a message back if a ticket's order is kept, with their due times."""
         statement = (
             select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)

@@ -41,7 +41,7 @@ class PassTimes:
     finished_at: datetime
 
 
-class Measures:
+class QueueCounts:
     """Count messages; change nothing.
 
     Args:

@@ -84,7 +84,7 @@ class RowChange(Generic[Wanted]):
             return ALL_WRITTEN
         if not database.row_by_row:
             try:
-                return self._try(database, connection, wanted, database.error_room)
+                return self._try(database, connection, wanted, database.error_max_length)
             except exc.DBAPIError:
                 if _is_over(database, connection):
                     raise
@@ -126,8 +126,13 @@ class RowChange(Generic[Wanted]):
             why = database.ends_transactions[message_id]
             return Written(read_rows(database, connection, wanted), {message_id: why})
         refusal = ""
-        for room in (database.error_room, *LENGTHS):
-            if refusal and database.error_room is not None and room is not None and room >= database.error_room:
+        for room in (database.error_max_length, *LENGTHS):
+            if (
+                refusal
+                and database.error_max_length is not None
+                and room is not None
+                and room >= database.error_max_length
+            ):
                 continue
             try:
                 written = self._try(database, connection, wanted, room)
@@ -139,7 +144,7 @@ class RowChange(Generic[Wanted]):
                     raise
                 refusal = refusal or in_words(error)
             else:
-                database.error_room = room
+                database.error_max_length = room
                 return written
         return Written(read_rows(database, connection, wanted), {message_id: refusal})
 

@@ -16,7 +16,7 @@ from retrycli.domain.errors import cause_of
 from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
-    ClaimsLapsed,
+    ClaimsExpired,
     ClockWasAhead,
     Event,
     MessageDelivered,
@@ -107,7 +107,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
                 (logging.INFO, "Message retry pass started"),
                 (logging.INFO, f"Found {event.due} failed messages to retry"),
             ]
-        case ClockWasAhead() | ClaimsLapsed():
+        case ClockWasAhead() | ClaimsExpired():
             return [(logging.WARNING, _repair(event))]
         case MessageDelivered():
             return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]
@@ -135,8 +135,8 @@ def _lines(event: Event) -> list[tuple[int, str]]:
     assert_never(event)
 
 
-def _repair(event: ClockWasAhead | ClaimsLapsed) -> str:
-    if isinstance(event, ClaimsLapsed):
+def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
+    if isinstance(event, ClaimsExpired):
         claimed_again = event.released + event.unknown
         messages = "1 message is" if claimed_again == 1 else f"{claimed_again:,} messages are"
         return f"An earlier pass died: {messages} claimed again, of which {event.unknown:,} may have been delivered"

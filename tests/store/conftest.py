@@ -17,7 +17,7 @@ from sqlalchemy import Column, MetaData, Table, make_url
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from tests import postgresql
 from tests.store.application import Application, bare_table, opened
@@ -169,8 +169,8 @@ def ledger(database: Database) -> Ledger:
 
 
 @pytest.fixture
-def views(database: Database) -> Views:
-    return Views(database)
+def views(database: Database) -> MessageQueries:
+    return MessageQueries(database)
 
 
 # Two databases, between which retrycli's own tables are copied.

@@ -48,7 +48,7 @@ from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
 from tests.store.conftest import Factory, application_with, file_of, in_every_mode
@@ -173,7 +173,7 @@ def test_a_read_only_file_can_still_be_looked_at(sqlite_application: Application
         pass
     url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
     with opened(sqlite_application, url=url) as database:
-        assert [each.id for each in Views(database).messages(Filter())] == [1]
+        assert [each.id for each in MessageQueries(database).messages(Filter())] == [1]
         with pytest.raises(DatabaseUnavailable, match="readonly"):
             enrol(database, [1])
 
@@ -396,7 +396,7 @@ def test_the_table_may_have_another_name_and_schema(engine: Factory, tmp_path: P
         made = Application(url, table.replace("helpdesk", "main") if is_sqlite(url) else table, kind=bare_table)
         made.add()
         with opened(made) as database:
-            assert [each.id for each in Views(database).messages(Filter())] == [1]
+            assert [each.id for each in MessageQueries(database).messages(Filter())] == [1]
             assert deliver(database) == {1: "sent"}
         assert made.row(1)["status"] == "sent"
         made.close()
@@ -405,7 +405,7 @@ def test_the_table_may_have_another_name_and_schema(engine: Factory, tmp_path: P
 def deliver(database: Database) -> dict[int, str]:
     """Take every failed message through a pass that delivers it; those that were."""
     enrolment, claims = Enrolment(database), Claims(database)
-    enrol(database, [each.id for each in Views(database).messages(Filter())])
+    enrol(database, [each.id for each in MessageQueries(database).messages(Filter())])
     ids = claims.claim(PASS, NOON, 100)
     claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     assert (
@@ -423,7 +423,7 @@ def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application,
     loose_application.sql(f"UPDATE pending_messages SET {column} = CAST(x'636166e9' AS TEXT) WHERE id = 1")
     with opened(loose_application) as database:
         enrolment = Enrolment(database)
-        found = {each.id: each for each in Views(database).messages(Filter())}
+        found = {each.id: each for each in MessageQueries(database).messages(Filter())}
         fresh = enrolment.newly_failed(IdRange(None, None), 10)
         if column == "status":
             assert found.keys() == {2}

@@ -24,8 +24,8 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MAX_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
-from retrycli.store.listing import COMPLETION_ROWS, PAGE, Views, failed_beginning
-from retrycli.store.queue_counts import Measures
+from retrycli.store.listing import COMPLETION_ROWS, PAGE, MessageQueries, failed_beginning
+from retrycli.store.queue_counts import QueueCounts
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
@@ -34,7 +34,9 @@ from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 HAND = Claim("a-hand", NOON + HOUR)
 
 
-def shown(views: Views, wanted: Filter | None = None, *, sort: str = "next", limit: int | None = None) -> list[int]:
+def shown(
+    views: MessageQueries, wanted: Filter | None = None, *, sort: str = "next", limit: int | None = None
+) -> list[int]:
     """The ids that are listed."""
     return [each.id for each in views.messages(wanted or Filter(), sort=sort, limit=limit)]
 
@@ -61,14 +63,14 @@ def in_every_state(application: Application, database: Database) -> Application:
 # What is listed.
 
 
-def test_failed_messages_are_listed_whatever_their_state(in_every_state: Application, views: Views) -> None:
+def test_failed_messages_are_listed_whatever_their_state(in_every_state: Application, views: MessageQueries) -> None:
     """Those that no pass has seen yet wait for the next one."""
     del in_every_state
     found = {each.id: each.state for each in views.messages(Filter())}
     assert found == {1: "waiting", 2: "waiting", 3: "waiting", 4: "sending", 5: "escalated"}
 
 
-def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Application, views: Views) -> None:
+def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Application, views: MessageQueries) -> None:
     del in_every_state
     found = {each.id: each for each in views.messages(Filter())}
     new = ListedMessage(
@@ -96,7 +98,7 @@ def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Applicatio
 def test_the_required_columns_are_enough(bare_application: Application) -> None:
     bare_application.add(retry_count=None, last_error=None)
     with opened(bare_application) as database:
-        (found,) = Views(database).messages(Filter())
+        (found,) = MessageQueries(database).messages(Filter())
         assert (found.created_at, found.retry_count, found.last_error) == (None, 0, None)
         assert message_details(database, 1, body=True).row["body"] == "Where is it?"
 
@@ -112,7 +114,7 @@ BAD_ROWS: list[dict[str, object]] = [
 ]
 
 
-def test_bad_rows_are_listed_too(application: Application, views: Views) -> None:
+def test_bad_rows_are_listed_too(application: Application, views: MessageQueries) -> None:
     """They are what an operator has to see."""
     ids = application.add_all(BAD_ROWS)
     assert shown(views) == ids
@@ -130,10 +132,10 @@ def test_what_is_no_number_or_time_is_shown_as_none(sqlite_application: Applicat
     sqlite_application.add_all([{}, {}])
     sqlite_application.sql(f"UPDATE pending_messages SET {column} = 'lots' WHERE id = 1")
     with opened(sqlite_application) as database:
-        found = {each.id: each for each in Views(database).messages(Filter(), sort="id")}
+        found = {each.id: each for each in MessageQueries(database).messages(Filter(), sort="id")}
         assert getattr(found[1], column) is None
         assert getattr(found[2], column) is not None
-        assert sorted(shown(Views(database), sort="tries")) == [1, 2]
+        assert sorted(shown(MessageQueries(database), sort="tries")) == [1, 2]
 
 
 # Filters.
@@ -166,7 +168,7 @@ def test_what_is_no_number_or_time_is_shown_as_none(sqlite_application: Applicat
     ],
 )
 def test_filters_are_all_to_be_met(
-    in_every_state: Application, views: Views, wanted: Filter, expected: list[int]
+    in_every_state: Application, views: MessageQueries, wanted: Filter, expected: list[int]
 ) -> None:
     """The count and the list agree."""
     del in_every_state
@@ -174,7 +176,7 @@ def test_filters_are_all_to_be_met(
     assert views.count(wanted) == len(expected)
 
 
-def test_a_filter_by_type(application: Application, views: Views) -> None:
+def test_a_filter_by_type(application: Application, views: MessageQueries) -> None:
     application.add_all([{"message_type": each} for each in ("customer", "supplier", "internal", "pigeon")])
     found = {each: shown(views, Filter(message_type=each)) for each in MessageType}
     assert found == {MessageType.CUSTOMER: [1], MessageType.SUPPLIER: [2], MessageType.INTERNAL: [3]}
@@ -184,7 +186,7 @@ def test_a_filter_by_type(application: Application, views: Views) -> None:
     ("ticket", "expected"), [("12345", [1]), ("12346", [2]), ("1234", []), ("%", []), ("012345", []), ("x' OR 1", [])]
 )
 def test_a_filter_by_ticket_takes_the_whole_number(
-    application: Application, views: Views, ticket: str, expected: list[int]
+    application: Application, views: MessageQueries, ticket: str, expected: list[int]
 ) -> None:
     application.add_all([{"ticket_id": TICKET}, {"ticket_id": TICKET + 1}, {"ticket_id": None}])
     assert shown(views, Filter(ticket=ticket)) == expected
@@ -194,8 +196,8 @@ def test_a_ticket_may_be_text(loose_application: Application) -> None:
     loose_application.add_all([{}, {}])
     loose_application.sql("UPDATE pending_messages SET ticket_id = 'A-1' WHERE id = 2")
     with opened(loose_application) as database:
-        assert shown(Views(database), Filter(ticket="A-1")) == [2]
-        assert shown(Views(database), Filter(ticket="12345")) == [1]
+        assert shown(MessageQueries(database), Filter(ticket="A-1")) == [2]
+        assert shown(MessageQueries(database), Filter(ticket="12345")) == [1]
 
 
 ERRORS = [
@@ -240,7 +242,7 @@ ERRORS = [
     ],
 )
 def test_a_filter_by_error_takes_a_piece_of_it_as_it_is(
-    application: Application, views: Views, error: str, expected: list[int]
+    application: Application, views: MessageQueries, error: str, expected: list[int]
 ) -> None:
     """Nothing in it is a pattern, and the case of its letters is all the same."""
     application.add_all([{"last_error": each} for each in ERRORS])
@@ -252,8 +254,8 @@ def test_a_filter_by_error_reads_past_one_that_is_no_utf_8(loose_application: Ap
     loose_application.add_all([{}, {}])
     loose_application.sql("UPDATE pending_messages SET last_error = CAST(x'636166e9' AS TEXT) WHERE id = 1")
     with opened(loose_application) as database:
-        assert shown(Views(database), Filter(error="CAF")) == [1]
-        assert shown(Views(database), Filter(error="503")) == [2]
+        assert shown(MessageQueries(database), Filter(error="CAF")) == [1]
+        assert shown(MessageQueries(database), Filter(error="503")) == [2]
 
 
 # Order and number.
@@ -280,7 +282,7 @@ def shuffled(application: Application, database: Database) -> Application:
 )
 @pytest.mark.parametrize("limit", [None, 0, 1, 4, 99])
 def test_lists_have_an_order_and_an_end(
-    shuffled: Application, views: Views, sort: str, expected: Sequence[int], limit: int | None
+    shuffled: Application, views: MessageQueries, sort: str, expected: Sequence[int], limit: int | None
 ) -> None:
     """Messages without a time come last, and of those that are alike the one with the lowest id comes first."""
     del shuffled
@@ -288,7 +290,7 @@ def test_lists_have_an_order_and_an_end(
 
 
 def test_whatever_changes_while_a_list_is_read_comes_once_or_not_at_all(
-    application: Application, database: Database, views: Views
+    application: Application, database: Database, views: MessageQueries
 ) -> None:
     """A message stands where it stood when the list was begun, as it is by then, unless the filter shuts it out."""
     last = 2 * PAGE + 2
@@ -316,7 +318,7 @@ def test_the_application_can_write_while_a_list_is_read(sqlite_application: Appl
     """A reader that went on reading a file with a rollback journal would lock it out."""
     sqlite_application.add_all([{}] * (PAGE + 1))
     with opened(sqlite_application) as database:
-        coming = Views(database).messages(Filter())
+        coming = MessageQueries(database).messages(Filter())
         next(coming)
         with closing(sqlite3.connect(database.place, timeout=0)) as connection, connection:
             connection.execute("UPDATE pending_messages SET subject = 'tea'")
@@ -333,14 +335,16 @@ def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
         opened(made) as database,
         pytest.raises(SchemaMismatch, match="ids of the application's table must be integers"),
     ):
-        Views(database).ids(Filter())
+        MessageQueries(database).ids(Filter())
     made.close()
 
 
 # What goes first.
 
 
-def test_what_is_due_comes_as_it_is_claimed(in_every_state: Application, database: Database, views: Views) -> None:
+def test_what_is_due_comes_as_it_is_claimed(
+    in_every_state: Application, database: Database, views: MessageQueries
+) -> None:
     """What the application has taken back is left out."""
     in_every_state.add_all([{}, {}])
     enrol(database, [8], at=NOON - MINUTE)
@@ -351,7 +355,7 @@ def test_what_is_due_comes_as_it_is_claimed(in_every_state: Application, databas
     assert list(views.due(NOON - MINUTE)) == []
 
 
-def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: Database, views: Views) -> None:
+def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: Database, views: MessageQueries) -> None:
     """Those that are due earlier, and of those that are due with it the ones with a lower id."""
     del shuffled
     late = NOON + 9 * HOUR
@@ -367,27 +371,27 @@ def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: D
 # Counts.
 
 
-def test_messages_are_counted_by_state(in_every_state: Application, views: Views) -> None:
+def test_messages_are_counted_by_state(in_every_state: Application, views: MessageQueries) -> None:
     """A message that no pass has seen yet waits; the next pass decides whether it is due."""
     del in_every_state
-    assert Measures(views._database).counts(NOON) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
-    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
-    assert Measures(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 0, "sending": 1, "escalated": 1}
+    assert QueueCounts(views._database).counts(NOON) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
+    assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
+    assert QueueCounts(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 0, "sending": 1, "escalated": 1}
 
 
-def test_where_nothing_failed_nothing_is_counted(application: Application, views: Views) -> None:
+def test_where_nothing_failed_nothing_is_counted(application: Application, views: MessageQueries) -> None:
     application.add_all([{"status": "sent"}, {"status": "pending"}])
-    assert Measures(views._database).counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
+    assert QueueCounts(views._database).counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
     assert shown(views) == []
 
 
 def test_what_the_application_took_back_is_no_longer_counted(
-    in_every_state: Application, database: Database, views: Views
+    in_every_state: Application, database: Database, views: MessageQueries
 ) -> None:
     """Also before a pass has noticed."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
-    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1, "escalated": 0}
+    assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1, "escalated": 0}
     assert queue_rows(database).keys() == {2, 3, 4, 5}
 
 
@@ -403,7 +407,9 @@ def escalate_by(database: Database, message_id: int, error: str, *, at: datetime
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
 
 
-def test_escalations_of_one_cause_are_one_group(application: Application, database: Database, views: Views) -> None:
+def test_escalations_of_one_cause_are_one_group(
+    application: Application, database: Database, views: MessageQueries
+) -> None:
     application.add_all(
         [{"message_type": each} for each in ("customer", "supplier", "customer", "internal", "supplier")]
     )
@@ -424,7 +430,7 @@ def test_escalations_of_one_cause_are_one_group(application: Application, databa
 
 
 def test_what_was_delivered_or_rejected_meanwhile_leaves_its_group(
-    application: Application, database: Database, views: Views
+    application: Application, database: Database, views: MessageQueries
 ) -> None:
     """Also before a pass has noticed."""
     application.add_all([{}] * 3)
@@ -436,7 +442,9 @@ def test_what_was_delivered_or_rejected_meanwhile_leaves_its_group(
     assert (group.count, group.example.id) == (1, 2)
 
 
-def test_escalations_are_found_by_when_they_were(application: Application, database: Database, views: Views) -> None:
+def test_escalations_are_found_by_when_they_were(
+    application: Application, database: Database, views: MessageQueries
+) -> None:
     """After the first time, up to the second one."""
     application.add_all([{}] * 3)
     for each in (1, 2, 3):
@@ -448,7 +456,7 @@ def test_escalations_are_found_by_when_they_were(application: Application, datab
     assert escalation_groups(views._database, Filter(state=State.ESCALATED, escalated_after=NOON + 3 * HOUR)) == []
 
 
-def test_escalations_but_for_some_causes(application: Application, database: Database, views: Views) -> None:
+def test_escalations_but_for_some_causes(application: Application, database: Database, views: MessageQueries) -> None:
     """Those that were escalated before there were fingerprints are among the others."""
     application.add_all([{}] * 3)
     escalate_by(database, 1, "HTTP 422: recipient unknown")
@@ -464,7 +472,7 @@ def test_escalations_but_for_some_causes(application: Application, database: Dat
 
 
 def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
-    application: Application, database: Database, views: Views
+    application: Application, database: Database, views: MessageQueries
 ) -> None:
     """And the largest of them is among them."""
     number = MAX_GROUPS + 2
@@ -480,7 +488,9 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
     assert (groups[0].count, groups[0].example.last_error) == (2, "last")
 
 
-def test_without_escalations_there_are_no_groups(application: Application, database: Database, views: Views) -> None:
+def test_without_escalations_there_are_no_groups(
+    application: Application, database: Database, views: MessageQueries
+) -> None:
     application.add()
     enrol(database, [1])
     assert escalation_groups(views._database) == []
@@ -490,7 +500,7 @@ def test_without_escalations_there_are_no_groups(application: Application, datab
 
 
 def test_a_message_is_shown_with_its_body_and_its_history(
-    application: Application, database: Database, views: Views
+    application: Application, database: Database, views: MessageQueries
 ) -> None:
     application.add_all([{}, {}])
     enrol(database, [1, 2])
@@ -573,13 +583,13 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
         made = Application(url, kind=strict_table)
         made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}])
         with opened(made) as database:
-            enrolment, claims, views = Enrolment(database), Claims(database), Views(database)
+            enrolment, claims, views = Enrolment(database), Claims(database), MessageQueries(database)
             assert len(enrolment.newly_failed(IdRange(None, None), 9)) == 2
             enrol(database, [1, 3])
             escalate(database, 2)
             assert enrolment.retire(IdRange(None, None)).gone == 1
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
-            assert Measures(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
+            assert QueueCounts(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)
             claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
             assert claims.record(PASS, [Decision(1, Transition.delivered(), finished_at=NOON)], NOON).lost == set()

@@ -14,7 +14,7 @@ from sqlalchemy import Column, String, select
 from retrycli.domain.claim import ChangedMessage, Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.filter import Filter
-from retrycli.domain.listing import ActRecord
+from retrycli.domain.listing import ActionRecord
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.transition import Decision, Transition
@@ -26,7 +26,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.history import message_details
 from retrycli.store.identity import load, with_queue
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
@@ -134,7 +134,7 @@ def test_a_rejected_message_is_the_applications_again(application: Application, 
 
 
 def test_an_acknowledged_message_stays_where_it_is_and_is_no_longer_new(
-    application: Application, database: Database, acts: Acts, views: Views
+    application: Application, database: Database, acts: Acts, views: MessageQueries
 ) -> None:
     application.add_all([{}, {}])
     escalate(database, 1, 2)
@@ -485,22 +485,24 @@ def test_whether_the_queue_knows_a_message_is_told(application: Application, dat
 
 
 def test_what_people_did_is_shown_with_the_message(
-    application: Application, database: Database, acts: Acts, views: Views
+    application: Application, database: Database, acts: Acts, views: MessageQueries
 ) -> None:
     application.add_all([{}, {}])
     escalate(database, 1, 2)
     perform(acts, ActionKind.NOTED, [1, 2])
     acts.perform(ActionKind.REQUEUED, {1: OperatorAction.requeued(LATER, by="bert", at=NOON + MINUTE)})
     assert message_details(database, 1).acts == [
-        ActRecord(NOON, "ada", "noted", "phoned them"),
-        ActRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
+        ActionRecord(NOON, "ada", "noted", "phoned them"),
+        ActionRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
     ]
 
 
-def test_the_history_outlives_the_queue(application: Application, database: Database, acts: Acts, views: Views) -> None:
+def test_the_history_outlives_the_queue(
+    application: Application, database: Database, acts: Acts, views: MessageQueries
+) -> None:
     application.add()
     perform(acts, ActionKind.REJECTED, [1])
-    assert message_details(database, 1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
+    assert message_details(database, 1).acts == [ActionRecord(NOON, "ada", "rejected", "no longer wanted")]
 
 
 def test_old_acts_are_forgotten_like_attempts(
@@ -526,7 +528,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert perform(acts, ActionKind.REQUEUED, [1]) == set()
             assert perform(acts, ActionKind.REJECTED, [2, 3]) == set()
             Edits(acts._database).edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
-            assert list(Views(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
+            assert list(MessageQueries(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
         assert {each: row["status"] for each, row in made.rows().items()} == {
             1: MessageStatus.FAILED,
             2: MessageStatus.REJECTED,

@@ -32,10 +32,10 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import Measures
+from retrycli.store.queue_counts import QueueCounts
 from retrycli.store.schema import acts, attempts, passes, queue
 from retrycli.store.write_check import check_writable
 from tests.store.application import HOUR, NOON, Application, opened
@@ -194,7 +194,7 @@ class Case:
 def page(wanted: Filter) -> Callable[[Database], object]:
     """Reads a page of messages of each state, as far as a filter lets them through."""
     ids = array("q", [*SENDING, *SOME, *LATE])
-    return lambda database: list(Views(database).pages(ids, wanted))
+    return lambda database: list(MessageQueries(database).pages(ids, wanted))
 
 
 def begun(database: Database) -> object:
@@ -290,7 +290,7 @@ CASES = {
     "a page of what waits": Case(page(Filter(state=State.WAITING)), KEYS),
     "a page of what is escalated": Case(page(ESCALATED), KEYS),
     "a page of what is due": Case(page(Filter(due_by=NOON)), KEYS),
-    "those ahead": Case(lambda d: Views(d).count_ahead(SOME[0], NOON), "queue by due, queue by its key"),
+    "those ahead": Case(lambda d: MessageQueries(d).count_ahead(SOME[0], NOON), "queue by due, queue by its key"),
     "causes": Case(escalation_groups, f"queue by due, {KEYS}", but="messages whole"),
     "figures of a day": Case(
         lambda d: Statistics(d).figures(YESTERDAY, NOON), "attempts by its key, passes by started"
@@ -392,8 +392,8 @@ def test_the_failed_rows_among_many_others_are_found_by_their_index(big: Databas
     calls: dict[str, Callable[[Database], object]] = {
         "swept": lambda d: Enrolment(d, tail=100).plan_sweep(1000),
         "newly failed": lambda d: Enrolment(d).newly_failed(IdRange(1000, 1400), 500),
-        "counted": lambda d: Measures(d).counts(NOON),
-        "listed": lambda d: Views(d).ids(Filter()),
+        "counted": lambda d: QueueCounts(d).counts(NOON),
+        "listed": lambda d: MessageQueries(d).ids(Filter()),
     }
     with big.rollback_at_end():
         with big.write() as connection:

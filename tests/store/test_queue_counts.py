@@ -14,7 +14,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import Measures, PassTimes
+from retrycli.store.queue_counts import PassTimes, QueueCounts
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.heard import statements
@@ -22,17 +22,17 @@ from tests.store.own_tables import FAILED_AT, PASS, enrol
 
 
 @pytest.fixture
-def measures(database: Database) -> Measures:
-    return Measures(database)
+def measures(database: Database) -> QueueCounts:
+    return QueueCounts(database)
 
 
-def by_place(measures: Measures) -> dict[tuple[str, str | None], int]:
+def by_place(measures: QueueCounts) -> dict[tuple[str, str | None], int]:
     """How many messages there are of each state and type of which there are any."""
     return {(state.value, kind): number for (state, kind), number in measures.in_queue().numbers.items() if number}
 
 
 def test_messages_are_counted_by_state_and_type_with_the_oldest_that_waits(
-    application: Application, database: Database, measures: Measures
+    application: Application, database: Database, measures: QueueCounts
 ) -> None:
     application.add_all([{}, {}, {"message_type": "customer"}, {"message_type": "customer"}, {"status": "sent"}, {}])
     enrol(database, [4], at=NOON - HOUR, failed_at=FAILED_AT - 9 * HOUR)
@@ -46,7 +46,7 @@ def test_messages_are_counted_by_state_and_type_with_the_oldest_that_waits(
 
 
 def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is_nobodys(
-    application: Application, database: Database, measures: Measures
+    application: Application, database: Database, measures: QueueCounts
 ) -> None:
     for hours in (3, 2, 1):
         message_id = application.add()
@@ -62,14 +62,14 @@ def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is
         assert (found.escalated_since, found.unacknowledged_since) == (NOON - 3 * HOUR, nobodys)
 
 
-def test_an_empty_queue_has_no_oldest(measures: Measures) -> None:
+def test_an_empty_queue_has_no_oldest(measures: QueueCounts) -> None:
     found = measures.in_queue()
     assert set(found.numbers.values()) == {0}
     assert (found.waiting_since, found.escalated_since, found.unacknowledged_since) == (None, None, None)
 
 
 def test_a_message_that_the_application_has_deleted_or_given_another_type_is_of_no_type(
-    application: Application, database: Database, measures: Measures
+    application: Application, database: Database, measures: QueueCounts
 ) -> None:
     application.add_all([{}, {"message_type": "pigeon"}, {"message_type": None}])
     enrol(database, [1, 2, 3])
@@ -78,7 +78,7 @@ def test_a_message_that_the_application_has_deleted_or_given_another_type_is_of_
 
 
 def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
-    database: Database, measures: Measures
+    database: Database, measures: QueueCounts
 ) -> None:
     assert database.messages is not None
     with statements(database) as seen:
@@ -87,7 +87,7 @@ def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
     assert set(re.findall(r"pending_messages\.(\w+)", sql)) == {"id", "message_type"}
 
 
-def test_the_last_pass_is_the_newest_that_has_ended(ledger: Ledger, measures: Measures) -> None:
+def test_the_last_pass_is_the_newest_that_has_ended(ledger: Ledger, measures: QueueCounts) -> None:
     """And the last completed one is looked for beyond any that are newer."""
     assert measures.last_pass() is None
     for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.PAUSED]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.store.delivery_stats import Statistics
-from retrycli.store.queue_counts import Measures
+from retrycli.store.queue_counts import QueueCounts
 from retrycli.views.report.page import ReportData, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
@@ -70,7 +70,7 @@ def test_the_report_tells_of_the_night_in_its_headline(night: Stage) -> None:
         ReportData(
             figures=figures(night),
             state="ok",
-            messages=Measures(night.database).counts(night.clock.now),
+            messages=QueueCounts(night.database).counts(night.clock.now),
             first_pass=first,
             last_pass=last,
             passes=statistics.passes(START - HOUR),

@@ -16,7 +16,7 @@ from retrycli.store import schema, selection
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
-from retrycli.store.listing import Views
+from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.relation import check_ids
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
@@ -73,7 +73,7 @@ def queue(_context: Context, database: Database) -> Iterator[Finding]:
 
 def age(context: Context, database: Database) -> Iterator[Finding]:
     """Check the age of the oldest message that a pass would send."""
-    oldest = Views(database).oldest()
+    oldest = MessageQueries(database).oldest()
     if oldest is None:
         return
     days = max((context.now() - oldest).days, 0)

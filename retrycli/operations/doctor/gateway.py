@@ -17,7 +17,7 @@ from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import Measures
+from retrycli.store.queue_counts import QueueCounts
 
 if TYPE_CHECKING:
     from retrycli.gateway.http.probe import Probe
@@ -33,7 +33,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
     Otherwise report its last refusal.
     """
     refusals = {} if database is None else _refusals(context, database)
-    waits = bool(refusals) and database is not None and Measures(database).counts(context.now())["waiting"] > 0
+    waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
         found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(context, gateway, refusal)

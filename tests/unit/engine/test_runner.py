@@ -19,7 +19,7 @@ from retrycli.domain.errors import DatabaseUnavailable, LockUnusable
 from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
-    ClaimsLapsed,
+    ClaimsExpired,
     ClockWasAhead,
     Event,
     MessageDelivered,
@@ -1030,7 +1030,7 @@ def test_what_a_dead_pass_was_sending_is_unknown_and_what_it_only_held_is_sent(s
     summary = stage.run()
     assert stage.sent() == [2]
     assert (summary.sent, summary.rescheduled, summary.released, summary.unknown) == (1, 1, 1, 1)
-    assert stage.events.of(ClaimsLapsed) == [ClaimsLapsed(released=1, unknown=1)]
+    assert stage.events.of(ClaimsExpired) == [ClaimsExpired(released=1, unknown=1)]
     assert stage.attempts(1) == [("pass", "unknown")]
     assert stage.sql(
         "SELECT unknown_count, retry_count FROM retrycli_queue JOIN pending_messages ON id = message_id"
@@ -1060,7 +1060,7 @@ def test_a_dead_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
     assert stage.states() == {1: "waiting", 2: "waiting"}
     assert stage.tries() == {1: 4, 2: 4}
     assert (summary.released, summary.unknown) == (2, 0)
-    assert stage.events.of(ClaimsLapsed) == [ClaimsLapsed(released=2, unknown=0)]
+    assert stage.events.of(ClaimsExpired) == [ClaimsExpired(released=2, unknown=0)]
     assert {each.outcome for each in stage.events.of(MessageReleased)} == {None}
 
 

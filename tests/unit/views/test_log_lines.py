@@ -17,7 +17,7 @@ import pytest
 from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
-    ClaimsLapsed,
+    ClaimsExpired,
     ClockWasAhead,
     Event,
     MessageDelivered,
@@ -52,7 +52,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
         [("INFO", "Message retry pass started"), ("INFO", "Found 42 failed messages to retry")],
     ),
     (
-        ClaimsLapsed(released=2, unknown=3),
+        ClaimsExpired(released=2, unknown=3),
         [("WARNING", "An earlier pass died: 5 messages are claimed again, of which 3 may have been delivered")],
     ),
     (
