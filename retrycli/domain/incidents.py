@@ -1,21 +1,29 @@
-"""Incidents of passes: reported when they begin, at intervals while they last, and when they end.
+"""Incidents: reported when they begin, at intervals while they last, and when they end.
 
 Cron mails what a pass prints; the same problem every 15 minutes would teach operators to delete those mails unread.
+`follow` decides what to report, by what was reported before. `retrycli_told` remembers that for each receiver; for the
+log's lines on passes, the passes themselves show it (`recalled`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from itertools import dropwhile, takewhile
-from typing import Protocol, TypeVar
 
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.pass_record import is_late
+from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StartedBy, StopReason
 
 REMIND_AFTER = timedelta(hours=6)
+MAX_BEGINNINGS = 2
+"""Number of times within ``remind_hours`` that an intermittent incident is reported as new at once."""
+LASTING_AFTER = timedelta(hours=1)
+"""After this time it is reported as new in any case."""
+SLACK = timedelta(minutes=1)
+"""cron is not exact to the second; a reminder must not wait for another pass because of that."""
 
 LOOKBACK = 1000
 """The number of passes in which the start of an incident is searched: ten days."""
@@ -50,36 +58,32 @@ SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTE
 """Results that do not tell if an incident lasts; None is a pass that has not ended."""
 
 
-class PastPass(Protocol):
-    """The properties of a past pass that are needed here."""
+class Topic(StrEnum):
+    """The topics of reports."""
 
-    @property
-    def started_at(self) -> datetime:
-        """Return when it started."""
+    ESCALATIONS = "escalations"
+    DOWN = "down"
+    CREDENTIALS = "credentials"
+    SAME_ANSWER = "same_answer"
+    DEADLINE = "deadline"
+    EXPIRY = "expiry"
+    FAULT = "fault"
+    """Passes fail, whatever the error."""
+    SKIPPED = "skipped"
+    MISSED = "missed"
+    UNHEARD = "unheard"
+    """Notifications themselves fail; the log is told."""
+    LOG_FILE = "log_file"
+    METRICS = "metrics"
+    REPORT = "report"
 
-    @property
-    def started_by(self) -> StartedBy:
-        """Return who started it."""
 
-    @property
-    def result(self) -> PassResult | None:
-        """Return its result; None while it runs."""
+class Turn(StrEnum):
+    """The changes of a lasting incident."""
 
-    @property
-    def reason(self) -> str | None:
-        """Return why it ended early."""
-
-    @property
-    def detail(self) -> str | None:
-        """Return details of the reason."""
-
-    @property
-    def sent(self) -> int:
-        """Return the number of delivered messages."""
-
-    @property
-    def rescheduled(self) -> int:
-        """Return the number of rescheduled messages."""
+    BEGAN = "began"
+    LASTS = "lasts"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,53 @@ class Incident:
     """It may have begun earlier, when no pass ran or none could write."""
 
 
-Past = TypeVar("Past", bound=PastPass)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The last report of a topic to a receiver.
+
+    For an incident ``since`` is its start; for events it is the time up to which the receiver knows them.
+    """
+
+    since: datetime
+    told_at: datetime
+    ended: bool = False
+    times: int = 1
+    """Number of times that an intermittent incident was reported as new; 0 if the receiver has not heard of it yet."""
 
 
-def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
+Memory = Mapping[Topic, Told]
+
+
+def follow(
+    incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
+) -> tuple[Turn | None, Told | None]:
+    """Return what to report about an incident, or about none, and what to remember after that."""
+    due = told is not None and at - told.told_at >= remind - SLACK
+    if told is not None and not told.times:
+        heard = Told(told.since, at, ended=incident is None)
+        return (Turn.BEGAN if incident else Turn.ENDED), heard
+    if incident is None:
+        if told is None or told.ended:
+            return None, told
+        return Turn.ENDED, replace(told, told_at=at, ended=True)
+    if told is None or (told.ended and due):
+        return Turn.BEGAN, Told(incident.since, at)
+    if told.ended:
+        if told.times >= MAX_BEGINNINGS and at - incident.since < LASTING_AFTER:
+            return None, told
+        return Turn.BEGAN, Told(incident.since, at, times=told.times + 1)
+    return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
+
+
+def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:
+    """Return what passes have reported of an incident that they met, newest first: its start, and each reminder."""
+    if not met:
+        return None
+    began = met[-1].started_at
+    return Told(began, began + (met[0].started_at - began + SLACK) // remind * remind)
+
+
+def lasting(reason: str, passes: Sequence[PassRecord]) -> list[PassRecord]:
     """Return the passes, newest first, during which an incident lasted; none if it is over.
 
     Passes in between that do not tell are left out: one that delivered nothing has not found out if it could.
@@ -106,71 +153,69 @@ def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
     return list(takewhile(lambda past: past.reason == reason, telling))
 
 
-def _is_informative(reason: str, past: PastPass) -> bool:
+def _is_informative(reason: str, past: PassRecord) -> bool:
     if past.result in SILENT or (past.reason in TROUBLE and past.reason != reason):
         return False
     return reason in {past.reason, StopReason.DEADLINE} or past.sent > 0
 
 
-def as_mailed(passes: Sequence[Past]) -> list[Past]:
+def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
     """Return the passes whose output goes to the reader of the newest one: a terminal's output is not mailed."""
     if not passes or passes[0].started_by is StartedBy.PERSON:
         return [*passes]
     return [past for past in passes if past.started_by is not StartedBy.PERSON]
 
 
-def works(past: PastPass) -> bool:
+def works(past: PassRecord) -> bool:
     """Tell if a pass shows that passes no longer fail: it ended by itself and did its work."""
     tried = past.sent + past.rescheduled > 0
     return past.result is PassResult.COMPLETED or (past.result is PassResult.STOPPED and tried)
 
 
-def failed(passes: Iterable[Past]) -> list[Past]:
+def failed(passes: Iterable[PassRecord]) -> list[PassRecord]:
     """Return the passes, newest first, that failed or died since the last one that worked."""
     since_then = takewhile(lambda past: not works(past), passes)
     return [past for past in since_then if past.result is PassResult.FAILED or past.reason == StopReason.DIED]
 
 
-def failing_since(passes: Sequence[Past]) -> tuple[datetime, PastPass | None] | None:
-    """Return since when passes have failed, and the pass before; None if none has.
+def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | None]:
+    """Return since when passes have failed, and the pass before.
 
     A pass without an end, directly before the first one that is recorded as failed, has failed as well: it could not
     write its end.
 
     Args:
-        passes: the last passes, newest first.
+        passes: the last passes, newest first; at least one has failed.
     """
-    if not (recorded := failed(passes)):
-        return None
+    recorded = failed(passes)
     earlier = [*dropwhile(lambda past: past is not recorded[-1], passes)][1:]
     unrecorded = [*takewhile(lambda past: past.result is None, earlier)]
     before = earlier[len(unrecorded) :]
     return (unrecorded or recorded)[-1].started_at, before[0] if before else None
 
 
-def is_known(passes: Sequence[PastPass], remind: timedelta = REMIND_AFTER) -> bool:
+def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> bool:
     """Tell if the newest pass failed like one that was reported less than ``remind`` ago."""
     newest, *earlier = passes
     alike = [past for past in failed(earlier) if cause(past.detail or "") == cause(newest.detail or "")]
-    return bool(alike) and not _is_due(newest, alike, remind)
+    return _turn(newest, alike, remind, lasts=True) is None
 
 
-def works_again(passes: Sequence[PastPass]) -> str | None:
+def works_again(passes: Sequence[PassRecord]) -> str | None:
     """Return a report that passes work again, if the newest one shows it and those before it failed."""
     newest, *earlier = passes
     if not works(newest) or not (ended := failed(earlier)):
         return None
-    began = failing_since(earlier)
-    when = _period(ended, None if began is None else began[0])
+    when = _period(ended, failing_since(earlier)[0])
     return f"Message retry passes no longer fail. They failed {when}: {ended[0].detail}"
 
 
-def _period(passes: Sequence[PastPass], since: datetime | None = None) -> str:
+def _period(passes: Sequence[PassRecord], since: datetime | None = None) -> str:
     first, last = utc(since or passes[-1].started_at), utc(passes[0].started_at)
     return f"at {first}" if first == last else f"from {first} to {last}"
 
 
-def missing(passes: Sequence[PastPass], interval: timedelta) -> str | None:
+def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
     """Return a report that passes were missing before the newest one, if a scheduler started it."""
     if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
         return None
@@ -188,30 +233,28 @@ def utc(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def news(detail: str | None, passes: Sequence[PastPass], remind: timedelta = REMIND_AFTER) -> list[str]:
-    """Return what to report about the newest pass.
+def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list[str]:
+    """Return what to report about the newest pass, one line for each new fact.
 
     Args:
-        detail: details of the newest pass's reason.
         passes: the last passes, newest first.
         remind: the interval after which a lasting incident is reported again.
-
-    Returns:
-        One line for each new fact.
     """
     if not passes or passes[0].result in SILENT:
         return []
     newest, *earlier = passes
-    if newest.reason is None or newest.reason not in TROUBLE:
-        ended = {why: lasting(why, earlier) for why in OVER if _is_informative(why, newest)}
-        return [OVER[why].format(when=_period(met)) for why, met in ended.items() if met]
-    lasted = lasting(newest.reason, earlier)
-    if lasted and not _is_due(newest, lasted, remind):
-        return []
-    return [TROUBLE[newest.reason].format(detail=detail)]
+    lines = []
+    for reason in filter(lambda reason: _is_informative(reason, newest), TROUBLE):
+        met = lasting(reason, earlier)
+        turn = _turn(newest, met, remind, lasts=newest.reason == reason)
+        if turn is Turn.ENDED:
+            lines.append(OVER[reason].format(when=_period(met)))
+        elif turn is not None:
+            lines.append(TROUBLE[reason].format(detail=newest.detail))
+    return lines
 
 
-def _is_due(newest: PastPass, lasted: Sequence[PastPass], remind: timedelta) -> bool:
-    """Tell if a reminder is due for an incident that the passes before the newest have met as well."""
-    began = lasted[-1].started_at
-    return (newest.started_at - began) // remind != (lasted[0].started_at - began) // remind
+def _turn(newest: PassRecord, met: Sequence[PassRecord], remind: timedelta, *, lasts: bool) -> Turn | None:
+    """Return what the newest pass reports of an incident that earlier ones met."""
+    incident = Incident(newest.started_at) if lasts else None
+    return follow(incident, recalled(met, remind), newest.started_at, remind)[0]

@@ -12,38 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
+from itertools import pairwise, takewhile
 
-from retrycli.domain.incidents import Incident, PastPass, failing_since, lasting, works
-from retrycli.domain.pass_record import is_late
+from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn, failing_since, follow, lasting, works
+from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 
 SKIPPED_IN_A_ROW = 3
 """One skipped pass follows a long one; three mean that something hangs."""
-MAX_BEGINNINGS = 2
-"""Number of times within ``remind_hours`` that an intermittent incident is reported as new at once."""
-LASTING_AFTER = timedelta(hours=1)
-"""After this time it is reported as new in any case."""
-SLACK = timedelta(minutes=1)
-"""cron is not exact to the second; a reminder must not wait for another pass because of that."""
-
-
-class Topic(StrEnum):
-    """The topics of notifications."""
-
-    ESCALATIONS = "escalations"
-    DOWN = "down"
-    CREDENTIALS = "credentials"
-    SAME_ANSWER = "same_answer"
-    DEADLINE = "deadline"
-    EXPIRY = "expiry"
-    FAULT = "fault"
-    """Passes fail, whatever the error."""
-    SKIPPED = "skipped"
-    MISSED = "missed"
-    UNHEARD = "unheard"
-    """Notifications themselves fail; the log is told."""
-
 
 MET_BY = {
     Topic.CREDENTIALS: StopReason.CREDENTIALS_REFUSED,
@@ -52,31 +28,6 @@ MET_BY = {
     Topic.DEADLINE: StopReason.DEADLINE,
 }
 """The reason of a pass that meets an incident; the most severe first, which a pass with several ends for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """The last report of a topic to a target.
-
-    For an incident ``since`` is its start; for events it is the time up to which the target knows them.
-    """
-
-    since: datetime
-    told_at: datetime
-    ended: bool = False
-    times: int = 1
-    """Number of times that an intermittent incident was reported as new; 0 if the target has not heard of it yet."""
-
-
-Memory = Mapping[Topic, Told]
-
-
-class Turn(StrEnum):
-    """The changes of a lasting incident."""
-
-    BEGAN = "began"
-    LASTS = "lasts"
-    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +78,20 @@ Item = Escalated | Missed | IncidentChange
 class Situation:
     """The situation at the end of a pass."""
 
-    at: datetime
-    """The start of the pass: incidents last from pass to pass."""
     now: datetime
-    detail: str | None
-    """Details of the pass's reason."""
-    passes: Sequence[PastPass]
+    passes: Sequence[PassRecord]
     """The last passes, newest first; this one is the first."""
     down: Incident | None
     """An open breaker."""
-    tells_of_expiry: bool
-    """This pass has examined the next field."""
-    expiring: Incident | None
-    """Messages that expire soon because nothing is delivered."""
+    expiry: Mapping[Topic, Incident | None]
+    """Messages that expire soon because nothing is delivered; empty if this pass does not know."""
     interval: timedelta
     remind: timedelta
 
 
-def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
+def introduction(passes: Sequence[PassRecord]) -> Memory:
     """Return the assumed knowledge of a new target: all gaps but one before the newest pass."""
-    before = passes[1].started_at if len(passes) > 1 else at
-    return {Topic.MISSED: Told(before, at)}
+    return {Topic.MISSED: Told(passes[:2][-1].started_at, passes[0].started_at)}
 
 
 def to_tell(
@@ -160,13 +104,14 @@ def to_tell(
         memory: what the target was told before.
         causes: returns the causes of escalations after a time, up to now.
     """
+    newest = situation.passes[0]
     items: list[Item] = []
     known, unheard = dict(memory), dict(memory)
     for topic, incident in _incidents(situation).items():
         before = memory.get(topic)
-        if incident is not None and not _may_have_met(topic, situation.passes[0]) and (before is None or before.times):
+        if incident is not None and not _may_have_met(topic, newest) and (before is None or before.times):
             continue  # the incident may be over by now: this pass could not find out
-        turn, told = follow(incident, before, situation.at, situation.remind)
+        turn, told = follow(incident, before, newest.started_at, situation.remind)
         if told is None:
             continue
         known[topic] = told
@@ -178,95 +123,62 @@ def to_tell(
             unheard[topic] = replace(told, times=0)
     if gaps := _new_gaps(situation, memory):
         items.extend(gaps)
-        known[Topic.MISSED] = Told(situation.at, situation.at)
-    if not _was_skipped(situation):
+        known[Topic.MISSED] = Told(newest.started_at, newest.started_at)
+    if newest.result is not PassResult.SKIPPED:
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
         # If the clock was set back, escalations of this pass are new all the same.
-        if new := causes(since if since is None or since <= situation.now else situation.at):
+        if new := causes(since if since is None or since <= situation.now else newest.started_at):
             items.append(Escalated(new))
-            known[Topic.ESCALATIONS] = Told(situation.now, situation.at)
+            known[Topic.ESCALATIONS] = Told(situation.now, newest.started_at)
     return items, known, unheard
-
-
-def follow(
-    incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
-) -> tuple[Turn | None, Told | None]:
-    """Return what to report about an incident, or about none, and what to remember after that."""
-    due = told is not None and at - told.told_at >= remind - SLACK
-    if told is not None and not told.times:
-        heard = Told(told.since, at, ended=incident is None)
-        return (Turn.BEGAN if incident else Turn.ENDED), heard
-    if incident is None:
-        if told is None or told.ended:
-            return None, told
-        return Turn.ENDED, replace(told, told_at=at, ended=True)
-    if told is None or (told.ended and due):
-        return Turn.BEGAN, Told(incident.since, at)
-    if told.ended:
-        if told.times >= MAX_BEGINNINGS and at - incident.since < LASTING_AFTER:
-            return None, told
-        return Turn.BEGAN, Told(incident.since, at, times=told.times + 1)
-    return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
 
 
 def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     """Return what this pass knows about each topic; None if there is no incident."""
     newest = situation.passes[0]
-    skipped = {Topic.SKIPPED: _skip_incident(situation)}
+    found = {Topic.SKIPPED: _skip_incident(situation.passes)}
     if newest.result is PassResult.SKIPPED:
-        return skipped  # the pass that holds the lock reports the rest
-    if situation.tells_of_expiry:
-        skipped[Topic.EXPIRY] = situation.expiring
+        return found  # the pass that holds the lock reports the rest
+    found |= situation.expiry
     if newest.result is PassResult.PAUSED:
-        return skipped  # the pass after the pause reports the rest
+        return found  # the pass after the pause reports the rest
     if newest.result is PassResult.FAILED:
-        return skipped | {Topic.FAULT: _failure_incident(situation)}
+        return found | {Topic.FAULT: _failure_incident(situation)}
     if works(newest):
-        skipped[Topic.FAULT] = None
-    return skipped | {
-        Topic.DOWN: situation.down,
-        Topic.CREDENTIALS: _lasting_incident(StopReason.CREDENTIALS_REFUSED, situation),
-        Topic.SAME_ANSWER: _lasting_incident(StopReason.SAME_ANSWER, situation),
-        Topic.DEADLINE: _lasting_incident(StopReason.DEADLINE, situation),
-    }
+        found[Topic.FAULT] = None
+    met = {topic: _lasting_incident(MET_BY[topic], situation.passes) for topic in Topic if topic in MET_BY}
+    return found | met | {Topic.DOWN: situation.down}  # an operator's delivery ends an outage too
 
 
 def _failure_incident(situation: Situation) -> Incident:
-    since, before = failing_since(situation.passes) or (situation.at, None)
+    since, before = failing_since(situation.passes)
     is_gap = before is not None and is_late(before.started_at, since, situation.interval)
-    return Incident(since, situation.detail, at_the_latest=is_gap)
+    return Incident(since, situation.passes[0].detail, at_the_latest=is_gap)
 
 
-def _may_have_met(topic: Topic, newest: PastPass) -> bool:
+def _may_have_met(topic: Topic, newest: PassRecord) -> bool:
     """Tell if the newest pass may have met an incident itself: a more severe one hides it."""
     gravity = [*MET_BY]
     reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons
 
 
-def _lasting_incident(reason: StopReason, situation: Situation) -> Incident | None:
-    passes = lasting(reason, situation.passes)
-    detail = situation.detail if situation.passes[0].reason == reason else None
-    return Incident(passes[-1].started_at, detail) if passes else None
+def _lasting_incident(reason: StopReason, passes: Sequence[PassRecord]) -> Incident | None:
+    met = lasting(reason, passes)
+    return Incident(met[-1].started_at, passes[0].detail if met[0] is passes[0] else None) if met else None
 
 
-def _was_skipped(situation: Situation) -> bool:
-    return situation.passes[0].result is PassResult.SKIPPED
-
-
-def _skip_incident(situation: Situation) -> Incident | None:
-    count = next(
-        (n for n, past in enumerate(situation.passes) if past.result is not PassResult.SKIPPED), len(situation.passes)
-    )
-    return Incident(situation.passes[count - 1].started_at, situation.detail) if count >= SKIPPED_IN_A_ROW else None
+def _skip_incident(passes: Sequence[PassRecord]) -> Incident | None:
+    skipped = [*takewhile(lambda past: past.result is PassResult.SKIPPED, passes)]
+    return Incident(skipped[-1].started_at, passes[0].detail) if len(skipped) >= SKIPPED_IN_A_ROW else None
 
 
 def _new_gaps(situation: Situation, memory: Memory) -> list[Missed]:
     """Return the gaps between passes that the target was not told about, oldest first."""
-    known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.at
-    pairs = zip(situation.passes[1:], situation.passes, strict=False)
+    known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.passes[0].started_at
+    starts = [past.started_at for past in reversed(situation.passes)]
     return [
-        Missed(before.started_at, after.started_at)
-        for before, after in pairs
-        if after.started_at > known and is_late(before.started_at, after.started_at, situation.interval)
-    ][::-1]
+        Missed(before, after)
+        for before, after in pairwise(starts)
+        if after > known and is_late(before, after, situation.interval)
+    ]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from retrycli.domain import suggested
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.incidents import COST
-from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed, Topic, Turn
+from retrycli.domain.incidents import COST, Topic, Turn, utc
+from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 
 CAUSES = 10
@@ -116,7 +116,7 @@ def _paragraph(item: Item, context: NoticeContext) -> str:
             return _incident_text(item, context)
         case Missed():
             return (
-                f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nothing called `retrycli run-once`, "
+                f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing called `retrycli run-once`, "
                 "or the database could not be written.\n"
                 + _next("`retrycli passes`; then check cron, or what else calls it")
             )
@@ -127,8 +127,8 @@ def _paragraph(item: Item, context: NoticeContext) -> str:
 
 def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
     if change.turn is Turn.ENDED:
-        lasted = f"since {_utc(change.since)}, for {_length(context.at - change.since)}"
-        times = f"at {_utc(change.since)}, and took a message at {_utc(context.at)}"
+        lasted = f"since {utc(change.since)}, for {_length(context.at - change.since)}"
+        times = f"at {utc(change.since)}, and took a message at {utc(context.at)}"
         return {
             Topic.DOWN: f"{context.destination} accepts messages again. It had been down {lasted}; nothing was lost.",
             Topic.CREDENTIALS: f"{context.destination} accepts our credentials again. It refused them {times}.",
@@ -139,7 +139,7 @@ def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
-    since = f"since {_utc(change.since)}" + (" at the latest" if change.at_the_latest else "")
+    since = f"since {utc(change.since)}" + (" at the latest" if change.at_the_latest else "")
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
     fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{context.destination} gives all the same answer"
@@ -186,10 +186,6 @@ def _cause_line(group: EscalationCause) -> str:
 
 def _next(steps: str) -> str:
     return f"Next: {suggested.own(steps)}"
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _length(time: timedelta) -> str:

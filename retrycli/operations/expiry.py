@@ -10,11 +10,12 @@ from retrycli.config.settings import Settings
 from retrycli.domain.backoff import later
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.filter import Filter
-from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, lasting, utc
+from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, Incident, Topic, Turn, lasting, utc
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.pass_summary import PassSummary, StopReason
-from retrycli.store.counters import Totals
+from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
+from retrycli.store.incident_memory import Targets
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.views.log_lines import logger
@@ -33,7 +34,8 @@ EARLIER = timedelta(hours=2)
 """The look-ahead beyond the next reminder, so that nothing expires between two of them."""
 SOON = timedelta(days=1)
 """Lists mark a message that expires within this time."""
-WARNED = "messages about to expire"
+LOG = "log"
+"""The name of the logs of all hosts among the targets."""
 
 
 def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
@@ -47,23 +49,13 @@ outage."""
 
 
 @dataclass(frozen=True, slots=True)
-class Expiring:
-    """Waiting messages that expire soon; `count` is 0 if there are none."""
+class Expiry:
+    """What a pass shows of messages that expire soon."""
 
-    count: int
-    first: datetime
-    until: datetime
-    """The end of the look-ahead."""
-    why: str = ""
-    """What holds the messages back."""
-    next_step: str = ""
-    """The command to run, without the program."""
+    incident: Incident | None
+    """None if there are no such messages."""
     too_late: bool = False
     """Some messages have expired since the warning."""
-
-    def __str__(self) -> str:
-        what = "1 message expires" if self.count == 1 else f"{self.count:,} messages expire"
-        return f"{what} by {utc(self.until)} unless deliveries go on, the first at {utc(self.first)}: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +69,7 @@ class _Obstacle:
     """The affected destinations; None for all."""
 
 
-def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiring | None:
+def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:
     """Find the messages that expire before the next reminder, if a pass held deliveries back.
 
     Returns:
@@ -91,7 +83,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if not kinds or (summary.reason not in HELD_BACK and not summary.sent):
         return None
     if summary.reason not in HELD_BACK:
-        return Expiring(0, now, now, too_late=_are_too_late(settings, database, kinds))
+        return Expiry(None, too_late=_are_too_late(settings, database, kinds))
     obstacle = _obstacle(Ledger(database), summary, now)
     until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
     if obstacle.end is not None:
@@ -107,15 +99,19 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
         expired += at is not None and at < now
         if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
-    if expired and not count:
-        return None  # the next passes report these
-    return Expiring(count, first, until, obstacle.why, obstacle.next_step)
+    if not count:
+        return None if expired else Expiry(None)  # the next passes report expired ones
+    what = "1 message expires" if count == 1 else f"{count:,} messages expire"
+    words = f"{what} by {utc(until)} unless deliveries go on, the first at {utc(first)}: {obstacle.why}"
+    return Expiry(Incident(now, words, obstacle.next_step))
 
 
 def _are_too_late(settings: Settings, database: Database, kinds: Collection[MessageType]) -> bool:
     """Return whether messages that expired since the last warning were escalated."""
-    if (last := Totals(database).warned(WARNED)) is None:
+    told = Targets(database).memory(LOG).get(Topic.EXPIRY)
+    if told is None or told.ended:
         return False
+    last = told.told_at
     expired = Filter(state=State.ESCALATED, message_type=kinds, reason=EscalationReason.EXPIRED, escalated_after=last)
     ends = (
         message.expires_at(settings.policies, unknown=last)
@@ -145,20 +141,16 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     )
 
 
-def warn(database: Database, found: Expiring, now: datetime, remind: timedelta) -> None:
+def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) -> None:
     """Warn of messages that are about to expire, at intervals while there are any.
 
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.
     """
-    totals = Totals(database)
-    last = totals.warned(WARNED)
-    if not found.count and last is not None:
-        totals.set_warned(WARNED, None)
-        if found.too_late:
-            logger.warning("Some of the messages that were about to expire have expired; see `retrycli escalations`")
-        else:
-            logger.warning("No message is about to expire any more")
-    elif found.count and (last is None or now - last >= remind):
-        totals.set_warned(WARNED, now)
-        logger.warning("%s. Next: `retrycli %s`", found, found.next_step)
+    turn = change_of(database, LOG, Topic.EXPIRY, found.incident, now, remind)
+    if turn is Turn.ENDED and found.too_late:
+        logger.warning("Some of the messages that were about to expire have expired; see `retrycli escalations`")
+    elif turn is Turn.ENDED:
+        logger.warning("No message is about to expire any more")
+    elif turn is not None and found.incident is not None:
+        logger.warning("%s. Next: `retrycli %s`", found.incident.detail, found.incident.next_step)

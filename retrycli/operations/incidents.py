@@ -1,4 +1,4 @@
-"""Warn of a problem that lasts over several passes: when it begins, at intervals while it lasts, and when it ends.
+"""Warn in the log of a problem that lasts over several passes.
 
 cron mails each warning. The same one every 15 minutes would teach operators to delete them unread.
 """
@@ -8,18 +8,41 @@ from __future__ import annotations
 import socket
 from datetime import datetime, timedelta
 
-from retrycli.store.counters import Totals
+from retrycli.domain.incidents import Incident, Topic, Turn, follow
 from retrycli.store.database import Database
+from retrycli.store.incident_memory import Targets, target_name
 from retrycli.views.log_lines import logger
 
+TASKS = {
+    Topic.LOG_FILE: ("The log file was", "written"),
+    Topic.METRICS: ("The metrics were", "written"),
+    Topic.REPORT: ("The report was", "renewed"),
+}
+"""Side tasks of a pass, each with the start of its warnings and its participle."""
 
-def warn(database: Database, what: str, done: str, problem: str | None, now: datetime, remind: timedelta) -> None:
-    """Warn that a side task of a pass fails, or works again, if the log does not say so yet.
+
+def change_of(
+    database: Database, target: str, topic: Topic, incident: Incident | None, at: datetime, remind: timedelta
+) -> Turn | None:
+    """Return what to report about an incident to a target, and remember it as reported.
+
+    Raises:
+        DatabaseUnavailable: the last report can't be read or written.
+    """
+    targets = Targets(database)
+    before = targets.memory(target)
+    turn, told = follow(incident, before.get(topic), at, remind)
+    if told is not None:
+        targets.remember(target, before, {**before, topic: told})
+    return turn
+
+
+def warn(database: Database, topic: Topic, problem: str | None, now: datetime, remind: timedelta) -> None:
+    """Warn that one of `TASKS` fails on this host, or works again, if the log does not say so yet.
 
     Args:
-        database: remembers the time of the last warning.
-        what: the subject, such as ``The report was``.
-        done: the participle, such as ``renewed``.
+        database: remembers the last warning.
+        topic: of the task.
         problem: why the task failed; None if it succeeded.
         now: the time.
         remind: the interval between two warnings of the same problem.
@@ -27,11 +50,10 @@ def warn(database: Database, what: str, done: str, problem: str | None, now: dat
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.
     """
-    totals, label = Totals(database), f"{what} {done} on {socket.gethostname()}"
-    last = totals.warned(label)
-    if problem is None and last is not None:
-        totals.set_warned(label, None)
+    what, done = TASKS[topic]
+    log = target_name(f"the log of {socket.gethostname()}")
+    turn = change_of(database, log, topic, Incident(now) if problem else None, now, remind)
+    if turn is Turn.ENDED:
         logger.warning("%s %s again", what, done)
-    elif problem is not None and (last is None or now - last >= remind):
-        totals.set_warned(label, now)
+    elif turn is not None:
         logger.warning("%s not %s: %s", what, done, problem)

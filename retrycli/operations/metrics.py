@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult
-from retrycli.operations.incidents import warn
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import schema
 from retrycli.store.claims import Claims
@@ -22,7 +21,7 @@ from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import QueueCounts
-from retrycli.views import log_lines, prometheus
+from retrycli.views import prometheus
 from retrycli.views.prometheus import Measured
 
 OTHER = "other"
@@ -30,23 +29,12 @@ OTHER = "other"
 ever."""
 
 
-def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
-    """Write the metrics file. A failure is only a warning, repeated at intervals."""
-    try:
-        warn(
-            database,
-            "The metrics were",
-            "written",
-            _try_to_write(settings, database, path, now),
-            now,
-            settings.notify.remind,
-        )
-    except DatabaseUnavailable as error:
-        log_lines.logger.warning("The metrics were not written: %s", error)
+def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
+    """Write the metrics file; return the reason if this failed.
 
-
-def _try_to_write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
-    """Write the file; return the reason if this failed."""
+    Raises:
+        DatabaseUnavailable: the database can't be read or written.
+    """
     Totals(database).roll_up(now)
     try:
         prometheus.write(path, prometheus.text(measured(settings, database, now)))

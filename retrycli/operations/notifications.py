@@ -5,7 +5,6 @@ Nothing here can fail a pass. A failure is a warning in the log, when it begins 
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +18,17 @@ from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.events import Event, PassStarted
-from retrycli.domain.incidents import LOOKBACK, Incident
-from retrycli.domain.notices import EscalationCause, Item, Memory, Situation, Topic, Turn
+from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn
+from retrycli.domain.notices import EscalationCause, Item, Situation
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded
-from retrycli.operations.expiry import Expiring
+from retrycli.operations.expiry import Expiry
+from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
-from retrycli.store.incident_memory import Targets
+from retrycli.store.incident_memory import Targets, target_name
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import QueueCounts
@@ -45,12 +45,10 @@ PING = "ping"
 # -- notifications --------------------------------------------------------------------------------------------
 
 
-def notify(
-    settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
-) -> None:
+def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None) -> None:
     """Send each target what it does not know yet, as one notification. Never raise."""
     try:
-        _Notifier(settings, database, summary, now, expiring).run()
+        _Notifier(settings, database, summary, now, expiry).run()
     except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
         logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
@@ -60,16 +58,22 @@ class _Notifier:
     """The notifications of one pass."""
 
     def __init__(
-        self, settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
+        self, settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None
     ) -> None:
         self._settings = settings
-        self._expiring = expiring
         self._now = now
         self._remind = settings.notify.remind
         self._database, self._targets = database, Targets(database)
         known = [Ledger(database).breaker(destination) for destination in self._destinations()]
         self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
-        self._current = self._situation(Ledger(database), summary)
+        self._current = Situation(
+            now=now,
+            passes=Ledger(database).passes_up_to(summary.pass_id, LOOKBACK),
+            down=Incident(min(breaker.opened_at or now for breaker in self._open)) if self._open else None,
+            expiry={Topic.EXPIRY: expiry.incident} if expiry else {},
+            interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+            remind=self._remind,
+        )
 
     def run(self) -> None:
         """Notify each target, unless another host's pass is notifying: then the next pass does."""
@@ -88,18 +92,17 @@ class _Notifier:
         told = {url: notices.to_tell(self._current, memory, causes) for url, memory in known.items()}
         outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
         for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
-            after = heard
+            failure = outcomes.get(url)
+            self._targets.remember(target_name(url), known[url], unheard if failure else heard)
             if url in outcomes:
-                after = self._with_outcome(unheard if outcomes[url] else heard, number, url, outcomes[url])
-            self._targets.remember(_name(url), known[url], after)
+                self._log_outcome(number, url, failure)
 
     def _memory(self, url: str) -> Memory:
-        memory = self._targets.memory(_name(url))
-        if memory:
-            return memory
-        first = notices.introduction(self._current.passes, self._current.at)
-        self._targets.remember(_name(url), {}, first)
-        return first
+        memory = self._targets.memory(target_name(url))
+        if not memory:
+            memory = notices.introduction(self._current.passes)
+            self._targets.remember(target_name(url), {}, memory)
+        return memory
 
     def _send(self, items: Mapping[str, Sequence[Item]]) -> Mapping[str, str | None]:
         """Send each target's notification; return why it failed, or None, by target."""
@@ -108,33 +111,17 @@ class _Notifier:
         context = self._context()
         return adapter.send({url: worded(told, context) for url, told in items.items()})
 
-    def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
-        """Log when a target becomes unreachable or reachable again; return the memory with that."""
-        at = self._current.at
-        turn, told = notices.follow(Incident(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
+    def _log_outcome(self, number: int, url: str, failure: str | None) -> None:
+        """Log when a target becomes unreachable or reachable again."""
+        at = self._current.passes[0].started_at
+        incident = Incident(at) if failure else None
+        turn = change_of(self._database, target_name(url), Topic.UNHEARD, incident, at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
             logger.info("Notifications get through again to %s", target)
         elif turn is not None:
             words = "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`"
             logger.warning(words, target, failure)
-        return memory if told is None else {**memory, Topic.UNHEARD: told}
-
-    def _situation(self, ledger: Ledger, summary: PassSummary) -> Situation:
-        passes = ledger.passes_up_to(summary.pass_id, LOOKBACK)
-        return Situation(
-            at=passes[0].started_at,
-            now=self._now,
-            detail=summary.detail,
-            passes=passes,
-            down=Incident(min(breaker.opened_at or self._now for breaker in self._open)) if self._open else None,
-            tells_of_expiry=self._expiring is not None,
-            expiring=Incident(passes[0].started_at, str(self._expiring), self._expiring.next_step)
-            if self._expiring and self._expiring.count
-            else None,
-            interval=timedelta(minutes=self._settings.schedule.retry_interval_minutes),
-            remind=self._remind,
-        )
 
     def _destinations(self) -> list[str]:
         return [*dict.fromkeys(gateway.destination for gateway in self._settings.gateway.all.values())]
@@ -170,11 +157,6 @@ class _Notifier:
             return ", ".join(breaker.destination for breaker in self._open)
         places = self._destinations()
         return ", ".join(places) if len(places) == 1 else f"one of {', '.join(places)}"
-
-
-def _name(url: str) -> str:
-    """Return a target's name in the database, which does not reveal its URL."""
-    return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 # -- the dead-man switch --------------------------------------------------------------------------------------
@@ -218,13 +200,9 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     """Warn that a ping failed, unless the log said so recently."""
     if failure is None:
         return
-    remind = settings.notify.remind
     turn: Turn | None = Turn.BEGAN  # every time, if it can't be remembered
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
-        targets = Targets(database)
-        before = targets.memory(PING)
-        turn, told = notices.follow(Incident(at), before.get(Topic.UNHEARD), at, remind)
-        targets.remember(PING, before, {} if told is None else {Topic.UNHEARD: told})
+        turn = change_of(database, PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:
         logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
 

@@ -9,11 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
+from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.system import atomic
-from retrycli.views import log_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,33 +71,23 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
     )
 
 
-def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
-    """Renew the page at the end of a pass, unless the page is up to date.
+def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
+    """Return whether a pass leaves the page as it is.
 
-    After a pass that did nothing it stays as it is for an hour, so that an idle pass does not pay for it. A failure is
-    only a warning, repeated at intervals: the messages are sent.
+    After a pass that did nothing it stays for an hour, so that an idle pass does not pay for it.
     """
-    if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
-        return
-    from retrycli.operations.incidents import warn
-
+    if summary.result is PassResult.SKIPPED:
+        return True
+    if any((summary.sent, summary.rescheduled, summary.escalated, summary.unknown, summary.released)):
+        return False
     try:
-        warn(
-            database,
-            "The report was",
-            "renewed",
-            _try_to_renew(settings, database, path, summary, now),
-            now,
-            settings.notify.remind,
-        )
-    except DatabaseUnavailable as error:
-        log_lines.logger.warning("The report was not renewed: %s", error)
+        return now.timestamp() - path.stat().st_mtime <= STALE.total_seconds()
+    except (OSError, ValueError):
+        return False
 
 
-def _try_to_renew(
-    settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime
-) -> str | None:
-    """Renew the page; return the reason if this failed."""
+def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
+    """Renew the page at the end of a pass; return the reason if this failed."""
     state = STATES.get(summary.reason, "ok")
     try:
         write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
@@ -118,17 +107,6 @@ STATES: dict[str | None, str] = {
     StopReason.FAULT: "down",
 }
 """The state after a pass that stopped for a reason."""
-
-
-def _is_news(summary: PassSummary) -> bool:
-    return any((summary.sent, summary.rescheduled, summary.escalated, summary.unknown, summary.released))
-
-
-def _is_stale(path: Path, now: datetime) -> bool:
-    try:
-        return now.timestamp() - path.stat().st_mtime > STALE.total_seconds()
-    except (OSError, ValueError):
-        return True
 
 
 def write(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
 from retrycli.domain.events import Event
+from retrycli.domain.incidents import Topic
 from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
 from retrycli.engine import runner
 from retrycli.engine.rules import PassIdentity
@@ -122,13 +123,14 @@ class _Lock(NamedTuple):
 
 def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Report a pass to the log and to every configured receiver."""
+    remind = settings.notify.remind
     with _or_warn("The log does not tell what has changed"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
         from retrycli.operations.incidents import warn
 
         with _or_warn("The log file was not checked"):
-            warn(database, "The log file was", "written", log_lines.file_problem(), now, settings.notify.remind)
+            warn(database, Topic.LOG_FILE, log_lines.file_problem(), now, remind)
     about_to_expire = None
     if any(policy.expires_after for policy in settings.policies.values()):
         from retrycli.operations import expiry
@@ -136,19 +138,25 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
         with _or_warn("No messages about to expire were looked for"):
             about_to_expire = expiry.expiring(settings, database, summary, now)
             if about_to_expire is not None:
-                expiry.warn(database, about_to_expire, now, settings.notify.remind)
+                expiry.warn(database, about_to_expire, now, remind)
     if settings.notify.urls:
         from retrycli.operations.notifications import notify
 
         notify(settings, database, summary, now, about_to_expire)
-    if settings.metrics.path is not None:
+    if (path := settings.metrics.path) is not None:
+        from retrycli.operations.incidents import warn
         from retrycli.operations.metrics import write_metrics
 
-        write_metrics(settings, database, settings.metrics.path, now)
-    if settings.report.path is not None:
-        from retrycli.operations.report import renew
+        with _or_warn("The metrics were not written"):
+            warn(database, Topic.METRICS, write_metrics(settings, database, path, now), now, remind)
+    if (path := settings.report.path) is not None:
+        from retrycli.operations.report import is_current, renew
 
-        renew(settings, database, settings.report.path, summary, now)
+        if not is_current(path, summary, now):
+            from retrycli.operations.incidents import warn
+
+            with _or_warn("The report was not renewed"):
+                warn(database, Topic.REPORT, renew(settings, database, path, summary, now), now, remind)
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
@@ -185,14 +193,14 @@ def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled
     passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK if eventful else SHORT_LOOKBACK)
     remind = settings.notify.remind
-    if incidents.failed(passes[1:]) or incidents.news(summary.detail, incidents.as_mailed(passes), remind):
+    if incidents.failed(passes[1:]) or incidents.news(incidents.as_mailed(passes), remind):
         passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     mailed = incidents.as_mailed(passes)
     lines = (
         incidents.missing(passes, interval),
         incidents.works_again(mailed),
-        *incidents.news(summary.detail, mailed, remind),
+        *incidents.news(mailed, remind),
     )
     for line in filter(None, lines):
         log_lines.logger.warning("%s", line)

@@ -19,9 +19,8 @@ from retrycli.domain.message import State
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.store.bulk import BulkStatement
-from retrycli.store.counters import WARNED
 from retrycli.store.picking import UNFINISHED
-from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
+from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
@@ -203,6 +202,3 @@ def _repair_history(connection: Connection, now: datetime) -> None:
     before = now - timedelta.resolution
     for column in HAPPENED:
         connection.execute(update(column.table).where(column > now).values({column.name: before}))
-    seconds = int(now.timestamp())
-    warned = update(totals).where(totals.c.name == WARNED, totals.c.value > seconds)
-    connection.execute(warned.values(value=seconds))

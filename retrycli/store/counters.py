@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
-ATTEMPTS, PASSES, COUNTED_TO, WARNED, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "warned", "forgotten"
-"""Names in the table. The third is the mark; the last two hold times in seconds: of last warnings, and of pruned
-passes."""
+ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
+"""Names in the table. The third is the mark; the last holds times of pruned passes, in seconds."""
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"
 """Name of another mark: progress of the pruning round, see `retrycli.store.pruning`."""
@@ -90,15 +89,6 @@ class Totals:
     def last_success(self) -> datetime | None:
         """Return when the last completed pruned pass ended."""
         return self._time(FORGOTTEN, LAST_SUCCESS)
-
-    def warned(self, subject: str) -> datetime | None:
-        """Return when a warning was last given; None if it is over."""
-        return self._time(WARNED, subject)
-
-    def set_warned(self, subject: str, at: datetime | None) -> None:
-        """Store when a warning was given, or None when it is over."""
-        with self._database.write() as connection:
-            _set_time(connection, WARNED, subject, at)
 
     def _time(self, name: str, label: str) -> datetime | None:
         known = select(totals.c.value).where(totals.c.name == name, totals.c.label == label)

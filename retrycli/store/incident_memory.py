@@ -1,25 +1,31 @@
-"""Remember which incidents each notification target knows."""
+"""Remember which incidents each target knows: those that notifications go to, the dead-man switch, and the log."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select
 
-from retrycli.domain.notices import Told, Topic
+from retrycli.domain.incidents import Told, Topic
 from retrycli.store.schema import told
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.domain.notices import Memory
+    from retrycli.domain.incidents import Memory
     from retrycli.store.database import Database
 
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
 """The row that reserves notifying for one pass: passes of several hosts must not send the same."""
+
+
+def target_name(text: str) -> str:
+    """Return the name of a target in the database, which does not reveal the text, such as a URL."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class Targets:

@@ -18,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
 from retrycli.config.settings import DatabaseSettings, MetricsSettings, RoutedGatewaySettings, RunSettings
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.operations import metrics
-from retrycli.operations.metrics import write_metrics
+from retrycli.operations.run_pass import report_pass
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime, lock_path, open_database
 from retrycli.views import log_lines
@@ -324,8 +325,8 @@ def test_a_database_that_is_taken_away_at_the_last_moment_does_not_fail_the_pass
     impatient = DatabaseSettings(url=f"{application.url}?timeout=0.1")
     settings = settings_of(application, sandbox.url, folder).model_copy(update={"database": impatient})
     with open_database(settings) as database, exclusively_locked(application), logged() as lines:
-        write_metrics(settings, database, folder / NAME, datetime.now(UTC))
-    [line] = lines
+        report_pass(settings, database, PassSummary("ended", PassResult.COMPLETED), datetime.now(UTC))
+    [_, line] = lines
     assert line.startswith(f"{WARNING}{application.path}: database is locked: ")
 
 

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.events import ClockWasAhead
+from retrycli.domain.incidents import Told, Topic
 from retrycli.domain.message import EscalationReason
-from retrycli.domain.notices import Told, Topic
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
@@ -19,7 +19,6 @@ from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
-from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
@@ -299,14 +298,12 @@ def test_a_destination_is_probed_after_its_time(
 
 
 def test_reminders_come_and_nobody_is_taken_to_be_telling(wrong: Database) -> None:
-    targets, totals = Targets(wrong), Totals(wrong)
+    targets = Targets(wrong)
     targets.begin_telling(AHEAD, AHEAD + MINUTE)
     targets.remember("anna", {}, {Topic.DOWN: Told(AHEAD, AHEAD)})
-    totals.set_warned("The report was renewed", AHEAD)
     repair_clock_skew(wrong, NOW, LEASE)
     assert targets.begin_telling(NOW, NOW + MINUTE)
     assert targets.memory("anna") == {Topic.DOWN: Told(JUST_BEFORE, JUST_BEFORE)}
-    assert totals.warned("The report was renewed") == NOW
 
 
 def test_an_escalation_did_not_happen_in_the_future(wrong: Database, application: Application) -> None:

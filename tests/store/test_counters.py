@@ -314,19 +314,6 @@ def test_a_pass_that_was_taken_for_dead_is_counted_once(ledger: Ledger, totals: 
     assert totals.read().passes == NONE | {"interrupted": 1}
 
 
-# Warnings.
-
-
-def test_a_warning_is_remembered_by_host_until_all_is_well(totals: Totals) -> None:
-    assert totals.warned("box") is None
-    for at in (NOON, NOON + HOUR):
-        totals.set_warned("box", at)
-        assert totals.warned("box") == at
-    assert totals.warned("other") is None
-    totals.set_warned("box", None)
-    assert totals.warned("box") is None
-
-
 # The upgrade.
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert
 
-from retrycli.domain.notices import Told, Topic
+from retrycli.domain.incidents import Told, Topic
 from retrycli.store.incident_memory import Targets
 from retrycli.store.schema import told
 from tests.store.application import HOUR, MINUTE, NOON

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from retrycli.domain.incidents import OVER, TROUBLE, is_known, lasting, missing, news, works_again
 from retrycli.domain.pass_summary import PassResult, StartedBy, StopReason
+from tests.unit.domain.passes import NOON, TICK, Past
 
-NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
-TICK = timedelta(minutes=15)
 DOWN, REFUSED, LATE = StopReason.BREAKER_OPEN, StopReason.CREDENTIALS_REFUSED, StopReason.DEADLINE
-
-
-@dataclass(frozen=True)
-class Past:
-    """A pass that has been."""
-
-    started_at: datetime = NOON
-    result: PassResult | None = PassResult.COMPLETED
-    reason: str | None = None
-    detail: str | None = None
-    sent: int = 0
-    rescheduled: int = 0
-    started_by: StartedBy = StartedBy.CRON
 
 
 def stopped(reason: str) -> Past:
@@ -54,29 +40,29 @@ def history(*newest_first: Past) -> list[Past]:
 
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_a_trouble_is_told_when_it_begins(reason: str) -> None:
-    line = news("detail", history(stopped(reason), BUSY))
+    line = news(history(replace(stopped(reason), detail="detail"), BUSY))
     assert line == [TROUBLE[reason].format(detail="detail")]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_it_is_told_again_every_six_hours(reason: str) -> None:
-    told = [n for n in range(1, 60) if news(None, history(*[stopped(reason)] * n, BUSY))]
+    told = [n for n in range(1, 60) if news(history(*[stopped(reason)] * n, BUSY))]
     assert told == [1, 25, 49]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_it_is_told_when_it_is_over_and_once(reason: str) -> None:
-    assert news(None, history(BUSY, stopped(reason), BUSY)) == [over(reason, "at 2025-03-03 11:45 UTC")]
-    assert news(None, history(BUSY, BUSY, stopped(reason))) == []
+    assert news(history(BUSY, stopped(reason), BUSY)) == [over(reason, "at 2025-03-03 11:45 UTC")]
+    assert news(history(BUSY, BUSY, stopped(reason))) == []
 
 
 @pytest.mark.parametrize("nothing", [SKIPPED, PAUSED, DIED, FAILED, RUNNING])
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_passes_that_never_got_to_send_neither_end_a_trouble_nor_begin_it_anew(reason: str, nothing: Past) -> None:
     trouble = stopped(reason)
-    assert news(None, history(nothing, trouble, BUSY)) == []
-    assert news(None, history(trouble, nothing, trouble, BUSY)) == []
-    assert news(None, history(BUSY, nothing, trouble, BUSY)) == [over(reason, "at 2025-03-03 11:30 UTC")]
+    assert news(history(nothing, trouble, BUSY)) == []
+    assert news(history(trouble, nothing, trouble, BUSY)) == []
+    assert news(history(BUSY, nothing, trouble, BUSY)) == [over(reason, "at 2025-03-03 11:30 UTC")]
 
 
 @pytest.mark.parametrize("nothing", [IDLE, Past(rescheduled=1)])
@@ -84,10 +70,10 @@ def test_passes_that_never_got_to_send_neither_end_a_trouble_nor_begin_it_anew(r
 def test_a_pass_that_delivered_nothing_has_not_found_out_that_the_api_is_back(reason: str, nothing: Past) -> None:
     """It had nothing to send, or could not reach the API."""
     trouble = stopped(reason)
-    assert news(None, history(nothing, trouble, BUSY)) == []
-    assert news(None, history(trouble, nothing, trouble, BUSY)) == []
+    assert news(history(nothing, trouble, BUSY)) == []
+    assert news(history(trouble, nothing, trouble, BUSY)) == []
     when = "from 2025-03-03 11:00 UTC to 2025-03-03 11:15 UTC"
-    assert news(None, history(BUSY, nothing, nothing, trouble, trouble, BUSY)) == [over(reason, when)]
+    assert news(history(BUSY, nothing, nothing, trouble, trouble, BUSY)) == [over(reason, when)]
 
 
 def test_passes_of_one_minute_are_told_by_that_minute() -> None:
@@ -95,11 +81,11 @@ def test_passes_of_one_minute_are_told_by_that_minute() -> None:
         replace(each, started_at=NOON + n * TICK / 60)
         for n, each in zip((60, 1, 0), (BUSY, stopped(DOWN), stopped(DOWN)), strict=True)
     ]
-    assert news(None, passes) == ["The ticketing API accepts messages again (it was down at 2025-03-03 12:00 UTC)"]
+    assert news(passes) == ["The ticketing API accepts messages again (it was down at 2025-03-03 12:00 UTC)"]
 
 
 def test_two_troubles_that_end_together_are_both_told() -> None:
-    assert len(news(None, history(BUSY, stopped(DOWN), stopped(REFUSED), BUSY))) == 2
+    assert len(news(history(BUSY, stopped(DOWN), stopped(REFUSED), BUSY))) == 2
 
 
 def test_no_line_has_the_name_of_a_reason_in_it() -> None:
@@ -109,7 +95,7 @@ def test_no_line_has_the_name_of_a_reason_in_it() -> None:
 
 
 def test_a_pass_with_nothing_left_ends_a_lack_of_time() -> None:
-    assert news(None, history(IDLE, stopped(LATE), BUSY)) == [over(LATE, "at 2025-03-03 11:45 UTC")]
+    assert news(history(IDLE, stopped(LATE), BUSY)) == [over(LATE, "at 2025-03-03 11:45 UTC")]
 
 
 def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
@@ -119,7 +105,7 @@ def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
 
 
 def test_there_is_nothing_to_tell_where_there_was_no_pass() -> None:
-    assert news(None, []) == []
+    assert news([]) == []
 
 
 # -- passes that fail ------------------------------------------------------------------------------------------------

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
-from retrycli.domain.incidents import Incident
+from retrycli.domain.incidents import Incident, Memory, Topic, Turn
 from retrycli.domain.notices import (
     Escalated,
     EscalationCause,
     IncidentChange,
     Item,
-    Memory,
     Missed,
     Situation,
-    Topic,
-    Turn,
     introduction,
     to_tell,
 )
-from retrycli.domain.pass_summary import PassResult, StartedBy, StopReason
+from retrycli.domain.pass_summary import PassResult, StopReason
+from tests.unit.domain.passes import NOON, TICK, Past
 
-NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
-TICK = timedelta(minutes=15)
 REMIND = timedelta(hours=6)
 BEGAN, LASTS, ENDED = Turn.BEGAN, Turn.LASTS, Turn.ENDED
 
 
-@dataclass(frozen=True)
-class Past:
-    """A pass that has been."""
-
-    started_at: datetime = NOON
-    result: PassResult | None = PassResult.COMPLETED
-    reason: str | None = None
-    detail: str | None = None
-    sent: int = 1
-    rescheduled: int = 0
-    started_by: StartedBy = StartedBy.CRON
-
-
-BUSY = Past()
-SKIPPED = Past(result=PassResult.SKIPPED, reason=StopReason.LOCK_HELD, sent=0)
-PAUSED = Past(result=PassResult.PAUSED, reason=StopReason.PAUSED, sent=0)
-DOWN = Past(result=PassResult.STOPPED, reason=StopReason.BREAKER_OPEN, sent=0, rescheduled=5)
-REFUSED = Past(result=PassResult.STOPPED, reason=StopReason.CREDENTIALS_REFUSED, sent=0)
+BUSY = Past(sent=1)
+SKIPPED = Past(result=PassResult.SKIPPED, reason=StopReason.LOCK_HELD)
+PAUSED = Past(result=PassResult.PAUSED, reason=StopReason.PAUSED)
+DOWN = Past(result=PassResult.STOPPED, reason=StopReason.BREAKER_OPEN, rescheduled=5)
+REFUSED = Past(result=PassResult.STOPPED, reason=StopReason.CREDENTIALS_REFUSED)
 LATE = Past(result=PassResult.STOPPED, reason=StopReason.DEADLINE, sent=900)
-ALIKE = Past(result=PassResult.STOPPED, reason=StopReason.SAME_ANSWER, sent=0)
-FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT, detail="its disk is full", sent=0)
+ALIKE = Past(result=PassResult.STOPPED, reason=StopReason.SAME_ANSWER)
+FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT, detail="its disk is full")
+EXPIRING = Incident(NOON, "3 messages expire")
 STANDING = {
     Topic.DOWN: DOWN,
     Topic.CREDENTIALS: REFUSED,
@@ -98,17 +82,14 @@ class World:
 
     def _tell(self, target: Target) -> None:
         here = Situation(
-            at=self.at,
             now=self.at + timedelta(seconds=2),
-            detail=None,
             passes=self.passes,
             down=Incident(self.down_since) if self.down_since else None,
-            tells_of_expiry=self.expiring is not None,
-            expiring=Incident(self.at, "3 messages expire") if self.expiring else None,
+            expiry={} if self.expiring is None else {Topic.EXPIRY: EXPIRING if self.expiring else None},
             interval=TICK,
             remind=REMIND,
         )
-        target.memory = target.memory or introduction(self.passes, self.at)
+        target.memory = target.memory or introduction(self.passes)
         items, heard, unheard = to_tell(here, target.memory, self.causes)
         target.heard.append(items if not target.deaf else [])
         target.memory = unheard if items and target.deaf else heard
@@ -290,7 +271,7 @@ def test_three_skipped_passes_in_a_row_are_told_of(world: World) -> None:
 def test_a_pass_that_outlasts_skipped_ones_tells_of_its_own_end(world: World) -> None:
     """Its row is older than theirs, so what it knows of begins with itself."""
     told(world, [SKIPPED] * 3)
-    world.passes = [Past(NOON + TICK / 2), Past(NOON)]
+    world.passes = [Past(started_at=NOON + TICK / 2), Past()]
     assert [short(each) for each in _told_at(world)] == ["skipped ended"]
 
 
@@ -312,7 +293,7 @@ def test_a_pause_is_no_gap(world: World) -> None:
 
 
 def test_gaps_from_before_a_target_was_set_are_history() -> None:
-    world = World(passes=[Past(NOON - timedelta(days=1)), Past(NOON - timedelta(days=3))])
+    world = World(passes=[Past(started_at=NOON - timedelta(days=1)), Past(started_at=NOON - timedelta(days=3))])
     assert world.tick(after=timedelta()) == ["missed 1440"]
     assert told(world, [BUSY] * 3) == []
 

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed, Topic, Turn
+from retrycli.domain.incidents import Topic, Turn
+from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 from retrycli.notify.message import HEADLINES, NoticeContext, trial, worded
+from retrycli.operations.incidents import TASKS
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 HERE = NoticeContext("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
@@ -49,7 +51,7 @@ def test_no_outage_lasts_for_0_min() -> None:
 
 
 def test_every_trouble_can_be_told_in_every_turn() -> None:
-    troubles = set(Topic) - {Topic.ESCALATIONS, Topic.MISSED, Topic.UNHEARD}
+    troubles = set(Topic) - {Topic.ESCALATIONS, Topic.MISSED, Topic.UNHEARD, *TASKS}
     assert set(HEADLINES) == {(topic, turn) for topic in troubles for turn in Turn}
 
 

@@ -1,0 +1,32 @@
+"""Passes for the tests of incidents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from retrycli.domain.pass_record import PassRecord
+from retrycli.domain.pass_summary import PassResult, StartedBy
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+TICK = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Past(PassRecord):
+    """A past pass; by default one of cron's with nothing to send."""
+
+    pass_id: str = "past"
+    host: str = "mill"
+    pid: int = 1
+    started_at: datetime = NOON
+    finished_at: datetime | None = None
+    result: PassResult | None = PassResult.COMPLETED
+    reason: str | None = None
+    detail: str | None = None
+    sent: int = 0
+    rescheduled: int = 0
+    escalated: int = 0
+    unknown: int = 0
+    released: int = 0
+    started_by: StartedBy = StartedBy.CRON
