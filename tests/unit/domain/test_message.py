@@ -275,7 +275,7 @@ ROWS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(ROWS)
 def test_whatever_a_row_holds_it_is_a_message_or_named_as_bad_in_one_printable_line(
     bad_row: dict[str, object],

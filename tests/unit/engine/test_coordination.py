@@ -309,8 +309,8 @@ def test_without_the_setting_a_later_message_overtakes(stage: Stage) -> None:
 
 def test_one_ticket_with_very_many_messages_does_not_hold_up_the_others(stage: Stage) -> None:
     """Its messages have waited longest, and fill every claim that is made by time alone."""
-    of_one_ticket(stage, *range(1, 2001))
-    stage.add(2001, 2002)
+    of_one_ticket(stage, *range(1, 501))
+    stage.add(501, 502)
     stage.run()
-    assert max(stage.order.index(2001), stage.order.index(2002)) < 100
-    assert len(set(stage.order)) == len(stage.order) == 2002
+    assert max(stage.order.index(501), stage.order.index(502)) < 100
+    assert len(set(stage.order)) == len(stage.order) == 502
