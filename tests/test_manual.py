@@ -58,6 +58,21 @@ def test_the_page_for_contributors_is_short() -> None:
     limits(ROOT / "CONTRIBUTING.md", lines=200)
 
 
+def test_files_and_names_that_contributors_are_told_of_exist() -> None:
+    """A placeholder such as ``NAME`` or ``rNNNN`` stands for a file to write."""
+    sources = [*(ROOT / "retrycli").rglob("*"), *(ROOT / "tests").rglob("*"), *ROOT.iterdir()]
+    files = "\n".join(f"/{path.relative_to(ROOT)}/" for path in sources)
+    code = "\n".join(path.read_text() for path in sources if path.suffix in {".py", ".toml"})
+    prose = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    quoted = re.findall(r"`([^`\n]+)`", prose)
+    paths = [text for text in quoted if re.fullmatch(r"[\w./-]*(/|\.(py|toml|md))", text) and "N" not in text]
+    names = [text.removesuffix("(…)").rpartition(".")[2] for text in quoted if re.fullmatch(r"[\w.]+(\(…\))?", text)]
+    assert len(paths) > 50
+    assert len(names) > 50
+    assert [path for path in paths if f"/{path.strip('/')}/" not in files] == []
+    assert [name for name in names if name not in paths and not re.search(rf"\b{name}\b", code)] == []
+
+
 @pytest.mark.parametrize("topic", PAGES)
 def test_a_page_is_short_and_begins_with_a_title_and_a_sentence(topic: str) -> None:
     limits(MANUAL / f"{topic}.md", lines=300)
