@@ -6,7 +6,7 @@
       ▲                                 ▲                             │
       ├──── delivered, also by hand ────┼─────────────────────────────┤
       │                                 └───────── failed ────────────┘
-    RESTING ──probe_at reached──▶ CLOSED       (throttled: the destination asked for a rest)
+    RESTING ──first answer after probe_at──▶ CLOSED   (throttled: the destination asked for a rest)
 
 A failure counts if it says something about the destination. A connection that was never made always does. An answer, or
 one that never came, may be the fault of its ticket: these count when three tickets have had them.

@@ -55,7 +55,7 @@ class RetryPolicy:
             case OutcomeKind.INVALID:
                 return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
-                # Both stop the pass. If the message was the cause, the next pass begins with another one.
+                # Both end the deliveries to this destination. The next pass begins with another message.
                 return Transition.released(now)
             case OutcomeKind.REFUSED:
                 counts_as_retry = True
