@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Message
-from retrycli.gateway.in_thread import in_thread
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.gateway.delivery import NotSent, in_thread
 from retrycli.system import descriptors
 from retrycli.system.trust import others_may_have_linked
 
@@ -83,19 +83,17 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
         limit_bytes: the maximum of their total size.
 
     Raises:
-        InvalidMessage: a file can't be sent; the text says why, and what to do.
-        OSError: a file can't be checked now, which is not the message's fault; see `shortage`.
+        NotSent: `INVALID`, because a file can't be sent; the error says why, and what to do. `UNREACHABLE`, because a
+            file can't be checked now, which is not the message's fault.
     """
     entries = message.fields["attachments"]
     assert isinstance(entries, list)  # noqa: S101  told to the type checker
     if not entries:
         return []
     if len(entries) > MAX_ATTACHMENTS:
-        raise InvalidMessage(
-            f"attachments: {len(entries):,} listed, at most {MAX_ATTACHMENTS} allowed. Send an archive instead"
-        )
+        raise _invalid(f": {len(entries):,} listed, at most {MAX_ATTACHMENTS} allowed. Send an archive instead")
     if folder is None:
-        raise InvalidMessage("attachments: gateway.attachments_dir is not set; set it to the folder they are in")
+        raise _invalid(": gateway.attachments_dir is not set; set it to the folder they are in")
     return await in_thread(_find, entries, folder, limit_bytes)
 
 
@@ -106,13 +104,21 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
             found.append(_attachment(entry, folder))
         except _Unusable as error:
             # By number: a file's name may be a customer's words, and lists show errors.
-            raise InvalidMessage(f"attachments: no. {number} {error}") from error
+            raise _invalid(f": no. {number} {error}") from error
+        except OSError as error:
+            if problem := _shortage(error):
+                raise NotSent(Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {problem}")) from error
+            raise
     if (size := sum(attachment.size for attachment in found)) > limit_bytes:
-        raise InvalidMessage(
-            f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
+        raise _invalid(
+            f" are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
             f"({_megabytes(limit_bytes)}); send a link instead, or raise the limit"
         )
     return found
+
+
+def _invalid(error: str) -> NotSent:
+    return NotSent(Outcome(OutcomeKind.INVALID, error=f"attachments{error}"))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -177,7 +183,7 @@ def _is_link(part: str, folder: int) -> bool:
         return False
 
 
-def shortage(error: OSError) -> str | None:
+def _shortage(error: OSError) -> str | None:
     """Describe what temporarily prevents opening a file; None if the file itself is at fault."""
     if isinstance(error, BlockingIOError):
         return "a file is in use by another program, which has to give it up first (a lease)"
@@ -248,7 +254,7 @@ def _readable_size(path: Path) -> int:
     except ValueError:  # a NUL
         raise _Unusable("has what can't be a file's path") from None
     except OSError as error:
-        if shortage(error):
+        if _shortage(error):
             raise  # not the file's fault
         raise _Unusable(f"can't be read: {error.strerror}") from None
 

@@ -2,82 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from retrycli.config.gateway import GatewaySettings, RoutedGatewaySettings
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
+    from retrycli.gateway.delivery import BaseGateway
     from retrycli.gateway.http.client import Watch
-    from retrycli.gateway.http.gateway import HttpGateway
-    from retrycli.gateway.smtp.gateway import SmtpGateway
 
 
+@dataclass(frozen=True, slots=True)
 class GatewayRouter:
-    """Deliver messages through the gateway of their type. Use it as an asynchronous context manager.
+    """Deliver messages through the open gateway of their type. Types may share a gateway."""
 
-    Args:
-        gateways: by message type; types may share a gateway.
-    """
-
-    def __init__(self, gateways: Mapping[MessageType, HttpGateway | SmtpGateway]) -> None:
-        self._gateways = gateways
-        self._until_the_end = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        """Open every gateway.
-
-        Raises:
-            ConfigurationError: a gateway can't be used; none stays open.
-        """
-        async with AsyncExitStack() as opened:
-            for gateway in set(self._gateways.values()):
-                await opened.enter_async_context(gateway)
-            self._until_the_end = opened.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._until_the_end.aclose()
+    gateways: Mapping[MessageType, BaseGateway]
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message."""
-        return await self._gateways[queued.message.message_type].deliver(queued)
+        return await self.gateways[queued.message.message_type].deliver(queued)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why a message can't be sent, or None. Send nothing."""
-        return await self._gateways[queued.message.message_type].problem(queued)
+        return await self.gateways[queued.message.message_type].problem(queued)
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Ask if a message has arrived. Send nothing."""
-        return await self._gateways[queued.message.message_type].look_up(queued)
+        return await self.gateways[queued.message.message_type].look_up(queued)
 
 
-def router_of(
+@asynccontextmanager
+async def open_router(
     settings: RoutedGatewaySettings, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
-) -> GatewayRouter:
-    """Return the router to the gateways of all message types.
+) -> AsyncIterator[GatewayRouter]:
+    """Open the gateways of all message types.
 
     Raises:
-        ConfigurationError: a gateway's settings can't be used.
+        ConfigurationError: a gateway can't be used; none stays open.
     """
-    made = [
-        (section, gateway_of(section, columns=columns, connections=connections, now=now, section=name))
-        for name, section in settings.all.items()
-    ]
-    return GatewayRouter(
-        {
-            message_type: next(gateway for section, gateway in made if section is settings.of(message_type))
-            for message_type in MessageType
+    async with AsyncExitStack() as opened:
+        gateways = {
+            name: await opened.enter_async_context(
+                gateway_of(section, columns=columns, connections=connections, now=now, section=name)
+            )
+            for name, section in settings.all.items()
         }
-    )
+        names = {message_type: f"gateway.{message_type}" for message_type in MessageType}
+        yield GatewayRouter({of: gateways[name if name in gateways else "gateway"] for of, name in names.items()})
 
 
 def gateway_of(
@@ -88,7 +64,7 @@ def gateway_of(
     now: Callable[[], datetime],
     watch: Watch | None = None,
     section: str = "gateway",
-) -> HttpGateway | SmtpGateway:
+) -> BaseGateway:
     """Return the gateway of a section of the settings. Use it as an asynchronous context manager.
 
     Args:

@@ -125,11 +125,11 @@ def _problems(
 
     If no gateway can be used as configured, nothing is known of them: a pass finds out.
     """
-    from retrycli.gateway.router import router_of
+    from retrycli.gateway.router import open_router
 
     async def ask() -> dict[int, str]:
         columns = database.messages.c.keys()
-        async with router_of(settings.gateway, columns=columns, connections=1, now=now) as gateway:
+        async with open_router(settings.gateway, columns=columns, connections=1, now=now) as gateway:
             queued = [QueuedMessage(message, str(uuid.uuid4()), now()) for message in messages]
             found = {message.message_id: await gateway.problem(message) for message in queued}
         return {message_id: why for message_id, why in found.items() if why is not None}

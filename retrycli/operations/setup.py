@@ -6,19 +6,14 @@ import asyncio
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.config.template import template
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.operations.schedule.proposal import LOG, LOGS
 from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
-
-if TYPE_CHECKING:
-    from retrycli.gateway.router import GatewayRouter
 
 
 def check(settings: Settings) -> dict[str, str]:
@@ -30,13 +25,16 @@ def check(settings: Settings) -> dict[str, str]:
     Raises:
         RetrycliError: the first problem found.
     """
-    from retrycli.gateway.router import router_of
+    from retrycli.gateway.router import open_router
+
+    async def open_and_close(columns: list[str]) -> None:
+        async with open_router(settings.gateway, columns=columns, connections=1, now=utc_now):
+            pass
 
     pass_rules(settings)
     with open_database(settings) as database:
         columns = list(database.messages.c.keys())
-        crossing = router_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
-        asyncio.run(_open_and_close(crossing))
+        asyncio.run(open_and_close(columns))
         gateways = {name.removeprefix("gateway."): gateway for name, gateway in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()
@@ -51,11 +49,6 @@ def check(settings: Settings) -> dict[str, str]:
             },
             "Lock": str(lock),
         }
-
-
-async def _open_and_close(gateways: GatewayRouter) -> None:
-    async with gateways:
-        pass
 
 
 def _name(gateway: str, what: str) -> str:

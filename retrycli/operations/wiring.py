@@ -239,14 +239,14 @@ def make_dependencies(
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
-        from retrycli.gateway.router import router_of
+        from retrycli.gateway.router import open_router
         from retrycli.store.write_check import check_writable
 
         # Otherwise an outcome could not be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
         columns = database.messages.c.keys()
-        chosen = router_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
-        async with chosen as gateway:
+        connections = settings.run.concurrency
+        async with open_router(settings.gateway, columns=columns, connections=connections, now=now) as gateway:
             yield gateway
 
     @cache

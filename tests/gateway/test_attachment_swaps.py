@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.gateway.in_thread import in_thread
+from retrycli.gateway.delivery import in_thread
 from tests.gateway.deliveries import deliver, deliver_in_turn, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Connection, Hostile, answer
 from tests.gateway.mail_server import MailServer, Peer

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import MAX_ATTACHMENTS, Attachment, Folder, find
+from retrycli.gateway.delivery import NotSent
 from tests.gateway.deliveries import queued
 
 LIMIT = 1000
@@ -33,8 +34,9 @@ def found(folder: Path | None, *entries: object, limit: int = LIMIT) -> list[Att
 
 
 def refused(folder: Path | None, *entries: object, limit: int = LIMIT) -> str:
-    with pytest.raises(InvalidMessage) as caught:
+    with pytest.raises(NotSent) as caught:
         found(folder, *entries, limit=limit)
+    assert caught.value.outcome.kind is OutcomeKind.INVALID
     return str(caught.value)
 
 

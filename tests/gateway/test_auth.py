@@ -16,6 +16,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.response import Answer
+from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Auth, Session
 from tests.gateway.deliveries import (
     NOON,
@@ -142,7 +143,7 @@ def test_a_log_in_posts_user_and_password() -> None:
 
 def test_a_header_of_a_preset_s_log_in_takes_the_place_of_ours_whatever_its_case() -> None:
     session = Session(path="/login", token="access_token", headers={"Accept": "text/plain", "user-agent": "a friend"})
-    credentials = Credentials(gateway_settings("http://127.0.0.1:1"), Auth(session=session))
+    credentials = Credentials(gateway_settings("http://127.0.0.1:1"), Preset(messages={}, auth=Auth(session=session)))
     asked: list[httpx.Request] = []
 
     async def exchange(request: httpx.Request) -> Answer:

@@ -12,9 +12,9 @@ from typing import NoReturn
 import pytest
 
 from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.gateway.delivery import DeliveryProgress, guard, logger
 from retrycli.gateway.http.client import Watch
 from retrycli.gateway.http.gateway import HttpGateway
-from retrycli.gateway.progress import DeliveryProgress, guard, logger
 from retrycli.gateway.smtp.gateway import SmtpGateway
 from retrycli.gateway.smtp.protocol import SmtpReply
 from tests.gateway.deliveries import COLUMNS, NOON, PUT_PRESET, gateway_settings, no_wait, preset_file, queued

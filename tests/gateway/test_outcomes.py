@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
+from retrycli.gateway.delivery import WAIT_SECONDS
 from retrycli.gateway.http.response import ANSWER_LIMIT
 from retrycli.gateway.http.transport import TRANSPORT_ERRORS, kind_of_exception
-from retrycli.gateway.immediate_retry import WAIT_SECONDS
 from tests.gateway.deliveries import (
     NOON,
     PATH,

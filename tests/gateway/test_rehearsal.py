@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.http.auth import Credentials
+from retrycli.domain.outcome import Outcome
+from retrycli.gateway.delivery import DeliveryProgress, guard
 from retrycli.gateway.http.client import ApiClient, Request
 from retrycli.gateway.http.url_check import check_urls
-from retrycli.gateway.progress import DeliveryProgress, guard
+from retrycli.gateway.presets.loader import load_preset
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer
 
@@ -92,11 +92,10 @@ class Refusing(httpx.AsyncBaseTransport):
 )
 def test_a_url_that_is_refused_all_the_same_is_a_wrong_setting(error: Exception) -> None:
     """The transport may know more when it sends than when it was asked."""
-    settings = gateway_settings(NOWHERE)
-    line = ApiClient(Refusing(error), NOWHERE, Credentials(settings), connect_timeout_seconds=1, now=lambda: NOON)
+    client = ApiClient(Refusing(error), gateway_settings(NOWHERE), load_preset("generic"), now=lambda: NOON)
 
     async def deliver() -> Outcome:
-        reply = await line.send(lambda _: Request("POST", "/", {}), lambda _: Outcome(OutcomeKind.DELIVERED))
+        reply = await client.send(lambda _: Request("POST", "/", {}))
         return reply.outcome
 
     async def one() -> Outcome:

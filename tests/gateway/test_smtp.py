@@ -13,7 +13,6 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.smtp.gateway import ask
 from tests.cli.command import wait_until
 from tests.gateway.deliveries import queued
 from tests.gateway.mail_server import (
@@ -483,6 +482,7 @@ def test_an_error_quotes_nothing_of_the_message() -> None:
 )
 def test_asking_goes_as_far_as_the_log_in_and_sends_nothing(reply: str, kind: OutcomeKind) -> None:
     with MailServer(extensions=["AUTH PLAIN"], AUTH=reply) as server:
-        outcome = asyncio.run(ask(mail_settings(server.url, username="agent", password=PASSWORD)))
+        settings = mail_settings(server.url, username="agent", password=PASSWORD)
+        outcome = asyncio.run(open_smtp(settings).probe())
     assert outcome.kind is kind
     assert [each.partition(" ")[0] for each in server.said] == ["ehlo", "AUTH", "QUIT"]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from retrycli.gateway.time_limit import LATE_SECONDS, TimeLimit
+from retrycli.gateway.delivery import LATE_SECONDS, TimeLimit
 
 SHORT = 0.1
 STALL = SHORT + 4 * LATE_SECONDS

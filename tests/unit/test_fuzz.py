@@ -40,7 +40,7 @@ from retrycli.domain.message import REQUIRED_COLUMNS, MessageType
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
 from retrycli.domain.row_parsing import utc_time
 from retrycli.domain.sanitize import encodable
-from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of
+from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of, outcome_of_question
 from retrycli.gateway.presets.loader import Preset, load_preset
 from retrycli.gateway.presets.model import MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path
@@ -392,7 +392,8 @@ def understood(status: int, headers: list[tuple[bytes, bytes]], body: bytes, pre
     """What the gateway makes of an answer."""
     response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
     answer = asyncio.run(Answer.read(response))
-    return GATEWAY._cleaned(outcome_of(answer, preset, NOON), queued())
+    outcome = outcome_of(answer, outcome_of_question(answer, preset, NOON), preset)
+    return GATEWAY._cleaned(outcome, queued().message)
 
 
 def assert_is_one_outcome(outcome: Outcome) -> None:

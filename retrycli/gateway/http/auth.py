@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import assert_never
 
@@ -16,7 +16,8 @@ from retrycli.config.types import secret_text
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.gateway.http.response import Answer, value_at, with_error_text
-from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, describe_error, kind_of_exception
+from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, describe_error, kind_without_message
+from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.redaction import redact_secrets
@@ -29,25 +30,22 @@ class Credentials:
     """Authenticate requests.
 
     Args:
-        settings: the credentials and ``gateway.auth``.
-        preset_auth: the preset's method; ``gateway.auth`` overrides it.
-        errors: paths in an answer's JSON to the reason why a log-in was refused.
+        settings: the credentials and ``gateway.auth``, which overrides the preset's method.
+        preset: the method, and where an answer says why a log-in was refused.
 
     Raises:
         ConfigurationError: a credential is missing, or can't be in a header.
     """
 
-    def __init__(
-        self, settings: GatewaySettings, preset_auth: Auth | None = None, *, errors: Collection[str] = ()
-    ) -> None:
-        self._auth = _auth_of_settings(settings, preset_auth) or preset_auth or Auth()
+    def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
+        self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
         self._destination = settings.destination
-        self._errors = errors
+        self._errors = preset.answer.errors
         self.session: str | None = None
         """The token of the log-in; None before it, or if none is needed."""
         self._log_in_lock = asyncio.Lock()
@@ -64,11 +62,6 @@ class Credentials:
     def by_log_in(self) -> bool:
         """A log-in comes first, and can be repeated."""
         return self._auth.session is not None
-
-    @property
-    def missing(self) -> bool:
-        """A log-in is still necessary."""
-        return self.by_log_in and self.session is None
 
     def headers(self) -> dict[str, str]:
         """Return the headers with the credentials, by lower-case names."""
@@ -110,9 +103,7 @@ class Credentials:
             try:
                 answer = await exchange(self._log_in_request(rule))
             except TRANSPORT_ERRORS as error:
-                refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
-                kind = OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
-                return Outcome(kind, error=f"log-in: {describe_error(error)}")
+                return Outcome(kind_without_message(error), error=f"log-in: {describe_error(error)}")
             token = value_at(answer, rule.token)
             if not isinstance(token, str) or not VISIBLE.fullmatch(token):
                 return self._outcome_without_token(answer, rule.token, now())

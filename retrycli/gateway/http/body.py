@@ -14,7 +14,7 @@ import httpx
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.gateway.attachments import Attachment, FileChanged, reopen
-from retrycli.gateway.in_thread import in_thread
+from retrycli.gateway.delivery import in_thread
 from retrycli.gateway.presets.template import plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)

@@ -5,18 +5,16 @@ A question changes nothing. Without an answer it proves nothing, and then nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.gateway.delivery import NotSent
 from retrycli.gateway.http.client import ApiClient, Request
-from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
+from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, lacks
 from retrycli.gateway.http.transport import HEADERS
 from retrycli.gateway.presets.json_path import find
-from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
 
@@ -26,86 +24,60 @@ MAX_PAGES = 100
 """Maximum number of pages of a list."""
 
 
-class LookupAnswer(Enum):
-    """The result of a look-up."""
-
-    THERE = "there"
-    ABSENT = "absent"
-
-
-class LookupFailed(Exception):
-    """Signals a question without a usable answer. `outcome` is the outcome of its message."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.error)
-        self.outcome = outcome
-
-
 @dataclass(frozen=True, slots=True)
 class Lookups:
     """Ask the questions of a preset.
 
-    ``answers`` caches the answers to preflights for a pass, by path.
+    Every method raises `NotSent` if there is no usable answer.
     """
 
     client: ApiClient
-    preset: Preset
-    now: Callable[[], datetime]
-    answers: dict[str, Answer]
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """Cached answers to preflights, by path."""
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Return if a preflight that only decides about a marker is proven. A permanent refusal counts as no.
-
-        Raises:
-            LookupFailed: there is no usable answer.
-        """
+        """Return if a preflight that only decides about a marker is proven. A permanent refusal counts as no."""
         try:
-            return await self.preflight(name, fields) is None
-        except LookupFailed as error:
-            if error.outcome.kind is not OutcomeKind.PERMANENT:
+            await self.preflight(name, fields)
+        except NotSent as error:
+            # The system does not support what it does not know.
+            if error.outcome.kind not in {OutcomeKind.PERMANENT, OutcomeKind.INVALID}:
                 raise
-            return False  # the system does not support what it does not know
+            return False
+        return True
 
-    async def look_up(self, fields: Fields) -> LookupAnswer:
-        """Look a message up.
-
-        Raises:
-            LookupFailed: there is no usable answer.
-        """
-        for rule in self.preset.look_up:
+    async def look_up(self, fields: Fields) -> bool:
+        """Return if a message has arrived."""
+        for rule in self.client.preset.look_up:
             try:
                 if await self._holds_on_a_page(rule, fields, "look-up", believe_no=False):
-                    return LookupAnswer.THERE
-            except LookupFailed as error:
+                    return True
+            except NotSent as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # about the question, not the message
-                    raise LookupFailed(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
+                    raise NotSent(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
-        return LookupAnswer.ABSENT
+        return False
 
     async def verify(self, question: Question, fields: Fields) -> bool:
-        """Read back a delivered message. Return if the condition holds.
-
-        Raises:
-            LookupFailed: there is no usable answer.
-        """
+        """Read back a delivered message. Return if the condition holds."""
         return await self._holds_on_a_page(question, fields, "reading back")
 
-    async def preflight(self, name: str, fields: Fields) -> Outcome | None:
-        """Return the outcome that keeps a message from being sent; None if the preflight is proven.
+    async def preflight(self, name: str, fields: Fields) -> None:
+        """Check what a message requires before it is sent.
 
         Raises:
-            LookupFailed: there is no usable answer.
+            NotSent: the preflight is not proven.
         """
-        rules = self.preset.preflight[name]
+        rules = self.client.preset.preflight[name]
         known: Mapping[str, object] = fields
         for step in rules.steps:
             taken = await self._take_step(step, known, f"preflight {name}")
             if taken is None:
-                return Outcome(OutcomeKind.INVALID, error=f"not sent, for {name} is not proven: {rules.remedy}")
+                error = f"not sent, for {name} is not proven: {rules.remedy}"
+                raise NotSent(Outcome(OutcomeKind.INVALID, error=error))
             if taken is ENOUGH:
-                return None
+                return
             known = {**known, **taken}
-        return None
 
     async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
         """Return what a step adds to the fields; None if it does not hold."""
@@ -123,7 +95,7 @@ class Lookups:
                 for name, path in step.take.items():
                     taken[name] = find(answer.json, path, with_value)
             except ValueError as error:
-                raise LookupFailed(_unusable(what, answer, error)) from None
+                raise _unreadable(what, answer, error) from None
         return taken if proven and all(taken.values()) else None
 
     async def _get(self, asked: Get, fields: Fields, what: str) -> Answer:
@@ -144,16 +116,13 @@ class Lookups:
             fields: the values for its templates.
             what: its name, for errors.
             believe_no: accept an answer as no even if it lacks what the question reads.
-
-        Raises:
-            LookupFailed: there is no usable answer.
         """
         for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}
             try:
                 answer = await self._fetch(question, with_page, what)
             except InvalidMessage as error:
-                raise LookupFailed(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
+                raise NotSent(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
             try:
                 if holds(question.holds, answer, with_page):
                     return True
@@ -162,19 +131,18 @@ class Lookups:
                 if question.more is None or not holds(question.more, answer, with_page):
                     return False
             except ValueError as error:
-                raise LookupFailed(_unusable(what, answer, error)) from None
-        raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {MAX_PAGES} pages"))
+                raise _unreadable(what, answer, error) from None
+        raise NotSent(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {MAX_PAGES} pages"))
 
     async def _fetch(self, asked: Get, fields: Fields, what: str) -> Answer:
         def build(session: str | None) -> Request:
             return Request("GET", fill_path(asked.path, {**fields, "session": session}, asked.query), HEADERS)
 
-        def judge(answer: Answer) -> Outcome:
-            return outcome_of_question(answer, self.preset, self.now())
-
-        reply = await self.client.send(build, judge, limit=LOOK_UP_LIMIT)
-        if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
-            raise LookupFailed(_outcome_without_answer(reply.outcome, what))
+        reply = await self.client.send(build, limit=LOOK_UP_LIMIT)
+        outcome = reply.outcome
+        if reply.answer is None or outcome.kind is not OutcomeKind.DELIVERED:
+            kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
+            raise NotSent(replace(outcome, kind=kind, error=f"{what}: {outcome.error}"))
         return reply.answer
 
 
@@ -182,24 +150,19 @@ ENOUGH: Mapping[str, object] = {}
 """Added by a step that proves the whole preflight."""
 
 
-def _outcome_without_answer(outcome: Outcome, what: str) -> Outcome:
-    """Return the outcome of a message whose question has no answer: it was certainly not sent."""
-    kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
-    return replace(outcome, kind=kind, error=f"{what}: {outcome.error}")
-
-
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
     """Check that an answer has everything a question reads: a message that is not shown may exist all the same.
 
     Raises:
-        LookupFailed: something is missing.
+        NotSent: something is missing.
         ValueError: the answer can't be read.
     """
     for condition in (question.holds, question.more):
         if condition is not None and (gap := lacks(condition, answer, fields)) is not None:
             error = f"{what}: HTTP {answer.status}, but the answer has no {gap!r}, so it proves nothing"
-            raise LookupFailed(Outcome(OutcomeKind.REFUSED, answer.status, error))
+            raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error))
 
 
-def _unusable(what: str, answer: Answer, error: ValueError) -> Outcome:
-    return Outcome(OutcomeKind.REFUSED, answer.status, f"{what}: HTTP {answer.status}, but can't be read: {error}")
+def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
+    text = f"{what}: HTTP {answer.status}, but can't be read: {error}"
+    return NotSent(Outcome(OutcomeKind.REFUSED, answer.status, text))

@@ -11,14 +11,21 @@ import httpx
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
+from retrycli.gateway.delivery import TimeLimit
 from retrycli.gateway.http.auth import Credentials
+from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.response import Answer, outcome_of_question
-from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, describe_error, kind_of_exception, open_transport
+from retrycli.gateway.http.transport import (
+    HEADERS,
+    TRANSPORT_ERRORS,
+    describe_error,
+    kind_without_message,
+    open_transport,
+)
 from retrycli.gateway.http.url_check import check_urls
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get
 from retrycli.gateway.presets.template import fill_path
-from retrycli.gateway.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +48,14 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     """
     await check_urls(settings)
     preset = load_preset(settings.preset)
-    credentials = Credentials(settings, preset.auth, errors=preset.answer.errors)
-    transport = open_transport(settings, connections=1)
-    ahead: list[float] = []
+    client = ApiClient(open_transport(settings, connections=1), settings, preset, now=now)
+    credentials = client.credentials
+    ahead: list[float | None] = []
 
     async def exchange(request: httpx.Request) -> Answer:
-        request.extensions["timeout"] = {"connect": settings.connect_timeout_seconds}
-        response = await transport.handle_async_request(request)
-        ahead.extend(_clock_offset(response.headers.get("Date"), now()))
-        return await Answer.read(response)
+        answer = await client.exchange(request)
+        ahead.append(_clock_offset(answer.headers.get("Date"), now()))
+        return answer
 
     try:
         async with TimeLimit(settings.request_timeout_seconds):
@@ -63,14 +69,13 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     except TimeoutError:
         outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"no answer within {settings.request_timeout_seconds:g} s")
     except TRANSPORT_ERRORS as error:
-        refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
-        kind = OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
-        outcome = Outcome(kind, error=describe_error(error))
+        outcome = Outcome(kind_without_message(error), error=describe_error(error))
     finally:
-        await transport.aclose()
+        await client.transport.aclose()
     if outcome.error is not None:
         outcome = replace(outcome, error=one_line(credentials.redact_secrets(outcome.error)))
-    return Probe(outcome, credentials.by_log_in or preset.check is not None, next(iter(ahead), None))
+    known = (seconds for seconds in ahead if seconds is not None)
+    return Probe(outcome, credentials.by_log_in or preset.check is not None, next(known, None))
 
 
 def _request(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
@@ -78,10 +83,10 @@ def _request(settings: GatewaySettings, credentials: Credentials, check: Get | N
     return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 
 
-def _clock_offset(date: str | None, now: datetime) -> list[float]:
-    """Return the seconds by which a Date header is ahead; empty if it is missing or invalid."""
+def _clock_offset(date: str | None, now: datetime) -> float | None:
+    """Return the seconds by which a Date header is ahead; None if it is missing or invalid."""
     try:
         server_time = parsedate_to_datetime(date or "")
-        return [((server_time if server_time.tzinfo else server_time.replace(tzinfo=UTC)) - now).total_seconds()]
+        return ((server_time if server_time.tzinfo else server_time.replace(tzinfo=UTC)) - now).total_seconds()
     except (ValueError, OverflowError):
-        return []
+        return None

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from retrycli.config.gateway import GatewaySettings
-from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway import attachments
 from retrycli.gateway.attachments import Folder
+from retrycli.gateway.delivery import NotSent
 from retrycli.gateway.http.body import FilePart, json_content, multipart_content
 from retrycli.gateway.http.client import Request, url_below
 from retrycli.gateway.http.transport import HEADERS
 from retrycli.gateway.presets.loader import Preset
-from retrycli.gateway.presets.model import MessageRule
+from retrycli.gateway.presets.model import ATTACHMENTS, MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
-
-
-class UnsupportedMessage(Exception):
-    """Signals that the preset has no place for the message, or its row lacks something."""
 
 
 @dataclass(slots=True)
@@ -55,19 +52,20 @@ class RequestBuilder:
         """Check that the preset and the message fit, and collect what the request needs.
 
         Raises:
-            UnsupportedMessage: the preset has no place for the message, or the row lacks something.
-            OSError: an attachment can't be checked now; see `attachments.shortage`.
+            NotSent: the preset has no place for the message, the row lacks something, or an attachment can't be sent.
         """
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
-        files = await self._find_attachments(queued) if "attachments" in rule.capabilities else []
+        limit = self._settings.attachments_limit_bytes
+        has_place = ATTACHMENTS in rule.capabilities
+        files = await attachments.find(queued.message, self._folder, limit) if has_place else []
         parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
-                raise UnsupportedMessage(
+                raise _invalid(
                     f"attachment {number}: preset {preset} does not accept this file type; send a link instead"
                 )
-        fields["attachments"] = [
+        fields[ATTACHMENTS] = [
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
             for file, part in zip(files, parts, strict=True)
         ]
@@ -82,26 +80,20 @@ class RequestBuilder:
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
-            raise UnsupportedMessage(
+            raise _invalid(
                 f"the preset {preset} has no place for {message.message_type} messages; "
                 f"have another gateway send them, as [gateway.{message.message_type}]"
             )
         for column in LIST_COLUMNS:
             if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
-                raise UnsupportedMessage(
+                raise _invalid(
                     f"the preset {preset} has no place for {column} in {message.message_type} messages; "
                     "empty the column, or have another preset or gateway send them"
                 )
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
-                raise UnsupportedMessage(f"{column} is empty, and the preset {preset} needs it")
+                raise _invalid(f"{column} is empty, and the preset {preset} needs it")
         return rule
-
-    async def _find_attachments(self, queued: QueuedMessage) -> list[attachments.Attachment]:
-        try:
-            return await attachments.find(queued.message, self._folder, self._settings.attachments_limit_bytes)
-        except InvalidMessage as error:
-            raise UnsupportedMessage(str(error)) from error
 
     def build(self, prepared: PreparedRequest, session: str | None) -> Request:
         """Build the request of a message.
@@ -125,3 +117,7 @@ class RequestBuilder:
         if prepared.request is not None and session is None and self._preset.upload is None:
             return prepared.request
         return self.build(prepared, session)
+
+
+def _invalid(error: str) -> NotSent:
+    return NotSent(Outcome(OutcomeKind.INVALID, error=error))

@@ -82,30 +82,32 @@ def _parse(text: str) -> object:
     return parsed
 
 
-def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
+def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
     """Return the outcome of the answer to a message.
 
     Args:
         answer: the answer.
-        preset: its exceptions apply first, then its success rule, then the table of `kind_of_status`.
-        now: the time of the answer, for a Retry-After that is a date.
+        outcome: its outcome as the answer to a question.
+        preset: its success rule applies, unless an exception of it names the outcome.
 
     Returns:
         The outcome. Its error may quote the other side's words at any length.
     """
-    outcome = outcome_of_question(answer, preset, now)
+    if outcome.kind is OutcomeKind.DELIVERED and not _matching_exception(answer, preset):
+        outcome = _apply_success_rule(answer, preset.success, preset.answer.errors)
     if outcome.kind is not OutcomeKind.DELIVERED:
         return outcome
-    judged = (
-        outcome
-        if _matching_exception(answer, preset)
-        else _apply_success_rule(answer, preset.success, preset.answer.errors)
-    )
-    return replace(judged, external_id=_external_id(answer, preset)) if judged.kind is OutcomeKind.DELIVERED else judged
+    return replace(outcome, external_id=_external_id(answer, preset))
 
 
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
-    """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means answered."""
+    """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means answered.
+
+    Args:
+        answer: the answer.
+        preset: its exceptions apply first, then the table of `kind_of_status`.
+        now: the time of the answer, for a Retry-After that is a date.
+    """
     retry_after = parse_retry_after(answer.retry_after, now)
     exception = _matching_exception(answer, preset)
     kind = kind_of_status(answer.status, retry_after=retry_after) if exception is None else exception.outcome

@@ -246,6 +246,12 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
     return OutcomeKind.UNKNOWN
 
 
+def kind_without_message(error: BaseException) -> OutcomeKind:
+    """Return the outcome of a message whose log-in or probe raised an exception: the message itself was not sent."""
+    refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
+    return OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
+
+
 def describe_error(error: BaseException) -> str:
     """Describe an exception for ``last_error``: its name and its text, if it has one."""
     cause = error.__cause__ or error

@@ -158,11 +158,6 @@ def _boundary(delivery_key: str, body: bytes) -> str:
     return boundary
 
 
-def columns_of(template: str) -> list[str]:
-    """Return the columns that a subject's template names."""
-    return PLACE.findall(template)
-
-
 # -- headers -----------------------------------------------------------------------------------------------------------
 
 

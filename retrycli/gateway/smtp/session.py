@@ -13,8 +13,10 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from retrycli.config.gateway import GatewaySettings
+from retrycli.config.types import secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
@@ -31,20 +33,6 @@ SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 """Everything raised for what the other side did. Text that can't be encoded is a `ValueError`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Settings of the connection to a mail server."""
-
-    host: str
-    context: ssl.SSLContext | None
-    """None without encryption."""
-    from_the_start: bool
-    """Implicit TLS, and not STARTTLS (RFC 8314, section 3)."""
-    username: str
-    password: str
-    timeout: float
-
-
 class _Finished(Exception):
     """Ends the session with an outcome."""
 
@@ -57,22 +45,24 @@ class SmtpSession:
     """One delivery, or a test up to the point of one.
 
     Args:
-        server: the server's settings.
-        connection: an open, unused connection to it.
+        settings: the server and our credentials.
+        context: for an encrypted connection; None without encryption.
+        connection: an open, unused connection to the server.
 
     Raises:
         OSError: no descriptor is left; the connection is closed.
     """
 
-    def __init__(self, server: Server, connection: socket.socket) -> None:
+    def __init__(self, settings: GatewaySettings, context: ssl.SSLContext | None, connection: socket.socket) -> None:
         try:
             # TLS replaces the connection's object. This duplicate can shut it down at any time.
             self._line = connection.dup()
         except OSError:
             connection.close()
             raise
-        connection.settimeout(server.timeout)
-        self._server = server
+        connection.settimeout(2 * settings.request_timeout_seconds)  # a fallback: the deadline comes first
+        self._settings = settings
+        self._context = context
         self._client = Client(connection)
         self.step = "connecting"
         """The current step, for errors."""
@@ -117,17 +107,17 @@ class SmtpSession:
     # -- before the mail -----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        server, client = self._server, self._client
-        if server.from_the_start and server.context is not None:
-            self._encrypt(server.context)
+        is_implicit = self._settings.destination.startswith("smtps:")  # TLS from the start (RFC 8314, section 3)
+        if self._context is not None and is_implicit:
+            self._encrypt(self._context)
         self.step = "greeting"
-        self._require_success(SmtpReply.of(client.getreply()), if_permanent=OutcomeKind.TRANSIENT)
+        self._require_success(SmtpReply.of(self._client.getreply()), if_permanent=OutcomeKind.TRANSIENT)
         self._say_hello()
-        if server.context is not None and not server.from_the_start:
-            self._start_tls(server.context)
+        if self._context is not None and not is_implicit:
+            self._start_tls(self._context)
             self._say_hello()
-        if server.username:
-            self._log_in()
+        if self._settings.username:
+            self._log_in(self._settings.username, secret_text(self._settings.password))
 
     def _say_hello(self) -> None:
         self.step = "EHLO"
@@ -148,20 +138,19 @@ class SmtpSession:
 
     def _encrypt(self, context: ssl.SSLContext) -> None:
         self.step = "TLS"
-        self._client.encrypt(context, self._server.host)
+        self._client.encrypt(context, urlsplit(self._settings.destination).hostname or "")
 
-    def _log_in(self) -> None:
+    def _log_in(self, username: str, password: str) -> None:
         self.step = "AUTH"
-        client, server = self._client, self._server
-        mechanisms = client.esmtp_features.get("auth", "").upper().split()
+        mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
             raise self._unauthorized("the server offers no log-in; leave out gateway.username, or fix gateway.base_url")
         if "PLAIN" in mechanisms:  # smtplib supports only ASCII credentials (RFC 4616, section 2)
-            secret = base64.b64encode(f"\0{server.username}\0{server.password}".encode()).decode()
+            secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
         else:
             try:
-                reply = SmtpReply.of(client.login(server.username, server.password))
+                reply = SmtpReply.of(self._client.login(username, password))
             except smtplib.SMTPResponseException as error:
                 reply = SmtpReply.of((error.smtp_code, error.smtp_error))
             except smtplib.SMTPServerDisconnected:

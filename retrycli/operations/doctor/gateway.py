@@ -36,7 +36,11 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(context, gateway, refusal)
+        found = (
+            _mail_server(context, gateway, refusal)
+            if gateway.kind == "smtp"
+            else _ticketing_api(context, gateway, refusal)
+        )
         for finding in found:
             # If no message waits, no pass can find out if it still refuses messages.
             is_old = refusal is not None and not waits and refusal in finding.found
@@ -75,10 +79,10 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     }
 
 
-def _mail_server(gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
-    from retrycli.gateway.smtp.gateway import ask
+def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
+    from retrycli.gateway.smtp.gateway import SmtpGateway
 
-    found = asyncio.run(ask(gateway))
+    found = asyncio.run(SmtpGateway(gateway, columns=None, connections=1, now=context.now).probe())
     where, said = gateway.destination, found.error
     if found.kind is OutcomeKind.UNAUTHORIZED and found.status_code is not None:
         yield failure("smtp", f"{where} refuses us: {said}", "fix gateway.username and gateway.password")

@@ -1,0 +1,257 @@
+"""One delivery by any gateway: its progress, its time limit, its immediate retry, and the outcome of its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from threading import Thread
+from traceback import walk_tb
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
+
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import Message, QueuedMessage
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, one_line
+from retrycli.gateway.redaction import without_quotations
+
+logger = logging.getLogger("retrycli")
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+WAIT_SECONDS = (0.1, 0.5)
+"""Minimum and maximum wait before an immediate retry."""
+LATE_SECONDS = 0.05
+"""A timer that fires later than this shows that the process was suspended or its event loop blocked."""
+GRACE_SECONDS = 0.5
+"""Extra time for a suspended or blocked process to read the answers that arrived meanwhile."""
+
+
+class NotSent(Exception):
+    """Ends a delivery before its message is sent. `outcome` is the outcome of the message."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+@dataclass(slots=True)
+class DeliveryProgress:
+    """Progress of one delivery, for the code that handles its timeout or failure."""
+
+    in_flight: bool = False
+    """Its request may be under way or may have arrived."""
+    answered: bool = False
+    """Its request has an outcome other than `UNREACHABLE`."""
+    landed: Outcome | None = None
+    """Its outcome, if it is known to be delivered."""
+
+
+class BaseGateway(ABC):
+    """What the gateways have in common. Use one as an asynchronous context manager."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:  # noqa: B027  not all have something to close
+        """Close what the gateway has opened; by default nothing."""
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        """Send one message, within ``request_timeout_seconds`` in total."""
+        progress = DeliveryProgress()
+        return await guard(self._deliver_cleaned(queued, progress), queued.message_id, progress)
+
+    async def problem(self, queued: QueuedMessage) -> str | None:
+        """Return why a message can't be sent, or None. Send nothing."""
+        try:
+            await self._prepare(queued)
+        except NotSent as error:
+            # Unreachable: an attachment can't be checked now.
+            is_lasting = error.outcome.kind is not OutcomeKind.UNREACHABLE
+            return self._clean(str(error), queued.message) if is_lasting else None
+        return None
+
+    @abstractmethod
+    async def _prepare(self, queued: QueuedMessage) -> object:
+        """Check that a message can be sent. Send nothing.
+
+        Raises:
+            NotSent: it can't.
+        """
+
+    @abstractmethod
+    async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
+        """Send one message.
+
+        Raises:
+            NotSent: it can't be sent.
+        """
+
+    @abstractmethod
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        """Ask if a message has arrived. Send nothing."""
+
+    @abstractmethod
+    def redact_secrets(self, text: str) -> str:
+        """Mask our secrets in a text."""
+
+    async def _deliver_cleaned(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
+        try:
+            outcome = await self._deliver(queued, progress)
+        except NotSent as error:
+            outcome = progress.landed or error.outcome
+        return self._cleaned(outcome, queued.message)
+
+    def _cleaned(self, outcome: Outcome, message: Message) -> Outcome:
+        """Return the outcome as it may be stored: the error on one line, without secrets and the customer's words."""
+        if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
+            outcome = replace(outcome, external_id=None)
+        return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, message))
+
+    def _clean(self, error: str, message: Message) -> str:
+        return without_quotations(one_line(self.redact_secrets(error)), message)
+
+
+async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
+    """Return the outcome of a delivery, also if it raises an unexpected error: that ends one delivery, not the pass.
+
+    Args:
+        delivery: the delivery of one message.
+        message_id: the message's id, for the log.
+        progress: updated by the delivery.
+
+    Raises:
+        ConfigurationError: the error affects every message, and ends the pass.
+    """
+    try:
+        return await delivery
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001  the guard: other messages must still go out
+        text = f"an internal error: {_locate(error)}"
+        logger.error("Message %s met %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
+        if progress.landed is not None:
+            return replace(progress.landed, error=f"delivered, and then {text}")
+        unsure = progress.in_flight or progress.answered
+        # Not INVALID: an error that affects all messages would escalate them all at once, before it can be fixed.
+        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)
+
+
+def _locate(error: Exception) -> str:
+    """Describe an error by its type and the last line of ours in its traceback. Its text may quote a message."""
+    lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(error.__traceback__)]
+    module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
+    return f"{type(error).__name__} at {module}:{number}"
+
+
+async def retry_unreachable(
+    attempt: Callable[[], Awaitable[Outcome]],
+    *,
+    retries: int,
+    within: float,
+    sleep: Callable[[float], Awaitable[None]],
+) -> Outcome:
+    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`: it was certainly not sent.
+
+    Args:
+        attempt: makes one attempt.
+        retries: the maximum number of retries.
+        within: seconds from now in which the last retry must start.
+        sleep: waits between retries.
+
+    Returns:
+        The outcome of the last one.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + within
+    first = await attempt()
+    if first.kind is not OutcomeKind.UNREACHABLE or not retries:
+        return first
+
+    made = [first]
+
+    async def made_or_next() -> Outcome:
+        return made.pop() if made else await attempt()
+
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(1 + retries) | stop_before_delay(ends_at - clock()),
+        wait=wait_random(*WAIT_SECONDS),
+        retry=retry_if_result(lambda outcome: outcome.kind is OutcomeKind.UNREACHABLE),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else first,
+        sleep=sleep,
+    )
+    last: Outcome = await retrying(made_or_next)
+    return last
+
+
+class TimeLimit:
+    """Cancel a block after a time limit, as `asyncio.timeout` does.
+
+    `asyncio` runs due timers before it delivers received data. After a suspended virtual machine, a SIGSTOP or a slow
+    fsync it would drop an answer that arrived in time, and the message would be sent twice. If the timer fires late,
+    the block gets `GRACE_SECONDS` more, or the delay if that is shorter. It gets them once, so that a server that keeps
+    the loop busy can't extend the limit without end.
+
+    Args:
+        seconds: the limit.
+
+    Raises:
+        TimeoutError: the limit is over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._schedule(self._seconds, self._on_timer)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def _schedule(self, seconds: float, fire: Callable[[float], None]) -> None:
+        due = self._loop.time() + seconds
+        self._timer = self._loop.call_at(due, fire, due)
+
+    def _on_timer(self, due: float) -> None:
+        late = self._loop.time() - due
+        if late > LATE_SECONDS:
+            self._schedule(min(late, GRACE_SECONDS), self._expire)
+        else:
+            self._expire(due)
+
+    def _expire(self, _due: float) -> None:
+        self._timeout.reschedule(self._loop.time())
+
+
+async def in_thread(work: Callable[Given, Result], *args: Given.args, **options: Given.kwargs) -> Result:
+    """Call a blocking function in a thread of its own. If the wait is cancelled, its result is dropped.
+
+    asyncio's thread pool does not fit: it is small, DNS look-ups share it, and the process waits for it at exit. A file
+    on a dead network share would block a pass past its deadline and SIGTERM.
+    """
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result = work(*args, **options)
+        except BaseException as error:  # noqa: BLE001  raised in the waiting task
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    Thread(target=run, name=getattr(work, "__qualname__", "work"), daemon=True).start()
+    return await asyncio.wrap_future(done)
