@@ -38,33 +38,35 @@ class GatewaySettings(SettingsModel):
     kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
     base_url: str | None = Field(  # a breaker is kept under it, in a column of this length
-        None, max_length=255, description="where the ticketing API is; for smtp smtp://HOST:587 or smtps://HOST:465"
+        None, max_length=255, description="URL of the ticketing API; for smtp smtp://HOST:587 or smtps://HOST:465"
     )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
-        None, description="none, bearer, basic or login; by default as the preset does it"
+        None, description="none, bearer, basic or login; by default the preset decides"
     )
-    username: str | None = Field(None, description="basic, login; smtp, where the server asks for it")
+    username: str | None = Field(None, description="basic, login; smtp, if the server requires it")
     username_file: Named | None = Field(None, description="a file that holds it")
-    password: SecretStr | None = Field(None, description="basic, login; smtp, where the server asks for it")
+    password: SecretStr | None = Field(None, description="basic, login; smtp, if the server requires it")
     password_file: Named | None = Field(None, description="a file that holds it")
     token: SecretStr | None = Field(None, description="bearer")
     token_file: Named | None = Field(None, description="a file that holds it")
-    login_path: str = Field("/auth/login", description="login: where user and password are posted")
-    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection to be made")
+    login_path: str = Field("/auth/login", description="login: user and password are posted there")
+    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection")
     request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
-    immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
-    unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
-    ca_file: Named | None = Field(None, description="certificates to trust besides the system's")
-    verify: bool = Field(default=False, description="read back what was sent, where the preset says how")
-    sender: str | None = Field(None, description="smtp: whom mails are from, as in Support <support@example.com>")
-    subject: str = Field("{subject}", description="smtp: the subject, with columns as in [#{ticket_id}] {subject}")
-    recipient: str | None = Field(
-        None, description="smtp: who gets internal messages, and those without a recipient_email"
+    immediate_retries: int = Field(
+        1, ge=0, le=5, description="immediate retries of a request that was certainly not sent"
     )
-    starttls: bool = Field(default=True, description="smtp: send nothing in the clear; smtps:// never does")
-    attachments_dir: Named | None = Field(None, description="the folder that attachments are in")
+    unknown_limit: int = Field(2, ge=0, le=100, description="how often a message that may have arrived is sent again")
+    ca_file: Named | None = Field(None, description="certificates to trust in addition to the system's")
+    verify: bool = Field(default=False, description="read back what was sent, if the preset can")
+    sender: str | None = Field(None, description="smtp: the sender, such as Support <support@example.com>")
+    subject: str = Field("{subject}", description="smtp: the subject, with columns such as [#{ticket_id}] {subject}")
+    recipient: str | None = Field(
+        None, description="smtp: receives internal messages, and messages without a recipient_email"
+    )
+    starttls: bool = Field(default=True, description="smtp: send nothing unencrypted; smtps:// never does")
+    attachments_dir: Named | None = Field(None, description="the folder of the attachments")
     attachments_limit_mb: float = Field(
-        25.0, gt=0, le=1000, description="how much a message's attachments may be together, in millions of bytes"
+        25.0, gt=0, le=1000, description="maximum size of a message's attachments together, in millions of bytes"
     )
 
     @property

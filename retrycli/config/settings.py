@@ -36,7 +36,7 @@ class DatabaseSettings(SettingsModel):
 
     url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
     table: str = Field("pending_messages", description="the application's table, with its schema if it has one")
-    auto_upgrade: bool = Field(default=True, description="let a pass upgrade retrycli's own tables")
+    auto_upgrade: bool = Field(default=True, description="a pass upgrades retrycli's own tables")
 
     @field_validator("url")
     @classmethod
@@ -77,18 +77,20 @@ class ScheduleSettings(SettingsModel):
     """Settings of retries."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
-    max_retries: int = Field(10, ge=1, le=1000, description="maximum number of retries before a message is escalated")
+    max_retries: int = Field(10, ge=1, le=1000, description="retries before a message is escalated")
     backoff: BackoffKind = Field(BackoffKind.EXPONENTIAL, description="exponential, linear, fixed or list")
     base_minutes: Minutes = Field(15.0, description="the first wait")
-    factor: float = Field(2.0, ge=1, le=100, description="exponential: factor from one wait to the next")
-    cap_minutes: Minutes = Field(240.0, description="exponential: no wait is longer")
-    jitter: float = Field(0.2, ge=0, le=1, description="spread of waits of an hour or more, as a part of the wait")
-    waits_minutes: Waits = Field((), description="list: the waits; the last repeats")
+    factor: float = Field(2.0, ge=1, le=100, description="exponential: each wait is this many times the wait before")
+    cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait")
+    jitter: float = Field(
+        0.2, ge=0, le=1, description="random part of waits of an hour or more, as a fraction of the wait"
+    )
+    waits_minutes: Waits = Field((), description="list: the waits; the last one repeats")
     due_slack_seconds: float = Field(
-        60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
+        60.0, ge=0, le=3600, description="messages due within this time after the start of a pass are due"
     )
     expires_after_hours: Hours | None = Field(
-        None, description="older messages are escalated; announced before if nothing is sent"
+        None, description="older messages are escalated; a notification announces it if nothing is delivered"
     )
     types: dict[MessageType, TypeScheduleSettings] = Field({}, description="other rules for a message type")
 
@@ -138,16 +140,23 @@ class ScheduleSettings(SettingsModel):
 class RunSettings(SettingsModel):
     """Settings of one pass."""
 
-    concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
-    deadline_minutes: Minutes = Field(12.0, description="a pass begins nothing after that")
-    limit: int | None = Field(None, ge=1, le=2**31, description="messages a pass")
-    rate_per_second: Positive | None = Field(None, description="requests a second at most, of all hosts together")
-    per_ticket_order: bool = Field(
-        default=False, description="a ticket's later message waits until the earlier one is sent or escalated"
+    concurrency: int = Field(8, ge=1, le=512, description="maximum number of open requests")
+    deadline_minutes: Minutes = Field(12.0, description="a pass starts no request after this time")
+    limit: int | None = Field(None, ge=1, le=2**31, description="maximum number of messages in a pass")
+    rate_per_second: Positive | None = Field(
+        None, description="maximum number of requests per second, of all hosts together"
     )
-    lock_file: Named | None = Field(None, description="the pass lock; by default beside the database")
-    wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
-    retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts, acts and passes are kept")
+    per_ticket_order: bool = Field(
+        default=False, description="a later message of a ticket waits until the earlier one is delivered or escalated"
+    )
+    lock_file: Named | None = Field(
+        None,
+        description="the pass lock; by default beside the SQLite file, or in a state folder",
+    )
+    wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="how long to wait for another pass to end")
+    retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="how long attempts, actions and passes are kept"
+    )
 
 
 class BreakerSettings(SettingsModel):
@@ -155,7 +164,7 @@ class BreakerSettings(SettingsModel):
 
     failures: int = Field(5, ge=1, le=1000, description="failures in a row that open the breaker")
     probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
-        (15.0, 30.0, 60.0), description="waits before each probe; the last repeats"
+        (15.0, 30.0, 60.0), description="waits before each probe; the last one repeats"
     )
 
     @property
@@ -167,7 +176,7 @@ class BreakerSettings(SettingsModel):
 class ReportSettings(SettingsModel):
     """Settings of the HTML report."""
 
-    path: Named | None = Field(None, description="an HTML file that passes renew; needs the report extra")
+    path: Named | None = Field(None, description="an HTML file that passes renew; needs the extra `report`")
 
 
 class LoggingSettings(SettingsModel):
@@ -177,16 +186,19 @@ class LoggingSettings(SettingsModel):
         None, description="DEBUG, INFO, WARNING or ERROR on stderr; by default INFO on a terminal and WARNING off it"
     )
     format: Literal["text", "json"] = Field("text", description="text or json")
-    file: Named | None = Field(None, description="a file that gets every line at INFO or above")
+    file: Named | None = Field(
+        None, description="a file that gets every line at INFO or above; `init` and `cron install` set it"
+    )
 
 
 class NotifySettings(SettingsModel):
     """Settings of notifications, and of the heartbeat that shows that passes run."""
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
-        (), description="whom to tell: apprise URLs, as mailto:// or slack://; in the environment apart by spaces"
+        (),
+        description="where to send notifications: apprise URLs (mailto://, slack://), separated by spaces in variables",
     )
-    urls_file: Named | None = Field(None, description="a file that holds them, one a line")
+    urls_file: Named | None = Field(None, description="a file that holds them, one per line")
     remind_hours: Hours = Field(6.0, description="a lasting problem is reported again after this time")
     ping_url: SecretStr | None = Field(None, description="a Healthchecks URL, called when a pass begins and ends")
     ping_url_file: Named | None = Field(None, description="a file that holds it")
@@ -214,7 +226,7 @@ class MetricsSettings(SettingsModel):
     """Settings of metrics for Prometheus."""
 
     path: Named | None = Field(
-        None, description="the file that each pass writes for node_exporter's textfile collector; it ends in .prom"
+        None, description="the file that each pass writes for node_exporter's textfile collector; it must end in .prom"
     )
 
     @field_validator("path")
