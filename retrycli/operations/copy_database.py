@@ -16,8 +16,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
 from retrycli.operations.wiring import lock_path, utc_now
 from retrycli.store import schema, selection
-from retrycli.store.copy import CopiedTable, copy_tables
-from retrycli.store.copy_checks import claimed_until, is_same, last_used, left_behind
+from retrycli.store.copy import CopiedTable, claimed_until, copy_tables, is_same, last_used, left_behind
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import clock_ahead

@@ -26,7 +26,7 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
 from retrycli.store.listing import PAGE, MessageQueries
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import QueueCounts
+from retrycli.store.summaries import QueueCounts
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta.resolution

@@ -13,10 +13,10 @@ from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database
 from retrycli.store import listing
 from retrycli.store.database import Database
-from retrycli.store.escalations import escalation_groups
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
+from retrycli.store.summaries import escalation_groups
 
 OFFERED = 50
 """The maximum number of messages that a shell completion offers."""

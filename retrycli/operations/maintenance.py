@@ -13,9 +13,9 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.copy_database import check_claims, keep_passes_off
 from retrycli.operations.wiring import open_database
-from retrycli.store import act_rows, schema, selection
+from retrycli.store import history, schema, selection
+from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
-from retrycli.store.failed_index import FailedIndex
 from retrycli.store.passes import Ledger
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def count_texts(settings: Settings, ticket: str) -> int:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        return act_rows.count_texts(database, ticket)
+        return history.count_texts(database, ticket)
 
 
 def erase_texts(settings: Settings, ticket: str) -> int:
@@ -125,4 +125,4 @@ def erase_texts(settings: Settings, ticket: str) -> int:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        return act_rows.erase_texts(database, ticket)
+        return history.erase_texts(database, ticket)

@@ -20,7 +20,7 @@ from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import QueueCounts
+from retrycli.store.summaries import QueueCounts
 from retrycli.views import prometheus
 from retrycli.views.prometheus import Measured
 

@@ -27,11 +27,10 @@ from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
 from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
-from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.incident_memory import Targets, target_name
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import QueueCounts
+from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 
 MAX_LOOKED_UP = 200

@@ -51,8 +51,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
     """
     from retrycli.store.delivery_stats import Statistics
-    from retrycli.store.escalations import escalation_groups
-    from retrycli.store.queue_counts import QueueCounts
+    from retrycli.store.summaries import QueueCounts, escalation_groups
     from retrycli.views.report.page import ReportData, passes_since, render
 
     statistics = Statistics(database)

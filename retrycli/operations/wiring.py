@@ -25,11 +25,11 @@ from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.sanitize import encodable
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.store import schema
+from retrycli.store.application_table import check_ids
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
-from retrycli.store.relation import check_ids
 from retrycli.system import descriptors
 from retrycli.system.pass_lock import OWN_STATE
 from retrycli.views import log_lines

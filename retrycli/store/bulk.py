@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    Connection,
+    Dialect,
+    Executable,
     String,
     Text,
     TypeDecorator,
@@ -27,9 +30,6 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.store.connection import NO_RESULT
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Dialect, Executable
 
 PREFIX = "of_"
 """Prefix of parameter names, because SQLAlchemy reserves the names of columns."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Select, bindparam, exists, func, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select, update
 
 from retrycli.domain.claim import Claim, ExpiredClaim, Route
 from retrycli.domain.fair_share import FairShare
@@ -17,17 +17,12 @@ from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.transition import Decision, WriteResult
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
+from retrycli.store.database import Database
 from retrycli.store.messages import row_by_row, standings
 from retrycli.store.picking import FIRST_OF_TICKET, HELD_BACK, elsewhere, in_route, is_due, probes_of, to_probe
+from retrycli.store.results import Results
 from retrycli.store.schema import queue
 from retrycli.store.transitions import claimed, former_state, held
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.domain.fair_share import FairShare
-    from retrycli.store.database import Database
-    from retrycli.store.results import Results
 
 CLAIM_WAITING = (
     update(queue)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import and_, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, and_, bindparam, case, func, or_, select, update
 
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.events import ClockWasAhead
@@ -19,13 +19,9 @@ from retrycli.domain.message import State
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.store.bulk import BulkStatement
+from retrycli.store.database import Database
 from retrycli.store.picking import UNFINISHED
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, RowMapping
-
-    from retrycli.store.database import Database
 
 LEEWAY = timedelta(minutes=30)
 """Tolerated clock difference between hosts. A message may wait that much longer."""

@@ -107,8 +107,12 @@ def _postgresql(url: URL, patience: int) -> Engine:
     # A prepared statement would stay in a pooler's server connection. retrycli sends BEGIN itself.
     own = {"prepare_threshold": None, "autocommit": True}
     engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
-    from retrycli.store.catalogue import VALUES, Compiler
-    from retrycli.store.values import register_escaping, register_text_fallback  # imports the driver
+    from retrycli.store.postgresql import (  # imports the driver
+        VALUES,
+        Compiler,
+        register_escaping,
+        register_text_fallback,
+    )
 
     engine.dialect.statement_compiler = Compiler
     engine.dialect.colspecs = {**engine.dialect.colspecs, **VALUES}

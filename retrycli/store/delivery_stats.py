@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, String, and_, case, cast, func, or_, select
 
 from retrycli.domain.delivery_stats import (
     DAY,
@@ -26,14 +26,8 @@ from retrycli.domain.grouping import GroupBy
 from retrycli.domain.outage import Outage, outages
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import StopReason
+from retrycli.store.database import Database
 from retrycli.store.schema import attempts, passes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 MAX_TEXTS = 20_000
 """Maximum number of error texts, after removing digits, to read; the most frequent first."""

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.message import MessageStatus
 from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store.database import Database
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.identity import load, with_queue
-from retrycli.store.messages import standings, status_text
+from retrycli.store.messages import RowState, standings, status_text
 from retrycli.store.operator_actions import ESCALATED, FREE, record_actions
 from retrycli.store.row_changes import write_text
-from retrycli.store.row_states import RowState
 from retrycli.store.schema import queue
 from retrycli.store.transitions import identity_values, seen_values
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 
 class Edits:

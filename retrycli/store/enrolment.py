@@ -6,10 +6,11 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Select,
     Text,
     and_,
@@ -36,17 +37,12 @@ from retrycli.domain.message import (
 )
 from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision
+from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.bulk import id_in
-from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.database import Database
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
-from retrycli.store.messages import columns_without_body, message_of, rows_of, status_text
-from retrycli.store.row_states import REMEMBERED, updated_at_text
+from retrycli.store.messages import REMEMBERED, columns_without_body, message_of, rows_of, status_text, updated_at_text
 from retrycli.store.schema import queue
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 TAIL = 5_000
 """Number of newest messages that every pass compares with its queue."""
@@ -194,7 +190,7 @@ class Enrolment:
         """
         if not entries:
             return {}
-        from retrycli.store.new_messages import add_messages  # not needed by a pass without new failures
+        from retrycli.store.admission import add_messages  # not needed by a pass without new failures
 
         return add_messages(self._database, entries, now)
 
@@ -286,14 +282,14 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.review`."""
-        from retrycli.store.review import review  # needed by few passes
+        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.admission`."""
+        from retrycli.store.admission import review  # needed by few passes
 
         return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
         """Return what `review` would decide, and write nothing."""
-        from retrycli.store.review import would_review
+        from retrycli.store.admission import would_review
 
         return would_review(self._database, ids, decide)
 

@@ -22,7 +22,7 @@ from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.database import Database
-from retrycli.store.keys import provisional_key
+from retrycli.store.identity import provisional_key
 from retrycli.store.schema import attempts, queue
 
 MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)

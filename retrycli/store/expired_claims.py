@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, RowMapping, delete, select, update
 
 from retrycli.domain.claim import Claim, ExpiredClaim
-from retrycli.domain.outcome import PROCESS_DIED
+from retrycli.domain.identity import MessageIdentity, birth_of
+from retrycli.domain.message import QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
+from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.bulk import id_in
-from retrycli.store.identity import expired_claim, load, open_attempts, outcome_of, with_queue
+from retrycli.store.database import Database
+from retrycli.store.identity import load, with_queue
+from retrycli.store.messages import addresses, row_by_row
 from retrycli.store.results import finish_attempts
-from retrycli.store.schema import queue
+from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import HELD_BY_ID, claimed
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
+UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None)))
 
 
 def take_over(
@@ -28,17 +29,17 @@ def take_over(
 ) -> list[ExpiredClaim]:
     """Claim messages, and load those that are still failed; the others leave the queue."""
     held_messages = with_queue(database).where(*HELD_BY_ID)
-    open_by_id = open_attempts(connection, ids)
+    open_by_id = _open_attempts(connection, ids)
     free = _without_locked(database, connection, ids)
     connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(claimed(claim)))
     loaded = load(connection, connection.execute(held_messages, {"ids": free, "owner": claim.owner}), free)
     gone = set(free) - {message.message_id for message in loaded}
-    answers = {message_id: outcome_of(open_by_id.get(message_id)) or PROCESS_DIED for message_id in gone}
+    answers = {message_id: _outcome_of(open_by_id.get(message_id)) or PROCESS_DIED for message_id in gone}
     finish_attempts(
         connection, [Decision(message_id, Transition.released(), answer) for message_id, answer in answers.items()], now
     )
     connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
-    return [expired_claim(message, open_by_id.get(message.message_id)) for message in loaded]
+    return [_expired_claim(message, open_by_id.get(message.message_id)) for message in loaded]
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
@@ -50,3 +51,37 @@ def _without_locked(database: Database, connection: Connection, ids: Sequence[in
     all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
     free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
     return [message_id for message_id in ids if message_id in free or message_id not in all_rows]
+
+
+def _open_attempts(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
+    """Return the attempts without an end, by message. One with an outcome waits until its row is written."""
+    rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
+    return {row["message_id"]: row for row in rows}
+
+
+def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
+    """Build an expired claim from a message and its open attempt."""
+    if attempt is None:
+        return ExpiredClaim(message, None)
+    outcome = _outcome_of(attempt)
+    if attempt["digest"] is None:  # by a version before 0005
+        return ExpiredClaim(message, attempt["made_by"], outcome)
+    took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
+    before = MessageIdentity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
+    now = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
+    return ExpiredClaim(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
+
+
+def _outcome_of(attempt: RowMapping | None) -> Outcome | None:
+    """Return the outcome of an open attempt; None if its answer is unknown."""
+    if attempt is None or attempt["outcome"] is None:
+        return None
+    retry_after = attempt["retry_after_s"]
+    return Outcome(
+        OutcomeKind(attempt["outcome"]),
+        attempt["status_code"],
+        attempt["error"],
+        None if retry_after is None else timedelta(seconds=retry_after),
+        tuple(addresses(attempt["delivered_to"])),
+        attempt["external_id"],
+    )

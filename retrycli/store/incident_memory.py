@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from datetime import datetime
 
 from sqlalchemy import delete, insert, select
 
-from retrycli.domain.incidents import Told, Topic
+from retrycli.domain.incidents import Memory, Told, Topic
+from retrycli.store.database import Database
 from retrycli.store.schema import told
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from retrycli.domain.incidents import Memory
-    from retrycli.store.database import Database
-
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
@@ -31,14 +31,11 @@ from retrycli.domain.filter import Either, Filter, Value
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.row_parsing import utc_time
-from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.application_table import FailedIndex, IndexState
+from retrycli.store.database import Database
 from retrycli.store.messages import row_by_row, status_text
 from retrycli.store.picking import EARLIER, HELD_BACK, is_due
 from retrycli.store.schema import queue
-
-if TYPE_CHECKING:
-    from retrycli.store.database import Database
-
 
 PAGE = 500
 """Number of messages to read in one transaction."""

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import groupby
-from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition, as_written
 from retrycli.store.bulk import id_in
+from retrycli.store.database import Database
 from retrycli.store.identity import load, with_queue
 from retrycli.store.results import finish_attempts, start_attempts
-from retrycli.store.row_changes import write_messages
-from retrycli.store.row_writer import Written
+from retrycli.store.row_changes import Written, write_messages
 from retrycli.store.schema import queue
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 

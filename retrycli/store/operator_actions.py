@@ -8,32 +8,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.errors import RetrycliError, again_if_lost
 from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction, refusal
 from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision, Transition
-from retrycli.store.act_rows import act_values
 from retrycli.store.bulk import id_in
+from retrycli.store.database import Database
 from retrycli.store.enrolment import DECIDING_COLUMNS
-from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues
-from retrycli.store.keys import provisional_key
+from retrycli.store.history import act_values
+from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, provisional_key
 from retrycli.store.marking import mark_delivered
 from retrycli.store.messages import columns_without_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.rejected import first_failures, rejected_by_us, take_back
-from retrycli.store.row_changes import reject_messages, reset_retry_counts
-from retrycli.store.row_writer import ALL_WRITTEN, Written
+from retrycli.store.row_changes import ALL_WRITTEN, Written, reject_messages, reset_retry_counts
 from retrycli.store.schema import acts, attempts, escalations, queue
 from retrycli.store.transitions import NOT_ESCALATED, escalate
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 OF_ID = queue.c.message_id == bindparam("of_id")
 FREE = queue.c.state != State.SENDING.value

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.row_parsing import ticket_text
 from retrycli.store.bulk import id_in
-from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
-from retrycli.store.keys import provisional_key
+from retrycli.store.database import Database
+from retrycli.store.identity import BIRTH, OWN, birth_text, encodable, provisional_key
 from retrycli.store.messages import rows_of, status_text
-from retrycli.store.row_changes import restore_messages
-from retrycli.store.row_writer import ALL_WRITTEN, Written
+from retrycli.store.row_changes import ALL_WRITTEN, Written, restore_messages
 from retrycli.store.schema import acts, attempts, queue
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 LAST_ACTS = select(func.max(acts.c.id)).where(id_in(acts.c.message_id)).group_by(acts.c.message_id)
 REJECTIONS = select(acts.c.message_id, acts.c.by, acts.c.detail, acts.c.at).where(

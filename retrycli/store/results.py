@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, exc, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, select, update
 
 from retrycli.domain.claim import Claim
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
@@ -16,18 +16,13 @@ from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision, Transition, TransitionKind, WriteResult, as_written
 from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
+from retrycli.store.database import Database
 from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, load, with_queue
-from retrycli.store.messages import row_by_row, status_of
+from retrycli.store.messages import read_rows, row_by_row, status_of
 from retrycli.store.row_changes import write_messages
-from retrycli.store.row_states import read_rows
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, held, move
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 SHARED_COLUMNS = {

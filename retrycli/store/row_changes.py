@@ -2,71 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Integer, Text, func, select, update
-from sqlalchemy.types import NULLTYPE
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Integer,
+    TableClause,
+    Text,
+    Update,
+    exc,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.types import NULLTYPE, TypeEngine
 
+from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import MessageStatus, QueuedMessage
 from retrycli.domain.transition import Decision, TransitionKind
 from retrycli.store.bulk import BulkStatement, Values, id_in
-from retrycli.store.connection import NO_RESULT
-from retrycli.store.messages import status_text
-from retrycli.store.row_states import RowState
-from retrycli.store.row_writer import RowChange, Written
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, TableClause, Update
-    from sqlalchemy.types import TypeEngine
-
-    from retrycli.store.database import Database
+from retrycli.store.connection import NO_RESULT, pipeline_errors
+from retrycli.store.database import Database
+from retrycli.store.error_messages import RowError, in_words, row_error_of, without_details
+from retrycli.store.messages import RowState, read_rows, status_text
 
 
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> Written:
     """Write decisions into the rows of their messages. An error that its column refuses is shortened."""
     changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
-    return RowChange(partial(_write, database), _has_taken).make(database, connection, changing)
+    return _RowChange(database, connection, partial(_write, database, connection), _has_taken).make(changing)
 
 
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
     """Mark messages as rejected, with their last errors."""
-
-    def write(connection: Connection, errors: Mapping[int, str | None], room: int | None) -> int | None:
-        rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
-        return _reject(database.messages, room).execute(connection, rows)
-
-    return RowChange(write, lambda _error, row, _room: not row.failed).make(database, connection, errors)
+    return _set_status(database, connection, errors, MessageStatus.FAILED, MessageStatus.REJECTED)
 
 
-def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str]) -> Written:
+def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
     """Mark rejected messages as failed with a retry count of zero, with their last errors."""
+    return _set_status(database, connection, errors, MessageStatus.REJECTED, MessageStatus.FAILED)
 
-    def write(connection: Connection, errors: Mapping[int, str], room: int | None) -> int | None:
+
+def _set_status(
+    database: Database,
+    connection: Connection,
+    errors: Mapping[int, str | None],
+    before: MessageStatus,
+    after: MessageStatus,
+) -> Written:
+    def write(errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
-        return _restore(database.messages, room).execute(connection, rows)
+        return _status_update(database.messages, before, after, room).execute(connection, rows)
 
-    change = RowChange(write, lambda _error, row, _room: row.failed and row.retry_count == 0)
-    return change.make(database, connection, errors)
+    def took(_error: str | None, row: RowState, _room: int | None) -> bool:
+        return row.failed and row.retry_count == 0 if after is MessageStatus.FAILED else not row.failed
+
+    return _RowChange(database, connection, write, took).make(errors)
 
 
 def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> Written:
     """Set the retry counts of messages to zero."""
 
-    def write(connection: Connection, wanted: Mapping[int, None], _room: int | None) -> None:
+    def write(wanted: Mapping[int, None], _room: int | None) -> None:
         connection.execute(_reset_counts(database.messages), {"ids": list(wanted)}, execution_options=NO_RESULT)
 
-    change = RowChange(write, lambda _, row, _room: row.retry_count == 0)
-    return change.make(database, connection, dict.fromkeys(ids))
+    return _RowChange(database, connection, write, lambda _, row, _room: row.retry_count == 0).make(dict.fromkeys(ids))
 
 
 def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> Written:
     """Write another subject, body or recipient into a message's row."""
     m = database.messages.c
 
-    def write(connection: Connection, wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
+    def write(wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
         statement = _failed_one(database.messages, message_id).values(dict(wanted[message_id]))
         connection.execute(statement, execution_options=NO_RESULT)
 
@@ -74,7 +90,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
         there = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings().one()
         return dict(there) == dict(wanted)
 
-    return RowChange(write, took).make(database, connection, {message_id: changes})
+    return _RowChange(database, connection, write, took).make({message_id: changes})
 
 
 def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
@@ -125,25 +141,17 @@ def _reset_counts(messages: TableClause) -> Update:
 
 
 @lru_cache
-def _reject(messages: TableClause, room: int | None) -> BulkStatement:
-    def reject(of: Values) -> Update:
-        error = _cut(of["last_error"], room)
-        return _failed_one(messages, of["id"]).values(status=MessageStatus.REJECTED.value, last_error=error)
-
-    return BulkStatement(reject, {"id": BigInteger(), "last_error": Text()})
-
-
-@lru_cache
-def _restore(messages: TableClause, room: int | None) -> BulkStatement:
+def _status_update(
+    messages: TableClause, before: MessageStatus, after: MessageStatus, room: int | None
+) -> BulkStatement:
     m = messages.c
+    no_tries = {"retry_count": 0} if after is MessageStatus.FAILED else {}
 
-    def restore(of: Values) -> Update:
-        rejected = update(messages).where(m.id == of["id"], m.status == status_text(MessageStatus.REJECTED))
-        return rejected.values(
-            status=MessageStatus.FAILED.value, retry_count=0, last_error=_cut(of["last_error"], room)
-        )
+    def change(of: Values) -> Update:
+        these = update(messages).where(m.id == of["id"], m.status == status_text(before))
+        return these.values(status=after.value, last_error=_cut(of["last_error"], room), **no_tries)
 
-    return BulkStatement(restore, {"id": BigInteger(), "last_error": Text()})
+    return BulkStatement(change, {"id": BigInteger(), "last_error": Text()})
 
 
 @lru_cache
@@ -171,7 +179,6 @@ def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
 
 
 def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
-    """Cut a text to a number of characters."""
     return text if room is None else func.substr(text, 1, room)
 
 
@@ -182,7 +189,6 @@ def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:
-    """Return a time in the form of the application's column."""
     if time is None or "sent_at" not in database.messages.c:
         return None
     kind = database.type_of("sent_at")
@@ -190,3 +196,155 @@ def _sent_at(database: Database, time: datetime | None) -> object:
     if isinstance(kind, DateTime) and not database.is_sqlite:
         return time if kind.timezone else naive
     return naive.isoformat(sep=" ", timespec="microseconds")
+
+
+Wanted = TypeVar("Wanted")
+"""The values to write into one row."""
+
+IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
+LENGTHS = (255, 127, 63, 31)
+"""Lengths, in characters, that an error is shortened to, one after the other, if its column refuses it."""
+LOCK_WAIT_MS, MAX_LOCK_WAITS = 10, 8
+"""Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
+locked, and are tried the next time."""
+
+
+class Written(NamedTuple):
+    """Result of changing some rows."""
+
+    rows: Mapping[int, RowState]
+    """Rows as they were read back, by id; empty if that was not necessary."""
+    refused: Mapping[int, str]
+    """Reasons of the rows that refused the change, by id. They are unchanged."""
+    locked: Collection[int] = ()
+    """Rows that another transaction has locked. They are unchanged, and can be tried again."""
+
+    @property
+    def unchanged(self) -> AbstractSet[int]:
+        """Return the ids of all rows that are unchanged."""
+        return self.refused.keys() | set(self.locked)
+
+
+ALL_WRITTEN = Written({}, {})
+"""All rows took the change."""
+
+
+@dataclass
+class _RowChange(Generic[Wanted]):
+    """Change rows in savepoints."""
+
+    database: Database
+    connection: Connection
+    write: Callable[[Mapping[int, Wanted], int | None], int | None]
+    """Writes values, with errors cut to a number of characters; returns the number of changed rows, if it is known."""
+    took: Callable[[Wanted, RowState, int | None], bool]
+    """Tells from a row that was read back if it took the change."""
+
+    def make(self, wanted: Mapping[int, Wanted]) -> Written:
+        """Write rows: all together, or one by one if any of them can't be written.
+
+        Raises:
+            DBAPIError: no row can be written, and no single row is the cause.
+            TransactionLost: a row has rolled back the transaction. The next call leaves it out.
+        """
+        if not wanted:
+            return ALL_WRITTEN
+        if not self.database.row_by_row:
+            try:
+                return self._try(wanted, self.database.error_max_length)
+            except exc.DBAPIError:
+                if self._is_over():
+                    raise
+        with self._short_lock_wait():
+            return self._one_by_one(wanted)
+
+    def _one_by_one(self, wanted: Mapping[int, Wanted]) -> Written:
+        rows: dict[int, RowState] = {}
+        refused: dict[int, str] = {}
+        locked: set[int] = set()
+        general: dict[int, exc.DBAPIError] = {}
+        for message_id, values in wanted.items():
+            if len(locked) >= MAX_LOCK_WAITS:
+                locked.add(message_id)
+                continue
+            try:
+                written = self._write_one(message_id, values)
+            except exc.DBAPIError as error:
+                if self._is_over():
+                    raise
+                general[message_id] = error
+            else:
+                rows |= written.rows
+                refused |= written.refused
+                locked |= {*written.locked}
+        if general and len(general) + len(refused) + len(locked) == len(wanted):
+            raise next(iter(general.values()))
+        # Another row was written. So neither the table nor the role nor the server is the cause.
+        return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
+
+    def _write_one(self, message_id: int, values: Wanted) -> Written:
+        """Write a row, with a shorter error if the table refuses it."""
+        wanted = {message_id: values}
+        if message_id in self.database.ends_transactions:
+            why = self.database.ends_transactions[message_id]
+            return Written(read_rows(self.database, self.connection, wanted), {message_id: why})
+        longest, refusal = self.database.error_max_length, ""
+        for room in (longest, *(length for length in LENGTHS if longest is None or length < longest)):
+            try:
+                written = self._try(wanted, room)
+            except exc.DBAPIError as error:
+                row_error = row_error_of(error)
+                if row_error is RowError.LOCKED:
+                    return Written({}, {}, [message_id])
+                if row_error is RowError.EVERY_ROW:
+                    raise
+                refusal = refusal or in_words(error)
+            else:
+                self.database.error_max_length = room
+                return written
+        return Written(read_rows(self.database, self.connection, wanted), {message_id: refusal})
+
+    def _try(self, wanted: Mapping[int, Wanted], room: int | None) -> Written:
+        """Write rows in a savepoint, and read them back unless the database reports all of them as changed."""
+        try:
+            with pipeline_errors(self.connection):
+                self.connection.exec_driver_sql("SAVEPOINT part", execution_options=NO_RESULT)
+                changed = self.write(wanted, room)
+                self.connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=NO_RESULT)
+                rows = {} if changed == len(wanted) else read_rows(self.database, self.connection, wanted)
+        except exc.DBAPIError as error:
+            if not self._is_over():
+                self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+            elif self.database.is_sqlite and row_error_of(error) is RowError.REFUSED:
+                self.database.row_by_row = True
+                why = in_words(error)
+                if len(wanted) == 1:
+                    self.database.ends_transactions |= dict.fromkeys(wanted, why)
+                raise TransactionLost(f"{self.database.place}: {why}; try again") from without_details(error)
+            raise
+        if changed == len(wanted):
+            return ALL_WRITTEN
+        ignored = [
+            message_id
+            for message_id, values in wanted.items()
+            if message_id not in rows or not self.took(values, rows[message_id], room)
+        ]
+        return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.messages.fullname)))
+
+    def _is_over(self) -> bool:
+        """Tell if the transaction is over: the connection is lost, or a file's row or disk has rolled it back."""
+        if self.connection.invalidated:
+            return True  # it has no driver connection then
+        driver = self.connection.connection.driver_connection
+        return driver is None or (not driver.in_transaction if self.database.is_sqlite else bool(driver.closed))
+
+    @contextmanager
+    def _short_lock_wait(self) -> Iterator[None]:
+        """Wait for a server's locks only briefly: too short for a deadlock."""
+        if self.database.is_sqlite:
+            yield
+            return
+        before = self.connection.exec_driver_sql("SELECT pg_catalog.current_setting('lock_timeout')").scalar_one()
+        self.connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}", execution_options=NO_RESULT)
+        yield
+        self.connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'", execution_options=NO_RESULT)

@@ -6,9 +6,23 @@ import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
-from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.claim import Claim
 from retrycli.domain.fingerprint import fingerprint
@@ -16,16 +30,10 @@ from retrycli.domain.message import EscalationReason, State, UnusableMessage
 from retrycli.domain.transition import Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
+from retrycli.store.database import Database
 from retrycli.store.identity import birth_as_read, load, with_queue
-from retrycli.store.messages import row_by_row
-from retrycli.store.row_states import RowState, read_rows, shown_error
+from retrycli.store.messages import RowState, read_rows, row_by_row, shown_error
 from retrycli.store.schema import MAX_INT, escalations, queue
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Update
-    from sqlalchemy.types import TypeEngine
-
-    from retrycli.store.database import Database
 
 
 def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:

@@ -6,15 +6,16 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from sqlalchemy import exc, select, text
+from sqlalchemy import Connection, exc, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import exhausted
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store.database import Database
 from retrycli.store.enrolment import START
 from retrycli.store.error_messages import (
     INSUFFICIENT_PRIVILEGE,
@@ -26,13 +27,6 @@ from retrycli.store.error_messages import (
 from retrycli.store.messages import row_by_row, status_text
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import queue
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sqlalchemy import Connection
-
-    from retrycli.store.database import Database
 
 
 def journal_mode(database: Database) -> str:

@@ -63,7 +63,7 @@ def attempt(call):
 
 settings = retrycli.load_settings()
 retrycli.status(settings)  # imports what is needed
-import retrycli.store.act_rows
+import retrycli.store.history
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 held = []
 try:

@@ -28,7 +28,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
-from retrycli.store.keys import delivery_key
+from retrycli.store.identity import delivery_key
 from retrycli.store.operator_actions import Acts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode

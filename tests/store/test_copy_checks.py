@@ -11,7 +11,7 @@ from sqlalchemy import insert, make_url
 
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.copy_checks import claimed_until, is_same, last_used, left_behind
+from retrycli.store.copy import claimed_until, is_same, last_used, left_behind
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, NOON, Application, opened

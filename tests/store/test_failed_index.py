@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from retrycli.domain.claim import IdRange
 from retrycli.domain.errors import DatabaseUnavailable
+from retrycli.store.application_table import NAME, FailedIndex, IndexState
 from retrycli.store.enrolment import START, Enrolment
-from retrycli.store.failed_index import NAME, FailedIndex, IndexState
 from tests.store.application import Application, bare_table, messages_table, opened
 from tests.store.heard import BEGINNINGS, statements
 from tests.store.own_tables import enrol, queue_rows

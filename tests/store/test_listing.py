@@ -18,15 +18,14 @@ from retrycli.domain.listing import AttemptRecord, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.escalations import MAX_GROUPS, escalation_groups
-from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
 from retrycli.store.listing import COMPLETION_ROWS, PAGE, MessageQueries, failed_beginning
-from retrycli.store.queue_counts import QueueCounts
 from retrycli.store.schema import queue
+from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows

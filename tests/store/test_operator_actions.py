@@ -23,12 +23,12 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.escalations import escalation_groups
 from retrycli.store.history import message_details
 from retrycli.store.identity import load, with_queue
 from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
+from retrycli.store.summaries import escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows

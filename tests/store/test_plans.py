@@ -24,19 +24,18 @@ from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.escalations import ESCALATED, escalation_groups
-from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import QueueCounts
 from retrycli.store.schema import acts, attempts, passes, queue
+from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.store.write_check import check_writable
 from tests.store.application import HOUR, NOON, Application, opened
 from tests.store.heard import statements

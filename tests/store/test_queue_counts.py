@@ -14,8 +14,8 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import PassTimes, QueueCounts
 from retrycli.store.schema import queue
+from retrycli.store.summaries import PassTimes, QueueCounts
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol

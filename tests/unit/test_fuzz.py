@@ -44,7 +44,7 @@ from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of, out
 from retrycli.gateway.presets.loader import Preset, load_preset
 from retrycli.gateway.presets.model import MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path
-from retrycli.store.values import BEYOND_PYTHON, _or_text
+from retrycli.store.postgresql import BEYOND_PYTHON, _or_text
 from retrycli.system import systemd
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gateway, queued

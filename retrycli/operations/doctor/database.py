@@ -13,12 +13,11 @@ from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compare
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.operations.dry_run import LONG_AGO
 from retrycli.store import schema, selection
+from retrycli.store.application_table import FailedIndex, IndexState, check_ids
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
-from retrycli.store.relation import check_ids
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
 LOOK_BACK = 10

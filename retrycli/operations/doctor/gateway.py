@@ -17,7 +17,7 @@ from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
-from retrycli.store.queue_counts import QueueCounts
+from retrycli.store.summaries import QueueCounts
 
 if TYPE_CHECKING:
     from retrycli.gateway.http.probe import Probe

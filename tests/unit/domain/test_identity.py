@@ -18,7 +18,7 @@ from retrycli.domain.identity import (
     digest_of,
     same_content,
 )
-from retrycli.store.keys import NAMESPACE, delivery_key
+from retrycli.store.identity import NAMESPACE, delivery_key
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 ROW = {

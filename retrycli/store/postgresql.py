@@ -1,15 +1,23 @@
-"""SQL for PostgreSQL that uses only functions and operators of the server's own catalogue.
+"""SQL and values for PostgreSQL servers.
 
-A server looks them up in each schema of the search path, and an exact match of parameter types wins over the catalogue
-(PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant ``replace(text, varchar,
-varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and have it run with our rights. The
-search path must stay as it is: triggers of the application's table find their tables by it.
+A server looks up functions and operators in each schema of the search path, and an exact match of parameter types wins
+over the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
+``replace(text, varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and have it run
+with our rights. So SQL uses only those of the server's own catalogue. The search path must stay as it is: triggers of
+the application's table find their tables by it.
+
+Rows with values that Python does not hold can be read and named all the same, and results can be recorded.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from psycopg import DataError
+from psycopg.abc import Loader
+from psycopg.pq import Format
+from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Select, SelectBase, Text, and_, any_, cast, func, not_, select, types
 from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
@@ -26,11 +34,13 @@ from sqlalchemy.sql.elements import (
     Null,
     UnaryExpression,
 )
+from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import ScalarSelect
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql.functions import Function
+    from psycopg import Connection
+    from psycopg.abc import AdaptContext, Buffer
 
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
 """Syntax that looks like a function and can't be replaced. So is ``unnest`` with several arrays.
@@ -197,3 +207,56 @@ def _selected_as(kind: types.TypeEngine[Any], rows: SelectBase) -> ColumnElement
 
 def _as_oid(side: ColumnElement[Any]) -> ColumnElement[Any]:
     return cast(side, OID) if isinstance(side.type, types.Integer | REGCLASS) else side
+
+
+BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "json", "jsonb")
+"""Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, deeply nested JSON."""
+
+UTF_8 = "utf-8"
+"""The driver's name of the encoding."""
+
+
+def register_text_fallback(connection: Connection, _record: object) -> None:
+    """Read a value that Python can't hold as the text that the server writes for it.
+
+    Otherwise the driver raises, and one such row prevents reading all others.
+    """
+    adapters = connection.adapters
+    for name in BEYOND_PYTHON:
+        oid = adapters.types[name].oid
+        usual = adapters.get_loader(oid, Format.TEXT)
+        assert usual is not None  # noqa: S101  told to the type checker
+        adapters.register_loader(oid, _or_text(usual))
+
+
+def register_escaping(connection: Connection, _record: object) -> None:
+    r"""Write characters that the database's encoding lacks as ``\u2026``.
+
+    Otherwise the driver raises, and an attempt whose answer has such a character could not be recorded.
+    """
+    if connection.info.encoding != UTF_8:
+        connection.adapters.register_dumper(str, _EscapingDumper)
+
+
+class _EscapingDumper(StrDumperUnknown):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.encode(self._encoding, "backslashreplace").decode(self._encoding))
+
+
+@lru_cache
+def _or_text(usual: type[Loader]) -> type[Loader]:
+    class OrText(Loader):
+        format = Format.TEXT
+
+        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            connection = context.connection if context else None
+            self._usual = usual(oid, context)
+            self._encoding = connection.info.encoding if connection else UTF_8
+
+        def load(self, data: Buffer) -> Any:  # noqa: ANN401  as psycopg declares it
+            try:
+                return self._usual.load(data)
+            except (DataError, ValueError, RecursionError):
+                return bytes(data).decode(self._encoding, "surrogateescape")
+
+    return OrText
