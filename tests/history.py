@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 
 MINUTE = timedelta(minutes=1)
@@ -68,7 +69,7 @@ def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: b
         connection.execute("PRAGMA synchronous = off")
         connection.execute(TABLE)
     database = Database(f"sqlite:///{path}")
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     database.close()
     rng = Random(0)
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
 from retrycli.operations.wiring import lock_path, utc_now
-from retrycli.store import schema, selection
+from retrycli.store import own_tables, schema
 from retrycli.store.copy import CopiedTable, claimed_until, copy_tables, is_same, last_used, left_behind
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
@@ -82,7 +82,7 @@ def copy(
         keep_passes_off(old, new, held)
         check_claims(here)
         _check_messages(settings, here, there)
-        there.ensure_tables(upgrade=new.database.auto_upgrade)
+        own_tables.ensure_tables(there, upgrade=new.database.auto_upgrade)
         check_claims(there)
         if not overwrite:
             _check_not_ahead(here, there)
@@ -128,7 +128,7 @@ def _check_source(database: Database) -> None:
             + remedy
         )
     if database.has_messages():
-        selection.check(database)
+        own_tables.check_selection(database)
 
 
 def _check_target(database: Database) -> None:

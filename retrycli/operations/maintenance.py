@@ -13,13 +13,13 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.copy_database import check_claims, keep_passes_off
 from retrycli.operations.wiring import open_database
-from retrycli.store import history, schema, selection
+from retrycli.store import history, own_tables, schema
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 
 if TYPE_CHECKING:
-    from retrycli.store.selection import Belonging
+    from retrycli.store.own_tables import Belonging
 
 PRUNE_BATCH = 5_000
 """The number of rows in one transaction."""
@@ -32,7 +32,7 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # checks the application's table first, as `open_database` does
         before = database.revision()
-        database.ensure_tables(upgrade=True)
+        own_tables.ensure_tables(database, upgrade=True)
         return before, database.revision()
 
 
@@ -56,7 +56,7 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
             )
         keep_passes_off(settings, settings, held)
         check_claims(database)
-        database.downgrade()
+        own_tables.downgrade_tables(database)
         return found, database.revision()
 
 
@@ -69,8 +69,8 @@ def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # checks the application's table first, as `open_database` does
-        database.ensure_version(upgrade=settings.database.auto_upgrade)
-        yield selection.compare(database), partial(selection.accept, database)
+        own_tables.ensure_version(database, upgrade=settings.database.auto_upgrade)
+        yield own_tables.compare(database), partial(own_tables.accept, database)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from retrycli.domain.message import MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.sanitize import encodable
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.store import schema
+from retrycli.store import own_tables, schema
 from retrycli.store.application_table import check_ids
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -69,7 +69,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)  # first, so that a stranger's database gets no tables of retrycli's
-        database.ensure_tables(upgrade=settings.database.auto_upgrade)
+        own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
         yield database
 
 
@@ -91,7 +91,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
         check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready else database.rollback_at_end():
-            database.ensure_tables(upgrade=settings.database.auto_upgrade)
+            own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
             yield database
 
 

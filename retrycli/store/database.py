@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, exc, func, inspect, select
 
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
-from retrycli.store import schema, selection
+from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.store import schema
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
@@ -245,53 +245,12 @@ class Database:
                 ) from None
         return by_name(columns, is_sqlite=self.is_sqlite)
 
-    def ensure_tables(self, *, upgrade: bool) -> None:
-        """Create or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
-
-        Raises:
-            ConfigurationError: the tables have another version, or the queue belongs to another table.
-        """
-        self.ensure_version(upgrade=upgrade)
-        selection.check(self)
-
-    def ensure_version(self, *, upgrade: bool) -> None:
-        """Create retrycli's own tables if they do not exist, and upgrade old ones if asked to.
-
-        Raises:
-            ConfigurationError: the tables are newer than this program, or older and not to be upgraded.
-        """
-        found = self.revision()
-        if found == schema.HEAD:
-            return
-        if found is not None and (not upgrade or found > schema.HEAD):
-            remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade`"
-            raise ConfigurationError(
-                f"retrycli's tables in {self.place} are of version {found}, and this program's of {schema.HEAD}; "
-                + remedy
-            )
-        self.upgrade()
-
     def revision(self) -> str | None:
         """Return the version of retrycli's own tables; None if they do not exist."""
         with self.read() as connection:
             if not inspect(connection).has_table(schema.version.name):
                 return None
             return connection.execute(select(schema.version.c.version_num)).scalar()
-
-    def upgrade(self) -> None:
-        """Upgrade retrycli's own tables to the newest version, in one transaction.
-
-        A queue that belongs to no table yet belongs to the application's table afterwards.
-        """
-        from retrycli.store.upgrades import upgrade
-
-        upgrade(self)
-
-    def downgrade(self) -> None:
-        """Downgrade retrycli's own tables by one version, in one transaction."""
-        from retrycli.store.upgrades import downgrade
-
-        downgrade(self)
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:

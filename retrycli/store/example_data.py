@@ -21,6 +21,7 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.identity import provisional_key
 from retrycli.store.schema import attempts, queue
@@ -114,7 +115,7 @@ def build(file: Path, *, now: datetime = MADE_AT) -> None:
         )
         connection.commit()
     database = Database(f"sqlite:///{file}")
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     with database.write() as opened:
         opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*entry, now) for entry in ESCALATED)])
         opened.execute(insert(attempts), list(_history(now)))

@@ -13,6 +13,7 @@ from retrycli.config.settings import DatabaseSettings, LoggingSettings, Schedule
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.operations.run_pass import report_pass
 from retrycli.operations.wiring import utc_now
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.views.log_lines import configure, logger
 from tests.cli.command import COLUMNS
@@ -148,7 +149,7 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
     )
     summary = PassSummary("the pass", PassResult.PAUSED, reason=StopReason.PAUSED)
     with closing(Database(settings.database.url, "pending_messages")) as database:
-        database.ensure_tables(upgrade=True)
+        own_tables.ensure_tables(database, upgrade=True)
         configure("WARNING", "text", settings.logging.file)
         logger.addHandler(caplog.handler)
         logger.warning("a line that can't be written")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.store import schema
+from retrycli.store import own_tables, schema
 from retrycli.store.database import Database
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import end
@@ -159,7 +159,7 @@ def go_back(application: Application) -> None:
     """Bring the tables to the version that the statements below are of; `db downgrade` goes back by one version."""
     with closing(Database(application.url, "pending_messages")) as database:
         while database.revision() != BEFORE:
-            database.downgrade()
+            own_tables.downgrade_tables(database)
 
 
 @pytest.fixture

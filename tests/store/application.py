@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.message import REQUIRED_COLUMNS
+from retrycli.store import own_tables
 from retrycli.store.connection import BUSY_SECONDS
 from retrycli.store.database import Database
 
@@ -249,7 +250,7 @@ def opened(
     if database.is_sqlite:
         hasten(database._engine)
     try:
-        database.ensure_tables(upgrade=upgrade)
+        own_tables.ensure_tables(database, upgrade=upgrade)
         yield database
     finally:
         database.close()

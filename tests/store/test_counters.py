@@ -11,7 +11,7 @@ from alembic import command
 from sqlalchemy import insert, select, update
 
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.store import schema
+from retrycli.store import own_tables, schema
 from retrycli.store.counters import GIVEN_UP, SETTLING, Totals
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
@@ -328,7 +328,7 @@ def test_the_totals_begin_with_what_older_tables_hold(database: Database) -> Non
     with database.write() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     found = Totals(database).read()
     assert found.passes == NONE | {"completed": 2, "stopped": 1}
     assert found.attempts == {"delivered": 1}

@@ -42,7 +42,7 @@ from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, Retr
 from retrycli.domain.filter import Filter
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, UnusableMessage
 from retrycli.domain.transition import Decision, Transition
-from retrycli.store import schema
+from retrycli.store import own_tables, schema
 from retrycli.store.claims import Claims
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
@@ -92,7 +92,7 @@ def words_of(url: str, kind: type[RetrycliError], table: str = "pending_messages
 def use(url: str, table: str = "pending_messages") -> None:
     database = Database(url, table)
     try:
-        database.ensure_tables(upgrade=True)
+        own_tables.ensure_tables(database, upgrade=True)
         assert database.messages is not None
     finally:
         database.close()
@@ -324,7 +324,7 @@ def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
     before = untouched.rows()
     database = Database(untouched.url)
     with database.rollback_at_end():
-        database.ensure_tables(upgrade=True)
+        own_tables.ensure_tables(database, upgrade=True)
         Enrolment(database).enrol([(Decision(1, Transition.invalid("no body")), NOON, 1)], NOON)
         assert queue_rows(database).keys() == {1}
     assert tables_of(database) == set()
@@ -558,8 +558,8 @@ def test_the_second_call_changes_nothing(application: Application, database: Dat
     application.add()
     enrol(database, [1])
     before = queue_rows(database)
-    database.ensure_tables(upgrade=True)
-    database.upgrade()
+    own_tables.ensure_tables(database, upgrade=True)
+    own_tables.upgrade_tables(database)
     assert queue_rows(database) == before
 
 
@@ -579,14 +579,14 @@ def set_version(database: Database, version: str) -> None:
 def test_tables_of_a_newer_version_are_refused(database: Database, *, upgrade: bool) -> None:
     set_version(database, "9999")
     with pytest.raises(ConfigurationError, match=r"version 9999.*install a newer retrycli"):
-        database.ensure_tables(upgrade=upgrade)
+        own_tables.ensure_tables(database, upgrade=upgrade)
     assert database.revision() == "9999"
 
 
 def test_tables_of_an_older_version_are_refused_where_upgrades_are_off(database: Database) -> None:
     set_version(database, "0000")
     with pytest.raises(ConfigurationError, match=r"version 0000.*retrycli db upgrade"):
-        database.ensure_tables(upgrade=False)
+        own_tables.ensure_tables(database, upgrade=False)
     assert database.revision() == "0000"
 
 
@@ -604,7 +604,7 @@ def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> Non
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
     assert tables_of(database) == {"retrycli_version"}
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
 
 
@@ -616,7 +616,7 @@ def test_an_upgrade_tells_the_queue_the_tickets_of_what_it_has(application: Appl
         config.attributes["connection"] = connection
         command.downgrade(config, "0002")
     application.sql("DELETE FROM pending_messages WHERE id = 2")
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     assert {each: row["ticket"] for each, row in queue_rows(database).items()} == {1: str(TICKET), 2: None}
 
 
@@ -631,7 +631,7 @@ def test_of_a_ticket_that_an_index_can_not_take_the_queue_has_the_beginning(engi
         with database.write() as connection:
             config.attributes["connection"] = connection
             command.downgrade(config, "0002")
-        database.ensure_tables(upgrade=True)
+        own_tables.ensure_tables(database, upgrade=True)
         assert queue_rows(database)[1]["ticket"] == long[:255]
 
 
@@ -688,7 +688,7 @@ for url in sys.argv[1:]:
     database = Database(url)
     print("ready", flush=True)
     sys.stdin.readline()
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     print(database.revision(), flush=True)
     database.close()
 """

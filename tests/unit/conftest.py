@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 from tests.fakes import Stage
 
@@ -32,7 +33,7 @@ def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(TABLE)
     database = Database(f"sqlite:///{path}")
-    database.ensure_tables(upgrade=True)
+    own_tables.ensure_tables(database, upgrade=True)
     database.close()
     return path
 

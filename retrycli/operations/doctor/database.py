@@ -12,7 +12,7 @@ from retrycli.domain.pass_record import PassRecord
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compared_clocks
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.operations.dry_run import LONG_AGO
-from retrycli.store import schema, selection
+from retrycli.store import own_tables, schema
 from retrycli.store.application_table import FailedIndex, IndexState, check_ids
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -66,7 +66,7 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
 def queue(_context: Context, database: Database) -> Iterator[Finding]:
     """Check that the queue belongs to the application's table."""
     if database.revision() == schema.HEAD:
-        selection.check(database)
+        own_tables.check_selection(database)
         yield well("queue", "the queue belongs to this table")
 
 

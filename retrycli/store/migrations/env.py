@@ -1,4 +1,4 @@
-"""Run the revisions in the transaction that `retrycli.store.upgrades` passes in."""
+"""Run the revisions in the transaction that `retrycli.store.own_tables` passes in."""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+"""retrycli's own tables: their version, and the application's table that the queue belongs to.
+
+The queue identifies messages by id, and other tables have the same ids. A pass over another table would drop every
+message without a failed row there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import Connection, delete, func, insert, select, text
+
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import MessageStatus
+from retrycli.store import schema
+from retrycli.store.database import Database
+from retrycli.store.messages import status_text
+from retrycli.store.schema import queue, selection
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+REMEMBERED = "SELECT table_name FROM retrycli_selection"
+IN_POSTGRESQL = text("""
+SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
+""")
+UPGRADING = Lock()
+"""Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time."""
+
+
+def ensure_tables(database: Database, *, upgrade: bool) -> None:
+    """Create or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
+
+    Raises:
+        ConfigurationError: the tables have another version, or the queue belongs to another table.
+    """
+    ensure_version(database, upgrade=upgrade)
+    check_selection(database)
+
+
+def ensure_version(database: Database, *, upgrade: bool) -> None:
+    """Create retrycli's own tables if they do not exist, and upgrade old ones if asked to.
+
+    Raises:
+        ConfigurationError: the tables are newer than this program, or older and not to be upgraded.
+    """
+    found = database.revision()
+    if found == schema.HEAD:
+        return
+    if found is not None and (not upgrade or found > schema.HEAD):
+        remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade`"
+        raise ConfigurationError(
+            f"retrycli's tables in {database.place} are of version {found}, and this program's of {schema.HEAD}; "
+            + remedy
+        )
+    upgrade_tables(database)
+
+
+def upgrade_tables(database: Database) -> None:
+    """Upgrade retrycli's own tables to the newest version, in one transaction.
+
+    A queue that belongs to no table yet belongs to the application's table afterwards.
+    """
+    from alembic import command  # it loads slowly
+
+    with _migrating(database) as (config, connection):
+        command.upgrade(config, "head")
+        _adopt(database, connection)
+
+
+def downgrade_tables(database: Database) -> None:
+    """Downgrade retrycli's own tables by one version, in one transaction."""
+    from alembic import command
+
+    with _migrating(database) as (config, _):
+        command.downgrade(config, "-1")
+
+
+@contextmanager
+def _migrating(database: Database) -> Iterator[tuple[Config, Connection]]:
+    """Open the transaction in which Alembic changes retrycli's own tables."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "retrycli:store/migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["messages"] = database.messages
+    with UPGRADING, database.write() as connection:
+        database.advisory_lock(connection)
+        config.attributes["connection"] = connection
+        yield config, connection
+
+
+class Belonging(NamedTuple):
+    """The table that the queue belongs to, compared with the configured one."""
+
+    remembered: str | None
+    configured: str | None
+    messages: int
+    """Number of messages in the queue."""
+    found: int
+    """Number of them with a failed row in the configured table."""
+
+
+def check_selection(database: Database) -> None:
+    """Check that the queue belongs to the configured table.
+
+    Raises:
+        ConfigurationError: it belongs to another table.
+    """
+    with database.read() as connection:
+        remembered = _remembered(connection)
+        configured = remembered and _full_name(database, connection)
+    if configured is not None and configured != remembered:
+        raise ConfigurationError(
+            f"the queue in {database.place} belongs to the table {remembered}, and database.table names {configured}; "
+            f"set database.table to {remembered}, or, if the application has renamed it, run `retrycli table accept`"
+        )
+
+
+def compare(database: Database) -> Belonging:
+    """Compare the queue with the configured table."""
+    m = database.messages.c
+    size = select(func.count()).select_from(queue)
+    failed = size.join_from(queue, database.messages, m.id == queue.c.message_id)
+    with database.read() as connection:
+        return Belonging(
+            _remembered(connection),
+            _full_name(database, connection),
+            connection.execute(size).scalar_one(),
+            connection.execute(failed.where(m.status == status_text(MessageStatus.FAILED))).scalar_one(),
+        )
+
+
+def accept(database: Database) -> None:
+    """Assign the queue to the configured table, whatever table it belonged to."""
+    with database.write() as connection:
+        database.advisory_lock(connection)
+        connection.execute(delete(selection))
+        _adopt(database, connection)
+
+
+def _adopt(database: Database, connection: Connection) -> None:
+    """Assign the queue to the configured table if it belongs to none yet."""
+    if _remembered(connection) is None:
+        connection.execute(insert(selection).values(table_name=_full_name(database, connection)))
+
+
+def _full_name(database: Database, connection: Connection) -> str | None:
+    """Return the canonical name of the application's table; None if there is no table."""
+    schema_name, name = database.quoted_table
+    if not database.is_sqlite:
+        qualified = f"{schema_name}.{name}" if schema_name else name
+        return connection.execute(IN_POSTGRESQL, {"name": qualified}).scalar()
+    # A file has one schema, `main`, and table names ignore the case of ASCII letters.
+    return "".join([letter.lower() if letter.isascii() else letter for letter in database.table_name])
+
+
+def _remembered(connection: Connection) -> str | None:
+    return connection.exec_driver_sql(REMEMBERED).scalar()
