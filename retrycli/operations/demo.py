@@ -6,17 +6,27 @@ import os
 import random
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 
 from retrycli.config import template
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
-from retrycli.store import example_data
 from retrycli.system.trust import write_private
 
+EXAMPLE = "ticketing_agent.db.example"
+EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
+"""The example's present: a Monday morning."""
+TIME_COLUMNS = (
+    "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
+    "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
+)
 FAIL = 0.3
 SEED = 48
 """Everyone sees the same failures."""
@@ -25,7 +35,7 @@ SEED = 48
 def run() -> None:
     """Run the real commands one after another, and keep their files for the user to try."""
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
-    database = example_data.copy(folder, now=utc_now())
+    database = copy_example(folder, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
         settings = folder / "retrycli.toml"
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url}
@@ -42,6 +52,24 @@ def run() -> None:
     _print("  export TICKETING_API_BASE_URL=http://127.0.0.1:8808")
     _print(f"  {program} show 3")
     _print(f"  {program} retry 9")
+
+
+def copy_example(folder: Path, *, now: datetime) -> Path:
+    """Copy the packaged example database into a folder, and shift its times to ``now``."""
+    file = folder / "ticketing_agent.db"
+    file.touch(mode=0o600)
+    with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
+        # In a source checkout the example is beside the package.
+        shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / EXAMPLE, file)
+    seconds = (now - EXAMPLE_TIME).total_seconds()
+    with closing(sqlite3.connect(file)) as connection:
+        for table, column in connection.execute(TIME_COLUMNS).fetchall():
+            connection.execute(
+                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  fixed names
+                (f"{seconds:+f} seconds",),
+            )
+        connection.commit()
+    return file
 
 
 def _command(settings: Path, name: str) -> None:

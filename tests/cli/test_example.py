@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.store import example_data
+from retrycli.operations.demo import EXAMPLE, EXAMPLE_TIME, copy_example
+from tests import example
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / example_data.NAME
+FILE = ROOT / EXAMPLE
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def one(file: Path, query: str) -> object:
 
 
 def test_the_example_is_what_the_code_makes(shipped: Path, tmp_path: Path) -> None:
-    """If this fails, ``python -m retrycli.store.example_data`` makes it anew."""
+    """If this fails, ``python -m tests.example`` makes it anew."""
     built = tmp_path / "built.db"
-    example_data.build(built)
+    example.build(built)
     assert dump(built) == dump(shipped)
 
 
@@ -62,14 +63,14 @@ def test_the_example_has_a_little_of_everything(shipped: Path) -> None:
 def test_the_example_travels_in_the_wheel_where_the_demo_looks_for_it() -> None:
     """Building one takes too long for here; this is what hatchling is told."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
-    assert build["wheel"]["force-include"] == {example_data.NAME: f"retrycli/{example_data.NAME}"}
-    assert f"/{example_data.NAME}" in build["sdist"]["include"]
+    assert build["wheel"]["force-include"] == {EXAMPLE: f"retrycli/{EXAMPLE}"}
+    assert f"/{EXAMPLE}" in build["sdist"]["include"]
 
 
 def test_a_copy_has_its_times_moved_up_to_now(tmp_path: Path) -> None:
     """So that what was due on that Monday is due today."""
-    later = example_data.MADE_AT.replace(year=2031)
-    copied = example_data.copy(tmp_path, now=later)
+    later = EXAMPLE_TIME.replace(year=2031)
+    copied = copy_example(tmp_path, now=later)
     ages = "SELECT julianday(?) - julianday(created_at) FROM pending_messages WHERE id = 16"
     with closing(sqlite3.connect(copied)) as connection:
         [(days,)] = connection.execute(ages, (later.replace(tzinfo=None).isoformat(sep=" "),))

@@ -1,18 +1,16 @@
 """The example database: an application's table with messages in many states.
 
-``python -m retrycli.store.example_data`` writes ``ticketing_agent.db.example`` in the project's top folder. A test
+``python -m tests.example`` writes ``ticketing_agent.db.example`` in the project's top folder. A test
 compares the two.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import sys
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from importlib import resources
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import insert
@@ -21,15 +19,11 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
+from retrycli.operations.demo import EXAMPLE, EXAMPLE_TIME
 from retrycli.store import own_tables
 from retrycli.store.database import Database
 from retrycli.store.identity import provisional_key
 from retrycli.store.schema import attempts, queue
-
-MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
-"""The example's present: a Monday morning."""
-
-NAME = "ticketing_agent.db.example"
 
 TABLES = """
 CREATE TABLE ticket_states (
@@ -96,7 +90,7 @@ MESSAGES: list[tuple[object, ...]] = [
 ]  # fmt: skip
 
 
-def build(file: Path, *, now: datetime = MADE_AT) -> None:
+def build(file: Path, *, now: datetime = EXAMPLE_TIME) -> None:
     """Create the example in a new file, with its times counted back from ``now``.
 
     Raises:
@@ -110,7 +104,7 @@ def build(file: Path, *, now: datetime = MADE_AT) -> None:
             "INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(ticket,) for ticket in tickets]
         )
         connection.executemany(
-            f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})",  # noqa: S608  question marks alone
+            f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})",
             [_row(message, now) for message in MESSAGES],
         )
         connection.commit()
@@ -126,33 +120,6 @@ ESCALATED = (
     (9, 4718, 20.0, EscalationReason.EXHAUSTED, Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")),
     (10, 4719, 25.0, EscalationReason.PERMANENT, Outcome(OutcomeKind.PERMANENT, 422, "HTTP 422: recipient unknown")),
 )
-
-
-def copy(folder: Path, *, now: datetime) -> Path:
-    """Copy the packaged example into a folder, and shift its times to ``now``."""
-    file = folder / "ticketing_agent.db"
-    file.touch(mode=0o600)
-    packaged = resources.files("retrycli") / NAME
-    with resources.as_file(packaged) as path:
-        # In a source checkout the example is beside the package.
-        shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / NAME, file)
-    seconds = (now - MADE_AT).total_seconds()
-    with closing(sqlite3.connect(file)) as connection:
-        for table, column in _time_columns(connection):
-            connection.execute(
-                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  fixed names
-                (f"{seconds:+f} seconds",),
-            )
-        connection.commit()
-    return file
-
-
-def _time_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    found = connection.execute(
-        "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
-        "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
-    )
-    return found.fetchall()
 
 
 def _row(message: tuple[object, ...], now: datetime) -> tuple[object, ...]:
@@ -224,6 +191,6 @@ def _history(now: datetime) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else NAME)
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else EXAMPLE)
     target.unlink(missing_ok=True)
     build(target)
