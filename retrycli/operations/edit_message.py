@@ -18,8 +18,8 @@ from retrycli.operations.wiring import (
     open_database,
     pass_rules,
 )
-from retrycli.store.edits import Edits
 from retrycli.store.history import message_details
+from retrycli.store.operator_actions import Acts
 
 
 def read_draft(
@@ -33,7 +33,7 @@ def read_draft(
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        Edits(database).check(message_id, clock(database, runtime.now)())
+        Acts(database).check_editable(message_id, clock(database, runtime.now)())
         found = message_details(database, message_id, body=True)
         return found, EditableMessage.of(found.row)
 
@@ -78,11 +78,11 @@ def write_draft(
         at = clock(database, runtime.now)()
         before = {name: row[name] for name in changes}
         ticket, name = ticket_text(row["ticket_id"]), by or login_name()
-        act, edits = OperatorAction.edited(before, changes, ticket=ticket, by=name, at=at), Edits(database)
-        if not edits.check(message_id, at):
+        act, acts = OperatorAction.edited(before, changes, ticket=ticket, by=name, at=at), Acts(database)
+        if not acts.check_editable(message_id, at):
             manual_attempt.enrol_message(
                 make_dependencies(settings, database, runtime), pass_rules(settings), message_id, at
             )
         columns = ("subject", "body", "recipient_email")
-        edits.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
+        acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)

@@ -10,16 +10,13 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from retrycli.domain.claim import ChangedMessage
 from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
-from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision, TransitionKind, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.identity import birth_text, encodable, load, provisional_key, with_queue
-from retrycli.store.messages import RowState, read_rows, row_by_row, status_text
+from retrycli.store.identity import birth_text, encodable, load, with_queue
+from retrycli.store.messages import RowState, queued_ids, read_rows, row_by_row, status_text
 from retrycli.store.schema import queue
-from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
-
-KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
+from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values, waiting_row
 
 
 def add_messages(
@@ -29,10 +26,20 @@ def add_messages(
     with database.write() as connection:
         database.advisory_lock(connection)
         ids = [decision.message_id for decision, _, _ in entries]
-        known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
+        known = queued_ids(connection, ids)
         fresh = [entry for entry in entries if entry[0].message_id not in known]
         births = _births(database, connection, [decision.message_id for decision, _, _ in fresh])
-        rows = [_waiting(*entry, birth=births.get(entry[0].message_id), now=now) for entry in fresh]
+        rows = [
+            waiting_row(
+                decision.message_id,
+                ticket_id,
+                births.get(decision.message_id),
+                first_failed_at=failed_at,
+                now=now,
+                due=decision.transition.next_attempt_at or now,
+            )
+            for decision, failed_at, ticket_id in fresh
+        ]
         if rows:
             connection.execute(insert(queue), rows)
         escalated = [decision for decision, _, _ in fresh if decision.transition.reason]
@@ -43,21 +50,6 @@ def _births(database: Database, connection: Connection, ids: Sequence[int]) -> M
     m = database.messages
     births = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": ids}) if ids else ()
     return {message_id: encodable(birth) for message_id, birth in births}
-
-
-def _waiting(
-    decision: Decision, first_failed_at: datetime, ticket_id: int | str, *, birth: str | None, now: datetime
-) -> dict[str, object]:
-    return {
-        "message_id": decision.message_id,
-        "state": State.WAITING,
-        "next_attempt_at": decision.transition.next_attempt_at or now,
-        "delivery_key": provisional_key(decision.message_id, birth or "", now),
-        "first_failed_at": first_failed_at,
-        "unknown_count": 0,
-        "ticket": ticket_text(ticket_id),
-        "birth": birth,
-    }
 
 
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value

@@ -13,12 +13,11 @@ from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select,
 from retrycli.domain.claim import Claim, ExpiredClaim, Route
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import QueuedMessage, State, UnusableMessage
-from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.transition import Decision, WriteResult
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
-from retrycli.store.messages import row_by_row, standings
+from retrycli.store.messages import require_free, row_by_row
 from retrycli.store.picking import FIRST_OF_TICKET, HELD_BACK, elsewhere, in_route, is_due, probes_of, to_probe
 from retrycli.store.results import Results
 from retrycli.store.schema import queue
@@ -186,11 +185,7 @@ class Claims:
             NotActionable: it is not failed, or another process is sending it.
         """
         with self._database.write() as connection:
-            standing = standings(self._database, connection, [message_id]).get(message_id)
-            if standing is None:
-                raise no_such(message_id)
-            if (reason := not_free(standing, verb, now)) is not None:
-                raise reason
+            standing = require_free(self._database, connection, message_id, verb, now)
             free = (queue.c.message_id == message_id, queue.c.state != State.SENDING.value)
             connection.execute(update(queue).where(*free).values(claimed(claim)))
             return standing.state is State.ESCALATED

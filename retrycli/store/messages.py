@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from sqlalchemy import (
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import Message, MessageStatus, MessageType, State, UnusableMessage
-from retrycli.domain.operator_action import MessageStanding
+from retrycli.domain.operator_action import MessageStanding, no_such, not_free
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.schema import queue
@@ -116,8 +117,40 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
     }
 
 
+def require_free(
+    database: Database, connection: Connection, message_id: int, verb: str, now: datetime
+) -> MessageStanding:
+    """Check that an operator may act on a message now, and return its standing.
+
+    Args:
+        database: holds the queue and the application's table.
+        connection: in a transaction.
+        message_id: the message.
+        verb: the operator's action, for errors.
+        now: current time.
+
+    Raises:
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: it is not failed, or another process is sending it.
+    """
+    standing = standings(database, connection, [message_id]).get(message_id)
+    if standing is None:
+        raise no_such(message_id)
+    if (reason := not_free(standing, verb, now)) is not None:
+        raise reason
+    return standing
+
+
+def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
+    """Return the ids that the queue knows."""
+    return set(connection.execute(QUEUED, {"ids": list(ids)}).scalars())
+
+
 REMEMBERED = 1_000
 """Number of characters of an error to remember, to notice when the application writes another."""
+
+
+QUEUED = select(queue.c.message_id).where(id_in(queue.c.message_id))
 
 
 class RowState(NamedTuple):

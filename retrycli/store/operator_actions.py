@@ -8,31 +8,35 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, assert_never
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, insert, select, update
 
-from retrycli.domain.errors import RetrycliError, again_if_lost
-from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction, refusal
-from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.message import Message, MessageStatus
+from retrycli.domain.operator_action import ActionKind, OperatorAction, not_taken, refusal
 from retrycli.domain.transition import Decision, Transition
+from retrycli.store.action_changes import (
+    ESCALATED,
+    FREE,
+    NEW,
+    change_queue,
+    escalate_unwritten,
+    first_failures,
+    invalid,
+    rejected_by_us,
+    take_back,
+)
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
-from retrycli.store.enrolment import DECIDING_COLUMNS
+from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values
-from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, provisional_key
-from retrycli.store.marking import mark_delivered
-from retrycli.store.messages import columns_without_body, message_of, row_by_row, rows_of, standings, status_text
-from retrycli.store.rejected import first_failures, rejected_by_us, take_back
-from retrycli.store.row_changes import ALL_WRITTEN, Written, reject_messages, reset_retry_counts
-from retrycli.store.schema import acts, attempts, escalations, queue
-from retrycli.store.transitions import NOT_ESCALATED, escalate
+from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
+from retrycli.store.messages import RowState, message_of, require_free, row_by_row, rows_of, standings, status_text
+from retrycli.store.row_changes import ALL_WRITTEN, write_text
+from retrycli.store.schema import acts, attempts, queue
+from retrycli.store.transitions import identity_values, seen_values
 
-OF_ID = queue.c.message_id == bindparam("of_id")
-FREE = queue.c.state != State.SENDING.value
-ESCALATED = queue.c.state == State.ESCALATED.value
-NEW = queue.c.acknowledged_at.is_(None)
 GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
     ActionKind.EDITED: (FREE,),
     ActionKind.REJECTED: (FREE,),
@@ -43,26 +47,11 @@ GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
 }
 """Conditions on the queue row for each kind of action."""
 
-REQUEUE = (
-    update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
-)
-FORGET_ESCALATIONS = delete(escalations).where(
-    escalations.c.delivery_key.in_(select(queue.c.delivery_key).where(id_in(queue.c.message_id)))
-)
-KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
-WAITING = select(queue.c.message_id).where(id_in(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
 LAST_ATTEMPTS = (
     select(attempts.c.message_id, func.max(attempts.c.number))
     .where(id_in(attempts.c.message_id))
     .group_by(attempts.c.message_id)
 )
-ACKNOWLEDGE = (
-    update(queue)
-    .where(OF_ID, ESCALATED, NEW)
-    .values(acknowledged_by=bindparam("name"), acknowledged_at=bindparam("at"))
-)
-NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
-LEAVE = delete(queue).where(OF_ID, FREE)
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
 """Actions on failed messages in any state, even if the queue does not know them yet."""
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
@@ -122,16 +111,12 @@ class Acts:
         with self._database.write() as connection:
             rejected = self._rejected(connection, wanted) if kind is ActionKind.REQUEUED else {}
             able = {message_id: wanted[message_id] for message_id in (*self._lock(connection, kind, wanted), *rejected)}
-            unfit = self._invalid(connection, able) if kind is ActionKind.REQUEUED else {}
-            unfit |= {
-                message_id: why
-                for message_id, why in problems.items()
-                if message_id in able and message_id not in unfit
-            }
+            unfit = invalid(self._database, connection, able) if kind is ActionKind.REQUEUED else {}
+            unfit = {message_id: why for message_id, why in {**problems, **unfit}.items() if message_id in able}
             able = {message_id: act for message_id, act in able.items() if message_id not in unfit}
             back = {message_id: act for message_id, act in able.items() if message_id in rejected}
             there = {message_id: act for message_id, act in able.items() if message_id not in rejected}
-            written = self._change(connection, kind, there) if there else ALL_WRITTEN
+            written = change_queue(self._database, connection, kind, there) if there else ALL_WRITTEN
             taken = take_back(self._database, connection, rejected, back) if back else ALL_WRITTEN
             held = {*written.locked, *taken.locked}
             able = {message_id: act for message_id, act in able.items() if message_id not in held}
@@ -144,7 +129,7 @@ class Acts:
             }
             record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
-                self._escalate_unwritten(connection, {message_id: able[message_id] for message_id in refused})
+                escalate_unwritten(self._database, connection, {message_id: able[message_id] for message_id in refused})
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
@@ -153,86 +138,6 @@ class Acts:
             return {}
         self._database.advisory_lock(connection)
         return rejected_by_us(self._database, connection, wanted)
-
-    def _invalid(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
-        """Return the rows that are not valid messages, and why. Their bodies are not read."""
-        columns = [column for column in columns_without_body(self._database) if column.name in DECIDING_COLUMNS]
-        rows = rows_of(
-            connection.execute(select(*columns).where(id_in(self._database.messages.c.id)), {"ids": list(ids)})
-        )
-        checked = map(message_of, rows if ids else ())
-        return {message.message_id: message.problem for message in checked if isinstance(message, UnusableMessage)}
-
-    def _change(self, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]) -> Written:
-        match kind:
-            case ActionKind.REQUEUED:
-                written = reset_retry_counts(self._database, connection, able)
-                rows: list[dict[str, Any]] = [
-                    {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
-                ]
-                if rows:
-                    # The next escalation is notified again.
-                    connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
-                    connection.execute(REQUEUE, rows)
-                return written
-            case ActionKind.REJECTED:
-                errors = {message_id: act.last_error for message_id, act in able.items()}
-                written = reject_messages(self._database, connection, errors)
-                self._dequeue(connection, able.keys() - written.unchanged)
-                return written
-            case ActionKind.MARKED_SENT:
-                enrolled = self._enrol_unknown(connection, able)
-                written = mark_delivered(self._database, connection, able)
-                # A message whose row is locked returns to its former state.
-                self._dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
-                return written
-            case ActionKind.ACKNOWLEDGED:
-                connection.execute(
-                    ACKNOWLEDGE,
-                    [{"of_id": message_id, "name": act.by, "at": act.at} for message_id, act in able.items()],
-                )
-            case ActionKind.NOTED:
-                connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
-            case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
-                raise AssertionError(f"a message is not {kind} by `perform`")
-            case _:
-                assert_never(kind)
-        return ALL_WRITTEN
-
-    def _dequeue(self, connection: Connection, ids: Collection[int]) -> None:
-        if ids:
-            connection.execute(LEAVE, [{"of_id": message_id} for message_id in ids])
-
-    def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-        """Escalate finished messages whose rows refused the change: a pass would send them."""
-        self._enrol_unknown(connection, acts)
-        at = max(act.at for act in acts.values())
-        waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
-        escalate(
-            self._database, connection, [Decision(message_id, Transition.unwritten()) for message_id in waiting], at
-        )
-
-    def _enrol_unknown(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
-        """Enrol the messages that the queue does not know, and return their ids."""
-        m = self._database.messages.c
-        these = {"ids": list(acts)}
-        known = set(connection.execute(KNOWN, these).scalars())
-        tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), these).all()
-        unknown: list[dict[str, Any]] = [
-            {
-                "message_id": message_id,
-                "state": State.WAITING,
-                "delivery_key": provisional_key(message_id, "", acts[message_id].at),
-                "first_failed_at": acts[message_id].at,
-                "unknown_count": 0,
-                "ticket": ticket_text(ticket),
-            }
-            for message_id, ticket in tickets
-            if message_id not in known
-        ]
-        if unknown:
-            connection.execute(insert(queue), unknown)
-        return {row["message_id"] for row in unknown}
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Return the ids that an action applies to; their rows stay locked until the transaction ends."""
@@ -281,13 +186,92 @@ class Acts:
     def why_not(self, kind: ActionKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
         """Return why an action does not apply to messages, by id."""
         with self._database.read() as connection:
-            return self._why_not(connection, kind, ids, now)
-
-    def _why_not(
-        self, connection: Connection, kind: ActionKind, ids: Collection[int], now: datetime
-    ) -> dict[int, RetrycliError]:
-        found = standings(self._database, connection, ids)
+            found = standings(self._database, connection, ids)
         return {message_id: refusal(kind, message_id, found.get(message_id), now) for message_id in sorted(ids)}
+
+    def edit(
+        self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
+    ) -> None:
+        """Change a message's text. Its delivery key changes with it.
+
+        Args:
+            message_id: a message in the queue.
+            act: the action to record.
+            read: the columns that the edit was based on, as they were read.
+            changes: the new values by column.
+
+        Raises:
+            NoSuchMessage: the row does not exist any more.
+            NotActionable: it is not failed or is being sent, it has changed since, a column is too short, or the
+                database's encoding lacks a character.
+        """
+        again_if_lost(lambda: self._edit(message_id, act, read, changes))
+
+    def _edit(
+        self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
+    ) -> None:
+        m = self._database.messages
+        # Compared in Python, because invalid UTF-8 and bytes can be read but not bound. The row is locked.
+        there = (
+            select(m.c.id, *(m.c[name] for name in read))
+            .join_from(m, queue, queue.c.message_id == m.c.id)
+            .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), FREE)
+            .with_for_update()
+        )
+        with self._database.write() as connection:
+            row = connection.execute(there).mappings().one_or_none()
+            if row is None:
+                standing = standings(self._database, connection, [message_id]).get(message_id)
+                raise refusal(ActionKind.EDITED, message_id, standing, act.at)
+            if any(row[name] != value for name, value in read.items()):
+                raise NotActionable(
+                    f"message {message_id} was modified concurrently while you edited it; nothing was written. "
+                    f"See `retrycli show {message_id}`, and edit it again"
+                )
+            self._check_room(connection, message_id, changes)
+            # A key that a version before 0005 chose belongs to the old text.
+            self._remember(connection, message_id, queue.c.digest.is_(None))
+            written = write_text(self._database, connection, message_id, changes)
+            if message_id in written.unchanged:
+                raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
+            # The application has not changed the row: an escalated message stays escalated.
+            self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
+            record_actions(connection, {message_id: act})
+
+    def _remember(
+        self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
+    ) -> None:
+        """Store the present identity of a message if its queue row meets a condition."""
+        this = queue.c.message_id == message_id
+        found = connection.execute(with_queue(self._database).where(this, which))
+        for message in load(connection, found, [message_id]):
+            now = Decision(message_id, Transition.released(), message=message)
+            values = {**identity_values(now), **seen_values(row)}
+            connection.execute(update(queue).where(this).values(values))
+
+    def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
+        for name, new in changes.items():
+            room = self._database.max_length(name)
+            if room is not None and len(new) > room:
+                raise NotActionable(
+                    f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
+                    f"{room:,}; nothing was written"
+                )
+        if lacking := self._database.unencodable(connection, "".join(changes.values())):
+            raise NotActionable(
+                f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
+                "nothing was written"
+            )
+
+    def check_editable(self, message_id: int, now: datetime) -> bool:
+        """Check that a message may be edited, and tell if it is in the queue.
+
+        Raises:
+            NoSuchMessage: the row does not exist.
+            NotActionable: it is not failed, or is being sent.
+        """
+        with self._database.read() as connection:
+            return require_free(self._database, connection, message_id, "edit", now).state is not None
 
 
 def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:

@@ -27,11 +27,12 @@ from sqlalchemy.types import TypeEngine
 from retrycli.domain.claim import Claim
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State, UnusableMessage
+from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
-from retrycli.store.identity import birth_as_read, load, with_queue
+from retrycli.store.identity import birth_as_read, load, provisional_key, with_queue
 from retrycli.store.messages import RowState, read_rows, row_by_row, shown_error
 from retrycli.store.schema import MAX_INT, escalations, queue
 
@@ -129,6 +130,28 @@ def escalate(
     rows = {**read_rows(database, connection, ids), **written.rows}
     move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
     return written.refused
+
+
+def waiting_row(
+    message_id: int,
+    ticket_id: object,
+    birth: str | None,
+    *,
+    first_failed_at: datetime,
+    now: datetime,
+    due: datetime | None = None,
+) -> dict[str, Any]:
+    """Return the queue row of a message that waits and whose text was not read yet."""
+    return {
+        "message_id": message_id,
+        "state": State.WAITING,
+        "next_attempt_at": due,
+        "delivery_key": provisional_key(message_id, birth or "", now),
+        "first_failed_at": first_failed_at,
+        "unknown_count": 0,
+        "ticket": ticket_text(ticket_id),
+        "birth": birth,
+    }
 
 
 def _queue_values(decision: Decision) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
 from retrycli.store.database import Database
-from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.incident_memory import Targets
 from retrycli.store.operator_actions import Acts
@@ -124,7 +123,7 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
 def test_an_act_shows_it(database: Database, application: Application) -> None:
     message = application.add()
     enrol(database, message, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
-    Edits(database).edit(
+    Acts(database).edit(
         message,
         OperatorAction.edited({}, {"subject": "Re: tea"}, ticket="4711", by="anna", at=AHEAD),
         read={},

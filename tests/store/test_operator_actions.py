@@ -21,7 +21,6 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
 from retrycli.store.identity import load, with_queue
@@ -348,7 +347,7 @@ EDITED = OperatorAction.edited({"subject": "Your delivery"}, CHANGE, ticket="471
 
 def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = None, at: datetime = NOON) -> None:
     act = OperatorAction.edited(READ, changes or CHANGE, ticket="4711", by="ada", at=at)
-    Edits(acts._database).edit(message_id, act, read=READ, changes=changes or CHANGE)
+    acts.edit(message_id, act, read=READ, changes=changes or CHANGE)
 
 
 @pytest.mark.parametrize("escalated", [True, False])
@@ -429,9 +428,9 @@ def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp
         acts, read = Acts(database), {"subject": row["subject"]}
         told = "message 1 can't have a subject of 14 characters, for its column holds 13; nothing was written"
         with made.watched() as changed, pytest.raises(NotActionable, match=told):
-            Edits(acts._database).edit(1, EDITED, read=read, changes={"subject": "ü" * 14})
+            acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 14})
         assert changed == {}
-        Edits(acts._database).edit(1, EDITED, read=read, changes={"subject": "ü" * 13})
+        acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 13})
 
 
 def test_what_is_no_text_can_be_edited_into_some(loose_application: Application) -> None:
@@ -442,7 +441,7 @@ def test_what_is_no_text_can_be_edited_into_some(loose_application: Application)
         row = message_details(database, 1, body=True).row
         read = {name: row[name] for name in ("subject", "body")}
         assert read == {"subject": "\udcffA", "body": None}
-        Edits(database).edit(1, EDITED, read=read, changes={"subject": "A", "body": "Where is it?"})
+        Acts(database).edit(1, EDITED, read=read, changes={"subject": "A", "body": "Where is it?"})
     assert (loose_application.row(1)["subject"], loose_application.row(1)["body"]) == ("A", "Where is it?")
 
 
@@ -453,7 +452,7 @@ def test_a_message_that_is_not_failed_is_not_edited(
     application.add()
     enrol(database, [1])
     application.change(1, status=status)
-    for attempt in (lambda: edit(acts), lambda: Edits(acts._database).check(1, NOON)):
+    for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
         with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed: there is nothing to edit"):
             attempt()
 
@@ -463,14 +462,14 @@ def test_a_message_that_is_being_sent_is_not_edited(application: Application, da
     enrol(database, [1])
     Claims(database).claim(PASS, NOON, 1)
     with application.watched() as changed:
-        for attempt in (lambda: edit(acts), lambda: Edits(acts._database).check(1, NOON)):
+        for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
             with pytest.raises(NotActionable, match=r"message 1 is being sent now \(the-pass\)"):
                 attempt()
     assert changed == {}
 
 
 def test_a_message_that_is_not_there_is_not_edited(acts: Acts) -> None:
-    for attempt in (lambda: edit(acts), lambda: Edits(acts._database).check(1, NOON)):
+    for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
         with pytest.raises(NoSuchMessage):
             attempt()
 
@@ -478,7 +477,7 @@ def test_a_message_that_is_not_there_is_not_edited(acts: Acts) -> None:
 def test_whether_the_queue_knows_a_message_is_told(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}, {}])
     enrol(database, [1])
-    assert (Edits(acts._database).check(1, NOON), Edits(acts._database).check(2, NOON)) == (True, False)
+    assert (acts.check_editable(1, NOON), acts.check_editable(2, NOON)) == (True, False)
 
 
 # The history.
@@ -527,7 +526,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             acts = Acts(database)
             assert perform(acts, ActionKind.REQUEUED, [1]) == set()
             assert perform(acts, ActionKind.REJECTED, [2, 3]) == set()
-            Edits(acts._database).edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
+            acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
             assert list(MessageQueries(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
         assert {each: row["status"] for each, row in made.rows().items()} == {
             1: MessageStatus.FAILED,

@@ -1,0 +1,254 @@
+"""What operators' actions change: the application's rows, the queue and the attempts.
+
+Each change names the state it expects, so that a late action changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any, assert_never
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from retrycli.domain.identity import birth_of
+from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.transition import Decision, Transition, as_written
+from retrycli.store.bulk import id_in
+from retrycli.store.database import Database
+from retrycli.store.enrolment import DECIDING_COLUMNS
+from retrycli.store.identity import BIRTH, OWN, birth_text, encodable, load, with_queue
+from retrycli.store.messages import (
+    columns_without_body,
+    message_of,
+    queued_ids,
+    row_by_row,
+    rows_of,
+    status_text,
+)
+from retrycli.store.results import finish_attempts, start_attempts
+from retrycli.store.row_changes import (
+    ALL_WRITTEN,
+    Written,
+    reject_messages,
+    reset_retry_counts,
+    restore_messages,
+    write_messages,
+)
+from retrycli.store.schema import acts, attempts, escalations, queue
+from retrycli.store.transitions import NOT_ESCALATED, escalate, waiting_row
+
+OF_ID = queue.c.message_id == bindparam("of_id")
+FREE = queue.c.state != State.SENDING.value
+ESCALATED = queue.c.state == State.ESCALATED.value
+NEW = queue.c.acknowledged_at.is_(None)
+REQUEUE = (
+    update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
+)
+FORGET_ESCALATIONS = delete(escalations).where(
+    escalations.c.delivery_key.in_(select(queue.c.delivery_key).where(id_in(queue.c.message_id)))
+)
+WAITING = select(queue.c.message_id).where(id_in(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
+ACKNOWLEDGE = (
+    update(queue)
+    .where(OF_ID, ESCALATED, NEW)
+    .values(acknowledged_by=bindparam("name"), acknowledged_at=bindparam("at"))
+)
+NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
+LEAVE = delete(queue).where(OF_ID, FREE)
+
+
+def change_queue(
+    database: Database, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]
+) -> Written:
+    """Make the changes of an action, and return which rows took them."""
+    match kind:
+        case ActionKind.REQUEUED:
+            written = reset_retry_counts(database, connection, able)
+            rows: list[dict[str, Any]] = [
+                {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
+            ]
+            if rows:
+                # The next escalation is notified again.
+                connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
+                connection.execute(REQUEUE, rows)
+            return written
+        case ActionKind.REJECTED:
+            errors = {message_id: act.last_error for message_id, act in able.items()}
+            written = reject_messages(database, connection, errors)
+            _dequeue(connection, able.keys() - written.unchanged)
+            return written
+        case ActionKind.MARKED_SENT:
+            enrolled = _enrol_unknown(database, connection, able)
+            written = mark_delivered(database, connection, able)
+            # A message whose row is locked returns to its former state.
+            _dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
+            return written
+        case ActionKind.ACKNOWLEDGED:
+            connection.execute(
+                ACKNOWLEDGE,
+                [{"of_id": message_id, "name": act.by, "at": act.at} for message_id, act in able.items()],
+            )
+        case ActionKind.NOTED:
+            connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
+        case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
+            raise AssertionError(f"a message is not {kind} by `perform`")
+        case _:
+            assert_never(kind)
+    return ALL_WRITTEN
+
+
+def _dequeue(connection: Connection, ids: Collection[int]) -> None:
+    if ids:
+        connection.execute(LEAVE, [{"of_id": message_id} for message_id in ids])
+
+
+def escalate_unwritten(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
+    """Escalate finished messages whose rows refused the change: a pass would send them."""
+    _enrol_unknown(database, connection, acts)
+    at = max(act.at for act in acts.values())
+    waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
+    escalate(database, connection, [Decision(message_id, Transition.unwritten()) for message_id in waiting], at)
+
+
+def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
+    """Enrol the messages that the queue does not know, and return their ids."""
+    m = database.messages.c
+    known = queued_ids(connection, acts)
+    tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), {"ids": list(acts)}).all()
+    unknown = [
+        waiting_row(message_id, ticket, None, first_failed_at=acts[message_id].at, now=acts[message_id].at)
+        for message_id, ticket in tickets
+        if message_id not in known
+    ]
+    if unknown:
+        connection.execute(insert(queue), unknown)
+    return {row["message_id"] for row in unknown}
+
+
+STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
+
+
+def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
+    """Record messages as delivered by operators' statements, and mark their rows as sent.
+
+    An attempt is recorded for each message, even if its row refuses the change, so that no pass sends the text again.
+    Nothing is recorded for a message whose row is locked.
+
+    Args:
+        database: holds the queue and the application's table.
+        connection: in a transaction that has locked their rows. All messages are in the queue.
+        acts: the statements, by the messages' ids.
+    """
+    found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
+    decisions = [
+        Decision(message.message_id, Transition.delivered(), STATED, None, acts[message.message_id].at, message)
+        for message in load(connection, found, list(acts))
+    ]
+    written = write_messages(database, connection, decisions)
+    stated = [decision for decision in decisions if decision.message_id not in written.locked]
+
+    def recorder(decision: Decision) -> tuple[str, datetime]:
+        return acts[decision.message_id].by, acts[decision.message_id].at
+
+    for (by, at), some in groupby(as_written(stated, written.refused), recorder):
+        theirs = list(some)
+        sendable = [decision.message for decision in theirs if isinstance(decision.message, QueuedMessage)]
+        start_attempts(
+            connection, sendable, pass_id=None, made_by=by, destination_of=lambda _: None, probe=False, now=at
+        )
+        finish_attempts(connection, theirs, at)
+    return written
+
+
+LAST_ACTS = select(func.max(acts.c.id)).where(id_in(acts.c.message_id)).group_by(acts.c.message_id)
+REJECTIONS = select(acts.c.message_id, acts.c.by, acts.c.detail, acts.c.at).where(
+    acts.c.id.in_(LAST_ACTS), acts.c.act == ActionKind.REJECTED.value
+)
+
+Row = Mapping[str, Any]
+
+
+def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
+    """Read the messages that are still as `retrycli reject` left them, by id.
+
+    Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with a rejected
+    one's id has another error.
+    """
+    these = {"ids": list(ids)}
+    by_us = {
+        row.message_id: OperatorAction.rejected(row.detail, by=row.by, at=row.at).last_error or ""
+        for row in (connection.execute(REJECTIONS, these) if ids else ())
+    }
+    if not by_us:
+        return {}
+    m = database.messages
+    there = (
+        select(m.c.id, m.c.ticket_id, m.c.last_error, birth_text(m).label(BIRTH))
+        .where(id_in(m.c.id), m.c.status == status_text(MessageStatus.REJECTED))
+        .with_for_update(skip_locked=True)
+    )
+    known = queued_ids(connection, ids)
+    rows = rows_of(connection.execute(there, {"ids": list(by_us)}))
+    return {row["id"]: row for row in rows if row["id"] not in known and _is_ours(row["last_error"], by_us[row["id"]])}
+
+
+def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
+    """Return when messages first failed, by id, from attempts that recorded how long their messages had waited."""
+    m = database.messages
+    a = attempts.c
+    statement = (
+        select(m.c.id, a.started_at, a.waited_s, a.birth.label(OWN + "attempt_birth"), birth_text(m).label(BIRTH))
+        .join_from(m, attempts, a.message_id == m.c.id)
+        .where(id_in(m.c.id), a.waited_s.is_not(None))
+    )
+    rows = rows_of(connection.execute(statement, {"ids": list(ids)})) if ids else []
+    found: dict[int, datetime] = {}
+    for row in rows:
+        birth = row[OWN + "attempt_birth"]
+        if birth is not None and birth_of(birth) == birth_of(row[BIRTH]):
+            at = row["started_at"] - timedelta(seconds=row["waited_s"])
+            found[row["id"]] = min(at, found.get(row["id"], at))
+    return found
+
+
+def _is_ours(error: object, written: str) -> bool:
+    """Tell if an error is the one that retrycli wrote; its column may have cut it."""
+    return isinstance(error, str) and bool(error) and written.startswith(error)
+
+
+def take_back(
+    database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
+) -> Written:
+    """Let rejected messages wait again: failed, with a retry count of zero, due as the actions say."""
+    errors = {
+        message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
+    }
+    written = restore_messages(database, connection, errors) if errors else ALL_WRITTEN
+    failed_at = first_failures(database, connection, errors)
+    enrolled = [
+        waiting_row(
+            message_id,
+            rows[message_id]["ticket_id"],
+            encodable(rows[message_id][BIRTH]),
+            first_failed_at=failed_at.get(message_id, act.at),
+            now=act.at,
+            due=act.due,
+        )
+        for message_id, act in able.items()
+        if message_id not in written.unchanged
+    ]
+    if enrolled:
+        connection.execute(insert(queue), enrolled)
+    return written
+
+
+def invalid(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, str]:
+    """Return the rows that are not valid messages, and why. Their bodies are not read."""
+    columns = [column for column in columns_without_body(database) if column.name in DECIDING_COLUMNS]
+    rows = rows_of(connection.execute(select(*columns).where(id_in(database.messages.c.id)), {"ids": list(ids)}))
+    checked = map(message_of, rows if ids else ())
+    return {message.message_id: message.problem for message in checked if isinstance(message, UnusableMessage)}
