@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,8 @@ from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.store.claims import Claims
+from retrycli.store.clock_repair import repair_clock_skew
+from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
@@ -280,6 +283,8 @@ class Stage:
             enrolment=self.enrolment,
             claims=self.claims,
             ledger=self.ledger,
+            repair_clock_skew=partial(repair_clock_skew, self.database),
+            prune=partial(prune, self.database),
             open_gateway=open_gateway,
             emit=self.events,
             now=self.clock,

@@ -193,8 +193,8 @@ class Delivery:
             with self._deps.claims.transaction(wait=False) as commit:
                 self._sync()
                 now, claim = self._deps.now(), self._coordinator.claim
-                self._deps.claims.record_answers(claim, ended, now)
-                self._deps.claims.keep_outcomes(claim, kept, now)
+                self._deps.claims.results.record_answers(claim, ended, now)
+                self._deps.claims.results.keep_outcomes(claim, kept, now)
                 is_kept = commit()
         except DatabaseBusy:
             is_kept = False
@@ -247,7 +247,7 @@ class Delivery:
             probing = self._destination.probing
             opened_at = self._destination.breaker.opened_at or self._since
             escalations: dict[int, Transition] = {}
-            loaded = self._deps.claims.begin(
+            loaded = self._deps.claims.results.begin(
                 self._coordinator.claim,
                 ids,
                 made_by=BY_PASS,
@@ -333,7 +333,7 @@ class Delivery:
         self._coordinator.save(self._destination)
         if self._in_doubt:
             # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
-            self._deps.claims.record_answers(self._coordinator.claim, self._in_doubt, self._deps.now())
+            self._deps.claims.results.record_answers(self._coordinator.claim, self._in_doubt, self._deps.now())
         self._results.write(self._coordinator.claim)
 
     def _unblock_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:

@@ -122,7 +122,7 @@ async def _record_arrival(
     destination = rules.destination_of(queued.message.message_type)
 
     def record_arrival() -> None:
-        deps.claims.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
+        deps.claims.results.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
 
     await _write_patiently(deps, claim, record_arrival)
     events = await _record_patiently(deps, claim, queued, decision)
@@ -217,7 +217,7 @@ def _claim_and_load(
         if isinstance(message, UnusableMessage):
             raise _unusable(message)
     was_escalated = deps.claims.claim_one(claim, message_id, now, verb)
-    loaded = deps.claims.begin(
+    loaded = deps.claims.results.begin(
         claim,
         [message_id],
         made_by=by,

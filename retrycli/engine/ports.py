@@ -9,7 +9,6 @@ from typing import Protocol
 
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.claim import ChangedMessage, Claim, ExpiredClaim, IdRange, Route
-from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
@@ -46,8 +45,44 @@ class Enrolment(Protocol):
         """Let escalated messages wait again, or store their rows as last seen; return the decisions."""
 
 
+class Results(Protocol):
+    """The results of claimed messages."""
+
+    def record_arrival(
+        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
+    ) -> None:
+        """Record a finished attempt at a claimed message that a look-up found."""
+
+    def begin(
+        self,
+        claim: Claim,
+        ids: Sequence[int],
+        *,
+        made_by: str,
+        pass_id: str | None,
+        now: datetime,
+        fit: Callable[[QueuedMessage], bool],
+        destination_of: Callable[[str], str | None],
+        probe: bool = False,
+    ) -> list[QueuedMessage | UnusableMessage]:
+        """Load claimed messages, and record an attempt for each message that is fit for one."""
+
+    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+        """Record the outcomes of attempts whose messages are not decided yet."""
+
+    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
+        """Record decisions; of messages whose rows the application locks, only the outcomes."""
+
+    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+        """Record the outcomes of attempts, and write no row of the application's table."""
+
+
 class Claims(Protocol):
-    """The queue, as a pass claims and records its messages."""
+    """The queue, as a pass claims its messages."""
+
+    @property
+    def results(self) -> Results:
+        """Return where attempts at the claimed messages are recorded."""
 
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
         """Run all writes of the block in one transaction.
@@ -109,34 +144,6 @@ class Claims(Protocol):
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
         """Claim one message, due or not; return True if it was escalated."""
 
-    def record_arrival(
-        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
-    ) -> None:
-        """Record a finished attempt at a claimed message that a look-up found."""
-
-    def begin(
-        self,
-        claim: Claim,
-        ids: Sequence[int],
-        *,
-        made_by: str,
-        pass_id: str | None,
-        now: datetime,
-        fit: Callable[[QueuedMessage], bool],
-        destination_of: Callable[[str], str | None],
-        probe: bool = False,
-    ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and record an attempt for each message that is fit for one."""
-
-    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts whose messages are not decided yet."""
-
-    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
-        """Record decisions; of messages whose rows the application locks, only the outcomes."""
-
-    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts, and write no row of the application's table."""
-
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Release claimed messages without an attempt."""
 
@@ -152,9 +159,6 @@ class Ledger(Protocol):
     ) -> None:
         """Record the start of a pass."""
 
-    def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-        """Correct future times that were written by a wrong clock."""
-
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Record that a pass is alive."""
 
@@ -163,9 +167,6 @@ class Ledger(Protocol):
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
         """Mark unfinished passes without a heartbeat since a time as dead."""
-
-    def prune(self, before: datetime, limit: int) -> int:
-        """Examine the next `limit` attempts and delete the old ones; delete old actions and passes."""
 
     def swept_to(self) -> int | None:
         """Return where the last sweep stopped."""

@@ -43,7 +43,7 @@ def record(deps: Dependencies, claim: Claim, decided: Sequence[Decided]) -> tupl
     """
     if not decided:
         return [], []
-    recorded = deps.claims.record(claim, [decision for _, decision in decided], deps.now())
+    recorded = deps.claims.results.record(claim, [decision for _, decision in decided], deps.now())
     held = [pair for pair in decided if pair[1].message_id in recorded.locked] if recorded.locked else []
     return _events(decided, recorded), held
 

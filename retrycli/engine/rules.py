@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from retrycli.domain.circuit_breaker import BreakerRules
     from retrycli.domain.claim import Route
-    from retrycli.domain.events import Event
+    from retrycli.domain.events import ClockWasAhead, Event
     from retrycli.domain.message import MessageType
     from retrycli.domain.retry_policy import RetryPolicy
     from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
@@ -36,6 +36,10 @@ class Dependencies(NamedTuple):
     enrolment: Enrolment
     claims: Claims
     ledger: Ledger
+    repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
+    """Corrects future times that a wrong clock wrote, given the current time and the lease of a claim."""
+    prune: Callable[[datetime, int], int]
+    """Examines the next attempts, at most that many, and deletes those before a time, with old actions and passes."""
     open_gateway: Callable[[], AbstractAsyncContextManager[Gateway]]
     """Opened only if there is something to send: it takes longer than a pass with nothing due."""
     emit: Callable[[Event], None]

@@ -98,7 +98,7 @@ class _Pass:
         self.started_at = self._deps.now()
         if self.started_at - self.began_at >= SYNC_INTERVAL:
             self._deps.ledger.heartbeat(self._me.pass_id, self.started_at)
-        repaired = self._deps.ledger.repair_clock_skew(self.started_at, self._rules.lease)
+        repaired = self._deps.repair_clock_skew(self.started_at, self._rules.lease)
         self._tell([] if repaired is None else [repaired])
 
     def recover(self) -> None:
@@ -153,7 +153,7 @@ class _Pass:
     def prune_history(self) -> None:
         """Delete attempts and passes that are older than the retention."""
         if self._rules.retention is not None:
-            self._deps.ledger.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
+            self._deps.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
         """Record the end of the pass, as its deliveries ended."""

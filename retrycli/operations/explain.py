@@ -143,7 +143,7 @@ class _Explainer:
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
-        self._deps.ledger.repair_clock_skew(first, self._rules.lease)
+        self._deps.repair_clock_skew(first, self._rules.lease)
         enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # earlier messages of its ticket may be new too
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)

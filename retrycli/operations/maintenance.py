@@ -13,10 +13,9 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.copy_database import check_claims, keep_passes_off
 from retrycli.operations.wiring import open_database
-from retrycli.store import history, own_tables, schema
+from retrycli.store import counters, history, own_tables, schema
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger
 
 if TYPE_CHECKING:
     from retrycli.store.own_tables import Belonging
@@ -92,7 +91,7 @@ def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        return Ledger(database).count_ended(before)
+        return counters.count_ended(database, before)
 
 
 def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -104,7 +103,7 @@ def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        for _ in Ledger(database).prune_all(before, PRUNE_BATCH):
+        for _ in counters.prune_all(database, before, PRUNE_BATCH):
             sleep(BREATH_SECONDS)
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.store import own_tables, schema
 from retrycli.store.application_table import check_ids
 from retrycli.store.claims import Claims
+from retrycli.store.clock_repair import repair_clock_skew
+from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
@@ -259,6 +261,8 @@ def make_dependencies(
         enrolment=Enrolment(database),
         claims=Claims(database),
         ledger=Ledger(database),
+        repair_clock_skew=partial(repair_clock_skew, database),
+        prune=partial(prune, database),
         open_gateway=open_gateway,
         emit=emit,
         now=now,

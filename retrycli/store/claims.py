@@ -6,22 +6,22 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, bindparam, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, exists, func, or_, select, true, update
 
 from retrycli.domain.claim import Claim, ExpiredClaim, Route
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import QueuedMessage, State, UnusableMessage
-from retrycli.domain.transition import Decision, WriteResult
+from retrycli.domain.message import MessageType, State
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
-from retrycli.store.messages import require_free, row_by_row
-from retrycli.store.picking import FIRST_OF_TICKET, HELD_BACK, elsewhere, in_route, is_due, probes_of, to_probe
-from retrycli.store.results import Results
-from retrycli.store.schema import queue
+from retrycli.store.messages import HELD_BACK, UNFINISHED, is_due, require_free, row_by_row, status_text
+from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import claimed, former_state, held
+
+if TYPE_CHECKING:
+    from retrycli.store.results import Results
 
 CLAIM_WAITING = (
     update(queue)
@@ -30,6 +30,12 @@ CLAIM_WAITING = (
     .execution_options(**NO_RESULT)
 )
 
+FIRST_OF_TICKET = (
+    select(queue.c.message_id)
+    .where(queue.c.ticket == bindparam("of_ticket"), row_by_row(queue.c.state.in_(UNFINISHED)))
+    .order_by(queue.c.message_id)
+    .limit(1)
+)
 
 LOWEST_ID = -(2**63)
 """Below the lowest possible id."""
@@ -61,7 +67,7 @@ class Claims:
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Tell if any message of a route is due."""
-        statement = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route)).limit(1)
+        statement = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route)).limit(1)
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
@@ -83,7 +89,7 @@ class Claims:
             turns: decides which of them to claim; by default all.
             route: messages to consider; by default all.
         """
-        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *in_route(self._database, route))
+        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *_in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
             due = due.where(~exists().where(*HELD_BACK))
         if turns is not None and turns.passed_over:
@@ -103,7 +109,7 @@ class Claims:
         with self._database.write() as connection:
             firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": ticket}).scalar() for ticket in sorted(tickets)]
             due = select(queue.c.message_id).where(
-                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *in_route(self._database, route)
+                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *_in_route(self._database, route)
             )
             ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
             _claim(connection, claim, ids)
@@ -127,7 +133,7 @@ class Claims:
             route: messages to consider; by default all.
             per_ticket_order: leave out messages that an earlier one of their ticket holds back.
         """
-        return self._claim_one_of(claim, *to_probe(self._due(due_by, route, per_ticket_order=per_ticket_order), since))
+        return self._claim_one_of(claim, *_to_probe(self._due(due_by, route, per_ticket_order=per_ticket_order), since))
 
     def claim_elsewhere(
         self,
@@ -140,11 +146,11 @@ class Claims:
     ) -> list[int]:
         """Claim the last due message of any other ticket, and return its id; an empty list if there is none."""
         return self._claim_one_of(
-            claim, elsewhere(self._due(due_by, route, per_ticket_order=per_ticket_order), tickets)
+            claim, _elsewhere(self._due(due_by, route, per_ticket_order=per_ticket_order), tickets)
         )
 
     def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool) -> Select[Any]:
-        due = select(queue.c.message_id).where(*is_due(due_by), *in_route(self._database, route))
+        due = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route))
         return due.where(~exists().where(*HELD_BACK)) if per_ticket_order else due
 
     def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
@@ -158,7 +164,7 @@ class Claims:
 
     def count_probes(self, message_id: int, since: datetime) -> int:
         """Count the probes made with a message since a time."""
-        probes = probes_of(message_id, since).subquery()
+        probes = _probes_of(message_id, since).subquery()
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(probes)).scalar_one()
 
@@ -203,52 +209,11 @@ class Claims:
             )
 
     @cached_property
-    def _results(self) -> Results:
+    def results(self) -> Results:
+        """The results of claimed messages."""
         from retrycli.store.results import Results  # not needed by a pass with nothing due
 
         return Results(self._database)
-
-    def begin(
-        self,
-        claim: Claim,
-        ids: Sequence[int],
-        *,
-        made_by: str,
-        pass_id: str | None,
-        now: datetime,
-        fit: Callable[[QueuedMessage], bool],
-        destination_of: Callable[[str], str | None] = lambda _: None,
-        probe: bool = False,
-    ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and start an attempt for those that are fit: see `Results.begin`."""
-        return self._results.begin(
-            claim,
-            ids,
-            made_by=made_by,
-            pass_id=pass_id,
-            now=now,
-            fit=fit,
-            destination_of=destination_of,
-            probe=probe,
-        )
-
-    def record_arrival(
-        self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
-    ) -> None:
-        """Record an attempt at a message that has arrived: see `Results.record_arrival`."""
-        self._results.record_arrival(claim, decision, made_by=made_by, destination=destination, started_at=started_at)
-
-    def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record outcomes of attempts whose messages are not decided yet: see `Results.record_answers`."""
-        self._results.record_answers(claim, decisions, now)
-
-    def keep_outcomes(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record outcomes of attempts, and write no row: see `Results.keep_outcomes`."""
-        self._results.keep_outcomes(claim, decisions, now)
-
-    def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
-        """Write the results of claimed messages: see `Results.record`."""
-        return self._results.record(claim, decisions, now)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, by id; return an empty list if none is left.
@@ -285,3 +250,46 @@ class Claims:
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
     if ids:
         connection.execute(CLAIM_WAITING, {"ids": ids, "owner": claim.owner, "until": claim.expires_at})
+
+
+def _in_route(database: Database, route: Route | None) -> list[ColumnElement[bool]]:
+    """Build the conditions that leave out other routes' messages; none without a route."""
+    m = database.messages.c
+
+    # A scalar subquery, because with `exists` a planner may scan the application's whole table.
+    kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
+
+    def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
+        return case((or_(*(kind == status_text(message_type) for message_type in sorted(types))), 1), else_=0)
+
+    but = [is_of(route.but) == 0] if route is not None and route.but else []
+    only = [is_of(route.only) == 1] if route is not None and route.only is not None else []
+    return but + only
+
+
+def _probes_of(message_id: Any, since: datetime) -> Select[Any]:  # noqa: ANN401  an id, or a column of ids
+    """Select the times of the probes made with a message since a time."""
+    return select(attempts.c.started_at).where(
+        attempts.c.message_id == message_id, attempts.c.probe.is_(true()), attempts.c.started_at >= since
+    )
+
+
+def _to_probe(due: Select[Any], since: datetime) -> tuple[Select[Any], Select[Any]]:
+    """Pick the message to probe with: the oldest that has not been a probe since a time, or else the least recent
+    probe.
+
+    These are two queries. The first uses the index of due messages, however many there are. The second is needed only
+    if all of them have been probes, and then they are few.
+    """
+    probes = _probes_of(queue.c.message_id, since)
+    last = probes.with_only_columns(func.max(attempts.c.started_at)).scalar_subquery()
+    # A scalar subquery, because with `exists` a planner may scan all attempts.
+    was_none = probes.limit(1).scalar_subquery().is_(None)
+    oldest = queue.c.next_attempt_at, queue.c.message_id
+    return due.where(was_none).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
+
+
+def _elsewhere(due: Select[Any], tickets: Collection[str]) -> Select[Any]:
+    """Pick the last due message of any other ticket."""
+    other = or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets))
+    return due.where(other).order_by(queue.c.next_attempt_at.desc(), queue.c.message_id.desc()).limit(1)

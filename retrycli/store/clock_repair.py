@@ -20,7 +20,7 @@ from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.store.bulk import BulkStatement
 from retrycli.store.database import Database
-from retrycli.store.picking import UNFINISHED
+from retrycli.store.messages import UNFINISHED
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
 
 LEEWAY = timedelta(minutes=30)

@@ -219,7 +219,20 @@ class _Step(NamedTuple):
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Continue the round that all passes share: see `retrycli.store.passes.Ledger.prune`."""
+    """Delete attempts, actions and passes that ended before a time: one step of the round that all passes share.
+
+    Open attempts and those of queued messages are kept, whatever their age. Attempts that decide if a text may be sent
+    again are kept as long as the application keeps the row.
+
+    Args:
+        database: holds the tables.
+        before: time before which ended rows are old.
+        limit: maximum number of attempts to examine, after the last one of the previous call, and maximum numbers of
+            actions and passes to delete.
+
+    Returns:
+        The number of deleted rows. Zero does not mean that none are left.
+    """
     with database.write() as connection:
         step = _step(database, connection, before, limit, after=pruned_to(connection))
         set_pruned_to(connection, START if step.is_last else step.upto)
@@ -227,7 +240,7 @@ def prune(database: Database, before: datetime, limit: int) -> int:
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
-    """Examine all attempts once: see `retrycli.store.passes.Ledger.prune_all`."""
+    """Delete all such rows in one walk, and yield the number of rows that each of its short transactions deletes."""
     upto, done = START, False
     while not done:
         with database.write() as connection:
@@ -237,7 +250,7 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
-    """Count the rows to delete: see `retrycli.store.passes.Ledger.count_ended`."""
+    """Count the attempts, actions and passes that pruning would delete. It reads all that have ended."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
         acts: and_(acts.c.at < before, ~DECIDES),

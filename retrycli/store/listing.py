@@ -33,8 +33,7 @@ from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.row_parsing import utc_time
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.database import Database
-from retrycli.store.messages import row_by_row, status_text
-from retrycli.store.picking import EARLIER, HELD_BACK, is_due
+from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text
 from retrycli.store.schema import queue
 
 PAGE = 500

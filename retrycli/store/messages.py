@@ -86,6 +86,21 @@ def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return case((and_(true(), *conditions), 1), else_=0) == 1
 
 
+def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Build the only condition by which messages are counted, claimed, shown and explained as due."""
+    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
+
+
+EARLIER = queue.alias("earlier")
+UNFINISHED = (State.WAITING.value, State.SENDING.value)
+HELD_BACK = (
+    EARLIER.c.ticket == queue.c.ticket,
+    EARLIER.c.message_id < queue.c.message_id,
+    EARLIER.c.state.in_(UNFINISHED),
+)
+"""Condition that holds a message back if a ticket's order is kept: an earlier message waits or is being sent."""
+
+
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     """Select all columns, with an empty text for the body. A body that is not a text is read as it is."""
     m = database.messages.c

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 
@@ -11,12 +11,11 @@ from sqlalchemy import Row, delete, func, insert, or_, select, update
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
 from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
-from retrycli.store import clock_repair, counters
+from retrycli.store import counters
 from retrycli.store.database import Database
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 
@@ -45,10 +44,6 @@ class Ledger:
         row["started_by"] = started_by
         with self._database.write() as connection:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
-
-    def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-        """Repair times that a clock that was ahead has written: see `retrycli.store.clock_repair`."""
-        return clock_repair.repair_clock_skew(self._database, now, lease)
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Record that a pass is alive."""
@@ -176,34 +171,6 @@ class Ledger:
         statement = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
         with self._database.read() as connection:
             return [PauseRecord(*row) for row in connection.execute(statement)]
-
-    def prune(self, before: datetime, limit: int) -> int:
-        """Delete attempts, actions and passes that ended before a time: one step of the round that all passes share.
-
-        Open attempts and those of queued messages are kept, whatever their age. Attempts that decide if a text may be
-        sent again are kept as long as the application keeps the row.
-
-        Args:
-            before: time before which ended rows are old.
-            limit: maximum number of attempts to examine, after the last one of the previous call, and maximum numbers
-                of actions and passes to delete.
-
-        Returns:
-            The number of deleted rows. Zero does not mean that none are left.
-        """
-        return counters.prune(self._database, before, limit)
-
-    def prune_all(self, before: datetime, limit: int) -> Iterator[int]:
-        """Delete all such rows in one walk, with a short transaction for every `limit` attempts.
-
-        Returns:
-            The number of deleted rows of each transaction, as it ends.
-        """
-        return counters.prune_all(self._database, before, limit)
-
-    def count_ended(self, before: datetime) -> dict[str, int]:
-        """Count the attempts, actions and passes that pruning would delete. It reads all that have ended."""
-        return counters.count_ended(self._database, before)
 
     # -- destinations --------------------------------------------------------------------------------------
 

@@ -17,8 +17,7 @@ from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.pass_summary import PassResult
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
-from retrycli.store.messages import status_text
-from retrycli.store.picking import is_due
+from retrycli.store.messages import is_due, status_text
 from retrycli.store.schema import passes, queue
 
 

@@ -78,10 +78,10 @@ def at_work(database: Database, size: int, watch: Watch) -> None:
         with watch.step("claim"):
             ids = claims.claim(claim, now, size)
         with watch.step("begin"):
-            begun = claims.begin(claim, ids, made_by="pass", pass_id="benchmark", now=now, fit=_is_fit)
+            begun = claims.results.begin(claim, ids, made_by="pass", pass_id="benchmark", now=now, fit=_is_fit)
         settled = [Decision(each.message_id, Transition.delivered(), DELIVERED, timedelta(), now) for each in begun]
         with watch.step("record"):
-            assert not claims.record(claim, settled, now).lost
+            assert not claims.results.record(claim, settled, now).lost
 
 
 def _is_fit(_queued: QueuedMessage) -> bool:

@@ -86,7 +86,7 @@ def test_what_a_pass_was_sending_when_it_died_by_a_wrong_clock_is_taken_back(at:
         claims, claim = Claims(database), Claim("dead", ahead + lease)
         Ledger(database).start_pass("dead", host="box", pid=1, now=ahead)
         claims.claim_one(claim, 1, ahead)
-        claims.begin(claim, [1], made_by="pass", pass_id="dead", now=ahead, fit=lambda _: True)
+        claims.results.begin(claim, [1], made_by="pass", pass_id="dead", now=ahead, fit=lambda _: True)
     assert tried(at, range(1, 5)) == {1: [], 2: [], 3: [], 4: [1]}
     outcomes = at.application.asked("SELECT outcome FROM retrycli_attempts ORDER BY id")
     assert outcomes == [("transient",), ("unknown",), ("transient",)]

@@ -26,8 +26,8 @@ from retrycli.operations.wiring import Runtime
 from retrycli.store import claims
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
+from retrycli.store.messages import is_due
 from retrycli.store.passes import Ledger
-from retrycli.store.picking import is_due
 from retrycli.store.schema import queue
 from retrycli.system.host import Caller
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
@@ -164,7 +164,7 @@ def claim(desk: Desk) -> None:
     of_the_dead = Claims(database)
     held = Claim("the-dead", NOON + 13 * MINUTE)
     of_the_dead.claim_one(held, 1, NOON)
-    of_the_dead.begin(held, [1], made_by="pass", pass_id="the-dead", now=NOON, fit=lambda _: True)
+    of_the_dead.results.begin(held, [1], made_by="pass", pass_id="the-dead", now=NOON, fit=lambda _: True)
     database.close()
 
 

@@ -82,6 +82,11 @@ class _Mortal:
 
         return call
 
+    @property
+    def results(self) -> object:
+        """The claims' other port, for the same process."""
+        return mortal(self._port.results, self._fate)
+
     @contextmanager
     def transaction(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
         """The commit is a call of its own: whoever dies before it leaves nothing of what was written inside."""

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,8 @@ from retrycli.engine.rules import Dependencies, PassIdentity
 from retrycli.operations import pause
 from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims
+from retrycli.store.clock_repair import repair_clock_skew
+from retrycli.store.counters import prune
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
 from tests.fakes import Clock, FakeLock
@@ -81,6 +84,8 @@ class Host:
         self.enrolment = Enrolment(database)
         self.claims = Claims(database)
         self.ledger = Ledger(database)
+        self.repair_clock_skew = partial(repair_clock_skew, database)
+        self.prune = partial(prune, database)
         self._runner = runner
 
     def run(self, process: Coroutine[Any, Any, Made], fate: Fate) -> Made | None:
@@ -220,6 +225,8 @@ class Place:
             enrolment=mortal(host.enrolment, fate),
             claims=mortal(host.claims, fate),
             ledger=mortal(host.ledger, fate),
+            repair_clock_skew=mortal(host.repair_clock_skew, fate),
+            prune=mortal(host.prune, fate),
             open_gateway=open_gateway,
             emit=mortal(emit, fate),
             now=self.clock,

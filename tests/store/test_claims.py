@@ -53,7 +53,7 @@ def begin(
 ) -> list[QueuedMessage | UnusableMessage]:
     """Begin attempts at messages that a claim holds."""
     pass_id = claim.owner if made_by == "pass" else None
-    return claims.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
+    return claims.results.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
 
 
 def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
@@ -394,7 +394,7 @@ def test_attempts_are_counted_up_message_by_message(
         claims.claim(PASS, due, 10)
         loaded = begin(claims, [1, 2])
         numbers.append([each.attempt_number for each in loaded if isinstance(each, QueuedMessage)])
-        claims.record(PASS, [Decision(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
+        claims.results.record(PASS, [Decision(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
         application.change(1, status="sent")
         Enrolment(database).retire(IdRange(0, 1))
         application.change(1, status="failed")
@@ -559,7 +559,7 @@ def test_a_transition_sets_its_own_fields_and_no_others(
     claims = send(database, [1, 2])
     before = queue_rows(database)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == set()
+        assert claims.results.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == set()
     assert changed == ({1: expected} if expected else {})
     after = queue_rows(database)
     queued = with_fingerprint(application, 1, queued, transition)
@@ -584,7 +584,7 @@ def test_a_transition_is_the_same_in_company(
     before = queue_rows(database)
     company = [settled(each, other) for each, (other, _, _) in zip(ids, TRANSITIONS, strict=False)]
     with application.watched() as changed:
-        assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).lost == set()
+        assert claims.results.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).lost == set()
     assert changed.get(last, {}) == expected
     queued = with_fingerprint(application, last, queued, transition)
     assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
@@ -593,7 +593,9 @@ def test_a_transition_is_the_same_in_company(
 def test_a_null_retry_count_stays_null_until_a_try_is_counted(application: Application, database: Database) -> None:
     application.add(retry_count=None)
     claims = send(database, [1])
-    claims.record(PASS, [settled(1, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))], NOON)
+    claims.results.record(
+        PASS, [settled(1, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))], NOON
+    )
     assert application.row(1)["retry_count"] is None
 
 
@@ -642,7 +644,7 @@ def test_an_attempt_gets_its_outcome(
     application.add_all([{}, {}])
     claims = send(database, [1, 2])
     (begun,), other = attempt_rows(database, 1), attempt_rows(database, 2)
-    claims.record(PASS, [Decision(1, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR)
+    claims.results.record(PASS, [Decision(1, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR)
     assert attempt_rows(database, 1) == [begun | written | {"finished_at": ANSWERED_AT}]
     assert attempt_rows(database, 2) == other
 
@@ -650,18 +652,18 @@ def test_an_attempt_gets_its_outcome(
 def test_an_outcome_without_a_time_gets_that_of_the_record(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
-    claims.record(PASS, [Decision(1, Transition.released(), DOWN)], LATER)
+    claims.results.record(PASS, [Decision(1, Transition.released(), DOWN)], LATER)
     assert [row["finished_at"] for row in attempt_rows(database, 1)] == [LATER]
 
 
 def test_a_finished_attempt_is_never_rewritten(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
-    claims.record(PASS, [settled(1, Transition.released(), DOWN)], ANSWERED_AT)
+    claims.results.record(PASS, [settled(1, Transition.released(), DOWN)], ANSWERED_AT)
     history = attempt_rows(database, 1)
     claims.claim(PASS, NOON, 1)
     begin(claims, [1])
-    claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+    claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
     first, second = attempt_rows(database, 1)
     assert [first] == history
     assert second["outcome"] == "delivered"
@@ -674,13 +676,13 @@ def test_where_no_attempt_was_made_no_attempt_is_finished(
     enrol(database, [1])
     claims.claim(PASS, NOON, 1)
     begin(claims, [1])
-    assert claims.record(PASS, [Decision(1, Transition.invalid("body is missing"))], NOON).lost == set()
+    assert claims.results.record(PASS, [Decision(1, Transition.invalid("body is missing"))], NOON).lost == set()
     assert attempt_rows(database, 1) == []
     assert queue_rows(database)[1]["state"] == "escalated"
 
 
 def test_nothing_to_record_is_no_error(claims: Claims) -> None:
-    assert claims.record(PASS, [], NOON).lost == set()
+    assert claims.results.record(PASS, [], NOON).lost == set()
 
 
 # Recording too late.
@@ -701,7 +703,7 @@ def test_a_claim_that_was_lost_changes_nothing(
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
     held, history = queue_rows(database), attempt_rows(database, 1)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == {1}
+        assert claims.results.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == {1}
     assert changed == {}
     assert queue_rows(database) == held
     assert attempt_rows(database, 1) == history
@@ -717,7 +719,7 @@ def test_a_claim_that_was_lost_leaves_a_message_that_was_taken_back_to_its_holde
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
     take_back(application, 1, status)
     held, history = queue_rows(database), attempt_rows(database, 1)
-    assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
+    assert claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
     assert queue_rows(database) == held
     assert attempt_rows(database, 1) == history
 
@@ -728,10 +730,10 @@ def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
     application.add()
     claims = send(database, [1])
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    claims.record(OTHER, [settled(1, Transition.released(LATER), PROCESS_DIED)], ANSWERED_AT)
+    claims.results.record(OTHER, [settled(1, Transition.released(LATER), PROCESS_DIED)], ANSWERED_AT)
     waiting = queue_rows(database)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
+        assert claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
     assert changed == {}
     assert queue_rows(database) == waiting
 
@@ -752,7 +754,7 @@ def test_a_status_that_the_application_wrote_meanwhile_stays(
     application.change(1, status=status)
     with application.watched() as changed:
         both = [settled(1, transition), settled(2, Transition.released())]
-        assert claims.record(PASS, both, ANSWERED_AT).lost == {1}
+        assert claims.results.record(PASS, both, ANSWERED_AT).lost == {1}
     assert changed == {}
     assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
     assert [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)] == [("transient", ANSWERED_AT)]
@@ -765,7 +767,9 @@ def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
     application.add_all([{}, {}])
     claims = send(database, [1, 2])
     application.delete(1)
-    assert claims.record(PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT).lost == {1}
+    assert claims.results.record(
+        PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT
+    ).lost == {1}
     assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
     assert [row["outcome"] for row in attempt_rows(database, 1)] == ["transient"]
 
@@ -776,7 +780,7 @@ def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, 
     with database.write() as connection:
         connection.execute(schema.queue.delete())
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT).lost == {1}
+        assert claims.results.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT).lost == {1}
     assert changed == {}
 
 
@@ -822,7 +826,7 @@ def test_an_escalated_message_that_was_tried_by_hand_in_vain_is_escalated_again(
     begin(claims, [1], HAND, made_by="ada")
     with application.watched() as changed:
         tried = settled(1, Transition.released(unknown_count=unknown_count))
-        assert claims.record(HAND, [tried], ANSWERED_AT).lost == set()
+        assert claims.results.record(HAND, [tried], ANSWERED_AT).lost == set()
     assert changed == {}
     assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
 
@@ -834,7 +838,7 @@ def test_an_escalated_message_that_was_tried_by_hand_and_delivered_leaves_the_qu
     escalate(database, 1)
     claims.claim_one(HAND, 1, NOON)
     begin(claims, [1], HAND, made_by="ada")
-    claims.record(HAND, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+    claims.results.record(HAND, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
     assert application.row(1)["status"] == "sent"
     assert queue_rows(database) == {}
 
@@ -869,7 +873,7 @@ def test_a_lapsed_message_tells_who_was_sending_it(
     if earlier:
         claims.claim(PASS, NOON, 1)
         begin(claims, [1])
-        claims.record(PASS, [settled(1, Transition.released())], NOON)
+        claims.results.record(PASS, [settled(1, Transition.released())], NOON)
     claims.claim(PASS, NOON, 1)
     if made_by is not None:
         begin(claims, [1], made_by=made_by)
@@ -881,7 +885,7 @@ def test_a_lapsed_message_tells_who_was_sending_it(
     assert isinstance(lapsed.message, QueuedMessage)
     assert lapsed.message.message.fields["body"] == "Where is it?"
     assert attempt_rows(database, 1) == history
-    assert claims.record(OTHER, [settled(1, Transition.released(), PROCESS_DIED)], ANSWERED_AT).lost == set()
+    assert claims.results.record(OTHER, [settled(1, Transition.released(), PROCESS_DIED)], ANSWERED_AT).lost == set()
 
 
 def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
@@ -893,7 +897,7 @@ def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
     claims.claim_one(HAND, 1, NOON)
     begin(claims, [1], HAND, made_by="ada")
     assert taken(claims.take_over_expired(PASS, HAND.expires_at, 10)) == [(1, "ada")]
-    claims.record(PASS, [settled(1, Transition.released(unknown_count=1), PROCESS_DIED)], NOON)
+    claims.results.record(PASS, [settled(1, Transition.released(unknown_count=1), PROCESS_DIED)], NOON)
     assert queue_rows(database)[1] == before | {"unknown_count": 1}
 
 
@@ -948,13 +952,13 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
     settled = [Decision(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
     with opened(application) as its_own, its_own.write() as connection:
         connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
-        assert claims.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), locked=frozenset({2}))
+        assert claims.results.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), locked=frozenset({2}))
     assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
     attempts = [row for each in (1, 2, 3) for row in attempt_rows(database, each)]
     assert [row["outcome"] for row in attempts] == ["delivered"] * 3
     assert [row["finished_at"] for row in attempts] == [ANSWERED_AT, None, ANSWERED_AT]
-    assert claims.record(PASS, settled[1:2], NOON) == WriteResult()
+    assert claims.results.record(PASS, settled[1:2], NOON) == WriteResult()
     assert attempt_rows(database, 2)[0]["finished_at"] == ANSWERED_AT
     assert application.row(2)["status"] == "sent"
     assert queue_rows(database) == {}
@@ -993,7 +997,9 @@ def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_pa
             claims = Claims(database)
             claims.claim_one(PASS, 1, NOON)
             begin(claims, [1])
-            assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == set()
+            assert (
+                claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == set()
+            )
         assert made.row(1)["status"].rstrip() == "sent"
 
 
@@ -1006,7 +1012,7 @@ def test_where_there_must_be_an_error_it_is_empty_when_a_message_is_sent(engine:
         made.add_all([{}, {}])
         with opened(made) as database:
             delivered = settled(1, Transition.delivered(), DELIVERED)
-            assert send(database, [1, 2]).record(PASS, [delivered], ANSWERED_AT).lost == set()
+            assert send(database, [1, 2]).results.record(PASS, [delivered], ANSWERED_AT).lost == set()
         assert {each: row["last_error"] for each, row in made.rows().items()} == {1: "", 2: "HTTP 503"}
 
 
@@ -1019,7 +1025,7 @@ def test_an_error_that_its_column_is_too_short_for_is_cut(
     with application_with(engine, tmp_path, Column("last_error", kind)) as made:
         made.add_all([{}, {}])
         with opened(made) as database:
-            send(database, [1]).record(PASS, [settled(1, long)], ANSWERED_AT)
+            send(database, [1]).results.record(PASS, [settled(1, long)], ANSWERED_AT)
             Acts(database).perform(ActionKind.REJECTED, {2: OperatorAction.rejected("no", by="somebody", at=NOON)})
         written = [row["last_error"] for row in made.rows().values()]
         whole = ["HTTP 422: ü and so on", "Rejected by somebody: no"]
@@ -1049,7 +1055,7 @@ def test_sent_at_is_written_as_its_column_holds_times(
         made.add()
         with opened(made) as database:
             claims = send(database, [1])
-            claims.record(PASS, [Decision(1, Transition.delivered(), DELIVERED, finished_at=at)], NOON)
+            claims.results.record(PASS, [Decision(1, Transition.delivered(), DELIVERED, finished_at=at)], NOON)
         assert made.row(1)["sent_at"] == (as_text(at) if is_sqlite(made.url) else of(at))
 
 
@@ -1062,7 +1068,7 @@ def test_sent_at_may_be_of_any_type_that_holds_a_time(untouched: Application, ki
     with opened(untouched) as database:
         claims = send(database, [1, 2])
         sent = Transition.delivered()
-        claims.record(PASS, [Decision(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
+        claims.results.record(PASS, [Decision(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
     expected = [{"sent_on": f"{ANSWERED_AT:%Y-%m-%d}"}] * 2
     assert untouched.asked("SELECT left(sent_at::text, 10) AS sent_on FROM pending_messages") == expected
 
@@ -1072,7 +1078,7 @@ def test_where_there_is_no_sent_at_none_is_written(bare_application: Application
     with opened(bare_application) as database:
         claims = send(database, [1, 2])
         with bare_application.watched() as changed:
-            claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+            claims.results.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
     assert changed == {1: {"status": "sent", "last_error": None}}
 
 

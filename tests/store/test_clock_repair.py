@@ -60,14 +60,14 @@ def try_it(
     """Try a message that is in the queue, with what came of it: it waits until it is due, or for a person."""
     claims, claim = Claims(database), Claim("somebody", at + LEASE)
     claims.claim_one(claim, message_id, at)
-    begun = claims.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
+    begun = claims.results.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
     if throttled or pass_id is None:
         transition = Transition.released()
     elif due is None:
         transition = Transition.escalated(EscalationReason.EXHAUSTED, last_error="HTTP 503")
     else:
         transition = Transition.rescheduled(due, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(claim, [Decision(message_id, transition, BUSY, finished_at=at, message=begun[0])], at)
+    claims.results.record(claim, [Decision(message_id, transition, BUSY, finished_at=at, message=begun[0])], at)
 
 
 def due_of(database: Database) -> dict[int, datetime | None]:
@@ -113,7 +113,7 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
     enrol(database, message, failed_at=NOON - HOUR, due=NOON)
     claims, claim = Claims(database), Claim("by hand", AHEAD + LEASE)
     claims.claim_one(claim, message, AHEAD)
-    claims.begin(claim, [message], made_by="anna", pass_id=None, now=AHEAD, fit=lambda _: True)
+    claims.results.begin(claim, [message], made_by="anna", pass_id=None, now=AHEAD, fit=lambda _: True)
     assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 1)
     row = queue_rows(database)[message]
     assert (row["state"], row["claimed_by"], row["claim_expires_at"]) == ("sending", "by hand", NOW + LEASE)

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.store import own_tables, schema
-from retrycli.store.counters import GIVEN_UP, SETTLING, Totals
+from retrycli.store.counters import GIVEN_UP, SETTLING, Totals, prune
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application
@@ -188,10 +188,10 @@ def test_totals_stay_when_attempts_and_passes_are_forgotten(database: Database, 
     before = totals.read()
     assert before.attempts == {"delivered": 6}
     for days in (9, 8):
-        assert ledger.prune(NOON - days * DAY, 100) == 2
+        assert prune(ledger._database, NOON - days * DAY, 100) == 2
         assert totals.read() == before
     totals.roll_up(NOON)
-    assert ledger.prune(NOON - 7 * DAY, 100) == 2
+    assert prune(ledger._database, NOON - 7 * DAY, 100) == 2
     assert totals.read() == before
 
 
@@ -207,7 +207,7 @@ def test_totals_stay_while_a_long_history_is_gone_through(
     for step in range(8):
         if step in rolled_up:
             totals.roll_up(NOON)
-        gone.append(ledger.prune(NOON, 2))
+        gone.append(prune(ledger._database, NOON, 2))
         assert totals.read() == before
     assert gone == [1, 1, 1, 1, 1, 1, 0, 0]
     totals.roll_up(NOON + 2 * DAY)
@@ -222,11 +222,11 @@ def test_what_is_not_counted_yet_is_counted_as_it_is_forgotten(
     attempt(database, "delivered", at=NOON - HOUR)
     attempt(database, "refused", at=NOON + HOUR)
     for gone in (1, 0):
-        assert ledger.prune(NOON, 100) == gone
+        assert prune(ledger._database, NOON, 100) == gone
         assert totals.read().attempts == {"delivered": 1, "refused": 1}
         totals.roll_up(NOON)
     finish(database, "unknown", at=NOON - MINUTE)
-    assert ledger.prune(NOON, 100) == 1
+    assert prune(ledger._database, NOON, 100) == 1
     totals.roll_up(NOON + 2 * HOUR)
     assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
 
@@ -241,10 +241,10 @@ def test_the_last_success_is_known_when_its_pass_is_forgotten(
         start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
         end_pass(ledger, f"p{number}", result, at=NOON + number * HOUR + MINUTE)
     for hours, known in ((0, None), (1, NOON + MINUTE), (2, NOON + MINUTE), (4, NOON + 2 * HOUR + MINUTE)):
-        ledger.prune(NOON + hours * HOUR + MINUTE, 1)
-        ledger.prune(NOON + hours * HOUR + MINUTE, 9)
+        prune(ledger._database, NOON + hours * HOUR + MINUTE, 1)
+        prune(ledger._database, NOON + hours * HOUR + MINUTE, 9)
         assert totals.last_success() == known
-    assert ledger.prune(NOON + 9 * HOUR, 9) == 1
+    assert prune(ledger._database, NOON + 9 * HOUR, 9) == 1
     assert totals.last_success() == NOON + 4 * HOUR + MINUTE
 
 
@@ -255,7 +255,7 @@ def test_the_first_start_is_known_when_its_pass_is_forgotten(ledger: Ledger, tot
         end_pass(ledger, f"p{number}", PassResult.STOPPED, at=NOON + number * HOUR)
     assert totals.first_start() is None
     for _ in range(4):
-        assert ledger.prune(NOON + DAY, 1) == 1
+        assert prune(ledger._database, NOON + DAY, 1) == 1
         assert totals.first_start() == NOON
     assert totals.last_success() is None
 
@@ -265,7 +265,7 @@ def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Le
     for _ in range(3):
         attempt(database, "delivered", at=NOON - 2 * DAY)
     totals.roll_up(NOON)
-    assert ledger.prune(NOON - DAY, 100) == 3
+    assert prune(ledger._database, NOON - DAY, 100) == 3
     for _ in range(4):
         attempt(database, "refused")
     assert totals.read().attempts == {"delivered": 3, "refused": 4}
@@ -277,10 +277,10 @@ def test_ids_that_are_given_out_again_are_forgotten(database: Database, ledger: 
     """Also if the round has come past them."""
     for _ in range(6):
         attempt(database, "delivered", at=NOON - 2 * DAY)
-    assert [ledger.prune(NOON - DAY, 2) for _ in range(3)] == [2, 2, 2]
+    assert [prune(ledger._database, NOON - DAY, 2) for _ in range(3)] == [2, 2, 2]
     for _ in range(4):
         attempt(database, "refused")
-    assert sum(ledger.prune(NOON, 2) for _ in range(3)) == 4
+    assert sum(prune(ledger._database, NOON, 2) for _ in range(3)) == 4
     assert totals.read().attempts == {"delivered": 6, "refused": 4}
 
 

@@ -407,9 +407,11 @@ def deliver(database: Database) -> dict[int, str]:
     enrolment, claims = Enrolment(database), Claims(database)
     enrol(database, [each.id for each in MessageQueries(database).messages(Filter())])
     ids = claims.claim(PASS, NOON, 100)
-    claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+    claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     assert (
-        claims.record(PASS, [Decision(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON).lost
+        claims.results.record(
+            PASS, [Decision(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON
+        ).lost
         == set()
     )
     assert enrolment.newly_failed(IdRange(None, None), 100) == []
@@ -538,7 +540,7 @@ def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: A
         enrol(database, [1])
         claims = Claims(database)
         ids = claims.claim(PASS, NOON, 1)
-        (bad,) = claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+        (bad,) = claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
         assert isinstance(bad, UnusableMessage)
         assert bad.problem == "body is not valid UTF-8"
         assert message_details(database, 1, body=True).row["body"] == "caf\udce9"
@@ -682,6 +684,7 @@ def test_the_journal_mode_is_left_as_the_application_set_it(sqlite_application: 
 MAKE_TABLES = """
 import sys
 import alembic.command
+from retrycli.store import own_tables
 from retrycli.store.database import Database
 
 for url in sys.argv[1:]:

@@ -168,9 +168,11 @@ def test_an_attempt_knows_how_long_its_message_has_waited_since_it_first_failed(
     enrol(database, [2], failed_at=NOON + HOUR)
     claims = Claims(database)
     assert claims.claim(PASS, NOON, 9) == [1, 2]
-    claims.begin(PASS, [1, 2], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    claims.results.begin(PASS, [1, 2], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     done = Outcome(OutcomeKind.DELIVERED, 200)
-    claims.record(PASS, [Decision(each, Transition.delivered(), done, finished_at=NOON) for each in (1, 2)], NOON)
+    claims.results.record(
+        PASS, [Decision(each, Transition.delivered(), done, finished_at=NOON) for each in (1, 2)], NOON
+    )
     assert [attempt_rows(database, each)[0]["waited_s"] for each in (1, 2)] == [9 * 3600, 0]
     assert statistics.figures(NOON - WEEK, NOON).waits == {540: 1, 0: 1}
 

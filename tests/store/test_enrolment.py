@@ -583,9 +583,9 @@ def test_a_message_that_was_tried_is_compared_in_sql(application: Application, d
     born = queue_rows(database)[1]["birth"]
     claims = Claims(database)
     assert claims.claim(PASS, NOON, 1) == [1]
-    [message] = claims.begin(PASS, [1], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
+    [message] = claims.results.begin(PASS, [1], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
     due = Transition.rescheduled(NOON, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(PASS, [Decision(1, due, message=message)], NOON)
+    claims.results.record(PASS, [Decision(1, due, message=message)], NOON)
     assert queue_rows(database)[1]["birth"] == born
 
 

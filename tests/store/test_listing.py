@@ -508,11 +508,11 @@ def test_a_message_is_shown_with_its_body_and_its_history(
         OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(seconds=90), delivered_to=("ana@x.test",), external_id="m-7"
     )
     claims.claim(PASS, NOON, 1)
-    [message] = claims.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    [message] = claims.results.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     tried = Decision(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE, message)
-    claims.record(PASS, [tried], NOON + MINUTE)
+    claims.results.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
-    claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
+    claims.results.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
     found = message_details(database, 1, body=True)
     assert found.row == application.row(1)
     assert found.row["body"] == "Where is it?"
@@ -590,8 +590,10 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
             assert QueueCounts(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)
-            claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
-            assert claims.record(PASS, [Decision(1, Transition.delivered(), finished_at=NOON)], NOON).lost == set()
+            claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+            assert (
+                claims.results.record(PASS, [Decision(1, Transition.delivered(), finished_at=NOON)], NOON).lost == set()
+            )
         assert {each: row["status"] for each, row in made.rows().items()} == {1: "sent", 2: "failed", 3: "sent"}
         made.close()
 

@@ -20,6 +20,7 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
+from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
@@ -57,9 +58,9 @@ def escalate(database: Database, *ids: int, reason: EscalationReason = Escalatio
         enrol(database, [each])
     claims = Claims(database)
     assert sorted(claims.claim(PASS, NOON, len(ids))) == sorted(ids)
-    claims.begin(PASS, ids, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    claims.results.begin(PASS, ids, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     change = Transition.escalated(reason, last_error="May have arrived", retry_count=9, unknown_count=2)
-    claims.record(PASS, [Decision(each, change) for each in ids], NOON)
+    claims.results.record(PASS, [Decision(each, change) for each in ids], NOON)
 
 
 def perform(acts: Acts, kind: ActionKind, ids: Sequence[int]) -> set[int]:
@@ -302,7 +303,7 @@ def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine:
                     claims = Claims(mine)
                     barrier.wait()
                     while found := claims.claim(PASS, NOON, 2):
-                        loaded = claims.begin(
+                        loaded = claims.results.begin(
                             PASS, found, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True
                         )
                         begun.extend(each.message_id for each in loaded)
@@ -390,8 +391,8 @@ def review(database: Database) -> list[ChangedMessage]:
 def escalate_waiting(database: Database, message_id: int) -> None:
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
-    [message] = claims.begin(PASS, [message_id], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
-    claims.record(PASS, [Decision(message_id, Transition.expired(), message=message)], NOON)
+    [message] = claims.results.begin(PASS, [message_id], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
+    claims.results.record(PASS, [Decision(message_id, Transition.expired(), message=message)], NOON)
 
 
 def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessage:
@@ -511,8 +512,8 @@ def test_old_acts_are_forgotten_like_attempts(
     escalate(database, 1)
     for hour in range(3):
         acts.perform(ActionKind.NOTED, {1: OperatorAction.noted("so", by="ada", at=NOON + hour * HOUR)})
-    assert ledger.prune(NOON + 2 * HOUR, 1) == 1
-    assert ledger.prune(NOON + 2 * HOUR, 9) == 1
+    assert prune(ledger._database, NOON + 2 * HOUR, 1) == 1
+    assert prune(ledger._database, NOON + 2 * HOUR, 9) == 1
     assert [row[1] for row in history(database)] == [NOON + 2 * HOUR]
 
 

@@ -13,7 +13,7 @@ from retrycli.domain.pass_record import PassRecord, Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.counters import Totals
+from retrycli.store.counters import Totals, count_ended, prune, prune_all
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import UNRECORDED, Ledger
@@ -219,7 +219,7 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
     made = (("mail", "first"), ("api", "second"), ("mail", "second"), ("mail", None), (None, "third"))
     seen = []
     for each, (destination, pass_id) in zip(ids, made, strict=True):
-        claims.begin(
+        claims.results.begin(
             PASS,
             [each],
             made_by="pass",
@@ -246,9 +246,11 @@ def attempt(
     """Make an attempt at a message that is in the queue, and finish it or let it run."""
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
-    claims.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+    claims.results.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     if finished_at is not None:
-        claims.record(PASS, [Decision(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON)
+        claims.results.record(
+            PASS, [Decision(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON
+        )
 
 
 def take_back(application: Application, database: Database, *ids: int) -> None:
@@ -270,11 +272,11 @@ def test_what_ended_before_a_time_is_forgotten(application: Application, databas
         start(ledger, pass_id, at=NOON - 2 * HOUR)
         finish(ledger, pass_id, at=finished_at)
     start(ledger, "running", at=NOON - 9 * HOUR)
-    assert ledger.prune(NOON, 100) == 3
+    assert prune(ledger._database, NOON, 100) == 3
     assert [row["finished_at"] for row in attempt_rows(database, 1)] == [NOON, NOON + HOUR]
     assert len(attempt_rows(database, 2)) == 1
     assert pass_rows(database).keys() == {"kept", "running"}
-    assert ledger.prune(NOON, 100) == 0
+    assert prune(ledger._database, NOON, 100) == 0
 
 
 def test_no_more_is_forgotten_at_once_than_asked_for(
@@ -288,10 +290,14 @@ def test_no_more_is_forgotten_at_once_than_asked_for(
         start(ledger, f"p{number}", at=NOON - 6 * HOUR + number * HOUR)
         finish(ledger, f"p{number}", at=NOON - 5 * HOUR + number * HOUR)
     take_back(application, database, 1)
-    assert ledger.prune(NOON, 2) == 4
+    assert prune(ledger._database, NOON, 2) == 4
     assert [row["number"] for row in attempt_rows(database, 1)] == [3, 4, 5]
     assert pass_rows(database).keys() == {"p2", "p3", "p4"}
-    assert [ledger.prune(NOON, 2), ledger.prune(NOON, 2), ledger.prune(NOON, 2)] == [4, 2, 0]
+    assert [prune(ledger._database, NOON, 2), prune(ledger._database, NOON, 2), prune(ledger._database, NOON, 2)] == [
+        4,
+        2,
+        0,
+    ]
 
 
 def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
@@ -311,9 +317,9 @@ def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
         start(ledger, f"p{number}", at=NOON - 2 * HOUR)
         finish(ledger, f"p{number}", at=NOON - HOUR)
     take_back(application, database, 3, 4, 5)
-    assert ledger.count_ended(NOON) == {"attempts": 3, "acts": 0, "passes": 3}
-    assert [ledger.prune(NOON, 2) for _ in range(5)] == [2, 1, 2, 1, 0]
-    assert set(ledger.count_ended(NOON).values()) == {0}
+    assert count_ended(ledger._database, NOON) == {"attempts": 3, "acts": 0, "passes": 3}
+    assert [prune(ledger._database, NOON, 2) for _ in range(5)] == [2, 1, 2, 1, 0]
+    assert set(count_ended(ledger._database, NOON).values()) == {0}
     assert [len(attempt_rows(database, each)) for each in (1, 2, 3, 4, 5)] == [1, 1, 1, 1, 0]
     assert pass_rows(database).keys() == {"running", "running-too"}
 
@@ -326,7 +332,7 @@ def test_forgetting_touches_neither_queue_nor_messages(
     attempt(database, 2, finished_at=NOON - HOUR)
     take_back(application, database, 2)
     with application.watched() as changed:
-        assert ledger.prune(NOON, 9) == 1
+        assert prune(ledger._database, NOON, 9) == 1
     assert changed == {}
     assert Claims(database).count_due(NOON) == 1
 
@@ -340,11 +346,11 @@ def test_what_is_known_of_a_message_in_the_queue_is_kept(
     for message_id in (1, 1, 1, 2):
         attempt(database, message_id, finished_at=NOON - HOUR)
     take_back(application, database, 2)
-    assert ledger.count_ended(NOON)["attempts"] == 1
-    assert [ledger.prune(NOON, 9) for _ in range(2)] == [1, 0]
+    assert count_ended(ledger._database, NOON)["attempts"] == 1
+    assert [prune(ledger._database, NOON, 9) for _ in range(2)] == [1, 0]
     assert [len(attempt_rows(database, each)) for each in (1, 2)] == [3, 0]
     take_back(application, database, 1)
-    assert ledger.prune(NOON, 9) == 3
+    assert prune(ledger._database, NOON, 9) == 3
 
 
 def test_each_call_looks_at_so_many_attempts_and_goes_on_where_the_last_one_left_off(
@@ -356,7 +362,7 @@ def test_each_call_looks_at_so_many_attempts_and_goes_on_where_the_last_one_left
     for message_id in (1, 1, 1, 1, 1, 2):
         attempt(database, message_id)
     take_back(application, database, 2)
-    assert [ledger.prune(NOON, 2) for _ in range(4)] == [0, 0, 1, 0]
+    assert [prune(ledger._database, NOON, 2) for _ in range(4)] == [0, 0, 1, 0]
     assert [len(attempt_rows(database, each)) for each in (1, 2)] == [5, 0]
 
 
@@ -369,10 +375,10 @@ def test_an_attempt_that_is_kept_is_forgotten_in_a_later_round_once_its_row_is_g
         attempt(database, each, outcome=LOST)
     take_back(application, database, *ids)
     a_round = range(len(ids))
-    assert [ledger.prune(NOON, 2) for _ in a_round] == [0] * 5
+    assert [prune(ledger._database, NOON, 2) for _ in a_round] == [0] * 5
     for gone in (1, 4, 2):
         application.delete(gone)
-        assert sum(ledger.prune(NOON, 2) for _ in a_round) == 1
+        assert sum(prune(ledger._database, NOON, 2) for _ in a_round) == 1
         assert attempt_rows(database, gone) == []
     assert [len(attempt_rows(database, each)) for each in (3, 5)] == [1, 1]
 
@@ -390,7 +396,7 @@ def test_everything_is_forgotten_in_one_walk(application: Application, database:
         start(ledger, f"p{number}", at=NOON - HOUR)
         finish(ledger, f"p{number}", at=NOON - HOUR)
     with statements(database) as seen:
-        gone = list(ledger.prune_all(NOON, 2))
+        gone = list(prune_all(ledger._database, NOON, 2))
     assert gone == [2, 2, 4, 3, 1, 0]
     assert [len(attempt_rows(database, each)) for each in (1, 2, 3)] == [3, 1, 1]
     assert pass_rows(database) == {}
@@ -409,7 +415,7 @@ def test_hosts_that_forget_at_once_do_not_get_into_each_others_way(application: 
 
         def forget(side: int) -> None:
             for _ in range(12):
-                Ledger(sides[side]).prune(NOON, 2)
+                prune(sides[side], NOON, 2)
 
         side_by_side(forget)
         assert [row["outcome"] for row in attempt_rows(sides[0], 1)] == ["unknown"] * 10

@@ -40,10 +40,10 @@ def set_ticket(database: Database, message_id: int, ticket: str | None) -> None:
 def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
     """Claim the next probe, send it, and let it go again."""
     ids = claims.claim_probe(PASS, NOON, OPENED)
-    claims.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=True)
+    claims.results.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=True)
     if answered:
         outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
-        claims.record(PASS, [Decision(each, Transition.released(), outcome) for each in ids], at)
+        claims.results.record(PASS, [Decision(each, Transition.released(), outcome) for each in ids], at)
     return ids
 
 
@@ -84,8 +84,8 @@ def test_an_attempt_that_is_no_probe_does_not_count(
 ) -> None:
     waiting(application, database, 2)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
-    claims.record(PASS, [settled(1)], NOON)
+    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
+    claims.results.record(PASS, [settled(1)], NOON)
     assert claims.count_probes(1, OPENED) == 0
     assert claims.claim_probe(PASS, NOON, OPENED) == [1]
 
@@ -148,15 +148,15 @@ def test_an_answer_is_recorded_and_its_message_stays_claimed(
 ) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
+    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
     held = queue_rows(database)
     with application.watched() as changed:
-        claims.record_answers(PASS, [settled(1)], NOON)
+        claims.results.record_answers(PASS, [settled(1)], NOON)
     assert changed == {}
     assert queue_rows(database) == held
     [row] = attempt_rows(database, 1)
     assert (row["outcome"], row["status_code"], row["finished_at"]) == ("permanent", 403, NOON)
-    claims.record(PASS, [settled(1)._replace(outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
+    claims.results.record(PASS, [settled(1)._replace(outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
     assert attempt_rows(database, 1) == [row], "what has ended is never rewritten"
 
 
@@ -165,8 +165,8 @@ def test_a_message_whose_answer_is_known_was_not_sent_unknowingly_by_a_pass_that
 ) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
-    claims.record_answers(PASS, [settled(1)], NOON)
+    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
+    claims.results.record_answers(PASS, [settled(1)], NOON)
     [lapsed] = claims.take_over_expired(OTHER, PASS.expires_at, 10)
     assert lapsed.attempt_by is None
 
@@ -174,9 +174,9 @@ def test_a_message_whose_answer_is_known_was_not_sent_unknowingly_by_a_pass_that
 def test_a_claim_that_is_lost_records_no_answer(application: Application, database: Database, claims: Claims) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
+    claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    claims.record_answers(PASS, [settled(1)], NOON)
+    claims.results.record_answers(PASS, [settled(1)], NOON)
     [row] = attempt_rows(database, 1)
     assert row["outcome"] is None
 

@@ -26,7 +26,8 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
-from retrycli.store.counters import Totals
+from retrycli.store.clock_repair import repair_clock_skew
+from retrycli.store.counters import Totals, count_ended, prune
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.enrolment import Enrolment
@@ -198,7 +199,7 @@ def page(wanted: Filter) -> Callable[[Database], object]:
 
 def begun(database: Database) -> object:
     claims = Claims(database)
-    return claims.begin(MINE, list(SENDING), made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    return claims.results.begin(MINE, list(SENDING), made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
 
 
 def recorded(database: Database) -> object:
@@ -210,7 +211,7 @@ def recorded(database: Database) -> object:
         Decision(second, later, outcome),
         Decision(third, Transition.invalid("no JSON"), None),
     ]
-    return Claims(database).record(MINE, settled, NOON)
+    return Claims(database).results.record(MINE, settled, NOON)
 
 
 def rolled_up(database: Database) -> object:
@@ -256,7 +257,7 @@ CASES = {
     ),
     "probes, counted": Case(lambda d: Claims(d).count_probes(SOME[0], NOON - HOUR), "attempts by message"),
     "answers, recorded": Case(
-        lambda d: Claims(d).record_answers(MINE, [ANSWER], NOON), "queue by its key, attempts by message"
+        lambda d: Claims(d).results.record_answers(MINE, [ANSWER], NOON), "queue by its key, attempts by message"
     ),
     "released": Case(lambda d: Claims(d).release(MINE, list(SENDING)), "queue by its key"),
     "begun": Case(begun, f"{KEYS}, attempts by message, acts by message"),
@@ -278,7 +279,7 @@ CASES = {
     "the passes up to one": Case(lambda d: Ledger(d).passes_up_to("p", 10), "passes by started, passes by its key"),
     # The newest attempt and act alone, which SQLite calls a scan.
     "whether the clock was ahead": Case(
-        lambda d: Ledger(d).repair_clock_skew(NOON, HOUR),
+        lambda d: repair_clock_skew(d, NOON, HOUR),
         "passes by started",
         but="attempts by its key, acts by its key, attempts whole, acts whole",
     ),
@@ -310,12 +311,12 @@ CASES = {
     ),
     # history; the passes are few
     "pruned": Case(
-        lambda d: Ledger(d).prune(WEEKS_AGO, 100),
+        lambda d: prune(d, WEEKS_AGO, 100),
         "acts by at, attempts by its key, acts by its key, messages by its key, queue by its key",
         but="passes by its key, passes whole, attempts by message",
     ),
     "what is to be pruned": Case(
-        lambda d: Ledger(d).count_ended(WEEKS_AGO),
+        lambda d: count_ended(d, WEEKS_AGO),
         "attempts by finished, acts by at, messages by its key, queue by its key",
         but="passes whole, attempts by message",
     ),
@@ -347,9 +348,9 @@ def test_a_pass_looks_at_as_many_attempts_however_many_old_ones_are_kept(big: Da
         with big.rollback_at_end():
             before = NOON - timedelta(days=days_ago)
             if goes_on:
-                Ledger(big).prune(before, 1000)
+                prune(big, before, 1000)
             with statements(big) as seen:
-                Ledger(big).prune(before, 100)
+                prune(big, before, 100)
             taken.append(sum(effort(big, *each) for each in seen if "FROM retrycli_attempts" in each[0]))
     few, many = taken
     assert 100 <= many < 1.5 * few

@@ -30,12 +30,12 @@ def attempt(
     """Make an attempt at each of some messages."""
     begun = {each.message_id: each for each in begin(claims, [each.message_id for each in settled], claim, at=at)}
     known = [each._replace(message=begun.get(each.message_id)) for each in settled]
-    claims.record(written_by or claim, known, at)
+    claims.results.record(written_by or claim, known, at)
 
 
 def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
     claims.claim(claim, at, 10)
-    loaded = claims.begin(claim, ids, made_by="pass", pass_id=None, now=at, fit=lambda _: True)
+    loaded = claims.results.begin(claim, ids, made_by="pass", pass_id=None, now=at, fit=lambda _: True)
     return [each for each in loaded if isinstance(each, QueuedMessage)]
 
 
@@ -74,7 +74,7 @@ def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand
     claims.claim_one(HAND, 1, NOON)
     [queued] = begin(claims, [1], HAND)
     assert queued.delivered_to == {"bo@x.test"}
-    claims.record(HAND, [again(1, BUSY)._replace(message=queued)], NOON)
+    claims.results.record(HAND, [again(1, BUSY)._replace(message=queued)], NOON)
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
 
 
@@ -95,7 +95,7 @@ def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalate
     assert queued.unknown_count == 0
     assert queued.delivered_to == frozenset()
     released = Transition.released(unknown_count=unknown_count)
-    claims.record(HAND, [Decision(1, released, BUSY, message=queued)], NOON)
+    claims.results.record(HAND, [Decision(1, released, BUSY, message=queued)], NOON)
     assert queue_rows(database) == before
     application.change(1, body="a")
     claims.claim_one(HAND, 1, NOON)

@@ -133,7 +133,7 @@ def test_the_next_of_a_ticket_follows_when_the_one_before_it_is_seen_to(
 ) -> None:
     wait(enrolment, 7, 7, 7, 8, 8, 8)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 4]
-    claims.record(PASS, [Decision(1, transition)], NOON)
+    claims.results.record(PASS, [Decision(1, transition)], NOON)
     assert claims.claim_first_of(PASS, NOON, {"8", "9"}) == []
     assert claims.claim_first_of(PASS, NOON, {"7", "8"}) == [2]
 
@@ -148,7 +148,7 @@ def test_the_next_of_a_ticket_waits_as_long_as_the_one_before_it(enrolment: Enro
     wait(enrolment, 7, 7)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1]
     later = Transition.rescheduled(NOON + HOUR, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(PASS, [Decision(1, later)], NOON)
+    claims.results.record(PASS, [Decision(1, later)], NOON)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
     assert claims.claim(PASS, NOON + HOUR, 16, IN_ORDER) == [1]
 

@@ -20,6 +20,7 @@ from retrycli.domain.outcome import Outcome
 from retrycli.domain.transition import Decision, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
+from retrycli.store.results import Results
 from tests.fakes import DELIVERED, DOWN, RULES, Stage
 
 
@@ -28,6 +29,7 @@ class Held(Claims):
 
     def __init__(self, database: Database, *ids: int) -> None:
         super().__init__(database)
+        self.results = HeldResults(self, database)
         self.ids = set(ids)
         self.found_held: list[set[int]] = []
         """What was held each time when results were written."""
@@ -47,11 +49,29 @@ class Held(Claims):
             self.nothing_due.set()
         return found
 
+    @contextmanager
+    def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
+        self.meet("begin")
+        with super().transaction(wait=wait) as commit:
+            yield lambda: not self.busy("commit") and commit()
+
+    def meet(self, step: str) -> None:
+        if self.busy(step):
+            raise DatabaseBusy(f"held at {step}")
+
+
+class HeldResults(Results):
+    """Its results: those of held messages are not written."""
+
+    def __init__(self, claims: Held, database: Database) -> None:
+        super().__init__(database)
+        self._claims = claims
+
     def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
-        self._meet("record")
-        free = [each for each in settled if each.message_id not in self.ids]
-        held = frozenset(each.message_id for each in settled) & self.ids
-        self.found_held.append(set(held))
+        self._claims.meet("record")
+        free = [each for each in settled if each.message_id not in self._claims.ids]
+        held = frozenset(each.message_id for each in settled) & self._claims.ids
+        self._claims.found_held.append(set(held))
         return super().record(claim, free, now)._replace(locked=held)
 
     def begin(
@@ -60,18 +80,8 @@ class Held(Claims):
         **named: Any,  # noqa: ANN401
     ) -> list[QueuedMessage | UnusableMessage]:
         begun = super().begin(*args, **named)
-        self._meet("send")
+        self._claims.meet("send")
         return begun
-
-    @contextmanager
-    def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
-        self._meet("begin")
-        with super().transaction(wait=wait) as commit:
-            yield lambda: not self.busy("commit") and commit()
-
-    def _meet(self, step: str) -> None:
-        if self.busy(step):
-            raise DatabaseBusy(f"held at {step}")
 
 
 def hold(stage: Stage, *ids: int) -> Held:
