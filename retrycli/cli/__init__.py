@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +17,11 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from retrycli.cli.options import ConfigFile, Globals, LogFormat, LogLevel
+from retrycli.cli import streams
+from retrycli.cli.options import ConfigFile, LogFormat, LogLevel
+from retrycli.domain import suggested
+from retrycli.domain.errors import RetrycliError, cause_of
+from retrycli.domain.sanitize import printable
 
 SIGPIPE_EXIT = 128 + 13
 """Exit code if the reader of our output is gone, as with `head`: a shell reports a death by SIGPIPE so."""
@@ -37,29 +44,80 @@ GROUPS = {
         "reject": "actions",
     },
     "Passes": {
-        "pause": "pause",
-        "resume": "pause",
+        "pause": "passes",
+        "resume": "passes",
         "passes": "passes",
         "stats": "stats",
-        "report": "report",
-        "metrics": "metrics",
+        "report": "stats",
+        "metrics": "stats",
     },
     "Setting up": {
-        "init": "init",
+        "init": "config",
         "config": "config",
         "doctor": "doctor",
         "cron": "cron",
         "notify": "notify",
         "presets": "presets",
         "deliver-test": "presets",
-        "table": "table",
+        "table": "db",
         "db": "db",
     },
-    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "version"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "config"},
 }
-"""The module of each command, by group, in the order of the help."""
+"""The module of each command, by group, in the order of the help. There, a function or a group has its name."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
-"""The module of each command."""
+EXAMPLES = {
+    "run-once": "retrycli run-once --dry-run",
+    "status": "retrycli status --check --max-escalated 100",
+    "list-failed": "retrycli list-failed --type supplier --error 503",
+    "retry": "retrycli retry 17 18",
+    "escalations": "retrycli escalations",
+    "escalations ack": "retrycli escalations ack 17 --by anna",
+    "escalations note": "retrycli escalations note 17 'asked the customer for another address'",
+    "show": "retrycli show 17",
+    "explain": "retrycli explain 17",
+    "edit": "retrycli edit 17 --recipient max@example.org",
+    "look-up": "retrycli look-up 17",
+    "mark-sent": "retrycli mark-sent 17 --note 'the customer has answered it'",
+    "requeue": "retrycli requeue --fingerprint d99c9ce87382 --canary 3 --spread 2h",
+    "reject": "retrycli reject 17 --reason 'sent manually'",
+    "pause": "retrycli pause --for 2h --reason 'move of the API'",
+    "resume": "retrycli resume",
+    "passes": "retrycli passes --limit 5",
+    "stats": "retrycli stats --since 24h --by error",
+    "report": "retrycli report --html report.html --since 30d",
+    "metrics": "retrycli metrics",
+    "doctor": "retrycli doctor --as-cron",
+    "init": "retrycli init --base-url https://tickets.example.com",
+    "config": "retrycli config show",
+    "config show": "retrycli config show",
+    "config check": "retrycli config check",
+    "cron": "retrycli cron install",
+    "cron print": "retrycli cron print --systemd",
+    "cron install": "retrycli cron install",
+    "cron check": "retrycli cron check",
+    "cron remove": "retrycli cron remove",
+    "notify": "retrycli notify test",
+    "notify test": "retrycli notify test",
+    "presets": "retrycli presets",
+    "presets show": "retrycli presets show zammad",
+    "presets check": "retrycli presets check ours.toml",
+    "deliver-test": "retrycli deliver-test --ticket 4711",
+    "table": "retrycli table accept",
+    "table accept": "retrycli table accept",
+    "db": "retrycli db prune --older-than 90d",
+    "db upgrade": "retrycli db upgrade",
+    "db downgrade": "retrycli db downgrade",
+    "db prune": "retrycli db prune --older-than 90d",
+    "db erase": "retrycli db erase --ticket 4711",
+    "db copy": "retrycli db copy --from sqlite:////srv/desk/ticketing_agent.db",
+    "db index": "retrycli db index",
+    "sandbox": "retrycli sandbox --fail 30% --latency 200ms",
+    "demo": "retrycli demo",
+    "manual": "retrycli manual settings",
+    "version": "retrycli version",
+}
+"""By the words of the command."""
 
 
 class ProgramContext(typer.Context):
@@ -68,8 +126,6 @@ class ProgramContext(typer.Context):
     @property
     def command_path(self) -> str:
         """The words before a command."""
-        from retrycli.domain import suggested
-
         return suggested.program()
 
 
@@ -83,27 +139,24 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer does not export click's types
         """Return the names of all commands."""
-        del ctx
         return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
         """Return a command; None if unknown, with all commands loaded so that a similar one is suggested."""
-        del ctx
         if cmd_name not in self.commands:
-            for home in {HOMES[cmd_name]} if cmd_name in HOMES else {*HOMES.values()}:
-                self.commands.update(_load_commands(home))
+            names = [cmd_name] if cmd_name in HOMES else HOMES
+            self.commands.update({name: _load_command(name) for name in names})
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
         """Write the commands by group."""
         for title, names in GROUPS.items():
-            commands = {name: self.get_command(ctx, name) for name in names}
             room = formatter.width - LONGEST_COMMAND - 6
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (f"{name:<{LONGEST_COMMAND}}", command.get_short_help_str(room))
-                        for name, command in commands.items()
+                        (f"{name:<{LONGEST_COMMAND}}", self.get_command(ctx, name).get_short_help_str(room))
+                        for name in names
                     ]
                 )
 
@@ -112,7 +165,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = _reword(error.message)
+            for pattern, wording in WORDING.items():
+                error.message = re.sub(pattern, wording, error.message)
             raise
 
 
@@ -123,30 +177,25 @@ WORDING = {
     r"^Input should be less than or equal to ": "it must be at most ",
     r"^Input should be greater than or equal to ": "it must be at least ",
     r"^Input should be ": "it must be ",
+    r"^Value error, ": "",
 }
 """Patterns of the argument checker's errors, with our wording."""
 
 
-def _reword(text: str) -> str:
-    return next(
-        (re.sub(pattern, wording, text) for pattern, wording in WORDING.items() if re.match(pattern, text)), text
-    )
-
-
-def _load_commands(home: str) -> dict[str, Any]:
-    """Load the commands of a module. Add an example to the help of every command."""
+def _load_command(name: str) -> Any:  # noqa: ANN401  as above
+    """Load a command or a group of commands from its module. Add an example to the help of each."""
+    found = getattr(import_module(f"{__name__}.{HOMES[name]}"), name.replace("-", "_"))
     group = typer.Typer(rich_markup_mode=None)
-    import_module(f"{__name__}.{home}").register(group)
-    commands = dict(get_group(group).commands)
-    for name, command in commands.items():
-        _add_examples(command, name)
-    return commands
+    if isinstance(found, typer.Typer):
+        group.add_typer(found, name=name)
+    else:
+        group.command(name)(found)
+    command = get_group(group).commands[name]
+    _add_examples(command, name)
+    return command
 
 
 def _add_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
-    from retrycli.cli.examples import EXAMPLES
-    from retrycli.domain import suggested
-
     # \b keeps click from re-wrapping the lines.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
     for name, subcommand in getattr(command, "commands", {}).items():
@@ -173,8 +222,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def store_options(
-    ctx: typer.Context,
+def declare_options(
     config: ConfigFile = None,
     log_level: Annotated[
         LogLevel | None, typer.Option(help="The minimum level to log.", case_sensitive=False, show_default=False)
@@ -185,18 +233,11 @@ def store_options(
         bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Store the options before the command."""
-    del version
-    del debug  # `_fail` reads it from the arguments, because it has no context
-    ctx.obj = Globals(config, log_level, log_format)
+    """Declare the options before the command. `options.load` and, for ``--debug``, `_fail` read them."""
 
 
 def run() -> None:
     """Run the command line. Report every error as one line and with its exit code."""
-    from retrycli.cli import streams
-    from retrycli.domain import suggested
-    from retrycli.domain.errors import RetrycliError, cause_of
-
     streams.prepare()
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
@@ -228,18 +269,13 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
         script: the path of the installed script, or of the module's ``__main__.py``.
         environ: the environment, for its search path.
     """
-    import shutil
-    from contextlib import suppress
-
     if "-m" in started[1:-1] and Path(script).name == "__main__.py":
-        program = [*started[: started.index("-m") + 2]]
-    else:
-        program = [script]
-        with suppress(OSError):
-            found = shutil.which(Path(script).name, path=environ.get("PATH"))
-            if found is not None and Path(found).samefile(script):
-                program = [Path(script).name]
-    return program
+        return [*started[: started.index("-m") + 2]]
+    with suppress(OSError):
+        found = shutil.which(Path(script).name, path=environ.get("PATH"))
+        if found is not None and Path(found).samefile(script):
+            return [Path(script).name]
+    return [script]
 
 
 def _daemon_commands() -> Mapping[str, str]:
@@ -251,8 +287,6 @@ def _daemon_commands() -> Mapping[str, str]:
 
 def _sudo_prefix() -> list[str]:
     """Return the command prefix that makes sudo run as this process's user."""
-    import pwd
-
     user = os.geteuid()
     try:
         return ["sudo"] if user == 0 else ["sudo", "-u", pwd.getpwuid(user).pw_name]
@@ -261,9 +295,6 @@ def _sudo_prefix() -> list[str]:
 
 
 def _fail(error: BaseException, text: str, code: int) -> None:
-    from retrycli.domain import suggested
-    from retrycli.domain.sanitize import printable
-
     if "--debug" in sys.argv:
         import traceback
 

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import FilterOptions, takes_filters
-from retrycli.cli.message_ids import MessageIds
-from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
-from retrycli.cli.parsing import length_of_time, moment
+from retrycli.cli.arguments import MessageIds, moment, takes_filters
+from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import (
-    NOT_DELIVERED,
-    REFUSED,
+    act_on,
     attempt_fields,
     choose,
     confirmed_ids,
     describe_left,
-    exit_code,
     run_interruptible,
     show_attempt,
-    show_result,
 )
+from retrycli.domain.duration import duration, in_words
+from retrycli.domain.filter import Filter
 from retrycli.domain.message import State
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from retrycli.operations.bulk_action import ActionResult
     from retrycli.operations.message_actions import Canary
 
 DEFAULT_SHARE = "30%"
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    app.command("retry")(takes_filters(retry))
-    app.command("requeue")(takes_filters(requeue, without="state"))
-    app.command("reject")(takes_filters(reject, without="reason"))
-
-
+@takes_filters
 def retry(
     ctx: typer.Context,
-    filters: FilterOptions,
+    filters: Filter,
     message_ids: MessageIds = None,
     by: By = None,
     yes: Yes = False,
@@ -52,9 +44,8 @@ def retry(
 ) -> None:
     """Attempt messages now, even if they wait or are escalated. This uses up no retry."""
     from retrycli.operations import retry as operation
-    from retrycli.views import terminal
 
-    wanted = choose(message_ids, filters.parse())
+    wanted = choose(message_ids, filters)
     settings = load_settings(ctx, config)
     ids = confirmed_ids(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
@@ -65,13 +56,13 @@ def retry(
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
         terminal.show_json({"results": [attempt_fields(attempt) for attempt in done.tried], **counts})
     _show_attempts(done, as_json=as_json)
-    raise typer.Exit(128 + received if received else _retry_exit_code(done))
+    # A failed attempt takes precedence over a message that could not be tried.
+    failed = any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried)
+    raise typer.Exit(128 + received if received else NOT_OK if failed else REFUSED if done.refused else 0)
 
 
 def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
     """Show all attempts. Messages that could not be tried go to stderr, also with --json."""
-    from retrycli.views import terminal
-
     for attempt in done.tried:
         if attempt.error is not None:
             terminal.complain(f"retrycli: {attempt.error}")
@@ -91,22 +82,24 @@ def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
         terminal.say(f"Next: retrycli show {failed[0]}")
 
 
-def _retry_exit_code(done: ActionResult) -> int:
-    """Return the exit code. A failed attempt takes precedence over a message that could not be tried."""
-    if any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried):
-        return NOT_DELIVERED
-    return REFUSED if done.refused else 0
-
-
+@partial(takes_filters, without="state")
 def requeue(
     ctx: typer.Context,
-    filters: FilterOptions,
+    filters: Filter,
     message_ids: MessageIds = None,
     at: Annotated[
-        str | None,
-        typer.Option(help="When they are due: 2h (from now), 08:00, '2026-01-02 08:00'.", show_default="now"),
+        datetime | None,
+        typer.Option(
+            help="When they are due: 2h (from now), 08:00, '2026-01-02 08:00'.",
+            show_default="now",
+            metavar="<time>",
+            parser=moment,
+        ),
     ] = None,
-    spread: Annotated[str | None, typer.Option(help="Spread them over this time: 2h.", show_default=False)] = None,
+    spread: Annotated[
+        timedelta | None,
+        typer.Option(help="Spread them over this time: 2h.", show_default=False, metavar="<duration>", parser=duration),
+    ] = None,
     canary: Annotated[int | None, typer.Option(min=1, help="Attempt N messages first.", show_default=False)] = None,
     abort_over: Annotated[
         str | None,
@@ -123,47 +116,38 @@ def requeue(
     """
     from retrycli.operations import message_actions
 
-    wanted = choose(message_ids, filters.parse())
+    wanted = choose(message_ids, filters)
     canaries = _parse_canary(canary, abort_over)
-    due = None if at is None else moment(at, "--at")
-    span = length_of_time(spread or "0s", "--spread")
     settings = load_settings(ctx, config)
+    plan = (
+        f" for {formatting.local_time(at)}" if at else "",
+        f" over {in_words(spread)}" if spread else "",
+        f", trying {canary} of them first" if canary else "",
+    )
     ids = confirmed_ids(
         settings,
         "Requeue",
         wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
         yes=yes,
         as_json=as_json,
-        plan=_describe_plan(due, spread, canary),
+        plan="".join(plan),
         expired=lambda found: message_actions.expired_among(settings, found),
     )
-    done, received = run_interruptible(
-        lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=canaries, by=by, runtime=here)
+    act_on(
+        "requeued",
+        lambda here: message_actions.requeue(
+            settings, ids, due=at, spread=spread or timedelta(), canary=canaries, by=by, runtime=here
+        ),
+        named=bool(message_ids),
+        as_json=as_json,
+        following=_next_step,
     )
-    show_result(done, "requeued", named=bool(message_ids), as_json=as_json)
-    if not as_json:
-        _say_next_step(done)
-    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
 
 
-def _say_next_step(done: ActionResult) -> None:
-    from retrycli.views import terminal
-
+def _next_step(done: ActionResult) -> str:
     failed = next((canary.message_id for canary in done.tried if canary.failed), None)
     waiting = "list-failed --state waiting" if done.done else "escalations"
-    terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
-
-
-def _describe_plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
-    """Return what the confirmation adds: due time, spread and canaries."""
-    from retrycli.views import formatting
-
-    words = (
-        f" for {formatting.local_time(due)}" if due else "",
-        f" over {spread}" if spread else "",
-        f", trying {canary} of them first" if canary else "",
-    )
-    return "".join(words)
+    return f"retrycli {waiting if failed is None else f'show {failed}'}"
 
 
 def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
@@ -180,10 +164,11 @@ def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
         raise typer.BadParameter(str(error), param_hint="--abort-over") from None
 
 
+@partial(takes_filters, without="reason")
 def reject(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="The reason, for last_error and the history.", callback=utf8)],
-    filters: FilterOptions,
+    reason: Annotated[str, typer.Option("--reason", help="The reason, for last_error and the history.", parser=utf8)],
+    filters: Filter,
     message_ids: MessageIds = None,
     by: By = None,
     yes: Yes = False,
@@ -192,15 +177,16 @@ def reject(
 ) -> None:
     """Give messages up. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
 
-    wanted = choose(message_ids, filters.parse())
+    wanted = choose(message_ids, filters)
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
     ids = confirmed_ids(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
-    done, received = run_interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here))
-    show_result(done, "rejected", named=bool(message_ids), as_json=as_json)
-    if not as_json:
-        terminal.say("Next: retrycli list-failed")
-    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+    act_on(
+        "rejected",
+        lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here),
+        named=bool(message_ids),
+        as_json=as_json,
+        following=lambda _: "retrycli list-failed",
+    )

@@ -6,30 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import FilterOptions, takes_filters
-from retrycli.cli.message_ids import MessageIds
-from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import (
-    NOT_DELIVERED,
-    REFUSED,
-    choose,
-    confirmed_ids,
-    exit_code,
-    run_interruptible,
-    show_result,
-)
+from retrycli.cli.arguments import MessageIds, takes_filters
+from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.selection import act_on, choose, confirmed_ids, run_interruptible
+from retrycli.domain.filter import Filter
 from retrycli.domain.outcome import Presence
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrycli.operations.arrival import LookedUp
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    app.command("look-up")(look_up)
-    app.command("mark-sent")(takes_filters(mark_sent))
 
 
 def look_up(
@@ -41,7 +28,6 @@ def look_up(
 ) -> None:
     """Ask if messages have arrived. Send nothing. A message that has arrived becomes sent."""
     from retrycli.operations import arrival
-    from retrycli.views import terminal
 
     if not message_ids:
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
@@ -54,7 +40,10 @@ def look_up(
         terminal.show_json({"results": [_lookup_fields(answer) for answer in asked]})
     else:
         _show(asked)
-    raise typer.Exit(128 + received if received else _lookup_exit_code(asked))
+    # An unknown result takes precedence over a look-up that was impossible.
+    unknown = any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked)
+    refused = any(answer.error is not None for answer in asked)
+    raise typer.Exit(128 + received if received else NOT_OK if unknown else REFUSED if refused else 0)
 
 
 def _lookup_fields(asked: LookedUp) -> dict[str, object]:
@@ -66,55 +55,41 @@ def _lookup_fields(asked: LookedUp) -> dict[str, object]:
     }
 
 
-def _lookup_exit_code(asked: Sequence[LookedUp]) -> int:
-    """Return the exit code. An unknown result takes precedence over a look-up that was impossible."""
-    if any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked):
-        return NOT_DELIVERED
-    return REFUSED if any(answer.error is not None for answer in asked) else 0
-
-
 def _show(asked: Sequence[LookedUp]) -> None:
-    from retrycli.views import terminal
-
     if not terminal.on_terminal():
         answers = [(answer.message_id, answer.found.result, answer.found.error) for answer in asked if answer.found]
         terminal.show_table((), answers)
+        return
     for answer in asked:
-        if answer.found is None:
-            continue
-        if terminal.on_terminal():
-            terminal.show_text(_describe(answer.message_id, answer.found.result, answer.found.error))
-        if (step := _next_step(answer.message_id, answer.found.result)) is not None:
-            terminal.say(f"Next: {step}")
+        if answer.found is not None:
+            described, step = _describe(answer.message_id, answer.found.result, answer.found.error)
+            terminal.show_text(described)
+            if step is not None:
+                terminal.say(f"Next: {step}")
 
 
-def _describe(message_id: int, result: Presence, error: str | None) -> str:
+def _describe(message_id: int, result: Presence, error: str | None) -> tuple[str, str | None]:
+    """Return the result in words, and the next command."""
     match result:
         case Presence.ARRIVED:
-            return f"Message {message_id} has arrived" + (f", but {error}." if error else ", and is marked as sent.")
+            but = f", but {error}." if error else ", and is marked as sent."
+            return f"Message {message_id} has arrived{but}", None
         case Presence.ABSENT:
-            return f"Message {message_id} has not arrived. Nothing was changed."
-        case Presence.UNKNOWN:
-            return f"Not known whether message {message_id} has arrived: {error}. It stays as it is."
-
-
-def _next_step(message_id: int, result: Presence) -> str | None:
-    match result:
-        case Presence.ARRIVED:
-            return None
-        case Presence.ABSENT:
-            return f"retrycli retry {message_id}"
+            step = f"retrycli retry {message_id}"
+            return f"Message {message_id} has not arrived. Nothing was changed.", step
         case Presence.UNKNOWN:
             again = f"`retrycli look-up {message_id}`, or look into its ticket"
-            return f"{again}; if it is there, `retrycli mark-sent {message_id}`"
+            step = f"{again}; if it is there, `retrycli mark-sent {message_id}`"
+            return f"Not known whether message {message_id} has arrived: {error}. It stays as it is.", step
 
 
+@takes_filters
 def mark_sent(
     ctx: typer.Context,
-    filters: FilterOptions,
+    filters: Filter,
     message_ids: MessageIds = None,
     note: Annotated[
-        str | None, typer.Option(help="The evidence, for the history.", show_default=False, callback=utf8)
+        str | None, typer.Option(help="The evidence, for the history.", show_default=False, parser=utf8)
     ] = None,
     by: By = None,
     yes: Yes = False,
@@ -123,14 +98,15 @@ def mark_sent(
 ) -> None:
     """Mark messages as sent because they have arrived. This can't be undone."""
     from retrycli.operations import arrival
-    from retrycli.views import terminal
 
-    wanted = choose(message_ids, filters.parse())
+    wanted = choose(message_ids, filters)
     settings = load_settings(ctx, config)
     plan = " as sent, and send nothing"
     ids = confirmed_ids(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
-    done, received = run_interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here))
-    show_result(done, "marked_sent", named=bool(message_ids), as_json=as_json)
-    if not as_json:
-        terminal.say("Next: retrycli escalations")
-    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+    act_on(
+        "marked_sent",
+        lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here),
+        named=bool(message_ids),
+        as_json=as_json,
+        following=lambda _: "retrycli escalations",
+    )

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import confirm, require_confirmation
-from retrycli.cli.options import ConfigFile, Json, Yes, load
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, require_confirmation
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from retrycli.operations.schedule.places import FileChange, SchedulePlace
     from retrycli.operations.schedule.verdict import Checked
     from retrycli.system.host import Host
 
-UNHEALTHY = 3
+cron = typer.Typer(help="Let cron or a systemd timer call the passes.", no_args_is_help=True, rich_markup_mode=None)
 
 User = Annotated[bool, typer.Option("--user", help="Use your own crontab. Root can also use the system's.")]
 Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
@@ -26,16 +26,7 @@ RunAs = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    cron = typer.Typer(help="Let cron or a systemd timer call the passes.", no_args_is_help=True, rich_markup_mode=None)
-    cron.command("print")(cron_print)
-    cron.command("install")(cron_install)
-    cron.command("check")(cron_check)
-    cron.command("remove")(cron_remove)
-    app.add_typer(cron, name="cron")
-
-
+@cron.command("print")
 def cron_print(
     ctx: typer.Context,
     user: User = False,
@@ -47,7 +38,6 @@ def cron_print(
     """Print what `install` would write, and write nothing."""
     from retrycli.operations.schedule import installation, proposal
     from retrycli.system.host import Host
-    from retrycli.views import terminal
 
     host = Host()
     place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
@@ -65,6 +55,7 @@ def cron_print(
     terminal.say("Next: retrycli cron install" + _flags(place, host, run_as))
 
 
+@cron.command("install")
 def cron_install(
     ctx: typer.Context,
     user: User = False,
@@ -78,7 +69,6 @@ def cron_install(
     from retrycli.operations.schedule import callers, installation, places, proposal
     from retrycli.system.crontab import cron_is_running
     from retrycli.system.host import Host
-    from retrycli.views import terminal
 
     host = Host()
     place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
@@ -102,13 +92,13 @@ def cron_install(
         terminal.say("Next: retrycli cron check")
 
 
+@cron.command("check")
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Show what calls the passes. Exit with 3 if it differs from what `install` would write."""
     from retrycli.operations.schedule import callers, places, verdict
     from retrycli.system.host import Asker, Host
-    from retrycli.views import terminal
 
     host = Host(run=Asker())
     only = places.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
@@ -139,7 +129,7 @@ def cron_check(
         if found.callers or found.unread is None:
             step = "retrycli status" if found.callers else callers.to_install(loaded, host)
             terminal.say(f"Next: {step}")
-    raise typer.Exit(UNHEALTHY if found.objection else 0)
+    raise typer.Exit(NOT_OK if found.objection else 0)
 
 
 def _caller_fields(found: Checked) -> dict[str, object]:
@@ -155,6 +145,7 @@ def _verdict(found: Checked) -> str:
     return (why[0] if why else None) or found.objection or "yes"
 
 
+@cron.command("remove")
 def cron_remove(
     ctx: typer.Context,
     user: User = False,
@@ -166,7 +157,6 @@ def cron_remove(
     """Remove what `install` wrote, and nothing else. Show the change and ask first."""
     from retrycli.operations.schedule import installation, places, proposal
     from retrycli.system.host import Host
-    from retrycli.views import terminal
 
     host = Host()
     chosen = [places.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else places.reachable(host)
@@ -199,7 +189,6 @@ def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) ->
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
     """Show the changes, ask for confirmation, and apply them."""
     from retrycli.operations.schedule import installation
-    from retrycli.views import terminal
 
     if not found:
         return

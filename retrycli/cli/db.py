@@ -1,22 +1,21 @@
-"""``db upgrade``, ``db downgrade``, ``db prune``, ``db erase``, ``db copy``, ``db index``."""
+"""``db upgrade``, ``db downgrade``, ``db prune``, ``db erase``, ``db copy``, ``db index``, ``table accept``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, astuple
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import confirm, require_confirmation
-from retrycli.cli.options import ConfigFile, Json, Yes, load_settings, utf8
-from retrycli.cli.parsing import length_of_time
+from retrycli.cli.arguments import ago
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
 from retrycli.domain.sanitize import printable
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from retrycli.operations.copy_database import Move
 
-NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
 FAILED_INDEX = {
     "absent": "The application's table has no index of its failed rows, retrycli_failed.",
@@ -26,38 +25,32 @@ FAILED_INDEX = {
 """Texts for the states of the index."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    database = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
-    database.command("upgrade")(db_upgrade)
-    database.command("downgrade")(db_downgrade)
-    database.command("prune")(db_prune)
-    database.command("erase")(db_erase)
-    database.command("copy")(db_copy)
-    database.command("index")(db_index)
-    app.add_typer(database, name="db")
+db = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
+table = typer.Typer(
+    help="Maintain the reference to the application's table.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
+@db.command("upgrade")
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Upgrade retrycli's own tables to this version."""
     from retrycli.operations import maintenance
-    from retrycli.views import terminal
 
     before, after = maintenance.upgrade(load_settings(ctx, config))
     terminal.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
     terminal.say("Next: retrycli status")
 
 
+@db.command("downgrade")
 def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
     """Downgrade retrycli's own tables to the previous version.
 
     Stop cron first, on every host: the next pass of this program would upgrade them again.
     """
     from retrycli.operations import maintenance
-    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    require_confirmation("what the older version does not know is deleted", yes=yes, as_json=False)
+    require_confirmation("what the older version does not know is deleted", yes=yes)
     if not yes:
         terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
         confirm("Downgrade the tables?")
@@ -66,18 +59,26 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     terminal.say("Next: install the older version; every command of this one upgrades them again")
 
 
+@db.command("prune")
 def db_prune(
     ctx: typer.Context,
-    older_than: Annotated[str, typer.Option(help="Delete what is older than this: 90d.", show_default=False)],
+    before: Annotated[
+        datetime,
+        typer.Option(
+            "--older-than",
+            help="Delete what is older than this: 90d.",
+            show_default=False,
+            metavar="<duration>",
+            parser=ago,
+        ),
+    ],
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Delete old attempts, actions and passes. Messages and the queue stay."""
     from retrycli.operations import maintenance
-    from retrycli.views import formatting, terminal
 
-    before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_confirmation("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     old = maintenance.count_history(settings, before=before)
@@ -95,9 +96,10 @@ def db_prune(
     terminal.say("Next: retrycli status")
 
 
+@db.command("erase")
 def db_erase(
     ctx: typer.Context,
-    ticket: Annotated[str, typer.Option(help="The ticket.", show_default=False, callback=utf8)],
+    ticket: Annotated[str, typer.Option(help="The ticket.", show_default=False, parser=utf8)],
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -107,7 +109,6 @@ def db_erase(
     The history keeps who edited which columns. The application's table is not changed.
     """
     from retrycli.operations import maintenance
-    from retrycli.views import formatting, terminal
 
     require_confirmation("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
@@ -125,11 +126,12 @@ def db_erase(
     terminal.say("Next: retrycli status")
 
 
+@db.command("copy")
 def db_copy(
     ctx: typer.Context,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL", help="The database to copy.", show_default="database.url", callback=utf8),
+        typer.Option("--from", metavar="URL", help="The database to copy.", show_default="database.url", parser=utf8),
     ] = None,
     target: Annotated[
         str | None,
@@ -138,7 +140,7 @@ def db_copy(
             metavar="URL",
             help="The database to which the application's data has moved.",
             show_default="database.url",
-            callback=utf8,
+            parser=utf8,
         ),
     ] = None,
     overwrite: Annotated[
@@ -153,7 +155,6 @@ def db_copy(
     password in an option: leave out what database.url says.
     """
     from retrycli.operations import copy_database
-    from retrycli.views import terminal
 
     if source is None and target is None:
         raise typer.BadParameter("name the other database; the one left out is database.url", param_hint="--from, --to")
@@ -165,13 +166,12 @@ def db_copy(
         terminal.complain(
             "retrycli: the counts differ, so another process wrote meanwhile. Stop it, and run this again"
         )
-        raise typer.Exit(NOT_VERIFIED)
+        raise typer.Exit(NOT_OK)
     if not as_json:
         _say_what_follows_copy(done, moved_to_option=target is not None)
 
 
 def _show_copy(done: Move, *, as_json: bool) -> None:
-    from retrycli.views import terminal
 
     if as_json:
         tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
@@ -183,7 +183,6 @@ def _show_copy(done: Move, *, as_json: bool) -> None:
 
 
 def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
-    from retrycli.views import terminal
 
     if done.paused:
         terminal.say("Deliveries are paused there as well.")
@@ -195,6 +194,7 @@ def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
     terminal.say(f"Next: {', then '.join(steps)}")
 
 
+@db.command("index")
 def db_index(
     ctx: typer.Context,
     drop: Annotated[bool, typer.Option("--drop", help="Remove it.")] = False,
@@ -204,7 +204,6 @@ def db_index(
 ) -> None:
     """Create an index on the application's table, for large tables."""
     from retrycli.operations import maintenance
-    from retrycli.views import terminal
 
     with maintenance.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
@@ -224,3 +223,38 @@ def db_index(
     if statements:
         terminal.say(f"{'Took it away' if drop else 'Made it'}.")
     terminal.say("Next: retrycli status")
+
+
+@table.command("accept")
+def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Accept the table that database.table names as the queue's table.
+
+    Use it after the application has renamed its table. The queue belongs to one table; every other is refused.
+    """
+    from retrycli.operations import maintenance
+
+    with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
+        messages = formatting.count(before.messages, "message")
+        if not as_json:
+            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
+        if before.remembered != before.configured:
+            if not as_json:
+                terminal.say(
+                    f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
+                )
+            require_confirmation("a message without a row there leaves the queue", yes=yes, as_json=as_json)
+            if not yes:
+                confirm(f"Let the queue belong to {before.configured}?")
+            accept()
+    if as_json:
+        terminal.show_json(
+            {
+                "before": before.remembered,
+                "table": before.configured,
+                "messages": before.messages,
+                "found": before.found,
+            }
+        )
+        return
+    terminal.say(f"It belongs to {before.configured}.")
+    terminal.say("Next: retrycli run-once --dry-run")

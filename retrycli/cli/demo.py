@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import signal
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.parsing import length_of_time
+from retrycli.domain import suggested
+from retrycli.domain.duration import duration
+from retrycli.domain.sanitize import printable
+from retrycli.views import formatting
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -16,28 +20,25 @@ if TYPE_CHECKING:
     from retrycli.operations.sandbox import Seen
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    app.command("sandbox")(sandbox)
-    app.command("demo")(demo)
-
-
 def sandbox(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1; 0 chooses a free one.")
     ] = 8808,
     fail: Annotated[str, typer.Option(help="Fail this share of deliveries: 30% or 0.3.")] = "0%",
-    latency: Annotated[str, typer.Option(help="Answer after this time: 200ms, 2s.")] = "0s",
+    latency: Annotated[
+        timedelta | None,
+        typer.Option(
+            help="Answer after this time: 200ms, 2s.", metavar="<duration>", show_default="0s", parser=duration
+        ),
+    ] = None,
     down: Annotated[bool, typer.Option("--down", help="Answer 503 to everything.")] = False,
     throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
 ) -> None:
     """Simulate a ticketing API on loopback. It keeps what it receives: GET /received."""
-    from retrycli.domain import suggested
     from retrycli.operations.sandbox import Behaviour, Sandbox, share
-    from retrycli.views import formatting
 
     try:
-        behaviour = Behaviour(share(fail), length_of_time(latency, "--latency"), down, throttle)
+        behaviour = Behaviour(share(fail), latency or timedelta(), down, throttle)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--fail") from None
     try:
@@ -59,8 +60,6 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _show_request(seen: Seen) -> None:
-    from retrycli.domain.sanitize import printable
-
     key = f"  key {printable(seen.key)}" if seen.key else ""
     typer.echo(f"{seen.status}  {seen.method} {printable(seen.path)}{key}")
 

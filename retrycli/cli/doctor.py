@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.options import ConfigFile, Json, config_file
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file
+from retrycli.domain import suggested
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from retrycli.operations.doctor.finding import Finding
 
-FAILED = 3
 MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("doctor")(doctor)
 
 
 def doctor(
@@ -30,7 +26,6 @@ def doctor(
     """Check the installation and report problems. Send and write nothing. Exit with 3 if a check fails."""
     from retrycli.operations import doctor as checks
     from retrycli.operations.doctor.finding import failed
-    from retrycli.views import terminal
 
     file = config_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
@@ -46,12 +41,10 @@ def doctor(
         terminal.say("Next: " + (f"fix what failed, then `{again}`" if bad else "retrycli status"))
     else:
         terminal.show_table((), [(finding.level, finding.name, finding.found, finding.remedy) for finding in findings])
-    raise typer.Exit(FAILED if bad else 0)
+    raise typer.Exit(NOT_OK if bad else 0)
 
 
 def _complete_commands(finding: Finding) -> Finding:
     """Complete the suggested commands of a finding."""
-    from retrycli.domain import suggested
-
     remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)
     return replace(finding, found=suggested.quoted(finding.found), remedy=remedy)

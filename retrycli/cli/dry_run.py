@@ -7,6 +7,10 @@ from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from retrycli.domain import suggested
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.views import formatting, terminal
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -25,7 +29,6 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
     """Show what a pass would do. Send and write nothing."""
     from retrycli.operations.dry_run import preview, totals_of
     from retrycli.operations.wiring import utc_now
-    from retrycli.views import formatting, terminal
 
     found = totals_of(settings)
     with preview(settings, limit=limit) as foreseen:
@@ -74,9 +77,7 @@ def _row(message: ListedMessage, made: Cell, found: DryRunTotals) -> Row:
 
 def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, now: datetime) -> None:
     """Show how many messages would go where, and how old the oldest is: it may be too old to send."""
-    from retrycli.domain import suggested
     from retrycli.operations.dry_run import count_waiting
-    from retrycli.views import formatting, terminal
 
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
@@ -105,9 +106,6 @@ def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, no
 
 def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
     """Show how many messages a pass would hold back, because their destination is down or throttled."""
-    from retrycli.domain.circuit_breaker import BreakerState
-    from retrycli.views import formatting, terminal
-
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
             until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"
@@ -121,7 +119,6 @@ def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
     from retrycli.operations.dry_run import LONG_AGO
-    from retrycli.views import formatting, terminal
 
     terminal.say(f"The oldest is of {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
     if now - oldest > LONG_AGO and any(policy.expires_after is None for policy in settings.policies.values()):

@@ -10,31 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import confirm, require_confirmation
-from retrycli.cli.message_ids import MessageId
-from retrycli.cli.options import By, ConfigFile, Json, Yes, load_settings, utf8
+from retrycli.cli.arguments import MessageId
+from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
+from retrycli.domain.editable_message import EditableMessage, difference, edit_in_lines
 from retrycli.domain.sanitize import printable
+from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.domain.editable_message import EditableMessage
     from retrycli.domain.listing import ActionRecord
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("edit")(edit)
 
 
 def edit(
     ctx: typer.Context,
     message_id: MessageId,
-    subject: Annotated[str | None, typer.Option(help="The new subject.", show_default=False, callback=utf8)] = None,
+    subject: Annotated[str | None, typer.Option(help="The new subject.", show_default=False, parser=utf8)] = None,
     body_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file with the new body; - is stdin.", show_default=False)
     ] = None,
-    recipient: Annotated[str | None, typer.Option(help="The new recipient.", show_default=False, callback=utf8)] = None,
+    recipient: Annotated[str | None, typer.Option(help="The new recipient.", show_default=False, parser=utf8)] = None,
     by: By = None,
     yes: Yes = False,
     as_json: Json = False,
@@ -44,9 +40,7 @@ def edit(
 
     The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
     """
-    from retrycli.domain.editable_message import difference
     from retrycli.operations import edit_message
-    from retrycli.views import terminal
 
     require_confirmation("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
@@ -74,9 +68,6 @@ def edit(
 
 def show_edits(acts: Sequence[ActionRecord]) -> None:
     """Show the changes of all edits."""
-    from retrycli.domain.editable_message import edit_in_lines
-    from retrycli.views import terminal
-
     for act in acts:
         if act.before is not None and act.after is not None:
             print(f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:")  # noqa: T201
@@ -85,8 +76,6 @@ def show_edits(acts: Sequence[ActionRecord]) -> None:
 
 
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
-    from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
-    from retrycli.views import terminal
 
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import FilterOptions, takes_filters
+from retrycli.cli.arguments import MessageId, MessageIds, takes_filters
 from retrycli.cli.list_failed import ON_SCREEN
-from retrycli.cli.message_ids import MessageId, MessageIds
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import choose, confirmed_ids, exit_code, run_interruptible, show_result
+from retrycli.cli.selection import act_on, choose, confirmed_ids
 from retrycli.cli.show import may_have_arrived
+from retrycli.domain import suggested
+from retrycli.domain.filter import Filter
 from retrycli.domain.message import EscalationReason, State
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,22 +34,17 @@ HINTS = 3
 """Maximum number of causes, largest first, that get a suggested command."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
-    group.callback()(escalations)
-    group.command("ack")(takes_filters(acknowledge, without="state"))
-    group.command("note")(note)
-    app.add_typer(group, name="escalations")
+escalations = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 
-def escalations(ctx: typer.Context, header: Header = False, as_json: Json = False, config: ConfigFile = None) -> None:
+@escalations.callback()
+def list_escalations(
+    ctx: typer.Context, header: Header = False, as_json: Json = False, config: ConfigFile = None
+) -> None:
     """List escalated messages, grouped by cause."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli.domain.filter import Filter
     from retrycli.operations import listing
-    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     groups = listing.escalations(settings)
@@ -63,9 +61,7 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Show one line per shared cause, then up to `ON_SCREEN` of the other messages."""
-    from retrycli.domain.filter import Filter
     from retrycli.operations import listing
-    from retrycli.views import terminal
 
     alike = [group for group in groups if group.count > 1 and group.fingerprint]
     _show_groups(alike)
@@ -123,8 +119,6 @@ def _group_fields(group: EscalationGroup) -> dict[str, object]:
 
 
 def _show_groups(groups: Sequence[EscalationGroup]) -> None:
-    from retrycli.views import terminal
-
     terminal.show_table(
         ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
         [
@@ -146,8 +140,6 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
 
 
 def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    from retrycli.views import terminal
-
     headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Seen to")
     if not terminal.on_terminal():
         terminal.show_table(headers, map(_escalated, messages), named=named)
@@ -173,8 +165,6 @@ def _escalated(message: ListedMessage) -> Row:
 
 def _acknowledgement(message: ListedMessage) -> str | None:
     """Return who acknowledged the message and when, and its note."""
-    from retrycli.views import terminal
-
     since = message.acknowledged_at
     seen = f"by {message.acknowledged_by}, {terminal.time_in_words(since)}" if since else None
     return ": ".join(filter(None, (seen, message.note))) or None
@@ -182,15 +172,15 @@ def _acknowledgement(message: ListedMessage) -> str | None:
 
 def _next_command(reason: str | None, message_id: int) -> str:
     """Return the next command: `show`, unless the reason allows `retry` or asks for `look-up`."""
-    from retrycli.domain import suggested
-
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
     return suggested.own(f"retrycli {commands.get(reason or '', 'show')} {message_id}")
 
 
+@escalations.command("ack")
+@partial(takes_filters, without="state")
 def acknowledge(
     ctx: typer.Context,
-    filters: FilterOptions,
+    filters: Filter,
     message_ids: MessageIds = None,
     by: By = None,
     yes: Yes = False,
@@ -199,31 +189,32 @@ def acknowledge(
 ) -> None:
     """Acknowledge escalated messages. They stay in the list, and are no longer new."""
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
 
-    wanted = choose(message_ids, filters.parse())
+    wanted = choose(message_ids, filters)
     settings = load_settings(ctx, config)
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
     ids = confirmed_ids(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
-    done, received = run_interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here))
-    show_result(done, "acknowledged", named=bool(message_ids), as_json=as_json)
-    if not as_json:
-        terminal.say("Next: retrycli escalations")
-    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+    act_on(
+        "acknowledged",
+        lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here),
+        named=bool(message_ids),
+        as_json=as_json,
+        following=lambda _: "retrycli escalations",
+    )
 
 
+@escalations.command("note")
 def note(
     ctx: typer.Context,
     message_id: MessageId,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note, in place of any earlier one.", callback=utf8)],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note, in place of any earlier one.", parser=utf8)],
     by: By = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Add a note to an escalated message."""
     from retrycli.operations import message_actions
-    from retrycli.views import terminal
 
     message_actions.note(load_settings(ctx, config), message_id, text, by=by)
     if as_json:

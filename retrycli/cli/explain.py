@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from retrycli.cli.message_ids import MessageId
+from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import ConfigFile, Json, load
-from retrycli.cli.scheduler import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
 from retrycli.cli.show import may_have_arrived
+from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
 from retrycli.domain.message import EscalationReason
+from retrycli.system.host import Asker
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,11 +21,6 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.operations.explain import Explanation
     from retrycli.operations.gates import Gate
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("explain")(explain)
 
 
 def explain(
@@ -34,8 +31,6 @@ def explain(
 ) -> None:
     """Show what delays a message, and its next attempt."""
     from retrycli.operations.explain import explain as explained
-    from retrycli.system.host import Asker
-    from retrycli.views import terminal
 
     loaded = load(ctx, config)
     callers = callers_here(loaded, asker := Asker())
@@ -57,8 +52,6 @@ def explain(
 
 
 def _next_attempt(found: Explanation) -> datetime | str:
-    from retrycli.views import terminal
-
     at = found.next_attempt_at
     if found.being_sent:
         later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.filters import FilterOptions, takes_filters
+from retrycli.cli.arguments import takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
+from retrycli.domain.filter import Filter
 from retrycli.domain.message import MessageType, State
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,11 +25,6 @@ ON_SCREEN = 50
 """Maximum number of rows on a terminal without ``--limit``."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("list-failed")(takes_filters(list_failed))
-
-
 class Sort(StrEnum):
     """Sort orders."""
 
@@ -37,9 +34,10 @@ class Sort(StrEnum):
     AGE = "age"
 
 
+@takes_filters
 def list_failed(
     ctx: typer.Context,
-    filters: FilterOptions,
+    filters: Filter,
     sort: Annotated[Sort, typer.Option(help="The order.")] = Sort.NEXT,
     limit: Annotated[
         int | None,
@@ -51,12 +49,10 @@ def list_failed(
 ) -> None:
     """List failed messages with state, next attempt and error."""
     from retrycli.operations import listing
-    from retrycli.views import formatting, terminal
 
     settings = load_settings(ctx, config)
-    wanted = filters.parse()
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with listing.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+    with listing.list_messages(settings, filters, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _max_retries_by_type(settings)
             policies = settings.policies
@@ -96,7 +92,6 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     Off a terminal the column holds the time. On a terminal it says which messages expire soon or have expired.
     """
     from retrycli.operations.wiring import utc_now
-    from retrycli.views import terminal
 
     most = _max_retries_by_type(settings)
     expire = any(policy.expires_after for policy in settings.policies.values())
@@ -132,7 +127,6 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Describe when a waiting message expires; empty if that is far off."""
     from retrycli.operations.expiry import EXPIRED, is_shown
-    from retrycli.views import formatting
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):

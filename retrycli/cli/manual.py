@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+from difflib import get_close_matches
+from importlib import resources
 from typing import Annotated, ClassVar
 
 import typer
 
-from retrycli.cli.message_ids import SHELL_SAFE
+from retrycli.cli.arguments import SHELL_SAFE
+from retrycli.views import terminal
 
 TOPICS = (
     "getting-started",
@@ -50,11 +54,6 @@ LESS = "FRX"
 """The options that git gives less, too: quit if the page fits, show colours, leave the text on the screen."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("manual")(manual)
-
-
 def matching(incomplete: str) -> list[tuple[str, str]]:
     """List the topics that begin as typed, with their first sentences, for a shell to offer."""
     return [(topic, first_sentence(topic).translate(SHELL_SAFE)) for topic in TOPICS if topic.startswith(incomplete)]
@@ -67,8 +66,6 @@ def manual(
     ] = None,
 ) -> None:
     """Show a page of the manual, or list its topics."""
-    from retrycli.views import terminal
-
     if topic is None:
         terminal.show_table(("Topic", "Contents"), [(name, first_sentence(name)) for name in TOPICS], texts=1)
         terminal.say(f"Next: retrycli manual {TOPICS[0]}")
@@ -82,8 +79,6 @@ def manual(
 
 def page(topic: str) -> str:
     """Return the Markdown of a page."""
-    from importlib import resources
-
     return (resources.files("retrycli") / "manual" / f"{topic}.md").read_text(encoding="utf-8")
 
 
@@ -95,8 +90,6 @@ def first_sentence(topic: str) -> str:
 
 
 def _unknown(topic: str) -> str:
-    from difflib import get_close_matches
-
     similar = [name for name in TOPICS if topic in name] if topic else []
     close = similar or get_close_matches(topic, TOPICS, cutoff=0.7)
     hint = f"did you mean {' or '.join(close[:3])}?" if close else "`retrycli manual` lists the topics"
@@ -105,8 +98,6 @@ def _unknown(topic: str) -> str:
 
 def _show(text: str) -> None:
     """Render a page for the terminal, through the pager that ``$PAGER`` names."""
-    import os
-
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import Markdown, TableElement
     from rich.table import Table

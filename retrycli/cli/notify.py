@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+
 import typer
 
-from retrycli.cli.options import ConfigFile, Json, load_settings
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, load_settings
+from retrycli.views import terminal
 
-NOT_ACCEPTED = 3
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    group = typer.Typer(help="Test notifications.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("test")(send_test)
-    app.add_typer(group, name="notify")
+notify = typer.Typer(help="Test notifications.", no_args_is_help=True, rich_markup_mode=None)
 
 
+@notify.command("test")
 def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Send a test notification to every target. Exit with 3 if a target refuses it."""
-    import uuid
-
     from retrycli.operations import notifications
-    from retrycli.views import terminal
 
     tried = notifications.send_test(load_settings(ctx, config), str(uuid.uuid4()))
     failed = {
@@ -45,4 +39,4 @@ def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = No
         terminal.show_table(("Target", "Scheme", "Result"), rows, texts=1)
         broken = " and ".join(sorted(failed, reverse=True))
         terminal.say("Next: " + (f"fix {broken}, then `retrycli notify test`" if failed else "retrycli status"))
-    raise typer.Exit(NOT_ACCEPTED if failed else 0)
+    raise typer.Exit(NOT_OK if failed else 0)

@@ -1,84 +1,51 @@
-"""Options that many commands share, and the settings that they choose. A pass loads nothing else of `cli`."""
+"""Options that many commands share, the settings that they choose, and confirmation. A pass loads nothing else."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from retrycli.domain import suggested
 from retrycli.domain.operator_action import LONGEST_NAME
+from retrycli.domain.sanitize import encodable
 
 if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
 
-
-class LogLevel(StrEnum):
-    """Log levels."""
-
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARNING = "WARNING"
-    ERROR = "ERROR"
-
-
-class LogFormat(StrEnum):
-    """Log formats."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-@dataclass(frozen=True, slots=True)
-class Globals:
-    """The options before the command."""
-
-    config: Path | None
-    log_level: LogLevel | None
-    log_format: LogFormat | None
-
-
+NOT_OK = 3
+"""Exit code: tried and not delivered, or not healthy."""
+REFUSED = 4
+"""Exit code: no such message, or not possible in its state."""
 MAX_NUMBER = 2**31
 """Maximum of numeric options, as for ``run.limit``."""
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LogFormat = Literal["text", "json"]
 
-def utf8(value: str | None) -> str | None:
-    """Check an option's text, if any: no database stores invalid UTF-8.
+
+def utf8(value: str) -> str:
+    """Check an option's text: no database stores invalid UTF-8.
 
     Raises:
-        typer.BadParameter: the text is not valid UTF-8.
+        ValueError: the text is not valid UTF-8.
     """
-    from retrycli.domain.sanitize import encodable
-
-    if value is not None and not encodable(value):
-        raise typer.BadParameter("that is not valid UTF-8")
+    if not encodable(value):
+        raise ValueError("that is not valid UTF-8")
     return value
 
 
-def all_utf8(values: list[str] | None) -> list[str] | None:
-    """Check the texts of a repeatable option, if any.
+def operator_name(value: str) -> str:
+    """Check an operator's name for the history.
 
     Raises:
-        typer.BadParameter: a text is not valid UTF-8.
+        ValueError: the name is empty or too long, has control characters, or is not valid UTF-8.
     """
-    for value in values or ():
-        utf8(value)
-    return values
-
-
-def operator_name(value: str | None) -> str | None:
-    """Check an operator's name, if any, for the history.
-
-    Raises:
-        typer.BadParameter: the name is empty or too long, has control characters, or is not valid UTF-8.
-    """
-    utf8(value)
-    if value is not None and not (0 < len(value.strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
-        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} printable characters")
+    if not (0 < len(utf8(value).strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
+        raise ValueError(f"a name has 1 to {LONGEST_NAME} printable characters")
     return value
 
 
@@ -90,7 +57,7 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Header = Annotated[bool, typer.Option("--header", help="If the output is piped, print the column names first.")]
 By = Annotated[
-    str | None, typer.Option(help="The operator, for the history.", show_default="login name", callback=operator_name)
+    str | None, typer.Option(help="The operator, for the history.", show_default="login name", parser=operator_name)
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -104,20 +71,17 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
     from retrycli.config import loader as configuration
     from retrycli.views import log_lines
 
-    given: Globals = ctx.obj
+    given = ctx.find_root().params
     loaded = configuration.load(config_file(ctx, config))
     chosen = loaded.settings.logging
-    level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
-    log_lines.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
+    level = given["log_level"] or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
+    log_lines.configure(level, given["log_format"] or chosen.format, chosen.file)
     return loaded
 
 
 def config_file(ctx: typer.Context, config: Path | None) -> Path | None:
     """Return the configuration file given by an option, if any. Suggested commands will name it."""
-    from retrycli.domain import suggested
-
-    given: Globals = ctx.obj
-    file = config or given.config
+    file: Path | None = config or ctx.find_root().params["config"]
     suggested.with_config(None if file is None else str(file))
     return file
 
@@ -129,3 +93,35 @@ def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
         ConfigurationError: a setting is invalid.
     """
     return load(ctx, config).settings
+
+
+def can_ask(*, as_json: bool) -> bool:
+    """Return if the user can be asked: stdin and stdout are a terminal, and ``--json`` is not set."""
+    return sys.stdout.isatty() and sys.stdin.isatty() and not as_json
+
+
+def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None:
+    """Require ``--yes`` if the user can't be asked.
+
+    Args:
+        what: the reason for the question, for the error.
+        yes: ``--yes`` was given.
+        as_json: ``--json`` was given.
+
+    Raises:
+        typer.BadParameter: the user can't be asked, and ``--yes`` was not given.
+    """
+    if not (yes or can_ask(as_json=as_json)):
+        raise typer.BadParameter(f"{what}, and this is not a terminal: pass --yes to confirm", param_hint="--yes")
+
+
+def confirm(question: str) -> None:
+    """Ask a question. End the command unless the answer is yes.
+
+    Raises:
+        typer.Exit: the answer is not yes; the exit code is 0.
+    """
+    typer.echo(f"{question} [y/N] ", nl=False)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        typer.echo("Nothing was changed.")
+        raise typer.Exit(0)

@@ -1,28 +1,25 @@
-"""``passes``."""
+"""``passes``, ``pause``, ``resume``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
+from retrycli.cli.options import MAX_NUMBER, By, ConfigFile, Header, Json, load_settings, utf8
 from retrycli.cli.run_once import RELEASED_TEXT, describe_end
+from retrycli.domain.duration import duration
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
 
     from retrycli.domain.pass_record import PassRecord, PauseRecord
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("passes")(passes)
 
 
 def passes(
@@ -34,7 +31,6 @@ def passes(
 ) -> None:
     """Show the last passes, including skipped ones."""
     from retrycli.operations import status
-    from retrycli.views import terminal
 
     found, pauses, lost = status.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
@@ -87,3 +83,45 @@ def _describe_result(found: PassRecord) -> str | None:
     why = describe_end(found.reason, found.detail)
     quiet = "nothing was due" if found.result == "completed" else None
     return "; ".join(filter(None, (", ".join(counts), why))) or quiet
+
+
+def pause(
+    ctx: typer.Context,
+    length: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--for",
+            help="Resume automatically after this time: 30m, 2h, 1d.",
+            show_default=False,
+            metavar="<duration>",
+            parser=duration,
+        ),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="The reason, shown by `status`.", show_default=False, parser=utf8)
+    ] = None,
+    by: By = None,
+    config: ConfigFile = None,
+) -> None:
+    """Stop deliveries until `resume`, or for a time."""
+    from retrycli.operations import pause
+
+    if length is not None and not length:
+        raise typer.BadParameter(
+            "it would be over at once; leave --for out to pause until `retrycli resume`", param_hint="--for"
+        )
+    begun, replaced = pause.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
+    if replaced is not None:
+        terminal.complain(f"retrycli: this replaces {replaced.in_words}")
+    until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
+    terminal.say(f"Paused {until}. Passes record themselves and send nothing.")
+    terminal.say("Next: `retrycli resume`, when deliveries may go on")
+
+
+def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
+    """End a pause."""
+    from retrycli.operations import pause
+
+    ended = pause.resume(load_settings(ctx, config), by=by)
+    terminal.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
+    terminal.say("Next: retrycli status")

@@ -6,55 +6,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.confirm import confirm, require_confirmation
-from retrycli.cli.options import ConfigFile, Json, Yes, all_utf8, load_settings, operator_name, utf8
+from retrycli.cli.options import (
+    NOT_OK,
+    ConfigFile,
+    Json,
+    Yes,
+    confirm,
+    load_settings,
+    operator_name,
+    require_confirmation,
+    utf8,
+)
 from retrycli.domain.message import MessageType
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from retrycli.operations.presets import MessageSummary, PresetSummary
     from retrycli.operations.trial_delivery import Trial
 
-NOT_DELIVERED = 3
 NOT_FOUND = "no: such a message would be sent again. Fix the preset's look_up, unless the system shows it later"
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
 Cc = Annotated[
     list[str] | None,
-    typer.Option(metavar="ADDRESS", help="A recipient of a copy. Repeat for more.", callback=all_utf8),
+    typer.Option(metavar="ADDRESS", help="A recipient of a copy. Repeat for more.", parser=utf8),
 ]
-Bcc = Annotated[
-    list[str] | None, typer.Option(metavar="ADDRESS", help="A recipient of a blind copy.", callback=all_utf8)
-]
+Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="A recipient of a blind copy.", parser=utf8)]
 Attach = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATH",
         help="An attachment below gateway.attachments_dir. Repeat for more.",
-        callback=all_utf8,
+        parser=utf8,
     ),
 ]
 SignedBy = Annotated[
     str | None,
-    typer.Option(help="The operator, named in the message.", show_default="login name", callback=operator_name),
+    typer.Option(help="The operator, named in the message.", show_default="login name", parser=operator_name),
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    group = typer.Typer(rich_markup_mode=None)
-    group.callback(invoke_without_command=True)(presets)
-    group.command("show")(show)
-    group.command("check")(check)
-    app.add_typer(group, name="presets")
-    app.command("deliver-test")(deliver_test)
+presets = typer.Typer(rich_markup_mode=None)
 
 
-def presets(ctx: typer.Context, as_json: Json = False) -> None:
+@presets.callback(invoke_without_command=True)
+def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
     """Show and check presets, which describe ticketing systems. Without a command, list them."""
     if ctx.invoked_subcommand is not None:
         return
     from retrycli.operations import presets as operation
-    from retrycli.views import terminal
 
     found = operation.bundled()
     if as_json:
@@ -65,25 +65,25 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
     terminal.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
 
 
+@presets.command("show")
 def show(
-    preset: Annotated[str, typer.Argument(metavar="NAME", help="A bundled preset or a file.", callback=utf8)],
+    preset: Annotated[str, typer.Argument(metavar="NAME", help="A bundled preset or a file.", parser=utf8)],
 ) -> None:
     """Print a preset as TOML, to start one of your own."""
     from retrycli.operations import presets as operation
-    from retrycli.views import terminal
 
     terminal.show_text(operation.source(preset))
 
 
+@presets.command("check")
 def check(
     ctx: typer.Context,
-    preset: Annotated[str, typer.Argument(metavar="FILE", help="A file or a bundled preset.", callback=utf8)],
+    preset: Annotated[str, typer.Argument(metavar="FILE", help="A file or a bundled preset.", parser=utf8)],
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Check a preset and show its features. Nothing is sent."""
     from retrycli.operations import presets as operation
-    from retrycli.views import terminal
 
     found, compared = operation.check(load_settings(ctx, config), preset)
     if as_json:
@@ -106,10 +106,10 @@ def check(
 
 def deliver_test(
     ctx: typer.Context,
-    ticket: Annotated[str, typer.Option(help="A ticket that you may write to.", callback=utf8)],
+    ticket: Annotated[str, typer.Option(help="A ticket that you may write to.", parser=utf8)],
     message_type: Annotated[MessageType, typer.Option("--type", help="The message type.")] = MessageType.INTERNAL,
     recipient: Annotated[
-        str | None, typer.Option("--to", help="The recipient, if the system takes one.", callback=utf8)
+        str | None, typer.Option("--to", help="The recipient, if the system takes one.", parser=utf8)
     ] = None,
     cc: Cc = None,
     bcc: Bcc = None,
@@ -142,12 +142,10 @@ def deliver_test(
         by=by or login_name(),
     )
     _show(tried, as_json=as_json)
-    raise typer.Exit(0 if tried.delivered else NOT_DELIVERED)
+    raise typer.Exit(0 if tried.delivered else NOT_OK)
 
 
 def _show(tried: Trial, *, as_json: bool) -> None:
-    from retrycli.views import terminal
-
     outcome = tried.outcome
     if as_json:
         exchanges = [{"request": exchange.request, "answer": exchange.answer} for exchange in tried.exchanges]

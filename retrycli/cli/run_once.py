@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
+from retrycli.domain import suggested
 from retrycli.domain.pass_summary import StartedBy
+from retrycli.system.starter import has_terminal, parents, started_by
+from retrycli.views import log_lines, terminal
 
 if TYPE_CHECKING:
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain import suggested
+from retrycli.domain.pass_summary import PassSummary
 
 RELEASED_TEXT = "put back with no try counted"
 """Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("run-once")(run_once)
 
 
 class Signals:
@@ -70,7 +69,6 @@ def run_once(
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
     from retrycli.operations import run_pass, wiring
-    from retrycli.views import log_lines, terminal
 
     settings = load_settings(ctx, config)
     if dry_run:
@@ -89,7 +87,7 @@ def run_once(
                 wait_lock_seconds=wait_lock,
                 listen=follow,
                 runtime=runtime,
-                started_by=starter or _detect_starter(),
+                started_by=starter or started_by(os.environ, parents(), at_terminal=has_terminal()),
             )
     except Exception as error:
         log_lines.file_failure(error)
@@ -101,15 +99,7 @@ def run_once(
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
 
 
-def _detect_starter() -> StartedBy:
-    from retrycli.system.starter import has_terminal, parents, started_by
-
-    return started_by(os.environ, parents(), at_terminal=has_terminal())
-
-
 def _show(summary: PassSummary) -> None:
-    from retrycli.views import terminal
-
     why = describe_end(summary.reason, summary.detail)
     terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     terminal.say(
@@ -122,8 +112,6 @@ def _show(summary: PassSummary) -> None:
 
 def describe_end(reason: str | None, detail: str | None) -> str | None:
     """Return why a pass ended early. For two reasons the detail says everything."""
-    from retrycli.domain import suggested
-
     if detail is not None:
         detail = suggested.quoted(detail)
     if reason is None or (detail and reason in {"lock_held", "paused"}):

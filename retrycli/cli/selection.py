@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
 
-from retrycli.cli.confirm import can_ask, confirm, require_confirmation
 from retrycli.cli.list_failed import show_messages
+from retrycli.cli.options import NOT_OK, REFUSED, can_ask, confirm, require_confirmation
 from retrycli.cli.run_once import Signals
+from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
+from retrycli.domain.filter import Filter
 from retrycli.domain.outcome import may_have_arrived
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from retrycli.config.settings import Settings
-    from retrycli.domain.filter import Filter
     from retrycli.operations.bulk_action import ActionResult, ManualAttempt
     from retrycli.operations.message_actions import Match
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
-
-NOT_DELIVERED = 3
-REFUSED = 4
 
 
 def choose(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
@@ -33,8 +32,6 @@ def choose(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     Raises:
         typer.BadParameter: both or neither were given.
     """
-    from retrycli.domain.filter import Filter
-
     filtered = wanted != Filter()
     if message_ids and filtered:
         raise typer.BadParameter("ids and filters don't go together; give the ones or the others", param_hint="ID…")
@@ -74,7 +71,6 @@ def confirmed_ids(
         typer.BadParameter: the user can't be asked.
         typer.Exit: the user does not agree.
     """
-    from retrycli.domain.errors import NoSuchMessage
     from retrycli.operations import message_actions
 
     if isinstance(wanted, list):
@@ -94,8 +90,6 @@ def confirmed_ids(
 
 def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, verb: str, plan: str) -> None:
     """Show the first messages that will change, and ask for confirmation."""
-    from retrycli.views import formatting, terminal
-
     number = len(found.ids) - len(left_alone)
     first = [message for message in found.first if message.id not in left_alone]
     show_messages(settings, first)
@@ -109,8 +103,6 @@ def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, v
 
 
 def _describe_expired(number: int) -> str:
-    from retrycli.views import formatting
-
     return f"{formatting.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
@@ -127,10 +119,40 @@ def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | N
     return done, signals.received
 
 
-def show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
-    """Show the result of an action: sentences on a terminal, else figures or JSON."""
-    from retrycli.views import terminal
+def act_on(
+    act: str,
+    operation: Callable[[Runtime], ActionResult],
+    *,
+    named: bool,
+    as_json: bool,
+    following: Callable[[ActionResult], str],
+) -> NoReturn:
+    """Change messages, show the result and the next command, and exit.
 
+    Args:
+        act: the change, for the result.
+        operation: makes it.
+        named: the messages were named, not found by a filter.
+        as_json: ``--json`` was given.
+        following: returns the next command.
+
+    Raises:
+        typer.Exit: always. Its code says: stopped by a signal, a failed canary, refused, or done.
+    """
+    done, received = run_interruptible(operation)
+    _show_result(done, act, named=named, as_json=as_json)
+    if not as_json:
+        terminal.say(f"Next: {following(done)}")
+    if received is not None:
+        raise typer.Exit(128 + received)
+    if done.reason == "canary_failed":
+        raise typer.Exit(NOT_OK)
+    untouched = not done.done and not any(attempt.delivered for attempt in done.tried)
+    raise typer.Exit(REFUSED if done.refused and (named or untouched) else 0)
+
+
+def _show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
+    """Show the result of an action: sentences on a terminal, else figures or JSON."""
     if as_json:
         terminal.show_json(
             {
@@ -152,8 +174,6 @@ def show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> 
 
 
 def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
-    from retrycli.views import formatting, terminal
-
     for attempt in done.tried:
         show_attempt(attempt, "Canary: message")
     if done.done or not (named or done.left):
@@ -167,9 +187,6 @@ def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
 
 def _show_refused(done: ActionResult) -> None:
     """Show how many messages that a filter found stayed unchanged. Named messages get one line per message."""
-    from retrycli.domain.errors import Expired, InvalidMessage
-    from retrycli.views import formatting, terminal
-
     unfit = sum(isinstance(error, InvalidMessage) for error in done.refused.values())
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
@@ -183,8 +200,6 @@ def _show_refused(done: ActionResult) -> None:
 
 def describe_left(done: ActionResult) -> str:
     """Describe why the action stopped before some messages."""
-    from retrycli.views import formatting
-
     they = f"{formatting.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
     failed = sum(attempt.failed for attempt in done.tried)
     why = {
@@ -193,16 +208,6 @@ def describe_left(done: ActionResult) -> str:
         "signal": "stopped in between; the same command goes on with the rest",
     }
     return f"{they}: {why[done.reason or 'signal']}."
-
-
-def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
-    """Return the exit code: stopped by a signal, a failed canary, refused, or done."""
-    if received is not None:
-        return 128 + received
-    if done.reason == "canary_failed":
-        return NOT_DELIVERED
-    untouched = not done.done and not any(attempt.delivered for attempt in done.tried)
-    return REFUSED if done.refused and (named or untouched) else 0
 
 
 def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
@@ -218,8 +223,6 @@ def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
 
 def show_attempt(tried: ManualAttempt, start: str = "Message") -> None:
     """Show a manual attempt."""
-    from retrycli.views import terminal
-
     if tried.delivered:
         terminal.say(f"{start} {tried.message_id} sent.")
     elif tried.outcome is not None:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from retrycli.cli.arguments import MessageId
 from retrycli.cli.edit import show_edits
-from retrycli.cli.message_ids import MessageId
 from retrycli.cli.options import ConfigFile, Json, load_settings
+from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.operator_action import ActionKind
+from retrycli.domain.row_parsing import utc_time
+from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,11 +30,6 @@ ROW_COLUMNS = ("message_id", "ticket")
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("show")(show)
-
-
 def show(
     ctx: typer.Context,
     message_id: MessageId,
@@ -40,7 +38,6 @@ def show(
 ) -> None:
     """Show one message and its attempts."""
     from retrycli.operations import listing
-    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     found = listing.show(settings, message_id)
@@ -106,9 +103,6 @@ def may_have_arrived(message_id: int) -> str:
 
 def _json_value(column: str, value: object) -> object:
     """Return a column's value for JSON. Parse times, which SQLite stores as text; keep an invalid one."""
-    from retrycli.domain.errors import InvalidMessage
-    from retrycli.domain.row_parsing import utc_time
-
     if column not in TIME_COLUMNS:
         return value
     try:
@@ -119,8 +113,6 @@ def _json_value(column: str, value: object) -> object:
 
 def _show_history(found: MessageDetails) -> None:
     """Show attempts and operators' actions in the order of time."""
-    from retrycli.views import terminal
-
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     rows = _history_rows(found)
     if any(attempt.external_id for attempt in found.attempts):

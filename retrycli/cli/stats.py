@@ -1,16 +1,20 @@
-"""``stats``."""
+"""``stats``, ``report``, ``metrics``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retrycli.cli.options import ConfigFile, Json, load_settings
-from retrycli.cli.parsing import length_of_time
+from retrycli.domain.delivery_stats import bar_for, bars, quantile
+from retrycli.domain.duration import duration, in_words
 from retrycli.domain.grouping import GroupBy
+from retrycli.domain.outcome import OutcomeKind
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +33,9 @@ NEWEST = 5
 CURVE = 48
 """Width of a curve, in characters."""
 
+STDOUT = Path("-")
+
 Since = Annotated[str, typer.Option("--since", help="The period: 12h, 7d.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("stats")(stats)
 
 
 def stats(
@@ -46,7 +47,6 @@ def stats(
 ) -> None:
     """Show outcomes of attempts, and outages."""
     from retrycli.operations import stats as operation
-    from retrycli.views import terminal
 
     span = parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
@@ -62,15 +62,60 @@ def stats(
     terminal.say("Next: retrycli report --html report.html")
 
 
+def report(
+    ctx: typer.Context,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; - is stdout.", show_default="report.path"),
+    ] = None,
+    since: Since = "7d",
+    config: ConfigFile = None,
+) -> None:
+    """Write an HTML report."""
+    from retrycli.operations import report as operation
+
+    settings = load_settings(ctx, config)
+    file = html or settings.report.path
+    if file is None:
+        raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
+    page = operation.report(settings, span=parse_since(since))
+    if file == STDOUT:
+        print(page, end="")  # noqa: T201
+        return
+    operation.write(file, page)
+    terminal.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
+    terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
+
+
+def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Print the metrics for Prometheus."""
+    from retrycli.operations import metrics as operation
+    from retrycli.views.prometheus import samples, text
+
+    settings = load_settings(ctx, config)
+    measured = operation.measure(settings)
+    if as_json:
+        terminal.show_json({"metrics": samples(measured)})
+        return
+    typer.echo(text(measured), nl=False)
+    path = settings.metrics.path
+    terminal.say(f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.")
+    terminal.say("Next: retrycli status")
+
+
 def parse_since(since: str) -> timedelta:
     """Parse ``--since``.
 
     Raises:
         typer.BadParameter: the text is not a duration, or the duration is zero.
     """
-    if span := length_of_time(since, "--since"):
-        return span
-    raise typer.BadParameter("look back for longer than that, as in 12h or 7d", param_hint="--since")
+    try:
+        span = duration(since)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+    if not span:
+        raise typer.BadParameter("look back for longer than that, as in 12h or 7d", param_hint="--since")
+    return span
 
 
 # -- stats as JSON and as lines --------------------------------------------------------------------------------------
@@ -121,8 +166,6 @@ def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) ->
 
 
 def _waits(figures: DeliveryStats) -> list[timedelta | None]:
-    from retrycli.domain.delivery_stats import quantile
-
     return [quantile(figures.waits, share) for share in (0.5, 0.95, 1)]
 
 
@@ -130,10 +173,6 @@ def _waits(figures: DeliveryStats) -> list[timedelta | None]:
 
 
 def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
-    from retrycli.domain.delivery_stats import bar_for, bars
-    from retrycli.domain.outcome import OutcomeKind
-    from retrycli.views import formatting, terminal
-
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
     made = [sum(counts.values()) for counts in columns]
     good = [counts.get(OutcomeKind.DELIVERED, 0) for counts in columns]
@@ -163,8 +202,6 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
 
 
 def _describe_waits(figures: DeliveryStats) -> str:
-    from retrycli.domain.duration import in_words
-
     median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
     if not median:
         return "nothing is known yet"
@@ -172,8 +209,6 @@ def _describe_waits(figures: DeliveryStats) -> str:
 
 
 def _describe_outages(figures: DeliveryStats) -> str:
-    from retrycli.domain.duration import in_words
-
     if not figures.outages:
         return "none"
     down = sum((outage.length(figures.until) for outage in figures.outages), timedelta())
@@ -181,9 +216,6 @@ def _describe_outages(figures: DeliveryStats) -> str:
 
 
 def _show_outages(figures: DeliveryStats) -> None:
-    from retrycli.domain.duration import in_words
-    from retrycli.views import terminal
-
     rows = [
         (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
         for outage in figures.outages[-NEWEST:][::-1]
@@ -192,8 +224,6 @@ def _show_outages(figures: DeliveryStats) -> None:
 
 
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
-    from retrycli.views import formatting, terminal
-
     whole = sum(group.attempts for group in groups)
     most = max(group.attempts for group in groups)
     terminal.show_table(
@@ -211,8 +241,6 @@ def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
 
 
 def _show_tries(tries: Mapping[int, int]) -> None:
-    from retrycli.views import formatting, terminal
-
     whole, most = sum(tries.values()), max(tries.values())
     rows = [
         (f"retry {number}", f"{messages:,}", _percent(messages, whole), formatting.bar(messages, most))
@@ -222,8 +250,6 @@ def _show_tries(tries: Mapping[int, int]) -> None:
 
 
 def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
-    from retrycli.views import formatting, terminal
-
     rows = [(f"{cause.attempts:,}", cause.outcome, cause.last_at, cause.cause) for cause in troubles[:limit]]
     terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load
-from retrycli.cli.scheduler import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
+from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
+from retrycli.domain import suggested
 from retrycli.domain.pass_summary import PassResult
+from retrycli.system.host import ANSWER_SECONDS, Asker, Caller, Host
+from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -17,14 +19,9 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.operations.status import Status
 
-UNHEALTHY = 3
+LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
 NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is estimated from earlier passes"
 """Another user's crontab may be unreadable for this user."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command."""
-    app.command("status")(status)
 
 
 def status(
@@ -47,8 +44,6 @@ def status(
 ) -> None:
     """Show scheduler health and queue counts."""
     from retrycli.operations import status as operation
-    from retrycli.system.host import Asker
-    from retrycli.views import formatting, terminal
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
@@ -68,7 +63,7 @@ def status(
         words = f"{formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         terminal.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
     is_healthy = found.state == "ok" and found.uncalled is None and not too_many
-    raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
+    raise typer.Exit(NOT_OK if check and not is_healthy else 0)
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -90,8 +85,6 @@ def _status_fields(found: Status) -> dict[str, object]:
 
 
 def _show_status(loaded: Loaded, found: Status) -> None:
-    from retrycli.views import formatting, terminal
-
     terminal.show_facts(
         {
             "State": f"{found.state}, but nothing calls the next pass"
@@ -160,7 +153,6 @@ def _expired_facts(found: Status) -> dict[str, str]:
 
 
 def _describe_passes(found: Status) -> str:
-    from retrycli.domain import suggested
     from retrycli.views import formatting
 
     last = found.last_pass
@@ -178,8 +170,6 @@ def _describe_passes(found: Status) -> str:
 
 def _cause_facts(found: Status) -> dict[str, str]:
     """Return why the last pass ended early, if its result does not say it."""
-    from retrycli.domain import suggested
-
     last = found.last_pass
     is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
     if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
@@ -189,8 +179,6 @@ def _cause_facts(found: Status) -> dict[str, str]:
 
 def _refusal_facts(found: Status) -> dict[str, str]:
     """Return the destinations that refused our credentials before the last pass. The last pass shows its own."""
-    from retrycli.views import terminal
-
     return {
         f"API {refusal.destination}": f"refused us at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
         + ("not tried since, nothing was due" if refusal.was_idle else "nothing was delivered there since")
@@ -212,9 +200,39 @@ def _host_facts(found: Status) -> dict[str, str]:
 
 
 def _describe_pause(found: Status) -> str:
-    from retrycli.views import terminal
-
     if found.pause is None:
         return "none"
     until = f" until {terminal.time_in_words(found.pause.until)}" if found.pause.until else ""
     return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
+
+
+# -- what calls the passes on this machine, for `explain` too ------------------------------------------
+
+
+def callers_here(loaded: Loaded, asker: Asker) -> list[Caller] | None:
+    """Find the callers of passes here; None if the settings have no file, because a schedule names the file."""
+    from retrycli.operations.schedule.callers import callers_of
+
+    return None if loaded.file is None else callers_of(loaded, Host(run=asker))
+
+
+def none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
+    """Return if no crontab here calls a pass. Then the line that called the last pass from cron is gone."""
+    from retrycli.operations.schedule import callers as found_here
+
+    return callers == [] and found_here.none_hidden(Host(run=asker))
+
+
+def complete_commands(loaded: Loaded, text: str) -> str:
+    """Complete the commands in a text. Only root may be able to install the schedule."""
+    from retrycli.operations.schedule import callers
+
+    install = callers.to_install(loaded, Host())
+    return suggested.quoted(text.replace("`retrycli cron install`", install))
+
+
+def report_silent_programs(asker: Asker) -> None:
+    """Report programs of this machine that did not answer about the schedule."""
+    for program in sorted(asker.silent):
+        words = f"`{program}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
+        terminal.complain(f"retrycli: {words}")

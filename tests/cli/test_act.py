@@ -247,7 +247,7 @@ def test_a_person_who_says_yes_is_told_what_was_done(at_work: Cli, application: 
         *("requeue", "--type", "customer", "--at", "2099-01-02 03:04", "--spread", "2h"), answers=["y"]
     )
     assert screen.returncode == 0
-    assert re.search(r"Requeue 2 messages for 2099-01-02 03:04[+-]\d\d:\d\d over 2h\? \[y/N\] y", screen.text)
+    assert re.search(r"Requeue 2 messages for 2099-01-02 03:04[+-]\d\d:\d\d over 2 h\? \[y/N\] y", screen.text)
     assert screen.text.endswith("Requeued 2 messages.\nNext: retrycli list-failed --state waiting\n")
     assert [application.state(each) for each in (11, 12)] == ["waiting", "waiting"]
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.main import get_command
 
-from retrycli.cli import app
-from retrycli.cli.examples import EXAMPLES
+from retrycli.cli import EXAMPLES, app
 from tests.cli.command import COLUMNS, Cli
 
 if TYPE_CHECKING:
@@ -150,10 +149,10 @@ WRONG = {
     f"retry 5 --by {'x' * 256}": "Invalid value for '--by': a name has 1 to 255 printable characters",
     "retry 5 --by ' '": "Invalid value for '--by': a name has 1 to 255 printable characters",
     "escalations note 5": "Missing argument 'TEXT'",
-    "requeue 5 --at yesterday": "Invalid value for --at: 'yesterday' is not a valid time",
-    "requeue 5 --at 2001-01-01": "Invalid value for --at: '2001-01-01' is past",
-    "requeue 5 --at 9999-12-31": "Invalid value for --at: '9999-12-31' is too far off",
-    "requeue 5 --spread all": "Invalid value for --spread: 'all' is not a valid duration",
+    "requeue 5 --at yesterday": "Invalid value for '--at': 'yesterday' is not a valid time",
+    "requeue 5 --at 2001-01-01": "Invalid value for '--at': '2001-01-01' is past",
+    "requeue 5 --at 9999-12-31": "Invalid value for '--at': '9999-12-31' is too far off",
+    "requeue 5 --spread all": "Invalid value for '--spread': 'all' is not a valid duration",
     "requeue 5 --canary 0": "Invalid value for '--canary'",
     "requeue 5 --abort-over 30%": "Invalid value for --abort-over: it is about canaries; give --canary too",
     "requeue 5 --canary 1 --abort-over most": "Invalid value for --abort-over: 'most' is not a valid share",
@@ -168,9 +167,9 @@ WRONG = {
     "list-failed --limit 2147483649": "it must be at most 2147483648",
     "run-once --limit 2147483649": "it must be at most 2147483648",
     "run-once --wait-lock -1": "Invalid value for '--wait-lock'",
-    "list-failed --older-than 7": "Invalid value for --older-than: '7' is not a valid duration",
-    "db prune --older-than 90 --yes": "Invalid value for --older-than: '90' is not a valid duration",
-    "pause --for soon": "Invalid value for --for: 'soon' is not a valid duration; write a number and a unit",
+    "list-failed --older-than 7": "Invalid value for '--older-than': '7' is not a valid duration",
+    "db prune --older-than 90 --yes": "Invalid value for '--older-than': '90' is not a valid duration",
+    "pause --for soon": "Invalid value for '--for': 'soon' is not a valid duration; write a number and a unit",
     "pause --for 0m": "Invalid value for --for: it would be over at once",
     "pause --reason caf\udce9": "Invalid value for '--reason': that is not valid UTF-8",
     "init --database-url sqlite:///caf\udce9": "Invalid value for '--database-url': that is not valid UTF-8",
@@ -178,7 +177,7 @@ WRONG = {
     "deliver-test --ticket 1 --cc a@example.com --cc caf\udce9": "Invalid value for '--cc': that is not valid UTF-8",
     "db copy --to sqlite:///caf\udce9": "Invalid value for '--to': that is not valid UTF-8",
     "sandbox --fail 130%": "Invalid value for --fail: '130%' is not a valid share; write 0% to 100%",
-    "sandbox --latency fast": "Invalid value for --latency: 'fast' is not a valid duration",
+    "sandbox --latency fast": "Invalid value for '--latency': 'fast' is not a valid duration",
     "--log-level loud status": "'loud' is not one of",
 }
 

@@ -1,0 +1,183 @@
+"""Arguments and options that choose messages, with shell completion, and times as options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, time, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retrycli.cli.options import utf8
+from retrycli.domain.duration import LONGEST, duration
+from retrycli.domain.filter import Filter
+from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.sanitize import printable
+
+LARGEST_ID = 2**63 - 1
+"""Largest integer of both databases."""
+MAX_ERROR_LENGTH = 60
+"""Maximum characters of an error in a completion."""
+SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
+"""Look-alikes for the characters that zsh evaluates, or typer reads as markup: the text comes from a ticketing API."""
+
+
+def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Complete the ids of failed messages, with ticket and error.
+
+    Offer nothing on an error: the user only pressed a key.
+    """
+    from retrycli.config import loader as configuration
+    from retrycli.operations import listing
+
+    try:
+        given = ctx.params.get("config") or ctx.find_root().params.get("config")
+        settings = configuration.load(Path(given) if given else None).settings
+        found = listing.failed_beginning(settings, incomplete) if incomplete.isdecimal() or not incomplete else []
+    except Exception:  # noqa: BLE001  completion must not fail
+        return []
+    texts = {number: printable(f"ticket {ticket}, {error or 'no error'}") for number, ticket, error in found}
+    return [(str(number), text[:MAX_ERROR_LENGTH].translate(SHELL_SAFE)) for number, text in texts.items()]
+
+
+MessageId = Annotated[
+    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=failed_messages)
+]
+MessageIds = Annotated[
+    list[int] | None,
+    typer.Argument(
+        metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False, autocompletion=failed_messages
+    ),
+]
+
+
+def moment(text: str) -> datetime:
+    """Parse a future time: a duration from now, a time of day, or a date and time. Without an offset it is local.
+
+    Raises:
+        ValueError: the text is not a time, or the time is past or too far off.
+    """
+    now = _local(datetime.now(UTC))
+    with suppress(ValueError):
+        return now + duration(text)
+    try:
+        if ":" in text and len(text) <= len("08:00:00"):
+            given = datetime.combine(now, time.fromisoformat(text))
+            given += timedelta(days=_local(given) <= now)
+        else:
+            given = datetime.fromisoformat(text)
+    except ValueError:
+        words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
+        raise ValueError(f"{text!r} is not a valid time; write {words}") from None
+    away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
+    # Compare roughly first: near the calendar's ends a local time can't be computed.
+    if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
+        return found
+    raise ValueError(f"{text!r} is {'past' if away < LONGEST / 2 else 'too far off'}")
+
+
+def _local(time: datetime) -> datetime:
+    """Convert to the machine's zone. If Python rejects the zone, as ``TZ=UTC-24``, keep the time's own, or UTC."""
+    try:
+        return time.astimezone()
+    except ValueError:
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def filter_text(text: str) -> str:
+    """Check the text of a filter.
+
+    Raises:
+        ValueError: the text is blank, and would match every message, or is not valid UTF-8.
+    """
+    if not text.strip():
+        raise ValueError("it is empty; say what to look for, or leave it out")
+    return utf8(text)
+
+
+def ago(text: str) -> datetime:
+    """Parse a duration, and return the time that long ago.
+
+    Raises:
+        ValueError: the text is not a duration.
+    """
+    return datetime.now(UTC) - duration(text)
+
+
+FILTERS: Mapping[str, Any] = {
+    "state": Annotated[
+        list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
+    ],
+    "message_type": Annotated[
+        list[MessageType] | None, typer.Option("--type", help="Only messages of this type.", show_default=False)
+    ],
+    "ticket": Annotated[
+        list[str] | None,
+        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=filter_text),
+    ],
+    "error": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--error",
+            help="Only messages whose last error contains this text.",
+            show_default=False,
+            parser=filter_text,
+        ),
+    ],
+    "reason": Annotated[
+        list[EscalationReason] | None,
+        typer.Option("--reason", help="Only messages escalated for this reason.", show_default=False),
+    ],
+    "failed_before": Annotated[
+        datetime | None,
+        typer.Option(
+            "--older-than",
+            help="Only messages that first failed this long ago: 30m, 2h, 7d.",
+            show_default=False,
+            metavar="<duration>",
+            parser=ago,
+        ),
+    ],
+    "fingerprint": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fingerprint",
+            help="Only messages escalated by this cause, as `escalations` shows it.",
+            show_default=False,
+            parser=filter_text,
+        ),
+    ],
+}
+"""The options of a filter, by its fields. A message must match all; of a repeated option, any value."""
+
+
+def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
+    """Replace a command's parameter ``filters`` by the filter options, for typer to find in its signature.
+
+    Args:
+        command: takes a `Filter` as ``filters``.
+        without: the filter that the command does not offer.
+    """
+    filters = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+        for name, annotation in FILTERS.items()
+        if name != without
+    ]
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        expanded
+        for parameter in signature.parameters.values()
+        for expanded in (filters if parameter.name == "filters" else [parameter])
+    ]
+
+    @wraps(command)
+    def run(**options: Any) -> None:  # noqa: ANN401  as the command's signature says
+        given: dict[str, Any] = {option.name: options.pop(option.name) or None for option in filters}
+        command(filters=Filter(**given), **options)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
