@@ -83,7 +83,7 @@ def db_prune(
     settings = load_settings(ctx, config)
     old = maintenance.count_history(settings, before=before)
     attempts, acts = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "act")
-    found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass', 'passes')}"
+    found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass')}"
     if not as_json:
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
     if not yes:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import ListedMessage
     from retrycli.operations.dry_run import DryRunTotals, Preview
-    from retrycli.views.terminal import Cell, Row
+    from retrycli.views.formatting import Cell
+    from retrycli.views.terminal import Row
 
 ON_SCREEN = 50
 """Maximum number of messages on a terminal."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import ListedMessage
-    from retrycli.views.terminal import Cell
+    from retrycli.views.formatting import Cell
 
 ON_SCREEN = 50
 """Maximum number of rows on a terminal without ``--limit``."""

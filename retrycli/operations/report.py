@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.operations.wiring import open_database, utc_now
-from retrycli.system import atomic
+from retrycli.system import filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retrycli.config.settings import Settings
-    from retrycli.domain.listing import EscalationGroup
     from retrycli.store.database import Database
-    from retrycli.views.report.page import CauseRow
 
 LOOKBACK = timedelta(days=7)
 """The default span of a report."""
@@ -48,7 +46,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
 
     Raises:
         DatabaseUnavailable: the database can't be read.
-        ConfigurationError: Jinja2 is not installed, or the template is wrong.
+        ConfigurationError: Jinja2 is not installed.
     """
     from retrycli.store.delivery_stats import Statistics
     from retrycli.store.summaries import QueueCounts, escalation_groups
@@ -65,7 +63,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
             last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),
             interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
-            causes=[_cause(group) for group in escalation_groups(database)],
+            causes=escalation_groups(database),
         )
     )
 
@@ -118,25 +116,10 @@ def write(path: Path, text: str) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_text(text, encoding="utf-8")  # a pipe or a device must not be replaced
         else:
-            atomic.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
+            filesystem.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid path"
         raise ConfigurationError(
             f"can't write the report {path}: {reason}; name a file in a folder that you may write to "
             "(--html, or report.path in the settings)"
         ) from error
-
-
-def _cause(group: EscalationGroup) -> CauseRow:
-    from retrycli.views.report.page import CauseRow
-
-    example = group.example
-    return CauseRow(
-        count=group.count,
-        reason=example.reason,
-        error=group.cause or "no error text",
-        types=group.types,
-        oldest=group.oldest,
-        example=example.id,
-        fingerprint=group.fingerprint,
-    )

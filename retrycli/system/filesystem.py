@@ -1,9 +1,12 @@
-"""Files and file systems: who may read a file, and the type of its file system."""
+"""Files and file systems: atomic replacement, who may read a file, and the type of its file system."""
 
 from __future__ import annotations
 
+import os
 import re
 import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from retrycli.system.trust import user_name
@@ -15,9 +18,44 @@ NETWORK = {
 """File systems with locks that SQLite can't rely on."""
 
 
+READABLE_BY_ALL = 0o644
+"""Readers of these files run as other users, whatever the umask of cron."""
+
+
+def replace(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:
+    """Replace a file, readable by all. A reader sees the old content or the new one, never a part.
+
+    Args:
+        path: where.
+        text: the content.
+        errors: how to encode invalid Unicode, as for `str.encode`.
+        like: a file whose mode and owner to use instead.
+
+    Raises:
+        OSError: the file can't be written; the old one is unchanged.
+        ValueError: the path is invalid.
+    """
+    # The name must not end as programs expect it: node_exporter reads every .prom.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:
+            if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+            os.fchmod(descriptor, READABLE_BY_ALL if like is None else stat.S_IMODE(like.st_mode))
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
 def others_may_read(path: Path) -> bool:
     """Tell if users other than a file's owner and group may read it; False if it does not exist."""
-    return bool(_mode(path) & stat.S_IROTH)
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def owner(path: Path) -> str | None:
@@ -52,10 +90,3 @@ def kind_of(path: Path, mounts: str) -> str | None:
 def _unescape(field: str) -> str:
     """Decode a mount point, which has spaces and the like in octal."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
-
-
-def _mode(path: Path) -> int:
-    try:
-        return path.stat().st_mode
-    except OSError:
-        return 0

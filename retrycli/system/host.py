@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import atomic
+from retrycli.system import filesystem
 from retrycli.system.trust import user_name, user_number
 
 DEFUNCT = ("Z", "X")
@@ -193,7 +193,9 @@ class File:
             if text:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 like = self.path.stat() if self.keeps_mode else None
-                atomic.replace(self.path, text, errors="surrogateescape", like=like)  # by a name that cron passes over
+                filesystem.replace(
+                    self.path, text, errors="surrogateescape", like=like
+                )  # by a name that cron passes over
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from retrycli.domain.sanitize import printable
 
-if TYPE_CHECKING:
-    from retrycli.views.terminal import Cell
-
+Cell = str | int | float | bool | datetime | None
 STEPS = " ▁▂▃▄▅▆▇█"
 
 ENDS = "▏▎▍▌▋▊▉█"
 
-BAR = 24
-"""The length of the longest bar, in characters."""
+BAR = 24  # length of the longest bar, in characters
 
 
 def local_time(time: datetime) -> str:
@@ -74,18 +70,10 @@ def ahead(time: datetime, now: datetime) -> str:
     return "in less than a minute"
 
 
-def count(number: int, thing: str, things: str | None = None) -> str:
-    """Return a number with its noun; ``things`` is an irregular plural."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
-def length(time: timedelta) -> str:
-    """Return a duration in the form that `retrycli.domain.duration` parses."""
-    seconds = time.total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
+def count(number: int, thing: str) -> str:
+    """Return a number with its noun."""
+    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{ending}"
 
 
 def plain(cell: Cell) -> str:

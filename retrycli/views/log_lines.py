@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -32,6 +31,7 @@ from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.sanitize import printable
 from retrycli.system.log_file import LogFile
+from retrycli.views.formatting import as_json, utc_time
 
 logger = logging.getLogger("retrycli")
 
@@ -113,7 +113,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
             return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]
         case MessageRescheduled():
             said = _answer(event.outcome, event.status_code)
-            at = _utc(event.next_attempt_at)
+            at = utc_time(event.next_attempt_at)
             sent = _sent(event.outcome, event.status_code)
             text = f"Message {event.message_id} {sent} ({said}), try {event.retry_count}, next attempt at {at}"
             return [(logging.INFO, text)]
@@ -127,7 +127,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
             return [(logging.WARNING, _concurrent_change(event))]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
-            return [(logging.INFO, f"{text}, next try at {_utc(event.probe_at)}")]
+            return [(logging.INFO, f"{text}, next try at {utc_time(event.probe_at)}")]
         case BreakerClosed():
             return [(logging.INFO, f"{event.destination} is back")]
         case PassStopped():
@@ -185,10 +185,6 @@ def _answer(outcome: str, status_code: int | None) -> str:
     return outcome if status_code is None else f"{outcome}, {status_code}"
 
 
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
     """Send retrycli's log to stderr, and to a file.
 
@@ -233,7 +229,7 @@ class _StderrHandler(logging.Handler):
 
 class _Text(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
-        return _utc(datetime.fromtimestamp(record.created, UTC))
+        return str(utc_time(datetime.fromtimestamp(record.created, UTC)))
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(suggested.quoted(super().format(record)))
@@ -244,14 +240,10 @@ class _Json(logging.Formatter):
         event = getattr(record, "event", None)
         fields = {} if event is None else event._asdict()
         line = {
-            "time": _utc(datetime.fromtimestamp(record.created, UTC)),
+            "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "event": type(event).__name__ if event is not None else None,
             **fields,
             "message": suggested.quoted(record.getMessage()),
         }
-        return json.dumps(line, default=_json_value)
-
-
-def _json_value(value: object) -> str:
-    return _utc(value) if isinstance(value, datetime) else str(value)
+        return as_json(line)

@@ -6,14 +6,14 @@ Each database has a file of its own: two files of one collector clash if they ho
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import atomic
+from retrycli.system import filesystem
 from retrycli.system.python import install
 
 if TYPE_CHECKING:
@@ -56,15 +56,13 @@ def text(measured: Measured) -> str:
     """
     found = _families(measured)
     from prometheus_client.exposition import generate_latest
-    from prometheus_client.registry import Collector, CollectorRegistry
+    from prometheus_client.registry import Collector
 
     class Families(Collector):
         def collect(self) -> Iterable[Metric]:
             return found
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Families())
-    return generate_latest(registry).decode()
+    return generate_latest(Families()).decode()
 
 
 def samples(measured: Measured) -> list[dict[str, object]]:
@@ -82,84 +80,67 @@ def samples(measured: Measured) -> list[dict[str, object]]:
 
 def _families(measured: Measured) -> list[Metric]:
     try:
-        return list(_metrics(measured))
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
     except ModuleNotFoundError:
         raise ConfigurationError(f"metrics need prometheus-client: {install('metrics')}") from None
+    families: list[Metric] = []
+    for name, about, values, *labels in _metrics(measured):
+        # The format adds _total to the name of a counter, which only goes up.
+        family = (CounterMetricFamily if name in COUNTERS else GaugeMetricFamily)(name, about, labels=labels)
+        for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
+            if value is not None:
+                number = value.timestamp() if isinstance(value, datetime) else float(value)
+                family.add_metric((key,) if isinstance(key, str) else key, number)
+        families.append(family)
+    return families
 
 
-def _metrics(measured: Measured) -> Iterator[Metric]:
-    yield _gauge(
-        "retrycli_build_info",
-        "Which retrycli wrote this.",
-        {(measured.version, measured.tables): 1},
-        "version",
-        "tables",
-    )
-    yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", measured.retry_interval_seconds)
-    yield _gauge("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", _at(measured.first_start))
-    yield _gauge(
-        "retrycli_last_pass_start_timestamp_seconds",
-        "When the last pass began, a skipped one too.",
-        _at(measured.last_start),
-    )
-    yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", measured.last_duration_seconds)
-    yield _gauge(
-        "retrycli_last_success_timestamp_seconds",
-        "When the last completed pass ended; not there until one has.",
-        _at(measured.last_success),
-    )
-    yield _counter("retrycli_passes", "Passes that have ended.", measured.passes, "result")
-    yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", measured.attempts, "outcome")
-    yield _gauge("retrycli_messages", "Messages in the queue.", measured.messages, "state", "type")
-    yield _gauge("retrycli_due_messages", "Waiting messages that the next pass would send.", measured.due)
-    yield _gauge(
-        "retrycli_oldest_waiting_age_seconds",
-        "How long ago the oldest waiting message first failed; 0 where none waits.",
-        measured.oldest_waiting_seconds,
-    )
-    yield _gauge(
-        "retrycli_oldest_escalated_age_seconds",
-        "How long ago the oldest escalated message was escalated; 0 where none is.",
-        measured.oldest_escalated_seconds,
-    )
-    yield _gauge(
-        "retrycli_oldest_unacknowledged_age_seconds",
-        "How long ago the oldest escalated message without acknowledgement was escalated; 0 if there is none.",
-        measured.oldest_unacknowledged_seconds,
-    )
-    yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(measured.paused))
-    breakers = {host: float(is_open) for host, is_open in measured.breakers.items()}
-    yield _gauge("retrycli_breaker_open", "1 if the circuit breaker is open.", breakers, "destination")
+COUNTERS = {"retrycli_passes", "retrycli_attempts"}
+Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
 
 
-Values = Mapping[str, float] | Mapping[tuple[str, str], float]
-
-
-def _gauge(name: str, about: str, values: Values | float | None, *labels: str) -> Metric:
-    """Return a metric that goes up and down: one value, one by label, or none yet."""
-    from prometheus_client.metrics_core import GaugeMetricFamily
-
-    family = GaugeMetricFamily(name, about, labels=labels)
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            family.add_metric((key,) if isinstance(key, str) else key, value)
-    elif values is not None:
-        family.add_metric((), values)
-    return family
-
-
-def _counter(name: str, about: str, values: Mapping[str, int], label: str) -> Metric:
-    """Return a metric that only goes up; the format adds ``_total`` to its name."""
-    from prometheus_client.metrics_core import CounterMetricFamily
-
-    family = CounterMetricFamily(name, about, labels=(label,))
-    for key, value in values.items():
-        family.add_metric((key,), value)
-    return family
-
-
-def _at(time: datetime | None) -> float | None:
-    return None if time is None else time.timestamp()
+def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...]]]:
+    """Return names, descriptions, values and labels. A value is one number, one by label, or None if there is none."""
+    return [
+        (
+            *("retrycli_build_info", "Which retrycli wrote this."),
+            *({(measured.version, measured.tables): 1}, "version", "tables"),
+        ),
+        ("retrycli_retry_interval_seconds", "How often a pass should begin.", measured.retry_interval_seconds),
+        ("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", measured.first_start),
+        (
+            "retrycli_last_pass_start_timestamp_seconds",
+            "When the last pass began, a skipped one too.",
+            measured.last_start,
+        ),
+        ("retrycli_last_pass_duration_seconds", "How long the last pass took.", measured.last_duration_seconds),
+        (
+            "retrycli_last_success_timestamp_seconds",
+            "When the last completed pass ended; not there until one has.",
+            measured.last_success,
+        ),
+        ("retrycli_passes", "Passes that have ended.", measured.passes, "result"),
+        ("retrycli_attempts", "Attempts to deliver that have an outcome.", measured.attempts, "outcome"),
+        ("retrycli_messages", "Messages in the queue.", measured.messages, "state", "type"),
+        ("retrycli_due_messages", "Waiting messages that the next pass would send.", measured.due),
+        (
+            "retrycli_oldest_waiting_age_seconds",
+            "How long ago the oldest waiting message first failed; 0 where none waits.",
+            measured.oldest_waiting_seconds,
+        ),
+        (
+            "retrycli_oldest_escalated_age_seconds",
+            "How long ago the oldest escalated message was escalated; 0 where none is.",
+            measured.oldest_escalated_seconds,
+        ),
+        (
+            "retrycli_oldest_unacknowledged_age_seconds",
+            "How long ago the oldest escalated message without acknowledgement was escalated; 0 if there is none.",
+            measured.oldest_unacknowledged_seconds,
+        ),
+        ("retrycli_paused", "Whether deliveries are paused.", measured.paused),
+        ("retrycli_breaker_open", "1 if the circuit breaker is open.", measured.breakers, "destination"),
+    ]
 
 
 def write(path: Path, content: str) -> None:
@@ -169,7 +150,7 @@ def write(path: Path, content: str) -> None:
         ConfigurationError: it can't be written.
     """
     try:
-        atomic.replace(path, content)
+        filesystem.replace(path, content)
     except OSError as error:
         raise ConfigurationError(
             f"metrics.path: can't write {path}: {error.strerror}; {_remedy(error, path)}"

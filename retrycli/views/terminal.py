@@ -25,21 +25,20 @@ from retrycli.domain.events import (
     PassStarted,
 )
 from retrycli.domain.sanitize import printable
+from retrycli.views import formatting
+from retrycli.views.formatting import Cell
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
-GAP = 2
-"""Spaces between columns."""
+GAP = 2  # spaces between columns
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
 TEXT_ROOM = 30
 """The minimum width of a text column; below it, texts get lines of their own."""
-AT_ONCE = 100
-"""The number of list items serialized together."""
+AT_ONCE = 100  # list items serialized together
 INDENT = (0, 0, 0, 4)
 
-Cell = str | int | float | bool | datetime | None
 Row = Sequence[Cell]
 
 
@@ -62,16 +61,12 @@ def show_json(values: Mapping[str, object]) -> None:
 
 
 def _pieces(value: object) -> Iterator[str]:
-    from retrycli.views import formatting
-
     if not isinstance(value, Iterator):
         yield formatting.as_json(value)
         return
     yield "["
-    separator = ""
-    while some := list(islice(value, AT_ONCE)):
-        yield separator + formatting.as_json(some)[1:-1]
-        separator = ", "
+    for number, some in enumerate(iter(lambda: list(islice(value, AT_ONCE)), [])):
+        yield (", " if number else "") + formatting.as_json(some)[1:-1]
     yield "]"
 
 
@@ -85,8 +80,6 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
             row.
         named: print the names off a terminal too.
     """
-    from retrycli.views import formatting
-
     if not on_terminal():
         if named:
             print("\t".join(headers))  # noqa: T201
@@ -109,14 +102,13 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
 
 
 def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table. Wide cells are folded, except in the first column, which identifies a row."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for number, column in enumerate(table.columns):
-        column.no_wrap, column.overflow = number == 0, "fold"
+        column.no_wrap, column.overflow = number == 0, "fold"  # the first column identifies a row
     for row in rows:
         table.add_row(*map(Text, row))
     screen.print(table)
@@ -144,11 +136,8 @@ def _show_stacked(
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
     """Print names and values, one a line. On a terminal a long value is folded under its start."""
-    from retrycli.views import formatting
-
     if not on_terminal():
-        for name, value in facts.items():
-            print(f"{printable(name)}\t{formatting.plain(value)}")  # noqa: T201
+        show_table((), facts.items())
         return
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -266,14 +255,10 @@ def tally(first: str) -> Iterator[Callable[[str, int], None]]:
         return
     from rich.console import Console
 
-    from retrycli.views.formatting import count
-
     with Console(stderr=True).status(first) as line:
-        yield lambda name, rows: line.update(f"{name}: {count(rows, 'row')}")
+        yield lambda name, rows: line.update(f"{name}: {formatting.count(rows, 'row')}")
 
 
 def time_in_words(time: datetime) -> str:
     """Return a time within a sentence: for a person on a terminal, for a program elsewhere."""
-    from retrycli.views import formatting
-
     return formatting.local_time(time) if on_terminal() else str(formatting.utc_time(time))

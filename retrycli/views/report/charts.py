@@ -68,7 +68,7 @@ def outcomes(
         [
             _shape("down", shades),
             _shape("down-edge", marks),
-            *(_shape(f"o-{_word(outcome)}", parts) for outcome, parts in boxes.items()),
+            *(_shape(f"o-{outcome.replace(' ', '-')}", parts) for outcome, parts in boxes.items()),
             *columns,
         ],
         title="Attempts by outcome over time",
@@ -140,10 +140,6 @@ def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -
     head = f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>"
     told = f'role="img">{head}' if title else 'aria-hidden="true">'
     return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
-
-
-def _word(outcome: str) -> str:
-    return outcome.replace(" ", "-")
 
 
 def _short(number: float) -> str:

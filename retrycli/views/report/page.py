@@ -17,8 +17,10 @@ from itertools import pairwise
 from retrycli.domain.delivery_stats import DAY, DeliveryStats, PassMark, bar_for, bars, quantile
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.listing import EscalationGroup
 from retrycli.domain.sanitize import printable
 from retrycli.system.python import install
+from retrycli.views.formatting import count
 from retrycli.views.report import charts, prose
 from retrycli.views.report.prose import Clock
 from retrycli.views.report.timeline import Row, strip
@@ -44,21 +46,6 @@ WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
 
 
 @dataclass(frozen=True, slots=True)
-class CauseRow:
-    """Escalated messages of one cause."""
-
-    count: int
-    reason: str | None
-    error: str
-    types: Mapping[str, int]
-    oldest: datetime | None
-    example: int
-    """The id of one of the messages."""
-    fingerprint: str | None
-    """Identifies all of them in a command; None if nothing does."""
-
-
-@dataclass(frozen=True, slots=True)
 class ReportData:
     """The data of the page."""
 
@@ -74,7 +61,7 @@ class ReportData:
     """The passes that there is room for, oldest first; see `passes_since`."""
     interval: timedelta
     """How often a pass should begin."""
-    causes: Sequence[CauseRow]
+    causes: Sequence[EscalationGroup]
     """The largest first."""
 
 
@@ -83,19 +70,18 @@ def passes_since(since: datetime, until: datetime) -> datetime:
     return max(since, until - MOST_DAYS * DAY)
 
 
-def render(report: ReportData, *, zone: tzinfo | None = None, template: str | None = None) -> str:
+def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
     """Return the page.
 
     Args:
         report: the data.
         zone: of its times; by default the machine's.
-        template: replaces the page's own.
 
     Raises:
-        ConfigurationError: Jinja2 is not installed, or the template is wrong.
+        ConfigurationError: Jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, StrictUndefined, TemplateError
+        from jinja2 import Environment, StrictUndefined
     except ImportError:
         raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
 
@@ -115,14 +101,9 @@ def render(report: ReportData, *, zone: tzinfo | None = None, template: str | No
         "short": partial(_cut, room=ERROR_ROOM),
         "whole": partial(_cut, room=TEXT_ROOM),
     }
-    environment.globals["amount"] = prose.amount
-    try:
-        page = environment.from_string(_template() if template is None else template)
-        return page.render(_values(report, clock))
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        where = f"{type(error).__name__}{f' in line {line}' if line else ''}"
-        raise ConfigurationError(f"the report's template is wrong ({where}); install retrycli anew") from error
+    environment.globals["amount"] = count
+    template = (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(_values(report, clock))
 
 
 def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
@@ -133,10 +114,6 @@ def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
         return timezone(time.astimezone(zone).utcoffset() or timedelta())
     except ValueError:
         return UTC
-
-
-def _template() -> str:
-    return (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
 
 
 def _cut(text: object, room: int) -> str:

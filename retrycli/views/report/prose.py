@@ -10,6 +10,7 @@ from retrycli.domain.delivery_stats import DeliveryStats
 from retrycli.domain.duration import in_words
 from retrycli.domain.outage import Outage
 from retrycli.domain.pass_summary import StopReason
+from retrycli.views.formatting import count
 
 LATELY = timedelta(hours=24)
 """An outage that ended within this time is still in the headline."""
@@ -21,9 +22,6 @@ DOWN: dict[str | None, str] = {
     StopReason.FAULT: "The last pass has failed: `retrycli doctor` may know why",
     StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
 }
-OF_OURS = "Nothing can be delivered now: `retrycli doctor` may know why"
-"""The headline if only this host is to blame: a full disk, or a pass that ended unrecorded."""
-
 Clock = Callable[[datetime], datetime]
 """Converts a time to the page's zone."""
 
@@ -48,7 +46,7 @@ def headline(
         reason: why that pass stopped.
     """
     people = messages["escalated"]
-    yours = f"{amount(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
+    yours = f"{count(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
     trouble = _problem(state, figures, messages["waiting"], last_pass, clock, reason)
     if trouble is not None:
         said, tone = trouble
@@ -57,12 +55,12 @@ def headline(
         return f"{yours}; all else is well.", "mind"
     if figures.delivered:
         return (
-            f"All well: {amount(figures.delivered, 'message')} delivered after all in the last {span(figures)}, "
+            f"All well: {count(figures.delivered, 'message')} delivered after all in the last {span(figures)}, "
             "and none waits for you.",
             "good",
         )
     if waiting := messages["waiting"]:
-        wait = f"{amount(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next try"
+        wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next try"
         return f"{wait}; none was delivered in the last {span(figures)}.", "mind"
     return f"All quiet: nothing was to be delivered in the last {span(figures)}.", "good"
 
@@ -76,7 +74,7 @@ def _problem(
     if state == "late" and last_pass is not None:
         return f"No pass has begun since {moment(last_pass, clock)}: look for cron", "bad"
     if latest is not None and latest.ended_at is None:
-        wait = f", and {amount(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
+        wait = f", and {count(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
         return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
     if state == "down":
         return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: `retrycli doctor` may know why")), "bad"
@@ -107,13 +105,7 @@ def span(figures: DeliveryStats) -> str:
     """Return the span of the statistics: ``7 days``, ``12 h``."""
     length = figures.until - figures.since
     days, rest = divmod(length, timedelta(days=1))
-    return amount(days, "day") if days and not rest else in_words(length)
-
-
-def amount(number: int, thing: str) -> str:
-    """Return a number with its noun."""
-    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
-    return f"{number:,} {thing}{ending}"
+    return count(days, "day") if days and not rest else in_words(length)
 
 
 def zone(time: datetime, clock: Clock) -> str:
