@@ -36,6 +36,7 @@ from retrycli.views.formatting import as_json, utc_time
 logger = logging.getLogger("retrycli")
 
 
+WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
 """The maximum numbers of escalated messages with a warning: of one cause, and in all. Each has two lines."""
 LONGEST_PROBLEM = 100
@@ -44,9 +45,15 @@ COUNTED_CAUSES = 30
 """The maximum number of causes with a line that counts their messages, the most frequent first."""
 
 
-def log_event(event: Event) -> None:
-    """Write one event to the log."""
-    for level, text in _lines(event):
+def log_event(event: Event, *, in_full: bool = True) -> None:
+    """Write one event to the log. What an operator should see even if nobody reads the log is a warning.
+
+    Args:
+        event: the event.
+        in_full: False writes what would be a warning as INFO.
+    """
+    level = logging.WARNING if in_full and isinstance(event, WARNINGS) else logging.INFO
+    for text in _texts(event):
         logger.log(level, text, extra={"event": event})
 
 
@@ -64,11 +71,7 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write one event to the log."""
-        if isinstance(event, MessageEscalated) and not self._gets_warning(event):
-            for _, text in _lines(event):
-                logger.info(text, extra={"event": event})
-        else:
-            log_event(event)
+        log_event(event, in_full=not isinstance(event, MessageEscalated) or self._gets_warning(event))
 
     def _gets_warning(self, event: MessageEscalated) -> bool:
         cause = event.reason, event.fingerprint
@@ -99,39 +102,33 @@ def _cause_in_words(event: MessageEscalated) -> str:
     return ": ".join(filter(None, (event.reason, problem or status)))
 
 
-def _lines(event: Event) -> list[tuple[int, str]]:
-    """Return levels and texts. What an operator should see even if nobody reads the log is a warning."""
+def _texts(event: Event) -> list[str]:
     match event:
         case PassStarted():
-            return [
-                (logging.INFO, "Message retry pass started"),
-                (logging.INFO, f"Found {event.due} failed messages to retry"),
-            ]
+            return ["Message retry pass started", f"Found {event.due} failed messages to retry"]
         case ClockWasAhead() | ClaimsExpired():
-            return [(logging.WARNING, _repair(event))]
+            return [_repair(event)]
         case MessageDelivered():
-            return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]
+            return [f"Message {event.message_id} sent successfully on retry"]
         case MessageRescheduled():
-            said = _answer(event.outcome, event.status_code)
-            at = utc_time(event.next_attempt_at)
-            sent = _sent(event.outcome, event.status_code)
-            text = f"Message {event.message_id} {sent} ({said}), try {event.retry_count}, next attempt at {at}"
-            return [(logging.INFO, text)]
+            result = _result(event.outcome, event.status_code)
+            then = f"try {event.retry_count}, next attempt at {utc_time(event.next_attempt_at)}"
+            return [f"Message {event.message_id} {result}, {then}"]
         case MessageReleased():
-            said = _answer(event.outcome, event.status_code) if event.outcome else "no attempt was begun"
-            sent = _sent(event.outcome, event.status_code)
-            return [(logging.INFO, f"Message {event.message_id} {sent} ({said}), no retry used up")]
+            return [f"Message {event.message_id} {_result(event.outcome, event.status_code)}, no retry used up"]
         case MessageEscalated():
-            return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
-        case MessageMovedOn() | ResultKept():
-            return [(logging.WARNING, _concurrent_change(event))]
+            return [_escalation(event), _metric(event)]
+        case MessageMovedOn():
+            return [f"Message {event.message_id} was modified concurrently while it was being sent"]
+        case ResultKept():
+            return [f"The application holds the row of message {event.message_id}; a later pass writes the result"]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
-            return [(logging.INFO, f"{text}, next try at {utc_time(event.probe_at)}")]
+            return [f"{text}, next try at {utc_time(event.probe_at)}"]
         case BreakerClosed():
-            return [(logging.INFO, f"{event.destination} is back")]
+            return [f"{event.destination} is back"]
         case PassStopped():
-            return [(logging.INFO, f"Message retry pass stops: {event.reason.in_words}")]
+            return [f"Message retry pass stops: {event.reason.in_words}"]
     assert_never(event)
 
 
@@ -145,12 +142,6 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
         f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited for "
         f"longer, {event.claims} claims would have been held for longer; both are corrected"
     )
-
-
-def _concurrent_change(event: MessageMovedOn | ResultKept) -> str:
-    if isinstance(event, ResultKept):
-        return f"The application holds the row of message {event.message_id}; a later pass writes the result"
-    return f"Message {event.message_id} was modified concurrently while it was being sent"
 
 
 def _escalation(event: MessageEscalated) -> str:
@@ -177,12 +168,10 @@ def _value(given: object) -> str:
     return '"' + printable(text.replace("\\", r"\\").replace('"', r"\"")) + '"'
 
 
-def _sent(outcome: str | None, status_code: int | None) -> str:
-    return "may have been sent" if may_have_arrived(outcome, status_code) else "not sent"
-
-
-def _answer(outcome: str, status_code: int | None) -> str:
-    return outcome if status_code is None else f"{outcome}, {status_code}"
+def _result(outcome: str | None, status_code: int | None) -> str:
+    sent = "may have been sent" if may_have_arrived(outcome, status_code) else "not sent"
+    answer = ", ".join(str(part) for part in (outcome, status_code) if part is not None)
+    return f"{sent} ({answer or 'no attempt was begun'})"
 
 
 def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
