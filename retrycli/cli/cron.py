@@ -12,8 +12,8 @@ from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, r
 from retrycli.views import terminal
 
 if TYPE_CHECKING:
-    from retrycli.operations.schedule.places import FileChange, SchedulePlace
-    from retrycli.operations.schedule.verdict import Checked
+    from retrycli.domain.cron_line import Caller
+    from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
     from retrycli.system.host import Host
 
 cron = typer.Typer(help="Let cron or a systemd timer call the passes.", no_args_is_help=True, rich_markup_mode=None)
@@ -66,7 +66,7 @@ def cron_install(
     config: ConfigFile = None,
 ) -> None:
     """Install the cron line or timer. Show the change and ask first."""
-    from retrycli.operations.schedule import callers, installation, places, proposal
+    from retrycli.operations.schedule import callers, installation, proposal
     from retrycli.system.crontab import cron_is_running
     from retrycli.system.host import Host
 
@@ -84,7 +84,7 @@ def cron_install(
         terminal.say("Already installed and up to date.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
-    elif place is places.SchedulePlace.OWN_TIMER:
+    elif place is proposal.SchedulePlace.OWN_TIMER:
         terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not place.is_timer and cron_is_running(host) is False:
         terminal.complain(f"retrycli: it is installed, but {'; '.join(callers.CRON_IS_DOWN)}")
@@ -97,15 +97,15 @@ def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Show what calls the passes. Exit with 3 if it differs from what `install` would write."""
-    from retrycli.operations.schedule import callers, places, verdict
+    from retrycli.operations.schedule import callers, proposal
     from retrycli.system.host import Asker, Host
 
     host = Host(run=Asker())
-    only = places.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
+    only = proposal.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
-    found = verdict.check(loaded, host, only=only)
+    found = callers.check(loaded, host, only=only)
     if as_json:
-        rows = [_caller_fields(checked) for checked in found.callers]
+        rows = [_caller_fields(caller) for caller in found.callers]
         terminal.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
@@ -113,14 +113,14 @@ def cron_check(
         terminal.show_table(
             ("By", "Where", "When", "As it should be"),
             [
-                (checked.caller.kind, checked.caller.place, checked.caller.when, _verdict(checked))
-                for checked in found.callers
+                (caller.kind, caller.place, caller.when, (callers.stopped(caller) or (caller.objection or "yes",))[0])
+                for caller in found.callers
             ],
             texts=1,
         )
         if found.objection is not None:
             terminal.complain(f"retrycli: {found.objection}")
-        elif any(checked.caller.running is None for checked in found.callers):
+        elif any(caller.running is None for caller in found.callers):
             as_root = callers.as_user("root", "cron check", loaded)
             terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
@@ -132,17 +132,8 @@ def cron_check(
     raise typer.Exit(NOT_OK if found.objection else 0)
 
 
-def _caller_fields(found: Checked) -> dict[str, object]:
-    fields = asdict(found.caller) | {"objection": found.objection}
-    del fields["since"]
-    return fields
-
-
-def _verdict(found: Checked) -> str:
-    from retrycli.operations.schedule import callers
-
-    why = callers.stopped(found.caller)
-    return (why[0] if why else None) or found.objection or "yes"
+def _caller_fields(caller: Caller) -> dict[str, object]:
+    return {name: value for name, value in asdict(caller).items() if name != "since"}
 
 
 @cron.command("remove")
@@ -155,11 +146,13 @@ def cron_remove(
     config: ConfigFile = None,
 ) -> None:
     """Remove what `install` wrote, and nothing else. Show the change and ask first."""
-    from retrycli.operations.schedule import installation, places, proposal
+    from retrycli.operations.schedule import installation, proposal
     from retrycli.system.host import Host
 
     host = Host()
-    chosen = [places.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else places.reachable(host)
+    chosen = (
+        [proposal.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
+    )
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
     _confirm_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
@@ -178,7 +171,7 @@ def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) ->
     Raises:
         typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
     """
-    from retrycli.operations.schedule.places import SchedulePlace
+    from retrycli.operations.schedule.proposal import SchedulePlace
 
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     if run_as not in {None, host.login} and not place.is_system:

@@ -10,7 +10,7 @@ import typer
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import ConfigFile, Json, load
 from retrycli.cli.show import may_have_arrived
-from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, none_hidden, report_silent_programs
+from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, report_silent_programs
 from retrycli.domain.message import EscalationReason
 from retrycli.system.host import Asker
 from retrycli.views import terminal
@@ -33,9 +33,8 @@ def explain(
     from retrycli.operations.explain import explain as explained
 
     loaded = load(ctx, config)
-    callers = callers_here(loaded, asker := Asker())
-    hidden = none_hidden(callers, asker)
-    found = explained(loaded.settings, message_id, callers=callers, none_hidden=hidden)
+    callers, none_hidden = callers_here(loaded, asker := Asker())
+    found = explained(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
     report_silent_programs(asker)
     if as_json:
         fields = asdict(found)

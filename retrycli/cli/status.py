@@ -10,13 +10,14 @@ import typer
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.domain import suggested
 from retrycli.domain.pass_summary import PassResult
-from retrycli.system.host import ANSWER_SECONDS, Asker, Caller, Host
+from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.config.loader import Loaded
+    from retrycli.domain.cron_line import Caller
     from retrycli.operations.status import Status
 
 LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
@@ -48,8 +49,8 @@ def status(
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    callers = callers_here(loaded, asker := Asker())
-    found = operation.status(loaded.settings, callers=callers, none_hidden=none_hidden(callers, asker))
+    callers, none_hidden = callers_here(loaded, asker := Asker())
+    found = operation.status(loaded.settings, callers=callers, none_hidden=none_hidden)
     if as_json:
         terminal.show_json(_status_fields(found))
     else:
@@ -209,18 +210,17 @@ def _describe_pause(found: Status) -> str:
 # -- what calls the passes on this machine, for `explain` too ------------------------------------------
 
 
-def callers_here(loaded: Loaded, asker: Asker) -> list[Caller] | None:
-    """Find the callers of passes here; None if the settings have no file, because a schedule names the file."""
-    from retrycli.operations.schedule.callers import callers_of
+def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:
+    """Find the callers of passes here; None if the settings have no file, because a schedule names the file.
 
-    return None if loaded.file is None else callers_of(loaded, Host(run=asker))
+    Returns:
+        The callers, and if no crontab here calls a pass. Then the line that called the last pass from cron is gone.
+    """
+    from retrycli.operations.schedule import callers
 
-
-def none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
-    """Return if no crontab here calls a pass. Then the line that called the last pass from cron is gone."""
-    from retrycli.operations.schedule import callers as found_here
-
-    return callers == [] and found_here.none_hidden(Host(run=asker))
+    host = Host(run=asker)
+    found = None if loaded.file is None else callers.callers_of(loaded, host)
+    return found, found == [] and callers.none_hidden(host)
 
 
 def complete_commands(loaded: Loaded, text: str) -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import dropwhile, takewhile
+from typing import Literal
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_summary import StartedBy
@@ -69,22 +70,39 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class CronCommand:
-    """A crontab line that runs a pass."""
+class Caller:
+    """Something that runs a pass: a crontab line or a timer."""
 
-    number: int
-    schedule: str
-    user: str | None
+    kind: Literal["cron", "timer"]
+    title: str
+    """The name of its crontab or unit, for operators."""
+    line: int | None
+    when: str
     command: str
-    """As the crontab has it."""
     config: str | None
     """The settings file that it names; None if it does not name one."""
+    user: str | None
+    """Its user, if the line or unit names one."""
     installed: bool
-    """It is in a block of `cron install`."""
+    """`cron install` wrote it."""
+    owner: str = "root"
+    """Its author, as far as its place shows."""
+    running: bool | None = None
+    """Its daemon or timer is active; None if not checked, or unknown."""
     mail_to: str | None = None
-    """The recipient of the output; None is the line's user, and empty discards it."""
+    """The recipient of its output; None is the line's user, and empty discards it."""
     zone: str | None = None
-    """The time zone of CRON_TZ above it. Not every cron supports it."""
+    """Its time zone, from CRON_TZ above it, which not every cron supports; None is the system's."""
+    since: datetime | None = None
+    """Since when cron has used it as it is, because cron or the line is no older; None if unknown."""
+
+    objection: str | None = None
+    """How it differs from what `cron install` would write, if that was checked."""
+
+    @property
+    def place(self) -> str:
+        """Return its place for operators."""
+        return self.title if self.line is None else f"{self.title}, line {self.line}"
 
 
 def schedule(interval: timedelta) -> str:
@@ -94,20 +112,20 @@ def schedule(interval: timedelta) -> str:
         ConfigurationError: cron can't, because its grid is the clock's.
     """
     minutes = interval / timedelta(minutes=1)
-    if minutes == 1:
-        return "* * * * *"
     if minutes.is_integer() and HOUR % minutes == 0 and minutes < HOUR:
-        return f"*/{minutes:.0f} * * * *"
-    if minutes == HOUR:
-        return "0 * * * *"
+        return f"{_every(minutes)} * * * *"
     if minutes % HOUR == 0 and DAY % minutes == 0 and minutes < DAY:
-        return f"0 */{minutes / HOUR:.0f} * * *"
+        return f"0 {_every(minutes / HOUR)} * * *"
     if minutes == DAY:
         return "0 0 * * *"
     raise ConfigurationError(
         f"schedule.retry_interval_minutes is {minutes:g}, which cron can't keep evenly: its minutes must divide an "
         "hour, or its whole hours a day. Set it so, or use a timer: `retrycli cron install --systemd`"
     )
+
+
+def _every(number: float) -> str:
+    return "*" if number == 1 else f"*/{number:.0f}"
 
 
 def command(job: Job) -> str:
@@ -134,7 +152,7 @@ def block(job: Job, *, system: bool) -> str:
     user = f"{job.user} " if system else ""
     return "\n".join(
         [
-            begin(job.config),
+            BEGIN + job.config,
             "# Written by `retrycli cron install`; `retrycli cron remove` removes it.",
             "# Cron mails what a pass prints, which is nothing when all is well. MAILTO= above this says to whom.",
             *([PATH] if system else []),
@@ -143,11 +161,6 @@ def block(job: Job, *, system: bool) -> str:
             "",
         ]
     )
-
-
-def begin(config: str) -> str:
-    """Return the first line of a block for these settings."""
-    return BEGIN + config
 
 
 def with_block(text: str, config: str, new: str) -> str:
@@ -172,14 +185,47 @@ def without_block(text: str, config: str) -> str:
     return with_block(text, config, "") if _block_lines(_lines(text), config) is not None else text
 
 
-def calls(text: str, *, system: bool) -> list[CronCommand]:
-    """Return the lines of a crontab that run a pass, written by `cron install` or not.
+def calls(text: str, *, system: bool, title: str = "", user: str | None = None, owner: str = "root") -> list[Caller]:
+    """Return the lines of a crontab that run a pass.
 
     Args:
         text: the crontab.
         system: it is a crontab of /etc, whose lines name the user.
+        title: its name for operators.
+        user: the user of its lines, if they name none and it is not the current user's.
+        owner: who wrote it.
     """
-    return list(_commands(_lines(text), system=system))
+    found = []
+    installed = False
+    variables: dict[str, str] = {}
+    for number, line in enumerate(map(str.strip, _lines(text)), 1):
+        if line.startswith(BEGIN) or line == END:
+            installed = line != END
+        if not line or line.startswith("#"):
+            continue
+        if variable := VARIABLE.fullmatch(line):
+            variables[variable["name"]] = variable["value"]
+            continue
+        fields = 1 if line.startswith("@") else 5
+        *before, command = line.split(maxsplit=fields + (1 if system else 0))
+        words = _words(command)
+        if len(before) == fields + (1 if system else 0) and names_pass(words):
+            found.append(
+                Caller(
+                    "cron",
+                    title,
+                    number,
+                    " ".join(before[:fields]),
+                    command,
+                    named_config(words),
+                    before[-1] if system else user,
+                    installed,
+                    owner,
+                    mail_to=variables.get("MAILTO"),
+                    zone=variables.get("CRON_TZ"),
+                )
+            )
+    return found
 
 
 def names_pass(words: Sequence[str]) -> bool:
@@ -213,30 +259,6 @@ def named_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _commands(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
-    installed = False
-    variables: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if text.startswith(BEGIN) or text == END:
-            installed = text != END
-        if not text or text.startswith("#"):
-            continue
-        if variable := VARIABLE.fullmatch(text):
-            variables[variable["name"]] = variable["value"]
-            continue
-        fields = 1 if text.startswith("@") else 5
-        parts = text.split(maxsplit=fields + (1 if system else 0))
-        if len(parts) <= fields + (1 if system else 0):
-            continue
-        words = _words(parts[-1])
-        if names_pass(words):
-            user = parts[fields] if system else None
-            when = " ".join(parts[:fields])
-            above = (variables.get("MAILTO"), variables.get("CRON_TZ"))
-            yield CronCommand(number, when, user, parts[-1], named_config(words), installed, *above)
-
-
 def _words(text: str) -> list[str]:
     """Split a command as the shell does, or at its spaces if its quotes don't match."""
     plain = re.sub(r"\\([%\\])", r"\1", text)
@@ -256,7 +278,7 @@ def _lines(text: str) -> list[str]:
 def _block_lines(lines: list[str], config: str) -> range | None:
     """Return the lines of the block for these settings."""
     marks = [line.rstrip("\r\n") for line in lines]
-    mark = begin(config)
+    mark = BEGIN + config
     if mark not in marks:
         return None
     first = marks.index(mark)

@@ -16,6 +16,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.claim import Claim, IdRange
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.pass_record import is_late
@@ -32,7 +33,6 @@ from retrycli.store.database import Database
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
-from retrycli.system.host import Caller
 
 LATENESS = timedelta(seconds=3)
 """A pass begins this long after the tick of its line; what ends before then does not hold it up."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
@@ -23,7 +24,6 @@ from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
-from retrycli.system.host import Caller
 from retrycli.system.pass_lock import Holder, PassLock
 
 RETIRED_AFTER = timedelta(days=7)

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from retrycli.domain import cron_line
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.host import NOT_THERE, Caller, Finished, Host, decoded, encoded, files_in, processes, read_text
+from retrycli.system.host import NOT_THERE, Finished, Host, decoded, encoded, files_in, processes, read_text
 from retrycli.system.systemd import has_systemd, is_active, timers
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
@@ -47,10 +48,10 @@ class UserCrontab:
         Raises:
             ConfigurationError: cron is not installed, or rejects this user.
         """
-        done = self.host.run(["crontab", *self._user_option, "-l"], b"")
+        done = self._run("-l")
         if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
             return ""
-        return decoded(self._checked(done).stdout)
+        return decoded(_checked(done, self.host).stdout)
 
     def write(self, text: str) -> None:
         """Replace its text.
@@ -58,47 +59,39 @@ class UserCrontab:
         Raises:
             ConfigurationError: cron rejects it.
         """
-        if text:
-            self._checked(self.host.run(["crontab", *self._user_option, "-"], encoded(text)))
-        else:
-            self._checked(self.host.run(["crontab", *self._user_option, "-r"], b""))
+        _checked(self._run("-", encoded(text)) if text else self._run("-r"), self.host)
 
-    @property
-    def _user_option(self) -> list[str]:
-        return ["-u", self.user] if self.user else []
-
-    def _checked(self, done: Finished) -> Finished:
-        if done.returncode:
-            said = " ".join(decoded(done.stderr).split())
-            raise ConfigurationError(
-                f"`crontab` failed: {said}; is cron installed, and may {self.host.login} use it? "
-                "`retrycli cron install --systemd` does without"
-            )
-        return done
+    def _run(self, option: str, given: bytes = b"") -> Finished:
+        return self.host.run(["crontab", *(["-u", self.user] if self.user else []), option], given)
 
 
-def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
+def _checked(done: Finished, host: Host) -> Finished:
+    if done.returncode:
+        said = " ".join(decoded(done.stderr).split())
+        raise ConfigurationError(
+            f"`crontab` failed: {said}; is cron installed, and may {host.login} use it? "
+            "`retrycli cron install --systemd` does without"
+        )
+    return done
+
+
+def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
     """Find everything on this machine that runs a pass, as far as the current user may read it.
 
     Args:
         host: the machine.
         unread: receives what can't be read, and why. Only root may read other users' crontabs.
     """
-    missed = {} if unread is None else unread
-    found = [*_in_crontabs(host, missed), *timers(host, missed)]
-    if any(caller.zone is not None for caller in found) and not is_cronie(host):
-        found = [replace(caller, zone=None) for caller in found]
+    found = [*_in_crontabs(host, unread), *timers(host, unread)]
+    has_zone = any(caller.zone is not None for caller in found)
+    if has_zone and b"cronie" not in host.run(["crontab", "-V"], b"").stdout:  # no other cron supports CRON_TZ
+        return [replace(caller, zone=None) for caller in found]
     return found
 
 
 def has_cron(host: Host) -> bool:
     """Tell if cron is installed; a folder /etc/cron.d does not show it."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
-
-
-def is_cronie(host: Host) -> bool:
-    """Tell if cron is cronie, the only one that supports CRON_TZ."""
-    return b"cronie" in host.run(["crontab", "-V"], b"").stdout
 
 
 def is_running(host: Host, caller: Caller) -> bool | None:
@@ -173,19 +166,13 @@ def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     spools = SPOOLS if host.uid == 0 else ()
     users = {path.name for spool in spools for path in files_in(host.root / spool, r"[^.]+", unread)} - {host.login}
     for crontab in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users))):
+        title, user = crontab.title, crontab.user
         try:
-            yield from _callers_in(crontab.title, crontab.read(), user=crontab.user, owner=crontab.user or host.login)
+            text = crontab.read()
         except ConfigurationError as error:
-            unread[crontab.title] = str(error).partition(";")[0]
+            unread[title] = str(error).partition(";")[0]
+        else:
+            yield from cron_line.calls(text, system=False, title=title, user=user, owner=user or host.login)
     # cron reads no other names
     for path in [host.root / "etc/crontab", *files_in(host.root / "etc/cron.d", r"[\w-]+", unread)]:
-        yield from _callers_in(str(path), read_text(path, unread), system=True)
-
-
-def _callers_in(
-    title: str, text: str, *, user: str | None = None, owner: str = "root", system: bool = False
-) -> Iterator[Caller]:
-    for call in cron_line.calls(text, system=system):
-        whose = call.user or user
-        found = (title, call.number, call.schedule, call.command, call.config, whose, call.installed, owner)
-        yield Caller("cron", *found, mail_to=call.mail_to, zone=call.zone)
+        yield from cron_line.calls(read_text(path, unread), system=True, title=str(path))

@@ -12,9 +12,8 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from retrycli.domain.errors import ConfigurationError
@@ -62,21 +61,15 @@ class Asker:
 
     def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
         self._seconds = seconds
-        self._unanswered: dict[str, Finished] = {}
-
-    @property
-    def silent(self) -> set[str]:
-        """Return the programs that did not answer."""
-        return {*self._unanswered}
+        self.silent: dict[str, Finished] = {}
+        """The programs that did not answer."""
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
         """Run a program, unless it did not answer before."""
         program = command[0]
-        if program in self._unanswered:
-            return self._unanswered[program]
-        done = run(command, given, seconds=self._seconds)
+        done = self.silent.get(program) or run(command, given, seconds=self._seconds)
         if done.returncode == TIMED_OUT:
-            self._unanswered[program] = done
+            self.silent[program] = done
         return done
 
 
@@ -108,53 +101,6 @@ class Host:
     def unit_folder(self) -> Path:
         """Return the folder of the user's own units."""
         return self.home / ".config/systemd/user"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Something on this machine that runs a pass: a crontab line or a timer."""
-
-    kind: Literal["cron", "timer"]
-    title: str
-    """The title of its `Target`."""
-    line: int | None
-    when: str
-    command: str
-    config: str | None
-    """The settings file that it names; None if it does not name one."""
-    user: str | None
-    """Its user, if the line or unit names one."""
-    installed: bool
-    """`cron install` wrote it."""
-    owner: str = "root"
-    """Its author, as far as its place shows."""
-    running: bool | None = None
-    """Its daemon or timer is active; None if not checked, or unknown."""
-    mail_to: str | None = None
-    """The recipient of its output; None is the line's user, and empty discards it."""
-    zone: str | None = None
-    """Its time zone; None is the system's."""
-    since: datetime | None = None
-    """Since when cron has used it as it is, because cron or the line is no older; None if unknown."""
-
-    @property
-    def place(self) -> str:
-        """Return its place for operators."""
-        return self.title if self.line is None else f"{self.title}, line {self.line}"
-
-
-class Target(Protocol):
-    """A text of this machine that can call a pass."""
-
-    @property
-    def title(self) -> str:
-        """Return its name for operators."""
-
-    def read(self) -> str:
-        """Return its text; empty if there is none."""
-
-    def write(self, text: str) -> None:
-        """Replace its text; delete it if the new one is empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from retrycli.domain.cron_line import Job, named_config, names_pass, schedule
+from retrycli.domain.cron_line import Caller, Job, named_config, names_pass, schedule
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_summary import StartedBy
-from retrycli.system.host import TIMED_OUT, Caller, Host, decoded, files_in, read_text
+from retrycli.system.host import TIMED_OUT, Finished, Host, decoded, files_in, read_text
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 NOT_ACTIVE = (3, 4)
@@ -52,15 +52,10 @@ SystemCallErrorNumber=EPERM
 MARK = "# Written by `retrycli cron install --systemd`, for "
 
 
-def mark(config: str) -> str:
-    """Return the first line of a unit of `cron install` for these settings."""
-    return MARK + config
-
-
 def is_marked(text: str, config: str = "") -> bool:
     """Tell if `cron install` wrote a unit, for these settings or, if none are named, for any."""
     first = text.partition("\n")[0]
-    return first == mark(config) if config else first.startswith(MARK)
+    return first == MARK + config if config else first.startswith(MARK)
 
 
 def service(job: Job, *, system: bool) -> str:
@@ -73,7 +68,7 @@ def service(job: Job, *, system: bool) -> str:
     user = f"User={job.user}\n" if system else ""
     own = "" if system else " --user"
     return f"""\
-{mark(job.config)}
+{MARK}{job.config}
 # `retrycli cron remove{own} --systemd` removes it; `systemctl{own} edit {SERVICE}` adds to it.
 [Unit]
 Description=Deliver failed ticket messages (one pass of retrycli)
@@ -118,7 +113,7 @@ def timer(job: Job) -> str:
     """Return the timer: at cron's times if cron has such times, otherwise counted from the last pass."""
     when = "\n".join(f"{key}={value}" for key, value in _when(job.interval).items())
     return f"""\
-{mark(job.config)}
+{MARK}{job.config}
 [Unit]
 Description=A pass of retrycli every {job.interval / timedelta(minutes=1):g} minutes
 
@@ -229,9 +224,14 @@ def has_systemd(host: Host) -> bool:
     return (host.root / "run/systemd/system").is_dir()
 
 
+def _systemctl(host: Host, *words: str, own: bool) -> Finished:
+    """Run a systemctl command, for the system or the user's own instance."""
+    return host.run(["systemctl", *(["--user"] if own else []), *words], b"")
+
+
 def is_active(host: Host, *units: str, own: bool) -> bool | None:
     """Tell if any of these units is active; None if systemd does not say."""
-    code = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", *units], b"").returncode
+    code = _systemctl(host, "is-active", "--quiet", *units, own=own).returncode
     return None if code and code not in NOT_ACTIVE else not code
 
 
@@ -241,11 +241,10 @@ def systemctl(host: Host, *words: str, own: bool) -> None:
     Raises:
         ConfigurationError: the command failed.
     """
-    command = ["systemctl", *(["--user"] if own else []), *words]
-    done = host.run(command, b"")
+    done = _systemctl(host, *words, own=own)
     if done.returncode:
         said = " ".join(decoded(done.stderr).split())
-        raise ConfigurationError(f"`{' '.join(command)}` failed: {said}")
+        raise ConfigurationError(f"`{' '.join(done.args)}` failed: {said}")
 
 
 def timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
@@ -279,7 +278,7 @@ def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> boo
             return True
     if not has_systemd(host):
         return False
-    done = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name], b"")
+    done = _systemctl(host, "is-active", "--quiet", timer.name, own=own)
     if done.returncode == TIMED_OUT:
         unread[str(timer)] = f"systemctl: {decoded(done.stderr)}"
     return done.returncode == 0

@@ -15,6 +15,7 @@ import pytest
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.claim import Claim
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
@@ -29,7 +30,6 @@ from retrycli.store.database import Database
 from retrycli.store.messages import is_due
 from retrycli.store.passes import Ledger
 from retrycli.store.schema import queue
-from retrycli.system.host import Caller
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import COLUMNS, end

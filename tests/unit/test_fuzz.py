@@ -31,7 +31,7 @@ from psycopg.pq import Format
 from retrycli.config import template as settings_text
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
-from retrycli.domain.cron_line import BEGIN, END, begin, block, calls, with_block, without_block
+from retrycli.domain.cron_line import BEGIN, END, block, calls, with_block, without_block
 from retrycli.domain.duration import LONGEST, duration, in_words
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
@@ -573,7 +573,8 @@ CRONTABS = st.lists(st.tuples(LINES, st.sampled_from(["\n", "\r\n", ""])).map(""
 def test_a_call_stands_in_the_line_that_it_is_said_to_stand_in(text: str, *, system: bool) -> None:
     lines = text.split("\n")
     for call in calls(text, system=system):
-        assert call.command in lines[call.number - 1]
+        assert call.line is not None
+        assert call.command in lines[call.line - 1]
         assert "run-once" in call.command
 
 
@@ -582,7 +583,7 @@ def test_a_block_goes_in_and_out_and_leaves_all_else_as_it_was(text: str) -> Non
     try:
         without = without_block(text, CONFIG)
     except ConfigurationError:
-        assert begin(CONFIG) in text
+        assert BEGIN + CONFIG in text
         return
     installed = with_block(text, CONFIG, BLOCK)
     assert BLOCK in installed
@@ -591,7 +592,7 @@ def test_a_block_goes_in_and_out_and_leaves_all_else_as_it_was(text: str) -> Non
 
 @law(before=CRONTABS, after=CRONTABS)
 def test_a_block_is_taken_out_between_any_lines(before: str, after: str) -> None:
-    before = "".join(f"{line}\n" for line in before.split("\n") if begin(CONFIG) not in line)
+    before = "".join(f"{line}\n" for line in before.split("\n") if BEGIN + CONFIG not in line)
     assert without_block(before + BLOCK + after, CONFIG) == before + after
 
 

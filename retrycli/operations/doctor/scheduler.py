@@ -9,17 +9,19 @@ from socket import gethostname
 from statistics import median
 
 from retrycli.domain import cron_line
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context
 from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
-from retrycli.operations.schedule import next_run, verdict
+from retrycli.operations.schedule import next_run
 from retrycli.operations.schedule.callers import (
     as_user,
     callers_for,
     callers_of,
+    check,
     none_hidden,
     stopped,
     to_install,
@@ -28,7 +30,6 @@ from retrycli.operations.schedule.callers import (
 )
 from retrycli.store.database import Database
 from retrycli.system import systemd
-from retrycli.system.host import Caller
 
 UNEVEN = 1.5
 """Intervals that are off by this factor are no coincidence."""
@@ -100,7 +101,7 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
     try:
-        objection = next((checked.objection for checked in verdict.check(context.loaded, context.host).callers), None)
+        objection = next((caller.objection for caller in check(context.loaded, context.host).callers), None)
     except ConfigurationError:
         objection = None  # the settings' source is another finding
     if objection is None and caller.running is None:
@@ -137,7 +138,7 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
 
 def _callers(context: Context) -> list[Caller]:
     named = context.loaded.file is not None
-    return callers_of(context.loaded, context.host) if named else callers_for(None, context.host)
+    return callers_of(context.loaded, context.host) if named else callers_for(None, context.host, {})
 
 
 def _configured_schedule(context: Context) -> str | None:

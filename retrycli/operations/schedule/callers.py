@@ -1,16 +1,17 @@
-"""Find what calls the passes on this machine."""
+"""Find what calls the passes on this machine, and compare it with what `install` would write."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retrycli.config.loader import Loaded
-from retrycli.domain import suggested
-from retrycli.operations.schedule.proposal import config_path
-from retrycli.system import crontab, filesystem
-from retrycli.system.host import Caller, Host
+from retrycli.domain import cron_line, suggested
+from retrycli.domain.cron_line import Caller, Job
+from retrycli.operations.schedule.proposal import SchedulePlace, config_path, job, targets
+from retrycli.system import crontab, filesystem, systemd
+from retrycli.system.host import File, Host
 from retrycli.system.trust import group_readers
 
 CRON_IS_DOWN = (
@@ -79,10 +80,10 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     database = loaded.settings.database.file
     users = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
     users.add(None if database is None else filesystem.owner(database))
-    return [caller for caller in callers_for(config, host) if caller.owner in users]
+    return [caller for caller in callers_for(config, host, {}) if caller.owner in users]
 
 
-def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
+def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[Caller]:
     """Return what calls a pass with these settings. A call that names no settings may use these.
 
     Args:
@@ -108,3 +109,70 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
     timer = Path(caller.title).name
     own = " --user" if caller.user is None else ""
     return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The callers of passes, and the problem with them as a whole."""
+
+    callers: list[Caller]
+    objection: str | None
+    unread: str | None = None
+    """The unreadable places from which a pass may be called."""
+
+
+def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
+    """Return what calls a pass with these settings, if it is only one caller, and how it differs from what `install`
+    writes.
+
+    Args:
+        loaded: the settings and their sources.
+        host: the machine.
+        only: examine only this place.
+
+    Raises:
+        ConfigurationError: a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host)
+    titles = None if only is None else {target.title for target in targets(only, host)}
+    found = [caller for caller in callers_of(loaded, host) if titles is None or caller.title in titles]
+    checked = [replace(caller, objection=_objection(caller, wanted)) for caller in found]
+    missed = unread(host, titles)
+    if missed is not None and not checked:
+        remedy = to_read(loaded, host, "cron check")
+        return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+    if not checked:
+        return Verdict([], f"nothing calls the passes; have them called: {to_install(loaded, host)}")
+    return Verdict(checked, _verdict(checked), missed)
+
+
+def _verdict(found: list[Caller]) -> str | None:
+    match found:
+        case [one] if (still := stopped(one)) is not None:
+            return f"{one.place}: {still[0]}; {still[1]}"
+        case [one] if one.objection:
+            first = "" if one.installed else "edit it, or remove it, and "
+            return f"{one.place}: {one.objection}; {first}`retrycli cron install` fixes it"
+        case [_]:
+            return None
+        case _:
+            places = ", ".join(caller.place for caller in found)
+            return f"two schedulers get in each other's way; keep one of: {places}"
+
+
+def _objection(caller: Caller, wanted: Job) -> str | None:
+    """Return how a caller differs from what `install` would write."""
+    if caller.kind == "cron":
+        when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
+    else:
+        when, command = systemd.when(wanted.interval), systemd.command(wanted)
+    if caller.when != when:
+        return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
+    if caller.command != command:
+        return f"the command would be: {command}"
+    if caller.kind == "timer" and caller.installed:
+        system = caller.user is not None
+        service = Path(caller.title).with_suffix(".service")
+        if File(service).read() != systemd.service(replace(wanted, user=caller.user or wanted.user), system=system):
+            return f"{service} is not as it would be written now"
+    return None

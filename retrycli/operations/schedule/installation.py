@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from retrycli.domain import cron_line, suggested
-from retrycli.domain.cron_line import Job
+from retrycli.domain.cron_line import Caller, Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.callers import callers_for
-from retrycli.operations.schedule.places import FileChange, SchedulePlace, targets
+from retrycli.operations.schedule.proposal import FileChange, SchedulePlace, Target, targets
 from retrycli.system import crontab, systemd
 from retrycli.system.crontab import UserCrontab
-from retrycli.system.host import Caller, Host, Target
+from retrycli.system.host import Host
 
 
 def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from socket import gethostname
 
 from retrycli.domain import schedule_grid
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
 from retrycli.operations.schedule.callers import stopped
 from retrycli.system import systemd
-from retrycli.system.host import Caller, named_zone, system_zone
+from retrycli.system.host import named_zone, system_zone
 
 BEGINS_WITHIN = timedelta(minutes=1)
 """A pass has begun, and recorded it, this long after its tick."""

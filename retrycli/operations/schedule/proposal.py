@@ -1,13 +1,15 @@
-"""Propose the pass that a scheduler begins: its command, its user, what it reads and writes."""
+"""Where a schedule can be installed, and the pass that it begins: its command, its user, what it reads and writes."""
 
 from __future__ import annotations
 
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from difflib import unified_diff
+from enum import Enum
 from pathlib import Path
 
 import retrycli
@@ -16,8 +18,8 @@ from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
-from retrycli.operations.schedule.places import FileChange, SchedulePlace
-from retrycli.system import filesystem
+from retrycli.system import crontab, filesystem, systemd
+from retrycli.system.crontab import UserCrontab
 from retrycli.system.host import File, Host
 from retrycli.system.trust import ROOT, find_weakness
 
@@ -26,6 +28,74 @@ LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 
 MARGIN = timedelta(seconds=90)
 """The time a pass has to record results after its deadline and its last request."""
+
+
+Target = UserCrontab | File
+"""A text of this machine that can call a pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """The change of one text; ``after`` is empty if the text goes."""
+
+    target: Target
+    before: str
+    after: str
+
+    @property
+    def diff(self) -> str:
+        """The change as a unified diff."""
+        if self.before == self.after:
+            return f"{self.target.title} is to be switched on"
+        titles = (self.target.title, self.target.title)
+        before, after = (text.removesuffix("\n").split("\n") for text in (self.before, self.after))
+        return "\n".join(unified_diff(before if self.before else [], after if self.after else [], *titles, lineterm=""))
+
+
+class SchedulePlace(Enum):
+    """A place for a schedule."""
+
+    OWN_CRONTAB = "own crontab"
+    SYSTEM_CRONTAB = "system crontab"
+    OWN_TIMER = "own timer"
+    SYSTEM_TIMER = "system timer"
+
+    @classmethod
+    def of(cls, host: Host, *, user: bool, systemd: bool) -> SchedulePlace:
+        """Return the place that two options select; only root can choose between the system's schedule and its own."""
+        own = user or host.uid != 0
+        if systemd:
+            return cls.OWN_TIMER if own else cls.SYSTEM_TIMER
+        return cls.OWN_CRONTAB if own else cls.SYSTEM_CRONTAB
+
+    @property
+    def is_system(self) -> bool:
+        """Return whether it is root's, and names a user."""
+        return self in {SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER}
+
+    @property
+    def is_timer(self) -> bool:
+        """Return whether it is systemd's."""
+        return self in {SchedulePlace.OWN_TIMER, SchedulePlace.SYSTEM_TIMER}
+
+
+def reachable(host: Host) -> list[SchedulePlace]:
+    """Return the places that the current user may change."""
+    return [place for place in SchedulePlace if host.uid == 0 or not place.is_system]
+
+
+def targets(place: SchedulePlace, host: Host) -> list[Target]:
+    """Return the texts of a schedule in a place."""
+    match place:
+        case SchedulePlace.OWN_CRONTAB:
+            return [UserCrontab(host)]
+        case SchedulePlace.SYSTEM_CRONTAB:
+            return [File(host.root / crontab.SYSTEM_FILE)]
+        case SchedulePlace.OWN_TIMER:
+            folder = host.unit_folder
+        case SchedulePlace.SYSTEM_TIMER:
+            folder = host.root / systemd.SYSTEM_UNITS
+    return [File(folder / systemd.SERVICE), File(folder / systemd.TIMER)]
 
 
 def this_python() -> str:
@@ -105,32 +175,26 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     """Return the pass with a log, and the change of the settings that adds it.
 
-    There is no change if it has a log already, if the current user may not write the settings, or if no folder is
-    suitable.
+    The log is where cron/logrotate looks, if the user may write there, else beside the database. There is no change if
+    it has a log already, if the current user may not write the settings, or if no folder is suitable.
     """
     file = Path(wanted.config).resolve()
     if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         return wanted, []
-    log = log_file(loaded.settings.database.file, lambda folder: filesystem.owner(folder) == wanted.user)
     target = File(file, keeps_mode=True)
     before = target.read()
-    after = None if log is None else template.with_value(before, "logging", "file", str(log))
-    if log is None or after is None:
+    database = loaded.settings.database.file
+    if filesystem.owner(LOGS) == wanted.user:
+        log = LOGS / LOG
+    elif database is not None:
+        log = database.with_name(LOG)
+    else:
+        return wanted, []
+    after = template.with_value(before, "logging", "file", str(log))
+    if after is None:
         return wanted, []
     folders = dict.fromkeys([*wanted.writes, *_absolute([log.parent])])
     return replace(wanted, writes=tuple(folders)), [FileChange(target, before, after)]
-
-
-def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path | None:
-    """Return the log file of the passes: where cron/logrotate looks, else beside the database.
-
-    Args:
-        database: the SQLite file, if any. Passes write in its folder.
-        is_theirs: tells if passes can write in a folder.
-    """
-    if is_theirs(LOGS):
-        return LOGS / LOG
-    return None if database is None else database.with_name(LOG)
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
@@ -152,13 +216,14 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
             f"a scheduler does not pass on your environment, where this comes from: {', '.join(elsewhere)}; "
             f"set it in {config}, secrets by their …_file keys"
         )
-    request = settings.gateway.longest
+    database = settings.database.file
+    owner = (database and filesystem.owner(database)) or filesystem.owner(Path(config))
     return Job(
         interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
         interpreter=this_python(),
         config=config,
-        user=user or _owner(settings.database.file, config) or host.login,
-        longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
+        user=user or owner or host.login,
+        longest=timedelta(minutes=settings.run.deadline_minutes) + settings.gateway.longest + MARGIN,
         reads=_read_by(loaded),
         writes=_written_by(settings),
     )
@@ -200,8 +265,3 @@ def config_path(loaded: Loaded) -> str:
             "no configuration file, and a scheduler passes on no environment; `retrycli init` writes one"
         )
     return os.path.normpath(loaded.file.absolute())
-
-
-def _owner(database: Path | None, config: str) -> str | None:
-    """Return the owner of the SQLite file, else of the settings' file."""
-    return (database and filesystem.owner(database)) or filesystem.owner(Path(config))

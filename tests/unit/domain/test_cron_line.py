@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.cron_line import END, Job, begin, block, calls, command, schedule, with_block, without_block
+from retrycli.domain.cron_line import BEGIN, END, Job, block, calls, command, schedule, with_block, without_block
 from retrycli.domain.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
@@ -91,7 +91,7 @@ def test_a_block_for_other_settings_is_not_touched() -> None:
     assert without_block(with_block(text, CONFIG, block(JOB, system=False)), CONFIG) == text
 
 
-@pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{begin('/srv/other.toml')}\n{END}\n"])
+@pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{BEGIN}/srv/other.toml\n{END}\n"])
 def test_a_block_that_has_lost_its_end_is_left_alone(rest: str) -> None:
     """Nobody can tell how far it goes."""
     torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
@@ -139,8 +139,8 @@ BY_HAND = {
 @pytest.mark.parametrize("line", BY_HAND)
 def test_a_line_written_by_hand_is_known(line: str) -> None:
     [found] = calls(f"# a comment\n\n{line}\n", system=False)
-    assert (found.schedule, found.config) == BY_HAND[line]
-    assert (found.number, found.user, found.installed) == (3, None, False)
+    assert (found.when, found.config) == BY_HAND[line]
+    assert (found.line, found.user, found.installed) == (3, None, False)
 
 
 @pytest.mark.parametrize(
