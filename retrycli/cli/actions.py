@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 DEFAULT_SHARE = "30%"
 
+Due = Annotated[
+    datetime | None,
+    typer.Option(
+        help="When they are due: 2h (from now), 08:00, '2026-01-02 08:00'.",
+        show_default="now",
+        metavar="<time>",
+        parser=moment,
+    ),
+]
+Spread = Annotated[
+    timedelta | None,
+    typer.Option(help="Spread them over this time: 2h.", show_default=False, metavar="<duration>", parser=duration),
+]
+
 
 @takes_filters
 def retry(
@@ -87,19 +101,8 @@ def requeue(
     ctx: typer.Context,
     filters: Filter,
     message_ids: MessageIds = None,
-    at: Annotated[
-        datetime | None,
-        typer.Option(
-            help="When they are due: 2h (from now), 08:00, '2026-01-02 08:00'.",
-            show_default="now",
-            metavar="<time>",
-            parser=moment,
-        ),
-    ] = None,
-    spread: Annotated[
-        timedelta | None,
-        typer.Option(help="Spread them over this time: 2h.", show_default=False, metavar="<duration>", parser=duration),
-    ] = None,
+    at: Due = None,
+    spread: Spread = None,
     canary: Annotated[int | None, typer.Option(min=1, help="Attempt N messages first.", show_default=False)] = None,
     abort_over: Annotated[
         str | None,
