@@ -1,4 +1,4 @@
-"""An attempt that has an outcome and is not yet recorded."""
+"""An attempt whose outcome is not recorded yet."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from retrycli.domain.message import QueuedMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome
+from retrycli.domain.transition import Decision, Transition
 
 
 class Attempt(NamedTuple):
-    """An attempt that has an outcome."""
+    """An attempt of a pass."""
 
     queued: QueuedMessage
     outcome: Outcome
@@ -31,11 +32,19 @@ class Attempt(NamedTuple):
         return self.finished_at - self.duration
 
     @property
-    def is_spared(self) -> bool:
-        """Tell if the message keeps its retry until the answer is judged."""
-        return self.outcome.in_doubt or (bool(self.probe) and self.outcome.kind is not OutcomeKind.DELIVERED)
-
-    @property
     def ticket(self) -> str:
         """Return the ticket of its message, as the queue keeps it."""
         return str(self.queued.ticket_id)
+
+    @classmethod
+    def started(cls, queued: QueuedMessage, at: datetime, *, probe: int, trial: bool) -> Attempt:
+        """Return an attempt that was recorded at a time and is not sent yet."""
+        return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
+
+    def ended(self, outcome: Outcome, at: datetime, *, about_us: bool = False) -> Attempt:
+        """Return the attempt with its outcome."""
+        return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_us=about_us)
+
+    def decided(self, transition: Transition) -> Decision:
+        """Return the decision that the attempt causes a transition."""
+        return Decision(self.queued.message_id, transition, self.outcome, self.duration, self.finished_at, self.queued)

@@ -27,7 +27,7 @@ MAX_HELD = 100
 
 
 class Doubt:
-    """The answers in doubt of one route in one pass."""
+    """The answers in doubt of one route in one pass. Its attributes are replaced, never changed in place."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -47,15 +47,15 @@ class Doubt:
 
     def hold(self, attempt: Attempt) -> None:
         """Withhold an attempt until more is known."""
-        self._held.append(attempt)
-        self._new.append(attempt)
+        self._held = [*self._held, attempt]
+        self._new = [*self._new, attempt]
         if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:
             self.status = attempt.outcome.status_code
 
     def count_trial(self, attempt: Attempt) -> None:
         """Count an attempt of the trial, unless it sent nothing because its row is invalid or it had arrived."""
         if attempt.outcome.kind is not OutcomeKind.INVALID and not attempt.outcome.found:
-            self._trials.append(attempt)
+            self._trials = [*self._trials, attempt]
 
     @property
     def is_settled(self) -> bool:

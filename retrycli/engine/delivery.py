@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.claim import Route
@@ -15,14 +14,12 @@ from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.pass_summary import StopReason
-from retrycli.domain.transition import Decision, Transition
-from retrycli.engine.coordination import PassCoordinator
-from retrycli.engine.decisions import Decisions, as_decision, ended_and_undecided
-from retrycli.engine.destination import Destination
-from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
+from retrycli.domain.transition import Decision, Transition, TransitionKind
+from retrycli.engine.destination import Destination, claim_destination, judge
+from retrycli.engine.in_flight import ENOUGH, InFlight
 from retrycli.engine.limits import PassLimits
-from retrycli.engine.recording import TRY_AGAIN_SECONDS, Decided, ResultBuffer, commit_patiently
-from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
+from retrycli.engine.recording import TRY_AGAIN_SECONDS, ResultWriter, commit_patiently
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules, decide, escalation_before_send
 from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
@@ -31,9 +28,13 @@ if TYPE_CHECKING:
 RECORD_WITHIN_SECONDS = 0.1
 """The maximum time that an answer waits to be recorded while the rate limit delays the next attempt."""
 
+Result = TypeVar("Result")
+
 
 class Delivery:
     """The delivery of one route in one pass.
+
+    What a transaction changes is restored if it fails. So it is replaced, never changed in place.
 
     Args:
         deps: everything outside the engine.
@@ -54,6 +55,7 @@ class Delivery:
         since: datetime,
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
+        self.destination = rules.destination
         self.begun = 0
         """Number of started attempts."""
         self._deps = deps
@@ -61,24 +63,17 @@ class Delivery:
         self._me = me
         self._since = since
         self._tell_all = tell
-        self._events: list[Event] = []
-        self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._reserve_turn)
-        self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
-        self._decisions = Decisions(deps, rules, since=since)
-        self._destination: Destination
-        """Set by `run`, because loading it takes the one probe that may be due."""
-        self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
-        self._in_flight = InFlight(deps, self._coordinator, at_a_server=rules.at_a_server)
-        # An answer is in one of these three until its result is committed.
-        self._new: list[Attempt] = []
+        self._destination = claim_destination(deps, rules, since=since)
+        self._limits = PassLimits(deps, rules, since=since)
+        self._supply = Supply(deps.claims, rules, me, route, since=since)
+        self._results = ResultWriter(deps, rules, self._supply)
+        self._in_flight = InFlight(deps, rules, self._supply)
+        self._new: Sequence[Attempt] = ()
         """Answers that are not decided yet."""
-        self._in_doubt: list[Decision] = []
-        """Answers that wait until it is clear what they are about. They are not recorded yet."""
-        self._results = ResultBuffer(deps, tell=self._events.extend, written=self._unblock_tickets)
+        self._synced_at = since
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
-        self._destination = self._coordinator.claim_destination()
         if self._may_begin():
             try:
                 async with self._deps.open_gateway() as gateway, asyncio.TaskGroup() as group:
@@ -88,23 +83,20 @@ class Delivery:
                 raise faults.exceptions[0] from None
 
     @property
-    def destination(self) -> str:
-        """Return where its messages go."""
-        return self._rules.destination
-
-    @property
     def reason(self) -> StopReason | None:
-        """Return why it ended early. A problem of the destination takes precedence over a limit."""
-        if self._limits.reason in {None, StopReason.LIMIT}:
-            return self._destination.stop_reason or self._limits.reason
-        return self._limits.reason
+        """Return why it ended early."""
+        return self._ended_by.stop_reason
 
     @property
     def detail(self) -> str | None:
         """Return details of the reason, if there are any."""
-        if self.reason is StopReason.PAUSED:
-            return self._coordinator.paused
-        return self._destination.detail if self.reason is self._destination.stop_reason else None
+        return self._ended_by.detail
+
+    @property
+    def _ended_by(self) -> Destination | PassLimits:
+        """Return what ended it. A problem of the destination takes precedence over the limit of attempts."""
+        is_limit = self._limits.stop_reason in {None, StopReason.LIMIT}
+        return self._destination if is_limit and self._destination.stop_reason else self._limits
 
     def release(self) -> None:
         """Release claimed messages without an attempt."""
@@ -113,31 +105,31 @@ class Delivery:
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         try:
             while self._new or self._in_flight.count or self._may_begin() or await self._wait_for_rows():
-                await self._write(self._record_and_begin)
-                self._in_flight.send(gateway, group)
-                self._new += await self._answers()
-            await self._write(self._finish)
+                started = await self._transact(self._record_and_begin)
+                self.begun += len(started)
+                self._in_flight.send(started, gateway, group)
+                self._new = [*self._new, *await self._answers()]
+            await self._transact(self._finish)
         except DatabaseUnavailable as error:
-            if not isinstance(error, DatabaseBusy):
-                self._supply.forget()
             is_kept = await self._save_answers()
             if not (is_kept and isinstance(error, DatabaseBusy) and self._deps.stop_requested()):
                 raise
             self._limits.stop(StopReason.SIGNAL)
             self.release()
-        unjudged = [attempt.queued.message_id for attempt in self._new]
-        undone = [decision.message_id for decision in self._results.waiting]
-        self._events += map(ResultKept, [*self._results.unwritten, *undone, *unjudged])
-        self._tell()
+        unwritten = [decision.message_id for decision in self._results.locked]
+        unwritten += [attempt.queued.message_id for attempt in self._new]
+        self._tell_all([ResultKept(message_id) for message_id in unwritten])
         if self._in_flight.fault is not None:
             raise self._in_flight.fault
         if self._is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
-                f"the application holds the rows of {len(self._results.unwritten)} messages that were sent; end its "
+                f"the application holds the rows of {len(self._results.locked)} messages that were sent; end its "
                 "transaction. A later pass writes these rows, and sends the other messages"
             )
 
-    async def _write(self, work: Callable[[], None]) -> None:
+    # -- transactions -----------------------------------------------------------------------------------------
+
+    async def _transact(self, work: Callable[[], Result]) -> Result:
         """Run `work` in one transaction; repeat while the application locks what it writes.
 
         Never wait within a transaction: answers could not be read meanwhile, and their requests would time out.
@@ -146,71 +138,72 @@ class Delivery:
             DatabaseBusy: it is locked until the claims have expired and the pass should have ended.
         """
         while True:
+            before = self._snapshot()
             try:
                 with self._deps.claims.transaction(wait=False) as commit:
-                    work()
+                    result = work()
                     await commit_patiently(commit, self._deps.sleep)
                 break
             except DatabaseBusy:
-                self._restore()
+                self._restore(before)
                 if self._keep_answers() and self._deps.stop_requested() and not self._in_flight.count:
                     raise
                 if self._deps.now() >= self._give_up_at:
                     raise
+            except DatabaseUnavailable:
+                # It may be committed: messages that it has taken are neither sent nor released.
+                self._restore(before, but=self._supply)
+                raise
             await self._deps.sleep(TRY_AGAIN_SECONDS)
-        self._committed()
-        self._tell()
+        events, self._results.events = self._results.events, ()
+        self._tell_all(events)
+        return result
+
+    def _snapshot(self) -> list[tuple[object, dict[str, object]]]:
+        """Return everything that a transaction may change."""
+        destination, supply = self._destination, self._supply
+        parts = (self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
+        return [(part, vars(part).copy()) for part in parts]
+
+    @staticmethod
+    def _restore(snapshot: list[tuple[object, dict[str, object]]], *, but: object = None) -> None:
+        for part, values in snapshot:
+            if part is not but:
+                vars(part).update(values)
 
     @property
     def _give_up_at(self) -> datetime:
-        expires_at = self._coordinator.claim.expires_at
+        expires_at = self._supply.claim.expires_at
         return expires_at if self._deps.stop_requested() else max(expires_at, self._since + self._rules.deadline)
-
-    def _committed(self) -> None:
-        self._coordinator.committed()
-        self._supply.committed()
-        self._results.committed()
-        self._in_doubt.clear()
-
-    def _restore(self) -> None:
-        """Restore what the failed transaction changed, to do it again."""
-        self._coordinator.rolled_back()
-        self._supply.rolled_back()
-        self._results.rolled_back()
-        self._events.clear()
-        not_begun = self._in_flight.discard_unsent()
-        self.begun -= not_begun
-        self._limits.not_begun(not_begun)
 
     def _keep_answers(self) -> bool:
         """Record the outcomes of all answers in retrycli's own tables, because the application locks its own.
 
-        Then they survive if this process dies. Return False if these tables are locked too.
+        Then they survive if this process dies. A released message waits again whichever pass takes it over, so its
+        attempt has ended; that pass decides the others. Return False if these tables are locked too.
         """
-        self._new += self._in_flight.arrived()
-        ended, kept = ended_and_undecided(self._new, self._in_doubt, self._results.waiting)
+        self._new = [*self._new, *self._in_flight.arrived()]
+        before = self._snapshot()
         try:
             with self._deps.claims.transaction(wait=False) as commit:
-                self._sync()
-                now, claim = self._deps.now(), self._coordinator.claim
-                self._deps.claims.results.record_answers(claim, ended, now)
+                decisions = [self._decide(attempt) for attempt in self._destination.observe(self._new)]
+                ended = [decision for decision in decisions if decision.transition.kind is TransitionKind.RELEASED]
+                kept = [decision for decision in decisions if decision.transition.kind is not TransitionKind.RELEASED]
+                now, claim = self._deps.now(), self._supply.claim
+                self._deps.claims.results.record_answers(claim, [*self._newly_in_doubt(), *ended], now)
                 self._deps.claims.results.keep_outcomes(claim, kept, now)
                 is_kept = commit()
         except DatabaseBusy:
             is_kept = False
-        if is_kept:
-            self._coordinator.committed()
-        else:
-            self._coordinator.rolled_back()
+        self._restore(before)
         return is_kept
 
     async def _save_answers(self) -> bool:
         """Wait for all answers, and record their outcomes; return True if that was possible."""
-        self._restore()
         while self._in_flight.count:
-            self._new.append(await self._in_flight.next_answer())
+            self._new = [*self._new, *await self._in_flight.answers()]
         with suppress(DatabaseUnavailable):
-            while not (is_kept := self._keep_answers()) and self._deps.now() < self._coordinator.claim.expires_at:
+            while not (is_kept := self._keep_answers()) and self._deps.now() < self._supply.claim.expires_at:
                 await self._deps.sleep(TRY_AGAIN_SECONDS)
             return is_kept
         return False
@@ -221,57 +214,109 @@ class Delivery:
         Returns:
             True if more attempts may start, because some rows are unlocked.
         """
-        if not self._results.unwritten:
+        if not self._results.locked:
             return False
         until = self._deps.now() + self._deps.claims.patience()
-        while self._results.unwritten and self._deps.now() < until and not self._deps.stop_requested():
+        while self._results.locked and self._deps.now() < until and not self._deps.stop_requested():
             await self._deps.sleep(TRY_AGAIN_SECONDS)
-            await self._write(self._retry_locked_rows)
+            await self._transact(self._retry_locked_rows)
             if self._may_begin():
                 return True
         return False
 
+    # -- what transactions do ---------------------------------------------------------------------------------
+
+    def _record_and_begin(self) -> list[Attempt]:
+        """Record results and start the next attempts. No request is sent before the commit."""
+        if self._sync() and self._results.locked:
+            self._results.write_locked()
+        self._decide_and_record()
+        return self._begin_attempts()
+
+    def _finish(self) -> None:
+        self._decide_and_record(last=True)
+        self._supply.release()
+
     def _retry_locked_rows(self) -> None:
         self._sync()
-        self._results.write_locked(self._coordinator.claim)
+        self._results.write_locked()
 
-    def _sync(self) -> None:
-        self._coordinator.sync(self._destination)
-        if self._coordinator.paused:
-            self._limits.stop(StopReason.PAUSED)
+    def _sync(self) -> bool:
+        """At most every `SYNC_INTERVAL`: write the heartbeat, renew the claims, read the pause and the breaker."""
+        now = self._deps.now()
+        if now - self._synced_at < SYNC_INTERVAL:
+            return False
+        self._synced_at = now
+        ledger = self._deps.ledger
+        ledger.heartbeat(self._me.pass_id, now)
+        self._supply.renew(now)
+        if why := ledger.paused(now):
+            self._limits.stop(StopReason.PAUSED, why)
+        self._destination.adopt(ledger.breaker(self._rules.destination), now)
+        return True
 
-    def _begin_attempts(self) -> None:
+    def _decide_and_record(self, *, last: bool = False) -> None:
+        """Decide new attempts and record the decisions."""
+        observed, events = judge(self._destination, self._deps, self._new, last=last)
+        self._new = ()
+        self._results.events = [*self._results.events, *events]
+        if in_doubt := self._newly_in_doubt():
+            # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
+            self._deps.claims.results.record_answers(self._supply.claim, in_doubt, self._deps.now())
+        self._results.write([self._decide(attempt) for attempt in observed])
+
+    def _newly_in_doubt(self) -> list[Decision]:
+        return [attempt.decided(Transition.released()) for attempt in self._destination.doubt.new()]
+
+    def _decide(self, attempt: Attempt) -> Decision:
+        if attempt.about_us:
+            return attempt.decided(Transition.released(attempt.finished_at))
+        transition = decide(
+            self._deps,
+            self._rules,
+            attempt.queued,
+            attempt.outcome,
+            since=self._since,
+            now=attempt.finished_at,
+            counts_as_retry=attempt.counts_as_retry,
+        )
+        return attempt.decided(transition)
+
+    def _begin_attempts(self) -> list[Attempt]:
         """Start as many attempts as allowed; each is recorded first."""
-        while ids := self._next_ids(self._room()):
+        started: list[Attempt] = []
+        while ids := self._next_ids(len(started)):
             now = self._deps.now()
             probing = self._destination.probing
             opened_at = self._destination.breaker.opened_at or self._since
-            escalations: dict[int, Transition] = {}
             loaded = self._deps.claims.results.begin(
-                self._coordinator.claim,
+                self._supply.claim,
                 ids,
                 made_by=BY_PASS,
                 pass_id=self._me.pass_id,
                 now=now,
-                fit=partial(self._decisions.is_fit, escalations),
+                fit=lambda queued: self._escalation(queued) is None,
                 destination_of=self._rules.destination_of,
                 probe=probing,
             )
-            unfit: list[Decided] = []
-            begun = 0
+            unfit: list[Decision] = []
+            before = len(started)
             for message in loaded:
                 if isinstance(message, UnusableMessage):
-                    invalid = Transition.invalid(message.problem)
-                    unfit.append((message, Decision(message.message_id, invalid, message=message)))
-                elif escalation := escalations.get(message.message_id):
-                    unfit.append((message, Decision(message.message_id, escalation, message=message)))
+                    unfit.append(Decision(message.message_id, Transition.invalid(message.problem), message=message))
+                elif escalation := self._escalation(message):
+                    unfit.append(Decision(message.message_id, escalation, message=message))
                 else:
                     probe = self._deps.claims.count_probes(message.message_id, opened_at) if probing else 0
-                    self._in_flight.add(StartedAttempt(message, now, probe, self._destination.on_trial))
-                    begun += 1
-            self._limits.begun(begun)
-            self.begun += begun
-            self._results.write(self._coordinator.claim, unfit)
+                    started.append(Attempt.started(message, now, probe=probe, trial=self._destination.on_trial))
+            self._limits.begun(len(started) - before)
+            self._results.write(unfit)
+        return started
+
+    def _escalation(self, queued: QueuedMessage) -> Transition | None:
+        return escalation_before_send(self._deps, self._rules, queued, self._since)
+
+    # -- what may start ---------------------------------------------------------------------------------------
 
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate limit, and return all answers that have arrived."""
@@ -288,59 +333,15 @@ class Delivery:
     @property
     def _is_write_blocked(self) -> bool:
         """Tell if the application has locked too many rows in a row to send anything more."""
-        return self._results.blocked_in_a_row >= max(ENOUGH, self._rules.concurrency)
+        return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
-    def _room(self) -> int:
-        """Return how many attempts may start now."""
-        one_by_one = self._destination.on_trial or self._destination.probing
-        width = 1 if one_by_one else self._destination.width
-        return self._limits.room(width - self._in_flight.count) if self._may_begin() else 0
-
-    def _next_ids(self, room: int) -> list[int]:
+    def _next_ids(self, started: int) -> Sequence[int]:
         """Return the messages to send next. If none can settle the answers in doubt, decide these first."""
-        found = self._supply.take(room, self._destination) if room else []
-        if room and not found and self._destination.tickets_in_doubt and not self._in_flight.count:
+        destination, under_way = self._destination, self._in_flight.count + started
+        one_by_one = destination.on_trial or destination.probing
+        room = self._limits.room((1 if one_by_one else destination.width) - under_way) if self._may_begin() else 0
+        found = self._supply.take(room, destination) if room else ()
+        if room and not found and destination.doubt.tickets and not under_way:
             self._decide_and_record(last=True)
-            return self._next_ids(self._room())
+            return self._next_ids(started)
         return found
-
-    def _reserve_turn(self, interval: timedelta, too_late: datetime) -> datetime:
-        return self._deps.ledger.take_turn(self._rules.destination, self._deps.now(), interval, too_late)
-
-    def _record_and_begin(self) -> None:
-        """Record results and start the next attempts. No request is sent before the commit."""
-        self._sync()
-        self._decide_and_record()
-        self._begin_attempts()
-
-    def _finish(self) -> None:
-        self._decide_and_record(last=True)
-        self._supply.release()
-
-    def _decide_and_record(self, *, last: bool = False) -> None:
-        """Decide new attempts and record the decisions."""
-        if self._in_flight.fault is not None:  # a request that could not be built says nothing
-            self._results.add(
-                (attempt.queued, self._decisions.decide(attempt)) for attempt in self._new if attempt.about_us
-            )
-            self._new = [attempt for attempt in self._new if not attempt.about_us]
-        observed = self._coordinator.observe(self._destination, self._new, last=last)
-        self._new = []
-        self._results.add((attempt.queued, self._decisions.decide(attempt)) for attempt in observed)
-        self._in_doubt += [
-            as_decision(attempt, Transition.released()) for attempt in self._destination.newly_in_doubt()
-        ]
-        self._coordinator.save(self._destination)
-        if self._in_doubt:
-            # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
-            self._deps.claims.results.record_answers(self._coordinator.claim, self._in_doubt, self._deps.now())
-        self._results.write(self._coordinator.claim)
-
-    def _unblock_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
-        if self._rules.per_ticket_order:
-            self._supply.unblock(str(message.ticket_id) for message in messages)
-
-    def _tell(self) -> None:
-        events = self._events.copy()
-        self._events.clear()
-        self._tell_all(events)

@@ -1,4 +1,4 @@
-"""The destination of a pass: its concurrency, why it stops, and what its answers are about."""
+"""The destination of a pass: its breaker, its concurrency, why it stops, and what its answers are about."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker, BreakerState, next_concurrency
 from retrycli.domain.doubt import Doubt
+from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.domain.pass_summary import StopReason
-from retrycli.engine.rules import PassRules
+from retrycli.engine.rules import Dependencies, PassRules
 
 FORBIDDEN = 403
 FREE_PROBES = 2
@@ -19,38 +20,38 @@ alone in the queue is escalated in the end."""
 
 
 class Destination:
-    """The state of one destination in one pass.
+    """The state of one destination in one pass. Its attributes are replaced, never changed in place.
 
     Args:
-        breaker: the breaker that earlier passes left.
+        breaker: the breaker in the database.
         rules: when the breaker opens, and the maximum concurrency.
         since: the start of the pass.
     """
 
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
-        resting = breaker.state is BreakerState.RESTING
         # The slack is for cron's ticks; a rest that the other side asked for is kept to the second.
-        due_by = since if resting else rules.due_by(since)
+        due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
+        self.saved = breaker
+        """The breaker in the database, as far as this pass knows."""
         self.width = 1
-        self._has_no_failure = breaker.is_healthy
-        """Nothing has failed in this pass, nor at the end of the previous one."""
+        self.doubt = Doubt()
         self.stop_reason: StopReason | None = None
         self.detail: str | None = None
+        self._has_no_failure = breaker.is_healthy
+        """Nothing has failed in this pass, nor at the end of the previous one."""
         self._rules = rules.breaker
         self._since = since
         self._concurrency = rules.concurrency
-        self._doubt = Doubt()
-        if self.breaker.blocks(due_by):
-            self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
+        self._stop_if_blocked(due_by)
 
-    def sync(self, breaker: Breaker, now: datetime) -> None:
-        """Take over the breaker that another pass saved."""
-        self.breaker = breaker
-        if breaker.blocks(now):
-            self._stop(StopReason.THROTTLED if breaker.state is BreakerState.RESTING else StopReason.BREAKER_OPEN)
+    def adopt(self, found: Breaker, now: datetime) -> None:
+        """Take over the breaker from the database, if another pass has saved it."""
+        if found != self.saved:
+            self.saved = self.breaker = found
+            self._stop_if_blocked(now)
 
     def may_change(self, attempts: Sequence[Attempt]) -> bool:
         """Tell if these attempts can change the breaker."""
@@ -64,52 +65,50 @@ class Destination:
     @property
     def on_trial(self) -> bool:
         """Tell if ten tickets in a row got the same answer, so that other messages must show what it is about."""
-        return self._doubt.status is not None
+        return self.doubt.status is not None
 
-    @property
-    def tickets_in_doubt(self) -> frozenset[str]:
-        """Return the tickets that get no request for now; none unless many answers are in doubt."""
-        return self._doubt.tickets
+    def observe(self, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
+        """Update the state from attempts.
 
-    def observe(self, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Update the state from attempts, in the order in which they ended.
+        Args:
+            attempts: finished attempts, in the order in which they ended.
+            last: no more attempts follow that might tell what those in doubt are about.
 
         Returns:
             The attempts that can be decided. An answer in doubt is withheld until it is clear what it is about.
         """
         observed: list[Attempt] = []
         for attempt in attempts:
-            if self._doubt.holds(attempt):
-                self._doubt.hold(attempt)
+            if attempt.about_us:  # a request that could not be built says nothing
+                observed.append(attempt)
+                continue
+            if self.doubt.holds(attempt):
+                self.doubt.hold(attempt)
             else:
                 if attempt.outcome.kind is OutcomeKind.DELIVERED and not attempt.outcome.found:
-                    observed += [self._update(held) for held in self._doubt.let_go(attempt)]
+                    observed += [self._update(held) for held in self.doubt.let_go(attempt)]
                 observed.append(self._update(attempt))
             if attempt.trial and self.on_trial:
-                self._doubt.count_trial(attempt)
-            if self._doubt.is_settled:
+                self.doubt.count_trial(attempt)
+            if self.doubt.is_settled:
                 observed += self._attribute_to_us()
-        return observed
+        return observed + self._observe_rest() if last else observed
 
-    def observe_rest(self) -> list[Attempt]:
+    def _observe_rest(self) -> list[Attempt]:
         """Return the withheld attempts, because no other answer can tell what they are about."""
         # A destination that rejects our credentials may have said so with another status before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._attribute_to_us()
-        return [self._update(held) for held in self._doubt.let_go()]
-
-    def newly_in_doubt(self) -> list[Attempt]:
-        """Return the attempts that were withheld since the last call."""
-        return self._doubt.new()
+        return [self._update(held) for held in self.doubt.let_go()]
 
     def _attribute_to_us(self) -> list[Attempt]:
         """Stop, because the answers in doubt are about us and not about their messages."""
-        if self._doubt.status is not None:
-            if self._doubt.status == FORBIDDEN:
-                self._stop_refused(StopReason.CREDENTIALS_REFUSED, self._doubt.words)
+        if self.doubt.status is not None:
+            if self.doubt.status == FORBIDDEN:
+                self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
             else:
-                self._stop_refused(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self._doubt.words}")
-        return [held._replace(about_us=True) for held in self._doubt.let_go()]
+                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self.doubt.words}")
+        return [held._replace(about_us=True) for held in self.doubt.let_go()]
 
     def _update(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
@@ -119,13 +118,12 @@ class Destination:
         match kind:
             case OutcomeKind.THROTTLED if not self.breaker.blocks(self._since):
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
-                self._stop(StopReason.THROTTLED)
+                self._stop(StopReason.THROTTLED, self.breaker.description)
             case OutcomeKind.UNAUTHORIZED:
-                self._stop_refused(StopReason.CREDENTIALS_REFUSED, self._refusal_text(attempt.outcome))
+                self._stop(StopReason.CREDENTIALS_REFUSED, self._refusal_text(attempt.outcome))
             case _:
                 self.breaker = self.breaker.after(kind, self._rules, since=self._since, ticket=attempt.ticket)
-        if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
-            self._stop(StopReason.BREAKER_OPEN)
+        self._stop_if_blocked(self._since)
         return attempt._replace(counts_as_retry=counts_as_retry)
 
     def _uses_retry(self, attempt: Attempt) -> bool:
@@ -139,15 +137,58 @@ class Destination:
             return attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
         return True
 
-    def _stop_refused(self, reason: StopReason, detail: str | None) -> None:
-        if self.stop_reason is None:
-            self.stop_reason, self.detail = reason, detail
-
     def _refusal_text(self, outcome: Outcome) -> str | None:
         """Return what refused us, without the answer's text, which must not reach a log."""
         protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 
-    def _stop(self, reason: StopReason) -> None:
-        if self.stop_reason is None and self.breaker.probe_at is not None:
-            self.stop_reason, self.detail = reason, self.breaker.description
+    def _stop_if_blocked(self, at: datetime) -> None:
+        if self.breaker.blocks(at):
+            resting = self.breaker.state is BreakerState.RESTING
+            self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN, self.breaker.description)
+
+    def _stop(self, reason: StopReason, detail: str | None) -> None:
+        if self.stop_reason is None:
+            self.stop_reason, self.detail = reason, detail
+
+
+def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) -> Destination:
+    """Load the destination. If it is down and a probe is due, take the one probe."""
+    found = deps.ledger.breaker(rules.destination)
+    destination = Destination(found, rules, since=since)
+    if destination.probing:
+        is_taken = deps.ledger.take_probe(found, deps.now() + rules.lease)
+        found = deps.ledger.breaker(rules.destination)
+        if is_taken:
+            destination.saved = found
+        else:
+            destination.adopt(found, deps.now())
+    return destination
+
+
+def judge(
+    destination: Destination, deps: Dependencies, attempts: Sequence[Attempt], *, last: bool
+) -> tuple[list[Attempt], list[Event]]:
+    """Update the destination from attempts, on top of what other passes have learnt of it, and save its breaker.
+
+    Args:
+        destination: where they were sent.
+        deps: the database and the clock.
+        attempts: see `Destination.observe`.
+        last: see `Destination.observe`.
+
+    Returns:
+        The attempts that can be decided, and events to emit once the transaction is committed.
+    """
+    if destination.may_change(attempts):
+        destination.adopt(deps.ledger.breaker_to_judge(destination.breaker.destination), deps.now())
+    before = destination.breaker
+    observed = destination.observe(attempts, last=last)
+    after = destination.breaker
+    if after == before:
+        return observed, []
+    deps.ledger.save_breaker(after)
+    destination.saved = after
+    if after.state is BreakerState.OPEN and after.probe_at is not None:
+        return observed, [BreakerOpened(after.destination, after.failures, after.probe_at)]
+    return observed, [BreakerClosed(after.destination)] if before.state is BreakerState.OPEN else []

@@ -12,7 +12,7 @@ from retrycli.domain.events import Event, event_of
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import Decision, Transition, TransitionKind
-from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.engine.rules import Dependencies, PassRules, escalation_before_send
 
 BATCH = 500
 """The number of messages enrolled in one transaction."""
@@ -78,8 +78,7 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     policy = rules.policies[queued.message.message_type]
-    has_lookup = deps.looks_up(queued.message.message_type)
-    if escalation := policy.escalation_before_send(queued, now, has_lookup=has_lookup):
+    if escalation := escalation_before_send(deps, rules, queued, now):
         # An error or count that the application writes at every tick deserves no new notification.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     failed_at = first_failure(queued.message, now)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import QueuedMessage
-from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
-from retrycli.engine.coordination import PassCoordinator
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassRules
+from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
@@ -25,66 +24,36 @@ ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 at a server waits for it five times."""
 
 
-class StartedAttempt(NamedTuple):
-    """An attempt that is recorded and is sent next."""
-
-    queued: QueuedMessage
-    at: datetime
-    probe: int
-    """The number of the probe among the message's probes; 0 if it is not a probe."""
-    on_trial: bool
-
-
 class InFlight:
     """Send recorded attempts, and collect their answers.
 
     Args:
         deps: the clock.
-        coordinator: tells when the claims expire.
-        at_a_server: the database is a server, where each transaction waits.
+        rules: tell if the database is a server, where each transaction waits.
+        supply: tells when the claims expire.
     """
 
-    def __init__(self, deps: Dependencies, coordinator: PassCoordinator, *, at_a_server: bool) -> None:
+    def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
         self.count = 0
-        """Number of attempts that are started and have no answer yet."""
+        """Number of attempts that are sent and have no answer yet."""
         self.fault: ConfigurationError | None = None
         """The error because of which no request can be built."""
         self._now = deps.now
-        self._coordinator = coordinator
-        self._rounds = ROUNDS_FOR_A_SERVER if at_a_server else ROUNDS_FOR_A_FILE
-        self._unsent: list[StartedAttempt] = []
-        """Attempts that are sent once their transaction is committed."""
+        self._supply = supply
+        self._rounds = ROUNDS_FOR_A_SERVER if rules.at_a_server else ROUNDS_FOR_A_FILE
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
-    def add(self, attempt: StartedAttempt) -> None:
-        """Add an attempt that the current transaction records."""
-        self._unsent.append(attempt)
-        self.count += 1
-
-    def discard_unsent(self) -> int:
-        """Drop attempts whose transaction has failed; return their number."""
-        dropped = len(self._unsent)
-        self._unsent.clear()
-        self.count -= dropped
-        return dropped
-
-    def send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        """Send the attempts that have been recorded."""
-        for attempt in self._unsent:
-            group.create_task(self._attempt(gateway, attempt))
-        self._unsent.clear()
+    def send(self, started: Sequence[Attempt], gateway: Gateway, group: asyncio.TaskGroup) -> None:
+        """Send attempts that are recorded."""
+        self.count += len(started)
+        for attempt in started:
+            group.create_task(self._send(gateway, attempt))
 
     def arrived(self) -> list[Attempt]:
         """Return the answers that have arrived."""
         answers = [self._answered.get_nowait() for _ in range(self._answered.qsize())]
         self.count -= len(answers)
         return answers
-
-    async def next_answer(self) -> Attempt:
-        """Wait for one answer."""
-        answer = await self._answered.get()
-        self.count -= 1
-        return answer
 
     async def answers(self) -> list[Attempt]:
         """Wait for an answer for at most `SYNC_INTERVAL`, and return all that have arrived by then."""
@@ -105,16 +74,12 @@ class InFlight:
             if 1 + self._answered.qsize() >= enough:
                 return
 
-    async def _attempt(self, gateway: Gateway, started: StartedAttempt) -> None:
-        has_expired = self._now() >= self._coordinator.claim.expires_at
-        about_us = False
+    async def _send(self, gateway: Gateway, attempt: Attempt) -> None:
+        outcome, about_us = attempt.outcome, False
         try:
-            outcome = CLAIM_EXPIRED_BEFORE_SEND if has_expired else await gateway.deliver(started.queued)
+            if self._now() < self._supply.claim.expires_at:
+                outcome = await gateway.deliver(attempt.queued)
         except ConfigurationError as fault:  # the other requests are still answered
             self.fault = self.fault or fault
-            outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}")
-            about_us = True
-        now = self._now()
-        self._answered.put_nowait(
-            Attempt(started.queued, outcome, now - started.at, now, started.probe, started.on_trial, about_us=about_us)
-        )
+            outcome, about_us = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}"), True
+        self._answered.put_nowait(attempt.ended(outcome, self._now(), about_us=about_us))

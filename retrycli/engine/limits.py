@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from retrycli.domain.pass_summary import StopReason
-from retrycli.engine.rules import PassRules
+from retrycli.engine.rules import Dependencies, PassRules
 
 
 def capacity(rules: PassRules) -> int | None:
@@ -19,30 +18,21 @@ def capacity(rules: PassRules) -> int | None:
 
 
 class PassLimits:
-    """The attempts that a pass may still start.
+    """The attempts that a pass may still start. Its attributes are replaced, never changed in place.
 
     Args:
+        deps: the clock, stop requests, and the rate that all passes share.
         rules: limit, rate and deadline.
-        started_at: the start of the pass.
-        now: the clock.
-        stop_requested: returns True after a signal.
-        take_turn: reserves the time of one request, given the interval between requests and the deadline.
+        since: the start of the pass.
     """
 
-    def __init__(
-        self,
-        rules: PassRules,
-        started_at: datetime,
-        now: Callable[[], datetime],
-        stop_requested: Callable[[], bool],
-        take_turn: Callable[[timedelta, datetime], datetime],
-    ) -> None:
-        self.reason: StopReason | None = None
+    def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
+        self.stop_reason: StopReason | None = None
         """The first reason to start nothing more."""
-        self._now = now
-        self._stop_requested = stop_requested
-        self._reserve_turn = take_turn
-        self._deadline = started_at + rules.deadline
+        self.detail: str | None = None
+        self._deps = deps
+        self._destination = rules.destination
+        self._deadline = since + rules.deadline
         self._left = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
         self._turn: datetime | None = None
@@ -50,17 +40,18 @@ class PassLimits:
 
     def may_begin(self) -> bool:
         """Tell if this pass may start anything more."""
-        if self._stop_requested():
+        if self._deps.stop_requested():
             self.stop(StopReason.SIGNAL)
-        elif self._now() >= self._deadline:
+        elif self._deps.now() >= self._deadline:
             self.stop(StopReason.DEADLINE)
         elif self._left == 0:
             self.stop(StopReason.LIMIT)
-        return self.reason is None
+        return self.stop_reason is None
 
-    def stop(self, reason: StopReason) -> None:
+    def stop(self, reason: StopReason, detail: str | None = None) -> None:
         """Start nothing more, for a reason."""
-        self.reason = self.reason or reason
+        if self.stop_reason is None:
+            self.stop_reason, self.detail = reason, detail
 
     def room(self, wanted: int) -> int:
         """Return how many of the wanted attempts may start now."""
@@ -74,27 +65,22 @@ class PassLimits:
 
     def _has_turn(self, interval: timedelta) -> bool:
         """Tell if the reserved time of the next request has come; reserve one if there is none."""
+        now = self._deps.now()
         if self._turn is None:
-            turn = self._reserve_turn(interval, self._deadline)
+            turn = self._deps.ledger.take_turn(self._destination, now, interval, self._deadline)
             if turn >= self._deadline:
                 self.stop(StopReason.DEADLINE)
                 return False
             self._turn = turn
-        return self._now() >= self._turn
+        return now >= self._turn
 
     def begun(self, count: int) -> None:
-        """Record `count` started attempts."""
+        """Count started attempts."""
         if self._left is not None:
             self._left -= count
         if count:
             self._turn = None
 
-    def not_begun(self, count: int) -> None:
-        """Undo `count` started attempts and the reserved time, because neither was recorded."""
-        if self._left is not None:
-            self._left += count
-        self._turn = None
-
     def pause(self) -> float:
         """Return the seconds until the next request may be sent; 0 if the rate does not delay it."""
-        return 0.0 if self._turn is None else max((self._turn - self._now()).total_seconds(), 0.0)
+        return 0.0 if self._turn is None else max((self._turn - self._deps.now()).total_seconds(), 0.0)

@@ -56,7 +56,7 @@ async def attempt_through(
     finished_at = deps.now()
     transition = Transition.after_attempt_by_hand(queued, outcome)
     decision = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
-    for event in await _record_patiently(deps, claim, queued, decision):
+    for event in await _record_patiently(deps, claim, decision):
         deps.emit(event)
     if outcome.kind is OutcomeKind.DELIVERED:
         _close_breaker(deps, rules.destination_of(queued.message.message_type))
@@ -125,7 +125,7 @@ async def _record_arrival(
         deps.claims.results.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
 
     await _write_patiently(deps, claim, record_arrival)
-    events = await _record_patiently(deps, claim, queued, decision)
+    events = await _record_patiently(deps, claim, decision)
     for event in events:
         deps.emit(event)
     if any(isinstance(event, MessageDelivered) for event in events):
@@ -134,13 +134,13 @@ async def _record_arrival(
     return LookUp(Presence.ARRIVED, words)
 
 
-async def _record_patiently(deps: Dependencies, claim: Claim, queued: QueuedMessage, decision: Decision) -> list[Event]:
+async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision) -> list[Event]:
     """Write the result; while the claim lives, wait for the application's locks.
 
     After that a pass writes it: the attempt's outcome is recorded, unless the file was locked all the time.
     """
     while True:
-        events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [(queued, decision)]))
+        events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [decision]))
         if not held or deps.now() >= claim.expires_at:
             return events
         await deps.sleep(TRY_AGAIN_SECONDS)
@@ -193,7 +193,7 @@ def _claim_to_send(
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
-        events, _ = again_if_lost(lambda: record(deps, claim, [(queued, invalid)]))
+        events, _ = again_if_lost(lambda: record(deps, claim, [invalid]))
         for event in events:
             if not was_escalated:  # else the event was emitted before
                 deps.emit(event)

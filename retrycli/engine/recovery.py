@@ -13,7 +13,7 @@ from retrycli.domain.message import BY_PASS, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
 from retrycli.domain.transition import Decision, Transition
 from retrycli.engine.recording import record
-from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.engine.rules import Dependencies, PassRules, decide
 
 BATCH = 500
 """The number of messages taken over in one transaction."""
@@ -28,8 +28,8 @@ def recover(deps: Dependencies, rules: PassRules, claim: Claim, now: datetime) -
     while batch := deps.claims.take_over_expired(claim, now, BATCH):
         unknown = sum(expired.attempt_by is not None and expired.outcome is None for expired in batch)
         events.append(ClaimsExpired(released=len(batch) - unknown, unknown=unknown))
-        decided = [(expired.message, _decide(deps, rules, expired, now)) for expired in batch]
-        recorded, _ = again_if_lost(partial(record, deps, claim, decided))
+        decisions = [_decide(deps, rules, expired, now) for expired in batch]
+        recorded, _ = again_if_lost(partial(record, deps, claim, decisions))
         events += recorded
     return events
 
@@ -58,8 +58,5 @@ def _transition(
     if outcome is None:
         return Transition.released()
     if by_pass:
-        kind = message.message.message_type
-        has_lookup, jitter = deps.looks_up(kind), deps.jitter()
-        policy = rules.policies[kind]
-        return policy.decide(message, outcome, since=now, now=now, jitter=jitter, has_lookup=has_lookup)
+        return decide(deps, rules, message, outcome, since=now, now=now)
     return Transition.after_attempt_by_hand(message, outcome)

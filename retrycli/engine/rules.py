@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from retrycli.domain.circuit_breaker import BreakerRules
     from retrycli.domain.claim import Route
     from retrycli.domain.events import ClockWasAhead, Event
-    from retrycli.domain.message import MessageType
+    from retrycli.domain.message import MessageType, QueuedMessage
+    from retrycli.domain.outcome import Outcome
     from retrycli.domain.retry_policy import RetryPolicy
+    from retrycli.domain.transition import Transition
     from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
 
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
@@ -105,3 +107,35 @@ class PassIdentity(NamedTuple):
     host: str
     pid: int
     started_by: StartedBy = StartedBy.UNKNOWN
+
+
+def decide(
+    deps: Dependencies,
+    rules: PassRules,
+    queued: QueuedMessage,
+    outcome: Outcome,
+    *,
+    since: datetime,
+    now: datetime,
+    counts_as_retry: bool = True,
+) -> Transition:
+    """Return the transition that an outcome causes: see `RetryPolicy.decide`."""
+    message_type = queued.message.message_type
+    return rules.policies[message_type].decide(
+        queued,
+        outcome,
+        since=since,
+        now=now,
+        jitter=deps.jitter(),
+        counts_as_retry=counts_as_retry,
+        has_lookup=deps.looks_up(message_type),
+    )
+
+
+def escalation_before_send(
+    deps: Dependencies, rules: PassRules, queued: QueuedMessage, now: datetime
+) -> Transition | None:
+    """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
+    message_type = queued.message.message_type
+    policy = rules.policies[message_type]
+    return policy.escalation_before_send(queued, now, has_lookup=deps.looks_up(message_type))

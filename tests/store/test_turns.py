@@ -115,7 +115,7 @@ def test_a_message_whose_ticket_is_not_known_is_not_passed_over(
     wait(enrolment, 7, 7)
     application.sql("UPDATE retrycli_queue SET ticket = NULL WHERE message_id = 2")
     turns = FairShare(16)
-    turns.passed_over = {"7"}
+    turns.passed_over = frozenset({"7"})
     assert claims.claim(PASS, NOON, 16, turns) == [2]
 
 

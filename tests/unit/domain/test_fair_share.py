@@ -14,7 +14,7 @@ def candidates(*tickets: str | None) -> list[tuple[int, str | None]]:
 def test_where_each_ticket_has_a_few_messages_all_are_taken() -> None:
     turns = FairShare(AT_ONCE)
     assert turns.take(candidates("a", "b", "a", "c")) == [1, 2, 3, 4]
-    assert turns.passed_over == set()
+    assert turns.passed_over == frozenset()
 
 
 def test_of_a_ticket_with_many_an_eighth_is_taken_and_it_is_passed_over() -> None:
@@ -48,6 +48,6 @@ def test_something_is_taken_however_few_are_taken_at_once() -> None:
 
 def test_no_more_tickets_are_passed_over_than_a_statement_takes() -> None:
     turns = FairShare(AT_ONCE)
-    turns.passed_over = {str(each) for each in range(MAX_PASSED_OVER + 1)}
+    turns.passed_over = frozenset(map(str, range(MAX_PASSED_OVER + 1)))
     turns.take([])
-    assert turns.passed_over == set()
+    assert turns.passed_over == frozenset()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.events import BreakerOpened, ResultKept
@@ -21,7 +22,7 @@ from retrycli.domain.transition import Decision, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.results import Results
-from tests.fakes import DELIVERED, DOWN, RULES, Stage
+from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage
 
 
 class Held(Claims):
@@ -212,6 +213,30 @@ def test_what_was_learnt_of_a_destination_is_saved_and_told_once_if_a_transactio
     assert stage.run(DOWN).reason == "breaker_open"
     [opened] = stage.events.of(BreakerOpened)
     assert stage.ledger.breaker(RULES.destination).failures == opened.failures == 5
+
+
+def test_a_failed_transaction_loses_no_failure_though_another_host_saves_the_breaker_meanwhile(stage: Stage) -> None:
+    """The failure counts on top of what the other host saved, and so opens the breaker."""
+    stage.add(1, 2, 3)
+    held = hold(stage)
+
+    def fails_once(step: str) -> bool:
+        if step == "send" and stage.order:
+            held.busy = saves
+            return True
+        return False
+
+    def saves(step: str) -> bool:
+        if step == "begin":
+            stage.ledger.save_breaker(Breaker(RULES.destination, failures=4))
+            held.busy = lambda _: False
+        return False
+
+    held.busy = fails_once
+    assert stage.run(CUT_OFF, replace(RULES, concurrency=1)).reason == "breaker_open"
+    assert stage.order == [1]
+    assert [event.failures for event in stage.events.of(BreakerOpened)] == [5]
+    assert stage.ledger.breaker(RULES.destination).failures == 5
 
 
 def test_an_answer_is_on_the_disk_while_the_application_holds_its_table(stage: Stage) -> None:
