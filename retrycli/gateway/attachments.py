@@ -11,7 +11,7 @@ import mimetypes
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -152,17 +152,31 @@ def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
         raise NotRegular("has a second name (a hard link) that another user may have made; copy it there")
 
 
-def reopen(path: Path) -> BinaryIO:
-    """Open a file again, to send it.
+def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
+    """Read a file again in blocks, to send it. A file that grew is refused before its last block, so that no request
+    completes.
 
     Raises:
-        FileChanged: it is not a regular file any more.
-        OSError: it can't be opened.
+        FileChanged: its size is not as it was, or it is not a regular file any more.
+        OSError: it can't be read.
     """
     try:
-        return open_file(path)
+        file = open_file(path)
     except NotRegular as error:
         raise FileChanged(f"an attachment {error}") from None
+    with file:
+        left = size
+        while True:
+            chunk = file.read(min(block, left))
+            left -= len(chunk)
+            if left and not chunk:
+                raise FileChanged("an attachment has become shorter while it was sent")
+            if not left and file.read(1):
+                raise FileChanged("an attachment has become longer while it was sent")
+            if chunk:
+                yield chunk
+            if not left:
+                return
 
 
 def _open_part(part: str, flags: int, folder: int) -> int:

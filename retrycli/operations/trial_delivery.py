@@ -18,8 +18,8 @@ from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime
 if TYPE_CHECKING:
     import httpx
 
-    from retrycli.gateway.http.body import Content
     from retrycli.gateway.http.gateway import HttpGateway
+    from retrycli.gateway.http.request import Content
     from retrycli.gateway.http.response import Answer
 
 SHOWN = 4000

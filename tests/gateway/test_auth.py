@@ -14,7 +14,7 @@ import pytest
 from retrycli.config.settings import RoutedGatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.http.auth import Credentials
+from retrycli.gateway.http.client import Credentials
 from retrycli.gateway.http.response import Answer
 from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Auth, Session

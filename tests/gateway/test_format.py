@@ -19,13 +19,13 @@ from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import Attachment
-from retrycli.gateway.http.body import Content, FilePart, file_content, json_content, multipart_content
+from retrycli.gateway.http.request import Content, FilePart, file_content, json_content, multipart_content
 from retrycli.gateway.http.response import Answer, holds
 from retrycli.gateway.presets.json_path import check_path, find
+from retrycli.gateway.presets.loader import line_of
 from retrycli.gateway.presets.model import Condition, MessageRule
 from retrycli.gateway.presets.plain_text import plain_text
 from retrycli.gateway.presets.template import fill, fill_path, fill_text
-from retrycli.gateway.presets.toml_lines import line_of
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import (
     KEY,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.gateway.http.probe import probe
+from retrycli.gateway.http.lookup import probe
 from retrycli.gateway.presets.template import fill_text
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer

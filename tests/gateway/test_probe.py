@@ -10,7 +10,7 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.http.probe import Probe, probe
+from retrycli.gateway.http.lookup import Probe, probe
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer, close, closed_port, raw, silence
 

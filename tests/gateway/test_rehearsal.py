@@ -11,8 +11,9 @@ import pytest
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.delivery import DeliveryProgress, guard
-from retrycli.gateway.http.client import ApiClient, Request
-from retrycli.gateway.http.url_check import check_urls
+from retrycli.gateway.http.client import ApiClient
+from retrycli.gateway.http.request import Request
+from retrycli.gateway.http.transport import check_urls
 from retrycli.gateway.presets.loader import load_preset
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer

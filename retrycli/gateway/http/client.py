@@ -1,67 +1,39 @@
-"""The client of a ticketing system: it sends requests with our credentials and reads answers."""
+"""The client of a ticketing system: our credentials, the log-in that gets a token, requests and their answers."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from typing import assert_never
 
 import httpx
 
 from retrycli.config.gateway import GatewaySettings
-from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.config.types import secret_text
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.gateway.delivery import DeliveryProgress
-from retrycli.gateway.http.auth import Credentials
-from retrycli.gateway.http.body import Content
-from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of_question
-from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, describe_error, kind_of_exception
+from retrycli.gateway.http.request import Content, Request, url_below
+from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of_question, value_at, with_error_text
+from retrycli.gateway.http.transport import (
+    HEADERS,
+    REFUSED_URL,
+    TRANSPORT_ERRORS,
+    describe_error,
+    kind_of_exception,
+    kind_without_message,
+)
 from retrycli.gateway.presets.loader import Preset
+from retrycli.gateway.presets.model import Auth, Session
+from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
+from retrycli.gateway.redaction import redact_secrets
 
-PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
-"""A path with its query that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
-
-
-class _UrlBelow(httpx.URL):
-    """The URL of a plain path below a base URL. Parsing it would take longer than all other work on a request."""
-
-    def __init__(self, base: httpx.URL, path: str) -> None:
-        super().__init__(base)
-        self._whole = str(base) + path
-        self._raw_path = base.raw_path.rstrip(b"/") + path.encode()
-
-    def __str__(self) -> str:
-        return self._whole
-
-    @property
-    def raw_path(self) -> bytes:
-        return self._raw_path
-
-
-@lru_cache(maxsize=64)
-def url_below(base: str, path: str) -> httpx.URL:
-    """Return the URL of a path below a base URL. Cached, because it is needed to build a request and to send it.
-
-    Raises:
-        httpx.InvalidURL: the URL is invalid.
-    """
-    return _UrlBelow(_parse_url(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
-
-
-_parse_url = lru_cache(maxsize=8)(httpx.URL)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request without the host and the credentials."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    """By lower-case names."""
-    content: Content | None = None
+VISIBLE = re.compile(r"[!-~]+")
+"""The characters of a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +149,143 @@ class ApiClient:
         except REFUSED_URL as error:
             where = self._destination
             raise ConfigurationError(f"gateway.base_url: invalid URL {where!r}: {error}. Correct it.") from None
+
+
+class Credentials:
+    """Authenticate requests.
+
+    Args:
+        settings: the credentials and ``gateway.auth``, which overrides the preset's method.
+        preset: the method, and where an answer says why a log-in was refused.
+
+    Raises:
+        ConfigurationError: a credential is missing, or can't be in a header.
+    """
+
+    def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
+        self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
+        given = {"token": settings.token, "username": settings.username, "password": settings.password}
+        self._values = {name: secret_text(value) for name, value in given.items()}
+        for name in self._auth.needs:
+            if not self._values[name]:
+                raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
+        self._destination = settings.destination
+        self._errors = preset.answer.errors
+        self.session: str | None = None
+        """The token of the log-in; None before it, or if none is needed."""
+        self._log_in_lock = asyncio.Lock()
+        self._secrets = [self._values["token"], self._values["password"]]
+        _check_token(self._values["token"])
+        try:
+            self.headers()
+            self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
+            """Our identity, for messages that state it."""
+        except InvalidMessage as error:
+            raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
+
+    @property
+    def by_log_in(self) -> bool:
+        """A log-in comes first, and can be repeated."""
+        return self._auth.session is not None
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers with the credentials, by lower-case names."""
+        values = {**self._values, "session": self.session}
+        headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
+        if self._auth.basic is not None:
+            user, password = (plain(fill_text(template, values)) for template in self._auth.basic)
+            encoded = b64encode(f"{user}:{password}".encode()).decode()
+            headers["authorization"] = f"Basic {encoded}"
+            if encoded not in self._secrets:
+                self._secrets.append(encoded)
+        return headers
+
+    def redact_secrets(self, text: str) -> str:
+        """Mask our secrets in a text. A token that was renewed is still secret."""
+        return redact_secrets(text, self._secrets)
+
+    async def log_in(
+        self,
+        used: str | None,
+        exchange: Callable[[httpx.Request], Awaitable[Answer]],
+        now: Callable[[], datetime],
+    ) -> Outcome | None:
+        """Get a token, unless another request has got a new one meanwhile.
+
+        Args:
+            used: the session that was refused; None for the first log-in.
+            exchange: sends a request and reads its answer.
+            now: the clock, for a Retry-After that is a date.
+
+        Returns:
+            None if there is a token, else the outcome of the message, which was certainly not sent.
+        """
+        rule = self._auth.session
+        assert rule is not None  # noqa: S101  told to the type checker
+        async with self._log_in_lock:
+            if self.session != used:
+                return None
+            try:
+                answer = await exchange(self._log_in_request(rule))
+            except TRANSPORT_ERRORS as error:
+                return Outcome(kind_without_message(error), error=f"log-in: {describe_error(error)}")
+            token = value_at(answer, rule.token)
+            if not isinstance(token, str) or not VISIBLE.fullmatch(token):
+                return self._outcome_without_token(answer, rule.token, now())
+            self.session = token
+            self._secrets.append(token)
+            return None
+
+    def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
+        """Return the outcome of a log-in without a token in its answer."""
+        kind = kind_of_status(answer.status)
+        for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
+        return Outcome(
+            kind if for_now else OutcomeKind.UNAUTHORIZED,
+            answer.status,
+            with_error_text(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
+            parse_retry_after(answer.retry_after, now),
+        )
+
+    def _log_in_request(self, rule: Session) -> httpx.Request:
+        own = {name.lower(): plain(fill_text(text, self._values)) for name, text in rule.headers.items()}
+        body = fill(rule.body, self._values) if rule.method == "POST" else None
+        form = body if rule.encoding == "form" and isinstance(body, dict) else None
+        return httpx.Request(
+            rule.method,
+            self._destination + fill_path(rule.path, {}),
+            headers=HEADERS | own,
+            data=form,
+            json=body if form is None else None,
+        )
+
+
+def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Auth | None:
+    """Return the method of ``gateway.auth`` with the preset's identity; None if it is not set."""
+    identity = None if preset_auth is None else preset_auth.identity
+    match settings.auth:
+        case None:
+            return None
+        case "none":
+            return Auth(identity=identity)
+        case "bearer":
+            return Auth(headers={"Authorization": "Bearer {token}"}, identity=identity)
+        case "basic":
+            return Auth(basic=("{username}", "{password}"), identity=identity)
+        case "login":
+            account = {"username": "{username}", "password": "{password}"}
+            path = settings.login_path.replace("{", "{{").replace("}", "}}")
+            try:
+                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  the path of a token
+            except ValueError:
+                raise ConfigurationError(
+                    f"gateway.login_path: {path!r} can't be used: it leaves the base URL"
+                ) from None
+            return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)
+        case _:
+            assert_never(settings.auth)
+
+
+def _check_token(token: str) -> None:
+    if token and not VISIBLE.fullmatch(token):
+        raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")

@@ -17,13 +17,11 @@ from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, NotSent, TimeLimit, retry_unreachable
-from retrycli.gateway.http.body import file_content, multipart_content
-from retrycli.gateway.http.client import ApiClient, Request, Watch
+from retrycli.gateway.http.client import ApiClient, Watch
 from retrycli.gateway.http.lookup import Lookups
-from retrycli.gateway.http.request_builder import PreparedRequest, RequestBuilder
+from retrycli.gateway.http.request import PreparedRequest, Request, RequestBuilder, file_content, multipart_content
 from retrycli.gateway.http.response import ANSWER_LIMIT, LOOK_UP_LIMIT, Answer, holds, outcome_of, value_at
-from retrycli.gateway.http.transport import HEADERS, open_transport
-from retrycli.gateway.http.url_check import check_urls
+from retrycli.gateway.http.transport import HEADERS, check_urls, open_transport
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain

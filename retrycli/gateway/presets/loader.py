@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import resources
@@ -27,12 +29,15 @@ from retrycli.gateway.presets.model import (
     Upload,
 )
 from retrycli.gateway.presets.names import Part, check_names, parts_of
-from retrycli.gateway.presets.toml_lines import line_of
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from pydantic_core import ErrorDetails
+
+
+HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
+KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 
 
 class About(Table):
@@ -217,3 +222,37 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
 
 def _bundled() -> Traversable:
     return resources.files("retrycli.gateway") / "presets"
+
+
+def line_of(text: str, key: Sequence[str | int]) -> int | None:
+    """Return the line of a key, or of the innermost table above it that is written; None if there is none.
+
+    Args:
+        text: valid TOML.
+        key: names, and positions in arrays.
+    """
+    best, line = 0, None
+    table: list[str | int] = []
+    arrays: Counter[str] = Counter()
+    for number, text_line in enumerate(text.splitlines(), 1):
+        written = table
+        if header := HEADER.match(text_line):
+            table = [*_split_key(header[2])]
+            if header[1] == "[[":
+                table.append(arrays[header[2]])
+                arrays[header[2]] += 1
+            written = table
+        elif found := KEY.match(text_line):
+            written = [*table, *_split_key(found[1])]
+        shared = _common_length(written, key)
+        if shared > best and shared == len(written):
+            best, line = shared, number
+    return line
+
+
+def _split_key(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
+
+
+def _common_length(one: Sequence[str | int], other: Sequence[str | int]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -19,9 +19,8 @@ from urllib.parse import quote
 
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import QueuedMessage
-from retrycli.gateway.attachments import ANY_TYPE, Attachment, FileChanged, reopen
-from retrycli.gateway.smtp.recipients import recipients
+from retrycli.domain.message import Message, MessageType, QueuedMessage
+from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
 
 TO_ASCII = SMTP.clone(cte_type="7bit")
 """Every server accepts ASCII lines, so a body needs no extension (RFC 6152)."""
@@ -68,7 +67,9 @@ class Mail:
             if isinstance(part, bytes):
                 yield re.sub(rb"(?m)^\.", b"..", part)
             else:
-                yield from _base64(part)
+                # Lines of base64 never start with a dot.
+                for block in read_again(part.path, part.size, BLOCK):
+                    yield base64.encodebytes(block).replace(b"\n", b"\r\n")
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
         """Yield the mail in pieces. Every piece starts a line.
@@ -117,7 +118,7 @@ def compose(
         InvalidMessage: a column's value can't be in a mail; the text names the column.
     """
     message = queued.message
-    to, cc, bcc = recipients(message, fixed)
+    to, cc, bcc = _recipients(message, fixed)
     # The time of writing, not of sending (RFC 5322, section 3.6.1), so that every attempt sends the same mail.
     made_at = min(message.created_at or queued.first_failed_at, now).astimezone(UTC)
     body = _body(str(message.fields["body"]))
@@ -139,6 +140,49 @@ def compose(
         attachments=tuple(attachments),
         boundary=_boundary(queued.delivery_key, body),
     )
+
+
+def _recipients(
+    message: Message, fixed: Address | None
+) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
+    """Return To, Cc and Bcc. An internal note never goes to the addresses of its row, because they are customers.
+
+    Args:
+        message: the message.
+        fixed: ``gateway.recipient``.
+
+    Raises:
+        InvalidMessage: there is no recipient, or an address is invalid.
+    """
+    if message.message_type is MessageType.INTERNAL:
+        if fixed is None:
+            raise InvalidMessage(
+                "an internal message goes to gateway.recipient alone, which is not set; set it to the team's address"
+            )
+        return (fixed,), (), ()
+    named = message.fields.get("recipient_email")
+    to = fixed if named is None or named == "" else _address("recipient_email", named)
+    if to is None:
+        raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of the two")
+    cc, bcc = (
+        tuple(_address(column, value) for value in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
+    )
+    return (to,), cc, bcc
+
+
+def _listed(message: Message, column: str) -> list[object]:
+    found = message.fields[column]
+    assert isinstance(found, list)  # noqa: S101  told to the type checker
+    return found
+
+
+def _address(column: str, value: object) -> Address:
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{column} has something else than a text: {value!r:.40}")
+    try:
+        return Address.parse(value)
+    except ValueError as error:
+        raise InvalidMessage(f"{column} has no e-mail address: {value!r:.80}: {error}") from None
 
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
@@ -251,20 +295,6 @@ def _filename_parameter(name: str) -> str:
     return ";\r\n".join(
         f" filename*{number}*={start if number == 0 else ''}{piece}" for number, piece in enumerate(pieces)
     )
-
-
-def _base64(attachment: Attachment) -> Iterator[bytes]:
-    """Yield a file as lines of base64, which never start with a dot. Its size must be the announced one."""
-    left = attachment.size
-    with reopen(attachment.path) as file:
-        while left:
-            block = file.read(min(BLOCK, left))
-            if not block:
-                break
-            left -= len(block)
-            yield base64.encodebytes(block).replace(b"\n", b"\r\n")
-        if left or file.read(1):
-            raise FileChanged("an attachment changed while it was sent")
 
 
 def _encoded_size(size: int) -> int:

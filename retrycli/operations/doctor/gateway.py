@@ -20,7 +20,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 
 if TYPE_CHECKING:
-    from retrycli.gateway.http.probe import Probe
+    from retrycli.gateway.http.lookup import Probe
 
 
 CHECK_CREDENTIALS = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
@@ -109,7 +109,7 @@ def _is_here(url: str) -> bool:
 
 
 def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
-    from retrycli.gateway.http.probe import probe
+    from retrycli.gateway.http.lookup import probe
 
     found = asyncio.run(probe(gateway, now=context.now))
     yield _probe_finding(gateway, found, refusal)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.gateway.http.client import url_below
+from retrycli.gateway.http.request import url_below
 
 BASES = (
     "http://127.0.0.1:8080",

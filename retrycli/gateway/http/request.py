@@ -1,0 +1,289 @@
+"""The request of a message, by the rules of a preset. Bodies are streamed: no attachment is in memory as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePath
+
+import httpx
+
+from retrycli.config.gateway import GatewaySettings
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.gateway import attachments
+from retrycli.gateway.attachments import Attachment, Folder, read_again
+from retrycli.gateway.delivery import NotSent, in_thread
+from retrycli.gateway.http.transport import HEADERS
+from retrycli.gateway.presets.loader import Preset
+from retrycli.gateway.presets.model import ATTACHMENTS, MessageRule
+from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
+
+TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
+CHUNK = 48 * 1024
+"""Bytes of a file read at once: whole groups of three, for base64."""
+PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
+"""A path with its query that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file within a request body."""
+
+    path: Path
+    size: int
+    """In bytes, when the request was built. The length is announced, so exactly this much is sent."""
+    as_base64: bool = False
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Stands for the file in a text until the text is sent. It is random, so no message can contain it."""
+
+    def __str__(self) -> str:
+        return self.mark
+
+    def __len__(self) -> int:
+        return -(-self.size // 3) * 4 if self.as_base64 else self.size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Read the content in pieces; see `read_again`."""
+        for chunk in read_again(self.path, self.size, CHUNK):
+            yield b64encode(chunk) if self.as_base64 else chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Content(httpx.AsyncByteStream):
+    """A request body with its media type."""
+
+    content_type: str
+    parts: Sequence[bytes | FilePart] = field(default=())
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self.parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                chunks = part.chunks()
+                while (chunk := await in_thread(next, chunks, None)) is not None:
+                    yield chunk
+
+    def shown(self) -> str:
+        """Return the body as text, with attachments as their sizes."""
+        return "".join(
+            part.decode("utf-8", "replace") if isinstance(part, bytes) else f"<{part.size} bytes>"
+            for part in self.parts
+        )
+
+
+class _UrlBelow(httpx.URL):
+    """The URL of a plain path below a base URL. Parsing it would take longer than all other work on a request."""
+
+    def __init__(self, base: httpx.URL, path: str) -> None:
+        super().__init__(base)
+        self._whole = str(base) + path
+        self._raw_path = base.raw_path.rstrip(b"/") + path.encode()
+
+    def __str__(self) -> str:
+        return self._whole
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._raw_path
+
+
+@lru_cache(maxsize=64)
+def url_below(base: str, path: str) -> httpx.URL:
+    """Return the URL of a path below a base URL. Cached, because it is needed to build a request and to send it.
+
+    Raises:
+        httpx.InvalidURL: the URL is invalid.
+    """
+    return _UrlBelow(_parse_url(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
+
+
+_parse_url = lru_cache(maxsize=8)(httpx.URL)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request without the host and the credentials."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """By lower-case names."""
+    content: Content | None = None
+
+
+@dataclass(slots=True)
+class PreparedRequest:
+    """A message that can be sent, with everything its request is built from."""
+
+    rule: MessageRule
+    fields: dict[str, object]
+    """The row's columns, and the other names of templates."""
+    files: list[attachments.Attachment]
+    parts: list[FilePart]
+    """The same files, as they are in JSON."""
+    request: Request | None = None
+    """The request as first built, without a session."""
+
+
+class RequestBuilder:
+    """Build the requests of messages.
+
+    Args:
+        settings: with the preset's name, the base URL, and the folder of attachments.
+        preset: the rules.
+        identity: our identity, for messages that state it.
+    """
+
+    def __init__(self, settings: GatewaySettings, preset: Preset, identity: object) -> None:
+        self._settings = settings
+        self._preset = preset
+        self._identity = identity
+        self._folder = Folder.of(settings.attachments_dir)
+
+    async def prepare(self, queued: QueuedMessage) -> PreparedRequest:
+        """Check that the preset and the message fit, and collect what the request needs.
+
+        Raises:
+            NotSent: the preset has no place for the message, the row lacks something, or an attachment can't be sent.
+        """
+        rule, preset = self._rule(queued.message), self._settings.preset
+        fields = self.fields(queued)
+        limit = self._settings.attachments_limit_bytes
+        has_place = ATTACHMENTS in rule.capabilities
+        files = await attachments.find(queued.message, self._folder, limit) if has_place else []
+        parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
+        for number, file in enumerate(files, 1):
+            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
+                raise _invalid(
+                    f"attachment {number}: preset {preset} does not accept this file type; send a link instead"
+                )
+        fields[ATTACHMENTS] = [
+            {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
+            for file, part in zip(files, parts, strict=True)
+        ]
+        return PreparedRequest(rule, fields, files, parts)
+
+    def fields(self, queued: QueuedMessage) -> dict[str, object]:
+        """Return the values for the templates of a question."""
+        return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
+
+    def _rule(self, message: Message) -> MessageRule:
+        """Return the rule for a message that has all it requires, and nothing it has no place for."""
+        rule = self._preset.messages.get(message.message_type)
+        preset = self._settings.preset
+        if rule is None:
+            raise _invalid(
+                f"the preset {preset} has no place for {message.message_type} messages; "
+                f"have another gateway send them, as [gateway.{message.message_type}]"
+            )
+        for column in LIST_COLUMNS:
+            if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
+                raise _invalid(
+                    f"the preset {preset} has no place for {column} in {message.message_type} messages; "
+                    "empty the column, or have another preset or gateway send them"
+                )
+        for column in rule.required:
+            if not plain(message.fields.get(column)).strip():
+                raise _invalid(f"{column} is empty, and the preset {preset} needs it")
+        return rule
+
+    def build(self, prepared: PreparedRequest, session: str | None) -> Request:
+        """Build the request of a message.
+
+        Raises:
+            InvalidMessage, ValueError, httpx.InvalidURL: a value can't be where its template puts it.
+        """
+        rule, fields = prepared.rule, {**prepared.fields, "session": session}
+        own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
+        headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
+        path = fill_path(rule.path, fields, rule.query)
+        url_below(self._settings.destination, path)  # raises if it is not a valid URL
+        body = fill(rule.body, fields)
+        if rule.encoding == "multipart":
+            assert isinstance(body, dict)  # noqa: S101  told to the type checker
+            return Request(rule.method, path, headers, multipart_content(body, rule.files, prepared.files))
+        return Request(rule.method, path, headers, json_content(body, prepared.parts))
+
+    def request(self, prepared: PreparedRequest, session: str | None) -> Request:
+        """Return the request as first built, if neither a session nor an upload changes it; else build it."""
+        if prepared.request is not None and session is None and self._preset.upload is None:
+            return prepared.request
+        return self.build(prepared, session)
+
+
+def _invalid(error: str) -> NotSent:
+    return NotSent(Outcome(OutcomeKind.INVALID, error=error))
+
+
+def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
+    """Return a body as JSON.
+
+    Args:
+        tree: the values.
+        files: the files that may be among them.
+
+    Raises:
+        ValueError: JSON can't represent a value.
+    """
+    text = TO_JSON.encode(tree)
+    if not files:
+        return Content("application/json", (text.encode(),))
+    by_mark = {file.mark: file for file in files}
+    # The pattern has one group, so texts and marks alternate.
+    pieces = re.split(f"({'|'.join(by_mark)})", text)
+    return Content(
+        "application/json",
+        tuple(by_mark[piece] if number % 2 else piece.encode() for number, piece in enumerate(pieces)),
+    )
+
+
+def multipart_content(fields: Mapping[str, object], name: str | None, attachments: Sequence[Attachment]) -> Content:
+    """Return a form with files (RFC 7578).
+
+    Args:
+        fields: texts, and lists of texts as repeated fields.
+        name: the field of the files, if any.
+        attachments: the files.
+    """
+    boundary = uuid.uuid4().hex
+    parts: list[bytes | FilePart] = [
+        _part_start(boundary, f'form-data; name="{_quoted(key)}"') + plain(text).encode() + b"\r\n"
+        for key, value in fields.items()
+        for text in (value if isinstance(value, list) else [value])
+    ]
+    for attachment in attachments:
+        disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(attachment.name)}"'
+        parts += [
+            _part_start(boundary, disposition, attachment.content_type),
+            FilePart(attachment.path, attachment.size),
+            b"\r\n",
+        ]
+    return Content(f"multipart/form-data; boundary={boundary}", (*parts, f"--{boundary}--\r\n".encode()))
+
+
+def file_content(attachment: Attachment, content_type: str | None) -> Content:
+    """Return a body that is one file."""
+    return Content(content_type or attachment.content_type, (FilePart(attachment.path, attachment.size),))
+
+
+def _part_start(boundary: str, disposition: str, content_type: str | None = None) -> bytes:
+    kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+    return f"--{boundary}\r\nContent-Disposition: {disposition}\r\n{kind}\r\n".encode()
+
+
+def _quoted(name: str) -> str:
+    """Escape a quoted name (RFC 7578, section 4.2, in the form of the HTML standard)."""
+    if "\0" in name:
+        raise InvalidMessage(f"{name!r} can't be the name of a field or file")
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
