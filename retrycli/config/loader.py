@@ -135,7 +135,6 @@ def _raise_unreadable(named: Path, origin: str) -> NoReturn:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell if a path is an accessible file."""
     try:
         return path.is_file()
     except (OSError, ValueError):

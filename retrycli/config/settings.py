@@ -117,7 +117,6 @@ class ScheduleSettings(SettingsModel):
         )
 
     def _with(self, own: TypeScheduleSettings) -> Self:
-        """The rules of a message type that has its own in place of some of these."""
         return self.model_copy(update=own.model_dump(exclude_none=True))
 
     @model_validator(mode="after")

@@ -59,7 +59,7 @@ class Outcome:
     external_id: str | None = None
     """Its id on the other side."""
     in_doubt: bool = False
-    """It may be about us, or a system in between, and not about the message: see `in_doubt`."""
+    """It may be about us, or a system in between, and not about the message: see `IN_DOUBT`."""
     found: bool = False
     """The message was delivered before this attempt: nothing was sent, so it proves nothing about the route."""
 
@@ -130,16 +130,11 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
 
 
 IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
-"""Redirects and some client and server errors."""
+"""HTTP statuses that may be about us, or a system in between, and not about the message.
 
-
-def in_doubt(status: int) -> bool:
-    """Tell if an HTTP status may be about us, or a system in between, and not about the message.
-
-    A closed ticket and a user without rights both give a 403; a deleted ticket and a proxy that has lost its way to the
-    API both give a 404; and a maintenance page is often a redirect.
-    """
-    return status in IN_DOUBT
+A closed ticket and a user without rights both give a 403; a deleted ticket and a proxy that has lost its way to the API
+both give a 404; and a maintenance page is often a redirect.
+"""
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:

@@ -18,7 +18,7 @@ from typing import BinaryIO, Self
 
 from retrycli.domain.message import Message
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.delivery import NotSent, in_thread
+from retrycli.gateway.delivery import NotSent, in_thread, invalid
 from retrycli.system import descriptors
 from retrycli.system.trust import others_may_have_linked
 
@@ -91,9 +91,11 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
     if not entries:
         return []
     if len(entries) > MAX_ATTACHMENTS:
-        raise _invalid(f": {len(entries):,} listed, at most {MAX_ATTACHMENTS} allowed. Send an archive instead")
+        raise invalid(
+            f"attachments: {len(entries):,} listed, at most {MAX_ATTACHMENTS} allowed. Send an archive instead"
+        )
     if folder is None:
-        raise _invalid(": gateway.attachments_dir is not set; set it to the folder they are in")
+        raise invalid("attachments: gateway.attachments_dir is not set; set it to the folder they are in")
     return await in_thread(_find, entries, folder, limit_bytes)
 
 
@@ -104,21 +106,17 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
             found.append(_attachment(entry, folder))
         except _Unusable as error:
             # By number: a file's name may be a customer's words, and lists show errors.
-            raise _invalid(f": no. {number} {error}") from error
+            raise invalid(f"attachments: no. {number} {error}") from error
         except OSError as error:
             if problem := _shortage(error):
                 raise NotSent(Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {problem}")) from error
             raise
     if (size := sum(attachment.size for attachment in found)) > limit_bytes:
-        raise _invalid(
-            f" are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
+        raise invalid(
+            f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
             f"({_megabytes(limit_bytes)}); send a link instead, or raise the limit"
         )
     return found
-
-
-def _invalid(error: str) -> NotSent:
-    return NotSent(Outcome(OutcomeKind.INVALID, error=f"attachments{error}"))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -190,7 +188,6 @@ def _open_part(part: str, flags: int, folder: int) -> int:
 
 
 def _is_link(part: str, folder: int) -> bool:
-    """Return if a name is a link, for the text of an error."""
     try:
         return stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode)
     except OSError:

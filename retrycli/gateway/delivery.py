@@ -41,6 +41,11 @@ class NotSent(Exception):
         self.outcome = outcome
 
 
+def invalid(error: str) -> NotSent:
+    """Return the end of a delivery whose row can't be turned into a request."""
+    return NotSent(Outcome(OutcomeKind.INVALID, error=error))
+
+
 @dataclass(slots=True)
 class DeliveryProgress:
     """Progress of one delivery, for the code that handles its timeout or failure."""

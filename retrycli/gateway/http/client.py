@@ -32,8 +32,7 @@ from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.redaction import redact_secrets
 
-VISIBLE = re.compile(r"[!-~]+")
-"""The characters of a token."""
+TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +163,8 @@ class Credentials:
 
     def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
+        self.by_log_in = self._auth.session is not None
+        """A log-in comes first, and can be repeated."""
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
@@ -175,18 +176,14 @@ class Credentials:
         """The token of the log-in; None before it, or if none is needed."""
         self._log_in_lock = asyncio.Lock()
         self._secrets = [self._values["token"], self._values["password"]]
-        _check_token(self._values["token"])
+        if self._values["token"] and not TOKEN.fullmatch(self._values["token"]):
+            raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")
         try:
             self.headers()
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
             """Our identity, for messages that state it."""
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
-
-    @property
-    def by_log_in(self) -> bool:
-        """A log-in comes first, and can be repeated."""
-        return self._auth.session is not None
 
     def headers(self) -> dict[str, str]:
         """Return the headers with the credentials, by lower-case names."""
@@ -230,14 +227,13 @@ class Credentials:
             except TRANSPORT_ERRORS as error:
                 return Outcome(kind_without_message(error), error=f"log-in: {describe_error(error)}")
             token = value_at(answer, rule.token)
-            if not isinstance(token, str) or not VISIBLE.fullmatch(token):
+            if not isinstance(token, str) or not TOKEN.fullmatch(token):
                 return self._outcome_without_token(answer, rule.token, now())
             self.session = token
             self._secrets.append(token)
             return None
 
     def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
-        """Return the outcome of a log-in without a token in its answer."""
         kind = kind_of_status(answer.status)
         for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
         return Outcome(
@@ -284,8 +280,3 @@ def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Au
             return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)
         case _:
             assert_never(settings.auth)
-
-
-def _check_token(token: str) -> None:
-    if token and not VISIBLE.fullmatch(token):
-        raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")

@@ -188,7 +188,6 @@ class HttpGateway(BaseGateway):
     async def _upload_one(
         self, rule: Upload, file: attachments.Attachment, values: dict[str, object], number: int
     ) -> str | int:
-        """Upload one attachment. Return its token."""
         headers = HEADERS | {name.lower(): fill_header(name, text, values) for name, text in rule.headers.items()}
         path = fill_path(rule.path, values, rule.query)
         is_plain = rule.files is None
@@ -196,7 +195,9 @@ class HttpGateway(BaseGateway):
         request = Request("POST", path, headers, content)
         reply = await self._client.send(lambda _: request)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
-            raise NotSent(_outcome_of_failed_upload(reply.outcome, number))
+            certain = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
+            error = f"upload of attachment no. {number}: {reply.outcome.error or 'the answer has no token'}"
+            raise NotSent(replace(reply.outcome, kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
         return token
 
     # -- sending ----------------------------------------------------------------------------------------------
@@ -219,7 +220,9 @@ class HttpGateway(BaseGateway):
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
             return outcome
         try:
-            as_it_should_be = await self._lookups.verify(rule, {**prepared.fields, "external_id": outcome.external_id})
+            as_it_should_be = await self._lookups.holds_on_a_page(
+                rule, {**prepared.fields, "external_id": outcome.external_id}, "reading back"
+            )
         except NotSent as error:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
@@ -239,12 +242,3 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
         said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
     return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {NOT_AS_EXPECTED}")
-
-
-def _outcome_of_failed_upload(outcome: Outcome, number: int) -> Outcome:
-    """Return the outcome of a message whose upload failed: it was certainly not sent."""
-    kind = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
-    said = outcome.error or "the answer has no token"
-    return replace(
-        outcome, kind=kind.get(outcome.kind, outcome.kind), error=f"upload of attachment no. {number}: {said}"
-    )

@@ -16,9 +16,9 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.gateway.delivery import NotSent, TimeLimit
-from retrycli.gateway.http.client import ApiClient, Credentials
+from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.request import Request
-from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
+from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
 from retrycli.gateway.http.transport import (
     HEADERS,
     TRANSPORT_ERRORS,
@@ -27,7 +27,7 @@ from retrycli.gateway.http.transport import (
     kind_without_message,
     open_transport,
 )
-from retrycli.gateway.presets.json_path import find
+from retrycli.gateway.presets.json_path import find, first_gap
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
@@ -64,17 +64,13 @@ class Lookups:
         """Return if a message has arrived."""
         for rule in self.client.preset.look_up:
             try:
-                if await self._holds_on_a_page(rule, fields, "look-up", believe_no=False):
+                if await self.holds_on_a_page(rule, fields, "look-up", believe_no=False):
                     return True
             except NotSent as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # about the question, not the message
                     raise NotSent(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
         return False
-
-    async def verify(self, question: Question, fields: Fields) -> bool:
-        """Read back a delivered message. Return if the condition holds."""
-        return await self._holds_on_a_page(question, fields, "reading back")
 
     async def preflight(self, name: str, fields: Fields) -> None:
         """Check what a message requires before it is sent.
@@ -122,7 +118,7 @@ class Lookups:
         self.answers[path] = answer
         return answer
 
-    async def _holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
+    async def holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
         """Return if the condition holds on any page of the answer.
 
         Args:
@@ -172,7 +168,8 @@ def _check_complete(question: Question, answer: Answer, fields: Fields, what: st
         ValueError: the answer can't be read.
     """
     for condition in (question.holds, question.more):
-        if condition is not None and (gap := lacks(condition, answer, fields)) is not None:
+        path = None if condition is None else condition.path
+        if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
             error = f"{what}: HTTP {answer.status}, but the answer has no {gap!r}, so it proves nothing"
             raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error))
 
@@ -217,7 +214,10 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
             if refusal is not None or (credentials.by_log_in and preset.check is None):
                 outcome = refusal or Outcome(OutcomeKind.DELIVERED)
             else:
-                answer = await exchange(_request(settings, credentials, preset.check))
+                check, values = preset.check, {"identity": credentials.identity}
+                path = "" if check is None else fill_path(check.path, values, check.query)
+                headers = HEADERS | credentials.headers()
+                answer = await exchange(httpx.Request("GET", settings.destination + path, headers=headers))
                 kind = outcome_of_question(answer, preset, now()).kind
                 outcome = Outcome(kind, answer.status, f"HTTP {answer.status}")
     except TimeoutError:
@@ -230,11 +230,6 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
         outcome = replace(outcome, error=one_line(credentials.redact_secrets(outcome.error)))
     known = (seconds for seconds in ahead if seconds is not None)
     return Probe(outcome, credentials.by_log_in or preset.check is not None, next(known, None))
-
-
-def _request(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
-    path = "" if check is None else fill_path(check.path, {"identity": credentials.identity}, check.query)
-    return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 
 
 def _clock_offset(date: str | None, now: datetime) -> float | None:

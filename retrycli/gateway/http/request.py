@@ -16,10 +16,9 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway import attachments
 from retrycli.gateway.attachments import Attachment, Folder, read_again
-from retrycli.gateway.delivery import NotSent, in_thread
+from retrycli.gateway.delivery import in_thread, invalid
 from retrycli.gateway.http.transport import HEADERS
 from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import ATTACHMENTS, MessageRule
@@ -165,7 +164,7 @@ class RequestBuilder:
         parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
-                raise _invalid(
+                raise invalid(
                     f"attachment {number}: preset {preset} does not accept this file type; send a link instead"
                 )
         fields[ATTACHMENTS] = [
@@ -183,19 +182,19 @@ class RequestBuilder:
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
-            raise _invalid(
+            raise invalid(
                 f"the preset {preset} has no place for {message.message_type} messages; "
                 f"have another gateway send them, as [gateway.{message.message_type}]"
             )
         for column in LIST_COLUMNS:
             if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
-                raise _invalid(
+                raise invalid(
                     f"the preset {preset} has no place for {column} in {message.message_type} messages; "
                     "empty the column, or have another preset or gateway send them"
                 )
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
-                raise _invalid(f"{column} is empty, and the preset {preset} needs it")
+                raise invalid(f"{column} is empty, and the preset {preset} needs it")
         return rule
 
     def build(self, prepared: PreparedRequest, session: str | None) -> Request:
@@ -220,10 +219,6 @@ class RequestBuilder:
         if prepared.request is not None and session is None and self._preset.upload is None:
             return prepared.request
         return self.build(prepared, session)
-
-
-def _invalid(error: str) -> NotSent:
-    return NotSent(Outcome(OutcomeKind.INVALID, error=error))
 
 
 def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:

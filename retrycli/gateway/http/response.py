@@ -13,8 +13,8 @@ from typing import Self
 
 import httpx
 
-from retrycli.domain.outcome import Outcome, OutcomeKind, in_doubt, kind_of_status, one_line, parse_retry_after
-from retrycli.gateway.presets.json_path import find, first_gap
+from retrycli.domain.outcome import IN_DOUBT, Outcome, OutcomeKind, kind_of_status, one_line, parse_retry_after
+from retrycli.gateway.presets.json_path import find
 from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Condition, Reclassification, SuccessRule
 from retrycli.gateway.presets.template import Fields, fill_text, plain
@@ -116,8 +116,8 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
     error = with_error_text(f"HTTP {answer.status}", answer, preset.answer.errors)
     remedy = f"; {exception.remedy}" if exception is not None and exception.remedy else ""
     # If the preset names an outcome, the answer is not ambiguous.
-    doubtful = exception is None and in_doubt(answer.status)
-    return Outcome(kind, answer.status, error + remedy, retry_after, in_doubt=doubtful)
+    in_doubt = exception is None and answer.status in IN_DOUBT
+    return Outcome(kind, answer.status, error + remedy, retry_after, in_doubt=in_doubt)
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
@@ -142,15 +142,6 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     return any(found)
 
 
-def lacks(condition: Condition, answer: Answer, fields: Fields) -> str | None:
-    """Return the part of a condition's path that an answer lacks; None if it has them all.
-
-    Raises:
-        ValueError: the answer can't be read, as in `holds`.
-    """
-    return None if condition.path is None else first_gap(answer.json, condition.path, fields)
-
-
 def value_at(answer: Answer, path: str) -> str | int | None:
     """Return the text or integer at a path of a 2xx answer's JSON; None if there is none."""
     try:
@@ -173,7 +164,6 @@ def _external_id(answer: Answer, preset: Preset) -> str | None:
 
 
 def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
-    """Apply the success rule to a 2xx answer."""
     try:
         succeeded = _succeeded(answer, rule)
     except ValueError:

@@ -14,12 +14,16 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx
+from aiohappyeyeballs import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.tracing import Trace
 from httpx_aiohttp import AiohttpTransport
 
 from retrycli.config.gateway import GatewaySettings
@@ -28,12 +32,6 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.system import descriptors
-
-if TYPE_CHECKING:
-    from aiohappyeyeballs import AddrInfoType
-    from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ConnectionKey
-    from aiohttp.tracing import Trace
 
 IDLE_SECONDS = 0.5
 """Maximum idle time of a connection that is used again. If the server closes it just as the next request is written,
@@ -195,7 +193,9 @@ def open_transport(
         ConfigurationError: the CA file can't be used, or this version of aiohttp is not supported.
     """
     check_aiohttp()
-    context = _tls_context(settings)
+    # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
+    is_plain = not (settings.base_url or "").startswith("https:")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else verifying(settings.ca_file)
 
     def session() -> aiohttp.ClientSession:
         connector = _Connector(
@@ -264,13 +264,6 @@ def describe_error(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _tls_context(settings: GatewaySettings) -> ssl.SSLContext:
-    if not (settings.base_url or "").startswith("https:"):
-        # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return verifying(settings.ca_file)
-
-
 LOOPBACK = "127.0.0.1"
 REMEDIES = {
     "base_url": "Write the host as a name or a complete IP address.",
@@ -306,7 +299,13 @@ async def check_urls(settings: GatewaySettings, section: str = "gateway") -> Non
         ConfigurationError: the transport rejects a URL, and would reject it for every message.
     """
     base = settings.destination
-    transport = _without_network()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(resolver=_NoNetwork(), socket_factory=_accept, ssl=context)
+        return aiohttp.ClientSession(connector=connector)
+
+    transport = AiohttpTransport(client=session, verify=context)
     try:
         for key, url in (("base_url", base), ("login_path", base + settings.login_path)):
             try:
@@ -317,16 +316,6 @@ async def check_urls(settings: GatewaySettings, section: str = "gateway") -> Non
                 raise ConfigurationError(f"{section}.{key}: invalid URL {url!r}: {error}. {REMEDIES[key]}") from None
     finally:
         await transport.aclose()
-
-
-def _without_network() -> httpx.AsyncBaseTransport:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(resolver=_NoNetwork(), socket_factory=_accept, ssl=context)
-        return aiohttp.ClientSession(connector=connector)
-
-    return AiohttpTransport(client=session, verify=context)
 
 
 def _accept(_address: object) -> NoReturn:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, get_args
+from typing import Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
@@ -30,14 +31,9 @@ from retrycli.gateway.presets.model import (
 )
 from retrycli.gateway.presets.names import Part, check_names, parts_of
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from pydantic_core import ErrorDetails
-
-
 HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+BUNDLED = resources.files("retrycli.gateway") / "presets"
 
 
 class About(Table):
@@ -89,8 +85,6 @@ class Preset(Table):
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
                 raise ValueError(f"messages.{message_type}.marker.unless: no such preflight: preflight.{unless}")
-            if self.upload is None and "each.token" in {place.name for place in rule.places()}:
-                raise ValueError(f"messages.{message_type}: {{each.token}} is what [upload] brings, and there is none")
         check_names(self, self._parts)
         return self
 
@@ -127,7 +121,7 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
 
 def known_presets() -> list[str]:
     """Return the names of the bundled presets."""
-    return sorted(file.name.removesuffix(".toml") for file in _bundled().iterdir() if file.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in BUNDLED.iterdir() if file.name.endswith(".toml"))
 
 
 def preset_text(name: str) -> str:
@@ -148,7 +142,7 @@ def preset_text(name: str) -> str:
         return text
     if name not in (known := known_presets()):
         raise ConfigurationError(f"gateway.preset: no preset {name!r}; write a .toml file or {', '.join(known)}")
-    return (_bundled() / f"{name}.toml").read_text(encoding="utf-8")
+    return (BUNDLED / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def load_preset(name: str) -> Preset:
@@ -186,7 +180,6 @@ def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _describe(error: ErrorDetails, text: str) -> str:
-    """Describe an error of a preset: key, line and problem."""
     at = error["loc"]
     if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single [look_up] has no number
         at = (at[0], *at[2:])
@@ -205,7 +198,6 @@ def _describe(error: ErrorDetails, text: str) -> str:
 
 
 def _known_keys(where: Sequence[str | int]) -> list[str]:
-    """Return the valid keys of the table that a key is in."""
     table: type[Table] = Preset
     for part in where[:-1]:
         if isinstance(part, str) and part in table.model_fields:
@@ -218,10 +210,6 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
         yield annotation
     for part in get_args(annotation):
         yield from _tables_in(part)
-
-
-def _bundled() -> Traversable:
-    return resources.files("retrycli.gateway") / "presets"
 
 
 def line_of(text: str, key: Sequence[str | int]) -> int | None:

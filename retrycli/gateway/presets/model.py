@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from retrycli.domain.message import LIST_COLUMNS
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
-from retrycli.gateway.presets.template import Placeholder, Template, Tree, places
+from retrycli.gateway.presets.template import Template, Tree, places
 
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 """Names of templates that are retrycli's own, whatever columns the table has."""
@@ -25,7 +24,6 @@ OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})
 OF_ANSWERS = frozenset({"page", "external_id"})
 """Names without a value when a message is sent."""
 TEXTS = frozenset({"subject", "body"})
-"""Columns of free text."""
 
 
 def _stays_below(path: str) -> str:
@@ -48,20 +46,11 @@ def _fits_a_header(template: str) -> str:
     return template
 
 
-def _credentials_only(template: str) -> str:
-    _check_names(template, CREDENTIALS)
-    return template
-
-
-def _credentials_only_within(tree: dict[str, Any]) -> dict[str, Any]:
-    _check_names(tree, CREDENTIALS)
-    return tree
-
-
-def _check_names(tree: object, known: Collection[str]) -> None:
+def _credentials_only(tree: Any) -> Any:  # noqa: ANN401  a template, or a body of them
     for place in places(tree):
-        if place.name not in known:
-            raise ValueError(f"{{{place.name}}} is none of {', '.join(sorted(known))}")
+        if place.name not in CREDENTIALS:
+            raise ValueError(f"{{{place.name}}} is none of {', '.join(sorted(CREDENTIALS))}")
+    return tree
 
 
 UrlPath = Annotated[Template, AfterValidator(_stays_below)]
@@ -70,7 +59,7 @@ Headers = dict[HeaderName, Annotated[Template, AfterValidator(_fits_a_header)]]
 Query = dict[str, Template]
 Secret = Annotated[Template, AfterValidator(_credentials_only)]
 SecretHeader = Annotated[Secret, AfterValidator(_fits_a_header)]
-SecretTree = Annotated[Tree, AfterValidator(_credentials_only_within)]
+SecretTree = Annotated[Tree, AfterValidator(_credentials_only)]
 
 
 class Table(BaseModel):
@@ -120,11 +109,6 @@ class Question(Get):
     more: Condition | None = None
     """If it holds, there are more pages: ask again with ``{page}`` 2, 3 and so on."""
 
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """The templates of its conditions."""
-        return (*self.holds.templates, *(() if self.more is None else self.more.templates))
-
 
 class LookupRule(Question):
     """A question if a message has arrived: it has if the condition holds."""
@@ -150,13 +134,6 @@ class Step(Get):
     """If it holds, the preflight is proven, and no other step is asked."""
     holds: Condition | None = None
     """Must hold for at least one of the answers."""
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """The templates of its conditions."""
-        return tuple(
-            text for condition in (self.enough, self.holds) if condition is not None for text in condition.templates
-        )
 
 
 class Preflight(Table):
@@ -184,7 +161,6 @@ class MessageRule(Table):
     headers: Headers = {}
     encoding: Literal["json", "multipart"] = "json"
     format: Literal["text", "html"] = "text"
-    """The format in which the ticketing system reads the text."""
     body: Tree = {}
     files: str | None = None
     """multipart: the field of the attachments."""
@@ -201,32 +177,23 @@ class MessageRule(Table):
     verify: Question | None = None
     """Question that reads a delivered message back, if ``gateway.verify`` is set."""
 
-    def places(self) -> Iterator[Placeholder]:
-        """Yield all places in its templates."""
-        verify = () if self.verify is None else (self.verify.path, self.verify.query, *self.verify.templates)
-        confirmed = () if self.confirmed is None else self.confirmed.templates
-        marker = () if self.marker is None else (self.marker.text,)
-        yield from places([self.path, self.query, self.headers, self.body, *marker, *confirmed, *verify])
-
     @cached_property
     def capabilities(self) -> tuple[str, ...]:
         """The list columns that it has a place for."""
-        named = {place.name for place in self._sent} | ({ATTACHMENTS} if self.files else set())
+        named = {*self._names, *([ATTACHMENTS] if self.files else [])}
         return tuple(column for column in LIST_COLUMNS if column in named)
 
-    @property
-    def _sent(self) -> tuple[Placeholder, ...]:
-        """All places in the request itself."""
-        return tuple(places([self.path, self.query, self.headers, self.body]))
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(place.name for place in places([self.path, self.query, self.headers, self.body]))
 
     @model_validator(mode="after")
     def _has_a_value_for_names(self) -> Self:
-        named = {place.name for place in self._sent}
-        if self.marker is None and "marker" in named:
+        if self.marker is None and "marker" in self._names:
             raise ValueError('{marker} has nothing to stand for: write marker = { text = "Ref. {delivery_key}" }')
-        if self.marker is not None and "marker" not in named:
+        if self.marker is not None and "marker" not in self._names:
             raise ValueError("its marker is not used: write {marker} into the body")
-        for name in sorted(named):
+        for name in sorted(self._names):
             _, _, part = name.partition(".")
             if name in OF_ANSWERS or (part and part not in OF_ATTACHMENTS):
                 raise ValueError(f"{{{name}}} is nothing that a message has")

@@ -15,6 +15,7 @@ from retrycli.gateway.presets.model import (
     OF_ATTACHMENTS,
     OURS,
     Auth,
+    Condition,
     MessageRule,
     Preflight,
     Question,
@@ -31,6 +32,7 @@ OF_A_FILE: Names = frozenset(f"{EACH}.{part}" for part in OF_ATTACHMENTS - {"tok
 REMEDIES = {
     "session": "is what [auth.session] brings, and there is none",
     "identity": "is what [auth] says, and it says none",
+    f"{EACH}.token": "is what [upload] brings, and there is none",
 }
 """Errors for a name whose value another part of the preset provides."""
 
@@ -40,9 +42,7 @@ class Part:
     """A part of a preset with templates."""
 
     where: str
-    """Its key."""
     names: Names
-    """The names in its templates."""
     known: Names
     """retrycli's own names that have a value there."""
     has_row: bool = True
@@ -57,8 +57,7 @@ class Part:
     @property
     def empty(self) -> list[str]:
         """The names without a value, sorted."""
-        without = self.names - self.known if not self.has_row else self.names - self.known - self.columns
-        return sorted([name for name in without if name.partition(".")[0] not in self.known])
+        return sorted(self.names - self.known - (self.columns if self.has_row else NONE))
 
 
 def check_names(preset: Preset, parts: Iterable[Part]) -> None:
@@ -84,12 +83,13 @@ def parts_of(preset: Preset) -> Iterator[Part]:
     auth = preset.auth or Auth()
     identity = NONE if auth.identity is None else frozenset({"identity"})
     session = NONE if auth.session is None else SESSION
+    token = NONE if preset.upload is None else frozenset({f"{EACH}.token"})
     always = frozenset({KEY}) | identity
     yield from _of_auth(auth)
     if preset.check is not None:
         yield Part("check", _names_in(preset.check.path, preset.check.query), identity, has_row=False)
     for message_type, rule in preset.messages.items():
-        yield from _of_message(f"messages.{message_type}", rule, always, session)
+        yield from _of_message(f"messages.{message_type}", rule, always, session, OF_A_FILE | token | {EACH})
     for question in preset.look_up:
         yield from _of_question("look_up", question, always | {"page"}, session)
     for name, preflight in preset.preflight.items():
@@ -110,23 +110,23 @@ def _of_auth(auth: Auth) -> Iterator[Part]:
         yield Part("auth.session", _names_in(auth.session.headers, auth.session.body), before, has_row=False)
 
 
-def _of_message(where: str, rule: MessageRule, always: Names, session: Names) -> Iterator[Part]:
+def _of_message(where: str, rule: MessageRule, always: Names, session: Names, entry: Names) -> Iterator[Part]:
     """Yield the parts of a message rule. No condition may use the marker, because a message may be sent without it."""
     marker = NONE if rule.marker is None else frozenset({"marker"})
     sent = always | marker
     yield Part(where, _names_in(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
-    yield Part(where, _names_in(rule.body), sent | session | {EACH})
+    yield Part(where, _names_in(rule.body), sent | session | entry)
     if rule.marker is not None:
         yield Part(f"{where}.marker", _names_in(rule.marker.text), always)
     if rule.confirmed is not None:
-        yield Part(f"{where}.confirmed", _names_in(rule.confirmed.templates), always)
+        yield Part(f"{where}.confirmed", _names_in(rule.confirmed), always)
     if rule.verify is not None:
         yield from _of_question(f"{where}.verify", rule.verify, always | {"external_id", "page"}, session)
 
 
 def _of_question(where: str, question: Question, known: Names, session: Names) -> Iterator[Part]:
     yield Part(where, _names_in(question.path, question.query), known | session)
-    yield Part(where, _names_in(question.templates), known)
+    yield Part(where, _names_in(question.holds, question.more), known)
 
 
 def _of_preflight(where: str, preflight: Preflight, always: Names, session: Names) -> Iterator[Part]:
@@ -135,9 +135,10 @@ def _of_preflight(where: str, preflight: Preflight, always: Names, session: Name
         entry = NONE if step.each is None else frozenset({step.each})
         yield Part(where, entry, known)
         yield Part(where, _names_in(step.path, step.query), known | entry | session)
-        yield Part(where, _names_in(step.templates, list(step.take.values())), known | entry)
+        yield Part(where, _names_in(step.enough, step.holds, list(step.take.values())), known | entry)
         known |= step.take.keys()
 
 
 def _names_in(*trees: object) -> Names:
-    return frozenset([place.name for tree in trees for place in places(tree)])
+    texts = (tree.templates if isinstance(tree, Condition) else tree for tree in trees)
+    return frozenset([place.name for text in texts for place in places(text)])

@@ -10,7 +10,6 @@ BLOCKS = frozenset(
 )
 """Elements that start a line."""
 HIDDEN = frozenset({"head", "script", "style", "title"})
-"""Elements that are not shown."""
 HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
 """Start of a character reference so long that Python may refuse to parse its number."""
 

@@ -179,7 +179,6 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
 
 @lru_cache(maxsize=1024)
 def _parse(template: str) -> tuple[str | Placeholder, ...]:
-    """Split a template into literal texts and places."""
     parts: list[str | Placeholder] = []
     literal, at = "", 0
     for found in PLACE.finditer(template):
@@ -248,7 +247,6 @@ def _join(value: object, argument: str) -> object:
 
 
 def _html(value: object, _argument: str) -> object:
-    """Convert text to HTML. Keep its lines."""
     return escape(plain(value), quote=False).replace("\r\n", "\n").replace("\n", "<br>\n")
 
 
@@ -298,4 +296,3 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "mime": _mime,
     "int": _int,
 }
-"""Filters by name."""

@@ -19,7 +19,7 @@ from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
-from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, NotSent, TimeLimit, in_thread, retry_unreachable
+from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, TimeLimit, in_thread, invalid, retry_unreachable
 from retrycli.gateway.redaction import redact_secrets
 from retrycli.gateway.smtp.mime import PLACE, Mail, compose
 from retrycli.gateway.smtp.session import SmtpSession
@@ -83,7 +83,8 @@ class SmtpGateway(BaseGateway):
 
     async def probe(self) -> Outcome:
         """Open a session up to the point where a mail could be sent. Send none."""
-        outcome = await self._send(None, DeliveryProgress(), self._deadline())
+        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout_seconds
+        outcome = await self._send(None, DeliveryProgress(), deadline)
         if outcome.error is None:
             return outcome
         return replace(outcome, error=one_line(self.redact_secrets(outcome.error)))
@@ -93,12 +94,12 @@ class SmtpGateway(BaseGateway):
         return redact_secrets(text, self._secrets)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
-        deadline = self._deadline()
+        limit = self._settings.request_timeout_seconds
+        deadline = asyncio.get_running_loop().time() + limit
         try:
             async with asyncio.timeout_at(deadline):
                 mail = await self._prepare(queued)
         except TimeoutError:
-            limit = self._settings.request_timeout_seconds
             return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: not found within {limit:g} s")
         if not mail.envelope:
             # All recipients have it from earlier attempts.
@@ -117,10 +118,7 @@ class SmtpGateway(BaseGateway):
                 now=self._now(),
             )
         except InvalidMessage as error:
-            raise NotSent(Outcome(OutcomeKind.INVALID, error=str(error))) from error
-
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._settings.request_timeout_seconds
+            raise invalid(str(error)) from error
 
     async def _send(self, mail: Mail | None, progress: DeliveryProgress, deadline: float) -> Outcome:
         """Send a mail, or none (see `SmtpSession.deliver`). Retry at once if no session was opened."""

@@ -186,7 +186,6 @@ def _address(column: str, value: object) -> Address:
 
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
-    """Return the recipients that do not have the mail yet, without duplicates."""
     delivered = {address.casefold() for address in delivered_to}
     envelope: dict[str, Address] = {}
     for address in named:

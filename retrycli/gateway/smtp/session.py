@@ -34,8 +34,6 @@ SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
 
 class _Finished(Exception):
-    """Ends the session with an outcome."""
-
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
         self.outcome = outcome
@@ -65,7 +63,6 @@ class SmtpSession:
         self._context = context
         self._client = Client(connection)
         self.step = "connecting"
-        """The current step, for errors."""
         self._begun = False
 
     def cut(self) -> None:
