@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config.types import Named, SettingsModel, absolute, secret_text
+from retrycli.config.types import Named, SettingsModel, absolute, matching, secret_text
 from retrycli.domain.claim import Route
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
@@ -49,7 +49,9 @@ class GatewaySettings(SettingsModel):
     password_file: Named | None = Field(None, description="a file that holds it")
     token: SecretStr | None = Field(None, description="bearer")
     token_file: Named | None = Field(None, description="a file that holds it")
-    login_path: str = Field("/auth/login", description="login: user and password are posted there")
+    login_path: Annotated[str, matching(r"/.*", "start it with a slash")] = Field(
+        "/auth/login", description="login: user and password are posted there"
+    )
     connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection")
     request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
     immediate_retries: int = Field(
@@ -124,13 +126,6 @@ class GatewaySettings(SettingsModel):
         if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
             raise ValueError("it is one line, in which { and } stand around the names of columns")
         return text
-
-    @field_validator("login_path")
-    @classmethod
-    def _check_login_path(cls, path: str) -> str:
-        if not path.startswith("/"):
-            raise ValueError("start it with a slash")
-        return path
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import find_weakness, trusted_users
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
@@ -106,9 +103,16 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         if found is not None and found != SYSTEM_FILE:
             _check_trust(found)
         return found
-    if not _is_file(named):
-        _raise_unreadable(named, "--config" if path else f"${CONFIG_VARIABLE}")
-    return named
+    if _is_file(named):
+        return named
+    origin = "--config" if path else f"${CONFIG_VARIABLE}"
+    try:
+        named.lstat()
+    except (FileNotFoundError, ValueError):  # the only case that `init` can fix
+        raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't look for {named} ({origin}): {error.strerror}; check its folders") from None
+    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or name another")
 
 
 def _check_trust(found: Path) -> None:
@@ -121,17 +125,6 @@ def _check_trust(found: Path) -> None:
         named = f"./{found}" if not found.is_absolute() else found
         whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
         raise ConfigurationError(f"{whose}{weakness}; pass --config {shlex.quote(str(named))} if it is yours")
-
-
-def _raise_unreadable(named: Path, origin: str) -> NoReturn:
-    """Raise ConfigurationError: `init` can create a missing file only."""
-    try:
-        named.lstat()
-    except (FileNotFoundError, ValueError):
-        raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one") from None
-    except OSError as error:
-        raise ConfigurationError(f"can't look for {named} ({origin}): {error.strerror}; check its folders") from None
-    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or name another")
 
 
 def _is_file(path: Path) -> bool:

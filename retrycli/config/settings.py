@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from retrycli.config.gateway import RoutedGatewaySettings
-from retrycli.config.types import Hours, Minutes, Named, Positive, SettingsModel, Waits, absolute
+from retrycli.config.types import Hours, Minutes, Named, Positive, SettingsModel, Waits, absolute, matching
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
@@ -31,26 +31,25 @@ def _urls(value: object) -> object:
     return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
+DatabaseUrl = Annotated[
+    str,
+    matching(
+        r"(sqlite|postgresql)(\+\w+)?://.*",
+        "write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported",
+    ),
+]
+
+
 class DatabaseSettings(SettingsModel):
     """Settings of the database."""
 
-    url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
-    table: str = Field("pending_messages", description="the application's table, with its schema if it has one")
+    url: DatabaseUrl = Field(
+        "sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql"
+    )
+    table: Annotated[str, matching(r"\w+(\.\w+)?", "write a table's name, or SCHEMA.NAME")] = Field(
+        "pending_messages", description="the application's table, with its schema if it has one"
+    )
     auto_upgrade: bool = Field(default=True, description="a pass upgrades retrycli's own tables")
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: str) -> str:
-        if not re.match(r"(sqlite|postgresql)(\+\w+)?://", url):
-            raise ValueError("write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported")
-        return url
-
-    @field_validator("table")
-    @classmethod
-    def _check_table(cls, table: str) -> str:
-        if not re.fullmatch(r"\w+(\.\w+)?", table):
-            raise ValueError("write a table's name, or SCHEMA.NAME")
-        return table
 
     @property
     def file(self) -> Path | None:

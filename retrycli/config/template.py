@@ -40,17 +40,16 @@ OWN_GATEWAYS = """
 def template(values: Mapping[str, object]) -> str:
     """Return a configuration file with every key, its default and its meaning; the given values are set."""
     lines = [HEAD]
-    for section, model in _sections():
+    for section, model in Settings():
         lines.append(f"[{section}]")
         for name, info in type(model).model_fields.items():
             if name in {"types", *MessageType}:
                 continue
-            value = values.get(f"{section}.{name}")
-            default = getattr(model, name)
             lines.append(f"# {info.description}")
-            if value is not None:
+            if (value := values.get(f"{section}.{name}")) is not None:
                 lines.append(f"{name} = {_toml(value)}")
             else:
+                default = getattr(model, name)
                 lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
         lines.append({"schedule": TYPES, "gateway": OWN_GATEWAYS}.get(section, ""))
     return "\n".join(lines).rstrip() + "\n"
@@ -94,20 +93,13 @@ def shown(loaded: Loaded) -> list[tuple[str, str | None, str]]:
     """Return each setting with its value, secrets masked, and its source."""
     return [
         (key, value, loaded.sources.get(key, "default"))
-        for section, model in _sections(loaded.settings)
+        for section, model in loaded.settings
         for key, value in _values(section, model)
     ]
 
 
-def _sections(settings: Settings | None = None) -> Iterator[tuple[str, BaseModel]]:
-    whole = settings or Settings()
-    for section in Settings.model_fields:
-        yield section, getattr(whole, section)
-
-
 def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
-    for name in type(model).model_fields:
-        value = getattr(model, name)
+    for name, value in model:
         if isinstance(value, BaseModel):
             yield from _values(f"{section}.{name}", value)
         elif isinstance(value, dict):

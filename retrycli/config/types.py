@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
 def _split_list(value: object) -> object:
@@ -23,6 +23,17 @@ def _reject_empty(value: object) -> object:
     if value == "":
         raise ValueError("it is empty; write a path, or leave it out")
     return value
+
+
+def matching(pattern: str, error: str) -> AfterValidator:
+    """Return the check that a whole text matches a pattern."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.DOTALL):
+            raise ValueError(error)
+        return text
+
+    return AfterValidator(check)
 
 
 Named = Annotated[Path, BeforeValidator(_reject_empty)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.row_parsing import (
@@ -16,10 +18,6 @@ from retrycli.domain.row_parsing import (
     utc_time,
     whole_number,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
 
 
 class MessageType(StrEnum):

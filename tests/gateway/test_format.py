@@ -24,8 +24,7 @@ from retrycli.gateway.http.response import Answer, holds
 from retrycli.gateway.presets.json_path import check_path, find
 from retrycli.gateway.presets.loader import line_of
 from retrycli.gateway.presets.model import Condition, MessageRule
-from retrycli.gateway.presets.plain_text import plain_text
-from retrycli.gateway.presets.template import fill, fill_path, fill_text
+from retrycli.gateway.presets.template import fill, fill_path, fill_text, plain_text
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import (
     KEY,

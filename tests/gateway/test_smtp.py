@@ -204,7 +204,9 @@ def test_an_attachment_that_shrinks_meanwhile_ends_the_mail_without_its_dot(tmp_
 
     with MailServer(DATA=shorten) as server:
         outcome = mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a.bin"]'))
-    assert outcome == Outcome(OutcomeKind.TRANSIENT, error="the mail: an attachment has become shorter while it was sent")
+    assert outcome == Outcome(
+        OutcomeKind.TRANSIENT, error="the mail: an attachment has become shorter while it was sent"
+    )
     assert "QUIT" not in server.said
 
 

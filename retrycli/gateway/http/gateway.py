@@ -93,26 +93,22 @@ class HttpGateway(BaseGateway):
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Ask if a message has arrived, within ``request_timeout_seconds``. Send nothing."""
         limit = self._settings.request_timeout_seconds
-        try:
-            async with TimeLimit(limit):
-                found = await self._look_up(queued)
-        except TimeoutError:
-            return LookUp(Presence.UNKNOWN, f"look-up: no answer within {limit:g} s")
-        return found if found.error is None else found._replace(error=self._clean(found.error, queued.message))
-
-    async def _look_up(self, queued: QueuedMessage) -> LookUp:
         if not self._preset.look_up:
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
         try:
-            if await self._lookups.look_up(self._builder.fields(queued)):
-                return LookUp(Presence.ARRIVED)
-            if queued.unsettled_since is not None:
-                self._require_settled(queued.unsettled_since)
-        except NotSent as error:
-            return LookUp(Presence.UNKNOWN, error.outcome.error)
-        except UNBUILDABLE as error:
-            return LookUp(Presence.UNKNOWN, f"the question can't be built: {error}")
-        return LookUp(Presence.ABSENT)
+            async with TimeLimit(limit):
+                if await self._lookups.look_up(self._builder.fields(queued)):
+                    return LookUp(Presence.ARRIVED)
+                if queued.unsettled_since is not None:
+                    self._require_settled(queued.unsettled_since)
+                return LookUp(Presence.ABSENT)
+        except TimeoutError:
+            error = f"look-up: no answer within {limit:g} s"
+        except NotSent as problem:
+            error = str(problem)
+        except UNBUILDABLE as problem:
+            error = f"the question can't be built: {problem}"
+        return LookUp(Presence.UNKNOWN, self._clean(error, queued.message))
 
     def redact_secrets(self, text: str) -> str:
         """Mask our secrets in a text."""

@@ -20,8 +20,9 @@ from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
 from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, TimeLimit, in_thread, invalid, retry_unreachable
+from retrycli.gateway.presets.template import places
 from retrycli.gateway.redaction import redact_secrets
-from retrycli.gateway.smtp.mime import PLACE, Mail, compose
+from retrycli.gateway.smtp.mime import Mail, compose
 from retrycli.gateway.smtp.session import SmtpSession
 from retrycli.gateway.tls import verifying
 from retrycli.system import descriptors
@@ -194,6 +195,6 @@ def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
     Raises:
         ConfigurationError: a column does not exist; the text names it.
     """
-    for name in PLACE.findall(settings.subject):
-        if name not in {*columns, *OPTIONAL_COLUMNS}:
-            raise ConfigurationError(f"gateway.subject refers to column {name}, which does not exist")
+    for place in places(settings.subject):
+        if place.name not in {*columns, *OPTIONAL_COLUMNS}:
+            raise ConfigurationError(f"gateway.subject refers to column {place.name}, which does not exist")

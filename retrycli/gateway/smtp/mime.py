@@ -21,6 +21,7 @@ from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
+from retrycli.gateway.presets.template import fill_text, plain
 
 TO_ASCII = SMTP.clone(cte_type="7bit")
 """Every server accepts ASCII lines, so a body needs no extension (RFC 6152)."""
@@ -29,7 +30,6 @@ LONGEST_SUBJECT = 900
 """Maximum length of a subject, in characters."""
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
 """Close to RFC 5322, section 3.6.4: visible ASCII with an @, without angle brackets."""
-PLACE = re.compile(r"\{(\w+)\}")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 BLOCK = 57 * 1024
 """Bytes of a file read at once: whole lines of base64."""
@@ -228,17 +228,10 @@ def _encoded_words(text: str, header: str) -> str:
 
 def _subject(template: str, fields: Mapping[str, object]) -> str:
     """Return the subject on one line. Encode it if it could be read as encoded words."""
-    filled = PLACE.sub(lambda place: _plain(fields.get(place[1])), template)
-    text = re.sub(f"(?:{CONTROL.pattern})+", " ", filled).strip()
+    text = re.sub(f"(?:{CONTROL.pattern})+", " ", plain(fill_text(template, fields))).strip()
     if len(text) > LONGEST_SUBJECT:
         raise InvalidMessage(f"subject has {len(text)} characters, more than {LONGEST_SUBJECT}; shorten it")
     return text if text.isascii() and "=?" not in text and len(text) <= LINE else _encoded_words(text, "Subject")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return "" if value is None else str(value)
 
 
 def _thread_headers(fields: Mapping[str, object]) -> dict[str, str]:
