@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
     from retrycli.domain.errors import RetrycliError
-    from retrycli.domain.filter import Filter
+    from retrycli.domain.listing import Filter
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, Presence
     from retrycli.domain.pass_summary import PassSummary
-    from retrycli.operations.arrival import look_up, mark_sent
-    from retrycli.operations.bulk_action import ActionResult
-    from retrycli.operations.message_actions import Canary, Match, acknowledge, find, reject, requeue
-    from retrycli.operations.retry import retry
+    from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue
+    from retrycli.operations.retry import ActionResult, look_up, retry
     from retrycli.operations.run_pass import run_once
     from retrycli.operations.status import Status, status
 
@@ -64,10 +62,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ActionResult": "operations.bulk_action",
+    "ActionResult": "operations.retry",
     "Canary": "operations.message_actions",
     "EscalationReason": "domain.message",
-    "Filter": "domain.filter",
+    "Filter": "domain.listing",
     "LookUp": "domain.outcome",
     "Match": "operations.message_actions",
     "MessageType": "domain.message",
@@ -81,8 +79,8 @@ _HOMES = {
     "acknowledge": "operations.message_actions",
     "find": "operations.message_actions",
     "load_settings": "config.loader",
-    "look_up": "operations.arrival",
-    "mark_sent": "operations.arrival",
+    "look_up": "operations.retry",
+    "mark_sent": "operations.message_actions",
     "reject": "operations.message_actions",
     "requeue": "operations.message_actions",
     "retry": "operations.retry",

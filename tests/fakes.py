@@ -22,7 +22,8 @@ from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.pass_summary import PassSummary
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Decision, Transition
-from retrycli.engine import manual_attempt, runner
+from retrycli.engine import runner
+from retrycli.engine.manual_attempt import attempt_through
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.store.claims import Claims
@@ -254,7 +255,7 @@ class Stage:
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
         """Try one message by hand."""
         deps = self._deps(script, timedelta(seconds=1))
-        return asyncio.run(manual_attempt.attempt_by_hand(deps, RULES, message_id, by=by))
+        return asyncio.run(attempt_by_hand(deps, RULES, message_id, by=by))
 
     @property
     def order(self) -> list[int]:
@@ -293,3 +294,9 @@ class Stage:
             stop_requested=lambda: self.stop_requested,
             looks_up=lambda _: self.looks_up,
         )
+
+
+async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
+    """Attempt one message now, through a gateway of its own."""
+    async with deps.open_gateway() as gateway:
+        return await attempt_through(gateway, deps, rules, message_id, by=by)

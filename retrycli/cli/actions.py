@@ -21,13 +21,13 @@ from retrycli.cli.selection import (
     show_attempt,
 )
 from retrycli.domain.duration import duration, in_words
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
 from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
-    from retrycli.operations.bulk_action import ActionResult
     from retrycli.operations.message_actions import Canary
+    from retrycli.operations.retry import ActionResult
 
 DEFAULT_SHARE = "30%"
 

@@ -14,7 +14,7 @@ import typer
 
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 

@@ -9,14 +9,14 @@ import typer
 from retrycli.cli.arguments import MessageIds, takes_filters
 from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import act_on, choose, confirmed_ids, run_interruptible
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.outcome import Presence
 from retrycli.views import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.operations.arrival import LookedUp
+    from retrycli.operations.retry import LookedUp
 
 
 def look_up(
@@ -27,12 +27,12 @@ def look_up(
     config: ConfigFile = None,
 ) -> None:
     """Ask if messages have arrived. Send nothing. A message that has arrived becomes sent."""
-    from retrycli.operations import arrival
+    from retrycli.operations.retry import look_up_all
 
     if not message_ids:
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
     settings = load_settings(ctx, config)
-    asked, received = run_interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
+    asked, received = run_interruptible(lambda here: look_up_all(settings, message_ids, by=by, runtime=here))
     for answer in asked:
         if answer.error is not None:
             terminal.complain(f"retrycli: {answer.error}")
@@ -97,7 +97,7 @@ def mark_sent(
     config: ConfigFile = None,
 ) -> None:
     """Mark messages as sent because they have arrived. This can't be undone."""
-    from retrycli.operations import arrival
+    from retrycli.operations import message_actions
 
     wanted = choose(message_ids, filters)
     settings = load_settings(ctx, config)
@@ -105,7 +105,7 @@ def mark_sent(
     ids = confirmed_ids(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
     act_on(
         "marked_sent",
-        lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here),
+        lambda here: message_actions.mark_sent(settings, ids, note=note, by=by, runtime=here),
         named=bool(message_ids),
         as_json=as_json,
         following=lambda _: "retrycli escalations",

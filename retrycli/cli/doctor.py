@@ -12,7 +12,7 @@ from retrycli.domain import suggested
 from retrycli.views import terminal
 
 if TYPE_CHECKING:
-    from retrycli.operations.doctor.finding import Finding
+    from retrycli.operations.doctor.context import Finding
 
 MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
 
@@ -25,7 +25,7 @@ def doctor(
 ) -> None:
     """Check the installation and report problems. Send and write nothing. Exit with 3 if a check fails."""
     from retrycli.operations import doctor as checks
-    from retrycli.operations.doctor.finding import failed
+    from retrycli.operations.doctor.context import failed
 
     file = config_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)

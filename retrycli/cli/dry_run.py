@@ -28,12 +28,11 @@ NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invali
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     """Show what a pass would do. Send and write nothing."""
-    from retrycli.operations.dry_run import preview, totals_of
+    from retrycli.operations.dry_run import preview
     from retrycli.operations.wiring import utc_now
 
-    found = totals_of(settings)
     with preview(settings, limit=limit) as foreseen:
-        messages = found.count(foreseen.messages)
+        found, messages = foreseen.totals, foreseen.messages
         if as_json:
             fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
             terminal.show_json(

@@ -14,7 +14,7 @@ from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_setting
 from retrycli.cli.selection import act_on, choose, confirmed_ids
 from retrycli.cli.show import may_have_arrived
 from retrycli.domain import suggested
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, State
 from retrycli.views import terminal
 

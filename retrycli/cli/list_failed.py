@@ -10,7 +10,7 @@ import typer
 
 from retrycli.cli.arguments import takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.views import formatting, terminal
 

@@ -21,7 +21,7 @@ from retrycli.domain.message import MessageType
 from retrycli.views import terminal
 
 if TYPE_CHECKING:
-    from retrycli.operations.presets import MessageSummary, PresetSummary
+    from retrycli.operations.presets import Preset
     from retrycli.operations.trial_delivery import Trial
 
 NOT_FOUND = "no: such a message would be sent again. Fix the preset's look_up, unless the system shows it later"
@@ -58,11 +58,11 @@ def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
 
     found = operation.bundled()
     if as_json:
-        terminal.show_json({"presets": [_preset_fields(preset) for preset in found]})
+        terminal.show_json({"presets": [_preset_fields(name, preset) for name, preset in found.items()]})
         return
-    rows = [(preset.name, preset.title, _summary(preset)) for preset in found]
+    rows = [(name, _title(preset), _summary(preset)) for name, preset in found.items()]
     terminal.show_table(("Name", "System", "What it can do"), rows, texts=1)
-    terminal.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
+    terminal.say(f"Next: `retrycli presets show {rows[0][0]}`, or set gateway.preset")
 
 
 @presets.command("show")
@@ -72,7 +72,7 @@ def show(
     """Print a preset as TOML, to start one of your own."""
     from retrycli.operations import presets as operation
 
-    terminal.show_text(operation.source(preset))
+    terminal.show_text(operation.preset_text(preset))
 
 
 @presets.command("check")
@@ -87,17 +87,19 @@ def check(
 
     found, compared = operation.check(load_settings(ctx, config), preset)
     if as_json:
-        terminal.show_json({"ok": True, **_preset_fields(found), "table": compared})
+        terminal.show_json({"ok": True, **_preset_fields(preset, found), "table": compared})
         return
     terminal.show_facts(
         {
-            "Preset": f"{preset}: {found.title}",
-            "Credentials": ", ".join(f"gateway.{key}" for key in found.credentials) or "as gateway.auth says",
+            "Preset": f"{preset}: {_title(found)}",
+            "Credentials": ", ".join(f"gateway.{key}" for key in _credentials(found)) or "as gateway.auth says",
             **{
-                str(message_type).capitalize(): ", ".join([f"{sent.method} {sent.path}", *_capabilities(sent)])
+                str(message_type).capitalize(): ", ".join(
+                    [f"{sent.method} {sent.path}", *_capabilities(found, message_type)]
+                )
                 for message_type, sent in found.messages.items()
             },
-            "Looks up": "yes" if found.looks_up else "no: what may have arrived is sent again at most twice",
+            "Looks up": "yes" if found.look_up else "no: what may have arrived is sent again at most twice",
             "Table": compared,
         }
     )
@@ -148,44 +150,53 @@ def deliver_test(
 def _show(tried: Trial, *, as_json: bool) -> None:
     outcome = tried.outcome
     if as_json:
-        exchanges = [{"request": exchange.request, "answer": exchange.answer} for exchange in tried.exchanges]
+        exchanges = [{"request": request, "answer": answer} for request, answer in tried.exchanges]
         what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
         terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
         return
 
-    for exchange in tried.exchanges:
-        terminal.show_text("\n".join(f"> {line}" for line in exchange.request.splitlines()))
-        terminal.show_text("\n".join(f"< {line}" for line in exchange.answer.splitlines()))
+    for request, answer in tried.exchanges:
+        terminal.show_text("\n".join(f"> {line}" for line in request.splitlines()))
+        terminal.show_text("\n".join(f"< {line}" for line in answer.splitlines()))
     found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
     error = {} if outcome.error is None else {"Error": outcome.error}
     terminal.show_facts({"Outcome": outcome.kind.value, **error, "Found again by a look-up": found})
     terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
-def _capabilities(sent: MessageSummary) -> list[str]:
+def _title(preset: Preset) -> str:
+    """Return the ticketing system; empty if the preset does not name it."""
+    return "" if preset.about is None else preset.about.title
+
+
+def _credentials(preset: Preset) -> tuple[str, ...]:
+    return () if preset.auth is None else preset.auth.needs
+
+
+def _capabilities(preset: Preset, message_type: MessageType) -> list[str]:
     """Return what messages of one type may have besides their text."""
-    return [PLACES[column] for column in sent.capabilities]
+    return [PLACES[column] for column in preset.messages[message_type].capabilities]
 
 
-def _summary(preset: PresetSummary) -> str:
-    replies = _capabilities(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
+def _summary(preset: Preset) -> str:
+    replies = _capabilities(preset, MessageType.CUSTOMER) if MessageType.CUSTOMER in preset.messages else []
     notes = ["internal notes"] if MessageType.INTERNAL in preset.messages else []
-    return ", ".join([*replies, *notes, *(["look-up"] if preset.looks_up else [])])
+    return ", ".join([*replies, *notes, *(["look-up"] if preset.look_up else [])])
 
 
-def _preset_fields(preset: PresetSummary) -> dict[str, object]:
+def _preset_fields(name: str, preset: Preset) -> dict[str, object]:
     return {
-        "name": preset.name,
-        "title": preset.title,
-        "checked": preset.checked,
-        "credentials": preset.credentials,
-        "looks_up": preset.looks_up,
+        "name": name,
+        "title": _title(preset),
+        "checked": None if preset.about is None else preset.about.checked,
+        "credentials": _credentials(preset),
+        "looks_up": bool(preset.look_up),
         "messages": {
             str(message_type): {
                 "method": sent.method,
                 "path": sent.path,
                 "format": sent.format,
-                "capabilities": _capabilities(sent),
+                "capabilities": _capabilities(preset, message_type),
             }
             for message_type, sent in preset.messages.items()
         },

@@ -11,7 +11,7 @@ from retrycli.cli.list_failed import show_messages
 from retrycli.cli.options import NOT_OK, REFUSED, can_ask, confirm, require_confirmation
 from retrycli.cli.run_once import Signals
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.views import formatting, terminal
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from retrycli.config.settings import Settings
-    from retrycli.operations.bulk_action import ActionResult, ManualAttempt
     from retrycli.operations.message_actions import Match
+    from retrycli.operations.retry import ActionResult, ManualAttempt
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.options import ConfigFile, Json, load_settings
-from retrycli.domain.delivery_stats import bar_for, bars, quantile
+from retrycli.domain.delivery_stats import GroupBy, bar_for, bars, quantile
 from retrycli.domain.duration import duration, in_words
-from retrycli.domain.grouping import GroupBy
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.views import formatting, terminal
 
@@ -46,12 +45,12 @@ def stats(
     config: ConfigFile = None,
 ) -> None:
     """Show outcomes of attempts, and outages."""
-    from retrycli.operations import stats as operation
+    from retrycli.operations.listing import stats as statistics
 
     span = parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
-    figures, groups = operation.stats(load_settings(ctx, config), by, span=span, limit=shown)
+    figures, groups = statistics(load_settings(ctx, config), by, span=span, limit=shown)
     if as_json:
         terminal.show_json(_fields(figures, by, groups))
         return

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
-from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import OutcomeKind
 
 UNDER_WAY = "under way"
@@ -26,6 +26,16 @@ BARS = (
 """The durations that one bar may cover."""
 MAX_BARS = 90
 """The maximum number of bars that are legible on a phone."""
+
+
+class GroupBy(StrEnum):
+    """The properties by which attempts are grouped."""
+
+    OUTCOME = "outcome"
+    TYPE = "type"
+    TICKET = "ticket"
+    HOUR = "hour"
+    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,26 @@ class PassMark:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """A period in which the ticketing API was down, derived from the passes.
+
+    An outage lasts from the pass that opened the breaker, or found it open, to the next pass that it did not stop.
+    The passes tell this better than the attempts do. Once the breaker is open, hardly any attempt is made, one probe an
+    hour, so a night's outage and a quiet night have similar counts; and failures among successful deliveries are not
+    an outage. Only `circuit_breaker` decides what a failure of the destination is and how many make an outage. The
+    price is that an outage is known to the tick, not to the second.
+    """
+
+    began_at: datetime
+    ended_at: datetime | None
+    """None while it lasts."""
+
+    def length(self, now: datetime) -> timedelta:
+        """Return how long it has lasted."""
+        return (self.ended_at or now) - self.began_at
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryStats:
     """The statistics of a period."""
 
@@ -110,6 +140,24 @@ def counted(slices: Iterable[Slice]) -> dict[str, int]:
     for part in slices:
         found[part.outcome] += part.attempts
     return {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
+
+
+def outages(passes: Iterable[tuple[datetime, bool]]) -> list[Outage]:
+    """Return the outages that passes met.
+
+    Args:
+        passes: the start of each informative pass, and if the breaker stopped it; oldest first. A
+            pass that tried nothing, because nothing was due or deliveries were paused, is not informative.
+    """
+    found: list[Outage] = []
+    began: datetime | None = None
+    for started_at, stopped in passes:
+        if stopped:
+            began = began or started_at
+        elif began is not None:
+            found.append(Outage(began, started_at))
+            began = None
+    return found if began is None else [*found, Outage(began, None)]
 
 
 def unit_for(span: timedelta) -> timedelta:

@@ -28,21 +28,10 @@ TRY_AGAIN_SECONDS = 0.2
 Result = TypeVar("Result")
 
 
-async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
-    """Attempt one message now, for an operator; it uses up no retry.
-
-    Raises:
-        NoSuchMessage, NotActionable, InvalidMessage: see `attempt_through`.
-    """
-    # Before anything is claimed: an invalid preset must leave the message unchanged.
-    async with deps.open_gateway() as gateway:
-        return await attempt_through(gateway, deps, rules, message_id, by=by)
-
-
 async def attempt_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> Outcome:
-    """Attempt one message through an open gateway, as for one message of many.
+    """Attempt one message now, for an operator, through an open gateway; it uses up no retry.
 
     Raises:
         NoSuchMessage: there is no such row.

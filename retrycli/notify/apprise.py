@@ -10,14 +10,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
+from retrycli.notify.message import Notice
 from retrycli.system.python import install
-
-if TYPE_CHECKING:
-    from retrycli.notify.message import Notice
 
 MISSING = f"apprise is not installed; {install('notify')}"
 

@@ -12,11 +12,9 @@ from heapq import merge
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.claim import ChangedMessage, IdRange
-from retrycli.domain.filter import Filter
-from retrycli.domain.listing import ListedMessage
-from retrycli.domain.message import Message, State, UnusableMessage
+from retrycli.domain.listing import Filter, ListedMessage
+from retrycli.domain.message import Message, MessageType, State, UnusableMessage
 from retrycli.domain.pass_record import Pause
-from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Decision, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
@@ -150,11 +148,11 @@ class Preview:
     number: int
     """The number of messages it would send if nothing held it back."""
     messages: Iterator[ListedMessage]
-    """These messages, the longest waiting first. They are read during the iteration."""
+    """These messages, the longest waiting first. They are read and counted during the iteration."""
+    totals: DryRunTotals
     escalated: int
     """The number of messages it would escalate without sending them."""
     pause: Pause | None
-    """The pause that keeps it from sending."""
     down: Mapping[str, Breaker]
     """Destinations it would send nothing to, because they are down or throttled."""
     probed: Collection[str]
@@ -189,9 +187,11 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             breaker.destination: breaker for breaker in ledger.breakers() if breaker.state is not BreakerState.CLOSED
         }
         barred = {to for to, breaker in opened.items() if Destination(breaker, rules, since=at).stop_reason is not None}
+        totals = DryRunTotals(rules.destination_of)
         yield Preview(
             number=len(ids),
-            messages=_still_waiting(views, ids, times, set(foreseen.ids)),
+            messages=totals.count(_still_waiting(views, ids, times, set(foreseen.ids))),
+            totals=totals,
             escalated=len(spent) + foreseen.escalated,
             pause=ledger.pause(at),
             down={to: breaker for to, breaker in opened.items() if to in barred},
@@ -201,27 +201,23 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
 
 def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
-    policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
+    policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
     # Without an age limit, only messages that may have used up their tries need to be read: nearly always none.
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
         for message_id, kind, made, made_at in views.expiry_facts(rules.due_by(at), tries=tries)
-        if kind in policies and made is not None and policies[kind].is_spent(made, made_at or at, at)
+        if kind in policies and made is not None and policies[MessageType(kind)].is_spent(made, made_at or at, at)
     }
 
 
 def _expired(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the waiting messages in the queue that have expired, due or not."""
-    policies: dict[str, RetryPolicy] = {
-        kind.value: policy for kind, policy in rules.policies.items() if policy.expires_after is not None
-    }
-    if not policies:
-        return set()
+    policies = {kind: policy for kind, policy in rules.policies.items() if policy.expires_after is not None}
     ends = {
-        message_id: policies[kind].wanted_until(made_at)
-        for message_id, kind, _, made_at in views.expiry_facts(None)
+        message_id: policies[MessageType(kind)].wanted_until(made_at)
+        for message_id, kind, _, made_at in (views.expiry_facts(None) if policies else ())
         if kind in policies and made_at is not None
     }
     return {message_id for message_id, end in ends.items() if end is not None and at > end}
@@ -261,15 +257,6 @@ def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at:
     foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
     enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
-
-
-def totals_of(settings: Settings) -> DryRunTotals:
-    """Return totals of no messages.
-
-    Raises:
-        ConfigurationError: a gateway has no base URL.
-    """
-    return DryRunTotals(pass_rules(settings).destination_of)
 
 
 def _still_waiting(

@@ -7,7 +7,7 @@ done here too, by the same code, and rolled back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,12 +19,11 @@ from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
-from retrycli.domain.pass_record import is_late
+from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.engine import enrolment
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
-from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, Gate, Gates, stays_open
+from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
@@ -86,60 +85,37 @@ def explain(
         NoSuchMessage: there is no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    rules = pass_rules(settings)
-    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     with dry_run_database(settings) as database:
-        deps = make_dependencies(settings, database, runtime)._replace(jitter=lambda: 0.0)
-        ended = partial(ended_passes, settings, Ledger(database))
-        explainer = _Explainer(database, deps, rules, interval, callers, ended, none_hidden=none_hidden)
-        found = explainer.explain(message_id)
+        found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
     return replace(found, pass_runs=pass_runs(settings))
 
 
 class _Explainer:
-    """Examine one database in a transaction that is rolled back.
-
-    Args:
-        database: where the message is.
-        deps: the dependencies of a pass.
-        rules: the rules of a pass.
-        interval: how often cron calls.
-        callers: what calls the passes on this machine; None if nobody has looked.
-        ended_passes: returns which of some passes have ended.
-        none_hidden: as for `explain`.
-    """
+    """Examine one database in a transaction that is rolled back."""
 
     def __init__(
         self,
+        settings: Settings,
         database: Database,
-        deps: Dependencies,
-        rules: PassRules,
-        interval: timedelta,
         callers: Sequence[Caller] | None,
-        ended_passes: Callable[[Collection[str]], frozenset[str]],
+        runtime: Runtime,
         *,
         none_hidden: bool,
     ) -> None:
-        self._ended_passes = ended_passes
+        self._settings, self._database = settings, database
+        self._deps = make_dependencies(settings, database, runtime)._replace(jitter=lambda: 0.0)
+        self._rules = pass_rules(settings)
+        self._views, self._ledger = MessageQueries(database), Ledger(database)
+        self._now = self._deps.now()
+        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+        passes = self._ledger.last_passes(incidents.LOOKBACK, until=self._now + schedule_grid.MAX_CLOCK_SKEW)
+        self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()
-        self._database = database
-        self._views = MessageQueries(database)
-        self._ledger = Ledger(database)
-        self._claims = Claims(database)
-        self._deps = deps
-        self._rules = rules
-        self._interval = interval
-        self._now = deps.now()
-        until = self._now + schedule_grid.MAX_CLOCK_SKEW
-        passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
-        self._gates = Gates(database, rules, passes)
-        self._newest = passes[0].started_at if passes else None
-        self._why_none_came = next_run.why_none_came(callers, self._now)
-        self._uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         self._expires_first = False
         # Ticks derived from passes include their lateness.
         self._late = LATENESS if callers else timedelta(0)
         self._grid = next_run.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
+        self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
@@ -149,8 +125,8 @@ class _Explainer:
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = message_details(self._database, message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
-        self._ended = self._ended_passes({owner} if owner else frozenset())
-        gates = [*self._gates.of(found, self._now, self._ended), self._cron()]
+        self._ended = ended_passes(self._settings, self._ledger, {owner} if owner else frozenset())
+        gates = [*self._gates.of(found, self._now, self._ended), self._cron]
         is_claimed = any(gate.name == "claim" and gate.time is not None and gate.time > self._now for gate in gates)
         next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
         return Explanation(
@@ -166,14 +142,23 @@ class _Explainer:
             expires_first=self._expires_first and all(gate.open for gate in gates if gate.name == "expiry"),
         )
 
-    def _cron(self) -> Gate:
+    def _cron_gate(
+        self,
+        passes: Sequence[PassRecord],
+        interval: timedelta,
+        callers: Sequence[Caller] | None,
+        *,
+        none_hidden: bool,
+    ) -> Gate:
         if self._grid is None:
             return Gate("cron", open=False, figure="there was no pass yet")
-        if self._uncalled is not None:
-            return Gate("cron", open=False, figure="; ".join(self._uncalled))
-        if self._newest is not None and is_late(self._newest, self._now, self._interval):
-            figure = f"none has begun for too long: {self._why_none_came}; the last pass began at"
-            return Gate("cron", open=False, figure=figure, time=self._newest)
+        uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
+        if uncalled is not None:
+            return Gate("cron", open=False, figure="; ".join(uncalled))
+        if passes and is_late(passes[0].started_at, self._now, interval):
+            why = next_run.why_none_came(callers, self._now)
+            figure = f"none has begun for too long: {why}; the last pass began at"
+            return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
         return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=self._grid[number])
@@ -200,12 +185,9 @@ class _Explainer:
 
     def _gates_are_open(self, found: MessageDetails, tick: datetime) -> bool:
         """Return whether every gate that stays open once it is has opened by a tick."""
-        gates = [
-            gate
-            for gate in self._gates.of(found, tick, self._ended)
-            if stays_open(gate) and gate.name not in COMPARED_WITH_START
-        ]
-        return all(gate.open for gate in gates) and self._may_send(found, tick)
+        not_here = FOR_GOOD | QUOTAS | COMPARED_WITH_START
+        gates = self._gates.of(found, tick, self._ended)
+        return all(gate.open or gate.name in not_here for gate in gates) and self._may_send(found, tick)
 
     def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
         """Return whether neither a pause nor the circuit breaker stops the pass of a tick."""
@@ -221,7 +203,7 @@ class _Explainer:
         if not is_down and destination not in self._gates.refusals:
             return False
         enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
-        return self._claims.count_due(self._rules.due_by(tick)) > 1
+        return Claims(self._database).count_due(self._rules.due_by(tick)) > 1
 
     def _tick_of_turn(
         self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int

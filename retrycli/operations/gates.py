@@ -30,10 +30,11 @@ WHOLE_SECONDS = timedelta(seconds=1)
 """Retry-After is recorded to the second."""
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-"""Gates that do not open by time alone."""
+"""Gates that do not open by time alone, and may close."""
 COMPARED_WITH_START = frozenset({"pause", "breaker"})
 """Gates whose times are compared with the start of a pass."""
 QUOTAS = frozenset({"limit", "rate"})
+"""Gates that may close again, when messages ahead fill a pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ class Gates:
         if self._rules.per_ticket_order:
             yield self._order(queue["message_id"], at)
         if not isinstance(message, UnusableMessage):
-            is_waiting = queue["state"] == State.WAITING
-            yield from self._policy_gates(_queued(message, queue), at, is_waiting=is_waiting)
+            of_queue = (queue[name] for name in ("delivery_key", "first_failed_at", "unknown_count"))
+            queued = QueuedMessage(message, *of_queue)
+            yield from self._policy_gates(queued, at, is_waiting=queue["state"] == State.WAITING)
         yield self.pause(at)
         yield self.breaker(found, at)
         yield self._last_pass(found)
@@ -166,11 +168,6 @@ class Gates:
         yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
 
 
-def stays_open(gate: Gate) -> bool:
-    """Return whether a gate stays open once it is. Expiry closes, and messages ahead may fill a pass again."""
-    return gate.name not in FOR_GOOD | QUOTAS
-
-
 def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
     if queue["state"] != State.SENDING:
         return Gate("claim", open=True, figure="not claimed")
@@ -188,7 +185,3 @@ def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
     until = last.finished_at + timedelta(seconds=last.retry_after_s)
     holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
     return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
-
-
-def _queued(message: Message, queue: Mapping[str, Any]) -> QueuedMessage:
-    return QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])

@@ -1,18 +1,20 @@
-"""List failed messages and escalations, and show one message."""
+"""List failed messages and escalations, show one message, and give delivery statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
-from retrycli.domain.filter import Filter
-from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+from retrycli.domain.delivery_stats import DeliveryStats, Group, GroupBy
+from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage, MessageDetails
 from retrycli.operations.status import ended_passes
-from retrycli.operations.wiring import open_database
+from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import listing
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
@@ -20,7 +22,6 @@ from retrycli.store.summaries import escalation_groups
 
 OFFERED = 50
 """The maximum number of messages that a shell completion offers."""
-
 OFFER_WITHIN_SECONDS = 1
 
 
@@ -88,3 +89,20 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
             attempt.pass_id for attempt in found.attempts if attempt.outcome is None and attempt.pass_id is not None
         }
         return replace(found, ended=ended_passes(settings, Ledger(database), running))
+
+
+def stats(
+    settings: Settings, by: GroupBy, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
+) -> tuple[DeliveryStats, list[Group]]:
+    """Return the statistics of all attempts of a span, and the attempts grouped by a property.
+
+    Errors need no groups: `DeliveryStats.troubles` has them.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    until = now()
+    with open_database(settings) as database:
+        statistics = Statistics(database)
+        figures = statistics.figures(until - span, until)
+        return figures, [] if by is GroupBy.ERROR else statistics.groups(by, until - span, limit=limit)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError
@@ -16,9 +15,7 @@ from retrycli.operations.wiring import open_database
 from retrycli.store import counters, history, own_tables, schema
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
-
-if TYPE_CHECKING:
-    from retrycli.store.own_tables import Belonging
+from retrycli.store.own_tables import Belonging
 
 PRUNE_BATCH = 5_000
 """The number of rows in one transaction."""

@@ -1,22 +1,34 @@
-"""What an operator does with failed messages, one or ten thousand: find, requeue, reject, acknowledge, note."""
+"""What an operator does with failed messages, one or ten thousand: find, requeue, reject, mark as sent, acknowledge.
+
+Each action is recorded with its operator. Messages are changed in short transactions of `BATCH`, so that passes and the
+application can go on. Sent messages and messages being sent are left alone. A changed message no longer matches the
+filter that found it, so an interrupted action can simply be repeated.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import RetrycliError
-from retrycli.domain.filter import Filter
-from retrycli.domain.listing import ListedMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction, would_expire
-from retrycli.operations.bulk_action import ActionResult, ManualAttempt, perform, unique_ids
-from retrycli.operations.retry import retry_all
+from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.domain.listing import Filter, ListedMessage
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage
+from retrycli.domain.operator_action import ActionKind, OperatorAction, not_written, unfit, would_expire
+from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
+from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
+from retrycli.store.operator_actions import Acts
 
+BATCH = 500
+"""The number of messages in one transaction."""
 SHOWN = 5
 """The number of messages shown before the operator confirms."""
 
@@ -28,7 +40,6 @@ class Match:
     ids: Sequence[int]
     """In ascending order, in an array, because a million of them is not rare."""
     first: list[ListedMessage]
-    """The first few messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +121,11 @@ def requeue(
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
         return ActionResult(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
-    name = by or login_name()
 
-    def act(position: int, at: datetime) -> OperatorAction:
+    def act(position: int, name: str, at: datetime) -> OperatorAction:
         return OperatorAction.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
-    after = perform(settings, ActionKind.REQUEUED, rest, act, runtime)
+    after = _perform(settings, ActionKind.REQUEUED, rest, by, runtime, act)
     return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
 
 
@@ -162,13 +172,43 @@ def reject(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    name = by or login_name()
-    return perform(
+    return _perform(
         settings,
         ActionKind.REJECTED,
-        unique_ids(ids),
-        lambda _, at: OperatorAction.rejected(reason, by=name, at=at),
+        ids,
+        by,
         runtime,
+        lambda _, name, at: OperatorAction.rejected(reason, by=name, at=at),
+    )
+
+
+def mark_sent(
+    settings: Settings,
+    ids: Iterable[int],
+    *,
+    note: str | None = None,
+    by: str | None = None,
+    runtime: Runtime = DEFAULT_RUNTIME,
+) -> ActionResult:
+    """Mark messages as arrived: their status becomes ``sent``, and no pass sends their texts again.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages; failed ones in any state but being sent.
+        note: the evidence, for the history.
+        by: the operator; by default the login name.
+        runtime: the clock, and a request to stop early.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
+    """
+    return _perform(
+        settings,
+        ActionKind.MARKED_SENT,
+        ids,
+        by,
+        runtime,
+        lambda _, name, at: OperatorAction.marked_sent(note, by=name, at=at),
     )
 
 
@@ -180,13 +220,13 @@ def acknowledge(
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    name = by or login_name()
-    return perform(
+    return _perform(
         settings,
         ActionKind.ACKNOWLEDGED,
-        unique_ids(ids),
-        lambda _, at: OperatorAction.acknowledged(by=name, at=at),
+        ids,
+        by,
         runtime,
+        lambda _, name, at: OperatorAction.acknowledged(by=name, at=at),
     )
 
 
@@ -200,9 +240,86 @@ def note(
         NotActionable: it is not escalated.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
-    name = by or login_name()
-    done = perform(
-        settings, ActionKind.NOTED, [message_id], lambda _, at: OperatorAction.noted(text, by=name, at=at), runtime
+    done = _perform(
+        settings,
+        ActionKind.NOTED,
+        [message_id],
+        by,
+        runtime,
+        lambda _, name, at: OperatorAction.noted(text, by=name, at=at),
     )
     if message_id in done.refused:
         raise done.refused[message_id]
+
+
+def _perform(
+    settings: Settings,
+    kind: ActionKind,
+    ids: Iterable[int],
+    by: str | None,
+    runtime: Runtime,
+    act: Callable[[int, str, datetime], OperatorAction],
+) -> ActionResult:
+    """Apply an action to messages in batches.
+
+    ``act`` gets a message's position, the operator's name and the start of the whole action.
+    """
+    ids, name = unique_ids(ids), by or login_name()
+    refused: dict[int, RetrycliError] = {}
+    reached = 0
+    with open_database(settings) as database:
+        acts, now = Acts(database), clock(database, runtime.now)
+        at = now()
+        while reached < len(ids) and not runtime.stop_requested():
+            batch = {
+                message_id: act(reached + n, name, at) for n, message_id in enumerate(ids[reached : reached + BATCH])
+            }
+            messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
+            rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
+            too_old = _expired(settings, acts, messages, at)
+            problems = _problems(settings, database, messages, now) if messages else {}
+            performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
+            refused |= {message_id: not_written(kind, message_id, why) for message_id, why in performed.refused.items()}
+            refused |= {
+                message_id: would_expire(message_id, is_rejected=message_id in rejected)
+                if message_id in too_old
+                else unfit(message_id, why)
+                for message_id, why in performed.unfit.items()
+            }
+            if performed.lost:
+                refused |= acts.why_not(kind, performed.lost, now())
+            reached += len(batch)
+    left = len(ids) - reached
+    return ActionResult(len(ids), reached - len(refused), refused, left=left, reason="signal" if left else None)
+
+
+def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
+    """Return the messages that have expired, in any status: one may be rejected, and not in the queue."""
+    policies = {message.id: settings.policies[message.message_type] for message in messages}
+    if not any(policy.expires_after for policy in policies.values()):
+        return set()
+    failed_at = acts.first_failures([message.id for message in messages if message.created_at is None])
+    made_at = failed_at | {message.id: message.created_at for message in messages if message.created_at is not None}
+    ends = ((message_id, policies[message_id].wanted_until(at)) for message_id, at in made_at.items())
+    return {message_id for message_id, end in ends if end is not None and end < now}
+
+
+def _problems(
+    settings: Settings, database: Database, messages: Sequence[Message], now: Callable[[], datetime]
+) -> dict[int, str]:
+    """Return the messages from which no request can be built, and why. Nothing is sent.
+
+    If no gateway can be used as configured, nothing is known of them: a pass finds out.
+    """
+    from retrycli.gateway.router import open_router
+
+    async def ask() -> dict[int, str]:
+        columns = database.messages.c.keys()
+        async with open_router(settings.gateway, columns=columns, connections=1, now=now) as gateway:
+            queued = [QueuedMessage(message, str(uuid.uuid4()), now()) for message in messages]
+            found = {message.message_id: await gateway.problem(message) for message in queued}
+        return {message_id: why for message_id, why in found.items() if why is not None}
+
+    with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:  # the caller may run an event loop
+        return aside.submit(asyncio.run, ask()).result()
+    return {}

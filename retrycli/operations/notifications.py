@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 
 from retrycli.config.settings import Settings
 from retrycli.domain import notices
@@ -19,7 +19,7 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.events import Event, PassStarted
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn
-from retrycli.domain.notices import EscalationCause, Item, Situation
+from retrycli.domain.notices import EscalationCause, Situation
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
@@ -63,7 +63,8 @@ class _Notifier:
         self._now = now
         self._remind = settings.notify.remind
         self._database, self._targets = database, Targets(database)
-        known = [Ledger(database).breaker(destination) for destination in self._destinations()]
+        self._destinations = [*dict.fromkeys(gateway.destination for gateway in settings.gateway.all.values())]
+        known = [Ledger(database).breaker(destination) for destination in self._destinations]
         self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
         self._current = Situation(
             now=now,
@@ -89,7 +90,8 @@ class _Notifier:
         known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
         told = {url: notices.to_tell(self._current, memory, causes) for url, memory in known.items()}
-        outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
+        news = {url: items for url, (items, _, _) in told.items() if items}
+        outcomes = adapter.send({url: worded(items, self._context) for url, items in news.items()}) if news else {}
         for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
             failure = outcomes.get(url)
             self._targets.remember(target_name(url), known[url], unheard if failure else heard)
@@ -103,13 +105,6 @@ class _Notifier:
             self._targets.remember(target_name(url), {}, memory)
         return memory
 
-    def _send(self, items: Mapping[str, Sequence[Item]]) -> Mapping[str, str | None]:
-        """Send each target's notification; return why it failed, or None, by target."""
-        if not items:
-            return {}
-        context = self._context()
-        return adapter.send({url: worded(told, context) for url, told in items.items()})
-
     def _log_outcome(self, number: int, url: str, failure: str | None) -> None:
         """Log when a target becomes unreachable or reachable again."""
         at = self._current.passes[0].started_at
@@ -121,9 +116,6 @@ class _Notifier:
         elif turn is not None:
             words = "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`"
             logger.warning(words, target, failure)
-
-    def _destinations(self) -> list[str]:
-        return [*dict.fromkeys(gateway.destination for gateway in self._settings.gateway.all.values())]
 
     def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
@@ -145,17 +137,14 @@ class _Notifier:
             for group in groups
         ]
 
+    @cached_property
     def _context(self) -> NoticeContext:
         counts = QueueCounts(self._database).counts(self._now)
-        host, where = socket.gethostname(), self._affected_destinations()
-        return NoticeContext(host, where, self._now, counts["waiting"], counts["escalated"])
-
-    def _affected_destinations(self) -> str:
-        """Return the destinations that are down, or all that may be meant."""
-        if self._open:
-            return ", ".join(breaker.destination for breaker in self._open)
-        places = self._destinations()
-        return ", ".join(places) if len(places) == 1 else f"one of {', '.join(places)}"
+        down = [breaker.destination for breaker in self._open]
+        where = ", ".join(down or self._destinations)
+        if not down and len(self._destinations) > 1:  # any of them may be meant
+            where = f"one of {where}"
+        return NoticeContext(socket.gethostname(), where, self._now, counts["waiting"], counts["escalated"])
 
 
 # -- the dead-man switch --------------------------------------------------------------------------------------

@@ -1,22 +1,28 @@
-"""Attempt messages by hand."""
+"""Attempt and look up messages by hand, one after the other."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from array import array
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrycli.config.settings import Settings
-from retrycli.domain.errors import (
-    InvalidMessage,
-    NoSuchMessage,
-    NotActionable,
-)
-from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.engine import manual_attempt
+from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.domain.operator_action import OperatorAction
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind
+from retrycli.engine.manual_attempt import attempt_through, look_up_through
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.bulk_action import ActionResult, ManualAttempt, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
+from retrycli.store.operator_actions import Acts
 
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Gateway
+
+Result = TypeVar("Result")
 DESTINATION_FAULTS = frozenset(
     {
         OutcomeKind.TRANSIENT,
@@ -27,6 +33,57 @@ DESTINATION_FAULTS = frozenset(
     }
 )
 """Outcomes that say more about the ticketing API than about the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManualAttempt:
+    """One attempt by hand: its outcome, or why there was none."""
+
+    message_id: int
+    outcome: Outcome | None = None
+    error: RetrycliError | None = None
+
+    @property
+    def delivered(self) -> bool:
+        """Return whether the message was delivered."""
+        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
+
+    @property
+    def failed(self) -> bool:
+        """Return whether it could have been delivered and was not. A message that has moved on is no failure."""
+        return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """The result of an action on messages."""
+
+    matched: int
+    """The number of messages to act on."""
+    done: int = 0
+    refused: dict[int, RetrycliError] = field(default_factory=dict)
+    """Messages left alone because they had moved on, or did not allow the action, and why."""
+    tried: list[ManualAttempt] = field(default_factory=list)
+    left: int = 0
+    """The number of messages not reached; they are unchanged."""
+    reason: str | None = None
+    """Why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """One message that was looked up: the result, or why it was not looked up."""
+
+    message_id: int
+    found: LookUp | None = None
+    error: RetrycliError | None = None
+
+
+def unique_ids(ids: Iterable[int]) -> array[int]:
+    """Return the ids in their order without duplicates."""
+    packed = array("q", ids)
+    rising = all(one < next_one for one, next_one in pairwise(packed))
+    return packed if rising else array("q", dict.fromkeys(packed))
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
@@ -45,14 +102,49 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime
 
     Raises:
         NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent.
+        NotActionable: it is not failed, or is being sent; or a stop was requested before its attempt.
         InvalidMessage: its data can't be turned into a request.
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    with ready_to_send(settings, runtime) as (deps, rules, _):
-        return asyncio.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=by or login_name()))
+    tried = retry_all(settings, [message_id], by=by, runtime=runtime).tried
+    return _only([(attempt.outcome, attempt.error) for attempt in tried], f"message {message_id} was not attempted")
+
+
+def look_up(
+    settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+) -> LookUp:
+    """Ask the ticketing system if a message has arrived. Nothing is sent.
+
+    If it has, it is recorded as delivered and its status becomes ``sent``. Otherwise it stays where it was.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        message_id: the message's id in the application's table.
+        by: the operator, for the history; by default the login name.
+        runtime: clock and randomness.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, is being sent, is known to be delivered, or its gateway has no look-up; or
+            a stop was requested before its look-up.
+        InvalidMessage: its data can't be turned into a request.
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop.
+    """
+    asked = look_up_all(settings, [message_id], by=by, runtime=runtime)
+    return _only([(answer.found, answer.error) for answer in asked], f"message {message_id} was not looked up")
+
+
+def _only(answers: list[tuple[Result | None, RetrycliError | None]], unreached: str) -> Result:
+    for result, error in answers:
+        if error is not None:
+            raise error
+        if result is not None:
+            return result
+    raise NotActionable(f"{unreached}: a stop was requested. Ask again")
 
 
 def retry_all(
@@ -89,25 +181,63 @@ def retry_all(
 
 
 async def _attempt_all(
-    deps: Dependencies, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
+    deps: Dependencies, rules: PassRules, ids: array[int], by: str, give_up_after: int | None
 ) -> tuple[list[ManualAttempt], str | None]:
-    """Attempt messages over one connection and with one log-in; return the attempts, and why they ended early."""
+    """Return the attempts, and why they ended early."""
     tried: list[ManualAttempt] = []
     in_a_row = 0
+    attempts = _one_by_one(deps, ids, lambda gateway, of_id: attempt_through(gateway, deps, rules, of_id, by=by))
+    async with aclosing(attempts):
+        async for message_id, outcome, error in attempts:
+            tried.append(ManualAttempt(message_id, outcome, error))
+            in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
+            if in_a_row == give_up_after and len(tried) < len(ids):
+                return tried, "destination_down"
+    return tried, "signal" if len(tried) < len(ids) else None
+
+
+def look_up_all(
+    settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+) -> list[LookedUp]:
+    """Look up messages one after the other, as `look_up` does. Messages missing from the result were not reached.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset or the application's table is wrong.
+        EventLoopRunning: this thread runs an event loop.
+    """
+    with ready_to_send(settings, runtime) as (deps, rules, database):
+        return asyncio.run(_look_up_each(deps, rules, Acts(database), unique_ids(ids), by or login_name()))
+
+
+async def _look_up_each(
+    deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str
+) -> list[LookedUp]:
+    asked: list[LookedUp] = []
+    answers = _one_by_one(deps, ids, lambda gateway, of_id: look_up_through(gateway, deps, rules, of_id, by=by))
+    async with aclosing(answers):
+        async for message_id, found, error in answers:
+            if found is not None:
+                acts.write_down({message_id: OperatorAction.looked_up(found, by=by, at=deps.now())})
+            asked.append(LookedUp(message_id, found, error))
+    return asked
+
+
+async def _one_by_one(
+    deps: Dependencies, ids: Iterable[int], act: Callable[[Gateway, int], Coroutine[Any, Any, Result]]
+) -> AsyncGenerator[tuple[int, Result | None, RetrycliError | None], None]:
+    """Act on messages over one connection and with one log-in, until a stop is requested.
+
+    Yields:
+        Each message with the result of the action, or why there is none.
+    """
     async with deps.open_gateway() as gateway:
         for message_id in ids:
             if deps.stop_requested():
-                return tried, "signal"
-            if in_a_row == (give_up_after or -1):
-                return tried, "destination_down"
+                return
             try:
-                tried.append(
-                    ManualAttempt(
-                        message_id, await manual_attempt.attempt_through(gateway, deps, rules, message_id, by=by)
-                    )
-                )
+                result = await act(gateway, message_id)
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-                tried.append(ManualAttempt(message_id, error=error))
-            outcome = tried[-1].outcome
-            in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
-    return tried, None
+                yield message_id, None, error
+            else:
+                yield message_id, result, None

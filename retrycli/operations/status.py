@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from socket import gethostname
-from typing import NamedTuple
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
@@ -40,7 +39,6 @@ class HostStatus:
     started_at: datetime
     """The start of its newest pass."""
     late: bool
-    """That pass began at least two intervals and five minutes ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,6 @@ class Status:
     unrecorded: frozenset[str]
     """Passes that ended without a record of it: see `_unrecorded`."""
     hosts: list[HostStatus]
-    """The hosts with a recent pass."""
     next_run: datetime | None
     """None if nothing calls passes, or if they stopped."""
     missing: str | None
@@ -95,7 +92,6 @@ class Status:
     """Why the disk is too full for any delivery; None if it is not."""
     pause: Pause | None
     lock: Holder | None
-    """The current holder of the pass lock."""
 
 
 def status(
@@ -129,21 +125,31 @@ def _status(
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     last = passes[0] if passes else None
-    hosts = ledger.hosts(at - RETIRED_AFTER, upto)
     pause = ledger.pause(at)
-    obstacles = _obstacles(settings, database, passes, at)
+    used = {gateway.base_url for gateway in settings.gateway.all.values()}
+    breakers = ledger.standing_breakers(used, at)
+    refusals = [
+        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes))
+        for to, refused in ledger.refusals(passes).items()
+        if to in used
+    ]
+    disk = lack_of_room(database.file)
+    unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
     late = last is not None and is_late(last.started_at, at, interval)
     uncalled = next_run.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
     is_expected = (callers or last is not None) and uncalled is None and not late
-    down = obstacles.is_down(last, messages["waiting"])
+    failed = last is not None and last.reason == StopReason.FAULT
+    refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
+    down = bool(breakers or refused or disk or failed or unrecorded)
+    hosts = ledger.hosts(at - RETIRED_AFTER, upto).items()
     return Status(
         state=_state(last, late=late, paused=pause is not None, down=down),
         running=last is not None and not late and pause is None,
         now=at,
         last_pass=last,
-        unrecorded=obstacles.unrecorded,
-        hosts=[HostStatus(name, began, is_late(began, at, interval)) for name, began in hosts.items()],
+        unrecorded=unrecorded,
+        hosts=[HostStatus(name, began, is_late(began, at, interval)) for name, began in hosts],
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
         missing=next_run.why_none_came(callers, at) if late and uncalled is None else None,
         uncalled=uncalled,
@@ -151,34 +157,12 @@ def _status(
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
         max_retries=settings.schedule.max_retries,
         messages=messages,
-        breakers=obstacles.breakers,
-        refusals=obstacles.refusals,
-        disk=obstacles.disk,
+        breakers=breakers,
+        refusals=refusals,
+        disk=disk,
         pause=pause,
         lock=PassLock(lock_path(settings)).holder(),
     )
-
-
-class _Obstacles(NamedTuple):
-    """Conditions that keep messages from being delivered."""
-
-    breakers: list[Breaker]
-    refusals: list[Refusal]
-    disk: str | None
-    unrecorded: frozenset[str]
-
-    def is_down(self, last: PassRecord | None, waiting: int) -> bool:
-        failed = last is not None and last.reason == StopReason.FAULT
-        refused = self.refusals or (last is not None and last.reason in incidents.REFUSED)
-        return bool(self.breakers or (refused and waiting) or self.disk or failed or self.unrecorded)
-
-
-def _obstacles(settings: Settings, database: Database, passes: Sequence[PassRecord], at: datetime) -> _Obstacles:
-    ledger = Ledger(database)
-    destinations = {gateway.base_url for gateway in settings.gateway.all.values()}
-    breakers = ledger.standing_breakers(destinations, at)
-    unrecorded = _unrecorded(settings, ledger, passes)
-    return _Obstacles(breakers, _refusals(settings, ledger, passes), lack_of_room(database.file), unrecorded)
 
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
@@ -239,19 +223,9 @@ def pass_runs(settings: Settings) -> bool:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
+    except (OSError, OverflowError) as error:
+        return not isinstance(error, ProcessLookupError)
     return True
-
-
-def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
-    used = {gateway.base_url for gateway in settings.gateway.all.values()}
-    found = {to: record for to, record in ledger.refusals(passes).items() if to in used}
-    return [
-        Refusal(to, refused.started_at, refused.detail, _idle_since(refused, passes)) for to, refused in found.items()
-    ]
 
 
 def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
@@ -274,9 +248,10 @@ def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], li
     """Return the newest passes, newest first; the newest pauses and resumptions; and the passes that ended
     unrecorded.
     """
+    unrecorded = frozenset[str]()
     with open_database(settings) as database:
         ledger = Ledger(database)
         found = ledger.last_passes(limit)
         with suppress(LockUnusable):
-            return found, ledger.pauses(limit), _unrecorded(settings, ledger, found)
-        return found, ledger.pauses(limit), frozenset()
+            unrecorded = _unrecorded(settings, ledger, found)
+        return found, ledger.pauses(limit), unrecorded

@@ -18,7 +18,6 @@ from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime
 if TYPE_CHECKING:
     import httpx
 
-    from retrycli.gateway.http.gateway import HttpGateway
     from retrycli.gateway.http.request import Content
     from retrycli.gateway.http.response import Answer
 
@@ -27,19 +26,12 @@ SHOWN = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request and its response, without secrets."""
-
-    request: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """The result of a test delivery."""
 
     outcome: Outcome
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[tuple[str, str], ...]
+    """Requests and their responses, without secrets."""
     found_again: bool | None
     """A look-up finds the message; None if the preset has no look-up, or it gives no answer."""
 
@@ -86,21 +78,17 @@ async def _deliver(settings: Settings, queued: QueuedMessage, runtime: Runtime) 
     def watch(request: httpx.Request, content: Content | None, answer: Answer) -> None:
         exchanges.append((_request(request, content), _answer(answer)))
 
+    found_again: bool | None = None
     section = settings.gateway.of(queued.message.message_type)
     async with gateway_of(section, columns=None, connections=1, now=runtime.now, watch=watch) as gateway:
         outcome = await gateway.deliver(queued)
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)
-        found_again = await _found_again(gateway, queued) if outcome.kind is OutcomeKind.DELIVERED else None
-        shown = tuple(
-            Exchange(gateway.redact_secrets(asked), gateway.redact_secrets(said)) for asked, said in exchanges
-        )
-    return Trial(outcome, shown, found_again)
-
-
-async def _found_again(gateway: HttpGateway, queued: QueuedMessage) -> bool | None:
-    result = (await gateway.look_up(queued)).result
-    return None if result is Presence.UNKNOWN else result is Presence.ARRIVED
+        if outcome.kind is OutcomeKind.DELIVERED:
+            result = (await gateway.look_up(queued)).result
+            found_again = None if result is Presence.UNKNOWN else result is Presence.ARRIVED
+        redact = gateway.redact_secrets
+        return Trial(outcome, tuple((redact(asked), redact(said)) for asked, said in exchanges), found_again)
 
 
 def _message(

@@ -17,13 +17,14 @@ from retrycli.domain.delivery_stats import (
     DeliveryStats,
     FailureCause,
     Group,
+    GroupBy,
+    Outage,
     PassMark,
     Slice,
+    outages,
     unit_for,
 )
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.grouping import GroupBy
-from retrycli.domain.outage import Outage, outages
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import StopReason
 from retrycli.store.database import Database

@@ -27,8 +27,7 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.filter import Either, Filter, Value
-from retrycli.domain.listing import ListedMessage
+from retrycli.domain.listing import Either, Filter, ListedMessage, Value
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.row_parsing import utc_time
 from retrycli.store.application_table import FailedIndex, IndexState

@@ -10,9 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
 
-from retrycli.domain.filter import Filter
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.listing import EscalationGroup, ListedMessage
+from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
 from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.pass_summary import PassResult
 from retrycli.store.database import Database

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.config.settings import Settings
-from retrycli.domain.grouping import GroupBy
+from retrycli.domain.delivery_stats import GroupBy
 from retrycli.domain.pass_summary import PassResult, StopReason
-from retrycli.operations import report, run_pass, stats
+from retrycli.operations import listing, report, run_pass
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime
 from tests.channels import webhook
@@ -104,7 +104,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
     rows = application.rows()
     assert {each for each, row in rows.items() if row["status"] != "sent"} == set(PERMANENT)
     assert {each for each in rows if application.state(int(str(each))) == "escalated"} == set(PERMANENT)
-    [outage] = stats.stats(settings, GroupBy.OUTCOME, span=timedelta(days=1), limit=9, now=lambda: MORNING)[0].outages
+    [outage] = listing.stats(settings, GroupBy.OUTCOME, span=timedelta(days=1), limit=9, now=lambda: MORNING)[0].outages
     assert abs(outage.began_at - GOES_DOWN) <= 2 * TICK
     assert outage.ended_at is not None
     assert timedelta(0) <= outage.ended_at - COMES_BACK <= timedelta(hours=1), "the last probe fails an hour before"

@@ -21,7 +21,7 @@ from retrycli.config.settings import DatabaseSettings, ScheduleSettings, Setting
 from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
 from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
-from retrycli.engine import manual_attempt, runner
+from retrycli.engine import runner
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity
 from retrycli.operations import pause
@@ -31,7 +31,7 @@ from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.counters import prune
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
-from tests.fakes import Clock, FakeLock
+from tests.fakes import Clock, FakeLock, attempt_by_hand
 from tests.model.book import MAX_RETRIES, UNKNOWN_LIMIT
 from tests.model.death import Fate, Killed, mortal
 from tests.model.hold import Hold
@@ -199,14 +199,14 @@ class Place:
         sender = Sender(by_pass=False)
         deps = self._deps(self.first, script, sender, fate)
         rules = pass_rules(self.settings)
-        outcome = self.first.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=OPERATOR), fate)
+        outcome = self.first.run(attempt_by_hand(deps, rules, message_id, by=OPERATOR), fate)
         sender.killed = outcome is None
         return outcome
 
     def try_by_hand_meanwhile(self, message_id: int) -> None:
         """The same at the second host, while the first one stands still with a request out."""
         deps = self._deps(self.second, Script(), Sender(by_pass=False), Fate())
-        process = manual_attempt.attempt_by_hand(deps, pass_rules(self.settings), message_id, by=OPERATOR)
+        process = attempt_by_hand(deps, pass_rules(self.settings), message_id, by=OPERATOR)
         self._elsewhere.submit(self.second.run, process, Fate()).result()
 
     def _deps(self, host: Host, script: Script, sender: Sender, fate: Fate) -> Dependencies:

@@ -21,7 +21,7 @@ from tests.model.writes import Writes, next_ticket
 from tests.store.application import MINUTE, naive
 
 if TYPE_CHECKING:
-    from retrycli.operations.bulk_action import ActionResult
+    from retrycli.operations.retry import ActionResult
 
 LAST_CALLS = 4
 """So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""

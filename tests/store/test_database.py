@@ -39,7 +39,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 
 from retrycli.domain.claim import IdRange
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, UnusableMessage
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import own_tables, schema

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
-from retrycli.domain.delivery_stats import FailureCause, Group, PassMark, Slice
-from retrycli.domain.grouping import GroupBy
-from retrycli.domain.outage import Outage
+from retrycli.domain.delivery_stats import FailureCause, Group, GroupBy, Outage, PassMark, Slice
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema

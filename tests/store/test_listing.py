@@ -13,8 +13,7 @@ from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
 from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
-from retrycli.domain.filter import Filter
-from retrycli.domain.listing import AttemptRecord, ListedMessage
+from retrycli.domain.listing import AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition

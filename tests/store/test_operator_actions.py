@@ -13,8 +13,7 @@ from sqlalchemy import Column, String, select
 
 from retrycli.domain.claim import ChangedMessage, Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, NotActionable
-from retrycli.domain.filter import Filter
-from retrycli.domain.listing import ActionRecord
+from retrycli.domain.listing import ActionRecord, Filter
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.transition import Decision, Transition

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import case, insert, literal, select
 
 from retrycli.domain.claim import Claim, IdRange, Route
-from retrycli.domain.filter import Filter
+from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind

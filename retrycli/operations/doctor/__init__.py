@@ -18,8 +18,7 @@ from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.operations.doctor import database, gateway, notifications, scheduler
 from retrycli.operations.doctor import host as this_host
-from retrycli.operations.doctor.context import Context
-from retrycli.operations.doctor.finding import Finding, Level, failure, of_error
+from retrycli.operations.doctor.context import Context, Finding, Level, failure, of_error
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
 from retrycli.system.host import Asker, Host, under_cron

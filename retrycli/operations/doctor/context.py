@@ -1,21 +1,66 @@
-"""What the checks examine: the settings, the machine, the time."""
+"""What the checks examine (the settings, the machine, the time), and what they return: findings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from enum import StrEnum
 from pathlib import Path
 
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
-from retrycli.operations.doctor.finding import Finding, warning, well
 from retrycli.operations.schedule import proposal
 from retrycli.operations.wiring import utc_now
 from retrycli.system.host import Host
 
 CLOCK_TOLERANCE = timedelta(seconds=60)
+
+
+class Level(StrEnum):
+    """The severity of a finding."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, but should be changed."""
+    FAILURE = "failure"
+    """Something does not work, or strangers can reach retrycli's data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    name: str
+    level: Level
+    found: str
+    remedy: str | None = None
+
+
+def well(name: str, found: str) -> Finding:
+    """Return a finding that needs no action."""
+    return Finding(name, Level.OK, found)
+
+
+def warning(name: str, found: str, remedy: str) -> Finding:
+    """Return a finding that an operator should look at."""
+    return Finding(name, Level.WARNING, found, remedy)
+
+
+def failure(name: str, found: str, remedy: str) -> Finding:
+    """Return a finding that an operator must act on."""
+    return Finding(name, Level.FAILURE, found, remedy)
+
+
+def of_error(name: str, text: str) -> Finding:
+    """Return a failure from an error text of the form "problem; remedy"."""
+    found, _, remedy = text.partition("; ")
+    return failure(name, found, remedy or "fix it, and run `retrycli doctor` again")
+
+
+def failed(findings: list[Finding]) -> bool:
+    """Return whether any finding is a failure."""
+    return any(finding.level is Level.FAILURE for finding in findings)
 
 
 @dataclass(frozen=True)
@@ -37,19 +82,6 @@ class Context:
     def interval(self) -> timedelta:
         """How often a pass should begin."""
         return timedelta(minutes=self.settings.schedule.retry_interval_minutes)
-
-    @property
-    def database_file(self) -> Path | None:
-        """The SQLite file; None for a server."""
-        return self.settings.database.file
-
-    @cached_property
-    def mounts(self) -> str:
-        """The mounted file systems, as far as the system shows them."""
-        try:
-            return (self.host.root / "proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError:
-            return ""
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:

@@ -9,8 +9,15 @@ from shlex import quote
 
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.domain.pass_record import PassRecord
-from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compared_clocks
-from retrycli.operations.doctor.finding import Finding, failure, warning, well
+from retrycli.operations.doctor.context import (
+    CLOCK_TOLERANCE,
+    Context,
+    Finding,
+    compared_clocks,
+    failure,
+    warning,
+    well,
+)
 from retrycli.operations.dry_run import LONG_AGO
 from retrycli.store import own_tables, schema
 from retrycli.store.application_table import FailedIndex, IndexState, check_ids
@@ -102,6 +109,7 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
 def writing(context: Context, database: Database) -> Iterator[Finding]:
     """Check write permission and the journal mode."""
     check_writable(database, context.now())
+    file = quote(str(context.settings.database.file))
     if not database.is_sqlite:
         yield well("writing", "the database is writable")
     elif (mode := journal_mode(database)) == "wal":
@@ -110,7 +118,7 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
         yield warning(
             "writing",
             f"the database is writable; with its journal mode {mode} the application and a pass block each other",
-            f"if the application agrees: `sqlite3 {quote(str(context.database_file))} 'PRAGMA journal_mode = WAL'`",
+            f"if the application agrees: `sqlite3 {file} 'PRAGMA journal_mode = WAL'`",
         )
 
 

@@ -12,8 +12,15 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.outcome import OUTAGE, OutcomeKind
-from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, compared_clocks
-from retrycli.operations.doctor.finding import Finding, failure, warning, well
+from retrycli.operations.doctor.context import (
+    CLOCK_TOLERANCE,
+    Context,
+    Finding,
+    compared_clocks,
+    failure,
+    warning,
+    well,
+)
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger

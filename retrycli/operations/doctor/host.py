@@ -12,8 +12,7 @@ from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
-from retrycli.operations.doctor.context import Context
-from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.doctor.context import Context, Finding, failure, of_error, warning, well
 from retrycli.operations.schedule import proposal
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
@@ -59,9 +58,7 @@ def settings(context: Context) -> Iterator[Finding]:
 def files(context: Context) -> Iterator[Finding]:
     """Check who else may read secrets, or change what a pass relies on."""
     problems = [*_readable_secrets(context), *_weak_files(context)]
-    yield from problems
-    if not problems:
-        yield well("files", "no other user can read a secret, or change what passes rely on")
+    yield from problems or [well("files", "no other user can read a secret, or change what passes rely on")]
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
@@ -87,7 +84,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
         if (
             path == lock_path(context.settings)
             and context.settings.run.lock_file is None
-            and context.database_file is None
+            and context.settings.database.file is None
         ):
             make = f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`"
             words = f"{weakness}, and may take the lock {path.name} there first, which stops all passes"
@@ -121,15 +118,16 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
         if gateway.attachments_dir is not None:
             yield gateway.attachments_dir, True
     yield from ((file, False) for file in context.program)
-    yield from ((file, True) for file in (context.database_file, lock_path(context.settings)) if file is not None)
+    yield from (
+        (file, True) for file in (context.settings.database.file, lock_path(context.settings)) if file is not None
+    )
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
     """Return who may write what a pass relies on: root, the current user, and, for root, those who may run the
     passes.
     """
-    users = trusted_users()
-    return users if context.host.uid != 0 else users.union(_pass_makers(context))
+    return trusted_users().union(_pass_makers(context) if context.host.uid == 0 else ())
 
 
 def _pass_makers(context: Context) -> Iterator[int]:
@@ -139,7 +137,7 @@ def _pass_makers(context: Context) -> Iterator[int]:
     for caller in callers_of(context.loaded, context.host):
         if (number := user_number(caller.user or caller.owner)) is not None:
             yield number
-    for path in (context.database_file, context.loaded.file):
+    for path in (context.settings.database.file, context.loaded.file):
         if path is not None:
             with suppress(OSError):
                 yield path.stat().st_uid
@@ -147,34 +145,33 @@ def _pass_makers(context: Context) -> Iterator[int]:
 
 def _pass_maker(context: Context) -> str:
     """Return the name of the user who runs the passes: for root the first one but root, else the current user."""
-    others = _pass_makers(context) if context.host.uid == 0 else iter(())
+    others = _pass_makers(context) if context.host.uid == 0 else ()
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
 
 def _secret_files(loaded: Loaded) -> set[Path]:
-    return {Path(source.removeprefix("file ")).absolute() for source in _secret_sources(loaded)}
-
-
-def _secret_sources(loaded: Loaded) -> Iterator[str]:
-    """Yield the files that secrets come from."""
-    for key in {*SECRETS} - {"gateway.username"}:
-        source = loaded.sources.get(key, "")
-        url = loaded.settings.database.url
-        if (key != "database.url" or masked_url(url) != url) and source.startswith("file "):
-            yield source
+    """Return the files that secrets come from."""
+    url = loaded.settings.database.url
+    secrets = {*SECRETS} - {"gateway.username"} - ({"database.url"} if masked_url(url) == url else set())
+    sources = (loaded.sources.get(key, "") for key in secrets)
+    return {Path(source.removeprefix("file ")).absolute() for source in sources if source.startswith("file ")}
 
 
 def file_system(context: Context) -> Iterator[Finding]:
     """Check that the database and the lock are not on a network file system, whose locks are unreliable."""
-    for thing, path in (("the database", context.database_file), ("the lock", lock_path(context.settings))):
-        kind = None if path is None else filesystem.kind_of(path, context.mounts)
+    mounts = ""
+    with suppress(OSError):
+        mounts = (context.host.root / "proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    database, lock = context.settings.database.file, lock_path(context.settings)
+    for thing, path, remedy in (
+        ("the database", database, "move it to a local disk, or use PostgreSQL"),
+        ("the lock", lock, "set run.lock_file"),
+    ):
+        kind = None if path is None else filesystem.kind_of(path, mounts)
         if kind in filesystem.NETWORK:
-            yield failure(
-                "file system",
-                f"{thing} {path} is on a network file system ({kind}), whose locks can't be relied on",
-                "move it to a local disk, or use PostgreSQL" if path == context.database_file else "set run.lock_file",
-            )
-        elif path == context.database_file and kind is not None:
+            words = f"{thing} {path} is on a network file system ({kind}), whose locks can't be relied on"
+            yield failure("file system", words, remedy)
+        elif path == database and kind is not None:
             yield well("file system", f"{thing} is on {kind}")
 
 
@@ -187,7 +184,7 @@ def disk(context: Context) -> Iterator[Finding]:
 def lack_of_disk(context: Context) -> str | None:
     """Return that the database's disk is too full for any delivery; None if it is not, or if this can't be seen."""
     with suppress(OSError):
-        return lack_of_room(context.database_file)
+        return lack_of_room(context.settings.database.file)
     return None
 
 
@@ -236,11 +233,12 @@ def lock(context: Context) -> Iterator[Finding]:
 
 def outputs(context: Context) -> Iterator[Finding]:
     """Check that the files that passes replace, and the log, can be written."""
-    metrics = ("metrics.path", context.settings.metrics.path, "prometheus_client", "metrics")
-    report = ("report.path", context.settings.report.path, "jinja2", "report")
     if (log := context.settings.logging.file) is not None:
         yield _log_file(log)
-    for key, path, package, extra in (metrics, report):
+    for key, path, package, extra in (
+        ("metrics.path", context.settings.metrics.path, "prometheus_client", "metrics"),
+        ("report.path", context.settings.report.path, "jinja2", "report"),
+    ):
         if path is None:
             continue
         folder = path.absolute().parent
@@ -275,7 +273,8 @@ def _log_file(path: Path) -> Finding:
 
 def _foreign_lock(context: Context, path: Path) -> Finding | None:
     """Warn of a lock whose owner does not run the passes: root, trying things out, locks out cron's passes."""
-    owner, database = filesystem.owner(path), context.database_file and filesystem.owner(context.database_file)
+    file = context.settings.database.file
+    owner, database = filesystem.owner(path), file and filesystem.owner(file)
     if owner is None or database is None or owner == database:
         return None
     words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"

@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
-from retrycli.operations.doctor.context import Context
-from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.doctor.context import Context, Finding, failure, of_error, warning, well
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.system import network
 

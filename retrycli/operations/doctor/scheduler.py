@@ -13,9 +13,8 @@ from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
-from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, warning, well
 from retrycli.operations.doctor.database import newest_passes
-from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.operations.schedule import next_run
 from retrycli.operations.schedule.callers import (
     as_user,

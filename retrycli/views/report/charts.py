@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from html import escape
 
-from retrycli.domain.delivery_stats import OUTCOMES
-from retrycli.domain.outage import Outage
+from retrycli.domain.delivery_stats import OUTCOMES, Outage
 
 HEIGHT = 100
 BAND = 6

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from retrycli.domain import suggested
-from retrycli.domain.delivery_stats import DeliveryStats
+from retrycli.domain.delivery_stats import DeliveryStats, Outage
 from retrycli.domain.duration import in_words
-from retrycli.domain.outage import Outage
 from retrycli.domain.pass_summary import StopReason
 from retrycli.views.formatting import count
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.outage import Outage, outages
+from retrycli.domain.delivery_stats import Outage, outages
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

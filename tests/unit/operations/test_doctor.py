@@ -23,7 +23,7 @@ from retrycli.operations.doctor import host as machine
 from retrycli.operations.doctor import notifications as people
 from retrycli.operations.doctor import scheduler as calling
 from retrycli.operations.doctor.context import Context as Case
-from retrycli.operations.doctor.finding import Finding, Level, failed
+from retrycli.operations.doctor.context import Finding, Level, failed
 from retrycli.operations.wiring import STATE_FOLDER, open_database
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger

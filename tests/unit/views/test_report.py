@@ -11,10 +11,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, FailureCause, PassMark, Slice
+from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, FailureCause, Outage, PassMark, Slice
 from retrycli.domain.listing import EscalationGroup, ListedMessage
 from retrycli.domain.message import State
-from retrycli.domain.outage import Outage
 from retrycli.views.report import charts, prose
 from retrycli.views.report.page import ReportData, render
 from retrycli.views.report.timeline import BY_WEIGHT, Strip, strip
