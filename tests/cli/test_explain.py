@@ -516,7 +516,7 @@ OPEN = Breaker("", BreakerState.OPEN, 5, NOON, NOON + timedelta(days=1))
 PREDICATES: dict[str, tuple[object, str, object]] = {
     "wait": (claims, "is_due", never_due),
     "expiry": (RetryPolicy, "expired", lambda *_: True),
-    "tries": (RetryPolicy, "has_tries_left", lambda *_: False),
+    "tries": (RetryPolicy, "has_retries_left", lambda *_: False),
     "pause": (Ledger, "pause", lambda *_: FOR_EVER),
     "breaker": (Ledger, "breaker", lambda _, destination: replace(OPEN, destination=destination)),
 }
