@@ -194,7 +194,8 @@ class NotifySettings(SettingsModel):
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
         (),
-        description="where to send notifications: apprise URLs (mailto://, slack://), separated by spaces in variables",
+        description="where to send notifications: apprise URLs such as mailto:// or slack://; "
+        "in the environment, separated by spaces",
     )
     urls_file: Named | None = Field(None, description="a file that holds them, one per line")
     remind_hours: Hours = Field(6.0, description="a lasting problem is reported again after this time")
