@@ -160,7 +160,7 @@ class Delivery:
         return result
 
     def _snapshot(self) -> list[tuple[object, dict[str, object]]]:
-        """Return everything that a transaction may change."""
+        """Return everything that a transaction may change. These objects replace their attributes, never mutate them."""
         destination, supply = self._destination, self._supply
         parts = (self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
         return [(part, vars(part).copy()) for part in parts]
@@ -180,7 +180,8 @@ class Delivery:
         """Record the outcomes of all answers in retrycli's own tables, because the application locks its own.
 
         Then they survive if this process dies. A released message waits again whichever pass takes it over, so its
-        attempt has ended; that pass decides the others. Return False if these tables are locked too.
+        attempt has ended; that pass decides the others. Return False if these tables are locked too. The claims are not
+        renewed here: otherwise a pass that the application blocks would never give up.
         """
         self._new = [*self._new, *self._in_flight.arrived()]
         before = self._snapshot()
