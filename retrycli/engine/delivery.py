@@ -160,7 +160,7 @@ class Delivery:
         return result
 
     def _snapshot(self) -> list[tuple[object, dict[str, object]]]:
-        """Return everything that a transaction may change. These objects replace their attributes, never mutate them."""
+        """Return everything that a transaction may change. These objects replace attributes and never mutate them."""
         destination, supply = self._destination, self._supply
         parts = (self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
         return [(part, vars(part).copy()) for part in parts]
