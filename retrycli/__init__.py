@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import Filter
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, Presence
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from retrycli.operations.message_actions import Canary, Match, acknowledge, find, mark_sent, reject, requeue
     from retrycli.operations.retry import ActionResult, look_up, retry
     from retrycli.operations.run_pass import run_once
@@ -70,7 +70,7 @@ _HOMES = {
     "Match": "operations.message_actions",
     "MessageType": "domain.message",
     "Outcome": "domain.outcome",
-    "PassSummary": "domain.pass_summary",
+    "PassSummary": "domain.passes",
     "Presence": "domain.outcome",
     "RetrycliError": "domain.errors",
     "Settings": "config.settings",

@@ -255,7 +255,7 @@ BROKEN = [
         ("retrycli.domain.message", f"import {each}", "the domain is pure")
         for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "tenacity", "logging", "random", "time", "uuid")
     ],
-    ("retrycli.domain.backoff", "from time import time", "the domain is pure"),
+    ("retrycli.domain.retry_policy", "from time import time", "the domain is pure"),
     ("retrycli.domain.outcome", "import sqlalchemy.orm", "the domain is pure"),
     ("retrycli.domain.circuit_breaker", "from pathlib import Path", "the domain is pure"),
     ("retrycli.domain.retry_policy", "import pydantic", "it is written in plain Python"),
@@ -310,7 +310,7 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
     [
         ("retrycli.domain.retry_policy", "from retrycli.domain.message import Message"),
         ("retrycli.domain.events", "from datetime import UTC, datetime, timedelta\nworld.now()\nself._world.now()"),
-        ("retrycli.config.settings", "from retrycli.domain.backoff import Backoff"),
+        ("retrycli.config.settings", "from retrycli.domain.retry_policy import Backoff"),
         ("retrycli.store.claims", "from sqlalchemy import select\nfrom retrycli.store.database import Database"),
         ("retrycli.store.claims", "from retrycli.store.schema import queue"),
         ("retrycli.gateway.http.gateway", "import httpx\nfrom ..presets.loader import load_preset"),

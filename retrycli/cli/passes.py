@@ -17,7 +17,7 @@ from retrycli.views import formatting, terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from retrycli.domain.pass_record import PassRecord, PauseRecord
+    from retrycli.domain.passes import PassRecord, PauseRecord
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 

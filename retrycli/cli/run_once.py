@@ -12,13 +12,13 @@ import typer
 
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
 from retrycli.domain import suggested
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
 from retrycli.system.starter import has_terminal, parents, started_by
 from retrycli.views import log_lines, terminal
 
 if TYPE_CHECKING:
     from retrycli.domain import suggested
-from retrycli.domain.pass_summary import PassSummary
+from retrycli.domain.passes import PassSummary
 
 RELEASED_TEXT = "put back with no try counted"
 """Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""

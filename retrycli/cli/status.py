@@ -9,7 +9,7 @@ import typer
 
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.domain import suggested
-from retrycli.domain.pass_summary import PassResult
+from retrycli.domain.passes import PassResult
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from retrycli.config.types import Named, SettingsModel, absolute, matching, secret_text
-from retrycli.domain.claim import Route
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
+from retrycli.domain.transition import Route
 
 COMMON_KEYS = (
     "connect_timeout_seconds",

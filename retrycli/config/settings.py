@@ -17,10 +17,9 @@ from pydantic import (
 
 from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.config.types import Hours, Minutes, Named, Positive, SettingsModel, Waits, absolute, matching
-from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
-from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
 
 def _urls(value: object) -> object:

@@ -22,8 +22,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from retrycli.domain.backoff import later
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
+from retrycli.domain.retry_policy import later
 
 TICKETS = 3
 """Number of tickets that must have failed before failures that may be their own count."""

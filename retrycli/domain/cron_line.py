@@ -14,7 +14,7 @@ from itertools import dropwhile, takewhile
 from typing import Literal
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.domain.passes import PassResult, PassSummary, StopReason
 from retrycli.domain.transition import Decision, TransitionKind
 
 

@@ -14,8 +14,7 @@ from enum import StrEnum
 from itertools import dropwhile, takewhile
 
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.pass_record import PassRecord, is_late
-from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StartedBy, StopReason
+from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
 
 REMIND_AFTER = timedelta(hours=6)
 MAX_BEGINNINGS = 2

@@ -15,8 +15,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise, takewhile
 
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn, failing_since, follow, lasting, works
-from retrycli.domain.pass_record import PassRecord, is_late
-from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.domain.passes import PassRecord, PassResult, StopReason, is_late
 
 SKIPPED_IN_A_ROW = 3
 """One skipped pass follows a long one; three mean that something hangs."""

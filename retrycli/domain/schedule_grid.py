@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import ClassVar
 
-from retrycli.domain.backoff import later
 from retrycli.domain.cron_line import HOUR, schedule
 from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.retry_policy import later
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_CLOCK_SKEW = timedelta(minutes=5)

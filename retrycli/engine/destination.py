@@ -10,7 +10,7 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState, next_concurre
 from retrycli.domain.doubt import Doubt
 from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
-from retrycli.domain.pass_summary import StopReason
+from retrycli.domain.passes import StopReason
 from retrycli.engine.rules import Dependencies, PassRules
 
 FORBIDDEN = 403

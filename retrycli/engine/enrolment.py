@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 
-from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.retry_policy import first_failure
-from retrycli.domain.transition import Decision, Transition, TransitionKind
+from retrycli.domain.transition import ChangedMessage, Decision, IdRange, Transition, TransitionKind
 from retrycli.engine.rules import Dependencies, PassRules, escalation_before_send
 
 BATCH = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
-from retrycli.domain.pass_summary import StopReason
+from retrycli.domain.passes import StopReason
 from retrycli.engine.rules import Dependencies, PassRules
 
 

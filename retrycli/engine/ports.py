@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.claim import ChangedMessage, Claim, ExpiredClaim, IdRange, Route
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
-from retrycli.domain.pass_summary import PassSummary, StartedBy
-from retrycli.domain.transition import Decision, WriteResult
+from retrycli.domain.passes import PassSummary, StartedBy
+from retrycli.domain.transition import ChangedMessage, Claim, Decision, ExpiredClaim, IdRange, Route, WriteResult
 
 
 class Retired(Protocol):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from retrycli.domain.claim import Claim
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.events import Event, MessageMovedOn, event_of
-from retrycli.domain.transition import Decision, WriteResult
+from retrycli.domain.transition import Claim, Decision, WriteResult
 from retrycli.engine.rules import Dependencies, PassRules
 
 if TYPE_CHECKING:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from functools import partial
 
-from retrycli.domain.claim import Claim, ExpiredClaim
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import ClaimsExpired, Event
 from retrycli.domain.identity import Difference
 from retrycli.domain.message import BY_PASS, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Transition
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules, decide
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.domain.circuit_breaker import BreakerRules
-    from retrycli.domain.claim import Route
     from retrycli.domain.events import ClockWasAhead, Event
     from retrycli.domain.message import MessageType, QueuedMessage
     from retrycli.domain.outcome import Outcome
     from retrycli.domain.retry_policy import RetryPolicy
-    from retrycli.domain.transition import Transition
+    from retrycli.domain.transition import Route, Transition
     from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
 
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500

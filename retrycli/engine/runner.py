@@ -10,10 +10,10 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.events import Event, PassStarted, PassStopped, Tally
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.domain.passes import PassResult, PassSummary, StopReason
+from retrycli.domain.transition import Claim, Route
 from retrycli.engine.enrolment import sync_queue
 from retrycli.engine.recovery import recover
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from retrycli.domain.claim import Claim, Route
 from retrycli.domain.fair_share import FairShare
+from retrycli.domain.transition import Claim, Route
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import PassIdentity, PassRules
 

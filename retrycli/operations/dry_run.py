@@ -11,11 +11,10 @@ from heapq import merge
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageType, State, UnusableMessage
-from retrycli.domain.pass_record import Pause
-from retrycli.domain.transition import Decision, TransitionKind
+from retrycli.domain.passes import Pause
+from retrycli.domain.transition import ChangedMessage, Decision, IdRange, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import Dependencies, PassRules

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
-from retrycli.domain.backoff import later
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, Incident, Topic, Turn, lasting, utc
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
-from retrycli.domain.pass_summary import PassSummary, StopReason
+from retrycli.domain.passes import PassSummary, StopReason
+from retrycli.domain.retry_policy import later
 from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
 from retrycli.store.incident_memory import Targets

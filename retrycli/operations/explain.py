@@ -15,11 +15,11 @@ from functools import partial
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
-from retrycli.domain.pass_record import PassRecord, is_late
+from retrycli.domain.passes import PassRecord, is_late
+from retrycli.domain.transition import Claim, IdRange
 from retrycli.engine import enrolment
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover

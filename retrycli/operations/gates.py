@@ -13,8 +13,7 @@ from typing import Any
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
-from retrycli.domain.pass_record import PassRecord
-from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.domain.passes import PassRecord, PassResult, StopReason
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.rules import PassRules

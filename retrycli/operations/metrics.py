@@ -12,7 +12,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.pass_summary import PassResult
+from retrycli.domain.passes import PassResult
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import schema
 from retrycli.store.claims import Claims

@@ -20,7 +20,7 @@ from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.events import Event, PassStarted
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn
 from retrycli.domain.notices import EscalationCause, Situation
-from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded

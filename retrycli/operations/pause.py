@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from retrycli.config.settings import Settings
 from retrycli.domain.operator_action import OperatorAction
-from retrycli.domain.pass_record import Pause
+from retrycli.domain.passes import Pause
 from retrycli.operations.wiring import clock, login_name, open_database, utc_now
 from retrycli.store.passes import Ledger
 

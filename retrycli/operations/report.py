@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import ConfigurationError, RetrycliError
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.domain.passes import PassResult, PassSummary, StopReason
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.system import filesystem
 

@@ -15,8 +15,7 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import LockUnusable
-from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
-from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
+from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
 from retrycli.operations import dry_run
 from retrycli.operations.schedule import next_run
 from retrycli.operations.wiring import lock_path, open_database, utc_now

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
-from retrycli.domain.claim import Route
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.sanitize import encodable
+from retrycli.domain.transition import Route
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.store import own_tables, schema
 from retrycli.store.application_table import check_ids

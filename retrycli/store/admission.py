@@ -8,9 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
-from retrycli.domain.claim import ChangedMessage
 from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
-from retrycli.domain.transition import Decision, TransitionKind, as_written
+from retrycli.domain.transition import ChangedMessage, Decision, TransitionKind, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_text, encodable, load, with_queue

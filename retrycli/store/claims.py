@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, exists, func, or_, select, true, update
 
-from retrycli.domain.claim import Claim, ExpiredClaim, Route
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType, State
+from retrycli.domain.transition import Claim, ExpiredClaim, Route
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database

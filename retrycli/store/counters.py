@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
-from retrycli.domain.pass_summary import PassResult
+from retrycli.domain.passes import PassResult
 from retrycli.store.database import Database
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals

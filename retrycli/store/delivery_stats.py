@@ -26,7 +26,7 @@ from retrycli.domain.delivery_stats import (
 )
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.pass_summary import StopReason
+from retrycli.domain.passes import StopReason
 from retrycli.store.database import Database
 from retrycli.store.schema import attempts, passes
 

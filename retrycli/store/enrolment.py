@@ -25,7 +25,6 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.identity import BY_TICKET, birth_of
 from retrycli.domain.message import (
     OPTIONAL_COLUMNS,
@@ -36,7 +35,7 @@ from retrycli.domain.message import (
     UnusableMessage,
 )
 from retrycli.domain.row_parsing import ticket_text
-from retrycli.domain.transition import Decision
+from retrycli.domain.transition import ChangedMessage, Decision, IdRange
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database

@@ -13,8 +13,16 @@ from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
-from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
-from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
+from retrycli.domain.passes import (
+    COUNTS,
+    PassRecord,
+    PassResult,
+    PassSummary,
+    Pause,
+    PauseRecord,
+    StartedBy,
+    StopReason,
+)
 from retrycli.store import counters
 from retrycli.store.database import Database
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates

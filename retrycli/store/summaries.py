@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, selec
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
 from retrycli.domain.message import MessageStatus, MessageType, State
-from retrycli.domain.pass_summary import PassResult
+from retrycli.domain.passes import PassResult
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import is_due, status_text

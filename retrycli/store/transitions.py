@@ -24,11 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.claim import Claim
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State, UnusableMessage
 from retrycli.domain.row_parsing import ticket_text
-from retrycli.domain.transition import Decision, TransitionKind, as_written
+from retrycli.domain.transition import Claim, Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database

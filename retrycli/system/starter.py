@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
 
 CRONS = frozenset({"cron", "crond", "fcron", "anacron"})
 LOGINS = frozenset({"login", "sshd", "sshd-session", "sudo", "su", "doas", "runuser"})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retrycli.domain.cron_line import Caller, Job, named_config, names_pass, schedule
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
 from retrycli.system.host import TIMED_OUT, Finished, Host, decoded, files_in, read_text
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from sqlalchemy import event
 
-from retrycli.domain.claim import Claim
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from retrycli.config.settings import Settings
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from tests.cli.application import Application, Row
     from tests.cli.command import Cli
 

@@ -30,7 +30,7 @@ from tests.proxy import Loses, proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from tests.cli.api import Gate
     from tests.cli.command import Finished
     from tests.postgresql import Server

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.claim import Claim
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
+from retrycli.domain.transition import Claim
 from retrycli.operations import status
 from retrycli.operations.wiring import never_set_back, open_database
 from retrycli.store.claims import Claims

@@ -19,7 +19,7 @@ from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.config.settings import Settings
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.config.settings import DatabaseSettings, LoggingSettings, ScheduleSettings, Settings
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.domain.passes import PassResult, PassSummary, StopReason
 from retrycli.operations.run_pass import report_pass
 from retrycli.operations.wiring import utc_now
 from retrycli.store import own_tables

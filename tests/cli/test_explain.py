@@ -14,11 +14,10 @@ import pytest
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim
 from retrycli.domain.cron_line import Caller
-from retrycli.domain.pass_record import Pause
-from retrycli.domain.pass_summary import StartedBy, StopReason
+from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.transition import Claim
 from retrycli.operations import message_actions, retry, run_pass
 from retrycli.operations import pause as pausing
 from retrycli.operations import status as desk
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from retrycli.operations.sandbox import Answer
     from tests.cli.command import Cli
 

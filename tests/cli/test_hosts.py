@@ -25,7 +25,7 @@ from tests.conftest import on_both
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from retrycli.operations.sandbox import Answer
     from tests.cli.application import Application
 

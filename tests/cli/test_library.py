@@ -15,7 +15,7 @@ import pytest
 import retrycli
 from retrycli.domain.events import MessageDelivered
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.pass_summary import PassResult
+from retrycli.domain.passes import PassResult
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import LONGEST, Finished, end
 from tests.conftest import on_both

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
 from retrycli.config.settings import DatabaseSettings, MetricsSettings, RoutedGatewaySettings, RunSettings
-from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.operations import metrics
 from retrycli.operations.run_pass import report_pass
 from retrycli.operations.sandbox import Behaviour, Sandbox

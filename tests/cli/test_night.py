@@ -14,7 +14,7 @@ import pytest
 
 from retrycli.config.settings import Settings
 from retrycli.domain.delivery_stats import GroupBy
-from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.domain.passes import PassResult, StopReason
 from retrycli.operations import listing, report, run_pass
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.domain.passes import PassResult, StopReason
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
 from tests.crash import scene

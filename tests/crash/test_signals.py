@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.domain.pass_summary import PassResult
+from retrycli.domain.passes import PassResult
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
 from tests.conftest import on_both

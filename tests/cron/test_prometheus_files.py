@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from retrycli.cli import HOMES
-from retrycli.domain import pass_record
+from retrycli.domain import passes
 from retrycli.domain.message import State
 from retrycli.views.prometheus import samples
 from tests.cron.machine import FILES, run, tool
@@ -97,8 +97,8 @@ def test_each_alert_has_its_case() -> None:
 
 def test_late_is_what_status_calls_late() -> None:
     [late] = [each["expr"] for each in ALERTS if each["alert"] == "RetrycliLate"]
-    grace = pass_record.LATE_GRACE.total_seconds()
-    allowed = f"{pass_record.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {grace:g}"
+    grace = passes.LATE_GRACE.total_seconds()
+    allowed = f"{passes.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {grace:g}"
     assert late.endswith(f">= {allowed}")
 
 

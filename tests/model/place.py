@@ -19,8 +19,8 @@ from sqlalchemy import text
 
 from retrycli.config.settings import DatabaseSettings, ScheduleSettings, Settings, TypeScheduleSettings
 from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
-from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
+from retrycli.domain.retry_policy import LATEST
 from retrycli.engine import runner
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity
@@ -42,7 +42,7 @@ from tests.store.application import Application, is_sqlite, opened
 if TYPE_CHECKING:
     from retrycli.domain.events import Event
     from retrycli.domain.outcome import Outcome
-    from retrycli.domain.pass_summary import PassSummary
+    from retrycli.domain.passes import PassSummary
     from retrycli.store.database import Database
 
 Made = TypeVar("Made")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from retrycli.domain.claim import Claim
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, Transition
 from retrycli.store import schema
 from retrycli.store.enrolment import Enrolment
 from tests.store.application import HOUR, MINUTE, NOON, TICKET

@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.claim import Claim, ExpiredClaim, IdRange
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
@@ -22,7 +21,7 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
-from retrycli.domain.transition import Decision, Transition, WriteResult
+from retrycli.domain.transition import Claim, Decision, ExpiredClaim, IdRange, Transition, WriteResult
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -8,15 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.incidents import Told, Topic
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.pass_record import Pause
-from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.passes import PassResult, PassSummary, Pause
+from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
 from retrycli.store.database import Database

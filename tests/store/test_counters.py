@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from sqlalchemy import insert, select, update
 
-from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.store import own_tables, schema
 from retrycli.store.counters import GIVEN_UP, SETTLING, Totals, prune
 from retrycli.store.database import Database

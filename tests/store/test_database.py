@@ -37,11 +37,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN
 
-from retrycli.domain.claim import IdRange
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, UnusableMessage
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Decision, IdRange, Transition
 from retrycli.store import own_tables, schema
 from retrycli.store.claims import Claims
 from retrycli.store.connection import NO_RESULT

@@ -11,11 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Text, update
 
-from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, State, UnusableMessage
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import ChangedMessage, Decision, IdRange, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from retrycli.domain.claim import IdRange
 from retrycli.domain.errors import DatabaseUnavailable
+from retrycli.domain.transition import IdRange
 from retrycli.store.application_table import NAME, FailedIndex, IndexState
 from retrycli.store.enrolment import START, Enrolment
 from tests.store.application import Application, bare_table, messages_table, opened

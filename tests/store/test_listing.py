@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
-from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
 from retrycli.domain.listing import AttemptRecord, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, String, select
 
-from retrycli.domain.claim import ChangedMessage, Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.listing import ActionRecord, Filter
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import ChangedMessage, Claim, Decision, IdRange, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.counters import prune

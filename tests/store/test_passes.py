@@ -7,11 +7,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import IdRange
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.pass_record import PassRecord, Pause
-from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.passes import PassRecord, PassResult, PassSummary, Pause
+from retrycli.domain.transition import Decision, IdRange, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals, count_ended, prune, prune_all
 from retrycli.store.database import Database

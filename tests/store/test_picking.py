@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import update
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.claim import Claim, Route
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, Route, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger

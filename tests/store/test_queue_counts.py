@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from retrycli.domain.message import EscalationReason, MessageType, State
-from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retrycli.domain.claim import Claim
 from retrycli.domain.message import EscalationReason, QueuedMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.store.application import HOUR, MINUTE, NOON, Application

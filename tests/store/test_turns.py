@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim, IdRange, Route
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Claim, Decision, IdRange, Route, Transition
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from retrycli.config.loader import Loaded, load
-from retrycli.domain.backoff import LATEST, Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import Breaker, BreakerRules
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, parse_retry_after
-from retrycli.domain.retry_policy import RetryPolicy, exhausted
+from retrycli.domain.retry_policy import LATEST, Backoff, BackoffKind, RetryPolicy, exhausted
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 SECRET = "hush-hush"

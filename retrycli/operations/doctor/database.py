@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from shlex import quote
 
 from retrycli.domain.message import OPTIONAL_COLUMNS
-from retrycli.domain.pass_record import PassRecord
+from retrycli.domain.passes import PassRecord
 from retrycli.operations.doctor.context import (
     CLOCK_TOLERANCE,
     Context,

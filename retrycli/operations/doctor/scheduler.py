@@ -11,8 +11,7 @@ from statistics import median
 from retrycli.domain import cron_line
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.pass_record import PassRecord, is_late
-from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
+from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, warning, well
 from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.schedule import next_run

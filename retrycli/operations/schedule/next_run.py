@@ -9,8 +9,7 @@ from socket import gethostname
 
 from retrycli.domain import schedule_grid
 from retrycli.domain.cron_line import Caller
-from retrycli.domain.pass_record import PassRecord, is_late
-from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
+from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
 from retrycli.operations.schedule.callers import stopped
 from retrycli.system import systemd
 from retrycli.system.host import named_zone, system_zone

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from retrycli.domain import suggested
 from retrycli.domain.delivery_stats import DeliveryStats, Outage
 from retrycli.domain.duration import in_words
-from retrycli.domain.pass_summary import StopReason
+from retrycli.domain.passes import StopReason
 from retrycli.views.formatting import count
 
 LATELY = timedelta(hours=24)

@@ -14,11 +14,10 @@ from pydantic import ValidationError
 from retrycli.config import template
 from retrycli.config.loader import Loaded, candidates, load
 from retrycli.config.settings import DatabaseSettings, Settings
-from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
-from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
 SECRET = "hush-hush"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from retrycli.domain.pass_record import PassRecord
-from retrycli.domain.pass_summary import PassResult, StartedBy
+from retrycli.domain.passes import PassRecord, PassResult, StartedBy
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)

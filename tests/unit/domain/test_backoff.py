@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.domain.backoff import JITTER_FROM, LATEST, Backoff, BackoffKind
+from retrycli.domain.retry_policy import JITTER_FROM, LATEST, Backoff, BackoffKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 

@@ -25,7 +25,7 @@ from retrycli.domain.events import (
 )
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
+from retrycli.domain.passes import PassResult, PassSummary, StopReason
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 PASS = "8c7c1f0e"

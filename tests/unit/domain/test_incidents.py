@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.incidents import OVER, TROUBLE, is_known, lasting, missing, news, works_again
-from retrycli.domain.pass_summary import PassResult, StartedBy, StopReason
+from retrycli.domain.passes import PassResult, StartedBy, StopReason
 from tests.unit.domain.passes import NOON, TICK, Past
 
 DOWN, REFUSED, LATE = StopReason.BREAKER_OPEN, StopReason.CREDENTIALS_REFUSED, StopReason.DEADLINE

@@ -19,7 +19,7 @@ from retrycli.domain.notices import (
     introduction,
     to_tell,
 )
-from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.domain.passes import PassResult, StopReason
 from tests.unit.domain.passes import NOON, TICK, Past
 
 REMIND = timedelta(hours=6)

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import RetryPolicy, exhausted, first_failure
+from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy, exhausted, first_failure
 from retrycli.domain.transition import Transition, TransitionKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.pass_record import is_late
+from retrycli.domain.passes import is_late
 from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Ticks, by_clock, by_cron, grid
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)

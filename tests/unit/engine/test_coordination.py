@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim
 from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMovedOn
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.pass_record import Pause
-from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.domain.passes import PassResult, PassSummary, Pause
+from retrycli.domain.transition import Claim
 from retrycli.engine.rules import SYNC_INTERVAL, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.events import BreakerOpened, ResultKept
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.transition import Decision, WriteResult
+from retrycli.domain.transition import Claim, Decision, Route, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.results import Results

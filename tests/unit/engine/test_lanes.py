@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Route
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.pass_summary import PassResult, StopReason
+from retrycli.domain.passes import PassResult, StopReason
+from retrycli.domain.transition import Route
 from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Answer, Stage
 
 MAIL = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))

@@ -12,9 +12,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import Connection, event
 
-from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim
 from retrycli.domain.errors import DatabaseUnavailable, LockUnusable
 from retrycli.domain.events import (
     BreakerClosed,
@@ -33,9 +31,9 @@ from retrycli.domain.events import (
 )
 from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.pass_record import Pause
-from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.passes import PassResult, PassSummary, Pause, StopReason
+from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
+from retrycli.domain.transition import Claim
 from retrycli.engine.enrolment import BATCH
 from retrycli.engine.rules import PassRules
 from retrycli.engine.runner import PRUNE_AT_MOST

@@ -17,7 +17,7 @@ from socket import gethostname
 import pytest
 
 from retrycli.config.loader import Loaded, load
-from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.domain.passes import PassResult, PassSummary
 from retrycli.operations.doctor import database, examine
 from retrycli.operations.doctor import host as machine
 from retrycli.operations.doctor import notifications as people

@@ -19,8 +19,7 @@ import pytest
 import retrycli
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.pass_record import PassRecord
-from retrycli.domain.pass_summary import PassResult, StartedBy
+from retrycli.domain.passes import PassRecord, PassResult, StartedBy
 from retrycli.operations.schedule.callers import callers_of, check
 from retrycli.operations.schedule.installation import apply, install, remove, texts
 from retrycli.operations.schedule.next_run import nothing_calls, ticks_of

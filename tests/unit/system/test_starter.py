@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.domain.pass_summary import StartedBy
+from retrycli.domain.passes import StartedBy
 from retrycli.system.starter import has_terminal, parents, started_by
 
 UNDER_SYSTEMD = {"INVOCATION_ID": "4711"}

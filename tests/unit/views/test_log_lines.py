@@ -31,7 +31,7 @@ from retrycli.domain.events import (
 )
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.pass_summary import StopReason
+from retrycli.domain.passes import StopReason
 from retrycli.views import log_lines
 from tests.fakes import RULES, Stage
 
