@@ -43,7 +43,6 @@ class Slice:
     """Attempts with one outcome that started within one time slice."""
 
     at: datetime
-    """The start of the slice."""
     outcome: str
     """One of `OUTCOMES`."""
     attempts: int

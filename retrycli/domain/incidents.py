@@ -51,7 +51,6 @@ OVER: dict[str, str] = {
     StopReason.SAME_ANSWER: "The ticketing API works again (it gave everything the same answer {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
 }
-"""Texts for the end of an incident."""
 
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 """Results that do not tell if an incident lasts; None is a pass that has not ended."""

@@ -101,7 +101,6 @@ class ActionRecord:
     before: Mapping[str, Any] | None = None
     """The values that an edit replaced, by column, if bodies are read."""
     after: Mapping[str, Any] | None = None
-    """The values that it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,5 @@ class EscalationGroup:
     oldest: datetime
     newest: datetime
     types: dict[str, int]
-    """Counts by message type."""
     example: ListedMessage
     """The message with the lowest id."""

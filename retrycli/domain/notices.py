@@ -134,25 +134,23 @@ def to_tell(
 
 def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     """Return what this pass knows about each topic; None if there is no incident."""
-    newest = situation.passes[0]
-    found = {Topic.SKIPPED: _skip_incident(situation.passes)}
+    passes, newest = situation.passes, situation.passes[0]
+    skipped = [*takewhile(lambda past: past.result is PassResult.SKIPPED, passes)]
+    is_stuck = len(skipped) >= SKIPPED_IN_A_ROW
+    found = {Topic.SKIPPED: Incident(skipped[-1].started_at, newest.detail) if is_stuck else None}
     if newest.result is PassResult.SKIPPED:
         return found  # the pass that holds the lock reports the rest
     found |= situation.expiry
     if newest.result is PassResult.PAUSED:
         return found  # the pass after the pause reports the rest
     if newest.result is PassResult.FAILED:
-        return found | {Topic.FAULT: _failure_incident(situation)}
+        since, before = failing_since(passes)
+        is_gap = before is not None and is_late(before.started_at, since, situation.interval)
+        return found | {Topic.FAULT: Incident(since, newest.detail, at_the_latest=is_gap)}
     if works(newest):
         found[Topic.FAULT] = None
-    met = {topic: _lasting_incident(MET_BY[topic], situation.passes) for topic in Topic if topic in MET_BY}
+    met = {topic: _lasting_incident(MET_BY[topic], passes) for topic in Topic if topic in MET_BY}
     return found | met | {Topic.DOWN: situation.down}  # an operator's delivery ends an outage too
-
-
-def _failure_incident(situation: Situation) -> Incident:
-    since, before = failing_since(situation.passes)
-    is_gap = before is not None and is_late(before.started_at, since, situation.interval)
-    return Incident(since, situation.passes[0].detail, at_the_latest=is_gap)
 
 
 def _may_have_met(topic: Topic, newest: PassRecord) -> bool:
@@ -165,11 +163,6 @@ def _may_have_met(topic: Topic, newest: PassRecord) -> bool:
 def _lasting_incident(reason: StopReason, passes: Sequence[PassRecord]) -> Incident | None:
     met = lasting(reason, passes)
     return Incident(met[-1].started_at, passes[0].detail if met[0] is passes[0] else None) if met else None
-
-
-def _skip_incident(passes: Sequence[PassRecord]) -> Incident | None:
-    skipped = [*takewhile(lambda past: past.result is PassResult.SKIPPED, passes)]
-    return Incident(skipped[-1].started_at, passes[0].detail) if len(skipped) >= SKIPPED_IN_A_ROW else None
 
 
 def _new_gaps(situation: Situation, memory: Memory) -> list[Missed]:

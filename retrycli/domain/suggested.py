@@ -23,7 +23,6 @@ class Invocation:
     full: Sequence[str] = (NAME,)
     """The program by its full path and without sudo, because another user has another search path."""
     config: str | None = None
-    """The configuration file, if one was given."""
     commands: frozenset[str] = frozenset()
     """The names of all commands. Other words after the program's name are prose."""
     machine: Callable[[], Mapping[str, str]] = dict

@@ -33,7 +33,6 @@ class NoticeContext:
     """The context of a notification."""
 
     host: str
-    """The host of this pass."""
     destination: str
     """The ticketing API in question, or those that may be."""
     at: datetime
@@ -56,8 +55,9 @@ def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
     items = [item for item in items if item not in earlier]
-    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(_headline(item) for item in items)
-    body = "\n\n".join(_paragraph(item, context) for item in items)
+    headlines, paragraphs = zip(*(_said(item, context) for item in items), strict=True)
+    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(headlines)
+    body = "\n\n".join(paragraphs)
     if earlier:
         body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
     good = all(isinstance(item, IncidentChange) and item.turn is Turn.ENDED for item in items)
@@ -98,30 +98,23 @@ HEADLINES = {
 }
 
 
-def _headline(item: Item) -> str:
+def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
+    """Return the headline and the paragraph of an item."""
     match item:
         case IncidentChange():
-            return HEADLINES[item.topic, item.turn]
+            return HEADLINES[item.topic, item.turn], _incident_text(item, context)
         case Missed():
-            return "no pass was made for " + _length(item.until - item.after)
-        case Escalated():
-            number = sum(group.count for group in item.causes)
-            return f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} an operator"
-    assert_never(item)
-
-
-def _paragraph(item: Item, context: NoticeContext) -> str:
-    match item:
-        case IncidentChange():
-            return _incident_text(item, context)
-        case Missed():
-            return (
+            return "no pass was made for " + _length(item.until - item.after), (
                 f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing called `retrycli run-once`, "
                 "or the database could not be written.\n"
                 + _next("`retrycli passes`; then check cron, or what else calls it")
             )
         case Escalated():
-            return _escalations_text(item, context)
+            number = sum(group.count for group in item.causes)
+            headline = f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} an operator"
+            total = f"\n{context.escalated:,} are open in all." if context.escalated > number else ""
+            causes = "\n".join(_cause_lines(item.causes))
+            return headline, f"{headline}:\n{causes}{total}\n{_next('retrycli escalations')}"
     assert_never(item)
 
 
@@ -163,14 +156,12 @@ def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
     }[change.topic]
 
 
-def _escalations_text(escalated: Escalated, context: NoticeContext) -> str:
-    causes = sorted(escalated.causes, key=lambda group: -group.count)
+def _cause_lines(causes: Sequence[EscalationCause]) -> list[str]:
+    causes = sorted(causes, key=lambda group: -group.count)
     lines = [_cause_line(group) for group in causes[:CAUSES]]
     if (more := len(causes) - CAUSES) > 0:
         lines.append(f"and {_count(more, 'other cause')}")
-    number = sum(group.count for group in causes)
-    total = f"\n{context.escalated:,} are open in all." if context.escalated > number else ""
-    return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
+    return lines
 
 
 def _cause_line(group: EscalationCause) -> str:

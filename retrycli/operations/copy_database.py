@@ -27,12 +27,10 @@ FROM, TO = "--from", "--to"
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The result of a copy."""
+    """The result of a copy; the databases are named without passwords."""
 
     source: str
-    """The source database, without a password."""
     target: str
-    """The target database, without a password."""
     tables: list[CopiedTable]
     paused: bool
     """Deliveries are paused in the target too."""
@@ -91,7 +89,6 @@ def copy(
 
 
 def _with_database(settings: Settings, url: str | None, option: str) -> Settings:
-    """Return the settings with another database."""
     if url is None:
         return settings
     try:

@@ -45,13 +45,11 @@ class _DryRunEnrolment:
     displaced: int = 0
     """How many of the replaced messages are due in the queue."""
     expired: int = 0
-    """The number of new messages that have expired."""
     expired_due: int = 0
     """How many of the expired messages are due."""
     _replaced_in_range: Collection[int] = ()
     """The replaced messages of the current range."""
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
-    """The new messages of the last read."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         return self.real.plan_sweep(swept_to)
@@ -122,7 +120,6 @@ class DryRunTotals:
     """Totals of the messages counted so far."""
 
     destination_of: Callable[[str], str]
-    """Returns the destination of a message type."""
     number: int = 0
     oldest: datetime | None = None
     """The oldest creation time, as far as the application's table has it."""

@@ -93,7 +93,6 @@ class Gates:
         yield from self._limits(queue["message_id"], at)
 
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
-        """Yield the gates of the message's own policy."""
         message = queued.message
         policy = self._rules.policies[message.message_type]
         tries = f"{message.retry_count} of {policy.max_retries} made"

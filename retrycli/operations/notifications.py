@@ -45,24 +45,36 @@ PING = "ping"
 
 
 def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None) -> None:
-    """Send each target what it does not know yet, as one notification. Never raise."""
+    """Send each target what it does not know yet, as one notification. Never raise.
+
+    If another host's pass is notifying, the next pass does.
+    """
+    targets = Targets(database)
     try:
-        _Notifier(settings, database, summary, now, expiry).run()
+        if targets.begin_telling(now, now + NOTIFY_LEASE):
+            try:
+                _Notifier(settings, database, targets, summary, now, expiry).notify()
+            finally:
+                targets.end_telling()
     except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
         logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
 
 
 class _Notifier:
-    """The notifications of one pass."""
-
     def __init__(
-        self, settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None
+        self,
+        settings: Settings,
+        database: Database,
+        targets: Targets,
+        summary: PassSummary,
+        now: datetime,
+        expiry: Expiry | None,
     ) -> None:
         self._settings = settings
         self._now = now
         self._remind = settings.notify.remind
-        self._database, self._targets = database, Targets(database)
+        self._database, self._targets = database, targets
         self._destinations = [*dict.fromkeys(gateway.destination for gateway in settings.gateway.all.values())]
         known = [Ledger(database).breaker(destination) for destination in self._destinations]
         self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
@@ -75,16 +87,7 @@ class _Notifier:
             remind=self._remind,
         )
 
-    def run(self) -> None:
-        """Notify each target, unless another host's pass is notifying: then the next pass does."""
-        if not self._targets.begin_telling(self._now, self._now + NOTIFY_LEASE):
-            return
-        try:
-            self._notify_targets()
-        finally:
-            self._targets.end_telling()
-
-    def _notify_targets(self) -> None:
+    def notify(self) -> None:
         """Find what each target must be told, send it, and remember what was received."""
         urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
         known = {url: self._memory(url) for url in urls}
@@ -106,7 +109,6 @@ class _Notifier:
         return memory
 
     def _log_outcome(self, number: int, url: str, failure: str | None) -> None:
-        """Log when a target becomes unreachable or reachable again."""
         at = self._current.passes[0].started_at
         incident = Incident(at) if failure else None
         turn = change_of(self._database, target_name(url), Topic.UNHEARD, incident, at, self._remind)

@@ -103,7 +103,6 @@ STATES: dict[str | None, str] = {
     StopReason.SAME_ANSWER: "down",
     StopReason.FAULT: "down",
 }
-"""The state after a pass that stopped for a reason."""
 
 
 def write(path: Path, text: str) -> None:

@@ -59,7 +59,6 @@ class ActionResult:
     """The result of an action on messages."""
 
     matched: int
-    """The number of messages to act on."""
     done: int = 0
     refused: dict[int, RetrycliError] = field(default_factory=dict)
     """Messages left alone because they had moved on, or did not allow the action, and why."""

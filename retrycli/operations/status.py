@@ -228,7 +228,6 @@ def _is_running(pid: int) -> bool:
 
 
 def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
-    """Return whether all later passes had nothing to deliver."""
     later = takewhile(lambda record: record.pass_id != earlier.pass_id, passes)
     return all(record.result is PassResult.COMPLETED and not record.has_tried for record in later)
 

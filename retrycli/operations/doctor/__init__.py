@@ -24,7 +24,6 @@ from retrycli.store.database import Database
 from retrycli.system.host import Asker, Host, under_cron
 
 PATIENCE_SECONDS = 5
-"""The maximum wait for a locked database."""
 
 CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     this_host.settings,
@@ -37,7 +36,6 @@ CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     notifications.notifications,
     notifications.ping,
 )
-"""The checks that need no database."""
 DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = (
     gateway.api,
     database.table,
@@ -50,7 +48,6 @@ DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = 
     database.time,
     scheduler.calling,
 )
-"""The checks of an open database."""
 
 
 def examine(

@@ -138,7 +138,6 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
 
 
 def _quoted(name: str) -> str:
-    """Return a name quoted for SQL."""
     return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 

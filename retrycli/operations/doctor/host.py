@@ -150,7 +150,6 @@ def _pass_maker(context: Context) -> str:
 
 
 def _secret_files(loaded: Loaded) -> set[Path]:
-    """Return the files that secrets come from."""
     url = loaded.settings.database.url
     secrets = {*SECRETS} - {"gateway.username"} - ({"database.url"} if masked_url(url) == url else set())
     sources = (loaded.sources.get(key, "") for key in secrets)
