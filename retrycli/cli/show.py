@@ -12,10 +12,9 @@ from retrycli.cli.arguments import MessageId
 from retrycli.cli.edit import show_edits
 from retrycli.cli.options import ConfigFile, Json, load_settings
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import EscalationReason
+from retrycli.domain.message import EscalationReason, utc_time
 from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.operator_action import ActionKind
-from retrycli.domain.row_parsing import utc_time
 from retrycli.views import terminal
 
 if TYPE_CHECKING:

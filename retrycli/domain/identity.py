@@ -18,8 +18,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
-from retrycli.domain.row_parsing import utc_time
 
 BY_TICKET = "ticket "
 """Prefix of a birth if the row does not have its creation time."""

@@ -37,12 +37,12 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 """Flags for the file. Without O_NONBLOCK a pipe would wait for its writer, and a leased file for the lease holder."""
 
 
+class Unusable(Exception):
+    """Signals an unusable attachment; the text ends a sentence about it."""
+
+
 class FileChanged(OSError):
     """Signals that an attachment changed after its request was built."""
-
-
-class NotRegular(OSError):
-    """Signals that a path is not a regular file, or leads over a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
     for number, entry in enumerate(entries, 1):
         try:
             found.append(_attachment(entry, folder))
-        except _Unusable as error:
+        except Unusable as error:
             # By number: a file's name may be a customer's words, and lists show errors.
             raise invalid(f"attachments: no. {number} {error}") from error
         except OSError as error:
@@ -123,7 +123,7 @@ def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading, following no link.
 
     Raises:
-        NotRegular: it is not a regular file, or the path has a link; the text ends a sentence about it.
+        Unusable: it is not a regular file, or the path has a link.
         OSError: it can't be opened.
     """
     folder = os.open("/", DIRECTORY_FLAGS)
@@ -145,9 +145,9 @@ def open_file(path: Path) -> BinaryIO:
 
 def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
     if not stat.S_ISREG(file.st_mode):
-        raise NotRegular("is not a regular file")
+        raise Unusable("is not a regular file")
     if others_may_have_linked(file, folder):
-        raise NotRegular("has a second name (a hard link) that another user may have made; copy it there")
+        raise Unusable("has a second name (a hard link) that another user may have made; copy it there")
 
 
 def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
@@ -160,7 +160,7 @@ def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
     """
     try:
         file = open_file(path)
-    except NotRegular as error:
+    except Unusable as error:
         raise FileChanged(f"an attachment {error}") from None
     with file:
         left = size
@@ -183,7 +183,7 @@ def _open_part(part: str, flags: int, folder: int) -> int:
     except OSError as error:
         # Some systems refuse a link as "not a directory".
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK} and _is_link(part, folder):
-            raise NotRegular("is reached over a link; put the file itself there") from None
+            raise Unusable("is reached over a link; put the file itself there") from None
         raise
 
 
@@ -201,22 +201,18 @@ def _shortage(error: OSError) -> str | None:
     return descriptors.shortage(error)
 
 
-class _Unusable(Exception):
-    """Signals an unusable attachment; the text ends a sentence about it."""
-
-
 def _attachment(entry: object, folder: Folder) -> Attachment:
     given = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping):
-        raise _Unusable("is neither a path nor an object with one")
+        raise Unusable("is neither a path nor an object with one")
     texts = {name: _text_of(given, name) for name in ("path", "filename", "name", "content_type")}
     where = texts["path"] or texts["filename"] or texts["name"]
     if not where:
-        raise _Unusable("names no file; give it a path")
+        raise Unusable("names no file; give it a path")
     name = _file_name(texts["filename"] or where)
     content_type = texts["content_type"] or _guess_type(name)
     if not MEDIA_TYPE.fullmatch(content_type):
-        raise _Unusable("has a content_type that is not of the form type/subtype")
+        raise Unusable("has a content_type that is not of the form type/subtype")
     path = _path_beneath(folder, where)
     return Attachment(name, content_type.lower(), path, _readable_size(path))
 
@@ -224,7 +220,7 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
 def _text_of(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if not isinstance(value, str | None):
-        raise _Unusable(f"has a {name} that is not text")
+        raise Unusable(f"has a {name} that is not text")
     return value
 
 
@@ -232,7 +228,7 @@ def _file_name(given: str) -> str:
     """Return the last part of a path of any system: when a recipient saves the file, the name leads nowhere else."""
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
-        raise _Unusable("has what can't be a file's name; rename it, or give it a filename")
+        raise Unusable("has what can't be a file's name; rename it, or give it a filename")
     return name
 
 
@@ -250,7 +246,7 @@ def _path_beneath(folder: Folder, where: str) -> Path:
         path = Path(os.path.normpath(root / where))
         if path.is_relative_to(root):
             return folder.real / path.relative_to(root)
-    raise _Unusable("is outside gateway.attachments_dir; put the file beneath it")
+    raise Unusable("is outside gateway.attachments_dir; put the file beneath it")
 
 
 def _readable_size(path: Path) -> int:
@@ -259,15 +255,13 @@ def _readable_size(path: Path) -> int:
         with open_file(path) as file:
             return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        raise _Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None
-    except NotRegular as error:
-        raise _Unusable(str(error)) from None
+        raise Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None
     except ValueError:  # a NUL
-        raise _Unusable("has what can't be a file's path") from None
+        raise Unusable("has what can't be a file's path") from None
     except OSError as error:
         if _shortage(error):
             raise  # not the file's fault
-        raise _Unusable(f"can't be read: {error.strerror}") from None
+        raise Unusable(f"can't be read: {error.strerror}") from None
 
 
 def _megabytes(size: int) -> str:

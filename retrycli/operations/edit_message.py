@@ -6,8 +6,8 @@ from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import EditableMessage
 from retrycli.domain.errors import NotEdited
 from retrycli.domain.listing import MessageDetails
+from retrycli.domain.message import ticket_text
 from retrycli.domain.operator_action import OperatorAction
-from retrycli.domain.row_parsing import ticket_text
 from retrycli.engine import manual_attempt
 from retrycli.operations.wiring import (
     DEFAULT_RUNTIME,

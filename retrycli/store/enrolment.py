@@ -33,8 +33,8 @@ from retrycli.domain.message import (
     MessageStatus,
     State,
     UnusableMessage,
+    ticket_text,
 )
-from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.bulk import id_in

@@ -8,9 +8,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, RowMapping, delete, select, update
 
 from retrycli.domain.identity import MessageIdentity, birth_of
-from retrycli.domain.message import QueuedMessage, UnusableMessage
+from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
-from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Transition
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database

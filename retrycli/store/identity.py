@@ -36,9 +36,8 @@ from retrycli.domain.identity import (
     digest_of,
     same_content,
 )
-from retrycli.domain.message import BY_PASS, Message, MessageStatus, QueuedMessage, UnusableMessage
+from retrycli.domain.message import BY_PASS, Message, MessageStatus, QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.operator_action import ActionKind
-from retrycli.domain.row_parsing import ticket_text
 from retrycli.domain.transition import Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database

@@ -28,8 +28,7 @@ from sqlalchemy import (
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, Value
-from retrycli.domain.message import MessageStatus, State
-from retrycli.domain.row_parsing import utc_time
+from retrycli.domain.message import MessageStatus, State, utc_time
 from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.database import Database
 from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text

@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, select, update
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
-from retrycli.domain.message import QueuedMessage, UnusableMessage
-from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.transition import Claim, Decision, Transition, TransitionKind, WriteResult, as_written
 from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors

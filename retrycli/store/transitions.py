@@ -25,8 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, State, UnusableMessage
-from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.message import EscalationReason, State, UnusableMessage, ticket_text
 from retrycli.domain.transition import Claim, Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT

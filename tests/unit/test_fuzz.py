@@ -36,9 +36,8 @@ from retrycli.domain.duration import LONGEST, duration, in_words
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.message import REQUIRED_COLUMNS, MessageType
+from retrycli.domain.message import REQUIRED_COLUMNS, MessageType, utc_time
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
-from retrycli.domain.row_parsing import utc_time
 from retrycli.domain.sanitize import encodable
 from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of, outcome_of_question
 from retrycli.gateway.presets.loader import Preset, load_preset

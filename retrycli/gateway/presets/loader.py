@@ -133,13 +133,12 @@ def preset_text(name: str) -> str:
     if name.endswith(".toml"):
         file = Path(name)
         try:
-            text = file.read_text(encoding="utf-8-sig") if file.is_file() else None
+            if not file.is_file():
+                raise ConfigurationError(f"gateway.preset: no file {file}")
+            return file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not valid UTF-8; save it as UTF-8"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
-        if text is None:
-            raise ConfigurationError(f"gateway.preset: no file {file}")
-        return text
     if name not in (known := known_presets()):
         raise ConfigurationError(f"gateway.preset: no preset {name!r}; write a .toml file or {', '.join(known)}")
     return (BUNDLED / f"{name}.toml").read_text(encoding="utf-8")

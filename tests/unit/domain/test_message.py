@@ -24,8 +24,9 @@ from retrycli.domain.message import (
     QueuedMessage,
     State,
     UnusableMessage,
+    retry_count,
+    utc_time,
 )
-from retrycli.domain.row_parsing import retry_count, utc_time
 
 if TYPE_CHECKING:
     from enum import StrEnum
