@@ -129,12 +129,12 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     sys.orig_argv = [sys.executable, *request["args"]]
     sys.path[0] = str(Path(request["args"][0]).parent)
     for number, (name, mode, errors) in enumerate(STREAMS):
-        stream = _opened(number, name, mode, errors)
+        stream = opened(number, name, mode, errors)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
 
-def _opened(number: int, name: str, mode: str, errors: str) -> io.TextIOWrapper:
+def opened(number: int, name: str, mode: str, errors: str) -> io.TextIOWrapper:
     """Open a stream as Python does when it starts (``create_stdio`` in its ``pylifecycle.c``)."""
     binary = open(number, f"{mode}b", closefd=False)  # noqa: SIM115  it stays open
     lines = os.isatty(number) or name == "stderr"

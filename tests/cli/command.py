@@ -1,7 +1,8 @@
-"""The installed command as a process of its own, in a bare environment, piped or on a terminal of 80 columns.
+"""The installed command in a bare environment, piped or on a terminal of 80 columns.
 
-A server forks most of them, which saves the imports (`tests.fork_server`). With `Cli.real` or the marker ``real`` the
-system starts the program, for tests in which the start itself is the point.
+A command that a test waits for is a call in the test's own process (`tests.in_process`). A server forks a process for
+the others, which saves the imports (`tests.fork_server`), and for all with `Cli.forked` or the marker ``forked``.
+With `Cli.real` or the marker ``real`` the system starts the program, for tests in which the start itself is the point.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests import served
+from tests import in_process, served
 from tests.environment import BARE
 
 SCRIPT = (served.SCRIPT,)
@@ -65,7 +66,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Shown:
-    """What commands said that were run side by side, by the command line; see `Cli.show_all`."""
+    """The output of several commands, by the command line; see `Cli.show_all`."""
 
     piped: Mapping[str, Finished]
     screens: Mapping[str, Screen]
@@ -84,12 +85,18 @@ class Cli:
     program: tuple[str, ...] = SCRIPT
     wrapper: tuple[str, ...] = ()
     """A program to run it under, such as ``setpriv``."""
+    is_forked: bool = False
+    """Whether each command is a process, and none a call in the test's own."""
     is_real: bool = False
     """Whether the system starts each process, and no server forks it."""
 
     def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
         """The same with more in its environment, or elsewhere."""
         return replace(self, env={**self.env, **(env or {})}, cwd=cwd or self.cwd)
+
+    def forked(self) -> Cli:
+        """The same with a process for each command, for tests of what a process has to itself."""
+        return replace(self, is_forked=True)
 
     def real(self) -> Cli:
         """The same, started by the system and not forked by a server."""
@@ -101,6 +108,9 @@ class Cli:
 
     def __call__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
         """Run a command to its end, its output piped."""
+        environment = {**BARE, **self.env, **(env or {})}
+        if self._may_be_called(environment):
+            return in_process.call(self._words(*args), env=environment, cwd=cwd or self.cwd, longest=LONGEST)
         process = self._begin(*args, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with process:
             return end(process)
@@ -110,11 +120,10 @@ class Cli:
         return _object(self(*args, "--json"), code)
 
     def show_all(self, *, piped: Iterable[str] = (), on_terminal: Iterable[str] = ()) -> Shown:
-        """Run commands that only look, side by side."""
-        with ThreadPoolExecutor(WIDTH) as pool:
-            outputs = {each: pool.submit(self, *shlex.split(each)) for each in piped}
-            screens = {each: pool.submit(self.on_terminal, *shlex.split(each)) for each in on_terminal}
-        return Shown({k: v.result() for k, v in outputs.items()}, {k: v.result() for k, v in screens.items()})
+        """Run commands that only look."""
+        outputs = {line: self(*shlex.split(line)) for line in piped}
+        screens = {line: self.on_terminal(*shlex.split(line)) for line in on_terminal}
+        return Shown(outputs, screens)
 
     def start(self, *args: str | Path, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Begin a command; whoever calls this waits for it."""
@@ -131,6 +140,17 @@ class Cli:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         terminal = {"TERM": "xterm-256color", **self.env}
+        environment = {**BARE, **terminal}
+        if self._may_be_called(environment):
+            with ThreadPoolExecutor(1) as person:
+                seen = person.submit(_read_all, ours, answers)
+                try:
+                    code = in_process.call_with(
+                        (theirs,) * 3, self._words(*args), env=environment, cwd=self.cwd, longest=LONGEST
+                    )
+                finally:
+                    os.close(theirs)
+                return Screen(code, seen.result(LONGEST))
         with self._begin(
             *args, env=terminal, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
         ) as process:
@@ -150,8 +170,7 @@ class Cli:
     ) -> subprocess.Popen[str]:
         """Begin a command: forked if nothing tells that from a start, and nobody wants a start."""
         environment = {**BARE, **self.env, **(env or {})}
-        may_be_forked = not (self.is_real or self.wrapper) and self.program[0] == served.SCRIPT
-        kind = served.Served if may_be_forked and served.can_serve(environment) else subprocess.Popen[str]
+        kind = served.Served if self._may_be_served(environment) else subprocess.Popen[str]
         return kind(
             [*self.wrapper, *self.program, *args],
             env=environment,
@@ -163,6 +182,18 @@ class Cli:
             encoding="utf-8",
             start_new_session=start_new_session,
         )
+
+    def _may_be_called(self, environment: Mapping[str, str]) -> bool:
+        """Return whether nothing tells a call in this process from a process of its own, and nobody wants one."""
+        return not self.is_forked and self._may_be_served(environment) and in_process.can_call()
+
+    def _words(self, *args: str | Path) -> list[str]:
+        return [os.fsdecode(word) for word in (*self.program, *args)]
+
+    def _may_be_served(self, environment: Mapping[str, str]) -> bool:
+        """Return whether nothing tells the command from one that the system starts, and nobody wants a start."""
+        is_installed = not self.wrapper and self.program[0] == served.SCRIPT
+        return is_installed and not self.is_real and served.can_serve(environment)
 
 
 def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:

@@ -25,7 +25,8 @@ Prepared = Callable[[Path], AbstractContextManager[Application]]
 @pytest.fixture
 def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Cli:
     """The command in a folder of its own and a bare environment."""
-    return Cli(tmp_path, is_real=request.node.get_closest_marker("real") is not None)
+    has = request.node.get_closest_marker
+    return Cli(tmp_path, is_forked=has("forked") is not None, is_real=has("real") is not None)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import re
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from retrycli.store.error_messages import BY_STATE, BY_TEXT, GONE
 from tests import postgresql
 from tests.cli.api import held_back
 from tests.cli.application import Application
-from tests.cli.command import Cli, end, side_by_side, wait_until
+from tests.cli.command import Cli, end, wait_until
 from tests.cli.test_bad_input import fault
 from tests.proxy import Loses, proxy
 
@@ -536,9 +535,8 @@ def test_a_server_that_can_not_be_reached_is_told_with_what_to_check(desk: Desk)
         ('FATAL: role "nobody" does not exist', "does not exist"): desk.url(user="nobody"),
         ('FATAL: password authentication failed for user "guarded"', "authentication failed"): desk.url(user="guarded"),
     }
-    done = side_by_side({words: partial(desk.at(API, url=url), "run-once") for words, url in urls.items()})
-    for (words, sign), each in done.items():
-        assert line(each).endswith(f"{words}: {BY_TEXT[sign]}")
+    for (words, sign), url in urls.items():
+        assert line(desk.at(API, url=url)("run-once")).endswith(f"{words}: {BY_TEXT[sign]}")
 
 
 # -- schemas ---------------------------------------------------------------------------------------------------------

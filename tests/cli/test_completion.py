@@ -21,7 +21,7 @@ def bash(cli: Cli, line: str) -> Finished:
     """What bash is told when Tab is pressed at the end of a line."""
     words = line.split(" ")
     variables = {"_RETRYCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    return cli(env=variables)
+    return cli.forked()(env=variables)
 
 
 def offered(cli: Cli, line: str) -> list[str]:
@@ -33,7 +33,7 @@ def offered(cli: Cli, line: str) -> list[str]:
 
 def zsh(cli: Cli, line: str) -> Finished:
     """What zsh is told."""
-    return cli(env={"_RETRYCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line})
+    return cli.forked()(env={"_RETRYCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line})
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_whatever_an_error_says_is_text_to_the_shell(known: Cli, application: Ap
 
 def test_bash_completes_an_id_by_the_script_that_the_command_shows(known: Cli) -> None:
     # What --show-completion prints where it finds out that its caller is bash.
-    script = known(env={"_RETRYCLI_COMPLETE": "source_bash"}).stdout
+    script = known.forked()(env={"_RETRYCLI_COMPLETE": "source_bash"}).stdout
     assert "_retrycli_completion" in script
     script += (
         'COMP_WORDS=(retrycli show 7); COMP_CWORD=2; _retrycli_completion retrycli; printf "%s\\n" "${COMPREPLY[@]}"'

@@ -1,18 +1,26 @@
-"""A command that the tests' server forks does what one does that the system starts: see `tests.fork_server`."""
+"""A command that the tests call, or that their server forks, does what one does that the system starts.
+
+See `tests.in_process` and `tests.fork_server`.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import resource
 import signal
 import stat
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
 
+from retrycli.domain import suggested
 from tests.cli.api import REJECTS
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import Api
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 
     from tests.cli.application import Application
     from tests.cli.command import Cli
+
+pytestmark = pytest.mark.forked
 
 COMMANDS = {
     "--help": 0,
@@ -61,25 +71,51 @@ def at_desk(cli: Cli, application: Application) -> Cli:
     return desk
 
 
+def called(cli: Cli) -> Cli:
+    """The command as a call in this process."""
+    return replace(cli, is_forked=False)
+
+
 def test_piped_it_says_the_same_and_ends_with_the_same_code(at_desk: Cli) -> None:
-    forked = {each: at_desk(*each.split()) for each in COMMANDS}
-    started = at_desk.real().show_all(piped=COMMANDS).piped
-    for each in COMMANDS:
-        one, other = forked[each], started[each]
-        assert (still(one.stdout), still(one.stderr), one.returncode) == (
-            still(other.stdout),
-            still(other.stderr),
-            other.returncode,
-        ), each
-    assert {each: done.returncode for each, done in started.items()} == COMMANDS
+    ways = at_desk.real(), at_desk, called(at_desk)
+    started, forked, called_here = (
+        {
+            line: (still(done.stdout), still(done.stderr), done.returncode)
+            for line, done in way.show_all(piped=COMMANDS).piped.items()
+        }
+        for way in ways
+    )
+    assert forked == started
+    assert called_here == started
+    assert {line: code for line, (*_, code) in started.items()} == COMMANDS
 
 
 def test_on_a_terminal_it_shows_the_same(at_desk: Cli) -> None:
     for each in ("status", "list-failed", "--help", "no-such-command", "reject 7 --reason no"):
-        forked = at_desk.on_terminal(*each.split(), columns=90, answers=["n"])
-        started = at_desk.real().on_terminal(*each.split(), columns=90, answers=["n"])
-        assert still(forked.raw) == still(started.raw)
-        assert forked.returncode == started.returncode
+        started, *others = (
+            way.on_terminal(*each.split(), columns=90, answers=["n"])
+            for way in (at_desk.real(), at_desk, called(at_desk))
+        )
+        for screen in others:
+            assert still(screen.raw) == still(started.raw)
+            assert screen.returncode == started.returncode
+
+
+def test_a_call_leaves_the_process_as_it_was(at_desk: Cli) -> None:
+    before = _state()
+    assert called(at_desk)("run-once", "--json").returncode == 0
+    assert called(at_desk)("no-such-command").returncode == 2
+    assert _state() == before
+
+
+def _state() -> list[object]:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)]
+    logger = logging.getLogger("retrycli")
+    return [
+        *(dict(os.environ), Path.cwd(), sys.argv, handlers, resource.getrlimit(resource.RLIMIT_NOFILE)),
+        *(logger.handlers, logger.level, logging.getLogger().handlers, suggested.program()),
+        *(sys.stdin, sys.stdout, sys.stderr, *(os.fstat(number) for number in range(3))),
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGQUIT])

@@ -7,13 +7,11 @@ import json
 import os
 import re
 import stat
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
-from tests.cli.command import side_by_side
 from tests.users import OURS, need_root
 
 if TYPE_CHECKING:
@@ -263,6 +261,11 @@ def test_output_that_can_not_be_written_is_no_fault_of_retryclis_own(cli: Cli, a
         assert (done.returncode, done.stderr) == (1, "retrycli: can't write the output: No space left on device\n")
 
 
+@pytest.mark.long_except(
+    "test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is[/dev/full---config no.toml status-78]",
+    "test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is[/dev/full-deliver-2]",
+    "test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is[&---config no.toml status-78]",
+)
 @pytest.mark.parametrize(("arguments", "code"), [("--config no.toml status", 78), ("deliver", 2), ("version", 0)])
 @pytest.mark.parametrize("stderr", ["/dev/full", "&-"])
 def test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is(
@@ -271,6 +274,7 @@ def test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is(
     assert cli.under("/bin/sh", "-c", f'exec "$@" 2>{stderr}', "sh")(*arguments.split()).returncode == code
 
 
+@pytest.mark.long_except("test_what_is_written_to_a_closed_stream_goes_nowhere_else[<&- >&- 2>&-]")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_what_is_written_to_a_closed_stream_goes_nowhere_else(
     cli: Cli, application: Application, sandbox: Sandbox, closed: str
@@ -353,8 +357,8 @@ def test_an_error_about_a_setting_does_not_quote_the_secret_in_it(cli: Cli, appl
         {"TICKETING_API_BASE_URL": f"https://anna:{PASSWORD}@127.0.0.1"},
         {"RETRYCLI_GATEWAY__AUTH": "bearer", "RETRYCLI_GATEWAY__TOKEN": f"{TOKEN} {PASSWORD}"},
     )
-    calls = {number: partial(known, "--debug", "run-once", env=each) for number, each in enumerate(wrong)}
-    for done in side_by_side(calls).values():
+    for env in wrong:
+        done = known("--debug", "run-once", env=env)
         assert done.returncode in {69, 78}
         assert done.stderr
         assert PASSWORD not in done.stdout + done.stderr

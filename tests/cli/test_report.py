@@ -90,7 +90,7 @@ def test_a_link_is_replaced_and_not_followed(at_work: Cli, tmp_path: Path) -> No
 
 
 def test_a_device_is_written_to_and_not_replaced(at_work: Cli) -> None:
-    done = at_work("report", "--html", "/dev/stdout")
+    done = at_work.forked()("report", "--html", "/dev/stdout")  # a pipe
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(DOCTYPE)
 

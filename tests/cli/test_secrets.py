@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from retrycli.cli import app
 from tests.channels import Webhook, webhook
-from tests.cli.command import Cli, end, side_by_side
+from tests.cli.command import Cli, end
 from tests.cli.leaks import SECRETS, WORDS, leaking, leaks
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
@@ -86,7 +86,7 @@ COMMANDS = {
     "manual": "manual settings",
     "version": "version",
 }
-"""Every command, in the order in which they are run; but those of `LOOKING` side by side, and some as JSON too."""
+"""Every command, in the order in which they are run; those of `LOOKING` go first, and some as JSON too."""
 LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", "stats", "metrics", "config show")
 ELSEWHERE = {"demo"}
 """It makes an example of its own, and takes no settings."""
@@ -201,7 +201,7 @@ class Scene:
         sandbox = calls.pop("sandbox")
         looks = {name: (*LOUD, *calls.pop(name)) for name in LOOKING}
         looks |= {f"{name} --json": (*looks[name], "--json") for name in AS_JSON}
-        done |= side_by_side({name: partial(self.cli, *args) for name, args in looks.items()})
+        done |= {name: self.cli(*args) for name, args in looks.items()}
         done |= {name: self.cli(*LOUD, *args) for name, args in calls.items()}
         return done | {"sandbox": self._played(sandbox)}
 
@@ -301,8 +301,7 @@ def test_nothing_that_is_marked_comes_out_of_what_goes_wrong(scene: Scene) -> No
     with ticketing_api(echo(401)) as refuses, ticketing_api(garbage) as babbles, closed_port() as closed:
         scene.configure(refuses.url)
         gone = {"RETRYCLI_DATABASE__URL": f"postgresql://anna:{IN_A_URL['database password']}@127.0.0.1:{closed}/desk"}
-        calls = {name: partial(loud, "run-once", env=each) for name, each in {**WRONG, "gone": gone}.items()}
-        done = side_by_side(calls)
+        done = {name: loud("run-once", env=env) for name, env in {**WRONG, "gone": gone}.items()}
         assert {name: each.returncode for name, each in done.items()} == dict.fromkeys(WRONG, 78) | {"gone": 69}
         for name, auth in {"login": {}, "bearer": TOKEN, "basic": PAIR}.items():
             done[f"401 {name}"] = loud("run-once", env=auth)

@@ -1,0 +1,208 @@
+"""The installed command as a call in the tests' own process: no start, no fork, and the imports are shared.
+
+The call has the process's streams, environment, folder, arguments, log and signal handlers to itself. Afterwards they
+are as they were. Signals, terminals, locks and exits need a process: see `tests.served`, which forks one.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import FrameType
+
+import pytest
+
+from retrycli.__main__ import GC_THRESHOLD
+from retrycli.cli import run
+from retrycli.domain import suggested
+from tests.fork_server import STREAMS, opened
+
+logger = logging.getLogger("retrycli")
+
+
+def can_call() -> bool:
+    """Return whether this thread may call a command: only the main one has handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def call(args: Sequence[str], *, env: Mapping[str, str], cwd: Path, longest: int) -> CompletedProcess[str]:
+    """Run a command to its end with its output captured and no input; the arguments are those of `call_with`."""
+    with (
+        Path(os.devnull).open("rb") as nothing,
+        os.fdopen(os.memfd_create("stdout"), "r+b") as out,
+        os.fdopen(os.memfd_create("stderr"), "r+b") as err,
+    ):
+        streams = nothing.fileno(), out.fileno(), err.fileno()
+        code = call_with(streams, args, env=env, cwd=cwd, longest=longest)
+        return CompletedProcess(args, code, _text(out.fileno()), _text(err.fileno()))
+
+
+def call_with(
+    streams: tuple[int, int, int], args: Sequence[str], *, env: Mapping[str, str], cwd: Path, longest: int
+) -> int:
+    """Run a command to its end, and return its exit code.
+
+    Args:
+        streams: the descriptors of its stdin, stdout and stderr.
+        args: the path of the script, and the command's arguments.
+        env: the whole environment.
+        cwd: the folder.
+        longest: the number of seconds after which the test fails.
+    """
+    if any("\0" in each for each in args):
+        raise ValueError("embedded null byte")
+    with (
+        _arguments(args),
+        _environment(env),
+        _folder(cwd),
+        _state(),
+        warnings.catch_warnings(),
+        _log(),
+        _signals(longest),
+        _streams(streams),
+    ):
+        return copy_context().run(_exit_code)
+
+
+def _exit_code() -> int:
+    """Run the command, and return the exit code as `retrycli.__main__` has it."""
+    try:
+        run()
+    except SystemExit as end:
+        code = end.code
+    else:
+        code = 0
+    assert isinstance(code, int | None)
+    return code or 0
+
+
+def _text(descriptor: int) -> str:
+    with open(descriptor, encoding="utf-8", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+@contextmanager
+def _arguments(args: Sequence[str]) -> Iterator[None]:
+    before = sys.argv, sys.orig_argv
+    sys.argv, sys.orig_argv = [*args], [sys.executable, *args]
+    try:
+        yield
+    finally:
+        sys.argv, sys.orig_argv = before
+
+
+@contextmanager
+def _environment(env: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    _have({**env, "PYDANTIC_DISABLE_PLUGINS": "__all__"})
+    try:
+        yield
+    finally:
+        _have(before)
+
+
+def _have(env: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+
+
+@contextmanager
+def _folder(cwd: Path) -> Iterator[None]:
+    before = os.open(".", os.O_PATH)
+    os.chdir(cwd)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+@contextmanager
+def _state() -> Iterator[None]:
+    """Keep what a command changes of a process that ends with it."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    thresholds = gc.get_threshold()
+    tempdir, tempfile.tempdir = tempfile.tempdir, None
+    invocation = suggested._Now.call
+    excepthook = sys.excepthook
+    gc.set_threshold(GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        suggested._Now.call = invocation
+        sys.excepthook = excepthook
+        tempfile.tempdir = tempdir
+        gc.set_threshold(*thresholds)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@contextmanager
+def _log() -> Iterator[None]:
+    """Have no handler from before, neither pytest's nor another command's."""
+    root = logging.getLogger()
+    before = logger.handlers, logger.level, logger.propagate, root.handlers
+    logger.handlers, root.handlers = [], []
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    try:
+        yield
+    finally:
+        for each in logger.handlers:
+            each.close()
+        logger.handlers, level, logger.propagate, root.handlers = before
+        logger.setLevel(level)
+
+
+@contextmanager
+def _signals(longest: int) -> Iterator[None]:
+    """Restore the handlers, and fail after some seconds."""
+    before = {each: signal.getsignal(each) for each in signal.valid_signals()}
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(longest)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    pytest.fail("the command takes too long")
+
+
+@contextmanager
+def _streams(given: tuple[int, int, int]) -> Iterator[None]:
+    """Have these as the three streams, by their numbers and as Python's."""
+    before = [getattr(sys, name) for name, _, _ in STREAMS]
+    for stream in before[1:]:
+        stream.flush()
+    kept = [os.dup(number) for number in range(3)]
+    try:
+        for number, (name, mode, errors) in enumerate(STREAMS):
+            os.dup2(given[number], number)
+            setattr(sys, name, opened(number, name, mode, errors))
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        for number, (name, _, _) in enumerate(STREAMS):
+            setattr(sys, name, before[number])
+            os.dup2(kept[number], number)
+            os.close(kept[number])
