@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from retrycli.cli import HOMES
-from tests.cli.watched import FOUND
 from tests.store.application import Application
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from retrycli.operations.sandbox import Sandbox
     from tests.cli.command import Cli
 
 BODY = "Dear Ms Oyelaran"
-ROOT = Path(__file__).parents[2]
 
 LOOKING = (
     *("status", "passes", "metrics", "stats --by type", "report --html -", "doctor", "config check"),
@@ -59,7 +60,28 @@ def application(tmp_path: Path) -> Iterator[Application]:
     made.close()
 
 
-@pytest.mark.slow
+FOUND = "read with the mark: "
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Have commands name each statement on stderr whose rows have the body in them."""
+
+    def look(connection: Connection, _cursor: object, statement: str, values: Any, *_: object) -> None:  # noqa: ANN401
+        if not statement.startswith("SELECT"):
+            return
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute(statement, values)
+            if any(BODY in str(value) for row in cursor.fetchall() for value in row):
+                print(FOUND + " ".join(statement.split()), file=sys.stderr)
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+
+
 def test_a_body_is_read_by_those_commands_alone_that_show_change_or_send_it(
     cli: Cli, application: Application, sandbox: Sandbox
 ) -> None:
@@ -70,16 +92,14 @@ def test_a_body_is_read_by_those_commands_alone_that_show_change_or_send_it(
     application.add(**made, cc_emails="no JSON")
     cli = cli.having({"RETRYCLI_DATABASE__URL": application.url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url})
     assert cli("passes").returncode == 0  # makes the tables
-    watched = replace(cli, program=(sys.executable, "-m", "tests.cli.watched", BODY)).having({"PYTHONPATH": str(ROOT)})
-    done = {each: watched(*shlex.split(each)) for each in (FIRST, "run-once --limit 9")}
-    done |= watched.show_all(piped=LOOKING).piped
-    done |= {each: watched(*shlex.split(each)) for each in ACTING}
-    assert not sandbox.received
-    application.add(body=BODY)
-    done |= {each: watched(*shlex.split(each)) for each in WITH_BODIES}
-    ended = {each: (it.returncode, it.stderr) for each, it in done.items() if it.returncode and each != "doctor"}
+    with watched():
+        done = {line: cli(*shlex.split(line)) for line in (FIRST, "run-once --limit 9", *LOOKING, *ACTING)}
+        assert not sandbox.received
+        application.add(body=BODY)
+        done |= {line: cli(*shlex.split(line)) for line in WITH_BODIES}
+    ended = {line: (it.returncode, it.stderr) for line, it in done.items() if it.returncode and line != "doctor"}
     assert not ended
-    assert {each for each, it in done.items() if FOUND in it.stderr} == {FIRST, REQUEUE, *WITH_BODIES}
+    assert {line for line, it in done.items() if FOUND in it.stderr} == {FIRST, REQUEUE, *WITH_BODIES}
     assert len(sandbox.received) == 2
 
 
