@@ -50,10 +50,10 @@ def test_the_list_has_one_line_a_page_on_a_terminal_of_80_columns_and_ends_with_
     assert last == "Next: retrycli manual getting-started"
 
 
-@pytest.mark.parametrize("topic", TOPICS)
-def test_a_piped_page_is_the_markdown_of_its_file(cli: Cli, topic: str) -> None:
-    done = cli("manual", topic)
-    assert (done.returncode, done.stdout, done.stderr) == (0, page(topic), "")
+def test_a_piped_page_is_the_markdown_of_its_file(cli: Cli) -> None:
+    done = {topic: cli("manual", topic) for topic in TOPICS}
+    said = {topic: (it.returncode, it.stdout, it.stderr) for topic, it in done.items()}
+    assert [topic for topic in TOPICS if said[topic] != (0, page(topic), "")] == []
 
 
 @pytest.mark.parametrize("topic", TOPICS)
