@@ -1,6 +1,7 @@
 """A night: the ticketing API is down for nine hours, 300 messages fail meanwhile, three of them for good.
 
-What people are told of it, what becomes of the messages, and what statistics and report show in the morning.
+What operators are told of it, what becomes of the messages, and what statistics and report show in the morning. The
+store's suite runs the same queries on both databases.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from retrycli.operations import listing, report, run_pass
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Runtime
 from tests.channels import webhook
-from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.operations.sandbox import Answer
@@ -68,8 +68,7 @@ def fail(application: Application, number: int, at: datetime) -> None:
     application.add(number, ticket_id=10_000 + number, created_at=made, updated_at=made)
 
 
-@pytest.mark.slow
-@on_both
+@pytest.mark.databases("sqlite", "postgresql", once=True)
 def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application: Application) -> None:
     clock = Clock(EVENING)
     jitter = Random(1)

@@ -373,14 +373,18 @@ def test_what_is_suggested_can_be_pasted_as_it_stands(far: Cli, application: App
     found = commands_in(screen.text, start)
     assert len(found) >= least, screen.text
     shell = replace(cli, program=SHELL).having({"EDITOR": "/bin/true"})
-    for each in found:
-        if each.startswith(start):
-            pasted = shell.on_terminal(each, columns=1000, answers=["n"])
+    for line in found:
+        if line.startswith(start):
+            program, *words = shlex.split(line)
+            if line == shlex.join([program, *words]):  # a shell reads nothing else in it
+                pasted = replace(shell, program=(program,)).on_terminal(*words, columns=1000, answers=["n"])
+            else:
+                pasted = shell.on_terminal(line, columns=1000, answers=["n"])
             is_ours = "name the user who may write the database" in pasted.text
-            assert pasted.returncode not in UNUSABLE or is_ours, (each, pasted.text)
-            assert f" --config '{file}' " in each or " presets " in each
-        elif not each.startswith("sudo"):
-            assert shell.on_terminal(each).returncode not in UNUSABLE, each
+            assert pasted.returncode not in UNUSABLE or is_ours, (line, pasted.text)
+            assert f" --config '{file}' " in line or " presets " in line
+        elif not line.startswith("sudo"):
+            assert shell.on_terminal(line).returncode not in UNUSABLE, line
     assert not re.search(r"(?<![\w/.-])retrycli (?:" + "|".join(HOMES) + r")\b", screen.text), "without its path"
 
 
