@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
 from retrycli.domain import suggested
-from retrycli.domain.passes import StartedBy
-from retrycli.system.starter import has_terminal, parents, started_by
-from retrycli.views import log_lines, terminal
-
-if TYPE_CHECKING:
-    from retrycli.domain import suggested
-from retrycli.domain.passes import PassSummary
+from retrycli.domain.events import Event
+from retrycli.domain.passes import PassSummary, StartedBy
+from retrycli.system.process import has_terminal, parents, started_by
+from retrycli.views import log_lines
 
 RELEASED_TEXT = "put back with no try counted"
 """Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""
@@ -79,7 +79,7 @@ def run_once(
     signals = Signals()
     runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
     try:
-        with terminal.progress() as follow:
+        with _progress() as follow:
             summary = run_pass.run_once(
                 settings,
                 limit=limit,
@@ -93,13 +93,26 @@ def run_once(
         log_lines.file_failure(error)
         raise
     if as_json:
+        from retrycli.views import terminal
+
         terminal.show_json(asdict(summary))
-    else:
+    elif sys.stdout.isatty():
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
 
 
+def _progress() -> AbstractContextManager[Callable[[Event], None]]:
+    """Follow the pass on a terminal. Off one nothing is shown, and nothing is loaded for it."""
+    if not sys.stdout.isatty():
+        return nullcontext(lambda _: None)
+    from retrycli.views import terminal
+
+    return terminal.progress()
+
+
 def _show(summary: PassSummary) -> None:
+    from retrycli.views import terminal
+
     why = describe_end(summary.reason, summary.detail)
     terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     terminal.say(

@@ -6,11 +6,9 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
+from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import PassResult, PassSummary, StopReason
-from retrycli.domain.transition import Decision, TransitionKind
 
 
 class PassStarted(NamedTuple):
@@ -177,35 +175,3 @@ class Tally:
             duration_seconds=round(duration.total_seconds(), 3),
             **self._counts,
         )
-
-
-def event_of(
-    message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
-) -> Event:
-    """Return the event of a decision. With a ``refusal``, the row rejected the change and the message is escalated."""
-    if refusal is not None:
-        decision = decision.refused(refusal)
-    change = decision.transition
-    outcome = decision.outcome
-    row = message.message if isinstance(message, QueuedMessage) else message
-    about = (
-        decision.message_id,
-        row.ticket_id,
-        row.message_type,
-        row.retry_count if change.retry_count is None else change.retry_count,
-    )
-    match change.kind:
-        case TransitionKind.DELIVERED:
-            return MessageDelivered(*about)
-        case TransitionKind.ESCALATED:
-            unusable = message.problem if isinstance(message, UnusableMessage) else None
-            problem = "; ".join(filter(None, (unusable, refusal))) or None
-            reason = change.reason or EscalationReason.INVALID
-            status = None if outcome is None else outcome.status_code
-            return MessageEscalated(*about, reason, problem, fingerprint(decision), status)
-        case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
-            return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
-        case _ if outcome is not None:
-            return MessageReleased(*about, outcome.kind, outcome.status_code)
-        case _:
-            return MessageReleased(*about, None, None)

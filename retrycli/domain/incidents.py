@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import dropwhile, takewhile
 
-from retrycli.domain.fingerprint import cause
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
 
 REMIND_AFTER = timedelta(hours=6)
@@ -195,6 +194,8 @@ def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | 
 def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> bool:
     """Tell if the newest pass failed like one that was reported less than ``remind`` ago."""
     newest, *earlier = passes
+    from retrycli.domain.fingerprint import cause  # needed only if a pass has failed
+
     alike = [past for past in failed(earlier) if cause(past.detail or "") == cause(newest.detail or "")]
     return _turn(newest, alike, remind, lasts=True) is None
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 
 from retrycli.domain.errors import again_if_lost
-from retrycli.domain.events import Event, event_of
+from retrycli.domain.events import Event
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange, Transition, TransitionKind
@@ -64,6 +64,8 @@ def review_escalations(
     The result is the same as if the application had withdrawn the message and failed it again, so it does not depend on
     whether a pass came in between.
     """
+    from retrycli.engine.recording import event_of  # not needed by a pass with nothing new
+
     decide = partial(_review, deps, rules, now=now)
     for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
         if decision.transition.kind is TransitionKind.ESCALATED and decision.message is not None:
@@ -89,6 +91,8 @@ def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
     """Enrol messages; return events for those that are escalated at once."""
+    from retrycli.engine.recording import event_of  # as above
+
     entries = []
     for message in fresh:
         if isinstance(message, UnusableMessage):

@@ -6,8 +6,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import DatabaseBusy
-from retrycli.domain.events import Event, MessageMovedOn, event_of
-from retrycli.domain.transition import Claim, Decision, WriteResult
+from retrycli.domain.events import (
+    Event,
+    MessageDelivered,
+    MessageEscalated,
+    MessageMovedOn,
+    MessageReleased,
+    MessageRescheduled,
+)
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.transition import Claim, Decision, TransitionKind, WriteResult
 from retrycli.engine.rules import Dependencies, PassRules
 
 if TYPE_CHECKING:
@@ -99,3 +108,35 @@ class ResultWriter:
             written = [decision.message for decision in decisions if decision.message_id not in unwritten]
             self._supply.unblock(str(message.ticket_id) for message in written if message is not None)
         return locked
+
+
+def event_of(
+    message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
+) -> Event:
+    """Return the event of a decision. With a ``refusal``, the row rejected the change and the message is escalated."""
+    if refusal is not None:
+        decision = decision.refused(refusal)
+    change = decision.transition
+    outcome = decision.outcome
+    row = message.message if isinstance(message, QueuedMessage) else message
+    about = (
+        decision.message_id,
+        row.ticket_id,
+        row.message_type,
+        row.retry_count if change.retry_count is None else change.retry_count,
+    )
+    match change.kind:
+        case TransitionKind.DELIVERED:
+            return MessageDelivered(*about)
+        case TransitionKind.ESCALATED:
+            unusable = message.problem if isinstance(message, UnusableMessage) else None
+            problem = "; ".join(filter(None, (unusable, refusal))) or None
+            reason = change.reason or EscalationReason.INVALID
+            status = None if outcome is None else outcome.status_code
+            return MessageEscalated(*about, reason, problem, fingerprint(decision), status)
+        case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
+            return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
+        case _ if outcome is not None:
+            return MessageReleased(*about, outcome.kind, outcome.status_code)
+        case _:
+            return MessageReleased(*about, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
@@ -14,23 +15,18 @@ from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Transition
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules, decide
 
-BATCH = 500
-"""The number of messages taken over in one transaction."""
 
-
-def recover(deps: Dependencies, rules: PassRules, claim: Claim, now: datetime) -> list[Event]:
-    """Take over messages whose claims have expired, and write the results of their attempts.
+def recover(
+    deps: Dependencies, rules: PassRules, claim: Claim, expired: Sequence[ExpiredClaim], now: datetime
+) -> list[Event]:
+    """Write the results of attempts at messages that were taken over, because their claims have expired.
 
     An attempt whose answer was recorded has that outcome. One without an answer has an unknown outcome.
     """
-    events: list[Event] = []
-    while batch := deps.claims.take_over_expired(claim, now, BATCH):
-        unknown = sum(expired.attempt_by is not None and expired.outcome is None for expired in batch)
-        events.append(ClaimsExpired(released=len(batch) - unknown, unknown=unknown))
-        decisions = [_decide(deps, rules, expired, now) for expired in batch]
-        recorded, _ = again_if_lost(partial(record, deps, claim, decisions))
-        events += recorded
-    return events
+    unknown = sum(claimed.attempt_by is not None and claimed.outcome is None for claimed in expired)
+    decisions = [_decide(deps, rules, claimed, now) for claimed in expired]
+    events, _ = again_if_lost(partial(record, deps, claim, decisions))
+    return [ClaimsExpired(released=len(expired) - unknown, unknown=unknown), *events]
 
 
 def _decide(deps: Dependencies, rules: PassRules, expired: ExpiredClaim, now: datetime) -> Decision:

@@ -15,7 +15,6 @@ from retrycli.domain.events import Event, PassStarted, PassStopped, Tally
 from retrycli.domain.passes import PassResult, PassSummary, StopReason
 from retrycli.domain.transition import Claim, Route
 from retrycli.engine.enrolment import sync_queue
-from retrycli.engine.recovery import recover
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ PRUNE_AT_MOST = 10_000
 
 The database is locked meanwhile: for some 50 ms, also in a history of a million attempts.
 """
+RECOVERED_AT_ONCE = 500
+"""The number of messages taken over in one transaction."""
 GRAVITY = (
     StopReason.SIGNAL,
     StopReason.PAUSED,
@@ -105,7 +106,10 @@ class _Pass:
         """Recover the messages of dead passes."""
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
-        self._tell(recover(self._deps, self._rules, claim, self.started_at))
+        while expired := self._deps.claims.take_over_expired(claim, self.started_at, RECOVERED_AT_ONCE):
+            from retrycli.engine.recovery import recover  # needed only after a pass has died
+
+            self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
     def enrol(self) -> None:
         """Synchronise the queue with the application's table."""

@@ -19,7 +19,7 @@ from typing import BinaryIO, Self
 from retrycli.domain.message import Message
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.delivery import NotSent, in_thread, invalid
-from retrycli.system import descriptors
+from retrycli.system import process
 from retrycli.system.trust import others_may_have_linked
 
 MAX_ATTACHMENTS = 100
@@ -198,7 +198,7 @@ def _shortage(error: OSError) -> str | None:
     """Describe what temporarily prevents opening a file; None if the file itself is at fault."""
     if isinstance(error, BlockingIOError):
         return "a file is in use by another program, which has to give it up first (a lease)"
-    return descriptors.shortage(error)
+    return process.shortage(error)
 
 
 def _attachment(entry: object, folder: Folder) -> Attachment:

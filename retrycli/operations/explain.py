@@ -23,6 +23,7 @@ from retrycli.domain.transition import Claim, IdRange
 from retrycli.engine import enrolment
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
+from retrycli.engine.runner import RECOVERED_AT_ONCE
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes, pass_runs
@@ -170,7 +171,9 @@ class _Explainer:
         number = grid.after(self._now)
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
-            recover(self._deps, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
+            claim = Claim(str(uuid.uuid4()), grid[number])
+            while expired := self._deps.claims.take_over_expired(claim, grid[number], RECOVERED_AT_ONCE):
+                recover(self._deps, self._rules, claim, expired, grid[number])
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
         if opens is None:

@@ -32,7 +32,7 @@ from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
-from retrycli.system import descriptors
+from retrycli.system import process
 from retrycli.system.pass_lock import OWN_STATE
 from retrycli.views import log_lines
 
@@ -130,7 +130,7 @@ def ready_to_send(
 def _bounded(settings: Settings) -> Settings:
     """Return the settings with at most the concurrency that the file descriptors allow."""
     wanted = settings.run.concurrency
-    concurrency = descriptors.affordable(wanted)
+    concurrency = process.affordable(wanted)
     if concurrency < wanted:
         words = "At most %d requests in flight, not run.concurrency = %d: the file descriptor limit is too low"
         log_lines.logger.info(words, concurrency, wanted)

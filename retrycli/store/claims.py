@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, exists, func, or_, select, true, update
 
-from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.transition import Claim, ExpiredClaim, Route
 from retrycli.store.bulk import id_in
@@ -21,6 +20,7 @@ from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import claimed, former_state, held
 
 if TYPE_CHECKING:
+    from retrycli.domain.fair_share import FairShare
     from retrycli.store.results import Results
 
 CLAIM_WAITING = (

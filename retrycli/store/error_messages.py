@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DataError, IntegrityError
 
-from retrycli.system import descriptors
+from retrycli.system import process
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
@@ -192,4 +192,4 @@ def _shortage(text: str) -> str | None:
     """Return that file descriptors are exhausted, if the text may mean that and they are."""
     if not any(sign in text for sign in NO_DESCRIPTOR):
         return None
-    return descriptors.shortage_now()
+    return process.shortage_now()

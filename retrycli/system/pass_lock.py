@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from retrycli.domain.errors import LockHeld, LockUnusable
-from retrycli.system import descriptors
+from retrycli.system import process
 from retrycli.system.trust import PRIVATE, is_planted, user_name
 
 OWN_STATE = Path(".local/state/retrycli")
@@ -159,7 +159,7 @@ class PassLock:
         return None if owner == os.geteuid() else user_name(owner)
 
     def _unusable(self, error: OSError) -> LockUnusable:
-        if lack := descriptors.shortage(error):
+        if lack := process.shortage(error):
             return LockUnusable(f"can't open the lock file {self._path}: {lack}")
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
             remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"

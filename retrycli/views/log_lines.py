@@ -30,7 +30,6 @@ from retrycli.domain.events import (
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.sanitize import printable
-from retrycli.system.log_file import LogFile
 from retrycli.views.formatting import as_json, utc_time
 
 logger = logging.getLogger("retrycli")
@@ -184,6 +183,8 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     """
     handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:
+        from retrycli.system.log_file import LogFile  # most passes have none
+
         handlers.append(LogFile(file))
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
     for handler in handlers:
@@ -195,6 +196,8 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
 
 def file_problem() -> str | None:
     """Return why the log file could not be written, or None."""
+    from retrycli.system.log_file import LogFile
+
     return next((handler.problem for handler in logger.handlers if isinstance(handler, LogFile)), None)
 
 
@@ -203,9 +206,8 @@ def file_failure(error: Exception) -> None:
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
-    for handler in logger.handlers:
-        if isinstance(handler, LogFile):
-            handler.handle(record)
+    for handler in logger.handlers[1:]:  # the first one writes to stderr
+        handler.handle(record)
 
 
 class _StderrHandler(logging.Handler):

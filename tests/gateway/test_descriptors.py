@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.system import descriptors
+from retrycli.system import process
 from tests.gateway.deliveries import gateway_settings, open_gateway, queued
 from tests.gateway.mails import mail_settings, open_smtp
 
@@ -42,7 +42,7 @@ def left(number: int) -> Iterator[None]:
             os.close(each)
 
 
-@pytest.mark.parametrize("number", [0, descriptors.RESERVE])
+@pytest.mark.parametrize("number", [0, process.RESERVE])
 def test_a_connection_without_a_descriptor_was_never_made(number: int) -> None:
     """Nor does it take one of the last: they are for recording outcomes."""
 

@@ -31,7 +31,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
-from retrycli.system import descriptors
+from retrycli.system import process
 
 IDLE_SECONDS = 0.5
 """Maximum idle time of a connection that is used again. If the server closes it just as the next request is written,
@@ -230,7 +230,7 @@ def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
     opened = socket.socket(family, kind, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_AHEAD)
-        descriptors.require_low(opened.fileno(), requests=requests)
+        process.require_low(opened.fileno(), requests=requests)
     except OSError:
         opened.close()
         raise
@@ -258,7 +258,7 @@ def describe_error(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
         return str(cause.__cause__)
-    if problem := descriptors.shortage(cause):
+    if problem := process.shortage(cause):
         return f"{type(cause).__name__}: {problem}"
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__

@@ -25,7 +25,7 @@ from retrycli.gateway.redaction import redact_secrets
 from retrycli.gateway.smtp.mime import Mail, compose
 from retrycli.gateway.smtp.session import SmtpSession
 from retrycli.gateway.tls import verifying
-from retrycli.system import descriptors
+from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}
 CUT_SECONDS = 2.0
@@ -136,7 +136,7 @@ class SmtpGateway(BaseGateway):
                 connection = await self._connect()
             session = SmtpSession(self._settings, self._context, connection)
         except OSError as error:
-            said = descriptors.shortage(error) or str(error)
+            said = process.shortage(error) or str(error)
             return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {said}".rstrip(": "))
         thread = asyncio.ensure_future(in_thread(session.deliver, mail))
         try:
@@ -175,7 +175,7 @@ class SmtpGateway(BaseGateway):
             connection = socket.socket(family, kind, protocol)
             connection.setblocking(False)  # noqa: FBT003  its own name says it
             try:
-                descriptors.require_low(connection.fileno(), requests=self._connections)
+                process.require_low(connection.fileno(), requests=self._connections)
                 async with asyncio.timeout(self._settings.connect_timeout_seconds):
                     await loop.sock_connect(connection, address)
             except OSError as error:

@@ -17,7 +17,7 @@ from retrycli.operations.schedule import proposal
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
-from retrycli.system import descriptors, filesystem
+from retrycli.system import filesystem, process
 from retrycli.system.pass_lock import OWN_STATE, PassLock
 from retrycli.system.python import install
 from retrycli.system.trust import (
@@ -194,9 +194,9 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
         ConfigurationError: it may not open enough for a single request.
     """
     wanted = context.settings.run.concurrency
-    if (possible := descriptors.affordable(wanted)) < wanted:
+    if (possible := process.affordable(wanted)) < wanted:
         words = f"the limit allows {possible} requests in flight, and run.concurrency is {wanted}"
-        yield warning("file descriptors", words, descriptors.RAISE)
+        yield warning("file descriptors", words, process.RAISE)
 
 
 def lock(context: Context) -> Iterator[Finding]:

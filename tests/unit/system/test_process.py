@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retrycli.domain.passes import StartedBy
-from retrycli.system.starter import has_terminal, parents, started_by
+from retrycli.system.process import has_terminal, parents, started_by
 
 UNDER_SYSTEMD = {"INVOCATION_ID": "4711"}
 
