@@ -77,8 +77,6 @@ def _row(message: ListedMessage, made: Cell, found: DryRunTotals) -> Row:
 
 def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, now: datetime) -> None:
     """Show how many messages would go where, and how old the oldest is: it may be too old to send."""
-    from retrycli.operations.dry_run import count_waiting
-
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
@@ -97,7 +95,7 @@ def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, no
         terminal.say(f"{number} would be escalated instead: expired, no retries left, or invalid.")
     if found.number:
         terminal.say(NOT_CHECKED)
-    if not found.number and (later := count_waiting(settings)):
+    if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
         _show_oldest(settings, found.oldest, now)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import accumulate
 
 from retrycli.domain.outcome import OutcomeKind
 
@@ -188,9 +189,6 @@ def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:
         share: 0.5 for the median.
     """
     rank = share * sum(waits.values())
-    seen = 0
-    for minutes in sorted(waits):
-        seen += waits[minutes]
-        if seen >= rank:
-            return timedelta(minutes=minutes)
-    return None
+    lengths = sorted(waits)
+    reached = zip(lengths, accumulate(waits[length] for length in lengths), strict=True)
+    return next((timedelta(minutes=length) for length, messages in reached if messages >= rank), None)

@@ -148,6 +148,8 @@ class Preview:
     totals: DryRunTotals
     escalated: int
     """The number of messages it would escalate without sending them."""
+    waiting: int
+    """The number of waiting messages, due or not."""
     pause: Pause | None
     down: Mapping[str, Breaker]
     """Destinations it would send nothing to, because they are down or throttled."""
@@ -189,6 +191,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             messages=totals.count(_still_waiting(views, ids, times, set(foreseen.ids))),
             totals=totals,
             escalated=len(spent) + foreseen.escalated,
+            waiting=QueueCounts(database).counts(at)["waiting"],
             pause=ledger.pause(at),
             down={to: breaker for to, breaker in opened.items() if to in barred},
             probed={to for to, breaker in opened.items() if to not in barred and breaker.state is BreakerState.OPEN},
@@ -217,16 +220,6 @@ def _expired(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
         if kind in policies and made_at is not None
     }
     return {message_id for message_id, end in ends.items() if end is not None and at > end}
-
-
-def count_waiting(settings: Settings) -> int:
-    """Count the waiting messages, due or not. Nothing is written.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
-    """
-    with dry_run_database(settings, to_read=True) as database:
-        return QueueCounts(database).counts(EPOCH)["waiting"]
 
 
 def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,6 +17,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.cron_line import Caller
+from retrycli.domain.errors import LockUnusable
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
@@ -26,13 +28,21 @@ from retrycli.engine.recovery import recover
 from retrycli.engine.runner import RECOVERED_AT_ONCE
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule import next_run
-from retrycli.operations.status import ended_passes, pass_runs
-from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
+from retrycli.operations.status import ended_passes
+from retrycli.operations.wiring import (
+    DEFAULT_RUNTIME,
+    Runtime,
+    dry_run_database,
+    lock_path,
+    make_dependencies,
+    pass_rules,
+)
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
+from retrycli.system.pass_lock import PassLock
 
 LATENESS = timedelta(seconds=3)
 """A pass begins this long after the tick of its line; what ends before then does not hold it up."""
@@ -88,7 +98,9 @@ def explain(
     """
     with dry_run_database(settings) as database:
         found = _Explainer(settings, database, callers, runtime, none_hidden=none_hidden).explain(message_id)
-    return replace(found, pass_runs=pass_runs(settings))
+    with suppress(LockUnusable):
+        return replace(found, pass_runs=PassLock(lock_path(settings)).holder() is not None)
+    return found
 
 
 class _Explainer:

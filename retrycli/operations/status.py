@@ -212,13 +212,6 @@ def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) 
     return ended & frozenset(pass_ids)
 
 
-def pass_runs(settings: Settings) -> bool:
-    """Return whether a pass is running on this host."""
-    with suppress(LockUnusable):
-        return PassLock(lock_path(settings)).holder() is not None
-    return False
-
-
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
