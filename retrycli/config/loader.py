@@ -17,14 +17,17 @@ from retrycli.system.trust import find_weakness, trusted_users
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
-GATEWAY_SECRETS = ("token", "password", "username")
 HINT = ". `retrycli manual settings` lists every setting"
 """It needs no settings, so it works while they are wrong."""
 NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (
-    *(f"gateway{of}.{name}" for of in ("", ".customer", ".supplier", ".internal") for name in GATEWAY_SECRETS),
+    *(
+        f"gateway{of}.{name}"
+        for of in ("", ".customer", ".supplier", ".internal")
+        for name in ("token", "password", "username")
+    ),
     "database.url",
     "notify.urls",
     "notify.ping_url",

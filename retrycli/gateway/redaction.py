@@ -18,19 +18,16 @@ def without_quotations(error: str, message: Message) -> str:
     words = "\0".join(_written_forms(message))
     kept, at = "", 0
     while at < len(error):
-        end = _end_of_quotation(error, at, words)
-        kept += error[at] if end is None else "…"
-        at = at + 1 if end is None else end
+        end = at + QUOTED
+        if end > len(error) or error[at:end] not in words:
+            kept += error[at]
+            at += 1
+            continue
+        while end < len(error) and error[at : end + 1] in words:
+            end += 1
+        kept += "…"
+        at = end
     return kept
-
-
-def _end_of_quotation(error: str, at: int, words: str) -> int | None:
-    end = at + QUOTED
-    if end > len(error) or error[at:end] not in words:
-        return None
-    while end < len(error) and error[at : end + 1] in words:
-        end += 1
-    return end
 
 
 def _written_forms(message: Message) -> Iterator[str]:
