@@ -5,7 +5,7 @@ turn, and the last one repeats::
 
     with Hostile(answer(401), answer(200)) as server:
         ...
-    assert [each.path for each in server.requests] == [...]
+    assert [request.path for request in server.requests] == [...]
 
 It works with sockets and threads, because no HTTP server would do what these tests need.
 """
@@ -167,7 +167,7 @@ class Hostile:
     @property
     def paths(self) -> list[str]:
         """What was asked for, in turn."""
-        return [each.path for each in self.requests]
+        return [request.path for request in self.requests]
 
     def wait_until_asked(self) -> None:
         """Wait until a request has been read: on a busy machine, whoever sent it may have given up before."""
@@ -176,12 +176,12 @@ class Hostile:
     @property
     def open_connections(self) -> int:
         """How many connections the server has not closed."""
-        return sum(each.sock.fileno() != -1 for each in self.connections)
+        return sum(connection.sock.fileno() != -1 for connection in self.connections)
 
     @property
     def sent(self) -> int:
         """How many bytes all its answers came to, as far as the clients took them."""
-        return sum(each.sent for each in self.connections)
+        return sum(connection.sent for connection in self.connections)
 
     def _start(self, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, daemon=True)

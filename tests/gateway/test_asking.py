@@ -68,7 +68,7 @@ def test_a_look_up_goes_through_all_pages(others: int, pages: int, there: bool, 
     with Notes({"internal": True}, keys) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
         assert (outcome.kind, notes.posted) == (OutcomeKind.DELIVERED, not there)
-        assert len([each for each in notes.asked if each.method == "GET"]) == pages
+        assert len([request for request in notes.asked if request.method == "GET"]) == pages
 
 
 def test_an_answer_that_is_too_long_to_be_parsed_beside_requests_proves_nothing(tmp_path: Path) -> None:

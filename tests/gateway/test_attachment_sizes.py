@@ -67,7 +67,7 @@ class Sender:
     @property
     def arrived(self) -> list[tuple[bytes, ...]]:
         """The files of each message that arrived."""
-        return [tuple(content for _, _, content in each.attachments) for each in self.fake.arrived]
+        return [tuple(content for _, _, content in message.attachments) for message in self.fake.arrived]
 
 
 @pytest.fixture(params=CASES, ids="-".join)

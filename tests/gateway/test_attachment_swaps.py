@@ -103,7 +103,7 @@ def test_what_was_exchanged_once_it_was_looked_at_is_not_sent_by_http(swap: Swap
         outcome = deliver(settings(server, place, tmp_path), MESSAGE)
     assert outcome.kind in {OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT}
     assert (outcome.error or "").startswith("an attachment ")
-    assert not any(SECRET in each.body for each in server.requests)
+    assert not any(SECRET in request.body for request in server.requests)
 
 
 @on_each_swap
@@ -170,8 +170,8 @@ def test_another_user_who_exchanges_the_file_all_the_time_gets_nothing_out(place
         begun = time.monotonic()
         outcomes = deliver_in_turn(settings(server, place, tmp_path), *[MESSAGE] * MESSAGES)
         assert time.monotonic() - begun < MESSAGES * SECONDS / 5, "none waits for a pipe"
-    assert not any(SECRET in each.body for each in server.requests)
-    assert {each.kind for each in outcomes} <= {OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.INVALID}
+    assert not any(SECRET in request.body for request in server.requests)
+    assert {outcome.kind for outcome in outcomes} <= {OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.INVALID}
 
 
 # What may block.

@@ -68,15 +68,15 @@ def only_with(text: str) -> Behaviour:
 
 
 def messages_of(server: Hostile) -> list[Received]:
-    return [each for each in server.requests if each.path == PATH]
+    return [request for request in server.requests if request.path == PATH]
 
 
 def log_ins_of(server: Hostile) -> list[Received]:
-    return [each for each in server.requests if each.path == LOG_IN]
+    return [request for request in server.requests if request.path == LOG_IN]
 
 
 def authorizations(server: Hostile) -> list[str | None]:
-    return [each.headers.get("authorization") for each in messages_of(server)]
+    return [request.headers.get("authorization") for request in messages_of(server)]
 
 
 # Fixed credentials.
@@ -173,14 +173,14 @@ def test_a_password_may_be_any_text() -> None:
 def test_one_log_in_serves_all_messages() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), *[queued()] * 5)
-    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
     assert server.paths == [LOG_IN, *[PATH] * 5]
 
 
 def test_one_log_in_serves_messages_sent_at_once() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 12)
-    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
     assert server.paths == [LOG_IN, *[PATH] * 12]
 
 
@@ -207,7 +207,7 @@ def test_a_token_that_has_run_out_is_renewed_once() -> None:
 def test_a_token_that_has_run_out_is_renewed_once_for_all() -> None:
     with Hostile(only_with("t2"), at={LOG_IN: [token("t1"), token("t2"), token("t3")]}) as server:
         outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 8)
-    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
     assert len(log_ins_of(server)) == 2
     assert authorizations(server).count("Bearer t2") == 8
     assert authorizations(server).count("Bearer t1") <= 8
@@ -329,7 +329,7 @@ def test_a_message_without_an_answer_is_unknown_after_a_log_in_as_well() -> None
 def test_a_log_in_that_failed_is_tried_again_for_the_next_message() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [answer(500), token("t1")]}) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), queued(), queued())
-    assert [each.kind for each in outcomes] == [OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED]
+    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED]
     assert server.paths == [LOG_IN, LOG_IN, PATH]
 
 

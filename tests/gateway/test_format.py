@@ -513,7 +513,7 @@ def test_without_its_attachment_no_message_is_sent(behaviour: Behaviour, kind: O
     with Hostile(answer(201), at={"/uploads?name=%C3%BC.txt": [behaviour]}) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, AHEAD), attachments_dir=tmp_path)
         assert deliver(settings, queued(attachments='["ü.txt"]')).kind is kind
-        sent = [json.loads(each.body) for each in server.requests if each.path == "/notes"]
+        sent = [json.loads(request.body) for request in server.requests if request.path == "/notes"]
     assert sent == ([{"files": [{"token": 7}]}] if kind is OutcomeKind.DELIVERED else [])
 
 

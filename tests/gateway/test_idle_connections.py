@@ -100,5 +100,5 @@ def test_a_reused_connection_that_ends_without_an_answer_leaves_its_message_unkn
     with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED), tls=tls if encrypted else None) as server:
         settings = gateway_settings(server.url, immediate_retries=5, **trust)
         outcomes = deliver_in_turn(settings, queued(), queued())
-        assert [each.kind for each in outcomes] == [OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN]
-        assert [each.connection for each in server.requests] == [1, 1]
+        assert [outcome.kind for outcome in outcomes] == [OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN]
+        assert [request.connection for request in server.requests] == [1, 1]

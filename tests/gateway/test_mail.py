@@ -58,7 +58,7 @@ def test_a_mail_names_all_its_recipients_but_those_in_bcc(kind: str) -> None:
     assert taken.recipients == ("anna@example.com", "ben@example.com", "cy@example.com", "eve@example.com")
     assert taken.parsed["From"] == "Support <support@example.com>"
     assert taken.parsed["To"] == "Anna Ö <anna@example.com>"
-    assert [each.addr_spec for each in taken.parsed["Cc"].addresses] == [
+    assert [address.addr_spec for address in taken.parsed["Cc"].addresses] == [
         "ben@example.com",
         "BEN@example.com",
         "cy@example.com",
@@ -150,7 +150,7 @@ def test_a_name_can_not_become_another_address() -> None:
     names = ['"Eve <eve@evil.example>, \\"" <anna@example.com>', '"=?utf-8?q?a=0D=0AX:_y?=" <anna@example.com>']
     for name in names:
         taken = sent(recipient_email=name)
-        assert [each.addr_spec for each in taken.parsed["To"].addresses] == ["anna@example.com"]
+        assert [address.addr_spec for address in taken.parsed["To"].addresses] == ["anna@example.com"]
         assert taken.parsed["X"] is None
 
 
@@ -298,8 +298,8 @@ def test_a_big_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
 def test_who_has_it_already_is_left_out_of_the_envelope_alone(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     composed = made(Attachment("a", "text/plain", tmp_path / "a", 1))
-    assert [each.spec for each in composed.envelope] == ["anna@example.com", "ben@example.com", "cy@example.com"]
+    assert [address.spec for address in composed.envelope] == ["anna@example.com", "ben@example.com", "cy@example.com"]
     had = replace(three("BEN@example.com"), first_failed_at=NOON - timedelta(hours=1))
     again = compose(had, [], sender=Address("support", "example.com"), fixed=None, subject="{subject}", now=NOON)
-    assert [each.spec for each in again.envelope] == ["anna@example.com", "cy@example.com"]
-    assert [each.spec for each in again.cc] == ["ben@example.com"]
+    assert [address.spec for address in again.envelope] == ["anna@example.com", "cy@example.com"]
+    assert [address.spec for address in again.cc] == ["ben@example.com"]

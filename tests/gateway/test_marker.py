@@ -55,7 +55,7 @@ def test_it_is_left_out_where_a_preflight_is_proven_and_nowhere_else(
     with Hostile(answer(200), at={TICKET: [ticket], FOUND: [found]}) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, PRESET)))
         assert outcome.kind is OutcomeKind.DELIVERED
-        [note] = [each for each in server.requests if each.path == NOTES]
+        [note] = [request for request in server.requests if request.path == NOTES]
         assert json.loads(note.body)["text"] == text
 
 

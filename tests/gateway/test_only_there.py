@@ -79,7 +79,7 @@ def test_the_password_of_a_log_in_goes_nowhere_else(trick: str, good: Hostile, e
     settings = gateway_settings(good.url, login_path=trick.format(f"127.0.0.1:{evil.port}"), **ACCOUNT)
     with pytest.raises(ConfigurationError, match=r"gateway\.login_path") if trick in REFUSED else nullcontext():
         deliver(settings)
-    assert [b"geheim" in each.body for each in good.requests][:1] == [True] * (trick not in REFUSED)
+    assert [b"geheim" in request.body for request in good.requests][:1] == [True] * (trick not in REFUSED)
 
 
 @pytest.mark.parametrize(

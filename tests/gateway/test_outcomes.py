@@ -230,8 +230,8 @@ def test_a_header_may_be_in_any_charset() -> None:
 def test_cookies_are_neither_minded_nor_kept(cookie: str) -> None:
     with Hostile(answer(200, SUCCEEDED, {"Set-Cookie": cookie})) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
-    assert [each.kind for each in outcomes] == [DELIVERED, DELIVERED]
-    assert all("cookie" not in each.headers for each in server.requests)
+    assert [outcome.kind for outcome in outcomes] == [DELIVERED, DELIVERED]
+    assert all("cookie" not in request.headers for request in server.requests)
 
 
 # Retry-After.
@@ -304,8 +304,8 @@ def test_an_answer_of_just_the_limit_is_read() -> None:
 def test_a_connection_that_was_not_read_to_the_end_is_not_used_again() -> None:
     with Hostile(answer(500, b"a" * TEN_MB), answer(200, SUCCEEDED)) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
-    assert [each.kind for each in outcomes] == [TRANSIENT, DELIVERED]
-    assert [each.connection for each in server.requests] == [1, 2]
+    assert [outcome.kind for outcome in outcomes] == [TRANSIENT, DELIVERED]
+    assert [request.connection for request in server.requests] == [1, 2]
 
 
 # Kept connections.
@@ -319,8 +319,8 @@ def test_a_put_is_not_sent_again_over_a_kept_connection(tmp_path: Path, behaviou
         outcomes = deliver_in_turn(
             gateway_settings(server.url, preset=preset), queued(body="first"), queued(body="second")
         )
-    assert [each.kind for each in outcomes] == [DELIVERED, UNKNOWN]
-    assert [(each.method, json.loads(each.body), each.connection) for each in server.requests] == [
+    assert [outcome.kind for outcome in outcomes] == [DELIVERED, UNKNOWN]
+    assert [(request.method, json.loads(request.body), request.connection) for request in server.requests] == [
         ("PUT", {"body": "first"}, 1),
         ("PUT", {"body": "second"}, 1),
     ]
@@ -331,8 +331,8 @@ def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
         outcomes = deliver_in_turn(
             gateway_settings(server.url), queued(), queued(), until=lambda: not server.open_connections
         )
-    assert [each.kind for each in outcomes] == [DELIVERED, DELIVERED]
-    assert [each.connection for each in server.requests] == [1, 2]
+    assert [outcome.kind for outcome in outcomes] == [DELIVERED, DELIVERED]
+    assert [request.connection for request in server.requests] == [1, 2]
 
 
 def test_one_connection_serves_many_messages() -> None:
@@ -348,7 +348,7 @@ def test_each_of_many_at_once_has_its_own_outcome() -> None:
     messages = [queued(ticket_id=status) for status in (200, 404, 429, 500)] * 4
     with Hostile(at=paths) as server:
         outcomes = deliver_together(gateway_settings(server.url), *messages)
-    assert [each.status_code for each in outcomes] == [200, 404, 429, 500] * 4
+    assert [outcome.status_code for outcome in outcomes] == [200, 404, 429, 500] * 4
     assert len(server.requests) == 16
 
 
@@ -518,7 +518,7 @@ def test_large_messages_arrive_whole() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url), *[queued(body=LARGE)] * 3)
     assert outcomes == [Outcome(DELIVERED, 200)] * 3
-    assert [json.loads(each.body)["body"] == LARGE for each in server.requests] == [True] * 3
+    assert [json.loads(request.body)["body"] == LARGE for request in server.requests] == [True] * 3
 
 
 @pytest.mark.parametrize(

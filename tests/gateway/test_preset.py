@@ -139,8 +139,8 @@ def test_a_request_has_these_headers_and_no_others() -> None:
 def test_texts_arrive_as_they_were() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_in_turn(gateway_settings(server.url), *(queued(subject=text, body=text) for text in TEXTS))
-    contents = [json.loads(each.body) for each in server.requests]
-    assert [(each["subject"], each["body"]) for each in contents] == [(text, text) for text in TEXTS]
+    contents = [json.loads(request.body) for request in server.requests]
+    assert [(content["subject"], content["body"]) for content in contents] == [(text, text) for text in TEXTS]
 
 
 @settings(max_examples=60, deadline=None)
@@ -302,7 +302,7 @@ def test_nothing_is_smuggled_into_a_header(value: str, tmp_path: Path) -> None:
 def test_each_request_carries_its_messages_key() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_in_turn(gateway_settings(server.url), queued("key-1"), queued("key-2"), queued("key-1"))
-    assert [each.headers["idempotency-key"] for each in server.requests] == ["key-1", "key-2", "key-1"]
+    assert [request.headers["idempotency-key"] for request in server.requests] == ["key-1", "key-2", "key-1"]
 
 
 def test_the_key_may_go_by_another_name(tmp_path: Path) -> None:

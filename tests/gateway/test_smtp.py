@@ -256,7 +256,7 @@ def test_many_mails_go_side_by_side() -> None:
 
     with MailServer() as server:
         outcomes = asyncio.run(all_of_them())
-    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
     assert {each.parsed["Message-ID"] for each in server.mails} == {f"<key-{each}@example.com>" for each in range(20)}
 
 
@@ -281,7 +281,7 @@ def test_a_certificate_that_nobody_vouches_for_is_told_nothing(tls: ssl.SSLConte
         outcome = mail(mail_settings(server.url, starttls=True, username="agent", password=PASSWORD))
     assert (outcome.kind, outcome.status_code) == (OutcomeKind.UNAUTHORIZED, None)
     assert "certificate verify failed" in (outcome.error or "")
-    assert [each for each in server.said if each.startswith(("MAIL", "AUTH"))] == []
+    assert [line for line in server.said if line.startswith(("MAIL", "AUTH"))] == []
 
 
 @pytest.mark.parametrize("answers", [{}, {"EHLO": "502 no such command"}])
@@ -290,7 +290,7 @@ def test_a_server_without_starttls_is_told_nothing(answers: dict[str, Any]) -> N
         outcome = mail(mail_settings(server.url, starttls=True))
     assert outcome.kind is OutcomeKind.UNAUTHORIZED
     assert (outcome.error or "").startswith("STARTTLS: the server offers none, and the mail would go in the clear")
-    assert not [each for each in server.said if each.startswith("MAIL")]
+    assert not [line for line in server.said if line.startswith("MAIL")]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_server_without_starttls_is_told_nothing(answers: dict[str, Any]) -> N
 def test_starttls_that_is_refused(tls: ssl.SSLContext, reply: str, kind: OutcomeKind) -> None:
     with MailServer(tls=tls, STARTTLS=reply) as server:
         assert mail(mail_settings(server.url, starttls=True)).kind is kind
-    assert not [each for each in server.said if each.startswith("MAIL")]
+    assert not [line for line in server.said if line.startswith("MAIL")]
 
 
 def test_what_was_said_before_tls_is_forgotten(tls: ssl.SSLContext, certificate: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_log_in(reply: str, kind: OutcomeKind) -> None:
     with MailServer(extensions=[*EXTENSIONS, "AUTH PLAIN LOGIN"], AUTH=reply) as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome.kind is kind
-    [said] = [each for each in server.said if each.startswith("AUTH")]
+    [said] = [line for line in server.said if line.startswith("AUTH")]
     assert base64.b64decode(said.removeprefix("AUTH PLAIN ")).decode() == f"\0agent\0{PASSWORD}"
 
 
@@ -367,7 +367,7 @@ def test_who_is_refused_keeps_it_from_nobody_else(reply: str, kind: OutcomeKind)
     assert (outcome.kind, outcome.status_code) == (kind, int(reply[:3]))
     assert outcome.error == f"RCPT {BEN}: SMTP {reply}; all others have it"
     assert outcome.delivered_to == (ANNA, CY)
-    assert [each.recipients for each in server.mails] == [(ANNA, CY)]
+    assert [received.recipients for received in server.mails] == [(ANNA, CY)]
 
 
 @pytest.mark.parametrize("reply", ["550 5.1.1 no such user", "530 5.7.0 log in first"])
@@ -443,7 +443,7 @@ def test_the_size_that_is_announced_is_that_of_the_mail(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x" * size)
     with MailServer() as server:
         mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a","b","c","d","e"]'))
-    [said] = [each for each in server.said if each.startswith("MAIL")]
+    [said] = [line for line in server.said if line.startswith("MAIL")]
     assert said.endswith(f"SIZE={len(server.mails[0].raw)}")
 
 
@@ -487,4 +487,4 @@ def test_asking_goes_as_far_as_the_log_in_and_sends_nothing(reply: str, kind: Ou
         settings = mail_settings(server.url, username="agent", password=PASSWORD)
         outcome = asyncio.run(open_smtp(settings).probe())
     assert outcome.kind is kind
-    assert [each.partition(" ")[0] for each in server.said] == ["ehlo", "AUTH", "QUIT"]
+    assert [line.partition(" ")[0] for line in server.said] == ["ehlo", "AUTH", "QUIT"]

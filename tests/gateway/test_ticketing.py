@@ -182,7 +182,7 @@ SYSTEMS = [
 ]
 
 
-@pytest.fixture(params=SYSTEMS, ids=[each.preset for each in SYSTEMS])
+@pytest.fixture(params=SYSTEMS, ids=[candidate.preset for candidate in SYSTEMS])
 def system(request: pytest.FixtureRequest) -> System:
     found: System = request.param
     return found
@@ -264,7 +264,7 @@ def test_a_reply_arrives_as_a_reply_and_reads_as_it_was_written(system: System, 
 
 def test_a_note_that_could_not_be_kept_in_is_not_sent() -> None:
     """django-helpdesk mails it to whoever is copied in, unless it is set not to, which nobody can ask for."""
-    system = next(each for each in SYSTEMS if each.preset == "helpdesk")
+    system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")
     with system.fake() as fake:
         note = queued(ticket_id=system.ticket, message_type="internal", cc_emails=None)
         outcome = deliver(settings(system, fake), note)
@@ -275,7 +275,7 @@ def test_a_note_that_could_not_be_kept_in_is_not_sent() -> None:
 
 def test_what_is_left_out_of_a_preset_can_be_put_in(tmp_path: Path) -> None:
     """Its file says how, for a site that is set to keep notes in."""
-    system = next(each for each in SYSTEMS if each.preset == "helpdesk")
+    system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")
     text = re.sub(
         r"(?m)^# (?=\[|like|ignores|confirmed|ticket =|comment|public|path|holds)", "", preset_text("helpdesk")
     )
@@ -283,7 +283,7 @@ def test_what_is_left_out_of_a_preset_can_be_put_in(tmp_path: Path) -> None:
         note = queued(ticket_id=system.ticket, message_type="internal", cc_emails=None, body=TEXT)
         own = settings(system, fake, preset=preset_file(tmp_path, text.replace("\n#\n", "\n\n")), verify=True)
         assert deliver(own, note).kind is OutcomeKind.DELIVERED
-        assert [each.internal for each in fake.arrived] == [True]
+        assert [message.internal for message in fake.arrived] == [True]
 
 
 def test_a_note_arrives_internal_and_stays_so(system: System, fake: Fake) -> None:
@@ -449,7 +449,7 @@ def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bo
         pytest.skip("its answers don't say")
     preset = made_public(system, tmp_path, confirmed=not verify)
     outcome = deliver(settings(system, fake, preset=preset, verify=verify), message(system, "internal"))
-    assert [each.internal for each in fake.arrived] == [False]
+    assert [message.internal for message in fake.arrived] == [False]
     assert outcome.kind is OutcomeKind.PERMANENT
     assert "is not as it should be" in (outcome.error or "")
 
@@ -473,7 +473,7 @@ def test_somebody_elses_page_is_no_delivery(system: System, message_type: str) -
 
 
 def playing(preset: str) -> System:
-    (found,) = [each for each in SYSTEMS if each.preset == preset]
+    (found,) = [candidate for candidate in SYSTEMS if candidate.preset == preset]
     return found
 
 
@@ -511,10 +511,10 @@ def test_zammad_is_sent_no_mail_without_a_recipient(zammad: Zammad, message_type
 def test_zammad_takes_text_for_text_under_its_subject(zammad: Zammad) -> None:
     for message_type in TYPES:
         to_zammad(zammad, message_type)
-    posts = [each.json for each in zammad.asked if each.method == "POST"]
-    assert [each["subject"] for each in posts] == ["Your delivery"] * 3
-    assert [each["content_type"] for each in posts] == ["text/plain"] * 3
-    assert [(each["type"], each["internal"]) for each in posts] == [("email", False), ("email", True), ("note", True)]
+    posts = [request.json for request in zammad.asked if request.method == "POST"]
+    assert [post["subject"] for post in posts] == ["Your delivery"] * 3
+    assert [post["content_type"] for post in posts] == ["text/plain"] * 3
+    assert [(post["type"], post["internal"]) for post in posts] == [("email", False), ("email", True), ("note", True)]
 
 
 def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -> None:
@@ -522,7 +522,7 @@ def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -
     system = playing("zammad")
     preset = preset_file(tmp_path, preset_text("zammad").replace('preflight = "ticket_agent"', ""))
     outcome = deliver(settings(system, zammad, preset=preset), message(system))
-    assert (outcome.kind, [each.mailed for each in zammad.arrived]) == (OutcomeKind.PERMANENT, [False])
+    assert (outcome.kind, [message.mailed for message in zammad.arrived]) == (OutcomeKind.PERMANENT, [False])
 
 
 @pytest.mark.parametrize(
@@ -697,7 +697,7 @@ def test_freshdesk_forwards_nothing_but_the_message_to_a_supplier(freshdesk: Fre
 def test_freshdesk_that_shows_a_forward_to_the_customer_is_noticed(freshdesk: Freshdesk) -> None:
     freshdesk.forwards_are_private = False
     outcome = to_freshdesk(freshdesk, "supplier")
-    assert (outcome.kind, [each.internal for each in freshdesk.arrived]) == (OutcomeKind.PERMANENT, [False])
+    assert (outcome.kind, [message.internal for message in freshdesk.arrived]) == (OutcomeKind.PERMANENT, [False])
     assert "is not as it should be" in (outcome.error or "")
 
 
@@ -747,7 +747,7 @@ def test_jira_is_told_of_each_comment_whether_it_is_public(jira: JiraServiceMana
     jira.default_public = default
     for message_type in TYPES:
         to_jira(jira, message_type)
-    assert [each.internal for each in jira.arrived] == [False, False, True]
+    assert [message.internal for message in jira.arrived] == [False, False, True]
 
 
 def test_jira_that_shows_no_properties_is_sent_nothing_again(jira: JiraServiceManagement) -> None:

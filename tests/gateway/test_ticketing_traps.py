@@ -72,13 +72,13 @@ def with_session(request: pytest.FixtureRequest) -> Iterator[Znuny | Glpi]:
 
 
 def log_ins(fake: Played) -> int:
-    return sum(each.path.endswith(("/Session", "/initSession")) for each in fake.asked)
+    return sum(request.path.endswith(("/Session", "/initSession")) for request in fake.asked)
 
 
 def test_one_session_does_for_many_messages(with_session: Znuny | Glpi) -> None:
     settings = gateway_settings(with_session.url, verify=True, **ACCOUNTS[type(with_session)])
     outcomes = deliver_in_turn(settings, MESSAGE, NOTE, replace(MESSAGE, unsettled_since=LONG_AGO))
-    assert [(each.kind, each.error) for each in outcomes] == [
+    assert [(outcome.kind, outcome.error) for outcome in outcomes] == [
         (OutcomeKind.DELIVERED, None),
         (OutcomeKind.DELIVERED, None),
         (OutcomeKind.DELIVERED, "found by look-up"),
@@ -146,13 +146,13 @@ def test_znuny_that_stores_an_article_and_fails_to_queue_its_mail_gets_no_second
     assert outcome.error.endswith(
         "; the article may be on the ticket already, with its mail not sent: look there first"
     )
-    assert [each.marks for each in znuny.arrived] == [{}]
+    assert [message.marks for message in znuny.arrived] == [{}]
 
 
 def test_znuny_that_fails_to_set_the_key_gets_no_second_article(znuny: Znuny) -> None:
     znuny.fields_fail = True
     assert sent(znuny).kind is OutcomeKind.PERMANENT
-    assert [each.marks for each in znuny.arrived] == [{}]
+    assert [message.marks for message in znuny.arrived] == [{}]
 
 
 @pytest.mark.parametrize("message", [MESSAGE, NOTE], ids=["message", "note"])

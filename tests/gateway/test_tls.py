@@ -44,9 +44,9 @@ def test_a_log_in_asks_for_the_certificate_too(tls: ssl.SSLContext) -> None:
 def test_connections_are_kept_and_closed(tls: ssl.SSLContext, certificate: Path) -> None:
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
         settings = gateway_settings(server.url, ca_file=certificate)
-        assert {each.kind for each in deliver_in_turn(settings, *[queued()] * 5)} == {OutcomeKind.DELIVERED}
+        assert {outcome.kind for outcome in deliver_in_turn(settings, *[queued()] * 5)} == {OutcomeKind.DELIVERED}
         assert len(server.connections) == 1
-        assert {each.kind for each in deliver_together(settings, *[queued()] * 8)} == {OutcomeKind.DELIVERED}
+        assert {outcome.kind for outcome in deliver_together(settings, *[queued()] * 8)} == {OutcomeKind.DELIVERED}
     assert len(server.requests) == 13
 
 

@@ -17,7 +17,7 @@ class Redmine(Fake):
     def answer(self, asked: Asked) -> Answered:
         match asked.method, asked.path.removesuffix(".json").strip("/").split("/"):
             case "GET", ["issues", ticket]:
-                journals = [{"notes": each.text} for each in self.arrived if each.ticket == ticket]
+                journals = [{"notes": message.text} for message in self.arrived if message.ticket == ticket]
                 return Answered(200, {"issue": {"project": {"id": 1}, "journals": journals}})
             case "GET", ["users", "current"]:
                 return Answered(200, {"user": {"admin": True, "memberships": []}})

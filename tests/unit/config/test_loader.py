@@ -285,7 +285,7 @@ def test_the_user_s_folder_is_looked_into_after_the_current_one(folder: Path) ->
 def test_files_are_looked_for_here_then_in_the_user_s_folder_then_in_etc(
     environment: dict[str, str], user: list[str]
 ) -> None:
-    assert [str(each) for each in candidates(environment)] == [
+    assert [str(path) for path in candidates(environment)] == [
         "retrycli.toml",
         *user,
         "/etc/retrycli/retrycli.toml",
@@ -707,7 +707,7 @@ def test_a_message_type_may_differ_in_one_thing_and_is_as_the_rest_in_all_others
 def test_a_message_type_overrides_what_the_file_says_of_all() -> None:
     toml = "[schedule]\nmax_retries = 5\nbase_minutes = 20\n[schedule.types.internal]\nmax_retries = 2\n"
     policies = read(toml).settings.policies
-    assert [policies[each].max_retries for each in MessageType] == [5, 5, 2]
+    assert [policies[message_type].max_retries for message_type in MessageType] == [5, 5, 2]
     assert policies[MessageType.INTERNAL].backoff.base == timedelta(minutes=20)
 
 
