@@ -17,8 +17,6 @@ from retrycli.views import formatting
 if TYPE_CHECKING:
     from types import FrameType
 
-    from retrycli.operations.sandbox import Seen
-
 
 def sandbox(
     port: Annotated[
@@ -59,9 +57,9 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _show_request(seen: Seen) -> None:
-    key = f"  key {printable(seen.key)}" if seen.key else ""
-    typer.echo(f"{seen.status}  {seen.method} {printable(seen.path)}{key}")
+def _show_request(method: str, path: str, delivery_key: str | None, status: int) -> None:
+    key = f"  key {printable(delivery_key)}" if delivery_key else ""
+    typer.echo(f"{status}  {method} {printable(path)}{key}")
 
 
 def demo() -> None:

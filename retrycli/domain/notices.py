@@ -64,10 +64,7 @@ class IncidentChange:
 
     topic: Topic
     turn: Turn
-    since: datetime
-    detail: str | None = None
-    next_step: str | None = None
-    at_the_latest: bool = False
+    incident: Incident
 
 
 Item = Escalated | Missed | IncidentChange
@@ -115,9 +112,10 @@ def to_tell(
             continue
         known[topic] = told
         if turn is not None:
-            detail, step = (incident.detail, incident.next_step) if incident else (None, None)
-            is_latest = incident is not None and incident.at_the_latest and incident.since == told.since
-            items.append(IncidentChange(topic, turn, told.since, detail, step, at_the_latest=is_latest))
+            shown = incident
+            if shown is None or shown.since != told.since:  # its start is what the target was told
+                shown = replace(shown or Incident(told.since), since=told.since, at_the_latest=False)
+            items.append(IncidentChange(topic, turn, shown))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
     if gaps := _new_gaps(situation, memory):

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from retrycli.domain import suggested
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.incidents import COST, Topic, Turn, utc
+from retrycli.domain.incidents import COST, Incident, Topic, Turn, utc
 from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 
@@ -102,7 +102,7 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
     """Return the headline and the paragraph of an item."""
     match item:
         case IncidentChange():
-            return HEADLINES[item.topic, item.turn], _incident_text(item, context)
+            return HEADLINES[item.topic, item.turn], _incident_text(item.topic, item.turn, item.incident, context)
         case Missed():
             return "no pass was made for " + _length(item.until - item.after), (
                 f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing called `retrycli run-once`, "
@@ -118,10 +118,10 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
     assert_never(item)
 
 
-def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
-    if change.turn is Turn.ENDED:
-        lasted = f"since {utc(change.since)}, for {_length(context.at - change.since)}"
-        times = f"at {utc(change.since)}, and took a message at {utc(context.at)}"
+def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: NoticeContext) -> str:
+    if turn is Turn.ENDED:
+        lasted = f"since {utc(incident.since)}, for {_length(context.at - incident.since)}"
+        times = f"at {utc(incident.since)}, and took a message at {utc(context.at)}"
         return {
             Topic.DOWN: f"{context.destination} accepts messages again. It had been down {lasted}; nothing was lost.",
             Topic.CREDENTIALS: f"{context.destination} accepts our credentials again. It refused them {times}.",
@@ -131,13 +131,14 @@ def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
             "have expired are escalated.",
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
-        }[change.topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
-    since = f"since {utc(change.since)}" + (" at the latest" if change.at_the_latest else "")
-    detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
-    fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
-    same = inert(change.detail, LONGEST_SAME) if change.detail else f"{context.destination} gives all the same answer"
+        }[topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
+    since = f"since {utc(incident.since)}" + (" at the latest" if incident.at_the_latest else "")
+    detail = f" ({inert(incident.detail, LONGEST_CAUSE)})" if incident.detail else ""
+    said = inert(incident.detail or "", LONGEST_SAME)
+    fault = f": {said}" if said else ""
+    same = said or f"{context.destination} gives all the same answer"
     waiting = _count(context.waiting, "message")
-    step = change.next_step or "list-failed --state waiting"
+    step = incident.next_step or "list-failed --state waiting"
     return {
         Topic.DOWN: f"{context.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
         f"{waiting} waiting.\n{_next('retrycli status')}",
@@ -147,13 +148,13 @@ def _incident_text(change: IncidentChange, context: NoticeContext) -> str:
         + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy before the API"),
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
-        Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_SAME)}. An expired message is "
+        Topic.EXPIRY: f"{said or 'Messages are about to expire'}. An expired message is "
         f"escalated. This is announced {since}.\n{_next(f'retrycli {step}')}",
         Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
         + _next("`retrycli passes`; then remove the cause"),
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
         + _next("`retrycli status`; if that pass hangs, end it"),
-    }[change.topic]
+    }[topic]
 
 
 def _cause_lines(causes: Sequence[EscalationCause]) -> list[str]:

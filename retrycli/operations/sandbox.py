@@ -37,16 +37,6 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One request and its response status, for a listener."""
-
-    method: str
-    path: str
-    key: str | None
-    status: int
-
-
-@dataclass(frozen=True, slots=True)
 class Received:
     """An accepted message. ``kind`` is message or note; ``times`` counts deliveries under its key."""
 
@@ -60,6 +50,7 @@ class Received:
 
 
 Answer = tuple[int, dict[str, object]]  # status and JSON
+Listener = Callable[[str, str, str | None, int], None]  # method, path, delivery key and response status
 
 
 def _failure(status: int, text: str) -> Answer:
@@ -109,7 +100,7 @@ class Sandbox(ThreadingTCPServer):
         *,
         rng: Random,
         port: int = 0,
-        listener: Callable[[Seen], None] = lambda _: None,
+        listener: Listener = lambda *_: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -172,10 +163,10 @@ class Sandbox(ThreadingTCPServer):
             case _:
                 return _failure(404, f"No {method} {path} here; GET / tells what there is")
 
-    def tell(self, seen: Seen) -> None:
+    def tell(self, method: str, path: str, key: str | None, status: int) -> None:
         """Pass a request to the listener."""
         with self._listening:
-            self._listener(seen)
+            self._listener(method, path, key, status)
 
     def _fault(self) -> Answer | None:
         with self._lock:
@@ -223,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         refusal, key = self._refusal(), self.headers.get("Idempotency-Key")
         body = b"" if refusal else self.rfile.read(int(self.headers.get("Content-Length", 0)))
         status, content = refusal or self.server.answer(self.command, self.path, key, body)
-        self.server.tell(Seen(self.command, self.path, key, status))
+        self.server.tell(self.command, self.path, key, status)
         text = json.dumps(content, default=datetime.isoformat).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -144,7 +144,7 @@ def test_the_end_tells_since_when_it_was(world: World, topic: Topic) -> None:
     world.tick()
     [ended] = world.target.heard[-1]
     assert isinstance(ended, IncidentChange)
-    assert (ended.turn, ended.since) == (ENDED, began)
+    assert (ended.turn, ended.incident.since) == (ENDED, began)
 
 
 def test_a_reminder_does_not_wait_for_a_tick_because_cron_is_a_little_early(world: World) -> None:
@@ -351,7 +351,7 @@ def test_a_target_that_was_deaf_for_all_of_a_trouble_hears_that_it_is_over_and_s
     assert world.tick() == ["down ended"]
     [ended] = world.target.heard[-1]
     assert isinstance(ended, IncidentChange)
-    assert ended.since == began
+    assert ended.incident.since == began
     assert told(world, [BUSY] * 30) == []
 
 

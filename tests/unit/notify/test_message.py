@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.incidents import Topic, Turn
+from retrycli.domain.incidents import Incident, Topic, Turn
 from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 from retrycli.notify.message import HEADLINES, NoticeContext, trial, worded
@@ -17,7 +17,7 @@ from retrycli.operations.incidents import TASKS
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 HERE = NoticeContext("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
 CAUSE = EscalationCause(12, {"customer": 9, "supplier": 3}, "HTTP 422: recipient unknown", 17, ["4711", "4712"])
-CHANGES = [IncidentChange(topic, turn, NOON - timedelta(hours=9, minutes=15)) for topic, turn in HEADLINES]
+CHANGES = [IncidentChange(topic, turn, Incident(NOON - timedelta(hours=9, minutes=15))) for topic, turn in HEADLINES]
 
 MARKUP = "<!channel> <b>x</b> @everyone #general *bold* ~no~ `code` [x](https://evil.example) a|b _so_"
 INTERPRETED = set("<>&@#*~`|[]")
@@ -40,13 +40,13 @@ def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change:
 
 
 def test_a_refusal_that_is_over_is_told_by_its_times_as_nothing_may_have_been_tried_between() -> None:
-    told = body(IncidentChange(Topic.CREDENTIALS, Turn.ENDED, NOON - timedelta(minutes=3)))
+    told = body(IncidentChange(Topic.CREDENTIALS, Turn.ENDED, Incident(NOON - timedelta(minutes=3))))
     assert "It refused them at 2025-03-03 11:57 UTC, and took a message at 2025-03-03 12:00 UTC." in told
     assert "3 min" not in told
 
 
 def test_no_outage_lasts_for_0_min() -> None:
-    told = body(IncidentChange(Topic.DOWN, Turn.ENDED, NOON - timedelta(seconds=20)))
+    told = body(IncidentChange(Topic.DOWN, Turn.ENDED, Incident(NOON - timedelta(seconds=20))))
     assert "for less than a minute; nothing was lost" in told
 
 
@@ -106,7 +106,8 @@ def test_a_gap_is_told_with_both_its_ends() -> None:
 
 
 def test_several_things_are_one_notification() -> None:
-    notice = worded([IncidentChange(Topic.DOWN, Turn.ENDED, NOON - timedelta(hours=9)), Escalated([CAUSE])], HERE)
+    is_back = IncidentChange(Topic.DOWN, Turn.ENDED, Incident(NOON - timedelta(hours=9)))
+    notice = worded([is_back, Escalated([CAUSE])], HERE)
     assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need an operator"
     assert notice.body.index("accepts messages again") < notice.body.index("12 × HTTP 422")
     assert not notice.good

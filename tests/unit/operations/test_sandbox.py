@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.operations.sandbox import FAILURES, KEPT, LARGEST_BODY, Behaviour, Sandbox, Seen, share
+from retrycli.operations.sandbox import FAILURES, KEPT, LARGEST_BODY, Behaviour, Sandbox, share
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MESSAGE = {
@@ -338,8 +338,8 @@ def test_what_is_no_request_is_refused_in_json_too(raw: bytes, status: int) -> N
 
 
 def test_the_listener_hears_of_each_request() -> None:
-    heard: list[Seen] = []
-    with sandbox_with(listener=heard.append) as sandbox:
+    heard: list[tuple[object, ...]] = []
+    with sandbox_with(listener=lambda *seen: heard.append(seen)) as sandbox:
         deliver(sandbox, "key")
         ask(sandbox, "GET", "/received?x=1")
         ask(sandbox, "POST", "/tickets/1/notes", b"{")
@@ -347,18 +347,18 @@ def test_the_listener_hears_of_each_request() -> None:
         sandbox.behaviour = Behaviour(down=True)
         deliver(sandbox)
     assert heard == [
-        Seen("POST", "/tickets/12/messages", "key", 200),
-        Seen("GET", "/received?x=1", None, 200),
-        Seen("POST", "/tickets/1/notes", None, 400),
-        Seen("POST", "/tickets/1/notes", None, 411),
-        Seen("POST", "/tickets/12/messages", None, 503),
+        ("POST", "/tickets/12/messages", "key", 200),
+        ("GET", "/received?x=1", None, 200),
+        ("POST", "/tickets/1/notes", None, 400),
+        ("POST", "/tickets/1/notes", None, 411),
+        ("POST", "/tickets/12/messages", None, 503),
     ]
 
 
 def test_the_listener_may_look_at_what_was_received() -> None:
     counts: list[int] = []
 
-    def look(_: Seen) -> None:
+    def look(*_: object) -> None:
         counts.append(len(sandbox.received))
 
     with sandbox_with(listener=look) as sandbox:
