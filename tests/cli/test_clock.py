@@ -209,6 +209,10 @@ def passes_around(application: Application, change: datetime) -> None:
             there.run_at(now)
 
 
+@pytest.mark.long_except(
+    "test_summer_time_makes_no_message_early_or_late[Europe/Berlin-it begins]",
+    "test_summer_time_makes_no_message_early_or_late[Europe/Berlin-it ends]",
+)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC"])
 def test_summer_time_makes_no_message_early_or_late(application: Application, change: datetime, zone: str) -> None:

@@ -366,13 +366,16 @@ def begun(application: Application) -> int:
     return int(found)
 
 
+ATTEMPTS = 30_000
+
+
 @pytest.mark.parametrize("new", ["postgresql", pytest.param("sqlite", marks=pytest.mark.long)])
 def test_killed_half_way_and_run_again_it_ends_as_if_nothing_had_been(cli: Cli, templates: Templates, new: str) -> None:
     """Two times over; what had arrived is not written again."""
     with moving(cli, templates, "sqlite", new) as move:
         fill(move.old)
         move.old.sql("DELETE FROM retrycli_attempts")
-        many(move.old, 60_000)
+        many(move.old, ATTEMPTS)
         move_data(move.old, move.new)
         arrived = 0
         for _ in range(2):
@@ -381,10 +384,10 @@ def test_killed_half_way_and_run_again_it_ends_as_if_nothing_had_been(cli: Cli, 
             process.send_signal(signal.SIGKILL)
             assert end(process).returncode == -signal.SIGKILL
             arrived = begun(move.new)
-        assert 0 < arrived < 60_000
+        assert 0 < arrived < ATTEMPTS
         done = move.json()
         [attempts] = [each for each in done["tables"] if each["table"] == "retrycli_attempts"]
-        assert (attempts["added"], attempts["changed"], attempts["removed"]) == (60_000 - arrived, 0, 0)
+        assert (attempts["added"], attempts["changed"], attempts["removed"]) == (ATTEMPTS - arrived, 0, 0)
         assert done["verified"]
         assert all_of(move.new) == all_of(move.old)
 
@@ -393,7 +396,7 @@ def test_no_pass_is_made_meanwhile(cli: Cli, templates: Templates) -> None:
     """Neither here nor there: each is skipped, and where it was written down it is copied as well."""
     attempt = {"message_id": 1, "number": 1, "made_by": "pass", "started_at": NOON, "finished_at": NOON}
     with moving(cli, templates, "postgresql", "postgresql") as move:
-        put(move.old, "retrycli_attempts", *([attempt] * 20_000))
+        put(move.old, "retrycli_attempts", *([attempt] * 10_000))
         known = cli.having({"RETRYCLI_GATEWAY__BASE_URL": NOBODY, "RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"})
         process = cli.start("db", "copy", "--from", move.old.url, "--to", move.new.url)
         wait_until(lambda: begun(move.new) > 0, process)

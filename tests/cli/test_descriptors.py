@@ -105,7 +105,7 @@ def limited(cli: Cli, soft: int, hard: int) -> Cli:
 
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
-@pytest.mark.parametrize(("soft", "hard", "messages"), [(256, 256, 600), (64, 64, 60), (64, 4096, 600)])
+@pytest.mark.parametrize(("soft", "hard", "messages"), [(256, 256, 300), (64, 64, 60), (64, 4096, 600)])
 def test_a_pass_with_few_descriptors_sends_every_message_once(
     cli: Cli, application: Application, soft: int, hard: int, messages: int
 ) -> None:

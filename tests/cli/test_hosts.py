@@ -79,7 +79,7 @@ def test_hosts_share_the_work_and_send_each_message_once(
 
 @on_postgresql
 def test_two_hosts_probe_a_dead_api_once(two_hosts: list[Cli], application: Application) -> None:
-    application.add_due(1200)
+    application.add_due(300)
     with Scripted(BUSY) as api:
         env = {**application.variables(api.url), "RETRYCLI_RUN__CONCURRENCY": "1"}
         assert two_hosts[0]("run-once", env=env).returncode == 69

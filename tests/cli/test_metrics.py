@@ -293,11 +293,11 @@ def test_a_folder_that_stays_unwritable_is_spoken_of_again_after_six_hours(
     settings = settings_of(application, sandbox.url, folder)
     begun = datetime.now(UTC) - timedelta(days=1)
     said = []
-    for quarters in range(60):
+    for quarters in (*range(3), *range(22, 27), *range(46, 51)):
         at = begun + timedelta(minutes=15 * quarters)
         with logged() as lines:
             retrycli.run_once(settings, runtime=clock_at(at))
-        said += [quarters / 4 for each in lines if each.startswith(WARNING)]
+        said += [quarters / 4 for line in lines if line.startswith(WARNING)]
     assert said == [0, 6, 12]
 
 

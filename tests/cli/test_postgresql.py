@@ -100,6 +100,7 @@ FAKETIME = shutil.which("faketime")
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
+@pytest.mark.long_except("test_what_is_due_is_told_by_the_clock_of_the_database[postgresql-+20m]")
 @pytest.mark.parametrize("shift", ["+20m", "-20m"])
 def test_what_is_due_is_told_by_the_clock_of_the_database(at_work: Cli, application: Application, shift: str) -> None:
     """A host whose clock is wrong sends nothing early and nothing late, and its claims lapse with everybody's."""
@@ -140,6 +141,7 @@ def test_a_row_that_the_application_holds_keeps_no_other_from_being_recorded(
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
+@pytest.mark.long_except("test_what_people_do_is_done_by_the_clock_of_the_database[postgresql-+3h]")
 @pytest.mark.parametrize("shift", ["+3h", "-3h"])
 def test_what_people_do_is_done_by_the_clock_of_the_database(
     at_work: Cli, application: Application, shift: str

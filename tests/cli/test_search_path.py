@@ -11,12 +11,14 @@ from sqlalchemy import make_url
 
 from tests import traps
 from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
-from tests.cli.command import Cli
+from tests.cli.application import Application
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from tests.cli.application import Application
+    from tests.cli.command import Cli
+    from tests.store.conftest import Factory
 
 pytestmark = pytest.mark.databases("postgresql")
 
@@ -35,6 +37,8 @@ LOOKS = (
     "config check",
     "doctor",
 )
+LONG_AGO = "2026-01-02 03:04:05+00"
+TIMES = ("started_at", "heartbeat_at", "finished_at")
 OUTSIDE = re.compile(r"permission denied for function [^\n;]*|TRAP[^\n;]*")
 ACTS = (
     "retry 5",
@@ -52,33 +56,48 @@ ACTS = (
 )
 
 
-def test_nothing_that_is_planted_is_run_as_us(untouched: Application, cli: Cli) -> None:
+@pytest.fixture(scope="module")
+def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database with an application's tables and all traps. To plant 13,000 takes two seconds."""
+    with engine(tmp_path_factory.mktemp("traps"), None) as url:
+        Application(url)
+        assert traps.plant(url) > 1000
+        yield url
+
+
+@pytest.fixture
+def planted(engine: Factory, template: str, tmp_path: Path) -> Iterator[Application]:
+    """An application's database with all traps, which retrycli has never seen."""
+    with engine(tmp_path, template) as url:
+        made = Application(url, tables=None)
+        yield made
+        made.lock.unlink(missing_ok=True)
+
+
+def test_nothing_that_is_planted_is_run_as_us(planted: Application, cli: Cli) -> None:
     """From the first call on, which makes the tables. What resolves outside the catalogue is listed by this test."""
-    untouched.fill()
-    assert traps.plant(untouched.url) > 1000
-    _assert_no_command_runs_one(untouched, cli)
+    planted.fill()
+    _assert_no_command_runs_one(planted, cli)
 
 
-def test_nor_where_the_applications_numbers_are_numeric(untouched: Application, cli: Cli) -> None:
-    for each in ("id", "retry_count"):
-        untouched.execute(f"ALTER TABLE pending_messages ALTER {each} TYPE numeric")
-    untouched.fill()
-    traps.plant(untouched.url)
-    _assert_no_command_runs_one(untouched, cli)
+def test_nor_where_the_applications_numbers_are_numeric(planted: Application, cli: Cli) -> None:
+    for column in ("id", "retry_count"):
+        planted.execute(f"ALTER TABLE pending_messages ALTER {column} TYPE numeric")
+    planted.fill()
+    _assert_no_command_runs_one(planted, cli)
 
 
-def test_nor_over_tables_that_are_full(application: Application, cli: Cli) -> None:
+def test_nor_over_tables_that_are_full(planted: Application, cli: Cli) -> None:
     """An operator is only run where there are rows to compare."""
-    application.fill()
+    planted.fill()
     with Scripted(REJECTS) as api:
-        command = cli.having(application.variables(api.url))
-        for each in ("run-once", "requeue 5 --yes", "edit 6 --subject New --yes", "run-once"):
-            command(*each.split())
-    application.add_due(3)
-    for each in ("queue", "attempts", "acts", "escalations", "passes"):
-        assert application.rows(f"retrycli_{each}") != {}, each
-    traps.plant(application.url)
-    _assert_no_command_runs_one(application, cli)
+        command = cli.having(planted.variables(api.url))
+        for line in ("run-once", "requeue 5 --yes", "edit 6 --subject New --yes", "run-once"):
+            command(*line.split())
+    planted.add_due(3)
+    for table in ("queue", "attempts", "acts", "escalations", "passes"):
+        assert planted.rows(f"retrycli_{table}") != {}, table
+    _assert_no_command_runs_one(planted, cli)
 
 
 def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
@@ -91,27 +110,28 @@ def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
     assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
 
 
-def test_nor_when_a_message_is_escalated_that_others_were_before(application: Application, cli: Cli) -> None:
+def test_nor_when_a_message_is_escalated_that_others_were_before(planted: Application, cli: Cli) -> None:
     """The keys of known escalations are asked for as an array."""
-    application.add(5)
-    application.execute("INSERT INTO retrycli_escalations VALUES ('a key', 'exhausted', '2026-01-02 03:04:05+00')")
-    traps.plant(application.url)
     with Scripted(REJECTS) as api:
-        done = cli.having(application.variables(api.url))("run-once")
+        command = cli.having(planted.variables(api.url))
+        assert command("db", "upgrade").returncode == 0
+        planted.add(5)
+        planted.execute("INSERT INTO retrycli_escalations VALUES ('a key', 'exhausted', ?)", LONG_AGO)
+        done = command("run-once")
     assert "TRAP" not in done.stderr
-    assert [each["state"] for each in application.rows("retrycli_queue").values()] == ["escalated"]
+    assert [row["state"] for row in planted.rows("retrycli_queue").values()] == ["escalated"]
 
 
-def test_nor_when_old_passes_are_forgotten_and_messages_requeued(application: Application, cli: Cli) -> None:
+def test_nor_when_old_passes_are_forgotten_and_messages_requeued(planted: Application, cli: Cli) -> None:
     """Texts are looked for among those of a sub-select."""
-    application.fill()
+    planted.fill()
     with Scripted(REJECTS) as api:
-        command = cli.having(application.variables(api.url))
+        command = cli.having(planted.variables(api.url))
         command("run-once")
-        traps.plant(application.url)
-        said = {each: command(*each.split()) for each in ("requeue 5 --yes", "db prune --older-than 1s --yes")}
-    assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr or done.returncode} == {}
-    assert application.rows("retrycli_passes") == {}
+        planted.execute(f"UPDATE retrycli_passes SET {', '.join(f'{name} = {LONG_AGO!r}' for name in TIMES)}")
+        said = {line: command(*line.split()) for line in ("requeue 5 --yes", "db prune --older-than 1s --yes")}
+    assert {line: done.stderr for line, done in said.items() if "TRAP" in done.stderr or done.returncode} == {}
+    assert planted.rows("retrycli_passes") == {}
 
 
 NUMBERS, TEXTS = ("id", "retry_count"), ("ticket_id", "message_type", "subject", "status", "last_error")
