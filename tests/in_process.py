@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pydoc
 import resource
 import signal
 import sys
@@ -139,13 +140,14 @@ def _state() -> Iterator[None]:
     thresholds = gc.get_threshold()
     tempdir, tempfile.tempdir = tempfile.tempdir, None
     invocation = suggested._Now.call
-    excepthook = sys.excepthook
+    excepthook, pager = sys.excepthook, pydoc.pager
     gc.set_threshold(GC_THRESHOLD)
     try:
         yield
     finally:
         suggested._Now.call = invocation
         sys.excepthook = excepthook
+        vars(pydoc)["pager"] = pager  # it keeps the first pager that it finds
         tempfile.tempdir = tempdir
         gc.set_threshold(*thresholds)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -24,8 +24,9 @@ READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
 """Variables that begin like this, and those below, are read by a command alone: Python reads others when it starts, and
 modules when they are imported."""
 READ_LATE_TOO = frozenset({
-    "COLUMNS", "CREDENTIALS_DIRECTORY", "EDITOR", "FILE", "HOME", "HTTPS_PROXY", "INVOCATION_ID", "LOGNAME", "PATH",
-    "TERM", "TMPDIR", "TZ", "USER", "VISUAL", "_RETRYCLI_COMPLETE", "_TYPER_COMPLETE_ARGS",
+    "COLUMNS", "COMP_CWORD", "COMP_WORDS", "CREDENTIALS_DIRECTORY", "EDITOR", "FILE", "HOME", "HTTPS_PROXY",
+    "INVOCATION_ID", "LOGNAME", "PAGER", "PATH", "TERM", "TMPDIR", "TZ", "USER", "VISUAL", "_RETRYCLI_COMPLETE",
+    "_TYPER_COMPLETE_ARGS",
 })  # fmt: skip
 LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
