@@ -138,6 +138,10 @@ def test_what_cron_is_mailed_suggests_commands_that_work(far: Cli, application: 
     assert pasted(line, cli).returncode == 0
 
 
+@pytest.mark.long_except(
+    "test_an_error_of_usage_suggests_a_command_that_works[show abc-show]",
+    "test_an_error_of_usage_suggests_a_command_that_works[non-]",
+)
 @pytest.mark.parametrize(("wrong", "command"), [("run-once --nonsense", "run-once"), ("show abc", "show"), ("non", "")])
 def test_an_error_of_usage_suggests_a_command_that_works(far: Cli, wrong: str, command: str) -> None:
     link = far.cwd / "bin" / "retry-it"

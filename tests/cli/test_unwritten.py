@@ -241,6 +241,10 @@ def check_escalated_alone(story: Story, one: int = ONE) -> None:
     story.check_escalated("invalid", one)
 
 
+ENDS = [pytest.param(number, marks=pytest.mark.long) for number in (1, MESSAGES)]
+"""The first message and the last, for those that are noticed in the same way as a skipped row."""
+
+
 @pytest.mark.parametrize("one", [1, ONE, MESSAGES])
 def test_a_message_whose_row_skips_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
     """Also if it is the one that the pass tries out before it sends anything."""
@@ -251,7 +255,7 @@ def test_a_message_whose_row_skips_updates_is_sent_once_and_escalated_alone(begi
 
 
 @on_postgresql
-@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+@pytest.mark.parametrize("one", [ONE, *ENDS])
 def test_a_message_that_a_rule_keeps_from_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
     with begin() as story:
         insert_all(story)
@@ -260,7 +264,7 @@ def test_a_message_that_a_rule_keeps_from_updates_is_sent_once_and_escalated_alo
 
 
 @on_postgresql
-@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+@pytest.mark.parametrize("one", [ONE, *ENDS])
 def test_a_message_that_a_policy_hides_from_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
     with begin() as story, role(story) as url:
         insert_all(story)
@@ -440,7 +444,7 @@ def test_a_row_that_refuses_does_not_keep_others_from_being_requeued(
 
 
 @on_postgresql
-@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+@pytest.mark.parametrize("one", [1, ONE, pytest.param(MESSAGES, marks=pytest.mark.long)])
 def test_a_message_that_a_deferred_constraint_refuses_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
     with begin() as story:
         insert_all(story)
