@@ -18,10 +18,8 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 
-LARGEST_ID = 2**63 - 1
-"""Largest integer of both databases."""
-MAX_ERROR_LENGTH = 60
-"""Maximum characters of an error in a completion."""
+LARGEST_ID = 2**63 - 1  # largest integer of both databases
+MAX_ERROR_LENGTH = 60  # maximum characters of an error in a completion
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
 """Look-alikes for the characters that zsh evaluates, or typer reads as markup: the text comes from a ticketing API."""
 

@@ -69,7 +69,6 @@ def _show(asked: Sequence[LookedUp]) -> None:
 
 
 def _describe(message_id: int, result: Presence, error: str | None) -> tuple[str, str | None]:
-    """Return the result in words, and the next command."""
     match result:
         case Presence.ARRIVED:
             but = f", but {error}." if error else ", and is marked as sent."

@@ -180,7 +180,6 @@ def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) ->
 
 
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
-    """Show the changes, ask for confirmation, and apply them."""
     from retrycli.operations.schedule import installation
 
     if not found:

@@ -22,7 +22,6 @@ FAILED_INDEX = {
     "there": "The application's table has an index of its failed rows, retrycli_failed.",
     "invalid": "The index of the failed rows, retrycli_failed, is incomplete, or is being built now.",
 }
-"""Texts for the states of the index."""
 
 
 db = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)

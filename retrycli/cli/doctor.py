@@ -45,6 +45,5 @@ def doctor(
 
 
 def _complete_commands(finding: Finding) -> Finding:
-    """Complete the suggested commands of a finding."""
     remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)
     return replace(finding, found=suggested.quoted(finding.found), remedy=remedy)

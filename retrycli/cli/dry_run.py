@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from retrycli.views.formatting import Cell
     from retrycli.views.terminal import Row
 
-ON_SCREEN = 50
-"""Maximum number of messages on a terminal."""
+ON_SCREEN = 50  # maximum number of messages on a terminal
 NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."
 """A pass may escalate messages for these reasons too. A dry run would have to load every message whole."""
 
@@ -76,7 +75,6 @@ def _row(message: ListedMessage, made: Cell, found: DryRunTotals) -> Row:
 
 
 def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, now: datetime) -> None:
-    """Show how many messages would go where, and how old the oldest is: it may be too old to send."""
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
@@ -103,7 +101,6 @@ def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, no
 
 
 def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
-    """Show how many messages a pass would hold back, because their destination is down or throttled."""
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
             until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"

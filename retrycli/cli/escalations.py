@@ -30,8 +30,7 @@ ESCALATION_FIELDS = (
     *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
 )
 
-HINTS = 3
-"""Maximum number of causes, largest first, that get a suggested command."""
+HINTS = 3  # maximum number of causes, largest first, that get a suggested command
 
 
 escalations = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -90,7 +89,6 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
 
 
 def _hint(group: EscalationGroup) -> str:
-    """Return the suggested command for all messages of a cause."""
     of_cause = f"--fingerprint {group.fingerprint}"
     match group.example.reason:
         case EscalationReason.UNKNOWN:
@@ -164,7 +162,6 @@ def _escalated(message: ListedMessage) -> Row:
 
 
 def _acknowledgement(message: ListedMessage) -> str | None:
-    """Return who acknowledged the message and when, and its note."""
     since = message.acknowledged_at
     seen = f"by {message.acknowledged_by}, {terminal.time_in_words(since)}" if since else None
     return ": ".join(filter(None, (seen, message.note))) or None

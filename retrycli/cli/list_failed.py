@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import ListedMessage
     from retrycli.views.formatting import Cell
 
-ON_SCREEN = 50
-"""Maximum number of rows on a terminal without ``--limit``."""
+ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
 
 
 class Sort(StrEnum):

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
 
-NOT_OK = 3
-"""Exit code: tried and not delivered, or not healthy."""
-REFUSED = 4
-"""Exit code: no such message, or not possible in its state."""
-MAX_NUMBER = 2**31
-"""Maximum of numeric options, as for ``run.limit``."""
+NOT_OK = 3  # exit code: tried and not delivered, or not healthy
+REFUSED = 4  # exit code: no such message, or not possible in its state
+MAX_NUMBER = 2**31  # maximum of numeric options, as for ``run.limit``
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["text", "json"]

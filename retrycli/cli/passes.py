@@ -77,7 +77,6 @@ def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iter
 
 
 def _describe_result(found: PassRecord) -> str | None:
-    """Return the counts that are not zero, and why the pass ended early."""
     words = {"unknown": "of unknown outcome", "released": RELEASED_TEXT}
     counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
     why = describe_end(found.reason, found.detail)

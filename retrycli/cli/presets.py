@@ -174,7 +174,6 @@ def _credentials(preset: Preset) -> tuple[str, ...]:
 
 
 def _capabilities(preset: Preset, message_type: MessageType) -> list[str]:
-    """Return what messages of one type may have besides their text."""
     return [PLACES[column] for column in preset.messages[message_type].capabilities]
 
 

@@ -89,7 +89,6 @@ def confirmed_ids(
 
 
 def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, verb: str, plan: str) -> None:
-    """Show the first messages that will change, and ask for confirmation."""
     number = len(found.ids) - len(left_alone)
     first = [message for message in found.first if message.id not in left_alone]
     show_messages(settings, first)
@@ -152,7 +151,6 @@ def act_on(
 
 
 def _show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
-    """Show the result of an action: sentences on a terminal, else figures or JSON."""
     if as_json:
         terminal.show_json(
             {

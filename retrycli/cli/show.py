@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import AttemptRecord, MessageDetails
     from retrycli.views.terminal import Row
 
-ROW_COLUMNS = ("message_id", "ticket")
-"""Columns of the queue that the message's row has too."""
+ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that the message's row has too
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
@@ -111,7 +110,6 @@ def _json_value(column: str, value: object) -> object:
 
 
 def _show_history(found: MessageDetails) -> None:
-    """Show attempts and operators' actions in the order of time."""
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     rows = _history_rows(found)
     if any(attempt.external_id for attempt in found.attempts):

@@ -21,16 +21,11 @@ if TYPE_CHECKING:
     from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group
     from retrycli.views.terminal import Row
 
-ON_SCREEN = 20
-"""Maximum number of groups on a terminal, except hours, which are all shown."""
-MAX_GROUPS = 10_000
-"""Maximum number of groups off a terminal."""
-CAUSES = 5
-"""Maximum number of errors, unless ``--by error``."""
-NEWEST = 5
-"""Maximum number of outages on a terminal, newest first."""
-CURVE = 48
-"""Width of a curve, in characters."""
+ON_SCREEN = 20  # maximum number of groups on a terminal, except hours, which are all shown
+MAX_GROUPS = 10_000  # maximum number of groups off a terminal
+CAUSES = 5  # maximum number of errors, unless ``--by error``
+NEWEST = 5  # maximum number of outages on a terminal, newest first
+CURVE = 48  # width of a curve, in characters
 
 STDOUT = Path("-")
 

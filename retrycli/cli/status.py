@@ -140,7 +140,6 @@ def _claim_facts(found: Status) -> dict[str, str]:
 
 
 def _expired_facts(found: Status) -> dict[str, str]:
-    """Return how many waiting messages have expired, and when a pass escalates them."""
     expired = found.messages["expired"]
     if not expired:
         return {}
@@ -189,7 +188,6 @@ def _refusal_facts(found: Status) -> dict[str, str]:
 
 
 def _host_facts(found: Status) -> dict[str, str]:
-    """Return the newest pass of every host, if there are several hosts."""
     from retrycli.views import formatting
 
     return {

@@ -28,7 +28,6 @@ def prepare() -> None:
 
 
 def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
-    """Return the same stream, written through a file of class `kind`."""
     raw = BufferedWriter(kind(stream.fileno(), "w", closefd=False))
     return TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=bool(stream.line_buffering))
 

@@ -276,7 +276,6 @@ def _lines(text: str) -> list[str]:
 
 
 def _block_lines(lines: list[str], config: str) -> range | None:
-    """Return the lines of the block for these settings."""
     marks = [line.rstrip("\r\n") for line in lines]
     mark = BEGIN + config
     if mark not in marks:

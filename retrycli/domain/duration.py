@@ -13,8 +13,7 @@ UNITS = {
     "d": timedelta(days=1),
 }
 
-MINUTE, HOUR, DAY = 60, 3600, 86_400
-"""Seconds."""
+MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 
 LONGEST = timedelta(days=36_500)
 """The maximum: today plus or minus this is still a time that Python can represent."""

@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from itertools import islice
 from typing import ClassVar
 
 from retrycli.domain.cron_line import HOUR, schedule
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.retry_policy import later
 
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """A pass that starts this far in the future had a wrong clock, and says nothing about the next one."""
-PASSES_LOOKED_AT = 10
-"""The number of passes from which cron's grid is derived."""
-MAX_TICKS = 2**24
-"""The maximum number of ticks to look ahead: at one a minute, 31 years."""
+PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
+MAX_TICKS = 2**24  # maximum number of ticks to look ahead: at one a minute, 31 years
 MAX_LISTED_TICKS = 2**18
 """The maximum for ticks that are listed one by one: at one a minute, half a year; at one an hour, 30 years."""
 MAX_DAYS_WITHOUT_TICK = 40 * 366
@@ -44,7 +44,6 @@ RANGES = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAY
 class Ticks(ABC):
     """The times at which passes start, by number."""
 
-    __slots__ = ()
     farthest: ClassVar[int] = MAX_TICKS
 
     @abstractmethod
@@ -81,7 +80,6 @@ class Grid(Ticks):
     interval: timedelta
 
     def __getitem__(self, number: int) -> datetime:
-        """Return the time of a tick."""
         return later(self.origin, self.interval, times=number)
 
     def after(self, time: datetime) -> int:
@@ -90,13 +88,12 @@ class Grid(Ticks):
 
 
 class Listed(Ticks):
-    """Ticks at any intervals; number 0 is the first.
+    """Ticks at any intervals; number 0 is the first. After the last one there is the end of time.
 
     Args:
         ticks: the times, in order. They are read on demand.
     """
 
-    __slots__ = ("_coming", "_known")
     farthest = MAX_LISTED_TICKS
 
     def __init__(self, ticks: Iterator[datetime]) -> None:
@@ -104,24 +101,17 @@ class Listed(Ticks):
         self._known: list[datetime] = []
 
     def __getitem__(self, number: int) -> datetime:
-        """Return the time of a tick; the end of time if there is no such tick."""
-        while len(self._known) <= number:
-            if not self._read_next():
-                return datetime.max.replace(tzinfo=UTC)
-        return self._known[number]
+        self._known += islice(self._coming, max(number + 1 - len(self._known), 0))
+        return self._known[number] if number < len(self._known) else END_OF_TIME
 
     def after(self, time: datetime) -> int:
         """Return the number of the first tick after a time."""
-        while not self._known or self._known[-1] <= time:
-            if not self._read_next():
-                break
+        if not self._known or self._known[-1] <= time:
+            for tick in self._coming:
+                self._known.append(tick)
+                if tick > time:
+                    break
         return bisect_right(self._known, time)
-
-    def _read_next(self) -> bool:
-        following = next(self._coming, None)
-        if following is not None:
-            self._known.append(following)
-        return following is not None
 
 
 # -- by a cron line ---------------------------------------------------------------------------------------------------
@@ -157,7 +147,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
         return day.month in months and (any(matches) if either else all(matches))
 
     ticks = Listed(_ticks_on_days(has_ticks, hours, minutes, hour, zone))
-    return ticks if ticks[0] < datetime.max.replace(tzinfo=UTC) else None
+    return ticks if ticks[0] < END_OF_TIME else None
 
 
 def _ticks_on_days(
@@ -167,7 +157,6 @@ def _ticks_on_days(
     since: datetime,
     zone: tzinfo | None,
 ) -> Iterator[datetime]:
-    """Yield each tick from a local time on."""
     day, without = since.date(), 0
     while without < MAX_DAYS_WITHOUT_TICK and day < date.max:
         without += 1

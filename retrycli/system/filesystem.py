@@ -18,8 +18,7 @@ NETWORK = {
 """File systems with locks that SQLite can't rely on."""
 
 
-READABLE_BY_ALL = 0o644
-"""Readers of these files run as other users, whatever the umask of cron."""
+READABLE_BY_ALL = 0o644  # readers of these files run as other users, whatever the umask of cron
 
 
 def replace(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:

@@ -20,16 +20,11 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.system import filesystem
 from retrycli.system.trust import user_name, user_number
 
-DEFUNCT = ("Z", "X")
-"""States of a process that has ended and is not reaped yet (proc(5))."""
-NOT_THERE = 127
-"""A shell's exit status for an unknown program."""
-TIMED_OUT = 124
-"""The exit status of timeout(1)."""
-SECONDS = 120
-"""Time after which a program has failed."""
-ANSWER_SECONDS = 3
-"""The same for commands that only read."""
+DEFUNCT = ("Z", "X")  # states of a process that has ended and is not reaped yet (proc(5))
+NOT_THERE = 127  # a shell's exit status for an unknown program
+TIMED_OUT = 124  # exit status of timeout(1)
+SECONDS = 120  # time after which a program has failed
+ANSWER_SECONDS = 3  # the same for commands that only read
 
 Finished = subprocess.CompletedProcess[bytes]
 Runner = Callable[[Sequence[str], bytes], Finished]

@@ -23,11 +23,9 @@ from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.system import process
 from retrycli.system.trust import PRIVATE, is_planted, user_name
 
-OWN_STATE = Path(".local/state/retrycli")
-"""A user's state folder, in the home; the lock creates it."""
+OWN_STATE = Path(".local/state/retrycli")  # a user's state folder, in the home; the lock creates it
 POLL_SECONDS = 0.1
-LONGEST = 4096
-"""The maximum length of a holder's text; a longer file is something else, such as a database."""
+LONGEST = 4096  # maximum length of a holder's text; a longer file is something else, such as a database
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,6 @@ class PassLock:
                 parent.mkdir(0o700, exist_ok=True)
 
     def _other_owner(self) -> str | None:
-        """Return the file's owner, unless it is this user."""
         try:
             owner = self._path.lstat().st_uid
         except OSError:

@@ -21,7 +21,7 @@ MANAGER = "systemd"
 INVOCATION = "INVOCATION_ID"
 """systemd sets it for a unit's processes (systemd.exec(5)), and their children inherit it."""
 STDIN = 0
-HIGHEST = 64
+HIGHEST = 64  # maximum number of parents to examine
 """The maximum number of parents to examine."""
 
 

@@ -15,12 +15,10 @@ from retrycli.domain.passes import StartedBy
 from retrycli.system.host import TIMED_OUT, Finished, Host, decoded, files_in, read_text
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
-NOT_ACTIVE = (3, 4)
-"""Exit statuses of ``systemctl is-active`` for a unit that is inactive or missing."""
+NOT_ACTIVE = (3, 4)  # exit statuses of ``systemctl is-active`` for a unit that is inactive or missing
 SYSTEM_UNITS = "etc/systemd/system"
 UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
-STOP_SECONDS = 45
-"""Time for requests in flight when a pass is asked to end."""
+STOP_SECONDS = 45  # time for requests in flight when a pass is asked to end
 
 
 HOMES, TEMPORARY = ("/home", "/root", "/run/user"), ("/tmp", "/var/tmp")  # noqa: S108  compared, never opened
@@ -203,7 +201,6 @@ def _when(interval: timedelta) -> dict[str, str]:
 
 
 def _step(field: str) -> str:
-    """Convert cron's ``*/15`` to systemd's form."""
     return field.replace("*/", "0/")
 
 
@@ -271,7 +268,6 @@ def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
 
 
 def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:
-    """Tell if a timer is enabled at boot, or active now."""
     enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
     with suppress(OSError):
         if any(link.name == timer.name for link in enabled.glob("*.wants/*.timer")):

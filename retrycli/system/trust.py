@@ -18,12 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PRIVATE = 0o600
-"""Readable and writable by its owner only."""
+PRIVATE = 0o600  # readable and writable by its owner only
 ROOT = 0
 OWN_FOLDER = "move the file to a folder of its own"
-MAX_LINKS = 40
-"""The maximum that Linux follows on the way to a file (path_resolution(7))."""
+MAX_LINKS = 40  # maximum that Linux follows on the way to a file (path_resolution(7))
 ACCESS_LIST = "system.posix_acl_access"
 """The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask."""
 

@@ -38,8 +38,7 @@ logger = logging.getLogger("retrycli")
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
 """The maximum numbers of escalated messages with a warning: of one cause, and in all. Each has two lines."""
-LONGEST_PROBLEM = 100
-"""The maximum length of a row's problem in the line that counts a cause's messages."""
+LONGEST_PROBLEM = 100  # maximum length of a row's problem in the line that counts a cause's messages
 COUNTED_CAUSES = 30
 """The maximum number of causes with a line that counts their messages, the most frequent first."""
 

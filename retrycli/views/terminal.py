@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 GAP = 2  # spaces between columns
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
-TEXT_ROOM = 30
-"""The minimum width of a text column; below it, texts get lines of their own."""
+TEXT_ROOM = 30  # minimum width of a text column; below it, texts get lines of their own
 AT_ONCE = 100  # list items serialized together
 INDENT = (0, 0, 0, 4)
 

@@ -29,10 +29,8 @@ from retrycli.operations.schedule.callers import (
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
-UNEVEN = 1.5
-"""Intervals that are off by this factor are no coincidence."""
-MANY_MINUTES = 120
-"""From this many minutes on, durations are shown in hours."""
+UNEVEN = 1.5  # intervals that are off by this factor are no coincidence
+MANY_MINUTES = 120  # from this many minutes on, durations are shown in hours
 
 
 def calling(context: Context, database: Database) -> Iterator[Finding]:
@@ -140,7 +138,6 @@ def _callers(context: Context) -> list[Caller]:
 
 
 def _configured_schedule(context: Context) -> str | None:
-    """Return when the only caller calls, if this matches the settings."""
     callers = _callers(context)
     if len(callers) != 1:
         return None
@@ -159,7 +156,6 @@ def _usual_interval(passes: list[PassRecord]) -> timedelta | None:
 
 
 def _is_steady(context: Context, usual: timedelta | None) -> bool:
-    """Return whether passes come as often as they should, as far as this is known."""
     return usual is not None and context.interval / UNEVEN <= usual <= context.interval * UNEVEN
 
 

@@ -161,7 +161,6 @@ def _verdict(found: list[Caller]) -> str | None:
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
-    """Return how a caller differs from what `install` would write."""
     if caller.kind == "cron":
         when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
     else:

@@ -14,8 +14,7 @@ from retrycli.operations.schedule.callers import stopped
 from retrycli.system import systemd
 from retrycli.system.host import named_zone, system_zone
 
-BEGINS_WITHIN = timedelta(minutes=1)
-"""A pass has begun, and recorded it, this long after its tick."""
+BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this long after its tick
 
 UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
 """The problem and the remedy if only operators start passes. The current user may not see another user's crontab."""

@@ -26,12 +26,10 @@ from retrycli.system.trust import ROOT, find_weakness
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The log folder of cron/logrotate, and the log's file name in any folder."""
 
-MARGIN = timedelta(seconds=90)
-"""The time a pass has to record results after its deadline and its last request."""
+MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
 
 
-Target = UserCrontab | File
-"""A text of this machine that can call a pass."""
+Target = UserCrontab | File  # a text of this machine that can call a pass
 
 
 @dataclass(frozen=True, slots=True)

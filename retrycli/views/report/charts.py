@@ -12,17 +12,12 @@ from html import escape
 from retrycli.domain.delivery_stats import OUTCOMES, Outage
 
 HEIGHT = 100
-BAND = 6
-"""The room above the columns for the marks of outages, which no column can cover."""
-AIR = 0.14
-"""The share of a bar's room that stays empty."""
-ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""The first two digits of a round number."""
-LEAST_SHARE = 0.4
-"""The minimum width of a bar that is not 0, in hundredths of the whole."""
+BAND = 6  # room above the columns for the marks of outages, which no column can cover
+AIR = 0.14  # share of a bar's room that stays empty
+ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # first two digits of a round number
+LEAST_SHARE = 0.4  # minimum width of a bar that is not 0, in hundredths of the whole
 
-Box = tuple[float, float, float, float]
-"""Left, top, width, height."""
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def outcomes(

@@ -25,24 +25,16 @@ from retrycli.views.report import charts, prose
 from retrycli.views.report.prose import Clock
 from retrycli.views.report.timeline import Row, strip
 
-MOST_CAUSES = 12
-"""The maximum number of causes shown, of escalations and of failed attempts."""
-ERROR_ROOM = 140
-"""The maximum length of an error on the page; its tooltip has more."""
-TEXT_ROOM = 600
-"""The maximum length of an error in its tooltip."""
-MOST_TRIES = 10
-"""Deliveries after more tries share one bar."""
-MOST_DAYS = 14
-"""The maximum number of days of passes shown."""
-MOST_TICKS = 8
-"""The maximum number of times under a chart."""
-LAST_TICK = 94
-"""In hundredths of the width: further right there is no room for its text."""
+MOST_CAUSES = 12  # maximum number of causes shown, of escalations and of failed attempts
+ERROR_ROOM = 140  # maximum length of an error on the page; its tooltip has more
+TEXT_ROOM = 600  # maximum length of an error in its tooltip
+MOST_TRIES = 10  # deliveries after more tries share one bar
+MOST_DAYS = 14  # maximum number of days of passes shown
+MOST_TICKS = 8  # maximum number of times under a chart
+LAST_TICK = 94  # in hundredths of the width: further right there is no room for its text
 LAST_TICK_ON_A_PHONE = 82
 
-WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
-"""The bounds of the bars of waits, in minutes."""
+WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)  # bounds of the bars of waits, in minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +109,6 @@ def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
 
 
 def _cut(text: object, room: int) -> str:
-    """Return another's text as one line of at most ``room`` characters."""
     line = printable(str(text))
     return line if len(line) <= room else line[: room - 1] + "…"
 
@@ -154,7 +145,6 @@ def _values(report: ReportData, clock: Clock) -> dict[str, object]:
 
 
 def _over_time(figures: DeliveryStats, clock: Clock) -> dict[str, object]:
-    """Return the chart of attempts, with its texts."""
     length = bar_for(figures.until - figures.since)
     columns = bars(figures, length)
     told = [f"{prose.moment(at, clock)}: {_counts(counts)}" for at, counts in columns.items()]
@@ -224,7 +214,6 @@ def _ordinal(number: int) -> str:
 
 
 def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
-    """Return the timeline of passes, with its texts."""
     until = report.figures.until
     since = max(passes_since(report.figures.since, until), report.first_pass or until)
     found = strip(report.passes, since, until, interval=report.interval, clock=clock)

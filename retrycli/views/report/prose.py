@@ -11,8 +11,7 @@ from retrycli.domain.duration import in_words
 from retrycli.domain.passes import StopReason
 from retrycli.views.formatting import count
 
-LATELY = timedelta(hours=24)
-"""An outage that ended within this time is still in the headline."""
+LATELY = timedelta(hours=24)  # an outage that ended within this time is still in the headline
 
 DOWN: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API is down",
@@ -21,8 +20,7 @@ DOWN: dict[str | None, str] = {
     StopReason.FAULT: "The last pass has failed: `retrycli doctor` may know why",
     StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
 }
-Clock = Callable[[datetime], datetime]
-"""Converts a time to the page's zone."""
+Clock = Callable[[datetime], datetime]  # converts a time to the page's zone
 
 
 def headline(

@@ -14,8 +14,7 @@ from retrycli.views.report.prose import Clock
 MINUTE = timedelta(minutes=1)
 CELLS = tuple(minutes * MINUTE for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
 """The possible spans of one mark: a whole number of them makes a day, and fits on a phone."""
-MISSED_AFTER = 1.6
-"""A pass this many intervals late was missed; less is a scheduler's jitter."""
+MISSED_AFTER = 1.6  # a pass this many intervals late was missed; less is a scheduler's jitter
 RUNNING = "running"
 BY_WEIGHT = ("completed", RUNNING, "paused", "skipped", "stopped", "interrupted", "failed")
 """If one mark stands for two passes, it shows the later one of this list."""
