@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 
-from retrycli.system.trust import PRIVATE, others_may_have_linked
+from retrycli.system.trust import open_private, others_may_have_linked
 
 LINKED = "it has a second name (a hard link), and other users may make names in its folder"
 
@@ -47,20 +46,12 @@ class LogFile(logging.Handler):
 
 
 def _open(path: Path) -> int:
-    """Open a file to append to it, and follow no link, because another user may have created it.
+    """Open a file to append to it.
 
     Raises:
         OSError: it can't be opened, is not a regular file, or another user may have linked it.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        file = os.open(path, flags)
-    except FileNotFoundError:
-        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
-        if os.geteuid() == 0:  # or passes of the folder's owner could not write it
-            folder = path.absolute().parent.stat()
-            with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
-                os.fchown(file, folder.st_uid, folder.st_gid)
+    file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
     if (objection := _objection(os.fstat(file), path)) is not None:
         os.close(file)
         raise OSError(None, objection)

@@ -21,7 +21,7 @@ from typing import Self
 
 from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.system import process
-from retrycli.system.trust import PRIVATE, is_planted, user_name
+from retrycli.system.trust import is_planted, open_private, user_name
 
 OWN_STATE = Path(".local/state/retrycli")  # a user's state folder, in the home; the lock creates it
 POLL_SECONDS = 0.1
@@ -126,15 +126,9 @@ class PassLock:
             os.close(file)
 
     def _open(self) -> int:
-        # O_NOFOLLOW: in a folder that others can write to, a link could point to another file.
-        how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._make_own_folder()
-            try:
-                file = os.open(self._path, how | os.O_EXCL, PRIVATE)
-                _give_to_folder_owner(file, self._path.parent)
-            except FileExistsError:
-                file = os.open(self._path, how, PRIVATE)
+            file = open_private(self._path, os.O_RDWR)
         except OSError as error:
             raise self._unusable(error) from error
         if (objection := _objection(os.fstat(file), self._path.parent)) is not None:
@@ -180,18 +174,6 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     if is_planted(found, folder.stat()):
         return "is another user's, in a folder that anybody may write to"
     return None
-
-
-def _give_to_folder_owner(file: int, folder: Path) -> None:
-    """Give a lock that root has created to the folder's owner, whose later passes could not open it otherwise.
-
-    SQLite does the same with files beside a database. An existing file is never given away: another user may have moved
-    a file of root to this name.
-    """
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
-            os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def _holder_in(file: int) -> Holder:

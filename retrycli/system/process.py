@@ -22,7 +22,6 @@ INVOCATION = "INVOCATION_ID"
 """systemd sets it for a unit's processes (systemd.exec(5)), and their children inherit it."""
 STDIN = 0
 HIGHEST = 64  # maximum number of parents to examine
-"""The maximum number of parents to examine."""
 
 
 def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_terminal: bool) -> StartedBy:

@@ -111,6 +111,35 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
     )
 
 
+def open_private(path: Path, flags: int) -> int:
+    """Open a file; create it if it does not exist, for its owner only.
+
+    No link is followed, because another user may have created it. Root gives a file that it creates to the folder's
+    owner, whose later passes could not open it otherwise; SQLite does the same with files beside a database. An
+    existing file is never given away: another user may have moved a file of root to this name.
+
+    Args:
+        path: the file.
+        flags: for `os.open`.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
+    except FileExistsError:
+        return os.open(path, flags)
+    if os.geteuid() == 0:
+        folder = path.absolute().parent.stat()
+        with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
+            os.fchown(file, folder.st_uid, folder.st_gid)
+    return file
+
+
 def write_private(path: Path, text: str) -> None:
     """Create a file that nobody else may read at any time, whatever the umask.
 

@@ -10,6 +10,7 @@ from statistics import median
 
 from retrycli.domain import cron_line
 from retrycli.domain.cron_line import Caller
+from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, warning, well
@@ -30,7 +31,6 @@ from retrycli.store.database import Database
 from retrycli.system import systemd
 
 UNEVEN = 1.5  # intervals that are off by this factor are no coincidence
-MANY_MINUTES = 120  # from this many minutes on, durations are shown in hours
 
 
 def calling(context: Context, database: Database) -> Iterator[Finding]:
@@ -85,9 +85,8 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     if hidden is not None:
         return warning("scheduler", f"{words}; {hidden}", to_read(context.loaded, context.host, "doctor"))
     install = to_install(context.loaded, context.host)
-    interval = timedelta(minutes=context.settings.schedule.retry_interval_minutes)
     all_seen = none_hidden(context.host)
-    if next_run.nothing_calls([], passes, interval, context.now(), none_hidden=all_seen) is not None:
+    if next_run.nothing_calls([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, by a cron line that is gone", install)
     return warning("scheduler", words, f"if its line was removed: {install}")
 
@@ -112,21 +111,21 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     """Check that passes come as often as they should. Passes made by hand count only if there are no others."""
     newest = passes[:1]
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON] or passes
-    wanted = _in_words(context.interval)
+    wanted = in_words(context.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")
     which = "the last one"
     if passes[:1] != newest:
         is_known = passes[0].started_by in SCHEDULERS
         which += " that cron or a timer started" if is_known else " not started by an operator"
-    ago = f"{which} began {_in_words(max(context.now() - passes[0].started_at, timedelta()))} ago"
+    ago = f"{which} began {in_words(context.now() - passes[0].started_at)} ago"
     if _is_late(context, passes[0]):
         why = next_run.why_none_came(_callers(context), context.now())
         return failure("passes", f"{ago}, and there should be one every {wanted}", why)
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
-    words = f"they came {_in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
+    words = f"they came {in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
     if (when := _configured_schedule(context)) is not None:
         return warning("passes", words, f"none if the schedule was changed since: it now calls at {when}, as it should")
     return warning("passes", words, "make the two the same: `retrycli cron check`")
@@ -161,10 +160,3 @@ def _is_steady(context: Context, usual: timedelta | None) -> bool:
 
 def _is_late(context: Context, last: PassRecord) -> bool:
     return is_late(last.started_at, context.now(), context.interval)
-
-
-def _in_words(time: timedelta) -> str:
-    minutes = time / timedelta(minutes=1)
-    if minutes < 1:
-        return f"{time.total_seconds():.0f} s"
-    return f"{minutes:.3g} min" if minutes < MANY_MINUTES else f"{minutes / 60:,.3g} h"

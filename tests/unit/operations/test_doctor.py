@@ -580,7 +580,7 @@ def test_whether_passes_come_is_told_by_those_that_have_begun(desk: Desk) -> Non
     desk.with_passes(timedelta(days=-30), 75 * MINUTE, 90 * MINUTE)
     found = desk.in_database(calling.calling)[-1]
     assert (found.name, found.level) == ("passes", Level.FAILURE)
-    assert found.found.startswith("the last one began 75 min ago")
+    assert found.found.startswith("the last one began 1 h 15 min ago")
 
 
 # What calls the passes.
@@ -627,7 +627,7 @@ def test_passes_from_before_the_line_was_changed_are_no_reason_to_change_it(desk
     (desk.root / "etc/crontab").write_text(LINE)
     desk.with_passes(*(each * timedelta(seconds=59.98) for each in range(1, 5)))
     found = only([of_cadence(desk)], Level.WARNING, "passes")
-    assert found.found == "they came 60 s apart until now, and schedule.retry_interval_minutes says 15 min"
+    assert found.found == "they came 1 min apart until now, and schedule.retry_interval_minutes says 15 min"
     assert found.remedy == "none if the schedule was changed since: it now calls at */15 * * * *, as it should"
     (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
     assert only([of_cadence(desk)], Level.WARNING, "passes").remedy == "make the two the same: `retrycli cron check`"
