@@ -100,8 +100,9 @@ def mark_sent(
 
     wanted = choose(message_ids, filters)
     settings = load_settings(ctx, config)
-    plan = " as sent, and send nothing"
-    ids = confirmed_ids(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
+    ids = confirmed_ids(
+        settings, "Mark", wanted, yes=yes, as_json=as_json, plan=" as sent, and send nothing", for_good=True
+    )
     act_on(
         "marked_sent",
         lambda here: message_actions.mark_sent(settings, ids, note=note, by=by, runtime=here),

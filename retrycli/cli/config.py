@@ -48,8 +48,7 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
     """Show every setting and its source. Secrets are masked."""
     from retrycli.config import template
 
-    loaded = load(ctx, config)
-    values = template.shown(loaded)
+    values = template.shown(load(ctx, config))
     if as_json:
         terminal.show_json(
             {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}
@@ -64,8 +63,7 @@ def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile =
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
     from retrycli.operations import setup
 
-    settings = load_settings(ctx, config)
-    facts = setup.check(settings)
+    facts = setup.check(load_settings(ctx, config))
     if as_json:
         terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, require_confirmation
+from retrycli.operations.schedule import callers, installation, proposal
+from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
+from retrycli.system.crontab import cron_is_running
+from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
-
-if TYPE_CHECKING:
-    from retrycli.domain.cron_line import Caller
-    from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
-    from retrycli.system.host import Host
 
 cron = typer.Typer(help="Let cron or a systemd timer call the passes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,9 +35,6 @@ def cron_print(
     config: ConfigFile = None,
 ) -> None:
     """Print what `install` would write, and write nothing."""
-    from retrycli.operations.schedule import installation, proposal
-    from retrycli.system.host import Host
-
     host = Host()
     place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
@@ -66,10 +62,6 @@ def cron_install(
     config: ConfigFile = None,
 ) -> None:
     """Install the cron line or timer. Show the change and ask first."""
-    from retrycli.operations.schedule import callers, installation, proposal
-    from retrycli.system.crontab import cron_is_running
-    from retrycli.system.host import Host
-
     host = Host()
     place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
     loaded = load(ctx, config)
@@ -84,7 +76,7 @@ def cron_install(
         terminal.say("Already installed and up to date.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
-    elif place is proposal.SchedulePlace.OWN_TIMER:
+    elif place is SchedulePlace.OWN_TIMER:
         terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not place.is_timer and cron_is_running(host) is False:
         terminal.complain(f"retrycli: it is installed, but {'; '.join(callers.CRON_IS_DOWN)}")
@@ -97,15 +89,14 @@ def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Show what calls the passes. Exit with 3 if it differs from what `install` would write."""
-    from retrycli.operations.schedule import callers, proposal
-    from retrycli.system.host import Asker, Host
-
     host = Host(run=Asker())
-    only = proposal.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
+    only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
     found = callers.check(loaded, host, only=only)
     if as_json:
-        rows = [_caller_fields(caller) for caller in found.callers]
+        rows = [asdict(caller) for caller in found.callers]
+        for fields in rows:
+            del fields["since"]
         terminal.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
@@ -124,16 +115,12 @@ def cron_check(
             as_root = callers.as_user("root", "cron check", loaded)
             terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
-            remedy = callers.to_read(loaded, host, "cron check")
-            terminal.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
+            where = f"{found.unread}, where a pass may be called too"
+            terminal.complain(f"retrycli: {where}; {callers.to_read(loaded, host, 'cron check')}")
         if found.callers or found.unread is None:
             step = "retrycli status" if found.callers else callers.to_install(loaded, host)
             terminal.say(f"Next: {step}")
     raise typer.Exit(NOT_OK if found.objection else 0)
-
-
-def _caller_fields(caller: Caller) -> dict[str, object]:
-    return {name: value for name, value in asdict(caller).items() if name != "since"}
 
 
 @cron.command("remove")
@@ -146,13 +133,8 @@ def cron_remove(
     config: ConfigFile = None,
 ) -> None:
     """Remove what `install` wrote, and nothing else. Show the change and ask first."""
-    from retrycli.operations.schedule import installation, proposal
-    from retrycli.system.host import Host
-
     host = Host()
-    chosen = (
-        [proposal.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
-    )
+    chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
     _confirm_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
@@ -171,8 +153,6 @@ def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) ->
     Raises:
         typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
     """
-    from retrycli.operations.schedule.proposal import SchedulePlace
-
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     if run_as not in {None, host.login} and not place.is_system:
         raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
@@ -180,7 +160,6 @@ def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) ->
 
 
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
-    from retrycli.operations.schedule import installation
 
     if not found:
         return

@@ -16,7 +16,6 @@ from retrycli.views import formatting, terminal
 if TYPE_CHECKING:
     from retrycli.operations.copy_database import Move
 
-COUNTED = {True: "verified", False: "differ"}
 FAILED_INDEX = {
     "absent": "The application's table has no index of its failed rows, retrycli_failed.",
     "there": "The application's table has an index of its failed rows, retrycli_failed.",
@@ -178,7 +177,9 @@ def _show_copy(done: Move, *, as_json: bool) -> None:
         terminal.show_json({**facts, "tables": tables})
     else:
         headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
-        terminal.show_table(headers, [(*astuple(table), COUNTED[table.verified]) for table in done.tables])
+        terminal.show_table(
+            headers, [(*astuple(table), "verified" if table.verified else "differ") for table in done.tables]
+        )
 
 
 def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from retrycli.domain import suggested
 from retrycli.domain.duration import duration
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 
 def sandbox(
@@ -43,7 +40,7 @@ def sandbox(
         server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_show_request)  # noqa: S311  no secret
     except OSError as error:
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
         typer.echo(f"A ticketing API for trying things out, at {server.url}; Ctrl-C ends it.")
         typer.echo(suggested.own(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once"))
@@ -51,10 +48,6 @@ def sandbox(
             server.wait()
         except KeyboardInterrupt:
             typer.echo(f"Kept {formatting.count(len(server.received), 'message')}.")
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _show_request(method: str, path: str, delivery_key: str | None, status: int) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file
 from retrycli.domain import suggested
 from retrycli.views import terminal
-
-if TYPE_CHECKING:
-    from retrycli.operations.doctor.context import Finding
 
 MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
 
@@ -29,7 +26,14 @@ def doctor(
 
     file = config_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
-    findings = [_complete_commands(finding) for finding in found]
+    findings = [
+        replace(
+            finding,
+            found=suggested.quoted(finding.found),
+            remedy=None if finding.remedy is None else suggested.quoted(finding.remedy),
+        )
+        for finding in found
+    ]
     bad = failed(findings)
     if as_json:
         terminal.show_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
@@ -42,8 +46,3 @@ def doctor(
     else:
         terminal.show_table((), [(finding.level, finding.name, finding.found, finding.remedy) for finding in findings])
     raise typer.Exit(NOT_OK if bad else 0)
-
-
-def _complete_commands(finding: Finding) -> Finding:
-    remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)
-    return replace(finding, found=suggested.quoted(finding.found), remedy=remedy)

@@ -71,8 +71,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     _show_escalated(messages)
     if more:
         terminal.say(f"… and {more:,} more: retrycli list-failed --state escalated")
-    biggest = sorted(alike, key=lambda group: -group.count)[:HINTS]
-    for group in biggest:
+    for group in sorted(alike, key=lambda group: -group.count)[:HINTS]:
         terminal.say(_hint(group))
     if len(alike) == 1 and not messages:
         terminal.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")

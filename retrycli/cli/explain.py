@@ -18,9 +18,7 @@ from retrycli.views import terminal
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.config.loader import Loaded
     from retrycli.operations.explain import Explanation
-    from retrycli.operations.gates import Gate
 
 
 def explain(
@@ -44,7 +42,16 @@ def explain(
         return
     terminal.show_table(
         ("Gate", "Open", "Figure", "Time"),
-        [(gate.name.replace("_", "-"), gate.open, _figure(loaded, gate), gate.time) for gate in found.gates],
+        [
+            # Only cron's figure suggests commands.
+            (
+                gate.name.replace("_", "-"),
+                gate.open,
+                complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure,
+                gate.time,
+            )
+            for gate in found.gates
+        ],
     )
     terminal.show_facts({"Next attempt": _next_attempt(found)})
     terminal.say(f"Next: {_remedy(found)}")
@@ -64,11 +71,6 @@ def _next_attempt(found: Explanation) -> datetime | str:
     if found.pass_runs and all(gate.open for gate in found.gates):
         return f"in the pass that runs now, or at {terminal.time_in_words(at)}"
     return at
-
-
-def _figure(loaded: Loaded, gate: Gate) -> str:
-    """Return a gate's figure. Only cron's suggests commands, which are completed."""
-    return complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure
 
 
 REMEDIES = {

@@ -54,11 +54,10 @@ def list_failed(
     with listing.list_messages(settings, filters, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _max_retries_by_type(settings)
-            policies = settings.policies
             terminal.show_json(
                 {
                     "messages": (
-                        _list_fields(message, most) | {"expires_at": message.expires_at(policies)}
+                        _list_fields(message, most) | {"expires_at": message.expires_at(settings.policies)}
                         for message in found.messages
                     )
                 }

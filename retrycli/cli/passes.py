@@ -121,6 +121,6 @@ def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None
     """End a pause."""
     from retrycli.operations import pause
 
-    ended = pause.resume(load_settings(ctx, config), by=by)
-    terminal.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
+    was_paused = pause.resume(load_settings(ctx, config), by=by)
+    terminal.say("Resumed; passes deliver again." if was_paused else "Nothing was paused.")
     terminal.say("Next: retrycli status")

@@ -10,6 +10,7 @@ import typer
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
 from retrycli.domain import suggested
 from retrycli.domain.passes import PassResult
+from retrycli.operations.schedule import callers as schedule
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 
@@ -214,19 +215,14 @@ def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, boo
     Returns:
         The callers, and if no crontab here calls a pass. Then the line that called the last pass from cron is gone.
     """
-    from retrycli.operations.schedule import callers
-
     host = Host(run=asker)
-    found = None if loaded.file is None else callers.callers_of(loaded, host)
-    return found, found == [] and callers.none_hidden(host)
+    found = None if loaded.file is None else schedule.callers_of(loaded, host)
+    return found, found == [] and schedule.none_hidden(host)
 
 
 def complete_commands(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text. Only root may be able to install the schedule."""
-    from retrycli.operations.schedule import callers
-
-    install = callers.to_install(loaded, Host())
-    return suggested.quoted(text.replace("`retrycli cron install`", install))
+    return suggested.quoted(text.replace("`retrycli cron install`", schedule.to_install(loaded, Host())))
 
 
 def report_silent_programs(asker: Asker) -> None:

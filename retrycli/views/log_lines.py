@@ -228,12 +228,11 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
-        fields = {} if event is None else event._asdict()
         line = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "event": type(event).__name__ if event is not None else None,
-            **fields,
+            **({} if event is None else event._asdict()),
             "message": suggested.quoted(record.getMessage()),
         }
         return as_json(line)

@@ -75,8 +75,7 @@ def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[Sch
     Raises:
         ConfigurationError: the end of retrycli's block in a crontab is missing.
     """
-    found = {place: _removal(place, config, host) for place in places}
-    return {place: changes for place, changes in found.items() if changes}
+    return {place: changes for place in places if (changes := _removal(place, config, host))}
 
 
 def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:

@@ -43,9 +43,8 @@ def ticks_of(
     zone = zone or system_zone()
     latest = passes[: schedule_grid.PASSES_LOOKED_AT]
     starts = [record.started_at for record in latest if record.started_by in SCHEDULERS]
-    at_work = [caller for caller in callers if caller.running is not False]
-    found = [ticks for caller in at_work if (ticks := _ticks(caller, starts, now, zone)) is not None]
-    if found:
+    at_work = [_ticks(caller, starts, now, zone) for caller in callers if caller.running is not False]
+    if found := [ticks for ticks in at_work if ticks is not None]:
         return min(found, key=lambda ticks: ticks.next(now))
     return schedule_grid.grid(starts, interval) or schedule_grid.by_clock(interval, now, zone)
 
@@ -87,13 +86,9 @@ def nothing_calls(
         return None
     recent = [record for record in passes if not is_late(record.started_at, now, interval)]
     others = [record for record in [*passes[:1], *recent] if record.started_by is not StartedBy.PERSON]
-    if others and not (none_hidden and all(_was_by_cron_here(record) for record in others)):
-        return None
-    return UNCALLED
-
-
-def _was_by_cron_here(made: PassRecord) -> bool:
-    return made.started_by is StartedBy.CRON and made.host == gethostname()
+    here = (StartedBy.CRON, gethostname())
+    is_gone = none_hidden and all((record.started_by, record.host) == here for record in others)
+    return UNCALLED if is_gone or not others else None
 
 
 def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
@@ -106,8 +101,8 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     if at_work.kind == "timer":
         return f"its timer runs; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
     whose = at_work.user or at_work.owner
-    logs = f"see `journalctl -u cron`, and {whose}'s mail"
-    return f"cron runs, but may refuse {whose} (PAM, cron.deny), or the line fails; {logs}"
+    fault = f"may refuse {whose} (PAM, cron.deny), or the line fails"
+    return f"cron runs, but {fault}; see `journalctl -u cron`, and {whose}'s mail"
 
 
 def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:

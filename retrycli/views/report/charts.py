@@ -111,8 +111,10 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
     for cell, mark in sorted(marks.items()):
         boxes[mark] += [(cell + AIR / 2, top, 1 - AIR, bottom - top) for top, bottom in MARKS[mark]]
     begin, end = expected
-    line = _shape("expected", [(begin, 10.6, end - begin, 0.6)])
-    shapes = [line, *(_shape(f"p-{mark}", parts) for mark, parts in boxes.items())]
+    shapes = [
+        _shape("expected", [(begin, 10.6, end - begin, 0.6)]),
+        *(_shape(f"p-{mark}", parts) for mark, parts in boxes.items()),
+    ]
     return _svg((0, 0, cells, 11.2), shapes, title=title, desc=desc)
 
 

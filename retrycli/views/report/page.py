@@ -116,8 +116,14 @@ def _cut(text: object, room: int) -> str:
 def _values(report: ReportData, clock: Clock) -> dict[str, object]:
     """Return the template's values. Charts come as markup, in which all foreign text is escaped."""
     figures = report.figures
-    reason = report.passes[-1].reason if report.passes else None
-    title, tone = prose.headline(report.state, figures, report.messages, report.last_pass, clock, reason=reason)
+    title, tone = prose.headline(
+        report.state,
+        figures,
+        report.messages,
+        report.last_pass,
+        clock,
+        reason=report.passes[-1].reason if report.passes else None,
+    )
     return {
         "title": title,
         "tone": tone,
