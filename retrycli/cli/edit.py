@@ -12,15 +12,12 @@ import typer
 
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
-from retrycli.domain.editable_message import EditableMessage, difference, edit_in_lines
-from retrycli.domain.sanitize import printable
+from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
 from retrycli.views import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from retrycli.domain.listing import ActionRecord
+    pass
 
 
 def edit(
@@ -64,15 +61,6 @@ def edit(
     escalated = read.queue is not None and read.queue["escalated_at"] is not None
     retry = f"retrycli retry {message_id}"
     terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
-
-
-def show_edits(acts: Sequence[ActionRecord]) -> None:
-    """Show the changes of all edits."""
-    for act in acts:
-        if act.before is not None and act.after is not None:
-            print(f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:")  # noqa: T201
-            terminal.show_text("\n".join(edit_in_lines(act.before, act.after)))
-            print()  # noqa: T201
 
 
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:

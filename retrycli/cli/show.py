@@ -1,4 +1,4 @@
-"""``show``."""
+"""``show``, ``explain``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 import typer
 
 from retrycli.cli.arguments import MessageId
-from retrycli.cli.edit import show_edits
-from retrycli.cli.options import ConfigFile, Json, load_settings
+from retrycli.cli.options import ConfigFile, Json, load, load_settings
+from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, report_silent_programs
+from retrycli.domain.editable_message import edit_in_lines
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import EscalationReason, utc_time
 from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.operator_action import ActionKind
+from retrycli.domain.sanitize import printable
+from retrycli.system.host import Asker
 from retrycli.views import terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from retrycli.config.settings import Settings
-    from retrycli.domain.listing import AttemptRecord, MessageDetails
+    from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
+    from retrycli.operations.explain import Explanation
     from retrycli.views.terminal import Row
 
 ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that the message's row has too
@@ -57,11 +62,20 @@ def show(
     terminal.say("")
     terminal.show_text("" if found.row["body"] is None else str(found.row["body"]))
     terminal.say("")
-    show_edits(found.acts)
+    _show_edits(found.acts)
     _show_history(found)
     if not found.attempts:
         terminal.say("No attempt was made at it yet.")
     terminal.say(f"Next: {_next_step(settings, found, message_id)}")
+
+
+def _show_edits(acts: Sequence[ActionRecord]) -> None:
+    """Show the changes of all edits."""
+    for act in acts:
+        if act.before is not None and act.after is not None:
+            print(f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:")  # noqa: T201
+            terminal.show_text("\n".join(edit_in_lines(act.before, act.after)))
+            print()  # noqa: T201
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
@@ -137,3 +151,79 @@ def _attempt_row(made: AttemptRecord, ended: frozenset[str]) -> Row:
         made.error,
         made.external_id,
     )
+
+
+# -- explain -------------------------------------------------------------------------------------------------------
+
+
+def explain(
+    ctx: typer.Context,
+    message_id: MessageId,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what delays a message, and its next attempt."""
+    from retrycli.operations.explain import explain as explained
+
+    loaded = load(ctx, config)
+    callers, none_hidden = callers_here(loaded, asker := Asker())
+    found = explained(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
+    report_silent_programs(asker)
+    if as_json:
+        fields = asdict(found)
+        for name in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
+            del fields[name]
+        terminal.show_json({"id": fields.pop("message_id")} | fields)
+        return
+    terminal.show_table(
+        ("Gate", "Open", "Figure", "Time"),
+        [
+            # Only cron's figure suggests commands.
+            (
+                gate.name.replace("_", "-"),
+                gate.open,
+                complete_commands(loaded, gate.figure) if gate.name == "cron" else gate.figure,
+                gate.time,
+            )
+            for gate in found.gates
+        ],
+    )
+    terminal.show_facts({"Next attempt": _next_attempt(found)})
+    terminal.say(f"Next: {_remedy(found)}")
+
+
+def _next_attempt(found: Explanation) -> datetime | str:
+    at = found.next_attempt_at
+    if found.being_sent:
+        later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
+        return ("being sent now" if found.has_begun else "in the pass that has claimed it") + later
+    if found.expires_first:
+        return "none: it expires before a pass would try it"
+    if at is None:
+        return "none by a pass as things stand"
+    if found.one_goes_first:
+        return f"not before {terminal.time_in_words(at)}, and then only if it is the one that is tried first"
+    if found.pass_runs and all(gate.open for gate in found.gates):
+        return f"in the pass that runs now, or at {terminal.time_in_words(at)}"
+    return at
+
+
+REMEDIES = {
+    "status": "retrycli list-failed",
+    "data": "`retrycli show {id}`; fix its row in the application",
+    "pause": "retrycli resume",
+    "breaker": "retrycli status",
+    "disk": "retrycli doctor",
+    "cron": LOOK_AT_CRON,
+}
+
+
+def _remedy(found: Explanation) -> str:
+    """Return the command for the first closed gate."""
+    if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
+        return may_have_arrived(found.message_id)
+    if found.is_claimed:
+        return f"retrycli show {found.message_id}"
+    usual = "`retrycli retry {id}` attempts it now"
+    remedy = next((REMEDIES.get(gate.name, usual) for gate in found.gates if not gate.open), usual)
+    return remedy.format(id=found.message_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -30,9 +32,11 @@ from retrycli.domain.events import (
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.sanitize import printable
+from retrycli.system.trust import open_private, others_may_have_linked
 from retrycli.views.formatting import as_json, utc_time
 
 logger = logging.getLogger("retrycli")
+LINKED = "it has a second name (a hard link), and other users may make names in its folder"
 
 
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
@@ -182,8 +186,6 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     """
     handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:
-        from retrycli.system.log_file import LogFile  # most passes have none
-
         handlers.append(LogFile(file))
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
     for handler in handlers:
@@ -195,8 +197,6 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
 
 def file_problem() -> str | None:
     """Return why the log file could not be written, or None."""
-    from retrycli.system.log_file import LogFile
-
     return next((handler.problem for handler in logger.handlers if isinstance(handler, LogFile)), None)
 
 
@@ -236,3 +236,58 @@ class _Json(logging.Formatter):
             "message": suggested.quoted(record.getMessage()),
         }
         return as_json(line)
+
+
+class LogFile(logging.Handler):
+    """Append lines to a file, which the first line creates.
+
+    A file that can't be written does not end a pass. `problem` says why, for a warning.
+
+    Args:
+        path: the file. Its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.problem: str | None = None
+        self._path = path
+        self._file: int | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line in one write, so that lines of other processes can't split it."""
+        try:
+            if self._file is None:
+                self._file = _open(self._path)
+            os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.problem = f"{self._path}: {why}. Correct logging.file, or let this user write there"
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        super().close()
+
+
+def _open(path: Path) -> int:
+    """Open a file to append to it.
+
+    Raises:
+        OSError: it can't be opened, is not a regular file, or another user may have linked it.
+    """
+    file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    if (objection := _objection(os.fstat(file), path)) is not None:
+        os.close(file)
+        raise OSError(None, objection)
+    return file
+
+
+def _objection(file: os.stat_result, path: Path) -> str | None:
+    """Return why an open file must not be written; None if it may be."""
+    if not stat.S_ISREG(file.st_mode):
+        return "not a regular file"
+    if others_may_have_linked(file, path.absolute().parent.stat()):
+        return LINKED
+    return None
