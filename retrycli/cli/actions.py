@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +13,9 @@ from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, loa
 from retrycli.cli.selection import (
     act_on,
     attempt_fields,
-    choose,
-    confirmed_ids,
     describe_left,
     run_interruptible,
+    select_messages,
     show_attempt,
 )
 from retrycli.domain.duration import duration, in_words
@@ -62,9 +60,9 @@ def retry(
     """Attempt messages now, even if they wait or are escalated. This uses up no retry."""
     from retrycli.operations import retry as operation
 
-    wanted = choose(message_ids, filters)
-    settings = load_settings(ctx, config)
-    ids = confirmed_ids(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
+    settings, ids = select_messages(
+        ctx, config, "Try", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one after the other"
+    )
     patience = None if message_ids else settings.breaker.failures
     done, received = run_interruptible(
         lambda here: operation.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
@@ -122,22 +120,23 @@ def requeue(
     """
     from retrycli.operations import message_actions
 
-    wanted = choose(message_ids, filters)
     canaries = _parse_canary(canary, abort_over)
-    settings = load_settings(ctx, config)
     plan = (
         f" for {formatting.local_time(at)}" if at else "",
         f" over {in_words(spread)}" if spread else "",
         f", trying {canary} of them first" if canary else "",
     )
-    ids = confirmed_ids(
-        settings,
+    settings, ids = select_messages(
+        ctx,
+        config,
         "Requeue",
-        wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
+        message_ids,
+        filters,
         yes=yes,
         as_json=as_json,
         plan="".join(plan),
-        expired=lambda found: message_actions.expired_among(settings, found),
+        expired=message_actions.expired_among,
+        only={"state": State.ESCALATED},
     )
     act_on(
         "requeued",
@@ -184,11 +183,11 @@ def reject(
     """Give messages up. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
     from retrycli.operations import message_actions
 
-    wanted = choose(message_ids, filters)
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
-    settings = load_settings(ctx, config)
-    ids = confirmed_ids(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
+    settings, ids = select_messages(
+        ctx, config, "Reject", message_ids, filters, yes=yes, as_json=as_json, asks_a_person=True
+    )
     act_on(
         "rejected",
         lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here),
@@ -280,10 +279,16 @@ def mark_sent(
     """Mark messages as sent because they have arrived. This can't be undone."""
     from retrycli.operations import message_actions
 
-    wanted = choose(message_ids, filters)
-    settings = load_settings(ctx, config)
-    ids = confirmed_ids(
-        settings, "Mark", wanted, yes=yes, as_json=as_json, plan=" as sent, and send nothing", for_good=True
+    settings, ids = select_messages(
+        ctx,
+        config,
+        "Mark",
+        message_ids,
+        filters,
+        yes=yes,
+        as_json=as_json,
+        plan=" as sent, and send nothing",
+        for_good=True,
     )
     act_on(
         "marked_sent",

@@ -163,13 +163,13 @@ def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host,
 
     if not found:
         return
-    require_confirmation("the change is shown before it is made", yes=yes, as_json=as_json)
+    why = "the change is shown before it is made"
+    require_confirmation(why, yes=yes, as_json=as_json)
     for changes in found.values():
         for change in changes:
             if not as_json:
                 terminal.show_text(change.diff)
-    if not yes:
-        confirm("Change it so?")
+    confirm("Change it so?", why, yes=yes, as_json=as_json)
     for place, changes in found.items():
         installation.apply(place, changes, host)
 

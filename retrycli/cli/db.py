@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.arguments import ago
-from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
+from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, utf8
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
 
@@ -48,10 +48,9 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     from retrycli.operations import maintenance
 
     settings = load_settings(ctx, config)
-    require_confirmation("what the older version does not know is deleted", yes=yes)
     if not yes:
         terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
-        confirm("Downgrade the tables?")
+    confirm("Downgrade the tables?", "what the older version does not know is deleted", yes=yes)
     before, after = maintenance.downgrade(settings)
     terminal.say(f"Tables are at version {after}, from {before}.")
     terminal.say("Next: install the older version; every command of this one upgrades them again")
@@ -77,15 +76,13 @@ def db_prune(
     """Delete old attempts, actions and passes. Messages and the queue stay."""
     from retrycli.operations import maintenance
 
-    require_confirmation("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     old = maintenance.count_history(settings, before=before)
     attempts, acts = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "act")
     found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass')}"
     if not as_json:
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
-    if not yes:
-        confirm("Forget them for good?")
+    confirm("Forget them for good?", "what is forgotten is gone", yes=yes, as_json=as_json)
     maintenance.prune(settings, before=before)
     if as_json:
         terminal.show_json(old)
@@ -108,14 +105,13 @@ def db_erase(
     """
     from retrycli.operations import maintenance
 
-    require_confirmation("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     found = maintenance.count_texts(settings, ticket)
     edits = formatting.count(found, "edit")
     if not as_json:
         terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
-    if found and not yes:
-        confirm("Erase them for good?")
+    if found:
+        confirm("Erase them for good?", "what is erased is gone", yes=yes, as_json=as_json)
     erased = maintenance.erase_texts(settings, ticket)
     if as_json:
         terminal.show_json({"ticket": ticket, "edits": erased})
@@ -211,10 +207,10 @@ def db_index(
             terminal.say(FAILED_INDEX[before])
             for statement in statements:
                 terminal.show_text(f"{statement};")
-        if statements and not yes:
-            require_confirmation("it is on the application's table", yes=yes, as_json=as_json)
+        if statements:
             meanwhile = " No other process can write to the file meanwhile." if index.holds_writers_up else ""
-            confirm(f"{'Remove it' if drop else 'Make it'}?{meanwhile}")
+            question = f"{'Remove it' if drop else 'Make it'}?{meanwhile}"
+            confirm(question, "it is on the application's table", yes=yes, as_json=as_json)
         index.execute(statements)
         now = index.state()
     if as_json:
@@ -242,9 +238,8 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
                 terminal.say(
                     f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
                 )
-            require_confirmation("a message without a row there leaves the queue", yes=yes, as_json=as_json)
-            if not yes:
-                confirm(f"Let the queue belong to {before.configured}?")
+            question = f"Let the queue belong to {before.configured}?"
+            confirm(question, "a message without a row there leaves the queue", yes=yes, as_json=as_json)
             accept()
     if as_json:
         terminal.show_json(

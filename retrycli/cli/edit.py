@@ -39,7 +39,8 @@ def edit(
     """
     from retrycli.operations import edit_message
 
-    require_confirmation("the change is shown before it is written", yes=yes, as_json=as_json)
+    why = "the change is shown before it is written"
+    require_confirmation(why, yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     read, before = edit_message.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:
@@ -49,7 +50,7 @@ def edit(
     after.check(before)
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
-        confirm(f"Write this to message {message_id}?")
+        confirm(f"Write this to message {message_id}?", why, yes=yes, as_json=as_json)
     changed = edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         terminal.show_json({"id": message_id, "changed": changed})

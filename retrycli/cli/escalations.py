@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from retrycli.cli.arguments import MessageId, MessageIds, takes_filters
 from retrycli.cli.list_failed import ON_SCREEN
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
-from retrycli.cli.selection import act_on, choose, confirmed_ids
+from retrycli.cli.selection import act_on, select_messages
 from retrycli.cli.show import may_have_arrived
 from retrycli.domain import suggested
 from retrycli.domain.listing import Filter
@@ -186,11 +185,10 @@ def acknowledge(
     """Acknowledge escalated messages. They stay in the list, and are no longer new."""
     from retrycli.operations import message_actions
 
-    wanted = choose(message_ids, filters)
-    settings = load_settings(ctx, config)
-    if not isinstance(wanted, list):
-        wanted = replace(wanted, state=State.ESCALATED, new=True)
-    ids = confirmed_ids(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
+    only = {"state": State.ESCALATED, "new": True}
+    settings, ids = select_messages(
+        ctx, config, "Acknowledge", message_ids, filters, yes=yes, as_json=as_json, only=only
+    )
     act_on(
         "acknowledged",
         lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here),

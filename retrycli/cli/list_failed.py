@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from retrycli.cli.arguments import takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.domain.listing import Filter
-from retrycli.domain.message import MessageType, State
+from retrycli.domain.message import State
 from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
@@ -24,20 +23,14 @@ if TYPE_CHECKING:
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
 
 
-class Sort(StrEnum):
-    """Sort orders."""
-
-    NEXT = "next"
-    ID = "id"
-    TRIES = "tries"
-    AGE = "age"
+Sort = Literal["next", "id", "tries", "age"]
 
 
 @takes_filters
 def list_failed(
     ctx: typer.Context,
     filters: Filter,
-    sort: Annotated[Sort, typer.Option(help="The order.")] = Sort.NEXT,
+    sort: Annotated[Sort, typer.Option(help="The order.")] = "next",
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_NUMBER, help="Show at most N messages.", show_default="50 on a terminal"),
@@ -51,7 +44,7 @@ def list_failed(
 
     settings = load_settings(ctx, config)
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with listing.list_messages(settings, filters, sort=sort.value, limit=shown) as found:
+    with listing.list_messages(settings, filters, sort=sort, limit=shown) as found:
         if as_json:
             most = _max_retries_by_type(settings)
             terminal.show_json(
@@ -76,10 +69,10 @@ def list_failed(
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
 
 
-def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:
+def _list_fields(message: ListedMessage, most: Mapping[str, int]) -> dict[str, object]:
     fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
     return {name: getattr(message, name) for name in fields} | {
-        "max_retries": _max_retries(most, message.message_type),
+        "max_retries": most.get(message.message_type),
         "created_at": message.created_at,
     }
 
@@ -110,7 +103,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 str(message.ticket_id),
                 message.message_type,
                 message.state,
-                _tries_text(message.retry_count, _max_retries(most, message.message_type)),
+                _tries_text(message.retry_count, most.get(message.message_type)),
                 message.next_attempt_at,
                 message.last_error,
                 *((expiry(message),) if expire else ()),
@@ -135,14 +128,10 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     return f"expires {formatting.ahead(end, now)}{early}"
 
 
-def _max_retries_by_type(settings: Settings) -> dict[MessageType, int]:
+def _max_retries_by_type(settings: Settings) -> dict[str, int]:
     return {message_type: policy.max_retries for message_type, policy in settings.policies.items()}
 
 
 def _tries_text(made: int | None, most: int | None) -> str:
     """Return retries made and allowed, with ? for an invalid count or an unknown message type."""
     return f"{'?' if made is None else made}/{'?' if most is None else most}"
-
-
-def _max_retries(most: dict[MessageType, int], message_type: str) -> int | None:
-    return next((tries for known, tries in most.items() if known == message_type), None)

@@ -112,12 +112,22 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None
         raise typer.BadParameter(f"{what}, and this is not a terminal: pass --yes to confirm", param_hint="--yes")
 
 
-def confirm(question: str) -> None:
-    """Ask a question. End the command unless the answer is yes.
+def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> None:
+    """Ask a question, unless ``--yes`` was given. End the command unless the answer is yes.
+
+    Args:
+        question: the question.
+        why: the reason for it, for the error if the user can't be asked.
+        yes: ``--yes`` was given.
+        as_json: ``--json`` was given.
 
     Raises:
+        typer.BadParameter: the user can't be asked, and ``--yes`` was not given.
         typer.Exit: the answer is not yes; the exit code is 0.
     """
+    require_confirmation(why, yes=yes, as_json=as_json)
+    if yes:
+        return
     typer.echo(f"{question} [y/N] ", nl=False)
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         typer.echo("Nothing was changed.")

@@ -14,7 +14,6 @@ from retrycli.cli.options import (
     confirm,
     load_settings,
     operator_name,
-    require_confirmation,
     utf8,
 )
 from retrycli.domain.message import MessageType
@@ -132,9 +131,8 @@ def deliver_test(
         raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
-        require_confirmation(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
-        if not yes:
-            confirm(f"Send a test to the {message_type} of ticket {ticket}?")
+        question = f"Send a test to the {message_type} of ticket {ticket}?"
+        confirm(question, f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
     tried = trial_delivery.deliver_test(
         settings,
         ticket=ticket,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
 from retrycli.cli.list_failed import show_messages
-from retrycli.cli.options import NOT_OK, REFUSED, can_ask, confirm, require_confirmation
+from retrycli.cli.options import NOT_OK, REFUSED, can_ask, confirm, load_settings, require_confirmation
 from retrycli.cli.run_once import Signals
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
 from retrycli.domain.listing import Filter
@@ -16,7 +16,8 @@ from retrycli.domain.outcome import may_have_arrived
 from retrycli.views import formatting, terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from retrycli.config.settings import Settings
     from retrycli.operations.message_actions import Match
@@ -26,79 +27,78 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-def choose(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
-    """Return the ids or the filter.
-
-    Raises:
-        typer.BadParameter: both or neither were given.
-    """
-    filtered = wanted != Filter()
-    if message_ids and filtered:
-        raise typer.BadParameter("ids and filters don't go together; give the ones or the others", param_hint="ID…")
-    if not message_ids and not filtered:
-        words = "name messages by their ids, or choose them by a filter such as --type or --error"
-        raise typer.BadParameter(words, param_hint="ID…")
-    return message_ids or wanted
-
-
-def confirmed_ids(
-    settings: Settings,
+def select_messages(
+    ctx: typer.Context,
+    config: Path | None,
     verb: str,
-    wanted: list[int] | Filter,
+    message_ids: list[int] | None,
+    wanted: Filter,
     *,
     yes: bool,
     as_json: bool,
     plan: str = "",
     for_good: bool = False,
     asks_a_person: bool = False,
-    expired: Callable[[Sequence[int]], Collection[int]] = lambda _: (),
-) -> Sequence[int]:
-    """Return the ids to change. Show the first messages that a filter finds, and ask for confirmation.
+    expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
+    only: Mapping[str, Any] | None = None,
+) -> tuple[Settings, Sequence[int]]:
+    """Return the settings, and the ids to change. Show the first messages that a filter finds, and ask to confirm.
 
     Args:
-        settings: the settings.
+        ctx: the command's context.
+        config: the file of ``--config``.
         verb: starts the question.
-        wanted: ids or a filter, from `choose`.
+        message_ids: ids, or
+        wanted: the filter.
         yes: do not ask.
         as_json: stdout holds one JSON object and nothing else.
         plan: ends the question.
         for_good: the change can't be undone, so named messages are confirmed too.
         asks_a_person: named messages are confirmed if the user can be asked.
         expired: finds the ids of expired messages, which stay unchanged.
+        only: fields of the filter that are set whatever the options say.
 
     Raises:
         NoSuchMessage: the filter matches no message.
-        typer.BadParameter: the user can't be asked.
+        typer.BadParameter: ids and a filter were given, or neither; or the user can't be asked.
         typer.Exit: the user does not agree.
     """
     from retrycli.operations import message_actions
 
-    if isinstance(wanted, list):
+    filtered = wanted != Filter()
+    if message_ids and filtered:
+        raise typer.BadParameter("ids and filters don't go together; give the ones or the others", param_hint="ID…")
+    if not message_ids and not filtered:
+        words = "name messages by their ids, or choose them by a filter such as --type or --error"
+        raise typer.BadParameter(words, param_hint="ID…")
+    settings = load_settings(ctx, config)
+    why = "it can't be undone" if message_ids else "a filter may find many messages"
+    if message_ids:
         if yes or not (for_good or (asks_a_person and can_ask(as_json=as_json))):
-            return list(dict.fromkeys(wanted))
-        require_confirmation("it can't be undone", yes=yes, as_json=as_json)
-        found = message_actions.named(settings, wanted)
+            return settings, list(dict.fromkeys(message_ids))
+        require_confirmation(why, yes=yes, as_json=as_json)
+        found = message_actions.named(settings, message_ids)
     else:
-        require_confirmation("a filter may find many messages", yes=yes, as_json=as_json)
-        found = message_actions.find(settings, wanted)
+        require_confirmation(why, yes=yes, as_json=as_json)
+        found = message_actions.find(settings, replace(wanted, **(only or {})))
         if not found.ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
-    if not yes and len(left_alone := expired(found.ids)) < len(found.ids):
-        _confirm(settings, found, left_alone, verb=verb, plan=plan)
-    return found.ids
+    if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
+        _show_match(settings, found, left_alone)
+        number = formatting.count(len(found.ids) - len(left_alone), "message")
+        confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
+    return settings, found.ids
 
 
-def _confirm(settings: Settings, found: Match, left_alone: Collection[int], *, verb: str, plan: str) -> None:
-    number = len(found.ids) - len(left_alone)
+def _show_match(settings: Settings, found: Match, left_alone: Collection[int]) -> None:
     first = [message for message in found.first if message.id not in left_alone]
     show_messages(settings, first)
-    if (more := number - len(first)) and first:
+    if (more := len(found.ids) - len(left_alone) - len(first)) and first:
         terminal.say(f"… and {more:,} more")
     if left_alone:
         terminal.say(
             f"{_describe_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone."
         )
-    confirm(f"{verb} {formatting.count(number, 'message')}{plan}?")
 
 
 def _describe_expired(number: int) -> str:
