@@ -120,25 +120,23 @@ EXAMPLES = {
 """By the words of the command."""
 
 
-class ProgramContext(typer.Context):
+class _ProgramContext(typer.Context):
     """The root context. It names the program in usage lines and errors as suggested commands do."""
 
     @property
     def command_path(self) -> str:
-        """The words before a command."""
         return suggested.program()
 
 
-class Commands(TyperGroup):
+class _Commands(TyperGroup):
     """All commands, loaded on demand: cron starts the program for every pass, and needs one command.
 
     Loading all of them takes an eighth of a pass with nothing due (tests/benchmarks).
     """
 
-    context_class = ProgramContext
+    context_class = _ProgramContext
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer does not export click's types
-        """Return the names of all commands."""
         return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
@@ -149,7 +147,6 @@ class Commands(TyperGroup):
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
-        """Write the commands by group."""
         for title, names in GROUPS.items():
             room = formatter.width - LONGEST_COMMAND - 6
             with formatter.section(title):
@@ -212,7 +209,7 @@ def _show_version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="retrycli",
-    cls=Commands,
+    cls=_Commands,
     help="Deliver failed ticket messages: one safe pass per run of cron.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

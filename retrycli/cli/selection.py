@@ -44,19 +44,9 @@ def select_messages(
 ) -> tuple[Settings, Sequence[int]]:
     """Return the settings, and the ids to change. Show the first messages that a filter finds, and ask to confirm.
 
-    Args:
-        ctx: the command's context.
-        config: the file of ``--config``.
-        verb: starts the question.
-        message_ids: ids, or
-        wanted: the filter.
-        yes: do not ask.
-        as_json: stdout holds one JSON object and nothing else.
-        plan: ends the question.
-        for_good: the change can't be undone, so named messages are confirmed too.
-        asks_a_person: named messages are confirmed if the user can be asked.
-        expired: finds the ids of expired messages, which stay unchanged.
-        only: fields of the filter that are set whatever the options say.
+    ``verb`` and ``plan`` begin and end the question. Messages that are named by their ids are confirmed if the change
+    can't be undone (``for_good``), or if ``asks_a_person`` and the user can be asked. ``expired`` finds the ids of
+    expired messages, which stay unchanged; ``only`` has fields of the filter that are always set.
 
     Raises:
         NoSuchMessage: the filter matches no message.
@@ -65,29 +55,32 @@ def select_messages(
     """
     from retrycli.operations import message_actions
 
+    _check_choice(message_ids, wanted)
+    settings = load_settings(ctx, config)
+    why = "it can't be undone" if message_ids else "a filter may find many messages"
+    if message_ids and (yes or not (for_good or (asks_a_person and can_ask(as_json=as_json)))):
+        return settings, list(dict.fromkeys(message_ids))
+    require_confirmation(why, yes=yes, as_json=as_json)
+    if message_ids:
+        found = message_actions.named(settings, message_ids)
+    else:
+        found = message_actions.find(settings, replace(wanted, **(only or {})))
+    if not found.ids:
+        raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
+    if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
+        _show_match(settings, found, left_alone)
+        number = formatting.count(len(found.ids) - len(left_alone), "message")
+        confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
+    return settings, found.ids
+
+
+def _check_choice(message_ids: list[int] | None, wanted: Filter) -> None:
     filtered = wanted != Filter()
     if message_ids and filtered:
         raise typer.BadParameter("ids and filters don't go together; give the ones or the others", param_hint="ID…")
     if not message_ids and not filtered:
         words = "name messages by their ids, or choose them by a filter such as --type or --error"
         raise typer.BadParameter(words, param_hint="ID…")
-    settings = load_settings(ctx, config)
-    why = "it can't be undone" if message_ids else "a filter may find many messages"
-    if message_ids:
-        if yes or not (for_good or (asks_a_person and can_ask(as_json=as_json))):
-            return settings, list(dict.fromkeys(message_ids))
-        require_confirmation(why, yes=yes, as_json=as_json)
-        found = message_actions.named(settings, message_ids)
-    else:
-        require_confirmation(why, yes=yes, as_json=as_json)
-        found = message_actions.find(settings, replace(wanted, **(only or {})))
-        if not found.ids:
-            raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
-    if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
-        _show_match(settings, found, left_alone)
-        number = formatting.count(len(found.ids) - len(left_alone), "message")
-        confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
-    return settings, found.ids
 
 
 def _show_match(settings: Settings, found: Match, left_alone: Collection[int]) -> None:

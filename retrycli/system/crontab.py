@@ -14,7 +14,7 @@ from pathlib import Path
 from retrycli.domain import cron_line
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system.host import NOT_THERE, Finished, Host, decoded, encoded, files_in, processes, read_text
+from retrycli.system.host import NOT_THERE, Finished, Host, checked, decoded, encoded, files_in, processes, read_text
 from retrycli.system.systemd import has_systemd, is_active, timers
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
@@ -51,7 +51,7 @@ class UserCrontab:
         done = self._run("-l")
         if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
             return ""
-        return decoded(_checked(done, self.host).stdout)
+        return decoded(self._checked(done).stdout)
 
     def write(self, text: str) -> None:
         """Replace its text.
@@ -59,20 +59,16 @@ class UserCrontab:
         Raises:
             ConfigurationError: cron rejects it.
         """
-        _checked(self._run("-", encoded(text)) if text else self._run("-r"), self.host)
+        self._checked(self._run("-", encoded(text)) if text else self._run("-r"))
 
     def _run(self, option: str, given: bytes = b"") -> Finished:
         return self.host.run(["crontab", *(["-u", self.user] if self.user else []), option], given)
 
-
-def _checked(done: Finished, host: Host) -> Finished:
-    if done.returncode:
-        said = " ".join(decoded(done.stderr).split())
-        raise ConfigurationError(
-            f"`crontab` failed: {said}; is cron installed, and may {host.login} use it? "
-            "`retrycli cron install --systemd` does without"
+    def _checked(self, done: Finished) -> Finished:
+        remedy = (
+            f"; is cron installed, and may {self.host.login} use it? `retrycli cron install --systemd` does without"
         )
-    return done
+        return checked(done, "crontab", remedy)
 
 
 def callers(host: Host, unread: dict[str, str]) -> list[Caller]:

@@ -47,6 +47,18 @@ def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS)
         return subprocess.CompletedProcess(command, TIMED_OUT, b"", f"no answer within {seconds:g} s".encode())
 
 
+def checked(done: Finished, name: str, remedy: str = "") -> Finished:
+    """Return the result of a program that has succeeded.
+
+    Raises:
+        ConfigurationError: it has failed.
+    """
+    if done.returncode:
+        said = " ".join(decoded(done.stderr).split())
+        raise ConfigurationError(f"`{name}` failed: {said}{remedy}")
+    return done
+
+
 class Asker:
     """Run programs for a command that only reads: wait briefly, and for a silent program only once.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from retrycli.domain.cron_line import Caller, Job, named_config, names_pass, schedule
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
-from retrycli.system.host import TIMED_OUT, Finished, Host, decoded, files_in, read_text
+from retrycli.system.host import TIMED_OUT, Finished, Host, checked, decoded, files_in, read_text
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 NOT_ACTIVE = (3, 4)  # exit statuses of ``systemctl is-active`` for a unit that is inactive or missing
@@ -239,9 +239,7 @@ def systemctl(host: Host, *words: str, own: bool) -> None:
         ConfigurationError: the command failed.
     """
     done = _systemctl(host, *words, own=own)
-    if done.returncode:
-        said = " ".join(decoded(done.stderr).split())
-        raise ConfigurationError(f"`{' '.join(done.args)}` failed: {said}")
+    checked(done, " ".join(done.args))
 
 
 def timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:

@@ -186,7 +186,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     """
     handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:
-        handlers.append(LogFile(file))
+        handlers.append(_LogFile(file))
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
     for handler in handlers:
         handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
@@ -197,7 +197,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
 
 def file_problem() -> str | None:
     """Return why the log file could not be written, or None."""
-    return next((handler.problem for handler in logger.handlers if isinstance(handler, LogFile)), None)
+    return next((handler.problem for handler in logger.handlers if isinstance(handler, _LogFile)), None)
 
 
 def file_failure(error: Exception) -> None:
@@ -238,7 +238,7 @@ class _Json(logging.Formatter):
         return as_json(line)
 
 
-class LogFile(logging.Handler):
+class _LogFile(logging.Handler):
     """Append lines to a file, which the first line creates.
 
     A file that can't be written does not end a pass. `problem` says why, for a warning.
@@ -254,7 +254,7 @@ class LogFile(logging.Handler):
         self._file: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line in one write, so that lines of other processes can't split it."""
+        # in one write, so that lines of other processes can't split it
         try:
             if self._file is None:
                 self._file = _open(self._path)
@@ -264,7 +264,6 @@ class LogFile(logging.Handler):
             self.problem = f"{self._path}: {why}. Correct logging.file, or let this user write there"
 
     def close(self) -> None:
-        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -278,16 +277,9 @@ def _open(path: Path) -> int:
         OSError: it can't be opened, is not a regular file, or another user may have linked it.
     """
     file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
-    if (objection := _objection(os.fstat(file), path)) is not None:
-        os.close(file)
-        raise OSError(None, objection)
-    return file
-
-
-def _objection(file: os.stat_result, path: Path) -> str | None:
-    """Return why an open file must not be written; None if it may be."""
-    if not stat.S_ISREG(file.st_mode):
-        return "not a regular file"
-    if others_may_have_linked(file, path.absolute().parent.stat()):
-        return LINKED
-    return None
+    found = os.fstat(file)
+    is_regular = stat.S_ISREG(found.st_mode)
+    if is_regular and not others_may_have_linked(found, path.absolute().parent.stat()):
+        return file
+    os.close(file)
+    raise OSError(None, LINKED if is_regular else "not a regular file")
