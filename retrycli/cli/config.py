@@ -35,8 +35,7 @@ def init(
     except RetrycliError:
         file.unlink()  # or it would be in the way of the command that is put right
         raise
-    terminal.say(f"Wrote {file}.")
-    terminal.say(f"Made retrycli's tables in {place}.")
+    terminal.say(f"Wrote {file}.", f"Made retrycli's tables in {place}.")
     step = "retrycli run-once --dry-run"
     if not settings.gateway.base_url:
         step = f"set gateway.base_url in {file}, then `{step}`"

@@ -35,8 +35,10 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     from retrycli.operations import maintenance
 
     before, after = maintenance.upgrade(load_settings(ctx, config))
-    terminal.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
-    terminal.say("Next: retrycli status")
+    terminal.say(
+        f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."),
+        "Next: retrycli status",
+    )
 
 
 @db.command("downgrade")
@@ -52,8 +54,10 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
         terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
     confirm("Downgrade the tables?", "what the older version does not know is deleted", yes=yes)
     before, after = maintenance.downgrade(settings)
-    terminal.say(f"Tables are at version {after}, from {before}.")
-    terminal.say("Next: install the older version; every command of this one upgrades them again")
+    terminal.say(
+        f"Tables are at version {after}, from {before}.",
+        "Next: install the older version; every command of this one upgrades them again",
+    )
 
 
 @db.command("prune")
@@ -87,8 +91,7 @@ def db_prune(
     if as_json:
         terminal.show_json(old)
         return
-    terminal.say(f"Forgot {found}.")
-    terminal.say("Next: retrycli status")
+    terminal.say(f"Forgot {found}.", "Next: retrycli status")
 
 
 @db.command("erase")
@@ -116,8 +119,7 @@ def db_erase(
     if as_json:
         terminal.show_json({"ticket": ticket, "edits": erased})
         return
-    terminal.say(f"Erased the texts of {formatting.count(erased, 'edit')}.")
-    terminal.say("Next: retrycli status")
+    terminal.say(f"Erased the texts of {formatting.count(erased, 'edit')}.", "Next: retrycli status")
 
 
 @db.command("copy")
@@ -251,5 +253,4 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
             }
         )
         return
-    terminal.say(f"It belongs to {before.configured}.")
-    terminal.say("Next: retrycli run-once --dry-run")
+    terminal.say(f"It belongs to {before.configured}.", "Next: retrycli run-once --dry-run")

@@ -214,5 +214,4 @@ def note(
     if as_json:
         terminal.show_json({"id": message_id, "note": text})
         return
-    terminal.say(f"Noted with message {message_id}.")
-    terminal.say("Next: retrycli escalations")
+    terminal.say(f"Noted with message {message_id}.", "Next: retrycli escalations")

@@ -113,8 +113,10 @@ def pause(
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
-    terminal.say(f"Paused {until}. Passes record themselves and send nothing.")
-    terminal.say("Next: `retrycli resume`, when deliveries may go on")
+    terminal.say(
+        f"Paused {until}. Passes record themselves and send nothing.",
+        "Next: `retrycli resume`, when deliveries may go on",
+    )
 
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
@@ -122,5 +124,4 @@ def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None
     from retrycli.operations import pause
 
     was_paused = pause.resume(load_settings(ctx, config), by=by)
-    terminal.say("Resumed; passes deliver again." if was_paused else "Nothing was paused.")
-    terminal.say("Next: retrycli status")
+    terminal.say("Resumed; passes deliver again." if was_paused else "Nothing was paused.", "Next: retrycli status")

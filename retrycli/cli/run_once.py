@@ -114,10 +114,10 @@ def _show(summary: PassSummary) -> None:
     from retrycli.views import terminal
 
     why = describe_end(summary.reason, summary.detail)
-    terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     terminal.say(
+        f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""),
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
-        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} of unknown outcome"
+        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} of unknown outcome",
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
     terminal.say(f"Next: {step or 'retrycli status'}")

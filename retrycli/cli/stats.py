@@ -77,8 +77,10 @@ def report(
         print(page, end="")  # noqa: T201
         return
     operation.write(file, page)
-    terminal.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
-    terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
+    terminal.say(
+        f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).",
+        f"Next: look at it with a browser, as in xdg-open {file}",
+    )
 
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
@@ -93,8 +95,10 @@ def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
         return
     typer.echo(text(measured), nl=False)
     path = settings.metrics.path
-    terminal.say(f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.")
-    terminal.say("Next: retrycli status")
+    terminal.say(
+        f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.",
+        "Next: retrycli status",
+    )
 
 
 def parse_since(since: str) -> timedelta:

@@ -1,9 +1,9 @@
-"""Durations in text: ``200ms``, ``2s``, ``15m``, ``2h``, ``7d``."""
+"""Durations in text, as ``200ms``, ``2s``, ``15m``, ``2h`` or ``7d``, and times in a zone."""
 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -50,3 +50,16 @@ def in_words(length: timedelta) -> str:
     )
     whole, rest = divmod(round(seconds / small), unit // small)
     return f"{whole} {name}" + (f" {rest} {small_name}" if rest else "")
+
+
+def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
+    """Return a time in a zone, by default the machine's. A naive time is UTC.
+
+    A time at an end of the calendar is returned unchanged, as is any time if the machine's zone is a day or more away,
+    such as ``TZ=UTC-24``.
+    """
+    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    try:
+        return aware.astimezone(zone)
+    except (OverflowError, ValueError):
+        return aware

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import ClassVar
 
 from retrycli.domain.cron_line import HOUR, schedule
+from retrycli.domain.duration import in_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.retry_policy import later
 
@@ -135,7 +136,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
         minutes, hours, days, months, weekdays = (_values(*field) for field in zip(fields, RANGES, strict=True))
     except ValueError:
         return None
-    hour = _local(now, zone).replace(minute=0, second=0, microsecond=0, tzinfo=None)
+    hour = in_zone(now, zone).replace(minute=0, second=0, microsecond=0, tzinfo=None)
     step = HOUR / len(minutes)
     if fields[1:] == ["*"] * 4 and all(minute - minutes[0] == number * step for number, minute in enumerate(minutes)):
         return Grid(_utc(hour + minutes[0] * MINUTE, zone), timedelta(minutes=step))
@@ -190,13 +191,6 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
             raise ValueError(part)
         found.update(values)
     return sorted(found)
-
-
-def _local(time: datetime, zone: tzinfo | None) -> datetime:
-    try:
-        return time.astimezone(zone)
-    except ValueError:  # the system accepts the zone TZ=UTC-24, Python does not
-        return time.astimezone(UTC)
 
 
 def _utc(local: datetime, zone: tzinfo | None) -> datetime:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime
 from math import isfinite
 
+from retrycli.domain.duration import in_zone
 from retrycli.domain.sanitize import printable
 
 Cell = str | int | float | bool | datetime | None
@@ -19,25 +20,12 @@ BAR = 24  # length of the longest bar, in characters
 
 def local_time(time: datetime) -> str:
     """Return a time for a person: local, with its offset."""
-    return _in_zone(None, time).isoformat(sep=" ", timespec="minutes")
+    return in_zone(time).isoformat(sep=" ", timespec="minutes")
 
 
 def utc_time(time: datetime | None) -> str | None:
     """Return a time for a program: RFC 3339 in UTC, to the second."""
-    return None if time is None else _in_zone(UTC, time).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
-    """Return a time in a zone, by default the machine's. A naive time is UTC.
-
-    A time at an end of the calendar is returned unchanged, as is any time if the machine's zone is a day or more away,
-    such as ``TZ=UTC-24``.
-    """
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    try:
-        return aware.astimezone(zone)
-    except (OverflowError, ValueError):
-        return aware
+    return None if time is None else in_zone(time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def curve(numbers: Sequence[int]) -> str:

@@ -187,10 +187,10 @@ def _folded(text: str, indent: int) -> str:
     return ("\n" + " " * indent).join(line.plain.rstrip() for line in lines)
 
 
-def say(text: str) -> None:
-    """Print a line of retrycli's own words for a person; nothing if the output is piped."""
+def say(*lines: str) -> None:
+    """Print lines of retrycli's own words for a person; nothing if the output is piped."""
     if on_terminal():
-        print(suggested.own(text))  # noqa: T201
+        print(*map(suggested.own, lines), sep="\n")  # noqa: T201
 
 
 def show_text(text: str) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
 from importlib import resources
 from itertools import pairwise
 
 from retrycli.domain.delivery_stats import DAY, DeliveryStats, PassMark, bar_for, bars, quantile
-from retrycli.domain.duration import in_words
+from retrycli.domain.duration import in_words, in_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import EscalationGroup
 from retrycli.domain.sanitize import printable
@@ -78,7 +78,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
         raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
 
     # One offset for the whole page, which names it: a day of a clock change would have a gap of an hour.
-    offset = _offset(report.figures.until, zone)
+    offset = timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
 
     def clock(time: datetime) -> datetime:
         return time.astimezone(offset)
@@ -96,16 +96,6 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
     environment.globals["amount"] = count
     template = (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(_values(report, clock))
-
-
-def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
-    """Return a zone's offset from UTC at a time; UTC if the machine's zone is a day or more away, such as
-    ``TZ=UTC-24``.
-    """
-    try:
-        return timezone(time.astimezone(zone).utcoffset() or timedelta())
-    except ValueError:
-        return UTC
 
 
 def _cut(text: object, room: int) -> str:
