@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import ListedMessage
     from retrycli.operations.dry_run import DryRunTotals, Preview
-    from retrycli.views.formatting import Cell
-    from retrycli.views.terminal import Row
 
 ON_SCREEN = 50  # maximum number of messages on a terminal
 NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."
@@ -66,7 +64,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
     terminal.say("Next: retrycli run-once")
 
 
-def _row(message: ListedMessage, made: Cell, found: DryRunTotals) -> Row:
+def _row(message: ListedMessage, made: formatting.Cell, found: DryRunTotals) -> terminal.Row:
     to = found.destination_of(message.message_type)
     return (
         *(message.id, str(message.ticket_id), message.message_type, message.retry_count),

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settin
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
 from retrycli.views import terminal
-
-if TYPE_CHECKING:
-    pass
 
 
 def edit(

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup, ListedMessage
-    from retrycli.views.terminal import Row
 
 ESCALATION_FIELDS = (
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
@@ -146,7 +145,7 @@ def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -
     terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)
 
 
-def _escalated(message: ListedMessage) -> Row:
+def _escalated(message: ListedMessage) -> terminal.Row:
     return (
         message.id,
         str(message.ticket_id),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import ListedMessage
-    from retrycli.views.formatting import Cell
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
 
@@ -91,7 +90,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
         messages = list(messages)
         expire = any(_expiry(message, settings, now) for message in messages)
 
-    def expiry(message: ListedMessage) -> Cell:
+    def expiry(message: ListedMessage) -> formatting.Cell:
         return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
 
     columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import MAX_NUMBER, By, ConfigFile, Header, Json, load_settings, utf8
 from retrycli.cli.run_once import RELEASED_TEXT, describe_end
 from retrycli.domain.duration import duration
+from retrycli.domain.passes import PassRecord, PauseRecord
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from retrycli.domain.passes import PassRecord, PauseRecord
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 

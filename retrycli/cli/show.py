@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
     from retrycli.operations.explain import Explanation
-    from retrycli.views.terminal import Row
 
 ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that the message's row has too
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
@@ -132,15 +131,15 @@ def _show_history(found: MessageDetails) -> None:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
 
 
-def _history_rows(found: MessageDetails) -> list[Row]:
-    rows: list[tuple[datetime, Row]] = [
+def _history_rows(found: MessageDetails) -> list[terminal.Row]:
+    rows: list[tuple[datetime, terminal.Row]] = [
         (attempt.started_at, _attempt_row(attempt, found.ended)) for attempt in found.attempts
     ]
     rows += [(act.at, (None, act.by, act.at, act.act, None, None, act.detail, None)) for act in found.acts]
     return [row for _, row in sorted(rows, key=itemgetter(0))]
 
 
-def _attempt_row(made: AttemptRecord, ended: frozenset[str]) -> Row:
+def _attempt_row(made: AttemptRecord, ended: frozenset[str]) -> terminal.Row:
     return (
         made.number,
         made.made_by,

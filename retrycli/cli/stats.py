@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import ConfigFile, Json, load_settings
-from retrycli.domain.delivery_stats import GroupBy, bar_for, bars, quantile
+from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group, GroupBy, bar_for, bars, quantile
 from retrycli.domain.duration import duration, in_words
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group
-    from retrycli.views.terminal import Row
 
 ON_SCREEN = 20  # maximum number of groups on a terminal, except hours, which are all shown
 MAX_GROUPS = 10_000  # maximum number of groups off a terminal
@@ -148,7 +143,7 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
     }
 
 
-def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
+def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[terminal.Row]:
     """Yield the rows for a pipe. The first column says what the row is about."""
     for group in groups:
         yield by.value, group.key, group.attempts, group.delivered
