@@ -90,8 +90,7 @@ def first_sentence(topic: str) -> str:
 
 
 def _unknown(topic: str) -> str:
-    similar = [name for name in TOPICS if topic in name] if topic else []
-    close = similar or get_close_matches(topic, TOPICS, cutoff=0.7)
+    close = [name for name in TOPICS if topic and topic in name] or get_close_matches(topic, TOPICS, cutoff=0.7)
     hint = f"did you mean {' or '.join(close[:3])}?" if close else "`retrycli manual` lists the topics"
     return f"{topic!r} is not a topic; {hint}"
 
@@ -116,8 +115,7 @@ def _show(text: str) -> None:
         elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
 
     screen = Console(highlight=False)
-    coloured = "R" in os.environ.setdefault("LESS", LESS).upper()
-    with screen.pager(styles=coloured):
+    with screen.pager(styles="R" in os.environ.setdefault("LESS", LESS).upper()):
         screen.print(Page(_without_paths(text), code_theme="ansi_dark", hyperlinks=False))
 
 

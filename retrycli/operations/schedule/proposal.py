@@ -151,9 +151,10 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
         ConfigurationError: others may change what it relies on; or the settings' owner is neither root nor the
             owner of the database that they name, and so may never have written it.
     """
-    gateways = loaded.settings.gateway.all.values()
-    named = [path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file) if path is not None]
-    for path in (Path(wanted.config), *named, *program):
+    named = [
+        path for gateway in loaded.settings.gateway.all.values() for path in (gateway.preset_file, gateway.ca_file)
+    ]
+    for path in filter(None, (Path(wanted.config), *named, *program)):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", and so {path}"
             raise ConfigurationError(
@@ -229,9 +230,11 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
 
 def _read_by(loaded: Loaded) -> tuple[str, ...]:
     """Return the files that a pass reads beside its settings, as far as the settings name them."""
-    gateways = loaded.settings.gateway.all.values()
     named = [
-        path for gateway in gateways for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir) if path
+        path
+        for gateway in loaded.settings.gateway.all.values()
+        for path in (gateway.preset_file, gateway.ca_file, gateway.attachments_dir)
+        if path is not None
     ]
     secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
     return _absolute([*named, *secrets, Path(sys.executable).resolve()])
@@ -243,8 +246,10 @@ def _written_by(settings: Settings) -> tuple[str, ...]:
     SQLite's journal and the lock are beside the database. With a server the lock is in the state folder, which systemd
     gives the unit (StateDirectory=).
     """
-    files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
-    files.append(settings.logging.file)
+    files = [
+        *(settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path),
+        settings.logging.file,
+    ]
     return _absolute([file.absolute().parent for file in files if file is not None])
 
 
