@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
 import typer
 
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load, require_confirmation
+from retrycli.config.loader import Loaded
+from retrycli.domain.cron_line import Job
 from retrycli.operations.schedule import callers, installation, proposal
 from retrycli.operations.schedule.proposal import FileChange, SchedulePlace
 from retrycli.system.crontab import cron_is_running
@@ -36,9 +39,8 @@ def cron_print(
 ) -> None:
     """Print what `install` would write, and write nothing."""
     host = Host()
-    place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
-    loaded = load(ctx, config)
-    wanted, _ = proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
+    place = SchedulePlace.of(host, user=user, systemd=systemd)
+    _, wanted, _ = _propose(ctx, config, place, host, run_as)
     parts = installation.texts(place, wanted, host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
@@ -63,9 +65,8 @@ def cron_install(
 ) -> None:
     """Install the cron line or timer. Show the change and ask first."""
     host = Host()
-    place = _find_place(host, user=user, systemd=systemd, run_as=run_as)
-    loaded = load(ctx, config)
-    wanted, log = proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
+    place = SchedulePlace.of(host, user=user, systemd=systemd)
+    loaded, wanted, log = _propose(ctx, config, place, host, run_as)
     changes = [*log, *installation.install(place, wanted, host)]
     _confirm_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
@@ -147,20 +148,21 @@ def cron_remove(
         terminal.say("Next: retrycli cron check")
 
 
-def _find_place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
-    """Return the schedule that the options choose.
+def _propose(
+    ctx: typer.Context, config: Path | None, place: SchedulePlace, host: Host, run_as: str | None
+) -> tuple[Loaded, Job, list[FileChange]]:
+    """Return the settings, the pass with its log, and the change of the settings that adds the log.
 
     Raises:
         typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
     """
-    place = SchedulePlace.of(host, user=user, systemd=systemd)
     if run_as not in {None, host.login} and not place.is_system:
         raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
-    return place
+    loaded = load(ctx, config)
+    return loaded, *proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
 
 
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
-
     if not found:
         return
     why = "the change is shown before it is made"

@@ -168,7 +168,6 @@ def db_copy(
 
 
 def _show_copy(done: Move, *, as_json: bool) -> None:
-
     if as_json:
         tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
         facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
@@ -181,7 +180,6 @@ def _show_copy(done: Move, *, as_json: bool) -> None:
 
 
 def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
-
     if done.paused:
         terminal.say("Deliveries are paused there as well.")
     else:

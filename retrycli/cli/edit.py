@@ -62,7 +62,6 @@ def edit(
 
 
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
-
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
         terminal.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {SUDO_REMEDY}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
 
+
+FIELDS = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
 
 Sort = Literal["next", "id", "tries", "age"]
 
@@ -49,7 +51,12 @@ def list_failed(
             terminal.show_json(
                 {
                     "messages": (
-                        _list_fields(message, most) | {"expires_at": message.expires_at(settings.policies)}
+                        {name: getattr(message, name) for name in FIELDS}
+                        | {
+                            "max_retries": most.get(message.message_type),
+                            "created_at": message.created_at,
+                            "expires_at": message.expires_at(settings.policies),
+                        }
                         for message in found.messages
                     )
                 }
@@ -66,14 +73,6 @@ def list_failed(
     )
     one = messages[0].id if messages else None
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
-
-
-def _list_fields(message: ListedMessage, most: Mapping[str, int]) -> dict[str, object]:
-    fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
-    return {name: getattr(message, name) for name in fields} | {
-        "max_retries": most.get(message.message_type),
-        "created_at": message.created_at,
-    }
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:

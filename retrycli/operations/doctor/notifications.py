@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -9,7 +10,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.notify import apprise
 from retrycli.operations.doctor.context import Context, Finding, failure, of_error, warning, well
 from retrycli.operations.schedule.callers import callers_of
-from retrycli.system import network
+
+CONNECT_SECONDS = 5.0
 
 
 def notifications(context: Context) -> Iterator[Finding]:
@@ -28,11 +30,22 @@ def notifications(context: Context) -> Iterator[Finding]:
             continue
         if place is None:
             yield well("notifications", f"{name}: whether it can be reached shows by `retrycli notify test` alone")
-        elif problem := network.connect(*place):
+        elif problem := _connect(*place):
             remedy = "check the network, or fix notify.urls; then `retrycli notify test`"
             yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
         else:
             yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
+
+
+def _connect(host: str, port: int) -> str | None:
+    """Return why an address can't be reached, without naming it; None if it can. Nothing is sent."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except TimeoutError:
+        return f"no answer within {CONNECT_SECONDS:g} s"
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or type(error).__name__
+    return None
 
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
@@ -56,7 +69,7 @@ def ping(context: Context) -> Iterator[Finding]:
     if secret is None:
         return
     parts = urlsplit(secret.get_secret_value())
-    problem = network.connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    problem = _connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     if problem is None:
         yield well("ping", "the dead-man switch can be reached")
     else:
