@@ -218,22 +218,21 @@ def look_up(
         if answer.error is not None:
             terminal.complain(f"retrycli: {answer.error}")
     if as_json:
-        terminal.show_json({"results": [_lookup_fields(answer) for answer in asked]})
+        results = [
+            {
+                "id": answer.message_id,
+                "result": answer.found.result if answer.found else None,
+                "error": answer.found.error if answer.found else str(answer.error),
+            }
+            for answer in asked
+        ]
+        terminal.show_json({"results": results})
     else:
         _show_lookups(asked)
     # An unknown result takes precedence over a look-up that was impossible.
     unknown = any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked)
     refused = any(answer.error is not None for answer in asked)
     raise typer.Exit(128 + received if received else NOT_OK if unknown else REFUSED if refused else 0)
-
-
-def _lookup_fields(asked: LookedUp) -> dict[str, object]:
-    found = asked.found
-    return {
-        "id": asked.message_id,
-        "result": found.result if found else None,
-        "error": found.error if found else str(asked.error),
-    }
 
 
 def _show_lookups(asked: Sequence[LookedUp]) -> None:

@@ -46,16 +46,11 @@ class Job:
 
     interval: timedelta
     interpreter: str
-    config: str
-    """Full path of the settings: cron starts a job in a folder of its own."""
-    user: str
-    """The user who runs the passes."""
-    longest: timedelta
-    """The maximum duration of a pass."""
-    reads: tuple[str, ...] = ()
-    """Full paths of other files that it reads."""
-    writes: tuple[str, ...] = ()
-    """Full paths of the folders that it writes to."""
+    config: str  # full path of the settings: cron starts a job in a folder of its own
+    user: str  # the user who runs the passes
+    longest: timedelta  # maximum duration of a pass
+    reads: tuple[str, ...] = ()  # full paths of other files that it reads
+    writes: tuple[str, ...] = ()  # full paths of the folders that it writes to
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
         """Return the command.
@@ -74,30 +69,22 @@ class Caller:
     """Something that runs a pass: a crontab line or a timer."""
 
     kind: Literal["cron", "timer"]
-    title: str
-    """The name of its crontab or unit, for operators."""
+    title: str  # name of its crontab or unit, for operators
     line: int | None
     when: str
     command: str
-    config: str | None
-    """The settings file that it names; None if it does not name one."""
-    user: str | None
-    """Its user, if the line or unit names one."""
-    installed: bool
-    """`cron install` wrote it."""
-    owner: str = "root"
-    """Its author, as far as its place shows."""
-    running: bool | None = None
-    """Its daemon or timer is active; None if not checked, or unknown."""
-    mail_to: str | None = None
-    """The recipient of its output; None is the line's user, and empty discards it."""
+    config: str | None  # settings file that it names; None if it does not name one
+    user: str | None  # its user, if the line or unit names one
+    installed: bool  # `cron install` wrote it
+    owner: str = "root"  # its author, as far as its place shows
+    running: bool | None = None  # its daemon or timer is active; None if not checked, or unknown
+    mail_to: str | None = None  # recipient of its output; None is the line's user, and empty discards it
     zone: str | None = None
     """Its time zone, from CRON_TZ above it, which not every cron supports; None is the system's."""
     since: datetime | None = None
     """Since when cron has used it as it is, because cron or the line is no older; None if unknown."""
 
-    objection: str | None = None
-    """How it differs from what `cron install` would write, if that was checked."""
+    objection: str | None = None  # how it differs from what `cron install` would write, if that was checked
 
     @property
     def place(self) -> str:

@@ -96,8 +96,7 @@ class Host:
     home: Path = field(default_factory=lambda: Path(_system_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
-    number: Callable[[str], int | None] = user_number
-    """Returns a user's number; None if there is no such user."""
+    number: Callable[[str], int | None] = user_number  # returns a user's number; None if there is no such user
 
     @property
     def login(self) -> str:
@@ -115,8 +114,7 @@ class File:
     """A file of root or of the user: a crontab of /etc, a unit, or the settings."""
 
     path: Path
-    keeps_mode: bool = False
-    """It keeps its mode and owner; otherwise everybody may read it."""
+    keeps_mode: bool = False  # it keeps its mode and owner; otherwise everybody may read it
 
     @property
     def title(self) -> str:

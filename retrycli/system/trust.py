@@ -31,14 +31,10 @@ class Weakness:
     """A file, link or folder through which another user can change what a path leads to."""
 
     place: Path
-    reason: str
-    """Continues "<place> …"."""
-    remedy: str
-    """A command, or another remedy."""
-    is_open_to_all: bool = False
-    """Every user of the machine can, not only one user or group."""
-    is_of_another: bool = False
-    """Another user owns the place."""
+    reason: str  # continues "<place> …"
+    remedy: str  # a command, or another remedy
+    is_open_to_all: bool = False  # every user of the machine can, not only one user or group
+    is_of_another: bool = False  # another user owns the place
 
     def __str__(self) -> str:
         return f"{self.place} {self.reason}"

@@ -25,20 +25,16 @@ class Measured:
     """The values for Prometheus. A time is None if there is none yet."""
 
     version: str
-    tables: str
-    """The version of retrycli's own tables."""
+    tables: str  # version of retrycli's own tables
     retry_interval_seconds: float
     first_start: datetime | None
     last_start: datetime | None
     last_success: datetime | None
     """The end of the last completed pass. A skipped, paused or stopped pass does not count."""
     last_duration_seconds: float | None
-    passes: Mapping[str, int]
-    """Counts by result, since the tables were made."""
-    attempts: Mapping[str, int]
-    """Counts by outcome, since the tables were made."""
-    messages: Mapping[tuple[str, str], int]
-    """Counts by state and type."""
+    passes: Mapping[str, int]  # counts by result, since the tables were made
+    attempts: Mapping[str, int]  # counts by outcome, since the tables were made
+    messages: Mapping[tuple[str, str], int]  # counts by state and type
     due: int
     oldest_waiting_seconds: float
     oldest_escalated_seconds: float

@@ -117,8 +117,7 @@ class Verdict:
 
     callers: list[Caller]
     objection: str | None
-    unread: str | None = None
-    """The unreadable places from which a pass may be called."""
+    unread: str | None = None  # unreadable places from which a pass may be called
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:

@@ -34,6 +34,7 @@ MOST_TICKS = 8  # maximum number of times under a chart
 LAST_TICK = 94  # in hundredths of the width: further right there is no room for its text
 LAST_TICK_ON_A_PHONE = 82
 
+ORDINALS = {1: "first", 2: "second", 3: "third"}
 WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)  # bounds of the bars of waits, in minutes
 
 
@@ -42,19 +43,13 @@ class ReportData:
     """The data of the page."""
 
     figures: DeliveryStats
-    state: str
-    """`Status.state`."""
-    messages: Mapping[str, int]
-    """`Status.messages`."""
-    first_pass: datetime | None
-    """The start of the first known pass."""
+    state: str  # `Status.state`
+    messages: Mapping[str, int]  # `Status.messages`
+    first_pass: datetime | None  # start of the first known pass
     last_pass: datetime | None
-    passes: Sequence[PassMark]
-    """The passes that there is room for, oldest first; see `passes_since`."""
-    interval: timedelta
-    """How often a pass should begin."""
-    causes: Sequence[EscalationGroup]
-    """The largest first."""
+    passes: Sequence[PassMark]  # passes that there is room for, oldest first; see `passes_since`
+    interval: timedelta  # how often a pass should begin
+    causes: Sequence[EscalationGroup]  # the largest first
 
 
 def passes_since(since: datetime, until: datetime) -> datetime:
@@ -183,7 +178,7 @@ def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
     few = {
         number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
     }
-    rows = [(_ordinal(number), messages) for number, messages in few.items()]
+    rows = [(ORDINALS.get(number, f"{number}th"), messages) for number, messages in few.items()]
     more = sum(messages for number, messages in figures.tries.items() if number > MOST_TRIES)
     return _with_bars([*rows, *([("later", more)] if more else [])])
 
@@ -203,10 +198,6 @@ def _waits(figures: DeliveryStats) -> list[tuple[str, int, object]]:
 def _with_bars(rows: Sequence[tuple[str, int]]) -> list[tuple[str, int, object]]:
     most = max((messages for _, messages in rows), default=0)
     return [(name, messages, _markup(charts.share(messages, most))) for name, messages in rows]
-
-
-def _ordinal(number: int) -> str:
-    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 def _passes(report: ReportData, clock: Clock) -> dict[str, object]:

@@ -25,12 +25,9 @@ class Row:
     """One day."""
 
     day: date
-    marks: Mapping[int, str]
-    """The result that each cell shows."""
-    expected: tuple[int, int]
-    """The first and the last cell in which passes were expected."""
-    results: Mapping[str, int]
-    """The number of passes by result, including passes that share a cell."""
+    marks: Mapping[int, str]  # result that each cell shows
+    expected: tuple[int, int]  # the first and the last cell in which passes were expected
+    results: Mapping[str, int]  # number of passes by result, including passes that share a cell
     missed: int
 
 
@@ -39,8 +36,7 @@ class Strip:
     """The days, oldest first."""
 
     rows: Sequence[Row]
-    cells: int
-    """The number of cells in a day."""
+    cells: int  # number of cells in a day
     results: Mapping[str, int]
     missed: int
 
