@@ -52,17 +52,17 @@ GROUPS = {
         "metrics": "stats",
     },
     "Setting up": {
-        "init": "config",
-        "config": "config",
-        "doctor": "doctor",
+        "init": "setup",
+        "config": "setup",
+        "doctor": "setup",
         "cron": "cron",
-        "notify": "doctor",
+        "notify": "setup",
         "presets": "presets",
         "deliver-test": "presets",
         "table": "db",
         "db": "db",
     },
-    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "config"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
 }
 """The module of each command, by group, in the order of the help. There, a function or a group has its name."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import dropwhile, takewhile
+from itertools import dropwhile, groupby, takewhile
 from typing import Literal
 
 from retrycli.domain.errors import ConfigurationError
@@ -217,13 +217,9 @@ def calls(text: str, *, system: bool, title: str = "", user: str | None = None, 
 
 def names_pass(words: Sequence[str]) -> bool:
     """Tell if a command line runs a pass: one of its commands runs retrycli, and does not only print it."""
-    commands: list[list[str]] = [[]]
-    for word in takewhile(lambda word: not word.startswith("#"), words):
-        if word and set(word) <= OPERATORS:
-            commands.append([])
-        else:
-            commands[-1].append(word)
-    return any(map(_runs_pass, commands))
+    uncommented = takewhile(lambda word: not word.startswith("#"), words)
+    commands = groupby(uncommented, lambda word: word != "" and OPERATORS.issuperset(word))
+    return any(_runs_pass([*command]) for is_operator, command in commands if not is_operator)
 
 
 def _runs_pass(command: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,11 +66,8 @@ class Ticks(ABC):
             before, reach = before + reach, 2 * reach
             if reach > self.farthest:
                 return None
-        shut, found = before, before + reach
-        while found - shut > 1:
-            middle = (shut + found) // 2
-            shut, found = (shut, middle) if holds(self[middle]) else (middle, found)
-        return found
+        coming = range(before + 1, before + reach + 1)
+        return coming[bisect_left(coming, x=True, key=lambda tick: holds(self[tick]))]
 
 
 @dataclass(frozen=True, slots=True)
