@@ -138,14 +138,13 @@ def cron_remove(
     chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
     _confirm_and_apply(found, host, yes=yes, as_json=as_json)
-    if as_json:
-        terminal.show_json(
-            {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]}
-        )
-    elif not found:
-        terminal.say("`retrycli cron install` wrote nothing for these settings that you may remove.")
-    if not as_json:
-        terminal.say("Next: retrycli cron check")
+    nothing = "`retrycli cron install` wrote nothing for these settings that you may remove."
+    terminal.answer(
+        {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]},
+        *([] if found else [nothing]),
+        "Next: retrycli cron check",
+        as_json=as_json,
+    )
 
 
 def _propose(

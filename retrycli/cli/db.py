@@ -88,10 +88,7 @@ def db_prune(
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
     confirm("Forget them for good?", "what is forgotten is gone", yes=yes, as_json=as_json)
     maintenance.prune(settings, before=before)
-    if as_json:
-        terminal.show_json(old)
-        return
-    terminal.say(f"Forgot {found}.", "Next: retrycli status")
+    terminal.answer(old, f"Forgot {found}.", "Next: retrycli status", as_json=as_json)
 
 
 @db.command("erase")
@@ -116,10 +113,8 @@ def db_erase(
     if found:
         confirm("Erase them for good?", "what is erased is gone", yes=yes, as_json=as_json)
     erased = maintenance.erase_texts(settings, ticket)
-    if as_json:
-        terminal.show_json({"ticket": ticket, "edits": erased})
-        return
-    terminal.say(f"Erased the texts of {formatting.count(erased, 'edit')}.", "Next: retrycli status")
+    words = f"Erased the texts of {formatting.count(erased, 'edit')}."
+    terminal.answer({"ticket": ticket, "edits": erased}, words, "Next: retrycli status", as_json=as_json)
 
 
 @db.command("copy")
@@ -213,12 +208,12 @@ def db_index(
             confirm(question, "it is on the application's table", yes=yes, as_json=as_json)
         index.execute(statements)
         now = index.state()
-    if as_json:
-        terminal.show_json({"index": index.name, "before": before, "now": now, "statements": statements})
-        return
-    if statements:
-        terminal.say(f"{'Took it away' if drop else 'Made it'}.")
-    terminal.say("Next: retrycli status")
+    terminal.answer(
+        {"index": index.name, "before": before, "now": now, "statements": statements},
+        *([f"{'Took it away' if drop else 'Made it'}."] if statements else []),
+        "Next: retrycli status",
+        as_json=as_json,
+    )
 
 
 @table.command("accept")
@@ -241,14 +236,14 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
             question = f"Let the queue belong to {before.configured}?"
             confirm(question, "a message without a row there leaves the queue", yes=yes, as_json=as_json)
             accept()
-    if as_json:
-        terminal.show_json(
-            {
-                "before": before.remembered,
-                "table": before.configured,
-                "messages": before.messages,
-                "found": before.found,
-            }
-        )
-        return
-    terminal.say(f"It belongs to {before.configured}.", "Next: retrycli run-once --dry-run")
+    terminal.answer(
+        {
+            "before": before.remembered,
+            "table": before.configured,
+            "messages": before.messages,
+            "found": before.found,
+        },
+        f"It belongs to {before.configured}.",
+        "Next: retrycli run-once --dry-run",
+        as_json=as_json,
+    )

@@ -210,7 +210,5 @@ def note(
     from retrycli.operations import message_actions
 
     message_actions.note(load_settings(ctx, config), message_id, text, by=by)
-    if as_json:
-        terminal.show_json({"id": message_id, "note": text})
-        return
-    terminal.say(f"Noted with message {message_id}.", "Next: retrycli escalations")
+    lines = (f"Noted with message {message_id}.", "Next: retrycli escalations")
+    terminal.answer({"id": message_id, "note": text}, *lines, as_json=as_json)

@@ -193,6 +193,14 @@ def say(*lines: str) -> None:
         print(*map(suggested.own, lines), sep="\n")  # noqa: T201
 
 
+def answer(fields: Mapping[str, object], *lines: str, as_json: bool) -> None:
+    """Print the result of a command that changes something: as JSON, or in words for a person."""
+    if as_json:
+        show_json(fields)
+    else:
+        say(*lines)
+
+
 def show_text(text: str) -> None:
     """Print another's text of several lines. Line breaks are kept, all other control characters escaped."""
     print("\n".join(printable(line) for line in text.splitlines()))  # noqa: T201
