@@ -108,8 +108,10 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
             # By number: a file's name may be a customer's words, and lists show errors.
             raise invalid(f"attachments: no. {number} {error}") from error
         except OSError as error:
-            problem = _shortage(error) or str(error)
-            raise NotSent(Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {problem}")) from error
+            # Not the error's own text, which has the file's name.
+            shortage, problem = _shortage(error), f"a file can't be checked: {error.strerror}"
+            kind = OutcomeKind.UNREACHABLE if shortage else OutcomeKind.TRANSIENT
+            raise NotSent(Outcome(kind, error=f"attachments: {shortage or problem}")) from error
     if (size := sum(attachment.size for attachment in found)) > limit_bytes:
         raise invalid(
             f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "

@@ -77,8 +77,8 @@ class BaseGateway(ABC):
         try:
             await self._prepare(queued)
         except NotSent as error:
-            # Unreachable: an attachment can't be checked now.
-            is_lasting = error.outcome.kind is not OutcomeKind.UNREACHABLE
+            # The other kinds mean that an attachment can't be checked now.
+            is_lasting = error.outcome.kind not in {OutcomeKind.UNREACHABLE, OutcomeKind.TRANSIENT}
             return self._clean(str(error), queued.message) if is_lasting else None
         return None
 
