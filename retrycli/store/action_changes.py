@@ -115,7 +115,6 @@ def escalate_unwritten(database: Database, connection: Connection, acts: Mapping
 
 
 def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
-    """Enrol the messages that the queue does not know, and return their ids."""
     m = database.messages.c
     known = queued_ids(connection, acts)
     tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), {"ids": list(acts)}).all()

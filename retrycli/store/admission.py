@@ -24,8 +24,7 @@ def add_messages(
     """Add messages to the queue: see `Enrolment.enrol`."""
     with database.write() as connection:
         database.advisory_lock(connection)
-        ids = [decision.message_id for decision, _, _ in entries]
-        known = queued_ids(connection, ids)
+        known = queued_ids(connection, [decision.message_id for decision, _, _ in entries])
         fresh = [entry for entry in entries if entry[0].message_id not in known]
         births = _births(database, connection, [decision.message_id for decision, _, _ in fresh])
         rows = [
@@ -41,8 +40,7 @@ def add_messages(
         ]
         if rows:
             connection.execute(insert(queue), rows)
-        escalated = [decision for decision, _, _ in fresh if decision.transition.reason]
-        return escalate(database, connection, escalated, now)
+        return escalate(database, connection, [decision for decision, _, _ in fresh if decision.transition.reason], now)
 
 
 def _births(database: Database, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
@@ -119,7 +117,6 @@ def _decided(
 
 
 def _free_escalated(database: Database) -> Select[Any]:
-    """Select escalated messages that are failed, by id, and lock them; skip locked rows."""
     m = database.messages
     return (
         select(queue.c.message_id)

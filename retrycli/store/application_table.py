@@ -9,7 +9,7 @@ from sqlalchemy import VARCHAR, Connection, func, literal, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import MessageStatus
-from retrycli.store.database import Database
+from retrycli.store.database import Database, Queries
 from retrycli.store.messages import status_text
 
 ROW_NUMBERS = """
@@ -39,30 +39,9 @@ KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view
 KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(pg_catalog.to_regclass(:table) AS oid)"
 
 
-class Kind(StrEnum):
-    """Kinds of relations that the application's table may be."""
-
-    TABLE = "table"
-    VIEW = "view"
-    FOREIGN = "foreign table"
-    PARTITIONED = "partitioned table"
-
-
-KINDS = {"view": Kind.VIEW, "v": Kind.VIEW, "f": Kind.FOREIGN, "p": Kind.PARTITIONED}
-"""By the names in both catalogues."""
-
-
-def kind_of(database: Database) -> Kind:
-    """Return the kind of the application's table, with one query of the catalogue."""
-    schema, table = database.quoted_table
-    own = f"{schema}." if schema else ""
-    with database.read() as connection:
-        if database.is_sqlite:
-            query = text(KIND_IN_SQLITE.format(own))
-            found = connection.execute(query, {"name": database.messages.name}).scalar()
-        else:
-            found = connection.execute(text(KIND_IN_POSTGRESQL), {"table": f"{own}{table}"}).scalar()
-    return KINDS.get(str(found), Kind.TABLE)
+PARTITIONED = "partitioned table"
+NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONED}
+"""Other kinds of relations that the application's table may be, by their names in both catalogues."""
 
 
 def check_ids(database: Database) -> None:
@@ -73,14 +52,11 @@ def check_ids(database: Database) -> None:
     Raises:
         SchemaMismatch: an id is null or not unique.
     """
-    if database.is_sqlite and _has_row_numbers(database):
-        return
-    m = database.messages.c
-    failed = m.status == status_text(MessageStatus.FAILED)
-    others = database.messages.alias()
-    ids = select(others.c.id).where(others.c.status == status_text(MessageStatus.FAILED))
+    m, table, failed = database.messages.c, database.messages, status_text(MessageStatus.FAILED)
     with database.read() as connection:
-        nameless = select(literal(1)).where(failed, m.id.is_(None)).limit(1)
+        if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, (table.name, table.schema or "main")).all():
+            return  # row ids are unique and never null
+        nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
         # In SQLite a primary key may be null, unless it is the row id: then no row is read.
         if database.takes_null("id") and connection.execute(nameless).scalar():
             raise SchemaMismatch(
@@ -89,17 +65,12 @@ def check_ids(database: Database) -> None:
             )
         if _is_unique(database, connection):
             return
+        others = table.alias().c
+        ids = select(others.id).where(others.status == failed)
         twice = select(m.id).where(m.id.in_(ids)).group_by(m.id).having(func.count() > 1).limit(1)
         found = connection.execute(twice).scalar()
     if found is not None:
         raise repeated(database, found)
-
-
-def _has_row_numbers(database: Database) -> bool:
-    """Tell if the ids are SQLite's row ids, which are unique and never null."""
-    m = database.messages
-    with database.read() as connection:
-        return connection.exec_driver_sql(ROW_NUMBERS, (m.name, m.schema or "main")).scalar() is not None
 
 
 def repeated(database: Database, message_id: object) -> SchemaMismatch:
@@ -110,7 +81,7 @@ def repeated(database: Database, message_id: object) -> SchemaMismatch:
     )
 
 
-def require_indexable(database: Database, *, make: str, drop: str | None) -> None:
+def _require_indexable(database: Database, *, make: str, drop: str | None) -> None:
     """Check that an index can be created or dropped while others write.
 
     Args:
@@ -121,28 +92,31 @@ def require_indexable(database: Database, *, make: str, drop: str | None) -> Non
     Raises:
         SchemaMismatch: that is not possible.
     """
-    _, table = database.quoted_table
-    match kind := kind_of(database):
-        case Kind.VIEW | Kind.FOREIGN:
-            raise SchemaMismatch(
-                f"{_where(database)} is a {kind}, which can't have an index; "
-                f"make it on the table behind it: {make.format('TABLE')}"
-            )
-        case Kind.PARTITIONED:
-            raise SchemaMismatch(
-                f"{_where(database)} is a {kind}, whose indexes PostgreSQL does not make or drop "
-                f"concurrently; do it while nothing writes: {drop or make.format(table)}"
-            )
-        case Kind.TABLE:
-            return
+    schema, table = database.quoted_table
+    with database.read() as connection:
+        if database.is_sqlite:
+            query = text(KIND_IN_SQLITE.format(f"{schema}." if schema else ""))
+            found = connection.execute(query, {"name": database.messages.name}).scalar()
+        else:
+            found = connection.execute(text(KIND_IN_POSTGRESQL), {"table": database.qualified_table}).scalar()
+    kind = NOT_TABLES.get(str(found))
+    if kind == PARTITIONED:
+        raise SchemaMismatch(
+            f"{_where(database)} is a {kind}, whose indexes PostgreSQL does not make or drop "
+            f"concurrently; do it while nothing writes: {drop or make.format(table)}"
+        )
+    if kind is not None:
+        raise SchemaMismatch(
+            f"{_where(database)} is a {kind}, which can't have an index; "
+            f"make it on the table behind it: {make.format('TABLE')}"
+        )
 
 
 def _is_unique(database: Database, connection: Connection) -> bool:
-    schema, table = database.quoted_table
     if database.is_sqlite:
         query, known = UNIQUE_IN_SQLITE, {"name": database.messages.name, "schema": database.messages.schema}
     else:
-        query, known = UNIQUE_IN_POSTGRESQL, {"table": f"{schema}.{table}" if schema else table}
+        query, known = UNIQUE_IN_POSTGRESQL, {"table": database.qualified_table}
     return connection.execute(text(query), known).scalar() is not None
 
 
@@ -172,17 +146,10 @@ class IndexState(StrEnum):
     """PostgreSQL did not finish building it: each write updates it, and no query uses it."""
 
 
-class FailedIndex:
-    """The index of one application's table.
-
-    Args:
-        database: holds the table.
-    """
+class FailedIndex(Queries):
+    """The index of one application's table."""
 
     name = NAME
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def state(self) -> IndexState:
         """Return its state, with one query of the catalogue."""
@@ -210,7 +177,7 @@ class FailedIndex:
             status = "CAST(status AS text) =" if is_varchar else "status OPERATOR(pg_catalog.=)"
             failed = f"{status} '{MessageStatus.FAILED}'"
         make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"
-        require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
+        _require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "
         taking_away = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
         if drop:
@@ -230,17 +197,19 @@ class FailedIndex:
         except DatabaseUnavailable as error:
             if self.state() is not IndexState.INVALID:
                 raise
-            remedy = "the index is of no use: `retrycli db index` builds it anew, `retrycli db index --drop` drops it"
-            raise DatabaseUnavailable(f"{error}; {remedy}") from error
+            raise DatabaseUnavailable(
+                f"{error}; the index is of no use: `retrycli db index` builds it anew, "
+                "`retrycli db index --drop` drops it"
+            ) from error
 
     def _find(self) -> tuple[IndexState, str]:
         """Return its state and its full name."""
-        schema, table = self._database.quoted_table
+        schema, _ = self._database.quoted_table
         own = f"{schema}." if schema else ""
         if self._database.is_sqlite:
             query, known = text(IN_SQLITE.format(schema=own)), {"name": NAME, "table": self._database.messages.name}
         else:
-            query, known = text(IN_POSTGRESQL), {"name": NAME, "table": f"{own}{table}"}
+            query, known = text(IN_POSTGRESQL), {"name": NAME, "table": self._database.qualified_table}
         with self._database.read() as connection:
             found = connection.execute(query, known).one_or_none()
             if found is None:
@@ -254,6 +223,6 @@ class FailedIndex:
     def _where(self) -> str:
         """Return its name and table for CREATE INDEX: only one of the two takes the schema."""
         schema, table = self._database.quoted_table
-        if not schema:
-            return f"{NAME} ON {table}"
-        return f"{schema}.{NAME} ON {table}" if self._database.is_sqlite else f"{NAME} ON {schema}.{table}"
+        if schema and self._database.is_sqlite:
+            return f"{schema}.{NAME} ON {table}"
+        return f"{NAME} ON {self._database.qualified_table}"

@@ -14,7 +14,7 @@ from retrycli.domain.message import MessageType, State
 from retrycli.domain.transition import Claim, ExpiredClaim, Route
 from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
-from retrycli.store.database import Database
+from retrycli.store.database import Database, Queries
 from retrycli.store.messages import HELD_BACK, UNFINISHED, is_due, require_free, row_by_row, status_text
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import claimed, former_state, held
@@ -37,19 +37,9 @@ FIRST_OF_TICKET = (
     .limit(1)
 )
 
-LOWEST_ID = -(2**63)
-"""Below the lowest possible id."""
 
-
-class Claims:
-    """Claim messages of the queue for a pass or an operator.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Claims(Queries):
+    """Claim messages of the queue for a pass or an operator."""
 
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
         """Make one transaction of all reads and writes inside: see `Database.transaction`."""
@@ -61,21 +51,17 @@ class Claims:
 
     def count_due(self, due_by: datetime) -> int:
         """Count due messages."""
-        statement = select(func.count()).select_from(queue).where(*is_due(due_by))
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar_one()
+        return self._database.scalar(select(func.count()).select_from(queue).where(*is_due(due_by))) or 0
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Tell if any message of a route is due."""
-        statement = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route)).limit(1)
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar() is not None
+        due = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route))
+        return self._database.scalar(due.limit(1)) is not None
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
         """Tell if a pass may claim this message."""
-        statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar() is not None
+        due = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
+        return self._database.scalar(due) is not None
 
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
@@ -154,7 +140,6 @@ class Claims:
         return due.where(~exists().where(*HELD_BACK)) if per_ticket_order else due
 
     def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
-        """Claim the message that the first matching query selects."""
         with self._database.write() as connection:
             ids: list[int] = []
             for choice in choices:
@@ -165,14 +150,13 @@ class Claims:
     def count_probes(self, message_id: int, since: datetime) -> int:
         """Count the probes made with a message since a time."""
         probes = _probes_of(message_id, since).subquery()
-        with self._database.read() as connection:
-            return connection.execute(select(func.count()).select_from(probes)).scalar_one()
+        return self._database.scalar(select(func.count()).select_from(probes)) or 0
 
     def renew(self, claim: Claim) -> None:
         """Extend the lease of all messages that this claim still holds."""
+        mine = update(queue).where(queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.owner)
         with self._database.write() as connection:
-            mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.owner)
-            connection.execute(update(queue).where(*mine).values(claim_expires_at=claim.expires_at))
+            connection.execute(mine.values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
         """Claim one message, even if it is not due or is escalated.
@@ -232,19 +216,18 @@ class Claims:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        after = LOWEST_ID
+        after = -(2**63)  # below the lowest possible id
         while True:
             with self._database.write() as connection:
                 ids = list(connection.execute(expired.where(queue.c.message_id > after)).scalars())
-                taken = self._take_over(connection, claim, ids, now) if ids else []
-            if taken or not ids:
+                if not ids:
+                    return []
+                from retrycli.store.expired_claims import take_over  # needed only after a pass has died
+
+                taken = take_over(self._database, connection, claim, ids, now)
+            if taken:
                 return taken
             after = ids[-1]
-
-    def _take_over(self, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime) -> list[ExpiredClaim]:
-        from retrycli.store.expired_claims import take_over  # needed only after a pass has died
-
-        return take_over(self._database, connection, claim, ids, now)
 
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
@@ -253,9 +236,7 @@ def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
 
 
 def _in_route(database: Database, route: Route | None) -> list[ColumnElement[bool]]:
-    """Build the conditions that leave out other routes' messages; none without a route."""
     m = database.messages.c
-
     # A scalar subquery, because with `exists` a planner may scan the application's whole table.
     kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
 
@@ -268,7 +249,6 @@ def _in_route(database: Database, route: Route | None) -> list[ColumnElement[boo
 
 
 def _probes_of(message_id: Any, since: datetime) -> Select[Any]:  # noqa: ANN401  an id, or a column of ids
-    """Select the times of the probes made with a message since a time."""
     return select(attempts.c.started_at).where(
         attempts.c.message_id == message_id, attempts.c.probe.is_(true()), attempts.c.started_at >= since
     )
@@ -290,6 +270,5 @@ def _to_probe(due: Select[Any], since: datetime) -> tuple[Select[Any], Select[An
 
 
 def _elsewhere(due: Select[Any], tickets: Collection[str]) -> Select[Any]:
-    """Pick the last due message of any other ticket."""
     other = or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets))
     return due.where(other).order_by(queue.c.next_attempt_at.desc(), queue.c.message_id.desc()).limit(1)

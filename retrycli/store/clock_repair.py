@@ -126,11 +126,12 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         ahead = _time_ahead(connection, now)
         if ahead <= LEEWAY:  # another host's pass was faster
             return None
-        messages = _repair_waits(connection, now)
-        claims = _repair_claims(connection, now, lease)
+        repaired = ClockWasAhead(ahead, _repair_waits(connection, now), _repair_claims(connection, now, lease))
         _repair_breakers(connection, now, ahead)
-        _repair_history(connection, now)
-        return ClockWasAhead(ahead, messages, claims)
+        before = now - timedelta.resolution  # so that this pass is the newest
+        for column in HAPPENED:
+            connection.execute(update(column.table).where(column > now).values({column.name: before}))
+        return repaired
 
 
 def _time_ahead(connection: Connection, now: datetime) -> timedelta:
@@ -189,12 +190,5 @@ def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) ->
         breakers.c.probe_at > now + RETRY_AFTER_CAP,
     )
     for row in connection.execute(select(breakers).where(blocking)).all():
-        this = update(breakers).where(breakers.c.destination == row.destination)
-        connection.execute(this.values(probe_at=max(row.probe_at - ahead, now)))
-
-
-def _repair_history(connection: Connection, now: datetime) -> None:
-    """Set future times of past events to just before now, so that this pass is the newest."""
-    before = now - timedelta.resolution
-    for column in HAPPENED:
-        connection.execute(update(column.table).where(column > now).values({column.name: before}))
+        restarted = update(breakers).values(probe_at=max(row.probe_at - ahead, now))
+        connection.execute(restarted.where(breakers.c.destination == row.destination))

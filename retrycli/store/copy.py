@@ -99,7 +99,6 @@ def copy_tables(
 def _copy(
     source: Database, target: Database, table: Table, batch: int, listen: Callable[[str, int], None]
 ) -> tuple[int, int, int]:
-    """Make one table equal to the source's; return the numbers of added, changed and removed rows."""
     added = changed = removed = done = 0
     for theirs, ours in _side_by_side(source, target, table, batch):
         fresh = [row for key, row in theirs.items() if key not in ours]
@@ -130,8 +129,7 @@ def _side_by_side(
 
 
 def _rows_after(database: Database, table: Table, after: Key | None, batch: int) -> dict[Key, Row]:
-    columns = list(table.c)
-    places = [columns.index(column) for column in table.primary_key]
+    places = [list(table.c).index(column) for column in table.primary_key]
     with database.read() as connection:
         try:
             found = connection.execute(_after(database, table, after).limit(batch)).all()
@@ -169,7 +167,6 @@ def _within(rows: dict[Key, Row], upto: Key | None) -> dict[Key, Row]:
 
 
 def _write(database: Database, table: Table, fresh: Sequence[Row], other: Sequence[Row], stale: Sequence[Key]) -> None:
-    """Add, change and remove rows in one transaction."""
     its: dict[str, BindParameter[Any]] = {column.name: bindparam(f"its_{column.name}") for column in table.c}
     key = [column.name for column in table.primary_key]
     this = [column == its[column.name] for column in table.primary_key]
@@ -190,8 +187,7 @@ def _write(database: Database, table: Table, fresh: Sequence[Row], other: Sequen
 
 
 def _bound(names: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    parameters = [f"its_{name}" for name in names]
-    return [dict(zip(parameters, row, strict=True)) for row in rows]
+    return [dict(zip((f"its_{name}" for name in names), row, strict=True)) for row in rows]
 
 
 def _unfit(database: Database, table: Table, row: Row) -> str | None:
@@ -230,7 +226,6 @@ def _objection(database: Database, column: Column[Any], value: object) -> str | 
 
 
 def _move_sequence_on(database: Database, table: Table) -> None:
-    """Move PostgreSQL's sequence past the copied ids; SQLite needs no such step."""
     column = table.autoincrement_column
     if database.is_sqlite or column is None:
         return
@@ -248,12 +243,9 @@ def _move_sequence_on(database: Database, table: Table) -> None:
 
 
 def _count(database: Database, table: Table) -> int:
-    with database.read() as connection:
-        return connection.execute(select(func.count()).select_from(table)).scalar_one()
+    return database.scalar(select(func.count()).select_from(table)) or 0
 
 
-BATCH = 2_000
-"""Number of messages to look up together."""
 TELLING_APART = 0x72657472
 """First key of the advisory lock that tells two databases apart."""
 
@@ -270,7 +262,6 @@ def is_same(one: Database, other: Database) -> bool:
 
 
 def _file(database: Database) -> Path:
-    """Return the file that SQLite has opened."""
     with database.read() as connection:
         first, *_ = connection.exec_driver_sql("PRAGMA database_list")  # the second is for temporary tables
         return Path(first.file)
@@ -279,9 +270,8 @@ def _file(database: Database) -> Path:
 def claimed_until(database: Database, now: datetime) -> datetime | None:
     """Return when the last live claim expires; None if there is none."""
     expiry = queue.c.claim_expires_at
-    last = select(func.max(expiry, type_=expiry.type)).where(queue.c.state == State.SENDING.value, expiry > now)
-    with database.read() as connection:
-        return connection.execute(last).scalar()
+    live = (queue.c.state == State.SENDING.value, expiry > now)
+    return database.scalar(select(func.max(expiry, type_=expiry.type)).where(*live))
 
 
 def last_used(database: Database) -> datetime | None:
@@ -291,8 +281,7 @@ def last_used(database: Database) -> datetime | None:
         select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1),
         select(acts.c.at).order_by(acts.c.id.desc()).limit(1),
     )
-    with database.read() as connection:
-        return max((at for query in newest if (at := connection.execute(query).scalar()) is not None), default=None)
+    return max((at for at in map(database.scalar, newest) if at is not None), default=None)
 
 
 def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tuple[int, int | None]:
@@ -312,12 +301,11 @@ def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tu
 
 
 def _queued(database: Database, batch: int) -> Iterator[set[int]]:
-    """Yield the ids of queued messages in batches."""
     ids = select(queue.c.message_id).order_by(queue.c.message_id).limit(batch)
     after: list[int] = []
     while True:
-        with database.read() as connection:
-            found = set(connection.execute(ids.where(*(queue.c.message_id > last for last in after))).scalars())
+        rows = database.rows(ids.where(*(queue.c.message_id > last for last in after)))
+        found = {message_id for (message_id,) in rows}
         if not found:
             return
         yield found
@@ -325,7 +313,5 @@ def _queued(database: Database, batch: int) -> Iterator[set[int]]:
 
 
 def _known(database: Database, ids: Collection[int]) -> set[int]:
-    """Return the ids that exist in the application's table."""
     m = database.messages.c
-    with database.read() as connection:
-        return set(connection.execute(select(m.id).where(m.id.in_(ids))).scalars())
+    return {message_id for (message_id,) in database.rows(select(m.id).where(m.id.in_(ids)))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -31,7 +31,7 @@ from sqlalchemy import (
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
 from retrycli.domain.passes import PassResult
-from retrycli.store.database import Database
+from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
 
@@ -41,7 +41,6 @@ FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"
 """Name of another mark: progress of the pruning round, see `retrycli.store.counters`."""
 START = 0
-"""Below the lowest id of an attempt."""
 
 SETTLING = timedelta(minutes=10)
 """Time after an attempt's end until it is counted: another host's transaction may yet add one with a lower id."""
@@ -57,15 +56,8 @@ class Counted:
     passes: Mapping[str, int]
 
 
-class Totals:
-    """Count attempts and passes since the tables were created.
-
-    Args:
-        database: holds retrycli's own tables.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Totals(Queries):
+    """Count attempts and passes since the tables were created."""
 
     def roll_up(self, now: datetime) -> None:
         """Add settled attempts after the mark to the totals, and move the mark."""
@@ -104,27 +96,11 @@ class Totals:
         return self._time(FORGOTTEN, LAST_SUCCESS)
 
     def _time(self, name: str, label: str) -> datetime | None:
-        known = select(totals.c.value).where(totals.c.name == name, totals.c.label == label)
-        with self._database.read() as connection:
-            value = connection.execute(known).scalar()
+        value = self._database.scalar(select(totals.c.value).where(totals.c.name == name, totals.c.label == label))
         return None if value is None else datetime.fromtimestamp(value, UTC)
 
 
-def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
-    """Add attempts that are about to be pruned, unless the totals include them already.
-
-    They have ended, so each of them is settled, even if unsettled ones lie between it and the mark.
-
-    Returns:
-        The mark.
-    """
-    mark: int = connection.execute(_mark().with_for_update()).scalar_one()
-    for outcome, number in connection.execute(_outcomes_after(mark).where(leaving)).all():
-        add(connection, ATTEMPTS, outcome, number)
-    return mark
-
-
-def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
+def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
     """Keep the first start and last success of passes that are about to be pruned: alarms need them."""
     p = passes.c
     success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
@@ -132,26 +108,9 @@ def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> No
     first_start, last_success = connection.execute(times.where(leaving)).one()
     kept = select(totals.c.label).where(totals.c.name == FORGOTTEN)
     if first_start is not None and FIRST_START not in connection.execute(kept).scalars().all():
-        _set_time(connection, FORGOTTEN, FIRST_START, first_start)
+        _set(connection, FORGOTTEN, FIRST_START, int(first_start.timestamp()))
     if last_success is not None:
-        _set_time(connection, FORGOTTEN, LAST_SUCCESS, last_success)
-
-
-def follow_the_newest(connection: Connection, mark: int) -> None:
-    """Move the mark back to the newest attempt: SQLite continues its ids there."""
-    _set_mark(connection, mark, min(mark, _newest(connection)))
-
-
-def pruned_to(connection: Connection) -> int:
-    """Return the id of the last attempt that the pruning round has examined."""
-    known = select(totals.c.value).where(totals.c.name == PRUNED_TO)
-    return int(connection.execute(known).scalar() or START)
-
-
-def set_pruned_to(connection: Connection, attempt_id: int) -> None:
-    """Store the progress of the pruning round."""
-    connection.execute(delete(totals).where(totals.c.name == PRUNED_TO))
-    add(connection, PRUNED_TO, "", attempt_id)
+        _set(connection, FORGOTTEN, LAST_SUCCESS, int(last_success.timestamp()))
 
 
 def count_pass(connection: Connection, pass_id: str, result: PassResult) -> None:
@@ -169,10 +128,9 @@ def add(connection: Connection, name: str, label: str, number: int) -> None:
         connection.execute(insert(totals).values(name=name, label=label, value=number))
 
 
-def _set_time(connection: Connection, name: str, label: str, at: datetime | None) -> None:
+def _set(connection: Connection, name: str, label: str, value: int) -> None:
     connection.execute(delete(totals).where(totals.c.name == name, totals.c.label == label))
-    if at is not None:
-        add(connection, name, label, int(at.timestamp()))
+    add(connection, name, label, value)
 
 
 def _outcomes_after(mark: int) -> Select[Any]:
@@ -193,29 +151,14 @@ def _set_mark(connection: Connection, before: int, after: int) -> None:
 
 
 def _newest(connection: Connection, *among: ColumnElement[bool]) -> int:
-    newest = select(func.coalesce(func.max(attempts.c.id), 0)).where(*among)
-    return int(connection.execute(newest).scalar_one())
+    return connection.execute(select(func.max(attempts.c.id)).where(*among)).scalar() or 0
 
 
-DELIVERED, UNKNOWN, TRANSIENT = (
-    kind.value for kind in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
-)
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 # A scalar subquery, because with `exists` a planner may scan the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
 DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
 """Condition that an action is an operator's decision to send a message that is queued: see `identity.History`."""
-
-
-class _Step(NamedTuple):
-    """Result of one transaction."""
-
-    gone: int
-    """Number of deleted attempts, actions and passes."""
-    upto: int
-    """Id of the last examined attempt."""
-    is_last: bool
-    """True if no attempt follows it."""
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
@@ -234,9 +177,10 @@ def prune(database: Database, before: datetime, limit: int) -> int:
         The number of deleted rows. Zero does not mean that none are left.
     """
     with database.write() as connection:
-        step = _step(database, connection, before, limit, after=pruned_to(connection))
-        set_pruned_to(connection, START if step.is_last else step.upto)
-    return step.gone
+        after = connection.execute(select(totals.c.value).where(totals.c.name == PRUNED_TO)).scalar() or START
+        gone, upto, is_last = _step(database, connection, before, limit, after=after)
+        _set(connection, PRUNED_TO, "", START if is_last else upto)
+    return gone
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
@@ -244,9 +188,9 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
     upto, done = START, False
     while not done:
         with database.write() as connection:
-            step = _step(database, connection, before, limit, after=upto)
-        yield step.gone
-        upto, done = step.upto, step.is_last and not step.gone
+            gone, upto, is_last = _step(database, connection, before, limit, after=upto)
+        yield gone
+        done = is_last and not gone
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
@@ -256,38 +200,42 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
         acts: and_(acts.c.at < before, ~DECIDES),
         passes: passes.c.finished_at < before,
     }
-    with database.read() as connection:
-        return {
-            table.name.removeprefix("retrycli_"): connection.execute(
-                select(func.count()).select_from(table).where(condition)
-            ).scalar_one()
-            for table, condition in old.items()
-        }
+    return {
+        table.name.removeprefix("retrycli_"): database.scalar(select(func.count()).select_from(table).where(condition))
+        or 0
+        for table, condition in old.items()
+    }
 
 
-def _step(database: Database, connection: Connection, before: datetime, limit: int, *, after: int) -> _Step:
+def _step(
+    database: Database, connection: Connection, before: datetime, limit: int, *, after: int
+) -> tuple[int, int, bool]:
     """Examine the next attempts after an id, and delete those that may go, with the oldest actions and passes.
 
     Old passes are not needed, and few old actions are, so the first ones found may go.
+
+    Returns:
+        The number of deleted rows, the id of the last examined attempt, and whether no attempt follows it.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
     number, last = connection.execute(select(func.count(), func.max(looked_at.c.id))).one()
     upto = after if last is None else last
     may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
-    ids = connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all()
-    leaving = a.id.in_(ids)
+    leaving = a.id.in_(connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all())
     # From here on another host's pass waits: it may have found the same rows, and must not count them again.
-    counted_to = count_leaving(connection, leaving)
+    mark: int = connection.execute(_mark().with_for_update()).scalar_one()
+    # They have ended, so each of them is settled, even if unsettled ones lie between it and the mark.
+    for outcome, count in connection.execute(_outcomes_after(mark).where(leaving)).all():
+        add(connection, ATTEMPTS, outcome, count)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
-    follow_the_newest(connection, counted_to)
-    old_acts = _oldest(acts, acts.c.at, before, limit, ~DECIDES)
+    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite continues its ids there
     old_passes = _oldest(passes, passes.c.finished_at, before, limit)
-    remember_leaving(connection, old_passes)
-    gone += connection.execute(delete(acts).where(old_acts)).rowcount
+    _remember_leaving(connection, old_passes)
+    gone += connection.execute(delete(acts).where(_oldest(acts, acts.c.at, before, limit, ~DECIDES))).rowcount
     gone += connection.execute(delete(passes).where(old_passes)).rowcount
     connection.execute(delete(escalations).where(escalations.c.at < before))
-    return _Step(gone, upto, is_last=number < limit)
+    return gone, upto, number < limit
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
@@ -297,13 +245,19 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
     earlier ones.
     """
     m, later = database.messages.c, attempts.alias("later")
-    newer = (later.c.message_id == attempts.c.message_id, later.c.number > attempts.c.number)
-    same_text = (later.c.digest == attempts.c.digest, later.c.birth == attempts.c.birth)
-    is_last = ~exists().where(*newer, *same_text, later.c.outcome == DELIVERED)
-    delivered = and_(attempts.c.outcome == DELIVERED, attempts.c.digest.is_not(None), is_last)
-    interrupted = and_(attempts.c.outcome == TRANSIENT, attempts.c.status_code.in_(INTERRUPTED))
-    unsettled = or_(attempts.c.outcome == UNKNOWN, interrupted)
-    tells = or_(unsettled, attempts.c.delivered_to.is_not(None), delivered)
+    is_last = ~exists().where(
+        later.c.message_id == attempts.c.message_id,
+        later.c.number > attempts.c.number,
+        later.c.digest == attempts.c.digest,
+        later.c.birth == attempts.c.birth,
+        later.c.outcome == OutcomeKind.DELIVERED.value,
+    )
+    tells = or_(
+        attempts.c.outcome == OutcomeKind.UNKNOWN.value,
+        and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_(INTERRUPTED)),
+        attempts.c.delivered_to.is_not(None),
+        and_(attempts.c.outcome == OutcomeKind.DELIVERED.value, attempts.c.digest.is_not(None), is_last),
+    )
     return and_(tells, exists().where(m.id == attempts.c.message_id))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar, TypeVarTuple
 
-from sqlalchemy import String, exc, func, inspect, select
+from sqlalchemy import Connection, RootTransaction, Row, Select, String, TableClause, exc, func, inspect, select
+from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, SchemaMismatch
 from retrycli.store import schema
 from retrycli.store.connection import (
     BUSY_SECONDS,
@@ -27,12 +30,8 @@ from retrycli.store.connection import (
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
 from retrycli.store.reflection import by_name, table_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from sqlalchemy import Connection, RootTransaction, TableClause
-    from sqlalchemy.engine.interfaces import ReflectedColumn
-    from sqlalchemy.types import TypeEngine
+Value = TypeVar("Value")
+Values = TypeVarTuple("Values")
 
 ADVISORY_LOCK = 0x7265747279
 """Key of the advisory lock that all processes on one PostgreSQL database share."""
@@ -108,6 +107,16 @@ class Database:
         """
         with self._transaction(writes=False) as connection:
             yield connection
+
+    def scalar(self, statement: Select[Value]) -> Value | None:
+        """Return the first value of a query, in a short transaction of its own; None if there is no row."""
+        with self.read() as connection:
+            return connection.execute(statement).scalar()
+
+    def rows(self, statement: Select[*Values]) -> Sequence[Row[*Values]]:
+        """Return all rows of a query, in a short transaction of its own."""
+        with self.read() as connection:
+            return connection.execute(statement).all()
 
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
@@ -214,6 +223,11 @@ class Database:
         quote = self._engine.dialect.identifier_preparer.quote
         return quote(self._schema) if self._schema else "", quote(self._name)
 
+    @property
+    def qualified_table(self) -> str:
+        """The same as one name."""
+        return ".".join(filter(None, self.quoted_table))
+
     def type_of(self, name: str) -> TypeEngine[Any]:
         """Return the type of a column of the application's table."""
         return self._columns[name]["type"]
@@ -257,7 +271,7 @@ class Database:
         if self._ambient is not None:
             yield self._ambient
             return
-        try:
+        with self._translated():
             transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
@@ -267,8 +281,6 @@ class Database:
                         yield connection
                         # The driver's `commit` would take a round trip of its own before the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
-        except exc.DBAPIError as error:
-            raise self._in_words(error) from without_details(error)
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
         """Begin a transaction; if the server has restarted since the last one, on a new connection."""
@@ -286,10 +298,19 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise self._in_words(error) from without_details(error)
+            kind = DatabaseBusy if is_busy(error) else SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
+            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
 
-    def _in_words(self, error: exc.DBAPIError) -> RetrycliError:
-        return _error_class(error)(f"{self.place}: {in_words(error)}")
+
+class Queries:
+    """Queries on one database.
+
+    Args:
+        database: holds the queue and the application's table.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
 
 def _commit(connection: Connection) -> bool:
@@ -301,9 +322,3 @@ def _commit(connection: Connection) -> bool:
             return False
         raise
     return True
-
-
-def _error_class(error: exc.DBAPIError) -> type[RetrycliError]:
-    if is_busy(error):
-        return DatabaseBusy
-    return SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable

@@ -27,13 +27,12 @@ from retrycli.domain.delivery_stats import (
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.passes import StopReason
-from retrycli.store.database import Database
+from retrycli.store.database import Queries
 from retrycli.store.schema import attempts, passes
 
 MAX_TEXTS = 20_000
 """Maximum number of error texts, after removing digits, to read; the most frequent first."""
 MAX_CAUSES = 1000
-"""Maximum number of causes to return."""
 MAX_PASSES = 20_000
 """Maximum number of passes to read: two weeks of one a minute."""
 DISORDER = DAY
@@ -48,15 +47,8 @@ FAILED = a.outcome != OutcomeKind.DELIVERED.value
 COUNT = func.count()
 
 
-class Statistics:
-    """Count attempts and passes; change nothing.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Statistics(Queries):
+    """Count attempts and passes; change nothing."""
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
         """Return the statistics of attempts that began from a time to the present."""
@@ -97,18 +89,14 @@ class Statistics:
     def passes(self, since: datetime) -> list[PassMark]:
         """Return the passes since a time, oldest first; at most the newest `MAX_PASSES`."""
         p = passes.c
-        newest = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
-        with self._database.read() as connection:
-            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MAX_PASSES)).all()
-        return [PassMark(*row) for row in reversed(rows)]
+        since_then = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
+        newest = self._database.rows(since_then.order_by(p.started_at.desc(), p.id).limit(MAX_PASSES))
+        return [PassMark(*row) for row in reversed(newest)]
 
     def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
         """Return when the first and the newest stored pass began."""
         at = passes.c.started_at
-        with self._database.read() as connection:
-            first, last = (
-                connection.execute(select(at).order_by(order).limit(1)).scalar() for order in (at, at.desc())
-            )
+        first, last = (self._database.scalar(select(at).order_by(order).limit(1)) for order in (at, at.desc()))
         return first, last
 
     def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
@@ -147,8 +135,8 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
     minutes = a.waited_s // 60
     tries: Counter[int] = Counter()
     waits: Counter[int] = Counter()
-    statement = select(a.number, minutes, COUNT).where(within, DELIVERED).group_by(a.number, minutes)
-    for number, waited, messages in connection.execute(statement):
+    delivered = select(a.number, minutes, COUNT).where(within, DELIVERED).group_by(a.number, minutes)
+    for number, waited, messages in connection.execute(delivered):
         tries[number] += messages
         if waited is not None:
             waits[waited] += messages
@@ -180,8 +168,8 @@ def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list
         before, newest_before = found.get(key, (0, newest))
         found[key] = (before + int(count), max(newest_before, newest))
     busiest = sorted(found.items(), key=lambda item: (-item[1][0], str(item[0])))[:MAX_CAUSES]
-    ids = [newest for _, (_, newest) in busiest]
-    times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(ids))).all())
+    started = select(a.id, a.started_at).where(a.id.in_([newest for _, (_, newest) in busiest]))
+    times: dict[int, datetime] = dict(connection.execute(started).all())
     return [FailureCause(*key, count, times[newest]) for key, (count, newest) in busiest]
 
 
@@ -189,8 +177,7 @@ def _outages(connection: Connection, since: datetime) -> list[Outage]:
     """Find outages by the passes at which the API went down or came back; ignore passes without attempts."""
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
-    answered = p.reason == StopReason.THROTTLED
-    telling = or_(down == 1, answered, p.sent + p.rescheduled > 0)
+    telling = or_(down == 1, p.reason == StopReason.THROTTLED, p.sent + p.rescheduled > 0)
     turns: Select[Any] = select(
         p.started_at, down.label("down"), func.lag(down).over(order_by=(p.started_at, p.id)).label("before")
     ).where(telling, p.started_at >= since)
@@ -202,5 +189,4 @@ def _outages(connection: Connection, since: datetime) -> list[Outage]:
 
 def _time(text: str) -> datetime:
     """Return the time that a shortened written time stands for."""
-    whole = "0000-00-00 00:00"
-    return datetime.fromisoformat(text + whole[len(text) :]).replace(tzinfo=UTC)
+    return datetime.fromisoformat(text + "0000-00-00 00:00"[len(text) :]).replace(tzinfo=UTC)

@@ -58,13 +58,12 @@ FOLLOW = (
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"))
 )
-FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
+FIRST_QUEUED = select(func.min(queue.c.message_id))
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 START = -(2**63)
 """Below the lowest possible id."""
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
-"""The columns that decide about enrolment."""
 
 
 class Retired(NamedTuple):
@@ -118,8 +117,8 @@ class Enrolment:
         spans = []
         after = START if swept_to is None else swept_to
         while after < tail:
-            upto = self._id_at(rows, self._sweep - 1, after=after)
-            upto = tail if upto is None else min(upto, tail)
+            end = self._id_at(rows, self._sweep - 1, after=after)
+            upto = tail if end is None else min(end, tail)
             spans.append(IdRange(after, upto))
             after = upto
             if swept_to is not None:
@@ -131,20 +130,17 @@ class Enrolment:
         return self._id_at(self._rows(), self._tail + self._sweep) is not None
 
     def _rows(self) -> Select[Any]:
-        """Select the ids to go through: all rows, or the failed ones if an index has them."""
         m = self._database.messages.c
-        all_rows = select(m.id)
-        indexed = FailedIndex(self._database).state() is IndexState.THERE
-        return all_rows.where(m.status == status_text(MessageStatus.FAILED)) if indexed else all_rows
+        if FailedIndex(self._database).state() is IndexState.THERE:
+            return select(m.id).where(m.status == status_text(MessageStatus.FAILED))
+        return select(m.id)
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
         """Return the id `number` rows after the first above `after`, or below the newest; None if there is none."""
         ids = self._database.messages.c.id
-        statement = rows.order_by(ids.desc() if newest else ids).offset(number).limit(1)
-        if after is not None:
-            statement = statement.where(ids > after)
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar()
+        above = () if after is None else (ids > after,)
+        ordered = rows.where(*above).order_by(ids.desc() if newest else ids)
+        return self._database.scalar(ordered.offset(number).limit(1))
 
     def newly_failed(
         self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
@@ -223,9 +219,8 @@ class Enrolment:
 
     def _differences(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
         """Yield queue rows that differ from the application's, in batches: those that leave, and those that stay."""
-        with self._database.read() as connection:
-            if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # the usual case, and fast to check
-                return
+        if self._database.scalar(FIRST_QUEUED) is None:  # the usual case, and fast to check
+            return
         rest = span
         while True:
             with self._database.read() as connection:
@@ -241,7 +236,6 @@ class Enrolment:
 
     @cached_property
     def _differing(self) -> Select[Any]:
-        """Select queue rows that differ from the application's."""
         m = self._database.messages
         over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # null if the row does not exist
         birth = birth_text(m)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from retrycli.system import process
-
-if TYPE_CHECKING:
-    from sqlalchemy.exc import DBAPIError
 
 GONE = (
     "the server was stopped or has failed, or it ends transactions too soon (transaction_timeout, "
@@ -115,8 +111,8 @@ OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
 """Parts of texts of a SQLITE_ERROR about a statement."""
-RAISED = "exec_stmt_raise"
-"""The server function that raises the errors of PL/pgSQL triggers."""
+RAISED, POLICY = "exec_stmt_raise", "ExecWithCheckOptions"
+"""The server functions that raise the errors of PL/pgSQL triggers, and of row-level policies."""
 
 
 def row_error_of(error: DBAPIError) -> RowError:
@@ -133,10 +129,10 @@ def row_error_of(error: DBAPIError) -> RowError:
         return RowError.REFUSED
     if is_busy(error):
         return RowError.LOCKED
-    hits_every_row = state.startswith(OF_THE_STATEMENT) and not (
-        _error_field(error, "context") or _is_policy_error(error)
-    )
-    return RowError.EVERY_ROW if hits_every_row or state.startswith(OF_THE_SERVER) else RowError.REFUSED
+    # A row-level policy's code is that of a missing right.
+    of_a_row = _error_field(error, "context") or _error_field(error, "source_function") == POLICY
+    hits_every_row = state.startswith(OF_THE_SERVER) or (state.startswith(OF_THE_STATEMENT) and not of_a_row)
+    return RowError.EVERY_ROW if hits_every_row else RowError.REFUSED
 
 
 def _row_error_of_file(error: sqlite3.Error) -> RowError:
@@ -153,13 +149,7 @@ def is_of_the_table(error: DBAPIError) -> bool:
     return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
 
 
-def _is_policy_error(error: DBAPIError) -> bool:
-    """Tell if a row-level policy rejects a row. Its code is that of a missing right."""
-    return _error_field(error, "source_function") == "ExecWithCheckOptions"
-
-
 def _error_field(error: DBAPIError, what: str) -> str | None:
-    """Return one of the fields of a server's error."""
     said: str | None = getattr(getattr(error.orig, "diag", None), what, None)
     return said
 
@@ -179,17 +169,11 @@ def sqlstate(error: DBAPIError) -> str | None:
 
 def in_words(error: DBAPIError) -> str:
     """Return the first line of a driver's text, with the remedy if one is known."""
-    cause = error.orig
-    text = " ".join(str(cause).partition("\n")[0].split())
+    text = " ".join(str(error.orig).partition("\n")[0].split())
     if state := sqlstate(error):
         remedy = next((words for start, words in BY_STATE.items() if state.startswith(start)), None)
     else:
-        remedy = _shortage(text) or next((words for sign, words in BY_TEXT.items() if sign in text), None)
+        may_be_shortage = any(sign in text for sign in NO_DESCRIPTOR)
+        remedy = process.shortage_now() if may_be_shortage else None
+        remedy = remedy or next((words for sign, words in BY_TEXT.items() if sign in text), None)
     return f"{text}: {remedy}" if remedy else text
-
-
-def _shortage(text: str) -> str | None:
-    """Return that file descriptors are exhausted, if the text may mean that and they are."""
-    if not any(sign in text for sign in NO_DESCRIPTOR):
-        return None
-    return process.shortage_now()

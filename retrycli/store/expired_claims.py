@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, RowMapping, delete, select, update
@@ -26,16 +26,19 @@ def take_over(
     database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
 ) -> list[ExpiredClaim]:
     """Claim messages, and load those that are still failed; the others leave the queue."""
-    held_messages = with_queue(database).where(*HELD_BY_ID)
-    open_by_id = _open_attempts(connection, ids)
+    rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
+    # An attempt with an outcome and no end waits until its row is written.
+    open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
     connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(claimed(claim)))
-    loaded = load(connection, connection.execute(held_messages, {"ids": free, "owner": claim.owner}), free)
+    theirs = {"ids": free, "owner": claim.owner}
+    loaded = load(connection, connection.execute(with_queue(database).where(*HELD_BY_ID), theirs), free)
     gone = set(free) - {message.message_id for message in loaded}
-    answers = {message_id: _outcome_of(open_by_id.get(message_id)) or PROCESS_DIED for message_id in gone}
-    finish_attempts(
-        connection, [Decision(message_id, Transition.released(), answer) for message_id, answer in answers.items()], now
-    )
+    ended = [
+        Decision(message_id, Transition.released(), _outcome_of(open_by_id.get(message_id)) or PROCESS_DIED)
+        for message_id in gone
+    ]
+    finish_attempts(connection, ended, now)
     connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
     return [_expired_claim(message, open_by_id.get(message.message_id)) for message in loaded]
 
@@ -51,14 +54,7 @@ def _without_locked(database: Database, connection: Connection, ids: Sequence[in
     return [message_id for message_id in ids if message_id in free or message_id not in all_rows]
 
 
-def _open_attempts(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
-    """Return the attempts without an end, by message. One with an outcome waits until its row is written."""
-    rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
-    return {row["message_id"]: row for row in rows}
-
-
 def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
-    """Build an expired claim from a message and its open attempt."""
     if attempt is None:
         return ExpiredClaim(message, None)
     outcome = _outcome_of(attempt)
@@ -71,7 +67,6 @@ def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping
 
 
 def _outcome_of(attempt: RowMapping | None) -> Outcome | None:
-    """Return the outcome of an open attempt; None if its answer is unknown."""
     if attempt is None or attempt["outcome"] is None:
         return None
     retry_after = attempt["retry_after_s"]

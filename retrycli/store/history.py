@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, func, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
@@ -34,30 +34,28 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     texts = m.c if body else columns_without_body(database)
     columns = [status_of(database) if column.name == "status" else column for column in texts]
     history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
-    words = (acts.c.before, acts.c.after) if body else ()
-    by_people = select(acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *words)
-    by_people = by_people.where(acts.c.message_id == message_id).order_by(acts.c.id)
+    actions = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
     with database.read() as connection:
         rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
         if len(rows) > 1:
             raise repeated(database, message_id)
-        row = rows[0] if rows else None
-        if row is None:
+        if not rows:
             raise NoSuchMessage(f"no message {message_id} in {database.place}; see `retrycli list-failed`")
         found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-        made = [_attempt(row) for row in connection.execute(history).mappings()]
-        done = [_act(row, body=body) for row in connection.execute(by_people).mappings()]
+        made = [
+            AttemptRecord(**{field.name: getattr(row, field.name) for field in fields(AttemptRecord)})
+            for row in connection.execute(history)
+        ]
+        done = [_action(row, body=body) for row in connection.execute(actions)]
     ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
-    return MessageDetails(dict(row), ours, made, done)
+    return MessageDetails(dict(rows[0]), ours, made, done)
 
 
-def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
-    return AttemptRecord(**{field.name: row[field.name] for field in fields(AttemptRecord)})
-
-
-def _act(row: Mapping[Any, Any], *, body: bool) -> ActionRecord:
-    words = {name: texts(row, name) for name in ("before", "after")} if body else {}
-    return ActionRecord(row["at"], row["by"], row["act"], row["detail"], **words)
+def _action(row: Row[Any], *, body: bool) -> ActionRecord:
+    if not body:
+        return ActionRecord(row.at, row.by, row.act, row.detail)
+    before, after = (None if texts is None else json.loads(texts) for texts in (row.before, row.after))
+    return ActionRecord(row.at, row.by, row.act, row.detail, before, after)
 
 
 HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
@@ -85,17 +83,9 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def texts(row: Mapping[Any, Any], name: str) -> dict[str, Any] | None:
-    """Return the texts that an edit replaced (``before``) or wrote (``after``); None if erased or never recorded."""
-    found: dict[str, Any] | None = None if row[name] is None else json.loads(row[name])
-    return found
-
-
 def count_texts(database: Database, ticket: str) -> int:
     """Count the edits of a ticket's messages that still have their texts."""
-    statement = select(func.count()).select_from(acts).where(acts.c.ticket == ticket, HAS_TEXTS)
-    with database.read() as connection:
-        return connection.execute(statement).scalar_one()
+    return database.scalar(select(func.count()).select_from(acts).where(acts.c.ticket == ticket, HAS_TEXTS)) or 0
 
 
 def erase_texts(database: Database, ticket: str) -> int:

@@ -54,8 +54,6 @@ NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT
 
 
 class _Own(NamedTuple):
-    """Columns of a queue row."""
-
     delivery_key: str
     first_failed_at: datetime
     unknown_count: int
@@ -140,7 +138,6 @@ def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
 
 
 def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
-    """Build a message from a row joined with its queue row."""
     as_read, birth = read_of(row), row.pop(BIRTH)
     own = _Own(*map(row.pop, OWN_LABELS))
     message, digest = message_of(row), digest_of(row)
@@ -257,7 +254,6 @@ def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> De
 def _as_it_is(
     decision: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
 ) -> QueuedMessage | UnusableMessage:
-    """Return a message with its present birth and text, without the old text's key and unknown attempts."""
     birth, digest = identity.birth, identity.digest
     if (birth, digest) == (message.birth, message.digest):
         return message

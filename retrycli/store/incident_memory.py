@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import delete, insert, select
 
 from retrycli.domain.incidents import Memory, Told, Topic
-from retrycli.store.database import Database
+from retrycli.store.database import Queries
 from retrycli.store.schema import told
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
@@ -22,15 +22,8 @@ def target_name(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-class Targets:
-    """Read and store what targets know.
-
-    Args:
-        database: holds retrycli's own tables.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Targets(Queries):
+    """Read and store what targets know."""
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
         """Reserve notifying for this pass until `end_telling` or a time; return False if another pass has it."""

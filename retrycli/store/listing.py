@@ -7,13 +7,14 @@ transactions: the ids and their order are fixed first, at eight bytes an id.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
+    Row,
     Select,
     String,
     and_,
@@ -30,7 +31,7 @@ from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.listing import Either, Filter, ListedMessage, Value
 from retrycli.domain.message import MessageStatus, State, utc_time
 from retrycli.store.application_table import FailedIndex, IndexState
-from retrycli.store.database import Database
+from retrycli.store.database import Database, Queries
 from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text
 from retrycli.store.schema import queue
 
@@ -45,15 +46,8 @@ COMPLETION_ROWS = 10_000
 LARGEST_ID = 2**63 - 1
 
 
-class MessageQueries:
-    """List and count messages; change nothing.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class MessageQueries(Queries):
+    """List and count messages; change nothing."""
 
     def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
         """List failed messages, including those that the queue does not know yet: they wait for the next pass.
@@ -66,17 +60,15 @@ class MessageQueries:
     def pages(self, ids: array[int], wanted: Filter) -> Iterator[ListedMessage]:
         """Read messages by their ids if they still match a filter; each page is a transaction."""
         m = self._database.messages.c
-        created = m.created_at if "created_at" in m else literal(None)
-        recipient = m.recipient_email if "recipient_email" in m else literal(None)
         statement = self._joined(
             m.id,
             m.ticket_id,
             m.message_type,
             m.retry_count,
             m.last_error,
-            created.label("made_at"),
+            self._optional("created_at").label("made_at"),
             queue.c.first_failed_at,
-            recipient.label("recipient"),
+            self._optional("recipient_email").label("recipient"),
             queue.c.state,
             queue.c.next_attempt_at,
             queue.c.escalation_reason,
@@ -90,8 +82,7 @@ class MessageQueries:
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE].tolist()
             with self._database.read() as connection:
-                rows = connection.execute(statement, {"ids": page}).mappings()
-                found = {row["id"]: _listed(row) for row in rows}
+                found = {row.id: _listed(row) for row in connection.execute(statement, {"ids": page})}
             yield from (found[message_id] for message_id in page if message_id in found)
 
     def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> array[int]:
@@ -120,8 +111,8 @@ class MessageQueries:
 
         They are read in one transaction, which lasts until the last is read.
         """
-        statement = self.failed(Filter(due_by=due_by), queue.c.next_attempt_at, queue.c.message_id)
-        statement = statement.order_by(queue.c.next_attempt_at, queue.c.message_id)
+        due = (queue.c.next_attempt_at, queue.c.message_id)
+        statement = self.failed(Filter(due_by=due_by), *due).order_by(*due)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
                 yield row.next_attempt_at, row.message_id
@@ -136,14 +127,14 @@ class MessageQueries:
             tries: leave out messages with a lower retry count.
         """
         m = self._database.messages.c
-        created = m.created_at if "created_at" in m else literal(None)
-        columns = (m.id, m.message_type, m.retry_count, created.label("made_at"), queue.c.first_failed_at)
+        made_at = self._optional("created_at").label("made_at")
+        columns = (m.id, m.message_type, m.retry_count, made_at, queue.c.first_failed_at)
         statement = self.failed(Filter(due_by=due_by), *columns).where(queue.c.state == State.WAITING.value)
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):
-                made_at = _time(row.made_at) or row.first_failed_at
-                yield row.id, str(row.message_type), _number(row.retry_count or 0), made_at
+                began = _time(row.made_at) or row.first_failed_at
+                yield row.id, str(row.message_type), _number(row.retry_count or 0), began
 
     def oldest(self) -> datetime | None:
         """Return the creation time of the oldest failed message that is not escalated.
@@ -151,25 +142,22 @@ class MessageQueries:
         In a table without creation times, return its first failure. None if there is none, or no table yet.
         """
         m = self._database.messages.c
-        known = self._database.revision() is not None
-        if "created_at" not in m:
-            if not known:
-                return None
+        is_known = self._database.revision() is not None
+        if "created_at" in m:
+            oldest = select(func.min(m.created_at)).where(m.status == status_text(MessageStatus.FAILED))
+            is_escalated = (queue.c.message_id == m.id, row_by_row(queue.c.state == State.ESCALATED.value))
+            if is_known:
+                oldest = oldest.where(~select(queue.c.message_id).where(*is_escalated).exists())
+        elif is_known:
             first = func.min(queue.c.first_failed_at, type_=queue.c.first_failed_at.type)
-            statement = select(first).where(queue.c.state != State.ESCALATED.value)
+            oldest = select(first).where(queue.c.state != State.ESCALATED.value)
         else:
-            failed = select(func.min(m.created_at)).where(m.status == status_text(MessageStatus.FAILED))
-            escalated = select(queue.c.message_id).where(
-                queue.c.message_id == m.id, row_by_row(queue.c.state == State.ESCALATED.value)
-            )
-            statement = failed.where(~escalated.exists()) if known else failed
-        with self._database.read() as connection:
-            return _time(connection.execute(statement).scalar())
+            return None
+        return _time(self._database.scalar(oldest))
 
     def count(self, wanted: Filter) -> int:
         """Count the messages that match a filter."""
-        with self._database.read() as connection:
-            return int(connection.execute(self.failed(wanted, func.count())).scalar_one())
+        return self._database.scalar(self.failed(wanted, func.count())) or 0
 
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
         """Count the messages due by a time that a pass claims before a message.
@@ -185,23 +173,23 @@ class MessageQueries:
             and_(queue.c.next_attempt_at == this, queue.c.message_id < message_id),
         )
         since = () if after is None else (queue.c.next_attempt_at > after,)
-        statement = select(func.count()).select_from(queue).where(*is_due(due_by), *since, earlier)
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar_one()
+        return (
+            self._database.scalar(select(func.count()).select_from(queue).where(*is_due(due_by), *since, earlier)) or 0
+        )
 
     def earlier_in_ticket(self, message_id: int) -> list[tuple[int, datetime]]:
         """Return the messages that hold a message back if a ticket's order is kept, with their due times."""
-        statement = (
-            select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
-            .where(queue.c.message_id == message_id, *HELD_BACK)
-            .order_by(EARLIER.c.message_id)
-        )
-        with self._database.read() as connection:
-            return [(row.message_id, row.next_attempt_at) for row in connection.execute(statement)]
+        earlier = select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
+        held_back = earlier.where(queue.c.message_id == message_id, *HELD_BACK).order_by(EARLIER.c.message_id)
+        return [(row.message_id, row.next_attempt_at) for row in self._database.rows(held_back)]
 
     def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         """Select columns of messages that match a filter, and of their queue rows."""
         return self._joined(*columns).where(*self._conditions(wanted))
+
+    def _optional(self, name: str) -> ColumnElement[Any]:
+        m = self._database.messages.c
+        return m[name] if name in m else literal(None)
 
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
@@ -218,7 +206,16 @@ class MessageQueries:
             yield queue.c.first_failed_at < wanted.failed_before
         if wanted.due_by is not None:
             yield and_(*is_due(wanted.due_by))
-        yield from _escalation_conditions(wanted)
+        yield from _any_of(wanted.reason, lambda reason: queue.c.escalation_reason == reason.value)
+        yield from _any_of(wanted.fingerprint, lambda fingerprint: queue.c.fingerprint == fingerprint)
+        if wanted.new:
+            yield queue.c.acknowledged_at.is_(None)
+        if wanted.escalated_after is not None:
+            yield queue.c.escalated_at > wanted.escalated_after
+        if wanted.escalated_until is not None:
+            yield queue.c.escalated_at <= wanted.escalated_until
+        if wanted.other_than:
+            yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
 
 
 def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
@@ -235,44 +232,30 @@ def _is_in(state: State) -> ColumnElement[bool]:
     return queue.c.state == state.value
 
 
-def _escalation_conditions(wanted: Filter) -> Iterator[ColumnElement[bool]]:
-    """Yield the conditions on escalated messages."""
-    yield from _any_of(wanted.reason, lambda reason: queue.c.escalation_reason == reason.value)
-    yield from _any_of(wanted.fingerprint, lambda fingerprint: queue.c.fingerprint == fingerprint)
-    if wanted.new:
-        yield queue.c.acknowledged_at.is_(None)
-    if wanted.escalated_after is not None:
-        yield queue.c.escalated_at > wanted.escalated_after
-    if wanted.escalated_until is not None:
-        yield queue.c.escalated_at <= wanted.escalated_until
-    if wanted.other_than:
-        yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
-
-
-def _listed(row: Mapping[Any, Any]) -> ListedMessage:
+def _listed(row: Row[Any]) -> ListedMessage:
     return ListedMessage(
-        id=row["id"],
-        ticket_id=row["ticket_id"],
-        message_type=str(row["message_type"]),
-        state=State(row["state"] or State.WAITING),
-        retry_count=0 if row["retry_count"] is None else _number(row["retry_count"]),
-        next_attempt_at=row["next_attempt_at"],
-        last_error=None if row["last_error"] is None else str(row["last_error"]),
-        created_at=_time(row["made_at"]),
-        first_failed_at=row["first_failed_at"],
-        reason=row["escalation_reason"],
-        escalated_at=row["escalated_at"],
-        claimed_by=row["claimed_by"],
-        fingerprint=row["fingerprint"],
-        acknowledged_by=row["acknowledged_by"],
-        acknowledged_at=row["acknowledged_at"],
-        note=row["note"],
-        recipient=None if row["recipient"] is None else str(row["recipient"]),
+        id=row.id,
+        ticket_id=row.ticket_id,
+        message_type=str(row.message_type),
+        state=State(row.state or State.WAITING),
+        retry_count=_number(row.retry_count),
+        next_attempt_at=row.next_attempt_at,
+        last_error=None if row.last_error is None else str(row.last_error),
+        created_at=_time(row.made_at),
+        first_failed_at=row.first_failed_at,
+        reason=row.escalation_reason,
+        escalated_at=row.escalated_at,
+        claimed_by=row.claimed_by,
+        fingerprint=row.fingerprint,
+        acknowledged_by=row.acknowledged_by,
+        acknowledged_at=row.acknowledged_at,
+        note=row.note,
+        recipient=None if row.recipient is None else str(row.recipient),
     )
 
 
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return 0 if value is None else value if isinstance(value, int) else None
 
 
 def _time(value: object) -> datetime | None:

@@ -28,7 +28,7 @@ from retrycli.store.action_changes import (
     take_back,
 )
 from retrycli.store.bulk import id_in
-from retrycli.store.database import Database
+from retrycli.store.database import Queries
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
@@ -45,7 +45,6 @@ GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
     ActionKind.NOTED: (ESCALATED,),
     ActionKind.MARKED_SENT: (FREE,),
 }
-"""Conditions on the queue row for each kind of action."""
 
 LAST_ATTEMPTS = (
     select(attempts.c.message_id, func.max(attempts.c.number))
@@ -71,15 +70,8 @@ class Performed:
     """Messages that can't be sent as they are, and why: nothing was changed."""
 
 
-class Acts:
-    """Perform operators' actions on failed messages.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Acts(Queries):
+    """Perform operators' actions on failed messages."""
 
     def read(self, ids: Collection[int]) -> list[Message]:
         """Read whole messages; leave out rows that are not valid messages."""

@@ -153,10 +153,8 @@ def _adopt(database: Database, connection: Connection) -> None:
 
 def _full_name(database: Database, connection: Connection) -> str | None:
     """Return the canonical name of the application's table; None if there is no table."""
-    schema_name, name = database.quoted_table
     if not database.is_sqlite:
-        qualified = f"{schema_name}.{name}" if schema_name else name
-        return connection.execute(IN_POSTGRESQL, {"name": qualified}).scalar()
+        return connection.execute(IN_POSTGRESQL, {"name": database.qualified_table}).scalar()
     # A file has one schema, `main`, and table names ignore the case of ASCII letters.
     return "".join([letter.lower() if letter.isascii() else letter for letter in database.table_name])
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
@@ -24,25 +25,17 @@ from retrycli.domain.passes import (
     StopReason,
 )
 from retrycli.store import counters
-from retrycli.store.database import Database
+from retrycli.store.database import Queries
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 
 ATTEMPTS_LOOKED_AT = 1_000
 """Number of newest attempts to read for the route that the last pass started with. A pass with more attempts has served
 every route."""
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
-"""Detail of a pass whose end was not recorded."""
 
 
-class Ledger:
-    """Store what passes remember from one to the next: passes, pauses, and destinations.
-
-    Args:
-        database: holds retrycli's own tables.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Ledger(Queries):
+    """Store what passes remember from one to the next: passes, pauses, and destinations."""
 
     def start_pass(
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
@@ -79,58 +72,45 @@ class Ledger:
             .where(attempts.c.pass_id == passes.c.id, attempts.c.outcome == OutcomeKind.DELIVERED.value)
             .scalar_subquery()
         )
-        ended = {
-            "finished_at": passes.c.heartbeat_at,
-            "result": PassResult.INTERRUPTED,
-            "reason": StopReason.DIED,
-            "detail": UNRECORDED,
-        }
         with self._database.write() as connection:
             dead = connection.execute(
                 update(passes)
                 .where(passes.c.heartbeat_at < silent_since, passes.c.finished_at.is_(None), passes.c.id != pass_id)
-                .values(sent=sent, **ended)
+                .values(
+                    sent=sent,
+                    finished_at=passes.c.heartbeat_at,
+                    result=PassResult.INTERRUPTED,
+                    reason=StopReason.DIED,
+                    detail=UNRECORDED,
+                )
             ).rowcount
             counters.add(connection, counters.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
         """Return the id at which the last sweep left off; None if there was none."""
-        statement = (
-            select(passes.c.swept_to)
-            .where(passes.c.swept_to.is_not(None))
-            .order_by(passes.c.started_at.desc())
-            .limit(1)
-        )
-        with self._database.read() as connection:
-            return connection.execute(statement).scalar()
+        swept = select(passes.c.swept_to).where(passes.c.swept_to.is_not(None))
+        return self._database.scalar(swept.order_by(passes.c.started_at.desc()).limit(1))
 
     def last_passes(self, limit: int, *, until: datetime | None = None) -> list[PassRecord]:
         """Return the newest passes, newest first; only those that began up to a time, if one is given."""
-        statement = select(passes).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
-        if until is not None:
-            statement = statement.where(passes.c.started_at <= until)
-        with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(statement)]
+        began = () if until is None else (passes.c.started_at <= until,)
+        return self._newest(limit, *began)
 
     def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
         """Return a pass and the passes that began before it, newest first."""
         its_start = select(passes.c.started_at).where(passes.c.id == pass_id).scalar_subquery()
-        statement = (
-            select(passes)
-            .where(passes.c.started_at <= its_start, or_(passes.c.started_at < its_start, passes.c.id == pass_id))
-            .order_by(passes.c.started_at.desc(), passes.c.id)
-            .limit(limit)
-        )
-        with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(statement)]
+        before = or_(passes.c.started_at < its_start, passes.c.id == pass_id)
+        return self._newest(limit, passes.c.started_at <= its_start, before)
+
+    def _newest(self, limit: int, *conditions: ColumnElement[bool]) -> list[PassRecord]:
+        newest = select(passes).where(*conditions).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
+        return [_record(row) for row in self._database.rows(newest)]
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """Return the hosts with passes between two times, with the start of their newest."""
         newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)
-        lately = passes.c.started_at.between(since, until)
-        statement = select(passes.c.host, newest).where(lately).group_by(passes.c.host)
-        with self._database.read() as connection:
-            return dict(connection.execute(statement.order_by(passes.c.host)).all())
+        lately = select(passes.c.host, newest).where(passes.c.started_at.between(since, until))
+        return dict(self._database.rows(lately.group_by(passes.c.host).order_by(passes.c.host)))
 
     def last_start(self) -> str | None:
         """Return the destination of the newest pass's first attempt, as far as the newest attempts show it."""
@@ -141,11 +121,8 @@ class Ledger:
             .cte()
         )
         of_a_pass = select(newest.c.pass_id).where(newest.c.pass_id.is_not(None)).order_by(newest.c.id.desc()).limit(1)
-        first = (
-            select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery()).order_by(newest.c.id)
-        )
-        with self._database.read() as connection:
-            return connection.execute(first.limit(1)).scalar()
+        its_attempts = select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery())
+        return self._database.scalar(its_attempts.order_by(newest.c.id).limit(1))
 
     def paused(self, now: datetime) -> str | None:
         """Return why deliveries are paused, in words; None if they are not."""
@@ -158,9 +135,8 @@ class Ledger:
     def pause(self, now: datetime) -> Pause | None:
         """Return the pause in force; None if there is none."""
         in_force = select(pause).where(or_(pause.c.until.is_(None), pause.c.until > now)).limit(1)
-        with self._database.read() as connection:
-            row = connection.execute(in_force).one_or_none()
-        return None if row is None else Pause(row.since, row.until, row.by, row.reason)
+        found = [Pause(row.since, row.until, row.by, row.reason) for row in self._database.rows(in_force)]
+        return found[0] if found else None
 
     def set_pause(self, wanted: Pause | None, act: OperatorAction | None = None) -> None:
         """Start a pause in place of any other, or end it, and record the action."""
@@ -176,17 +152,15 @@ class Ledger:
     def pauses(self, limit: int) -> list[PauseRecord]:
         """Return when deliveries were paused and resumed, newest first."""
         columns = [acts.c[field.name] for field in fields(PauseRecord)]
-        statement = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
-        with self._database.read() as connection:
-            return [PauseRecord(*row) for row in connection.execute(statement)]
+        newest = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
+        return [PauseRecord(*row) for row in self._database.rows(newest)]
 
     # -- destinations --------------------------------------------------------------------------------------
 
     def breaker(self, destination: str) -> Breaker:
         """Return the breaker of a destination; a closed one if none is stored."""
-        with self._database.read() as connection:
-            row = connection.execute(select(breakers).where(breakers.c.destination == destination)).one_or_none()
-        return Breaker(destination) if row is None else _breaker(row)
+        found = self._database.rows(select(breakers).where(breakers.c.destination == destination))
+        return _breaker(found[0]) if found else Breaker(destination)
 
     def breaker_to_judge(self, destination: str) -> Breaker:
         """Return the same, and keep other passes from changing it until this transaction ends."""
@@ -220,26 +194,21 @@ class Ledger:
         Returns:
             The time to send at: now, or an interval after the previous request.
         """
-        last = select(rates.c.next_at).where(rates.c.destination == destination)
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
-            free_at = connection.execute(last).scalar()
+            free_at = connection.execute(select(rates.c.next_at).where(rates.c.destination == destination)).scalar()
             turn = now if free_at is None else max(free_at, now)
             if turn - now > MAX_HOSTS * interval:
                 turn = now  # a wrong clock must not delay other hosts
             if turn >= too_late:
                 return turn
-            row = {"destination": destination, "next_at": turn + interval}
-            if free_at is None:
-                connection.execute(insert(rates).values(row))
-            else:
-                connection.execute(update(rates).where(rates.c.destination == destination).values(row))
+            connection.execute(delete(rates).where(rates.c.destination == destination))
+            connection.execute(insert(rates).values(destination=destination, next_at=turn + interval))
         return turn
 
     def breakers(self) -> list[Breaker]:
         """Return the stored breakers, by destination."""
-        with self._database.read() as connection:
-            return [_breaker(row) for row in connection.execute(select(breakers).order_by(breakers.c.destination))]
+        return [_breaker(row) for row in self._database.rows(select(breakers).order_by(breakers.c.destination))]
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
         """Return the breakers that block some destinations.
@@ -274,8 +243,7 @@ class Ledger:
         """List the destinations that refused a pass and have shown no sign of recovery since."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
         since = attempts.c.finished_at >= tried.started_at  # has an index
-        with self._database.read() as connection:
-            found = connection.execute(select(*kinds).where(since, kinds[0].is_not(None)).distinct()).all()
+        found = self._database.rows(select(*kinds).where(since, kinds[0].is_not(None)).distinct())
         over = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
         if tried.reason == StopReason.CREDENTIALS_REFUSED:
             # A server that judges a message has accepted the credentials. Doubtful answers may come from a proxy.
@@ -292,14 +260,13 @@ class Ledger:
         return sorted(refused - over)
 
 
-def _record(row: Row[tuple[object, ...]]) -> PassRecord:
-    values = row._asdict()
-    result = values["result"]
+def _record(row: Row[Any]) -> PassRecord:
+    as_it_is = ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)
     return PassRecord(
-        pass_id=values["id"],
-        result=None if result is None else PassResult(result),
-        started_by=StartedBy(values["started_by"] or StartedBy.UNKNOWN),
-        **{name: values[name] for name in ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)},
+        pass_id=row.id,
+        result=row.result and PassResult(row.result),
+        started_by=StartedBy(row.started_by or StartedBy.UNKNOWN),
+        **{name: getattr(row, name) for name in as_it_is},
     )
 
 
@@ -307,7 +274,6 @@ MAX_HOSTS = 100
 """Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further ahead."""
 
 
-def _breaker(row: Row[tuple[object, ...]]) -> Breaker:
-    values = row._asdict()
-    tickets = json.loads(values["tickets"] or "{}")
-    return Breaker(**{**values, "state": BreakerState(values["state"]), "tickets": tickets})
+def _breaker(row: Row[Any]) -> Breaker:
+    tickets = json.loads(row.tickets or "{}")
+    return Breaker(**{**row._asdict(), "state": BreakerState(row.state), "tickets": tickets})

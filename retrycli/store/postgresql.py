@@ -197,7 +197,6 @@ def _as_numeric(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]: 
 
 
 def _selected_as(kind: types.TypeEngine[Any], rows: SelectBase) -> ColumnElement[Any]:
-    """Return a sub-select of one column, cast to another type."""
     if isinstance(rows, Select):
         [column] = rows.selected_columns
         return rows.with_only_columns(cast(column, kind), maintain_column_froms=True).scalar_subquery()
@@ -213,7 +212,6 @@ BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval
 """Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, deeply nested JSON."""
 
 UTF_8 = "utf-8"
-"""The driver's name of the encoding."""
 
 
 def register_text_fallback(connection: Connection, _record: object) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import CHAR, VARCHAR, Float, Integer, Numeric, String, TypeDecorator, Uuid, column
+from sqlalchemy import CHAR, VARCHAR, Dialect, Float, Integer, Numeric, String, TableClause, TypeDecorator, Uuid, column
 from sqlalchemy import table as table_clause
-from sqlalchemy.types import NullType
+from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from decimal import Decimal
-
-    from sqlalchemy import Dialect, TableClause
-    from sqlalchemy.engine.interfaces import ReflectedColumn
-    from sqlalchemy.types import TypeEngine
 
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
@@ -26,7 +21,6 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
 """Unsuitable types of a server's columns, and why. A file's declared types say little, except that text columns turn
 numbers into texts, so that ids are not integers."""
 BEYOND = 2**63
-"""The lowest number that does not fit a database's integer."""
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
 
@@ -106,7 +100,6 @@ def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine
 
 
 def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return the base type of a domain, or the type itself."""
     from sqlalchemy.dialects.postgresql import DOMAIN
 
     while isinstance(kind, DOMAIN):

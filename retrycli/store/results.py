@@ -14,7 +14,7 @@ from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
 from retrycli.domain.transition import Claim, Decision, Transition, TransitionKind, WriteResult, as_written
 from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
-from retrycli.store.database import Database
+from retrycli.store.database import Queries
 from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, load, with_queue
 from retrycli.store.messages import read_rows, row_by_row, status_of
@@ -39,7 +39,6 @@ STARTED = (
     "message_type",
     "destination",
 )
-"""Columns written when an attempt starts."""
 START_ATTEMPTS = BulkStatement(
     lambda of: insert(attempts).from_select([*of, *SHARED_COLUMNS], select(*of.values(), *SHARED_COLUMNS.values())),
     {name: attempts.c[name].type for name in STARTED},
@@ -55,7 +54,6 @@ RESULT_COLUMNS = (
     "external_id",
     "delivered_to",
 )
-"""Columns written when an attempt ends."""
 
 
 def _update_open(*columns: str) -> BulkStatement:
@@ -80,15 +78,8 @@ FORGET_TICKETS = (
 )
 
 
-class Results:
-    """Write the results of claimed messages.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class Results(Queries):
+    """Write the results of claimed messages."""
 
     def begin(
         self,

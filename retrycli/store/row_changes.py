@@ -94,7 +94,6 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
 
 def _has_taken(decision: Decision, row: RowState, room: int | None) -> bool:
-    """Tell if a row took its message's decision."""
     change = decision.transition
     if change.kind is TransitionKind.DELIVERED:
         return not row.failed
@@ -199,7 +198,6 @@ def _sent_at(database: Database, time: datetime | None) -> object:
 
 
 Wanted = TypeVar("Wanted")
-"""The values to write into one row."""
 
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
 LENGTHS = (255, 127, 63, 31)
@@ -226,13 +224,10 @@ class Written(NamedTuple):
 
 
 ALL_WRITTEN = Written({}, {})
-"""All rows took the change."""
 
 
 @dataclass
 class _RowChange(Generic[Wanted]):
-    """Change rows in savepoints."""
-
     database: Database
     connection: Connection
     write: Callable[[Mapping[int, Wanted], int | None], int | None]

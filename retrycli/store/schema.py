@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     DateTime,
+    Dialect,
     Index,
     Integer,
     MetaData,
@@ -21,9 +21,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
 )
-
-if TYPE_CHECKING:
-    from sqlalchemy import Dialect
 
 HEAD = "0006"
 """The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic."""

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
 
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
+from retrycli.domain.listing import EscalationGroup, Filter
 from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.passes import PassResult
-from retrycli.store.database import Database
+from retrycli.store.database import Database, Queries
 from retrycli.store.listing import MessageQueries
 from retrycli.store.messages import is_due, status_text
 from retrycli.store.schema import passes, queue
@@ -42,15 +42,8 @@ class PassTimes:
     finished_at: datetime
 
 
-class QueueCounts:
-    """Count messages; change nothing.
-
-    Args:
-        database: holds the queue and the application's table.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class QueueCounts(Queries):
+    """Count messages; change nothing."""
 
     # Grouped by several columns, SQLite would sort all rows, and with an index of states it would read them in the
     # order of their times. These conditional counts read a million rows once, in storage order.
@@ -61,17 +54,15 @@ class QueueCounts:
         kinds = [(state, kind) for state in State for kind in MessageType]
         # As text: the application's enumeration may lack some of the types.
         message_type = cast(m.message_type, String)
-        waiting, escalated = queue.c.state == State.WAITING.value, queue.c.state == State.ESCALATED.value
-        unacknowledged = and_(escalated, queue.c.acknowledged_at.is_(None))
+        escalated = queue.c.state == State.ESCALATED.value
         statement = select(
             *(_count(queue.c.state == state.value, message_type == kind.value) for state, kind in kinds),
             *(_count(queue.c.state == state.value) for state in State),
-            _earliest(queue.c.first_failed_at, waiting),
+            _earliest(queue.c.first_failed_at, queue.c.state == State.WAITING.value),
             _earliest(queue.c.escalated_at, escalated),
-            _earliest(queue.c.escalated_at, unacknowledged),
+            _earliest(queue.c.escalated_at, and_(escalated, queue.c.acknowledged_at.is_(None))),
         ).join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-        with self._database.read() as connection:
-            found = list(connection.execute(statement).one())
+        found: list[Any] = [*self._database.rows(statement)[0]]
         of_kind, of_state = dict(zip(kinds, found, strict=False)), dict(zip(State, found[len(kinds) :], strict=False))
         numbers: dict[tuple[State, MessageType | None], int] = {}
         for state, whole in of_state.items():
@@ -96,23 +87,16 @@ class QueueCounts:
             .join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
             .where(m.c.status == status_text(MessageStatus.FAILED))
         )
-        with self._database.read() as connection:
-            found = connection.execute(statement).one()
+        [found] = self._database.rows(statement)
         waiting = found.failed - found.sending - found.escalated
         return {"waiting": waiting, "due": found.due, "sending": found.sending, "escalated": found.escalated}
 
     def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:
         """Return the newest pass that has ended, with a certain result if one is given."""
         wanted = passes.c.finished_at.is_not(None) if result is None else passes.c.result == result.value
-        statement = (
-            select(passes.c.started_at, passes.c.finished_at)
-            .where(wanted)
-            .order_by(passes.c.started_at.desc())
-            .limit(1)
-        )
-        with self._database.read() as connection:
-            row = connection.execute(statement).one_or_none()
-        return None if row is None else PassTimes(*row)
+        ended = select(passes.c.started_at, passes.c.finished_at).where(wanted)
+        newest = self._database.rows(ended.order_by(passes.c.started_at.desc()).limit(1))
+        return PassTimes(*newest[0]) if newest else None
 
 
 def _count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
@@ -152,10 +136,10 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
     )
     types: dict[str | None, dict[str, int]] = {}
     with database.read() as connection:
-        rows = connection.execute(largest).mappings().all()
+        rows = connection.execute(largest).all()
         if not rows:
             return []
-        known = [row["fingerprint"] for row in rows if row["fingerprint"] is not None]
+        known = [row.fingerprint for row in rows if row.fingerprint is not None]
         by_type = (
             views.failed(among, queue.c.fingerprint, m.message_type, func.count())
             .where(or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.in_(known)))
@@ -163,20 +147,18 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
         )
         for fingerprint, message_type, count in connection.execute(by_type):
             types.setdefault(fingerprint, {})[str(message_type)] = count
-    examples = {message.id: message for message in views.pages(array("q", (row["example"] for row in rows)), among)}
+    examples = {message.id: message for message in views.pages(array("q", (row.example for row in rows)), among)}
     return [
-        _group(row, types[row["fingerprint"]], examples[row["example"]]) for row in rows if row["example"] in examples
+        EscalationGroup(
+            fingerprint=row.fingerprint,
+            cause=None if example.last_error is None else cause(example.last_error),
+            count=row.n,
+            new=row.n - row.seen,
+            oldest=row.oldest,
+            newest=row.newest,
+            types=types[row.fingerprint],
+            example=example,
+        )
+        for row in rows
+        if (example := examples.get(row.example)) is not None
     ]
-
-
-def _group(row: Mapping[Any, Any], types: dict[str, int], example: ListedMessage) -> EscalationGroup:
-    return EscalationGroup(
-        fingerprint=row["fingerprint"],
-        cause=None if example.last_error is None else cause(example.last_error),
-        count=row["n"],
-        new=row["n"] - row["seen"],
-        oldest=row["oldest"],
-        newest=row["newest"],
-        types=types,
-        example=example,
-    )

@@ -116,8 +116,8 @@ def escalate(
 
     claim = Claim(str(uuid.uuid4()), now)
     ids = [decision.message_id for decision in decisions]
-    connection.execute(CLAIM_FREE, {"ids": ids, "owner": claim.owner, "until": now})
     theirs = {"ids": ids, "owner": claim.owner}
+    connection.execute(CLAIM_FREE, {**theirs, "until": now})
     found = connection.execute(with_queue(database).where(*HELD_BY_ID), theirs)
     whole = {message.message_id: message for message in load(connection, found, ids)}
     known = [
@@ -154,10 +154,9 @@ def waiting_row(
 
 
 def _queue_values(decision: Decision) -> dict[str, Any]:
-    row: dict[str, Any] = {"message_id": decision.message_id, "unknown_count": None, **identity_values(decision)}
-    if decision.transition.unknown_count is not None:
-        row["unknown_count"] = decision.transition.unknown_count
-    return row
+    row = {"message_id": decision.message_id, "unknown_count": None, **identity_values(decision)}
+    count = decision.transition.unknown_count
+    return row if count is None else row | {"unknown_count": count}
 
 
 def first_escalations(
@@ -170,9 +169,9 @@ def first_escalations(
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
     found = connection.execute(KNOWN_ESCALATIONS, {"ids": [key for key, _ in keys.values()]})
     known = {(key, reason): at for key, reason, at in found}
-    fresh = {(key, reason) for key, reason in keys.values() if key} - known.keys()
+    fresh = sorted({(key, reason) for key, reason in keys.values() if key} - known.keys())
     if fresh:
-        rows = [{"delivery_key": key, "reason": reason, "at": now} for key, reason in sorted(fresh)]
+        rows = [{"delivery_key": key, "reason": reason, "at": now} for key, reason in fresh]
         connection.execute(insert(escalations), rows)
     return {message_id: known.get(key, now) for message_id, key in keys.items()}
 
@@ -211,13 +210,11 @@ def as_list(addresses: Collection[str]) -> str | None:
 
 
 def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
-    """Build an update that releases a claimed message and sets other values."""
-    moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
-    return moved.values(claimed_by=None, claim_expires_at=None, **values)
+    its = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
+    return its.values(claimed_by=None, claim_expires_at=None, **values)
 
 
 def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
-    """Return the new value, or the queue's own if it is null."""
     return func.coalesce(of[name], queue.c[name])
 
 
@@ -270,7 +267,6 @@ NOT_ESCALATED: Mapping[str, Any] = {
 """Columns of a message that waits again."""
 KEPT = ("birth", "digest", "delivery_key")
 IDENTITY = (*KEPT, "delivered_to")
-"""Columns that describe the message's text."""
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
 """Columns that remember the application's row, to notice when the application changes it."""
 KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))

@@ -56,9 +56,8 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
     """
     if database.is_sqlite:
         return []
-    schema, table = database.quoted_table
     with database.read() as connection:
-        found = connection.execute(CREATORS, {"table": f"{schema}.{table}" if schema else table})
+        found = connection.execute(CREATORS, {"table": database.qualified_table})
         return [(row.nspname, row.rolname) for row in found]
 
 
@@ -176,8 +175,8 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
     refused: dict[int, str] = {}
-    error = exhausted(0, "x" * ERROR_LENGTH)
-    for transition in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
+    failed = Transition.escalated(EscalationReason.EXHAUSTED, last_error=exhausted(0, "x" * ERROR_LENGTH))
+    for transition in (failed, Transition.delivered()):
         decisions = [
             Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
         ]
