@@ -42,7 +42,7 @@ def follow(
     deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
 ) -> bool:
     """Synchronise the queue with a range of the table; return False if a stop was requested."""
-    changed = deps.enrolment.retire(span).changed
+    changed = deps.enrolment.retire(span)
     for start in range(0, len(changed), CHANGED_AT_ONCE):
         review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
     rest = span

@@ -15,14 +15,6 @@ from retrycli.domain.passes import PassSummary, StartedBy
 from retrycli.domain.transition import ChangedMessage, Claim, Decision, ExpiredClaim, IdRange, Route, WriteResult
 
 
-class Retired(Protocol):
-    """Differences between the queue and the application's table."""
-
-    @property
-    def changed(self) -> Sequence[int]:
-        """Return the ids of escalated messages whose rows the application may have written since."""
-
-
 class Enrolment(Protocol):
     """The messages that are in the queue."""
 
@@ -35,8 +27,8 @@ class Enrolment(Protocol):
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages (decision, first failure, ticket); return the ids whose rows rejected the change, and why."""
 
-    def retire(self, span: IdRange) -> Retired:
-        """Drop messages that the application has withdrawn, and find escalated ones whose rows it may have written."""
+    def retire(self, span: IdRange) -> Sequence[int]:
+        """Drop messages that the application has withdrawn, and return escalated ones that it may have changed."""
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime

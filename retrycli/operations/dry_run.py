@@ -20,7 +20,7 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.database import Database
-from retrycli.store.enrolment import Enrolment, Retired
+from retrycli.store.enrolment import Enrolment
 from retrycli.store.listing import PAGE, MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
@@ -91,12 +91,12 @@ class _DryRunEnrolment:
                 self.ids.append(decision.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
 
-    def retire(self, span: IdRange) -> Retired:
+    def retire(self, span: IdRange) -> Sequence[int]:
         found = self.real.would_retire(span)
         self._replaced_in_range = found.replaced.keys()
         self.replaced.update(self._replaced_in_range)
         self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
-        return Retired(0, found.changed)  # retired messages are not failed, and so not shown
+        return found.changed  # retired messages are not failed, and so not shown
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime

@@ -15,9 +15,8 @@ from retrycli.domain.passes import PassSummary, StopReason
 from retrycli.domain.retry_policy import later
 from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
-from retrycli.store.incident_memory import Targets
 from retrycli.store.listing import MessageQueries
-from retrycli.store.passes import Ledger
+from retrycli.store.passes import Ledger, Targets
 from retrycli.views.log_lines import logger
 
 HELD_BACK = frozenset(

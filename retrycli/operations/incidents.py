@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from retrycli.domain.incidents import Incident, Topic, Turn, follow
 from retrycli.store.database import Database
-from retrycli.store.incident_memory import Targets, target_name
+from retrycli.store.passes import Targets, target_name
 from retrycli.views.log_lines import logger
 
 TASKS = {

@@ -27,9 +27,8 @@ from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
 from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
-from retrycli.store.incident_memory import Targets, target_name
 from retrycli.store.listing import MessageQueries
-from retrycli.store.passes import Ledger
+from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 

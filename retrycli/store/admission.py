@@ -22,11 +22,14 @@ def add_messages(
     database: Database, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime
 ) -> Mapping[int, str]:
     """Add messages to the queue: see `Enrolment.enrol`."""
+    m = database.messages
     with database.write() as connection:
         database.advisory_lock(connection)
         known = queued_ids(connection, [decision.message_id for decision, _, _ in entries])
         fresh = [entry for entry in entries if entry[0].message_id not in known]
-        births = _births(database, connection, [decision.message_id for decision, _, _ in fresh])
+        ids = [decision.message_id for decision, _, _ in fresh]
+        found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": ids})
+        births = {message_id: encodable(birth) for message_id, birth in found}
         rows = [
             waiting_row(
                 decision.message_id,
@@ -41,12 +44,6 @@ def add_messages(
         if rows:
             connection.execute(insert(queue), rows)
         return escalate(database, connection, [decision for decision, _, _ in fresh if decision.transition.reason], now)
-
-
-def _births(database: Database, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
-    m = database.messages
-    births = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": ids}) if ids else ()
-    return {message_id: encodable(birth) for message_id, birth in births}
 
 
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
@@ -110,9 +107,10 @@ def _decided(
     decide: Callable[[ChangedMessage], Decision],
 ) -> list[Decision]:
     known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
+    found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(ids)})
     return [
         decide(ChangedMessage(message, _was_changed(known[message.message_id], message, rows[message.message_id])))
-        for message in _whole(database, connection, list(ids))
+        for message in load(connection, found, list(ids))
     ]
 
 
@@ -125,11 +123,6 @@ def _free_escalated(database: Database) -> Select[Any]:
         .order_by(queue.c.message_id)
         .with_for_update(skip_locked=True)
     )
-
-
-def _whole(database: Database, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-    messages = with_queue(database).where(id_in(queue.c.message_id))
-    return load(connection, connection.execute(messages, {"ids": ids}), ids)
 
 
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:

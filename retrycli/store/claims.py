@@ -12,23 +12,17 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, exist
 
 from retrycli.domain.message import MessageType, State
 from retrycli.domain.transition import Claim, ExpiredClaim, Route
-from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database, Queries
 from retrycli.store.messages import HELD_BACK, UNFINISHED, is_due, require_free, row_by_row, status_text
 from retrycli.store.schema import attempts, queue
-from retrycli.store.transitions import claimed, former_state, held
+from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, held
 
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
     from retrycli.store.results import Results
 
-CLAIM_WAITING = (
-    update(queue)
-    .where(id_in(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
-    .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
-    .execution_options(**NO_RESULT)
-)
+CLAIM_WAITING = CLAIM.where(row_by_row(queue.c.state == State.WAITING.value)).execution_options(**NO_RESULT)
 
 FIRST_OF_TICKET = (
     select(queue.c.message_id)
@@ -176,8 +170,8 @@ class Claims(Queries):
         """
         with self._database.write() as connection:
             standing = require_free(self._database, connection, message_id, verb, now)
-            free = (queue.c.message_id == message_id, queue.c.state != State.SENDING.value)
-            connection.execute(update(queue).where(*free).values(claimed(claim)))
+            this = {"ids": [message_id], "owner": claim.owner, "until": claim.expires_at}
+            connection.execute(CLAIM_FREE, this)
             return standing.state is State.ESCALATED
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
@@ -188,7 +182,7 @@ class Claims(Queries):
             connection.execute(
                 update(queue)
                 .where(queue.c.message_id == bindparam("id"), *held(claim.owner))
-                .values(state=former_state(), claimed_by=None, claim_expires_at=None),
+                .values(state=FORMER_STATE, claimed_by=None, claim_expires_at=None),
                 [{"id": message_id} for message_id in ids],
             )
 

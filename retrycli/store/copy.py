@@ -141,7 +141,11 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
     """Select rows in an order of keys that is the same on both sides and in Python."""
-    key = [_by_code_point(database, column) for column in table.primary_key]
+    key = [
+        # By code points: that is SQLite's default, and PostgreSQL's collation "C".
+        collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
+        for column in table.primary_key
+    ]
     statement = select(table).order_by(*key)
     if after is None:
         return statement
@@ -155,11 +159,6 @@ def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[A
     if not others:
         return first > values[0]
     return and_(first >= values[0], or_(first > values[0], _follows(others, values[1:])))
-
-
-def _by_code_point(database: Database, column: Column[Any]) -> ColumnElement[Any]:
-    """Return a key column to order by code points: SQLite's default, PostgreSQL's collation "C"."""
-    return collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
 
 
 def _within(rows: dict[Key, Row], upto: Key | None) -> dict[Key, Row]:

@@ -66,15 +66,6 @@ START = -(2**63)
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 
 
-class Retired(NamedTuple):
-    """Differences found between the queue and the application's table."""
-
-    gone: int
-    """Number of messages that left the queue."""
-    changed: Sequence[int]
-    """Ids of escalated messages whose rows the application may have written since."""
-
-
 class WouldRetire(NamedTuple):
     """Differences between the queue and the application's table."""
 
@@ -189,20 +180,22 @@ class Enrolment:
 
         return add_messages(self._database, entries, now)
 
-    def retire(self, span: IdRange) -> Retired:
+    def retire(self, span: IdRange) -> Sequence[int]:
         """Drop messages that the application has sent, rejected, withdrawn or deleted.
 
-        A message whose id belongs to another message now leaves too: that one is enrolled as new. Escalated messages
-        whose rows the application may have written are found on the way.
+        A message whose id belongs to another message now leaves too: that one is enrolled as new.
+
+        Returns:
+            Ids of escalated messages whose rows the application may have written since.
         """
-        gone, changed = 0, array("q")
+        changed = array("q")
         for leave, stay in self._differences(span):
             with self._database.write() as connection:
                 # A message in flight keeps its queue row until its attempt has an outcome or its claim expires.
-                gone += connection.execute(DROP_QUEUED, {"ids": [row["message_id"] for row in leave]}).rowcount
+                connection.execute(DROP_QUEUED, {"ids": [row["message_id"] for row in leave]})
                 _follow(connection, stay)
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
-        return Retired(gone, changed)
+        return changed
 
     def would_retire(self, span: IdRange) -> WouldRetire:
         """Find what `retire` would drop or find changed, and write nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, RowMapping, delete, select, update
+from sqlalchemy import Connection, RowMapping, delete, select
 
 from retrycli.domain.identity import MessageIdentity, birth_of
 from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
@@ -17,7 +17,7 @@ from retrycli.store.identity import load, with_queue
 from retrycli.store.messages import addresses, row_by_row
 from retrycli.store.results import finish_attempts
 from retrycli.store.schema import attempts, queue
-from retrycli.store.transitions import HELD_BY_ID, claimed
+from retrycli.store.transitions import CLAIM, HELD_BY_ID
 
 UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None)))
 
@@ -30,8 +30,8 @@ def take_over(
     # An attempt with an outcome and no end waits until its row is written.
     open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
-    connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(claimed(claim)))
     theirs = {"ids": free, "owner": claim.owner}
+    connection.execute(CLAIM, {**theirs, "until": claim.expires_at})
     loaded = load(connection, connection.execute(with_queue(database).where(*HELD_BY_ID), theirs), free)
     gone = set(free) - {message.message_id for message in loaded}
     ended = [

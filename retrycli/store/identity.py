@@ -126,22 +126,22 @@ def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, Hist
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
     after = {
-        message_id: _attempts_before(made[message_id], at) if number is None else number
+        # Before 0005 only the time of a requeue was recorded.
+        message_id: max((attempt.number for attempt in made[message_id] if attempt.started_at <= at), default=0)
+        if number is None
+        else number
         for message_id, at, number in requeued
     }
     return {message_id: History(tuple(attempts), after.get(message_id, 0)) for message_id, attempts in made.items()}
-
-
-def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
-    """Return the number of the last attempt before a time: before 0005 only the time of a requeue was recorded."""
-    return max((attempt.number for attempt in made if attempt.started_at <= at), default=0)
 
 
 def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
     as_read, birth = read_of(row), row.pop(BIRTH)
     own = _Own(*map(row.pop, OWN_LABELS))
     message, digest = message_of(row), digest_of(row)
-    birth = _birth(message, birth)
+    # A creation time that is parsed already is not parsed again.
+    created_at = message.created_at if isinstance(message, Message) else None
+    birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     kept = None if deliveries else _kept_key(own, birth, digest, history)
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
@@ -162,13 +162,6 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         as_read=as_read,
     )
     return queued if history is NONE else _with_history(queued, history, deliveries)
-
-
-def _birth(message: Message | UnusableMessage, text: str) -> str:
-    """Return the birth of a message, from its creation time if that is parsed already."""
-    if isinstance(message, Message) and message.created_at is not None:
-        return message.created_at.isoformat(timespec="microseconds")
-    return birth_of(encodable(text))
 
 
 def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> QueuedMessage:

@@ -183,13 +183,6 @@ def read_rows(database: Database, connection: Connection, ids: Collection[int]) 
     return {message_id: RowState(bool(failed), *values) for message_id, failed, *values in found}
 
 
-def shown_error(error: object) -> str | None:
-    """Return the remembered part of an error, in a form that every database can keep."""
-    if error is None:
-        return None
-    return str(error)[:REMEMBERED].replace("\0", " ").encode(errors="backslashreplace").decode()
-
-
 @lru_cache
 def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
     """Return ``updated_at`` as the database writes it; null in a table without this column."""

@@ -1,7 +1,8 @@
-"""What passes and destinations remember from one pass to the next."""
+"""What passes, destinations and the receivers of notifications remember from one pass to the next."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
@@ -12,6 +13,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, up
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.incidents import Memory, Told, Topic
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.passes import (
@@ -26,7 +28,7 @@ from retrycli.domain.passes import (
 )
 from retrycli.store import counters
 from retrycli.store.database import Queries
-from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
+from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates, told
 
 ATTEMPTS_LOOKED_AT = 1_000
 """Number of newest attempts to read for the route that the last pass started with. A pass with more attempts has served
@@ -277,3 +279,57 @@ MAX_HOSTS = 100
 def _breaker(row: Row[Any]) -> Breaker:
     tickets = json.loads(row.tickets or "{}")
     return Breaker(**{**row._asdict(), "state": BreakerState(row.state), "tickets": tickets})
+
+
+EVERYBODY, UNDER_WAY = "everybody", "under way"
+RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
+"""The row that reserves notifying for one pass: passes of several hosts must not send the same."""
+
+
+def target_name(text: str) -> str:
+    """Return the name of a target in the database, which does not reveal the text, such as a URL."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+class Targets(Queries):
+    """Read and store what targets know."""
+
+    def begin_telling(self, now: datetime, until: datetime) -> bool:
+        """Reserve notifying for this pass until `end_telling` or a time; return False if another pass has it."""
+        with self._database.write() as connection:
+            self._database.advisory_lock(connection)
+            taken_until = connection.execute(select(told.c.told_at).where(*RESERVATION)).scalar()
+            if taken_until is not None and now < taken_until:
+                return False
+            connection.execute(delete(told).where(*RESERVATION))
+            row = {"since": now, "told_at": until, "ended": False, "times": 0}
+            connection.execute(insert(told).values(target=EVERYBODY, topic=UNDER_WAY, **row))
+        return True
+
+    def end_telling(self) -> None:
+        """Release the reservation."""
+        with self._database.write() as connection:
+            connection.execute(delete(told).where(*RESERVATION))
+
+    def memory(self, target: str) -> Memory:
+        """Return what one target knows; topics of a newer program are left out."""
+        known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
+        with self._database.read() as connection:
+            return {
+                Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times)
+                for row in connection.execute(known)
+            }
+
+    def remember(self, target: str, before: Memory, after: Memory) -> None:
+        """Store what a target knows; leave unchanged topics, which another pass may have set."""
+        changed = [topic for topic in Topic if before.get(topic) != after.get(topic)]
+        if not changed:
+            return
+        with self._database.write() as connection:
+            self._database.advisory_lock(connection)
+            connection.execute(
+                delete(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in changed]))
+            )
+            for topic in changed:
+                if (now := after.get(topic)) is not None:
+                    connection.execute(insert(told).values(target=target, topic=topic.value, **asdict(now)))

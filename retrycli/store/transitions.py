@@ -30,7 +30,7 @@ from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_as_read, load, provisional_key, with_queue
-from retrycli.store.messages import RowState, read_rows, row_by_row, shown_error
+from retrycli.store.messages import REMEMBERED, RowState, read_rows, row_by_row
 from retrycli.store.schema import MAX_INT, escalations, queue
 
 
@@ -39,29 +39,20 @@ def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
     return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == owner),)
 
 
-CLAIM_FREE = (
+CLAIM = (
     update(queue)
-    .where(id_in(queue.c.message_id), row_by_row(queue.c.state != State.SENDING.value))
+    .where(id_in(queue.c.message_id))
     .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
 )
+CLAIM_FREE = CLAIM.where(row_by_row(queue.c.state != State.SENDING.value))
 HELD = held(bindparam("owner"))
 HELD_BY_ID = (id_in(queue.c.message_id), *HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_BY_ID)
 DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
 
 
-def claimed(claim: Claim) -> dict[str, object]:
-    """Return the queue columns of a claimed message."""
-    return {
-        "state": State.SENDING.value,
-        "claimed_by": claim.owner,
-        "claim_expires_at": claim.expires_at,
-    }
-
-
-def former_state() -> ColumnElement[str]:
-    """Return the state that a claimed message returns to: escalated if it was, otherwise waiting."""
-    return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
+FORMER_STATE = case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
+"""The state that a claimed message returns to: escalated if it was, otherwise waiting."""
 
 
 def move(
@@ -201,7 +192,10 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
     if row is None:
         return dict.fromkeys(SEEN)
     count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
-    return {"seen_count": count, "seen_error": shown_error(row.last_error), "seen_updated_at": row.updated_at}
+    error = None if row.last_error is None else str(row.last_error)[:REMEMBERED].replace("\0", " ")
+    # In a form that every database can keep.
+    shown = error and error.encode(errors="backslashreplace").decode()
+    return {"seen_count": count, "seen_error": shown, "seen_updated_at": row.updated_at}
 
 
 def as_list(addresses: Collection[str]) -> str | None:
@@ -227,7 +221,7 @@ def _waiting_update(of: Values) -> Update:
     another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
     return _release(
         of,
-        state=former_state(),
+        state=FORMER_STATE,
         next_attempt_at=_new_or_own(of, "next_attempt_at"),
         unknown_count=case((another, queue.c.unknown_count), else_=_new_or_own(of, "unknown_count")),
         delivered_to=case((another, queue.c.delivered_to), else_=of["delivered_to"]),

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from retrycli.domain.claim import Claim, IdRange
+from sqlalchemy import func, select
 
 from retrycli.domain.transition import Claim, Decision, Transition
 from retrycli.store import schema
@@ -31,6 +32,14 @@ def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_
 def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> None:
     """Take messages into the queue, due at a time."""
     Enrolment(database).enrol([entry(each, at=at, failed_at=failed_at) for each in ids], NOON - HOUR)
+
+
+def retire(enrolment: Enrolment, span: IdRange) -> int:
+    """Retire a range; the number of messages that left the queue."""
+    queued = select(func.count()).select_from(schema.queue)
+    before = enrolment._database.rows(queued)[0][0]
+    enrolment.retire(span)
+    return before - enrolment._database.rows(queued)[0][0]
 
 
 def queue_rows(database: Database) -> dict[int, dict[str, Any]]:

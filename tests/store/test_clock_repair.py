@@ -19,12 +19,11 @@ from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.incident_memory import Targets
 from retrycli.store.operator_actions import Acts
-from retrycli.store.passes import Ledger
+from retrycli.store.passes import Ledger, Targets
 from retrycli.store.schema import escalations
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
-from tests.store.own_tables import attempt_rows, pass_rows, queue_rows
+from tests.store.own_tables import attempt_rows, pass_rows, queue_rows, retire
 
 LEASE = timedelta(seconds=90)
 AHEAD = NOON + timedelta(days=30)
@@ -247,7 +246,7 @@ def test_a_message_that_has_failed_anew_waits_from_then(
     if requeued:
         Acts(wrong).perform(ActionKind.REQUEUED, {message: OperatorAction.requeued(NOON, by="anna", at=NOON)})
     application.change(message, status="approved")
-    assert Enrolment(wrong).retire(EVERYTHING).gone == 1
+    assert retire(Enrolment(wrong), EVERYTHING) == 1
     application.change(message, status="failed")
     enrol(wrong, message, failed_at=AHEAD, due=AHEAD + MINUTE)
     assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)

@@ -23,7 +23,7 @@ from tests.cli.story import impatient
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
 from tests.store.conftest import Factory, application_with
 from tests.store.heard import statements
-from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
+from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows, retire
 
 ALL = IdRange(None, None)
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
@@ -281,10 +281,10 @@ def test_a_message_that_is_the_applications_again_leaves_the_queue(
     enrol(database, [2])
     take_back(application, 1, status)
     with application.watched() as changed:
-        assert enrolment.retire(ALL).gone == 1
+        assert retire(enrolment, ALL) == 1
     assert changed == {}
     assert queue_rows(database).keys() == {2}
-    assert enrolment.retire(ALL).gone == 0
+    assert retire(enrolment, ALL) == 0
 
 
 def take_back(application: Application, message_id: int, status: str) -> None:
@@ -302,7 +302,7 @@ def test_a_message_that_is_being_sent_stays_until_its_outcome_is_known(
     application.add()
     put(database, 1, State.SENDING)
     take_back(application, 1, status)
-    assert enrolment.retire(ALL).gone == 0
+    assert retire(enrolment, ALL) == 0
     assert queue_rows(database)[1]["state"] == "sending"
 
 
@@ -312,7 +312,7 @@ def test_a_failed_message_stays(
 ) -> None:
     application.add()
     put(database, 1, state)
-    assert enrolment.retire(ALL).gone == 0
+    assert retire(enrolment, ALL) == 0
     assert queue_rows(database).keys() == {1}
 
 
@@ -321,7 +321,7 @@ def test_a_message_whose_status_is_emptied_leaves_the_queue(engine: Factory, tmp
         made.add_all([{}, {}])
         enrol(database, [1, 2])
         made.change(1, status=None)
-        assert Enrolment(database).retire(ALL).gone == 1
+        assert retire(Enrolment(database), ALL) == 1
         assert queue_rows(database).keys() == {2}
 
 
@@ -336,12 +336,12 @@ def test_a_message_that_got_the_id_of_a_deleted_one_is_a_new_one(
     enrol(database, [2])
     application.delete(1)
     application.add(id=1, ticket_id=TICKET + 1, created_at=naive(NOON))
-    assert enrolment.retire(ALL).gone == (state is not State.SENDING)
+    assert retire(enrolment, ALL) == (state is not State.SENDING)
     if state is not State.SENDING:
         assert fresh_ids(enrolment) == [1]
         enrolment.enrol([(entry(1)[0], NOON, TICKET + 1)], NOON)
         assert queue_rows(database)[1]["delivery_key"] != key
-        assert enrolment.retire(ALL).gone == 0
+        assert retire(enrolment, ALL) == 0
 
 
 def test_the_same_without_times_is_told_by_the_ticket(bare_application: Application) -> None:
@@ -349,7 +349,7 @@ def test_the_same_without_times_is_told_by_the_ticket(bare_application: Applicat
     with opened(bare_application) as database:
         enrol(database, [1, 2])
         bare_application.change(1, ticket_id=TICKET + 1)
-        assert Enrolment(database).retire(ALL).gone == 1
+        assert retire(Enrolment(database), ALL) == 1
         assert queue_rows(database).keys() == {2}
 
 
@@ -361,7 +361,7 @@ def test_a_message_that_was_moved_to_another_ticket_stays(
     application.add(created_at=naive(FAILED_AT))
     put(database, 1, state)
     application.change(1, ticket_id=TICKET + 1, updated_at=naive(NOON))
-    assert enrolment.retire(ALL).gone == 0
+    assert retire(enrolment, ALL) == 0
     assert queue_rows(database).keys() == {1}
 
 
@@ -378,7 +378,7 @@ def test_a_ticket_that_is_none_is_no_other(loose_application: Application, ticke
         enrolment = Enrolment(database)
         [found] = enrolment.newly_failed(ALL, 1)
         enrolment.enrol([(Decision(1, Transition.invalid("no ticket")), NOON, found.ticket_id)], NOON)
-        assert enrolment.retire(ALL).gone == 0
+        assert retire(enrolment, ALL) == 0
 
 
 def test_a_ticket_with_spaces_behind_it_is_no_other(bare_application: Application) -> None:
@@ -390,7 +390,7 @@ def test_a_ticket_with_spaces_behind_it_is_no_other(bare_application: Applicatio
         enrolment = Enrolment(database)
         [found] = enrolment.newly_failed(ALL, 1)
         enrolment.enrol([(entry(1)[0], NOON, found.ticket_id)], NOON)
-        assert enrolment.retire(ALL).gone == 0
+        assert retire(enrolment, ALL) == 0
 
 
 def test_only_messages_in_the_span_are_retired(
@@ -399,10 +399,10 @@ def test_only_messages_in_the_span_are_retired(
     application.add_all([{}] * 6)
     enrol(database, range(1, 7))
     application.delete()
-    assert enrolment.retire(IdRange(2, 4)).gone == 2
+    assert retire(enrolment, IdRange(2, 4)) == 2
     assert queue_rows(database).keys() == {1, 2, 5, 6}
-    assert enrolment.retire(IdRange(5, None)).gone == 1
-    assert enrolment.retire(IdRange(None, 2)).gone == 2
+    assert retire(enrolment, IdRange(5, None)) == 1
+    assert retire(enrolment, IdRange(None, 2)) == 2
     assert queue_rows(database).keys() == {5}
 
 
@@ -416,7 +416,7 @@ def test_more_are_retired_than_leave_in_one_transaction(
     assert len(Claims(database).claim(PASS, NOON, RETIRED_AT_ONCE)) == RETIRED_AT_ONCE
     application.delete()
     with statements(database) as seen:
-        assert enrolment.retire(ALL).gone == RETIRED_AT_ONCE + 3
+        assert retire(enrolment, ALL) == RETIRED_AT_ONCE + 3
     assert len([sql for sql, _ in seen if sql.startswith("DELETE")]) == 3
     assert len(queue_rows(database)) == RETIRED_AT_ONCE
 
@@ -517,7 +517,7 @@ def test_a_planned_pass_finds_what_an_old_row_hides(application: Application, da
     swept_to = START
     for _ in range(4):
         spans, swept_to = enrolment.plan_sweep(swept_to)
-        retired.append(sum(enrolment.retire(each).gone for each in spans))
+        retired.append(sum(retire(enrolment, each) for each in spans))
         found.append([each for span in spans for each in fresh_ids(enrolment, span)])
     assert found == [[], [7], [], []]
     assert retired == [0, 0, 1, 0]
@@ -596,5 +596,5 @@ def test_a_birth_that_is_written_in_another_way_is_taken_over(
     born = queue_rows(database)[1]["birth"]
     with database.write() as connection:
         connection.execute(update(queue).values(birth=NOON.isoformat()))
-    assert enrolment.retire(ALL).gone == 0
+    assert retire(enrolment, ALL) == 0
     assert queue_rows(database)[1]["birth"] == born

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from retrycli.domain.incidents import Told, Topic
-from retrycli.store.incident_memory import Targets
+from retrycli.store.passes import Targets
 from retrycli.store.schema import told
 from tests.store.application import HOUR, MINUTE, NOON
 

@@ -26,7 +26,7 @@ from retrycli.store.schema import queue
 from retrycli.store.summaries import MAX_GROUPS, QueueCounts, escalation_groups
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
-from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
+from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows, retire
 
 HAND = Claim("a-hand", NOON + HOUR)
 
@@ -584,7 +584,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert len(enrolment.newly_failed(IdRange(None, None), 9)) == 2
             enrol(database, [1, 3])
             escalate(database, 2)
-            assert enrolment.retire(IdRange(None, None)).gone == 1
+            assert retire(enrolment, IdRange(None, None)) == 1
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
             assert QueueCounts(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)

@@ -382,7 +382,7 @@ def review(database: Database) -> list[ChangedMessage]:
         found.append(each)
         return Decision(each.message.message_id, Transition.released(), message=each.message)
 
-    enrolment.review(enrolment.retire(IdRange(None, None)).changed, stay, NOON)
+    enrolment.review(enrolment.retire(IdRange(None, None)), stay, NOON)
     return found
 
 

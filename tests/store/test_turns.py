@@ -12,7 +12,7 @@ from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Claim, Decision, IdRange, Route, Transition
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
-from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
+from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows, retire
 
 if TYPE_CHECKING:
     from retrycli.store.claims import Claims
@@ -58,7 +58,7 @@ def test_the_order_of_merged_tickets_is_that_of_the_ids(
 ) -> None:
     wait(enrolment, SEVEN, EIGHT, NINE, EIGHT)
     move(application, SEVEN, SEVEN, NINE, SEVEN)
-    assert enrolment.retire(IdRange(None, None)).gone == 0
+    assert retire(enrolment, IdRange(None, None)) == 0
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 3]
 
 
@@ -69,7 +69,7 @@ def test_a_message_that_is_being_sent_keeps_its_claim_and_holds_up_the_merged_ti
     assert claims.claim(PASS, NOON, 1) == [1]
     before = queue_rows(database)[1]
     move(application, EIGHT, EIGHT)
-    assert enrolment.retire(IdRange(None, None)).gone == 0
+    assert retire(enrolment, IdRange(None, None)) == 0
     assert queue_rows(database)[1] == {**before, "ticket": str(EIGHT)}
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
 
