@@ -24,6 +24,7 @@ from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Decision, Transition
 from retrycli.engine import runner
 from retrycli.engine.manual_attempt import attempt_through
+from retrycli.engine.ports import Database as Transactions
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.store.claims import Claims
@@ -174,6 +175,7 @@ class Stage:
         self.database = Database(f"sqlite:///{path}")
         self.enrolment = Enrolment(self.database)
         self.claims = Claims(self.database)
+        self.transactions: Transactions = self.database
         self.ledger = Ledger(self.database)
         self.clock = Clock()
         self.events = Recorder()
@@ -282,6 +284,7 @@ class Stage:
 
         return Dependencies(
             enrolment=self.enrolment,
+            database=self.transactions,
             claims=self.claims,
             ledger=self.ledger,
             repair_clock_skew=partial(repair_clock_skew, self.database),

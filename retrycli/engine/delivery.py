@@ -139,7 +139,7 @@ class Delivery:
         while True:
             before = self._snapshot()
             try:
-                with self._deps.claims.transaction(wait=False) as commit:
+                with self._deps.database.transaction(wait=False) as commit:
                     result = work()
                     await commit_patiently(commit, self._deps.sleep)
                 break
@@ -185,7 +185,7 @@ class Delivery:
         self._new = [*self._new, *self._in_flight.arrived()]
         before = self._snapshot()
         try:
-            with self._deps.claims.transaction(wait=False) as commit:
+            with self._deps.database.transaction(wait=False) as commit:
                 decisions = [self._decide(attempt) for attempt in self._destination.observe(self._new)]
                 ended = [decision for decision in decisions if decision.transition.kind is TransitionKind.RELEASED]
                 kept = [decision for decision in decisions if decision.transition.kind is not TransitionKind.RELEASED]
@@ -216,7 +216,7 @@ class Delivery:
         """
         if not self._results.locked:
             return False
-        until = self._deps.now() + self._deps.claims.patience()
+        until = self._deps.now() + self._deps.database.patience()
         while self._results.locked and self._deps.now() < until and not self._deps.stop_requested():
             await self._deps.sleep(TRY_AGAIN_SECONDS)
             await self._transact(self._retry_locked_rows)

@@ -151,7 +151,7 @@ def _close_breaker(deps: Dependencies, destination: str) -> None:
     The delivery is recorded. If the breaker is locked for too long, the next probe finds out that it works.
     """
     try:
-        with deps.claims.transaction():
+        with deps.database.transaction():
             breaker = deps.ledger.breaker_to_judge(destination)
             if breaker.is_healthy or breaker.state is BreakerState.RESTING:
                 return

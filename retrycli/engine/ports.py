@@ -36,6 +36,23 @@ class Enrolment(Protocol):
         """Let escalated messages wait again, or store their rows as last seen; return the decisions."""
 
 
+class Database(Protocol):
+    """Transactions of all ports together."""
+
+    def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
+        """Run all writes of the block in one transaction.
+
+        It is committed at the end, or earlier by the function that it yields: this returns False if readers of a SQLite
+        file block the commit, and may be called again.
+
+        Raises:
+            DatabaseBusy: the application holds a lock; raised at once unless `wait` is set.
+        """
+
+    def patience(self) -> timedelta:
+        """Return how long to wait for a lock of the application."""
+
+
 class Results(Protocol):
     """The results of claimed messages."""
 
@@ -74,19 +91,6 @@ class Claims(Protocol):
     @property
     def results(self) -> Results:
         """Return where attempts at the claimed messages are recorded."""
-
-    def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
-        """Run all writes of the block in one transaction.
-
-        It is committed at the end, or earlier by the function that it yields: this returns False if readers of a SQLite
-        file block the commit, and may be called again.
-
-        Raises:
-            DatabaseBusy: the application holds a lock; raised at once unless `wait` is set.
-        """
-
-    def patience(self) -> timedelta:
-        """Return how long to wait for a lock of the application."""
 
     def count_due(self, due_by: datetime) -> int:
         """Count the due messages."""

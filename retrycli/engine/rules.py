@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from retrycli.domain.outcome import Outcome
     from retrycli.domain.retry_policy import RetryPolicy
     from retrycli.domain.transition import Route, Transition
-    from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
+    from retrycli.engine.ports import Claims, Database, Enrolment, Gateway, Ledger
 
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
 """A claim holds enough messages for this many rounds of answers, between these limits."""
@@ -34,6 +34,7 @@ SYNC_INTERVAL = timedelta(seconds=1)
 class Dependencies(NamedTuple):
     """Everything outside the engine."""
 
+    database: Database
     enrolment: Enrolment
     claims: Claims
     ledger: Ledger

@@ -258,6 +258,7 @@ def make_dependencies(
         return router.looks_up(settings.gateway.of(message_type), message_type)
 
     return Dependencies(
+        database=database,
         enrolment=Enrolment(database),
         claims=Claims(database),
         ledger=Ledger(database),

@@ -109,9 +109,9 @@ def _dequeue(connection: Connection, ids: Collection[int]) -> None:
 def escalate_unwritten(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
     """Escalate finished messages whose rows refused the change: a pass would send them."""
     _enrol_unknown(database, connection, acts)
-    at = max(act.at for act in acts.values())
     waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
-    escalate(database, connection, [Decision(message_id, Transition.unwritten()) for message_id in waiting], at)
+    decisions = [Decision(message_id, Transition.unwritten()) for message_id in waiting]
+    escalate(database, connection, decisions, max(act.at for act in acts.values()))
 
 
 def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
@@ -249,5 +249,5 @@ def invalid(database: Database, connection: Connection, ids: Collection[int]) ->
     """Return the rows that are not valid messages, and why. Their bodies are not read."""
     columns = [column for column in columns_without_body(database) if column.name in DECIDING_COLUMNS]
     rows = rows_of(connection.execute(select(*columns).where(id_in(database.messages.c.id)), {"ids": list(ids)}))
-    checked = map(message_of, rows if ids else ())
+    checked = map(message_of, rows)
     return {message.message_id: message.problem for message in checked if isinstance(message, UnusableMessage)}

@@ -76,7 +76,11 @@ class BulkStatement:
         if not rows:
             return 0
         if connection.dialect.name == "sqlite":
-            return self._execute_prepared(connection, rows, shared)
+            # SQLAlchemy would build each row's parameters by name, which takes longer than writing the row.
+            if self._prepared is None:
+                self._prepared = _Prepared(self._row_by_row, connection.dialect)
+            values_of_rows = self._prepared.values_of(rows, shared)
+            return connection.exec_driver_sql(self._prepared.sql, values_of_rows, execution_options=NO_RESULT).rowcount
         columns = {name: [row[name] for row in rows] for name in self._types}
         are_alike = all(columns[name].count(rows[0][name]) == len(rows) for name in self._alike)
         once = {name: rows[0][name] for name in self._alike} if are_alike else {}
@@ -89,18 +93,6 @@ class BulkStatement:
             parameters = [{PREFIX + name: row[name] for name in self._types} | shared for row in rows]
             connection.execute(self._row_by_row, parameters, execution_options=NO_RESULT)
         return None
-
-    def _execute_prepared(
-        self, connection: Connection, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]
-    ) -> int:
-        """Have the driver execute the statement for each row.
-
-        SQLAlchemy would build each row's parameters by name, which takes longer than writing the row.
-        """
-        if self._prepared is None:
-            self._prepared = _Prepared(self._row_by_row, connection.dialect)
-        values = self._prepared.values_of(rows, shared)
-        return connection.exec_driver_sql(self._prepared.sql, values, execution_options=NO_RESULT).rowcount
 
     @cached_property
     def _row_by_row(self) -> Executable:
@@ -169,9 +161,6 @@ class _Prepared:
         return list(zip(*columns, strict=True))
 
 
-IDS = "ids"
-
-
 class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have small letters
     """Condition that a column's value is in the parameter ``ids``.
 
@@ -191,14 +180,14 @@ class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have s
 
 @compiles(id_in)
 def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
-    return compiler.process(element.column.in_(bindparam(IDS, expanding=True)), **how)
+    return compiler.process(element.column.in_(bindparam("ids", expanding=True)), **how)
 
 
 @compiles(id_in, "postgresql")
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     kind = element.column.type
     # The application's columns have no type here, or one for reading only.
-    array = bindparam(IDS, type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
+    array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(element.column == any_(array), **how)
 
 

@@ -7,9 +7,7 @@ runs once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, bindparam, case, func, or_, select, update
 
@@ -126,12 +124,15 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         ahead = _time_ahead(connection, now)
         if ahead <= LEEWAY:  # another host's pass was faster
             return None
-        repaired = ClockWasAhead(ahead, _repair_waits(connection, now), _repair_claims(connection, now, lease))
+        messages = _repair_waits(connection, now)
+        # A live owner keeps its claim, because it renews it long before.
+        too_late = (queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease + LEEWAY)
+        claims = connection.execute(update(queue).where(*too_late).values(claim_expires_at=now + lease)).rowcount
         _repair_breakers(connection, now, ahead)
         before = now - timedelta.resolution  # so that this pass is the newest
         for column in HAPPENED:
             connection.execute(update(column.table).where(column > now).values({column.name: before}))
-        return repaired
+        return ClockWasAhead(ahead, messages, claims)
 
 
 def _time_ahead(connection: Connection, now: datetime) -> timedelta:
@@ -143,18 +144,15 @@ def _repair_waits(connection: Connection, now: datetime) -> int:
     """Restart waits with their full length from now, and return the number of messages."""
     repaired, page = 0, WAITS
     while rows := connection.execute(page, {"now": now}).mappings().all():
-        waits = list(_restarted_waits(rows, now))
+        waits = []
+        for row in rows:
+            since, due = _wait_start(row), row["next_attempt_at"]
+            if since is not None and now < since <= due:
+                waits.append({"message_id": row["message_id"], "was": due, "next_attempt_at": now + (due - since)})
         SET_WAITS.execute(connection, waits)
         repaired += len(waits)
         page = WAITS.where(queue.c.message_id > rows[-1]["message_id"])
     return repaired
-
-
-def _restarted_waits(rows: Sequence[RowMapping], now: datetime) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        since, due = _wait_start(row), row["next_attempt_at"]
-        if since is not None and now < since <= due:
-            yield {"message_id": row["message_id"], "was": due, "next_attempt_at": now + (due - since)}
 
 
 def _wait_start(row: RowMapping) -> datetime | None:
@@ -169,15 +167,6 @@ def _wait_start(row: RowMapping) -> datetime | None:
     if requeued_at is not None and since <= requeued_at:
         return requeued_at if row["next_attempt_at"] == requeued_at else None
     return since
-
-
-def _repair_claims(connection: Connection, now: datetime, lease: timedelta) -> int:
-    """Let claims expire a lease from now, and return their number.
-
-    A live owner keeps its claim, because it renews it long before.
-    """
-    too_late = (queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease + LEEWAY)
-    return connection.execute(update(queue).where(*too_late).values(claim_expires_at=now + lease)).rowcount
 
 
 def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:

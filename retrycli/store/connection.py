@@ -103,10 +103,10 @@ def make_engine(url: URL, patience: int) -> Engine:
 def _postgresql(url: URL, patience: int) -> Engine:
     driver = url.set(drivername="postgresql+psycopg")
     wishes = KEEPALIVE | {"connect_timeout": patience}
-    unsaid = {name: value for name, value in wishes.items() if name not in url.query}
+    options: dict[str, object] = {name: value for name, value in wishes.items() if name not in url.query}
     # A prepared statement would stay in a pooler's server connection. retrycli sends BEGIN itself.
-    own = {"prepare_threshold": None, "autocommit": True}
-    engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
+    options |= {"prepare_threshold": None, "autocommit": True}
+    engine = create_engine(driver, connect_args=options, hide_parameters=True, **ONE_CONNECTION)
     from retrycli.store.postgresql import (  # imports the driver
         VALUES,
         Compiler,
@@ -132,8 +132,10 @@ def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
         ConfigurationError: the database has no encoding.
     """
     if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
-        remedy = "add client_encoding=utf8 to the query of database.url, if that is what its texts are in"
-        raise ConfigurationError(f"the database has no encoding (SQL_ASCII); {remedy}")
+        raise ConfigurationError(
+            "the database has no encoding (SQL_ASCII); add client_encoding=utf8 to the query of database.url, if that "
+            "is what its texts are in"
+        )
 
 
 def _sqlite(url: URL, patience: int) -> Engine:

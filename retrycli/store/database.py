@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RootTransaction, Row, Select, String, TableCl
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.store import schema
 from retrycli.store.connection import (
     BUSY_SECONDS,
@@ -271,7 +271,7 @@ class Database:
         if self._ambient is not None:
             yield self._ambient
             return
-        with self._translated():
+        try:
             transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
@@ -281,6 +281,8 @@ class Database:
                         yield connection
                         # The driver's `commit` would take a round trip of its own before the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
+        except exc.DBAPIError as error:
+            raise self._in_words(error) from without_details(error)
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
         """Begin a transaction; if the server has restarted since the last one, on a new connection."""
@@ -298,8 +300,13 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            kind = DatabaseBusy if is_busy(error) else SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
-            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise self._in_words(error) from without_details(error)
+
+    def _in_words(self, error: exc.DBAPIError) -> RetrycliError:
+        if is_busy(error):
+            return DatabaseBusy(f"{self.place}: {in_words(error)}")
+        kind = SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
+        return kind(f"{self.place}: {in_words(error)}")
 
 
 class Queries:

@@ -160,9 +160,9 @@ class Enrolment:
             .order_by(m.id)
             .limit(limit)
         )
+        these = {"ids": list(replaced)} if replaced else None
         with self._database.read() as connection:
-            found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
-            return [message_of(row) for row in rows_of(found)]
+            return [message_of(row) for row in rows_of(connection.execute(statement, these))]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue; leave those that are there already as they are.

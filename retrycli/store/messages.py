@@ -113,22 +113,21 @@ def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
     """Return the standings of messages, by id; messages without a row are left out."""
     m = database.messages.c
-    own = (queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at, queue.c.acknowledged_by)
     statement = (
-        select(m.id, status_of(database), *own)
+        select(
+            m.id,
+            status_of(database),
+            queue.c.state,
+            queue.c.claimed_by,
+            queue.c.claim_expires_at,
+            queue.c.acknowledged_by,
+        )
         .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
         .where(m.id.in_(ids))
     )
     return {
-        row["id"]: MessageStanding(
-            row["id"],
-            row["status"],
-            row["state"] and State(row["state"]),
-            row["claimed_by"],
-            row["claim_expires_at"],
-            row["acknowledged_by"],
-        )
-        for row in rows_of(connection.execute(statement))
+        message_id: MessageStanding(message_id, status, state and State(state), *others)
+        for message_id, status, state, *others in connection.execute(statement)
     }
 
 

@@ -110,8 +110,8 @@ class Acts(Queries):
             there = {message_id: act for message_id, act in able.items() if message_id not in rejected}
             written = change_queue(self._database, connection, kind, there) if there else ALL_WRITTEN
             taken = take_back(self._database, connection, rejected, back) if back else ALL_WRITTEN
-            held = {*written.locked, *taken.locked}
-            able = {message_id: act for message_id, act in able.items() if message_id not in held}
+            locked = {*written.locked, *taken.locked}
+            able = {message_id: act for message_id, act in able.items() if message_id not in locked}
             refused = {**written.refused, **taken.refused}
             # An operator's statement that a message has arrived holds, even if its row refuses the change.
             done = {
@@ -151,10 +151,10 @@ class Acts(Queries):
         """Build for each kind of action the query that locks the messages it applies to."""
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
-        joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
-        ordered = joined.order_by(m.c.id)
+        joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).order_by(m.c.id)
+        failed = joined.where(*self._these_failed)
         return {
-            kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
+            kind: failed.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
             for kind, guards in GUARDS.items()
         }
 

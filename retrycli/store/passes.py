@@ -55,13 +55,13 @@ class Ledger(Queries):
 
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
         """Record the end of a pass."""
-        values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
+        values = {name: getattr(summary, name) for name in (*COUNTS, "result", "reason", "detail")}
         with self._database.write() as connection:
             counters.count_pass(connection, summary.pass_id, summary.result)
             connection.execute(
                 update(passes)
                 .where(passes.c.id == summary.pass_id)
-                .values(finished_at=now, heartbeat_at=now, result=summary.result, swept_to=swept_to, **values)
+                .values(finished_at=now, heartbeat_at=now, swept_to=swept_to, **values)
             )
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
@@ -218,8 +218,11 @@ class Ledger(Queries):
         A rest ends at its time, an open breaker only with a successful probe. Destinations that are no longer used get
         no probes, so they are left out.
         """
-        known = [breaker for breaker in self.breakers() if breaker.destination in destinations]
-        return [breaker for breaker in known if breaker.state is BreakerState.OPEN or breaker.blocks(at)]
+        return [
+            breaker
+            for breaker in self.breakers()
+            if breaker.destination in destinations and (breaker.state is BreakerState.OPEN or breaker.blocks(at))
+        ]
 
     def save_breaker(self, breaker: Breaker) -> None:
         """Store a breaker, or delete it if it is healthy."""
@@ -314,11 +317,9 @@ class Targets(Queries):
     def memory(self, target: str) -> Memory:
         """Return what one target knows; topics of a newer program are left out."""
         known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
-        with self._database.read() as connection:
-            return {
-                Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times)
-                for row in connection.execute(known)
-            }
+        return {
+            Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times) for row in self._database.rows(known)
+        }
 
     def remember(self, target: str, before: Memory, after: Memory) -> None:
         """Store what a target knows; leave unchanged topics, which another pass may have set."""

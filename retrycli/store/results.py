@@ -22,6 +22,7 @@ from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, held, move
 
+HIDDEN = "its row can be read and not changed; check the row-level policies of {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 SHARED_COLUMNS = {
     name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
@@ -194,7 +195,9 @@ class Results(Queries):
                 others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
                 unlockable = {message_id for message_id, is_there in others.items() if is_there}
                 as_they_are |= dict.fromkeys(others.keys() - unlockable)
-                hidden = dict.fromkeys(self._hidden(connection, claim, unlockable), self._why_hidden)
+                hidden = dict.fromkeys(
+                    self._hidden(connection, claim, unlockable), HIDDEN.format(self._database.messages.fullname)
+                )
             ours = {message_id: one for message_id, one in as_they_are.items() if one is not None}
             theirs = [by_id[message_id] for message_id in as_they_are.keys() - ours.keys()]
             changed = {message_id: one for message_id, one in ours.items() if one is not by_id[message_id]}
@@ -233,11 +236,6 @@ class Results(Queries):
             connection.exec_driver_sql("ROLLBACK TO SAVEPOINT hidden")
             return set()
         return set(unlockable) - {row[0] for row in free}
-
-    @property
-    def _why_hidden(self) -> str:
-        table = self._database.messages.fullname
-        return f"its row can be read and not changed; check the row-level policies of {table}"
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
         """Return for each message that this claim holds whether its row exists."""
@@ -282,8 +280,7 @@ def start_attempts(
         }
         for message in messages
     ]
-    of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
-    START_ATTEMPTS.execute(connection, rows, **of_all)
+    START_ATTEMPTS.execute(connection, rows, pass_id=pass_id, made_by=made_by, started_at=now, probe=probe or None)
 
 
 def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:

@@ -158,8 +158,8 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
     when = {} if sent_at is None else {"sent_at": sent_at}
 
     def mark(of: Values) -> Update:
-        values = {"status": MessageStatus.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
-        return _failed_one(messages, of["id"]).values(values)
+        times = {name: of[name] for name in when}
+        return _failed_one(messages, of["id"]).values(status=MessageStatus.SENT.value, last_error=no_error, **times)
 
     return BulkStatement(mark, {"id": BigInteger(), **when})
 
@@ -170,9 +170,10 @@ def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
     m = messages.c
 
     def note(of: Values) -> Update:
-        error = func.coalesce(_cut(of["last_error"], room), m.last_error)
-        tries = func.coalesce(of["retry_count"], m.retry_count)
-        return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
+        return _failed_one(messages, of["id"]).values(
+            last_error=func.coalesce(_cut(of["last_error"], room), m.last_error),
+            retry_count=func.coalesce(of["retry_count"], m.retry_count),
+        )
 
     return BulkStatement(note, {"id": BigInteger(), "last_error": Text(), "retry_count": Integer()})
 
@@ -281,8 +282,8 @@ class _RowChange(Generic[Wanted]):
         """Write a row, with a shorter error if the table refuses it."""
         wanted = {message_id: values}
         if message_id in self.database.ends_transactions:
-            why = self.database.ends_transactions[message_id]
-            return Written(read_rows(self.database, self.connection, wanted), {message_id: why})
+            refusals = {message_id: self.database.ends_transactions[message_id]}
+            return Written(read_rows(self.database, self.connection, wanted), refusals)
         longest, refusal = self.database.error_max_length, ""
         for room in (longest, *(length for length in LENGTHS if longest is None or length < longest)):
             try:

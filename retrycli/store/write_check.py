@@ -57,8 +57,7 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
     if database.is_sqlite:
         return []
     with database.read() as connection:
-        found = connection.execute(CREATORS, {"table": database.qualified_table})
-        return [(row.nspname, row.rolname) for row in found]
+        return [(schema, role) for schema, role in connection.execute(CREATORS, {"table": database.qualified_table})]
 
 
 CLOCK_READINGS = 3
@@ -133,12 +132,11 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
     """
     m = database.messages.c
     scattered = ((queue.c.message_id % PRIME) * FACTOR + int(now.timestamp()) % PRIME) % PRIME
-    waiting = queue.c.state == State.WAITING.value
     by_their_index = [queue.c[name] for name in ("state", "next_attempt_at", "message_id")]
     ids = select(queue.c.message_id)
     choices = (
         ids.order_by(*(column.desc() for column in by_their_index)).limit(FIRST_SAMPLE),
-        ids.where(waiting).order_by(*by_their_index).limit(FIRST_SAMPLE),
+        ids.where(queue.c.state == State.WAITING.value).order_by(*by_their_index).limit(FIRST_SAMPLE),
         ids.order_by(scattered).limit(LAST_SAMPLE),
     )
     failed = row_by_row(m.status == status_text(MessageStatus.FAILED))

@@ -82,6 +82,7 @@ class Host:
     def __init__(self, name: str, database: Database, runner: asyncio.Runner) -> None:
         self.name = name
         self.enrolment = Enrolment(database)
+        self.database = database
         self.claims = Claims(database)
         self.ledger = Ledger(database)
         self.repair_clock_skew = partial(repair_clock_skew, database)
@@ -223,6 +224,7 @@ class Place:
 
         return Dependencies(
             enrolment=mortal(host.enrolment, fate),
+            database=mortal(host.database, fate),
             claims=mortal(host.claims, fate),
             ledger=mortal(host.ledger, fate),
             repair_clock_skew=mortal(host.repair_clock_skew, fate),

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from retrycli.domain.claim import Claim, IdRange
 from sqlalchemy import func, select
 
-from retrycli.domain.transition import Claim, Decision, Transition
+from retrycli.domain.transition import Claim, Decision, IdRange, Transition
 from retrycli.store import schema
 from retrycli.store.enrolment import Enrolment
 from tests.store.application import HOUR, MINUTE, NOON, TICKET

@@ -52,7 +52,7 @@ class Held(Claims):
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
         self.meet("begin")
-        with super().transaction(wait=wait) as commit:
+        with self._database.transaction(wait=wait) as commit:
             yield lambda: not self.busy("commit") and commit()
 
     def meet(self, step: str) -> None:
@@ -86,7 +86,7 @@ class HeldResults(Results):
 
 def hold(stage: Stage, *ids: int) -> Held:
     held = Held(stage.database, *ids)
-    stage.claims = held
+    stage.claims = stage.transactions = held
     return held
 
 
