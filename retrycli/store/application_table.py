@@ -170,7 +170,7 @@ class FailedIndex(Queries):
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
         # The condition must match the queries'. With a plain = a planted operator could become part of the index: see
-        # `catalogue`.
+        # `postgresql`.
         failed = f"status = '{MessageStatus.FAILED}'"
         if not self._database.is_sqlite:
             is_varchar = isinstance(self._database.type_of("status"), VARCHAR)

@@ -154,7 +154,7 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
 
 
 def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    """Build the condition that a key follows another. A server looks up operators of tuples: see `catalogue`."""
+    """Build the condition that a key follows another. A server looks up operators of tuples: see `postgresql`."""
     first, *others = key
     if not others:
         return first > values[0]

@@ -31,7 +31,7 @@ from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, wi
 from retrycli.store.reflection import by_name, table_of
 
 Value = TypeVar("Value")
-Values = TypeVarTuple("Values")
+Columns = TypeVarTuple("Columns")
 
 ADVISORY_LOCK = 0x7265747279
 """Key of the advisory lock that all processes on one PostgreSQL database share."""
@@ -113,7 +113,7 @@ class Database:
         with self.read() as connection:
             return connection.execute(statement).scalar()
 
-    def rows(self, statement: Select[*Values]) -> Sequence[Row[*Values]]:
+    def rows(self, statement: Select[*Columns]) -> Sequence[Row[*Columns]]:
         """Return all rows of a query, in a short transaction of its own."""
         with self.read() as connection:
             return connection.execute(statement).all()

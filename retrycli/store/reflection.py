@@ -91,7 +91,7 @@ def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine
     if not is_sqlite and isinstance(kind, CHAR):
         return _Unpadded()
     if not is_sqlite and isinstance(kind, VARCHAR):
-        return String()  # the server's catalogue has no operator for VARCHAR: see `catalogue`
+        return String()  # the server's catalogue has no operator for VARCHAR: see `postgresql`
     if is_sqlite or name not in WHOLE_NUMBERS:
         return None
     if isinstance(kind, Uuid):
