@@ -28,7 +28,7 @@ def add_messages(
         known = queued_ids(connection, [decision.message_id for decision, _, _ in entries])
         fresh = [entry for entry in entries if entry[0].message_id not in known]
         ids = [decision.message_id for decision, _, _ in fresh]
-        found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": ids})
+        found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), {"ids": ids}) if ids else ()
         births = {message_id: encodable(birth) for message_id, birth in found}
         rows = [
             waiting_row(
