@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import LockHeld
-from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.domain.passes import PassSummary
+from retrycli.domain.passes import Event, PassSummary
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Decision, Transition
 from retrycli.engine import runner

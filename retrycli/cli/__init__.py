@@ -17,11 +17,11 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from retrycli.cli import streams
 from retrycli.cli.options import ConfigFile, LogFormat, LogLevel
 from retrycli.domain import suggested
 from retrycli.domain.errors import RetrycliError, cause_of
 from retrycli.domain.sanitize import printable
+from retrycli.system.process import prepare_streams
 
 SIGPIPE_EXIT = 128 + 13
 """Exit code if the reader of our output is gone, as with `head`: a shell reports a death by SIGPIPE so."""
@@ -235,7 +235,7 @@ def declare_options(
 
 def run() -> None:
     """Run the command line. Report every error as one line and with its exit code."""
-    streams.prepare()
+    prepare_streams()
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
     by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from retrycli.domain import suggested
-from retrycli.domain.operator_action import LONGEST_NAME
+from retrycli.domain.message import LONGEST_NAME
 from retrycli.domain.sanitize import encodable
 
 if TYPE_CHECKING:

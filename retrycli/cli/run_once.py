@@ -15,8 +15,7 @@ import typer
 
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
 from retrycli.domain import suggested
-from retrycli.domain.events import Event
-from retrycli.domain.passes import PassSummary, StartedBy
+from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 

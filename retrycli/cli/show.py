@@ -15,8 +15,8 @@ from retrycli.domain.editable_message import edit_in_lines
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import EscalationReason, utc_time
 from retrycli.domain.message import MessageStatus as RowStatus
-from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.sanitize import printable
+from retrycli.domain.transition import ActionKind
 from retrycli.system.host import Asker
 from retrycli.views import terminal
 

@@ -63,3 +63,8 @@ def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
         return aware.astimezone(zone)
     except (OverflowError, ValueError):
         return aware
+
+
+def utc_text(time: datetime) -> str:
+    """Return a time for a program: RFC 3339 in UTC, to the second."""
+    return in_zone(time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -95,6 +95,8 @@ OPTIONAL_COLUMNS = (
 )
 BY_PASS = "pass"  # noqa: S105  not a password
 """The name under which passes make attempts; operators use their own."""
+LONGEST_NAME = 255
+"""The maximum length of an operator's name in the history."""
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 
 

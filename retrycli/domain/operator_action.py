@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.outcome import LookUp
-
-LONGEST_NAME = 255
-"""The maximum length of an operator's name in the history."""
-
-
-class ActionKind(StrEnum):
-    """The actions, as the history stores them."""
-
-    EDITED = "edited"
-    REJECTED = "rejected"
-    REQUEUED = "requeued"
-    ACKNOWLEDGED = "acknowledged"
-    NOTED = "noted"
-    MARKED_SENT = "marked_sent"
-    LOOKED_UP = "looked_up"
-    PAUSED = "paused"
-    RESUMED = "resumed"
+from retrycli.domain.transition import ActionKind
 
 
 class OperatorAction(NamedTuple):

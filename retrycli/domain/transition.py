@@ -161,6 +161,20 @@ class Transition(NamedTuple):
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
+class ActionKind(StrEnum):
+    """The actions of operators, as the history stores them."""
+
+    EDITED = "edited"
+    REJECTED = "rejected"
+    REQUEUED = "requeued"
+    ACKNOWLEDGED = "acknowledged"
+    NOTED = "noted"
+    MARKED_SENT = "marked_sent"
+    LOOKED_UP = "looked_up"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+
+
 class Decision(NamedTuple):
     """A decision about a message that is not recorded yet."""
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
-from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
-from retrycli.domain.passes import StopReason
+from retrycli.domain.passes import Event, ResultKept, StopReason
 from retrycli.domain.transition import Decision, Route, Transition, TransitionKind
 from retrycli.engine.destination import Destination, claim_destination, judge
 from retrycli.engine.in_flight import ENOUGH, InFlight

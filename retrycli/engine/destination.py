@@ -8,9 +8,8 @@ from datetime import datetime, timedelta
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker, BreakerState, next_concurrency
 from retrycli.domain.doubt import Doubt
-from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
-from retrycli.domain.passes import StopReason
+from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReason
 from retrycli.engine.rules import Dependencies, PassRules
 
 FORBIDDEN = 403

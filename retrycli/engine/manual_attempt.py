@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
-from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
-from retrycli.engine.enrolment import enrol
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.engine.runner import enrol
 
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway

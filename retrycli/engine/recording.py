@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import DatabaseBusy
-from retrycli.domain.events import (
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,
@@ -14,8 +16,6 @@ from retrycli.domain.events import (
     MessageReleased,
     MessageRescheduled,
 )
-from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
 from retrycli.domain.transition import Claim, Decision, TransitionKind, WriteResult
 from retrycli.engine.rules import Dependencies, PassRules
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from functools import partial
 
 from retrycli.domain.errors import again_if_lost
-from retrycli.domain.events import ClaimsExpired, Event
 from retrycli.domain.identity import Difference
 from retrycli.domain.message import BY_PASS, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
+from retrycli.domain.passes import ClaimsExpired, Event
 from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Transition
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules, decide

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.domain.circuit_breaker import BreakerRules
-    from retrycli.domain.events import ClockWasAhead, Event
     from retrycli.domain.message import MessageType, QueuedMessage
     from retrycli.domain.outcome import Outcome
+    from retrycli.domain.passes import ClockWasAhead, Event
     from retrycli.domain.retry_policy import RetryPolicy
     from retrycli.domain.transition import Route, Transition
     from retrycli.engine.ports import Claims, Database, Enrolment, Gateway, Ledger

@@ -15,7 +15,7 @@ from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageType, State, UnusableMessage
 from retrycli.domain.passes import Pause
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange, TransitionKind
-from retrycli.engine import enrolment
+from retrycli.engine import runner
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
@@ -244,7 +244,7 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
 def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _DryRunEnrolment:
     """Find what would become due in the queue if a pass read the application's table."""
     foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
-    enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
+    runner.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 

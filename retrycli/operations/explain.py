@@ -22,10 +22,9 @@ from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
-from retrycli.engine import enrolment
+from retrycli.engine import runner
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
-from retrycli.engine.runner import RECOVERED_AT_ONCE
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule import next_run
 from retrycli.operations.status import ended_passes
@@ -133,9 +132,9 @@ class _Explainer:
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.repair_clock_skew(first, self._rules.lease)
-        enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
+        runner.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # earlier messages of its ticket may be new too
-            enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
+            runner.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = message_details(self._database, message_id)
         owner = None if found.queue is None else found.queue["claimed_by"]
         self._ended = ended_passes(self._settings, self._ledger, {owner} if owner else frozenset())
@@ -184,7 +183,7 @@ class _Explainer:
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             claim = Claim(str(uuid.uuid4()), grid[number])
-            while expired := self._deps.claims.take_over_expired(claim, grid[number], RECOVERED_AT_ONCE):
+            while expired := self._deps.claims.take_over_expired(claim, grid[number], runner.BATCH):
                 recover(self._deps, self._rules, claim, expired, grid[number])
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
@@ -217,7 +216,7 @@ class _Explainer:
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
         if not is_down and destination not in self._gates.refusals:
             return False
-        enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
+        runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return Claims(self._database).count_due(self._rules.due_by(tick)) > 1
 
     def _tick_of_turn(
@@ -225,7 +224,7 @@ class _Explainer:
     ) -> int:
         """Return the tick of a message's turn, if a pass may begin only ``most`` attempts."""
         message_id = found.row["id"]
-        enrolment.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
+        runner.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
         begins = grid.first(number, lambda tick: self._may_send(found, tick))
         tick = opens if begins is None else begins
         due, gone = 0, 0

@@ -20,7 +20,8 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction, not_written, unfit, would_expire
+from retrycli.domain.operator_action import OperatorAction, not_written, unfit, would_expire
+from retrycli.domain.transition import ActionKind
 from retrycli.operations.retry import ActionResult, ManualAttempt, retry_all, unique_ids
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database
 from retrycli.store.database import Database

@@ -17,10 +17,9 @@ from retrycli.config.settings import Settings
 from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
-from retrycli.domain.events import Event, PassStarted
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn
 from retrycli.domain.notices import EscalationCause, Situation
-from retrycli.domain.passes import PassResult, PassSummary
+from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
-from retrycli.domain.events import Event
 from retrycli.domain.incidents import Topic
-from retrycli.domain.passes import PassResult, PassSummary, StartedBy, StopReason
+from retrycli.domain.passes import Event, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.engine import runner
 from retrycli.engine.rules import PassIdentity
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send

@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
-from retrycli.domain.events import Event
-from retrycli.domain.message import MessageType
-from retrycli.domain.operator_action import LONGEST_NAME
+from retrycli.domain.message import LONGEST_NAME, MessageType
+from retrycli.domain.passes import ClockWasAhead, Event
 from retrycli.domain.sanitize import encodable
 from retrycli.domain.transition import Route
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.store import own_tables, schema
 from retrycli.store.application_table import check_ids
 from retrycli.store.claims import Claims
-from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -257,12 +255,19 @@ def make_dependencies(
 
         return router.looks_up(settings.gateway.of(message_type), message_type)
 
+    def repair_clock_skew(at: datetime, lease: timedelta) -> ClockWasAhead | None:
+        if not own_tables.is_clock_ahead(database, at):
+            return None
+        from retrycli.store import clock_repair
+
+        return clock_repair.repair_clock_skew(database, at, lease)
+
     return Dependencies(
         database=database,
         enrolment=Enrolment(database),
         claims=Claims(database),
         ledger=Ledger(database),
-        repair_clock_skew=partial(repair_clock_skew, database),
+        repair_clock_skew=repair_clock_skew,
         prune=partial(prune, database),
         open_gateway=open_gateway,
         emit=emit,

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import Decision, Transition, as_written
+from retrycli.domain.transition import ActionKind, Decision, Transition, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.enrolment import DECIDING_COLUMNS

@@ -12,29 +12,19 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, RowMapping, and_, bindparam, case, func, or_, select, update
 
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import State
-from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
+from retrycli.domain.passes import ClockWasAhead
+from retrycli.domain.transition import ActionKind
 from retrycli.store.bulk import BulkStatement
 from retrycli.store.database import Database
 from retrycli.store.messages import UNFINISHED
+from retrycli.store.own_tables import LEEWAY, is_clock_ahead, time_ahead
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
 
-LEEWAY = timedelta(minutes=30)
-"""Tolerated clock difference between hosts. A message may wait that much longer."""
-NEWEST_PASSES = 10
-"""Number of newest passes to check: of several hosts, the last to start may have had the right clock."""
 AT_ONCE = 5_000
 """Maximum number of messages in memory."""
 
-NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
-LATEST = select(
-    select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
-    # Operators' actions make claims and enrol messages without a pass.
-    select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
-    select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
-)
 DUE = queue.c.next_attempt_at
 TRIED_AT = (
     select(
@@ -116,12 +106,11 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
     Returns:
         The repairs; None if there was nothing to repair.
     """
-    with database.read() as connection:
-        if _time_ahead(connection, now) <= LEEWAY:
-            return None
+    if not is_clock_ahead(database, now):
+        return None
     with database.write() as connection:
         database.advisory_lock(connection)
-        ahead = _time_ahead(connection, now)
+        ahead = time_ahead(connection, now)
         if ahead <= LEEWAY:  # another host's pass was faster
             return None
         messages = _repair_waits(connection, now)
@@ -133,11 +122,6 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         for column in HAPPENED:
             connection.execute(update(column.table).where(column > now).values({column.name: before}))
         return ClockWasAhead(ahead, messages, claims)
-
-
-def _time_ahead(connection: Connection, now: datetime) -> timedelta:
-    """Return how far the latest recorded time lies in the future; negative if it is past."""
-    return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))
 
 
 def _repair_waits(connection: Connection, now: datetime) -> int:

@@ -28,9 +28,9 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
 from retrycli.domain.passes import PassResult
+from retrycli.domain.transition import ActionKind
 from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals

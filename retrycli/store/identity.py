@@ -37,8 +37,7 @@ from retrycli.domain.identity import (
     same_content,
 )
 from retrycli.domain.message import BY_PASS, Message, MessageStatus, QueuedMessage, UnusableMessage, ticket_text
-from retrycli.domain.operator_action import ActionKind
-from retrycli.domain.transition import Decision
+from retrycli.domain.transition import ActionKind, Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.messages import addresses, message_of, rows_of, status_text

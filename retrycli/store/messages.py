@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,10 +28,12 @@ from sqlalchemy import (
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import Message, MessageStatus, MessageType, State, UnusableMessage
-from retrycli.domain.operator_action import MessageStanding, no_such, not_free
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.schema import queue
+
+if TYPE_CHECKING:
+    from retrycli.domain.operator_action import MessageStanding
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
@@ -112,6 +114,8 @@ def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
     """Return the standings of messages, by id; messages without a row are left out."""
+    from retrycli.domain.operator_action import MessageStanding  # no pass acts for an operator
+
     m = database.messages.c
     statement = (
         select(
@@ -147,6 +151,8 @@ def require_free(
         NoSuchMessage: the application's table has no such row.
         NotActionable: it is not failed, or another process is sending it.
     """
+    from retrycli.domain.operator_action import no_such, not_free  # as above
+
     standing = standings(database, connection, [message_id]).get(message_id)
     if standing is None:
         raise no_such(message_id)

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, inser
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.message import Message, MessageStatus
-from retrycli.domain.operator_action import ActionKind, OperatorAction, not_taken, refusal
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.operator_action import OperatorAction, not_taken, refusal
+from retrycli.domain.transition import ActionKind, Decision, Transition
 from retrycli.store.action_changes import (
     ESCALATED,
     FREE,

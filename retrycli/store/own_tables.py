@@ -1,4 +1,4 @@
-"""retrycli's own tables: their version, and the application's table that the queue belongs to.
+"""retrycli's own tables: their version, the application's table that the queue belongs to, and the clock they follow.
 
 The queue identifies messages by id, and other tables have the same ids. A pass over another table would drop every
 message without a failed row there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from retrycli.domain.message import MessageStatus
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.messages import status_text
-from retrycli.store.schema import queue, selection
+from retrycli.store.schema import acts, attempts, passes, queue, selection
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -31,6 +32,19 @@ WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 """)
 UPGRADING = Lock()
 """Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time."""
+
+
+LEEWAY = timedelta(minutes=30)
+"""Tolerated clock difference between hosts. A message may wait that much longer."""
+NEWEST_PASSES = 10
+"""Number of newest passes to check: of several hosts, the last to start may have had the right clock."""
+NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
+LATEST = select(
+    select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
+    # Operators' actions make claims and enrol messages without a pass.
+    select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
+    select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
+)
 
 
 def ensure_tables(database: Database, *, upgrade: bool) -> None:
@@ -161,3 +175,14 @@ def _full_name(database: Database, connection: Connection) -> str | None:
 
 def _remembered(connection: Connection) -> str | None:
     return connection.exec_driver_sql(REMEMBERED).scalar()
+
+
+def is_clock_ahead(database: Database, now: datetime) -> bool:
+    """Tell if a clock that was ahead has written times: see `retrycli.store.clock_repair`."""
+    with database.read() as connection:
+        return time_ahead(connection, now) > LEEWAY
+
+
+def time_ahead(connection: Connection, now: datetime) -> timedelta:
+    """Return how far the latest recorded time lies in the future; negative if it is past."""
+    return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))

@@ -7,14 +7,13 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.incidents import Memory, Told, Topic
-from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.passes import (
     COUNTS,
@@ -29,6 +28,9 @@ from retrycli.domain.passes import (
 from retrycli.store import counters
 from retrycli.store.database import Queries
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates, told
+
+if TYPE_CHECKING:
+    from retrycli.domain.operator_action import OperatorAction
 
 ATTEMPTS_LOOKED_AT = 1_000
 """Number of newest attempts to read for the route that the last pass started with. A pass with more attempts has served

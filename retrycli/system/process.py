@@ -1,4 +1,4 @@
-"""This process: who started it, and how many requests in flight its file descriptors allow."""
+"""This process: who started it, its standard streams, and how many requests its file descriptors allow."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError, OutputFailed
 from retrycli.domain.passes import StartedBy
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 CRONS = frozenset({"cron", "crond", "fcron", "anacron"})
 LOGINS = frozenset({"login", "sshd", "sshd-session", "sudo", "su", "doas", "runuser"})
@@ -72,6 +77,56 @@ def _status(process: Path) -> tuple[str, str, str]:
     head, _, rest = (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
     fields = rest.split()
     return head.partition("(")[2], fields[1], fields[4]
+
+
+# -- standard streams: closed, full or without a reader, they do not change what a command does ---------------
+
+
+def prepare_streams() -> None:
+    """Open closed streams on the null device, and make stdout and stderr accept any text.
+
+    Output that nobody sees must neither stop a delivery nor change the exit code.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, for example by `>&-` in a crontab
+            # Keep its descriptor in use: the next file opened would get it, and receive this output.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.stdout = _through(_Stdout, sys.stdout)
+    sys.stderr = _through(_Stderr, sys.stderr)
+
+
+def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
+    raw = BufferedWriter(kind(stream.fileno(), "w", closefd=False))
+    return TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=bool(stream.line_buffering))
+
+
+class _Stdout(FileIO):
+    """Fails once, then discards output, so that Python's flush at exit does not fail again."""
+
+    _failed = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self._failed:
+            return memoryview(data).nbytes
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            self._failed = True
+            raise
+        except OSError as error:
+            self._failed = True
+            raise OutputFailed(f"can't write the output: {error.strerror}") from error
+
+
+class _Stderr(FileIO):
+    """Never fails: there is nowhere else to report it."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 # -- file descriptors -----------------------------------------------------------------------------------------

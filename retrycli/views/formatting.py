@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from math import isfinite
 
-from retrycli.domain.duration import in_zone
+from retrycli.domain.duration import in_zone, utc_text
 from retrycli.domain.sanitize import printable
 
 Cell = str | int | float | bool | datetime | None
@@ -25,7 +25,7 @@ def local_time(time: datetime) -> str:
 
 def utc_time(time: datetime | None) -> str | None:
     """Return a time for a program: RFC 3339 in UTC, to the second."""
-    return None if time is None else in_zone(time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return None if time is None else utc_text(time)
 
 
 def curve(numbers: Sequence[int]) -> str:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from retrycli.domain import suggested
+from retrycli.domain.duration import utc_text
 from retrycli.domain.errors import cause_of
-from retrycli.domain.events import (
+from retrycli.domain.message import EscalationReason
+from retrycli.domain.outcome import may_have_arrived
+from retrycli.domain.passes import (
     BreakerClosed,
     BreakerOpened,
     ClaimsExpired,
@@ -28,12 +31,10 @@ from retrycli.domain.events import (
     PassStarted,
     PassStopped,
     ResultKept,
+    StopReason,
 )
-from retrycli.domain.message import EscalationReason
-from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.sanitize import printable
 from retrycli.system.trust import open_private, others_may_have_linked
-from retrycli.views.formatting import as_json, utc_time
 
 logger = logging.getLogger("retrycli")
 LINKED = "it has a second name (a hard link), and other users may make names in its folder"
@@ -57,6 +58,22 @@ def log_event(event: Event, *, in_full: bool = True) -> None:
     level = logging.WARNING if in_full and isinstance(event, WARNINGS) else logging.INFO
     for text in _texts(event):
         logger.log(level, text, extra={"event": event})
+
+
+STOP_REASONS = {
+    StopReason.BREAKER_OPEN: "the ticketing API is down",
+    StopReason.CREDENTIALS_REFUSED: "our credentials are refused",
+    StopReason.SAME_ANSWER: "everything gets the same answer",
+    StopReason.THROTTLED: "the ticketing API has asked for a rest",
+    StopReason.DEADLINE: "its time is up",
+    StopReason.LIMIT: "its limit is reached",
+    StopReason.SIGNAL: "a signal has come",
+    StopReason.LOCK_HELD: "another pass holds the lock",
+    StopReason.PAUSED: "deliveries are paused",
+    StopReason.FAULT: "it has failed",
+    StopReason.DIED: "its process has died",
+}
+"""Why a pass stops, as the end of a sentence."""
 
 
 class EventLog:
@@ -114,7 +131,7 @@ def _texts(event: Event) -> list[str]:
             return [f"Message {event.message_id} sent successfully on retry"]
         case MessageRescheduled():
             result = _result(event.outcome, event.status_code)
-            then = f"try {event.retry_count}, next attempt at {utc_time(event.next_attempt_at)}"
+            then = f"try {event.retry_count}, next attempt at {utc_text(event.next_attempt_at)}"
             return [f"Message {event.message_id} {result}, {then}"]
         case MessageReleased():
             return [f"Message {event.message_id} {_result(event.outcome, event.status_code)}, no retry used up"]
@@ -126,11 +143,11 @@ def _texts(event: Event) -> list[str]:
             return [f"The application holds the row of message {event.message_id}; a later pass writes the result"]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
-            return [f"{text}, next try at {utc_time(event.probe_at)}"]
+            return [f"{text}, next try at {utc_text(event.probe_at)}"]
         case BreakerClosed():
             return [f"{event.destination} is back"]
         case PassStopped():
-            return [f"Message retry pass stops: {event.reason.in_words}"]
+            return [f"Message retry pass stops: {STOP_REASONS[event.reason]}"]
     assert_never(event)
 
 
@@ -219,13 +236,19 @@ class _StderrHandler(logging.Handler):
 
 class _Text(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
-        return str(utc_time(datetime.fromtimestamp(record.created, UTC)))
+        return utc_text(datetime.fromtimestamp(record.created, UTC))
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(suggested.quoted(super().format(record)))
 
 
 class _Json(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__()
+        from retrycli.views.formatting import as_json  # before a pass runs out of file descriptors
+
+        self._as_json = as_json
+
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         line = {
@@ -235,7 +258,7 @@ class _Json(logging.Formatter):
             **({} if event is None else event._asdict()),
             "message": suggested.quoted(record.getMessage()),
         }
-        return as_json(line)
+        return self._as_json(line)
 
 
 class _LogFile(logging.Handler):

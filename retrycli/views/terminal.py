@@ -16,7 +16,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from retrycli.domain import suggested
-from retrycli.domain.events import (
+from retrycli.domain.passes import (
     Event,
     MessageDelivered,
     MessageEscalated,

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.domain.events import MessageDelivered
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.passes import PassResult
+from retrycli.domain.passes import MessageDelivered, PassResult
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import LONGEST, Finished, end
 from tests.conftest import on_both
 from tests.environment import BARE
 
 if TYPE_CHECKING:
-    from retrycli.domain.events import Event
+    from retrycli.domain.passes import Event
     from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli

@@ -147,7 +147,7 @@ AT_AN_IMPORT = """\
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "retrycli.cli.streams", "sqlalchemy"])
+@pytest.mark.parametrize("module", ["typer", "retrycli.system.process", "sqlalchemy"])
 def test_ctrl_c_while_the_command_starts_is_no_fault(cli: Cli, application: Application, module: str) -> None:
     """A person who has mistyped is quicker than the imports."""
     (cli.cwd / "sitecustomize.py").write_text(dedent(AT_AN_IMPORT))

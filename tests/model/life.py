@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
-from retrycli.domain.operator_action import ActionKind
+from retrycli.domain.transition import ActionKind
 from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate
 from tests.model.picture import STUBBORN, Row

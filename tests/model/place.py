@@ -40,9 +40,8 @@ from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
 
 if TYPE_CHECKING:
-    from retrycli.domain.events import Event
     from retrycli.domain.outcome import Outcome
-    from retrycli.domain.passes import PassSummary
+    from retrycli.domain.passes import Event, PassSummary
     from retrycli.store.database import Database
 
 Made = TypeVar("Made")

@@ -10,8 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import DatabaseUnavailable, NotActionable, RetrycliError
-from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.passes import PassResult
+from retrycli.domain.transition import ActionKind
 from retrycli.operations import edit_message, message_actions
 from tests.model.laws import Broken, is_readable
 from tests.model.picture import STUBBORN, take, time_of

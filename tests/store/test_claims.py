@@ -19,9 +19,9 @@ from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import digest_of
 from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
-from retrycli.domain.transition import Claim, Decision, ExpiredClaim, IdRange, Transition, WriteResult
+from retrycli.domain.transition import ActionKind, Claim, Decision, ExpiredClaim, IdRange, Transition, WriteResult
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

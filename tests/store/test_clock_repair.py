@@ -8,18 +8,18 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.incidents import Told, Topic
 from retrycli.domain.message import EscalationReason
-from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.passes import PassResult, PassSummary, Pause
-from retrycli.domain.transition import Claim, Decision, IdRange, Transition
+from retrycli.domain.passes import ClockWasAhead, PassResult, PassSummary, Pause
+from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.clock_repair import AT_ONCE, LEEWAY, NEWEST_PASSES, repair_clock_skew
+from retrycli.store.clock_repair import AT_ONCE, repair_clock_skew
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.operator_actions import Acts
+from retrycli.store.own_tables import LEEWAY, NEWEST_PASSES
 from retrycli.store.passes import Ledger, Targets
 from retrycli.store.schema import escalations
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application

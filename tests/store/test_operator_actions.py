@@ -14,8 +14,8 @@ from sqlalchemy import Column, String, select
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.listing import ActionRecord, Filter
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
-from retrycli.domain.operator_action import ActionKind, OperatorAction
-from retrycli.domain.transition import ChangedMessage, Claim, Decision, IdRange, Transition
+from retrycli.domain.operator_action import OperatorAction
+from retrycli.domain.transition import ActionKind, ChangedMessage, Claim, Decision, IdRange, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.counters import prune

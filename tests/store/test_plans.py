@@ -20,9 +20,9 @@ from sqlalchemy import case, insert, literal, select
 
 from retrycli.domain.listing import Filter
 from retrycli.domain.message import MessageType, State
-from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.transition import Claim, Decision, IdRange, Route, Transition
+from retrycli.domain.transition import ActionKind, Claim, Decision, IdRange, Route, Transition
 from retrycli.store.application_table import FailedIndex
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew

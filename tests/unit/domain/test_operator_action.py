@@ -8,7 +8,8 @@ import pytest
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.message import State
-from retrycli.domain.operator_action import VERBS, ActionKind, MessageStanding, OperatorAction, not_free, refusal
+from retrycli.domain.operator_action import VERBS, MessageStanding, OperatorAction, not_free, refusal
+from retrycli.domain.transition import ActionKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 

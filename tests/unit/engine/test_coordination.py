@@ -9,10 +9,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMovedOn
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.passes import PassResult, PassSummary, Pause
+from retrycli.domain.passes import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary, Pause
 from retrycli.domain.transition import Claim
 from retrycli.engine.rules import SYNC_INTERVAL, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage

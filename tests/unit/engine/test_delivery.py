@@ -13,10 +13,10 @@ import pytest
 
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
-from retrycli.domain.events import BreakerOpened, ResultKept
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
+from retrycli.domain.passes import BreakerOpened, ResultKept
 from retrycli.domain.transition import Claim, Decision, Route, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

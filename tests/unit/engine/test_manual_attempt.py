@@ -9,10 +9,16 @@ import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
-from retrycli.domain.events import BreakerClosed, MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
 from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.passes import Pause
+from retrycli.domain.passes import (
+    BreakerClosed,
+    MessageDelivered,
+    MessageEscalated,
+    MessageMovedOn,
+    MessageReleased,
+    Pause,
+)
 from retrycli.domain.transition import Claim
 from retrycli.store.schema import queue
 from tests.fakes import (

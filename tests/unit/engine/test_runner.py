@@ -14,7 +14,9 @@ from sqlalchemy import Connection, event
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockUnusable
-from retrycli.domain.events import (
+from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.passes import (
     BreakerClosed,
     BreakerOpened,
     ClaimsExpired,
@@ -25,18 +27,18 @@ from retrycli.domain.events import (
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
+    PassResult,
     PassStarted,
     PassStopped,
+    PassSummary,
+    Pause,
+    StopReason,
     Tally,
 )
-from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.passes import PassResult, PassSummary, Pause, StopReason
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 from retrycli.domain.transition import Claim
-from retrycli.engine.enrolment import BATCH
 from retrycli.engine.rules import PassRules
-from retrycli.engine.runner import PRUNE_AT_MOST
+from retrycli.engine.runner import BATCH, PRUNE_AT_MOST
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

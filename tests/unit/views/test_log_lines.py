@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from retrycli.domain.events import (
+from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.passes import (
     BreakerClosed,
     BreakerOpened,
     ClaimsExpired,
@@ -28,10 +30,8 @@ from retrycli.domain.events import (
     PassStarted,
     PassStopped,
     ResultKept,
+    StopReason,
 )
-from retrycli.domain.message import EscalationReason, MessageType
-from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.passes import StopReason
 from retrycli.views import log_lines
 from tests.fakes import RULES, Stage
 

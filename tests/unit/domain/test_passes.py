@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.events import (
+from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.passes import (
     BreakerClosed,
     BreakerOpened,
     ClaimsExpired,
@@ -19,13 +21,13 @@ from retrycli.domain.events import (
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
+    PassResult,
     PassStarted,
     PassStopped,
+    PassSummary,
+    StopReason,
     Tally,
 )
-from retrycli.domain.message import EscalationReason, MessageType
-from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.passes import PassResult, PassSummary, StopReason
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 PASS = "8c7c1f0e"
