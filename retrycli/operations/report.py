@@ -112,8 +112,10 @@ def write(path: Path, text: str) -> None:
         ConfigurationError: the file can't be written; the old one is unchanged.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_text(text, encoding="utf-8")  # a pipe or a device must not be replaced
+        # A pipe or a device must not be replaced, nor /dev/stdout, which may lead to a regular file.
+        is_special = path.exists() and not path.is_file() and not path.is_dir()
+        if is_special or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+            path.write_text(text, encoding="utf-8")
         else:
             filesystem.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
     except (OSError, ValueError) as error:

@@ -7,17 +7,17 @@ import re
 import stat
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from retrycli.operations.report import write
 from tests.cli.api import REJECTS, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.command import Finished
 
 DOCTYPE = "<!doctype html>\n"
@@ -87,6 +87,13 @@ def test_a_link_is_replaced_and_not_followed(at_work: Cli, tmp_path: Path) -> No
     assert not (tmp_path / "page.html").is_symlink()
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith(DOCTYPE)
     assert (tmp_path / "other").read_text() == "old"
+
+
+def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """As /dev/stdout is if the output goes to a file: root could replace the link in /dev."""
+    with (tmp_path / "page.html").open("w") as page:
+        write(Path(f"/dev/fd/{page.fileno()}"), DOCTYPE)
+    assert (tmp_path / "page.html").read_text() == DOCTYPE
 
 
 def test_a_device_is_written_to_and_not_replaced(at_work: Cli) -> None:
