@@ -11,12 +11,13 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from tests.copies import Copies
 from tests.environment import in_memory
 
 if TYPE_CHECKING:
@@ -54,9 +55,29 @@ def server(*, for_keeps: bool = False) -> str:
     return url
 
 
+COPIES: dict[str, Copies] = {}
+"""By the URL of their original."""
+
+
+@contextmanager
+def reusable(url: str) -> Iterator[str]:
+    """Have the copies of a database be used again and again. It must not change any more."""
+    COPIES[url] = Copies(url, partial(_database, url))
+    try:
+        yield url
+    finally:
+        COPIES.pop(url).close()
+
+
 @contextmanager
 def database(template: str | None = None, *, at: str | None = None, options: str = "") -> Iterator[str]:
     """The URL of a database of one's own, empty or a copy of another; at the tests' server, or at another's URL."""
+    with COPIES[template].one() if template in COPIES else _database(template, at=at, options=options) as url:
+        yield url
+
+
+@contextmanager
+def _database(template: str | None, *, at: str | None = None, options: str = "") -> Iterator[str]:
     there = make_url(at or server())
     name = f"retrycli_{uuid.uuid4().hex}"
     engine = create_engine(there, isolation_level="AUTOCOMMIT", poolclass=NullPool)

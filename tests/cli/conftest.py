@@ -16,7 +16,7 @@ from retrycli.operations.wiring import open_database
 from tests.cli.application import Application
 from tests.cli.command import Cli
 from tests.cli.story import Api, Begin, Story, tables_without
-from tests.store.conftest import Factory
+from tests.store.conftest import Factory, reusable
 
 Prepared = Callable[[Path], AbstractContextManager[Application]]
 """Makes an application's database in a folder, with its own tables and retrycli's, and no message yet."""
@@ -39,7 +39,9 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Fa
             url = until_the_end.enter_context(engine(tmp_path_factory.mktemp("template"), None))
             Application(url)
             with open_database(Settings(database=DatabaseSettings(url=url))):
-                return url
+                pass
+            until_the_end.enter_context(reusable(url))
+            return url
 
         yield template
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from tests import postgresql
-from tests.store.application import Application, bare_table, opened
+from tests.store.application import Application, bare_table, is_sqlite, opened
 
 Factory = Callable[[Path, str | None], AbstractContextManager[str]]
 """Makes a database in a folder, empty or a copy of the one at a URL, and gives its URL."""
@@ -64,6 +64,11 @@ in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indi
 """For tests in which two are at work at once: with a write-ahead log, readers and writers meet differently."""
 
 
+def reusable(url: str) -> AbstractContextManager[object]:
+    """Say that a database does not change any more, so that its copies may be used again."""
+    return nullcontext() if is_sqlite(url) else postgresql.reusable(url)
+
+
 def file_of(url: str) -> str:
     """The file behind a SQLite URL."""
     return str(make_url(url).database)
@@ -83,7 +88,8 @@ def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with opened(made):
             pass
         made.close()
-        yield url
+        with reusable(url):
+            yield url
 
 
 @pytest.fixture
@@ -197,6 +203,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             with opened(application):
                 made[kind] = url
             application.close()
+            until_the_end.enter_context(reusable(url))
         yield made
 
 
