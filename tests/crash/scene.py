@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from retrycli import load_settings
 from retrycli.operations import run_pass, wiring
+from tests import served
 from tests.cli.application import Application
+from tests.environment import BARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,14 +82,16 @@ class Scene:
     def start(
         self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
     ) -> subprocess.Popen[str]:
-        """Start Python over this scene."""
+        """Start Python over this scene; see `start`."""
         return start(self.config, *arguments, under=under, settings=settings)
 
 
 def start(
     config: Path, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
 ) -> subprocess.Popen[str]:
-    """Start Python with these arguments, where nothing is set but a configuration, and more settings.
+    """Start Python with these arguments, a configuration, and more settings.
+
+    A server forks the command (`tests.fork_server`), which saves its imports, unless a program is to start it.
 
     Args:
         config: the configuration.
@@ -96,14 +100,15 @@ def start(
         settings: values by names as `run.limit`.
     """
     ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
-    return subprocess.Popen(
-        [*under, sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "RETRYCLI_CONFIG": str(config), **ours},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    own = {"RETRYCLI_CONFIG": str(config), **ours}
+    pipe = subprocess.PIPE
+    if arguments[:2] == ("-m", "retrycli") and not under:
+        command = [served.SCRIPT, *arguments[2:]]
+        return served.Served(
+            command, cwd=ROOT, env=BARE | own, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+        )
+    command = [*under, sys.executable, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=pipe, stderr=pipe, text=True)
 
 
 def set_up(

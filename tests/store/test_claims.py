@@ -566,27 +566,23 @@ def test_a_transition_sets_its_own_fields_and_no_others(
     assert after[2] == before[2]
 
 
-@pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
-def test_a_transition_is_the_same_in_company(
-    application: Application,
-    database: Database,
-    transition: Transition,
-    row: dict[str, Any],
-    queued: dict[str, Any] | None,
-) -> None:
+def test_a_transition_is_the_same_in_company(application: Application, database: Database) -> None:
     """One transaction may settle many messages, each in its own way."""
-    ids = list(range(1, len(TRANSITIONS) + 2))
+    ids = range(1, len(TRANSITIONS) + 1)
     application.add_all([{"retry_count": 3}] * len(ids))
-    last = ids[-1]
-    expected = as_written(application, row)
+    expected = {number: as_written(application, row) for number, (_, row, _) in zip(ids, TRANSITIONS, strict=True)}
     claims = send(database, ids)
     before = queue_rows(database)
-    company = [settled(each, other) for each, (other, _, _) in zip(ids, TRANSITIONS, strict=False)]
+    company = [settled(number, transition) for number, (transition, _, _) in zip(ids, TRANSITIONS, strict=True)]
     with application.watched() as changed:
-        assert claims.results.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).lost == set()
-    assert changed.get(last, {}) == expected
-    queued = with_fingerprint(application, last, queued, transition)
-    assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
+        assert claims.results.record(PASS, company, ANSWERED_AT).lost == set()
+    assert changed == {number: row for number, row in expected.items() if row}
+    after = {}
+    for number, (transition, _, queued) in zip(ids, TRANSITIONS, strict=True):
+        found = with_fingerprint(application, number, queued, transition)
+        if found is not None:
+            after[number] = before[number] | found
+    assert queue_rows(database) == after
 
 
 def test_a_null_retry_count_stays_null_until_a_try_is_counted(application: Application, database: Database) -> None:
@@ -631,21 +627,19 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "duration", "written"), OUTCOMES)
-def test_an_attempt_gets_its_outcome(
-    application: Application,
-    database: Database,
-    outcome: Outcome,
-    duration: timedelta | None,
-    written: dict[str, Any],
-) -> None:
+def test_an_attempt_gets_its_outcome(application: Application, database: Database) -> None:
     """What was written when it began stays, and so do the attempts at other messages."""
-    application.add_all([{}, {}])
-    claims = send(database, [1, 2])
-    (begun,), other = attempt_rows(database, 1), attempt_rows(database, 2)
-    claims.results.record(PASS, [Decision(1, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR)
-    assert attempt_rows(database, 1) == [begun | written | {"finished_at": ANSWERED_AT}]
-    assert attempt_rows(database, 2) == other
+    ids = range(1, len(OUTCOMES) + 1)
+    application.add_all([{}] * len(ids))
+    claims = send(database, ids)
+    expected = {number: attempt_rows(database, number) for number in ids}
+    for number, (outcome, duration, written) in zip(ids, OUTCOMES, strict=True):
+        claims.results.record(
+            PASS, [Decision(number, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR
+        )
+        [begun] = expected[number]
+        expected[number] = [begun | written | {"finished_at": ANSWERED_AT}]
+        assert {each: attempt_rows(database, each) for each in ids} == expected, outcome
 
 
 def test_an_outcome_without_a_time_gets_that_of_the_record(application: Application, database: Database) -> None:
@@ -687,25 +681,19 @@ def test_nothing_to_record_is_no_error(claims: Claims) -> None:
 # Recording too late.
 
 
-@pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
-def test_a_claim_that_was_lost_changes_nothing(
-    application: Application,
-    database: Database,
-    transition: Transition,
-    row: dict[str, Any],
-    queued: dict[str, Any] | None,
-) -> None:
-    """Neither rows, nor queue, nor history: another has the message, and its attempt, in its hands."""
-    del row, queued
-    application.add()
-    claims = send(database, [1])
-    claims.take_over_expired(OTHER, PASS.expires_at, 10)
-    held, history = queue_rows(database), attempt_rows(database, 1)
-    with application.watched() as changed:
-        assert claims.results.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == {1}
-    assert changed == {}
-    assert queue_rows(database) == held
-    assert attempt_rows(database, 1) == history
+def test_a_claim_that_was_lost_changes_nothing(application: Application, database: Database) -> None:
+    """Change neither rows, nor queue, nor history: another pass has the message and its attempt."""
+    ids = range(1, len(TRANSITIONS) + 1)
+    application.add_all([{}] * len(ids))
+    claims = send(database, ids)
+    claims.take_over_expired(OTHER, PASS.expires_at, len(ids))
+    held, history = queue_rows(database), {number: attempt_rows(database, number) for number in ids}
+    for number, (transition, _, _) in zip(ids, TRANSITIONS, strict=True):
+        with application.watched() as changed:
+            assert claims.results.record(PASS, [settled(number, transition)], ANSWERED_AT).lost == {number}, transition
+        assert changed == {}, transition
+        assert queue_rows(database) == held, transition
+        assert attempt_rows(database, number) == history[number], transition
 
 
 @pytest.mark.parametrize("status", ["sent", "deleted"])
@@ -737,40 +725,62 @@ def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
     assert queue_rows(database) == waiting
 
 
-@pytest.mark.parametrize(
-    ("status", "transition"),
-    [
-        *product(OTHER_STATUSES, [Transition.delivered()]),
-        *(("approved", transition) for transition, _, _ in TRANSITIONS[1:]),
-    ],
-)
-def test_a_status_that_the_application_wrote_meanwhile_stays(
-    application: Application, database: Database, status: str, transition: Transition
-) -> None:
+TAKEN_BACK = [
+    *product(OTHER_STATUSES, [Transition.delivered()]),
+    *(("approved", transition) for transition, _, _ in TRANSITIONS[1:]),
+]
+"""A status that the application wrote while a message was sent, and what the pass then records."""
+
+
+def test_a_status_that_the_application_wrote_meanwhile_stays(application: Application, database: Database) -> None:
     """The message is no longer retrycli's business, but its history tells what came of the attempt."""
-    application.add_all([{}, {}])
-    claims = send(database, [1, 2])
-    application.change(1, status=status)
-    with application.watched() as changed:
-        both = [settled(1, transition), settled(2, Transition.released())]
-        assert claims.results.record(PASS, both, ANSWERED_AT).lost == {1}
-    assert changed == {}
-    assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
-    assert [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)] == [("transient", ANSWERED_AT)]
+    ids = range(1, len(TAKEN_BACK) + 1)
+    other = len(TAKEN_BACK) + 1
+    application.add_all([{}] * other)
+    claims = send(database, [*ids, other])
+    for number, (status, _) in zip(ids, TAKEN_BACK, strict=True):
+        application.change(number, status=status)
+    for number, (status, transition) in zip(ids, TAKEN_BACK, strict=True):
+        queued = queue_rows(database)
+        with application.watched() as changed:
+            lost = claims.results.record(PASS, [settled(number, transition)], ANSWERED_AT).lost
+        assert lost == {number}, (status, transition)
+        assert changed == {}, (status, transition)
+        del queued[number]
+        assert queue_rows(database) == queued, (status, transition)
+        [attempt] = attempt_rows(database, number)
+        assert (attempt["outcome"], attempt["finished_at"]) == ("transient", ANSWERED_AT), (status, transition)
+    assert claims.results.record(PASS, [settled(other, Transition.released())], ANSWERED_AT).lost == set()
+    assert {number: row["state"] for number, row in queue_rows(database).items()} == {other: "waiting"}
 
 
-@pytest.mark.parametrize("transition", [each for each, _, _ in TRANSITIONS], ids=NAMES)
-def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
-    application: Application, database: Database, transition: Transition
+def test_a_message_in_company_of_one_that_was_taken_back_is_recorded(
+    application: Application, database: Database
 ) -> None:
     application.add_all([{}, {}])
     claims = send(database, [1, 2])
-    application.delete(1)
-    assert claims.results.record(
-        PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT
-    ).lost == {1}
-    assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
-    assert [row["outcome"] for row in attempt_rows(database, 1)] == ["transient"]
+    application.change(1, status="approved")
+    both = [settled(1, Transition.delivered()), settled(2, Transition.released())]
+    assert claims.results.record(PASS, both, ANSWERED_AT).lost == {1}
+    assert {number: row["state"] for number, row in queue_rows(database).items()} == {2: "waiting"}
+
+
+def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
+    application: Application, database: Database
+) -> None:
+    ids = range(1, len(TRANSITIONS) + 1)
+    other = len(ids) + 1
+    application.add_all([{}] * other)
+    claims = send(database, [*ids, other])
+    application.delete(*ids)
+    decisions = [settled(number, transition) for number, (transition, _, _) in zip(ids, TRANSITIONS, strict=True)]
+    for decision in decisions[:-1]:
+        assert claims.results.record(PASS, [decision], ANSWERED_AT).lost == {decision.message_id}, decision.transition
+    both = [decisions[-1], settled(other, Transition.released())]
+    assert claims.results.record(PASS, both, ANSWERED_AT).lost == {ids[-1]}
+    assert {number: row["state"] for number, row in queue_rows(database).items()} == {other: "waiting"}
+    for number in ids:
+        assert [row["outcome"] for row in attempt_rows(database, number)] == ["transient"], number
 
 
 def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, database: Database) -> None:
@@ -901,24 +911,28 @@ def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
 
 
 @pytest.mark.parametrize("begun", [True, False])
-@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
 def test_a_lapsed_message_that_the_application_took_back_leaves_the_queue(
-    application: Application, database: Database, claims: Claims, status: str, *, begun: bool
+    application: Application, database: Database, claims: Claims, *, begun: bool
 ) -> None:
     """Its attempt, if there was one, ends as unknown."""
-    application.add_all([{}, {}])
-    enrol(database, [1, 2])
-    claims.claim(PASS, NOON, 10)
+    taken_back = dict(enumerate([*OTHER_STATUSES, "deleted"], start=1))
+    other = len(taken_back) + 1
+    ids = [*taken_back, other]
+    application.add_all([{}] * len(ids))
+    enrol(database, ids)
+    claims.claim(PASS, NOON, len(ids))
     if begun:
-        begin(claims, [1, 2])
-    take_back(application, 1, status)
+        begin(claims, ids)
+    for number, status in taken_back.items():
+        take_back(application, number, status)
     with application.watched() as changed:
-        assert [each for each, _ in taken(claims.take_over_expired(OTHER, PASS.expires_at, 10))] == [2]
+        assert [number for number, _ in taken(claims.take_over_expired(OTHER, PASS.expires_at, 10))] == [other]
     assert changed == {}
-    assert queue_rows(database).keys() == {2}
-    ended = [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)]
-    assert ended == ([("unknown", PASS.expires_at)] if begun else [])
-    assert [row["outcome"] for row in attempt_rows(database, 2)] == ([None] if begun else [])
+    assert queue_rows(database).keys() == {other}
+    for number, status in taken_back.items():
+        ended = [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, number)]
+        assert ended == ([("unknown", PASS.expires_at)] if begun else []), status
+    assert [row["outcome"] for row in attempt_rows(database, other)] == ([None] if begun else [])
 
 
 def test_a_lapsed_message_that_has_become_unusable_is_taken_over_too(

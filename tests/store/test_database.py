@@ -694,7 +694,7 @@ for url in sys.argv[1:]:
     print(database.revision(), flush=True)
     database.close()
 """
-ROUNDS = 5
+ROUNDS = 3
 
 
 @pytest.fixture

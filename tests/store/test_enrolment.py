@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -271,19 +271,19 @@ def test_nothing_to_enrol_is_no_error(database: Database, enrolment: Enrolment) 
 # Who goes out.
 
 
-@pytest.mark.parametrize("state", [State.WAITING, State.ESCALATED])
-@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
 def test_a_message_that_is_the_applications_again_leaves_the_queue(
-    application: Application, database: Database, enrolment: Enrolment, status: str, state: State
+    application: Application, database: Database, enrolment: Enrolment
 ) -> None:
-    application.add_all([{}, {}])
-    put(database, 1, state)
-    enrol(database, [2])
-    take_back(application, 1, status)
-    with application.watched() as changed:
-        assert retire(enrolment, ALL) == 1
-    assert changed == {}
-    assert queue_rows(database).keys() == {2}
+    cases = dict(enumerate(product((State.WAITING, State.ESCALATED), [*OTHER_STATUSES, "deleted"]), start=2))
+    application.add_all([{}] * (len(cases) + 1))
+    enrol(database, [1])
+    for number, (state, status) in cases.items():
+        put(database, number, state)
+        take_back(application, number, status)
+        with application.watched() as changed:
+            assert retire(enrolment, ALL) == 1, (state, status)
+        assert changed == {}, (state, status)
+        assert queue_rows(database).keys() == {1}, (state, status)
     assert retire(enrolment, ALL) == 0
 
 
@@ -424,36 +424,32 @@ def test_more_are_retired_than_leave_in_one_transaction(
 # The sweep: all of the newest rows in each pass, and a slice of the older ones.
 
 
-@pytest.mark.parametrize(
-    ("ids", "swept_to", "expected"),
-    [
-        ([], None, ([(None, None)], START)),
-        ([], START, ([(None, None)], START)),
-        ([1, 2, 3], None, ([(None, None)], START)),
-        ([1, 2, 3], 2, ([(None, None)], START)),
-        ([1, 2, 3, 4], None, ([(START, 1), (1, None)], START)),
-        (range(1, 9), None, ([(START, 2), (2, 4), (4, 5), (5, None)], START)),
-        (range(1, 9), START, ([(START, 2), (5, None)], 2)),
-        (range(1, 9), 2, ([(2, 4), (5, None)], 4)),
-        (range(1, 9), 4, ([(4, 5), (5, None)], START)),
-        (range(1, 9), 3, ([(3, 5), (5, None)], START)),
-        (range(1, 9), 8, ([(5, None)], START)),
-        (range(1, 9), 10**9, ([(5, None)], START)),
-        ([-40, -7, 0, 90, 91, 92], START, ([(START, -7), (0, None)], -7)),
-        ([-40, -7, 0, 90, 91, 92], -7, ([(-7, 0), (0, None)], START)),
-        ([10, 2000, 2001, 2002, 2003], 10, ([(10, 2000), (2000, None)], START)),
-    ],
-)
-def test_a_plan_covers_the_three_newest_rows_and_two_older_ones(
-    application: Application,
-    database: Database,
-    ids: Sequence[int],
-    swept_to: int | None,
-    expected: tuple[list[tuple[int | None, int | None]], int],
-) -> None:
-    application.add_all([{"id": each} for each in ids])
-    spans, next_start = Enrolment(database, tail=3, sweep=2).plan_sweep(swept_to)
-    assert ([(each.after, each.upto) for each in spans], next_start) == expected
+PLANS: list[tuple[Sequence[int], int | None, tuple[list[tuple[int | None, int | None]], int]]] = [
+    ([], None, ([(None, None)], START)),
+    ([], START, ([(None, None)], START)),
+    ([1, 2, 3], None, ([(None, None)], START)),
+    ([1, 2, 3], 2, ([(None, None)], START)),
+    ([1, 2, 3, 4], None, ([(START, 1), (1, None)], START)),
+    (range(1, 9), None, ([(START, 2), (2, 4), (4, 5), (5, None)], START)),
+    (range(1, 9), START, ([(START, 2), (5, None)], 2)),
+    (range(1, 9), 2, ([(2, 4), (5, None)], 4)),
+    (range(1, 9), 4, ([(4, 5), (5, None)], START)),
+    (range(1, 9), 3, ([(3, 5), (5, None)], START)),
+    (range(1, 9), 8, ([(5, None)], START)),
+    (range(1, 9), 10**9, ([(5, None)], START)),
+    ([-40, -7, 0, 90, 91, 92], START, ([(START, -7), (0, None)], -7)),
+    ([-40, -7, 0, 90, 91, 92], -7, ([(-7, 0), (0, None)], START)),
+    ([10, 2000, 2001, 2002, 2003], 10, ([(10, 2000), (2000, None)], START)),
+]
+"""The ids of the table, where the last sweep ended, and the spans and the start that follow from them."""
+
+
+def test_a_plan_covers_the_three_newest_rows_and_two_older_ones(application: Application, database: Database) -> None:
+    for ids, swept_to, expected in PLANS:
+        application.delete()
+        application.add_all([{"id": each} for each in ids])
+        spans, next_start = Enrolment(database, tail=3, sweep=2).plan_sweep(swept_to)
+        assert ([(each.after, each.upto) for each in spans], next_start) == expected, (ids, swept_to)
 
 
 def covers(span: IdRange, message_id: int) -> bool:

@@ -179,23 +179,29 @@ def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
 
 
 @EVERY
-@pytest.mark.parametrize("status", OTHER_STATUSES)
 def test_what_the_application_has_taken_back_is_left_alone(
-    application: Application, database: Database, acts: Acts, kind: ActionKind, status: str
+    application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """Also where no pass has noticed; the others of the batch are acted on."""
-    application.add_all([{}, {}, {"status": status}])
-    escalate(database, 1, 2)
-    application.change(1, status=status)
+    """Also if no pass has noticed; the other message of the batch is acted on."""
+    escalated = dict(enumerate(OTHER_STATUSES, start=1))
+    unknown = dict(enumerate(OTHER_STATUSES, start=len(escalated) + 1))
+    failed = len(escalated) + len(unknown) + 1
+    application.add_all([*({} for _ in escalated), *({"status": each} for each in OTHER_STATUSES), {}])
+    escalate(database, *escalated, failed)
+    for number, status in escalated.items():
+        application.change(number, status=status)
     before = queue_rows(database)
+    left = escalated | unknown
     with application.watched() as changed:
-        assert perform(acts, kind, [1, 2, 3]) == {1, 3}
-    assert changed.keys() <= {2}
-    assert queue_rows(database)[1] == before[1]
-    assert [row[0] for row in history(database)] == [2]
-    for each, error in acts.why_not(kind, [1, 3], NOON).items():
+        assert perform(acts, kind, [*left, failed]) == left.keys()
+    assert changed.keys() <= {failed}
+    after = queue_rows(database)
+    assert {number: after[number] for number in escalated} == {number: before[number] for number in escalated}
+    assert [row[0] for row in history(database)] == [failed]
+    reasons = acts.why_not(kind, list(left), NOON)
+    for number, error in reasons.items():
         assert isinstance(error, NotActionable)
-        assert f"message {each} is {status}, not failed: there is nothing to " in str(error)
+        assert f"message {number} is {left[number]}, not failed: there is nothing to " in str(error)
 
 
 @EVERY
