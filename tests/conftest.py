@@ -7,8 +7,10 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,28 @@ def pytest_xdist_auto_num_workers() -> int | None:
         return None
     cores = len(os.sched_getaffinity(0))
     return cores + max(1, cores // 2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Have each worker import another part of the test modules first.
+
+    Pytest rewrites the assertions of a module once, and keeps the result for the other workers. Workers that import
+    the modules in the same order all rewrite the same module at the same time.
+    """
+    worker: dict[str, Any] | None = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    chosen = [Path(each.partition("::")[0]).resolve() for each in session.config.args]
+    files = [each for each in sorted(TESTS.rglob("test_*.py")) if any(map(each.is_relative_to, chosen))]
+    number = int(worker["workerid"].removeprefix("gw"))
+    begin = len(files) * number // worker["workercount"]
+    for each in files[begin:] + files[:begin]:
+        with suppress(Exception, pytest.skip.Exception):  # the collection reports what it was
+            import_module(".".join(each.relative_to(TESTS.parent).with_suffix("").parts))
+
+
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_finish() -> None:
