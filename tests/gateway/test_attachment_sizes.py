@@ -110,13 +110,23 @@ def test_an_empty_file_is_never_filled(sender: Sender) -> None:
         assert sender.arrived == [() if preset in LEFT_OUT else (b"",)]
 
 
+def test_a_message_whose_answer_was_lost_is_found_and_not_sent_again(sender: Sender) -> None:
+    sender.file.write_bytes(b"x")
+    assert sender.send().kind is OutcomeKind.DELIVERED
+    again = sender.send(replace(sender.message, unsettled_since=NOON - timedelta(days=1)))
+    assert (again.kind, again.error) == (OutcomeKind.DELIVERED, "found by look-up")
+    assert sender.arrived == [(b"x",)]
+
+
 def test_a_file_of_one_byte_arrives(sender: Sender) -> None:
     sender.file.write_bytes(b"x")
     assert sender.send().kind is OutcomeKind.DELIVERED
     assert sender.arrived == [(b"x",)]
 
 
-@pytest.mark.parametrize("size", [0, 1, 3, 200_000])
+@pytest.mark.parametrize(
+    "size", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long), 200_000]
+)
 def test_a_file_that_grows_while_it_is_sent_does_not_arrive_in_part(sender: Sender, size: int) -> None:
     """The message is looked for first, and its file grows meanwhile. It is sent again with the file as it is then."""
     sender.file.write_bytes(b"x" * size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from ssl import SSLContext
@@ -112,13 +112,39 @@ class Scheme:
         return self._until_the_end.enter_context(Hostile(*behaviours, tls=self._tls, **how))
 
 
+OVER_TLS = {
+    "HTTP/1.0", "SMTP", "TLS", "a GiB", "a chunk too long", "a gzip bomb", "a length too small", "a redirect",
+    "a redirect to itself", "a status of 0", "a success of a GiB", "an answer in chunks", "another protocol",
+    "brotli", "chunks for ever", "closes", "closes after the request", "closes within its body", "does not read on",
+    "drips its body", "has no end", "resets", "resets within the body", "resets within its body", "says nothing",
+    "sends headers for ever", "the request itself", "two answers at once",
+}  # fmt: skip
+"""The cases that also run over TLS by default: each way to end or to stall, and some of each kind of answer. What comes
+out of TLS is read by the same code."""
+
+
+def over_either(cases: Sequence[Case]) -> pytest.MarkDecorator:
+    """Run cases over plain HTTP and over TLS."""
+    either = [
+        pytest.param(
+            scheme,
+            case,
+            id=f"{scheme}-{case.name}",
+            marks=pytest.mark.long if scheme == "https" and case.name not in OVER_TLS else (),
+        )
+        for scheme in ("http", "https")
+        for case in cases
+    ]
+    return pytest.mark.parametrize(("scheme", "case"), either, indirect=["scheme"])
+
+
 @pytest.fixture(params=["http", "https"])
 def scheme(request: pytest.FixtureRequest, certificate: Path, tls: SSLContext) -> Iterator[Scheme]:
     with ExitStack() as until_the_end:
         yield Scheme(tls, certificate, until_the_end) if request.param == "https" else Scheme(None, None, until_the_end)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@over_either(CASES)
 def test_what_a_server_does_to_a_message(case: Case, scheme: Scheme, deliver: Deliver) -> None:
     """What may have been sent is never sent a second time."""
     server = scheme.start(case.behaviour, hasty=case.hasty)
@@ -132,7 +158,7 @@ def test_what_a_server_does_to_a_message(case: Case, scheme: Scheme, deliver: De
         assert server.sent < READ_AT_MOST
 
 
-@pytest.mark.parametrize("case", LOG_INS, ids=lambda case: case.name)
+@over_either(LOG_INS)
 def test_what_a_server_does_to_a_log_in(case: Case, scheme: Scheme, deliver: Deliver) -> None:
     """The message is not sent, and the log-in is tried again only where that may help."""
     server = scheme.start(at={LOG_IN: [case.behaviour]})
@@ -152,6 +178,7 @@ def test_a_log_in_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
     assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 
+@pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.long)], indirect=True)
 def test_no_answer_takes_memory(scheme: Scheme) -> None:
     """Neither to a message nor to a log-in. The process delivers to one server after the other."""
     hungry = {each.name: scheme.start(each.behaviour) for each in CASES if each.hungry}

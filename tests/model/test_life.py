@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tests.store.conftest import Factory
 
-FEW = {"sqlite": 12, "postgresql": 8}
-FEW_STEPS = 300
+FEW = {"sqlite": 7, "postgresql": 5}
+FEW_STEPS = 150
 MANY_STEPS = {"sqlite": 50_000, "postgresql": 10_000}
 AT_ONCE = 200
 """So many lives, and then others until the steps are enough: some lives are short."""

@@ -14,13 +14,16 @@ class RequestTracker(Fake):
     def __init__(self) -> None:
         super().__init__()
         self.arrived: list[Arrived] = []
+        self._searches: set[str] = set()
+        """The queries that find a transaction by its key."""
 
     def answer(self, asked: Asked) -> Answered:
         match asked.method, asked.path.removeprefix("/REST/2.0/").split("/"):
             case "GET", ["ticket", _]:
                 return Answered(200, {"Queue": {"id": "1"}})
             case "GET", ["transactions" | "attachments"]:
-                return Answered(200, {"count": int("Creator" in asked.query["query"])})
+                query = asked.query["query"]
+                return Answered(200, {"count": int("Creator" in query or query in self._searches)})
             case "POST", ["ticket", ticket, "correspond" | "comment"]:
                 given = asked.json
                 for name in ("FileName", "FileType", "FileContent"):  # an empty text is none to Perl
@@ -30,6 +33,7 @@ class RequestTracker(Fake):
                     (each["FileName"], each["FileType"], base64.b64decode(each["FileContent"], validate=True))
                     for each in given["Attachments"]
                 )
+                self._searches.add(f"CF.{{DeliveryKey}} = '{given['TxnCustomFields']['DeliveryKey']}'")
                 self.arrived.append(Arrived(len(self.arrived) + 1, ticket, given["Content"], attachments=files))
                 return Answered(201, ["Correspondence added"], {"Location": f"/transaction/{len(self.arrived)}"})
             case _:
