@@ -78,7 +78,7 @@ def test_an_attempt_is_on_the_disk_before_its_request_goes_out(
 @pytest.mark.parametrize(
     ("mode", "every"),
     [
-        pytest.param("wal", 3),
+        pytest.param("wal", 5),
         pytest.param("wal", 1, marks=pytest.mark.long),
         pytest.param("delete", 1, marks=pytest.mark.long),
     ],
