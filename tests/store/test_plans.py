@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from tests.store.conftest import Factory
 
-DOUBLED = 13
+DOUBLED = 15
 MESSAGES = 2**DOUBLED
 FAILED = 4
 """One in so many."""
