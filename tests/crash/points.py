@@ -31,8 +31,18 @@ WRITES = re.compile(r"(CREATE TABLE|INSERT INTO|UPDATE|DELETE FROM)\s+(?:retrycl
 SIGNS = {"INSERT INTO": "+", "UPDATE": "~", "DELETE FROM": "-"}
 """How it is said what a transaction has written: rows were added, changed, removed."""
 MADE_TABLES = "make tables"
+BEFORE_COMMIT = "before commit: "
 HEARD_OF_PYTHON = {"fcntl.flock": "before the lock", "socket.connect": "before a connection to the API"}
 """By the names of Python's audit events."""
+
+
+def stands_for_others(name: str) -> bool:
+    """Return whether a pass is killed at this point by default; at all others it is with ``-m long``.
+
+    What is not committed is gone after a kill, so that a pass that is killed before a commit leaves what the point
+    before it leaves. A commit to the application's table stands for the other commits.
+    """
+    return not name.startswith(BEFORE_COMMIT) or "pending_messages" in name
 
 
 class Points:
@@ -89,7 +99,7 @@ class Points:
 
     def _before_commit(self) -> None:
         if self._written:
-            self.reach(f"before commit: {self._in_words()}")
+            self.reach(f"{BEFORE_COMMIT}{self._in_words()}")
 
     def _on_rollback(self, _connection: Connection) -> None:
         self._written.clear()

@@ -17,7 +17,7 @@ from tests.cli.story import Api
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
 from tests.crash.invariants import clear_up, wait_until_forgotten
-from tests.crash.points import AFTER_AN_ANSWER
+from tests.crash.points import AFTER_AN_ANSWER, stands_for_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,10 +139,11 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Ground]:
         yield Ground(tmp_path, engine, run)
 
 
-def test_rows_are_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground) -> None:
+@pytest.mark.parametrize("wanted", [stands_for_others, pytest.param(bool, marks=pytest.mark.long)], ids=["some", "all"])
+def test_rows_are_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground, wanted: Callable[[str], bool]) -> None:
     with ground.empty() as url:
         with ground.copy(url) as (stage, _):
-            points = ground.points(stage, timedelta(0))
+            points = [name for name in ground.points(stage, timedelta(0)) if wanted(name)]
         for name in points:
             with ground.copy(url) as (stage, api):
                 ground.kill(stage, name)
