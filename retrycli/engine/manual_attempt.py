@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
+from retrycli.domain.errors import DatabaseBusy, NotActionable, again_if_lost
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
@@ -86,7 +86,7 @@ def _claim_to_look_up(
     """Claim a message for a look-up."""
     queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", sends=False)
     if isinstance(queued, UnusableMessage):
-        raise _unusable(queued)
+        raise unfit(queued.message_id, queued.problem)
     if not deps.looks_up(queued.message.message_type):
         raise NotActionable(
             f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
@@ -185,7 +185,7 @@ def _claim_to_send(
         for event in events:
             if not was_escalated:  # else the event was emitted before
                 deps.emit(event)
-        raise _unusable(queued)
+        raise unfit(queued.message_id, queued.problem)
     return queued
 
 
@@ -203,7 +203,7 @@ def _claim_and_load(
     """Claim and load a message, and record an attempt if it ``sends``; return the message, and if it was escalated."""
     for message in enrol_message(deps, rules, message_id, now):
         if isinstance(message, UnusableMessage):
-            raise _unusable(message)
+            raise unfit(message.message_id, message.problem)
     was_escalated = deps.claims.claim_one(claim, message_id, now, verb)
     loaded = deps.claims.results.begin(
         claim,
@@ -217,7 +217,3 @@ def _claim_and_load(
     if not loaded:
         raise NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")
     return loaded[0], was_escalated
-
-
-def _unusable(message: UnusableMessage) -> InvalidMessage:
-    return unfit(message.message_id, message.problem)
