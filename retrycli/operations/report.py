@@ -114,7 +114,7 @@ def write(path: Path, text: str) -> None:
     try:
         # A pipe or a device must not be replaced, nor /dev/stdout, which may lead to a regular file.
         is_special = path.exists() and not path.is_file() and not path.is_dir()
-        if is_special or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+        if is_special or str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc"):
             path.write_text(text, encoding="utf-8")
         else:
             filesystem.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
