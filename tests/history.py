@@ -45,7 +45,7 @@ INSERT INTO retrycli_queue (
 OUTCOMES = (
     ("delivered", 200, None, 80),
     ("transient", 503, "HTTP 503: the upstream is overloaded", 9),
-    ("unknown", None, "no answer within 30 s", 4),
+    ("unknown", None, "no response within 30 s", 4),
     ("unreachable", None, "ClientConnectorError: connection refused", 3),
     ("refused", 200, "refused: ticket {} is locked", 2),
     ("permanent", 422, "HTTP 422: recipient unknown", 1),

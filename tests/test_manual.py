@@ -89,7 +89,7 @@ def test_a_page_is_short_and_begins_with_a_title_and_a_sentence(topic: str) -> N
 def test_every_setting_has_its_row_with_the_words_of_its_description() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|.*\| ([^|]+) \|$", PAGES["settings"], re.MULTILINE))
     gateways = {key: text for key, text in rows.items() if key.removeprefix("gateway.") in {*MessageType}}
-    assert all(text.startswith("another gateway for ") for text in gateways.values())
+    assert all(text.startswith("a separate gateway for ") for text in gateways.values())
     assert rows == DESCRIPTIONS | gateways
 
 

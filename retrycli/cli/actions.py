@@ -35,7 +35,7 @@ DEFAULT_SHARE = "30%"
 Due = Annotated[
     datetime | None,
     typer.Option(
-        help="When they are due: 2h (from now), 08:00, '2026-01-02 08:00'.",
+        help="When the messages become due, such as 2h (from now), 08:00 or '2026-01-02 08:00'.",
         show_default="now",
         metavar="<time>",
         parser=moment,
@@ -43,7 +43,12 @@ Due = Annotated[
 ]
 Spread = Annotated[
     timedelta | None,
-    typer.Option(help="Spread them over this time: 2h.", show_default=False, metavar="<duration>", parser=duration),
+    typer.Option(
+        help="Spread the messages over this period, such as 2h.",
+        show_default=False,
+        metavar="<duration>",
+        parser=duration,
+    ),
 ]
 
 
@@ -107,7 +112,7 @@ def requeue(
     canary: Annotated[int | None, typer.Option(min=1, help="Attempt N messages first.", show_default=False)] = None,
     abort_over: Annotated[
         str | None,
-        typer.Option(help="Stop if more than this share of them fails.", show_default=DEFAULT_SHARE),
+        typer.Option(help="Stop if more than this share of the canaries fails.", show_default=DEFAULT_SHARE),
     ] = None,
     by: By = None,
     yes: Yes = False,
@@ -124,7 +129,7 @@ def requeue(
     plan = (
         f" for {formatting.local_time(at)}" if at else "",
         f" over {in_words(spread)}" if spread else "",
-        f", trying {canary} of them first" if canary else "",
+        f", with {canary} of them as canaries" if canary else "",
     )
     settings, ids = select_messages(
         ctx,
@@ -161,7 +166,7 @@ def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
 
     if number is None:
         if abort_over is not None:
-            raise typer.BadParameter("it is about canaries; give --canary too", param_hint="--abort-over")
+            raise typer.BadParameter("works only with --canary; add it", param_hint="--abort-over")
         return None
     try:
         return Canary(number, share(abort_over or DEFAULT_SHARE))
@@ -172,7 +177,9 @@ def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
 @partial(takes_filters, without="reason")
 def reject(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", help="The reason, for last_error and the history.", parser=utf8)],
+    reason: Annotated[
+        str, typer.Option("--reason", help="The reason; written to last_error and the history.", parser=utf8)
+    ],
     filters: Filter,
     message_ids: MessageIds = None,
     by: By = None,
@@ -180,11 +187,11 @@ def reject(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Give messages up. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
+    """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
     from retrycli.operations import message_actions
 
     if not reason.strip():
-        raise typer.BadParameter("say why", param_hint="--reason")
+        raise typer.BadParameter("the reason is empty; state one", param_hint="--reason")
     settings, ids = select_messages(
         ctx, config, "Reject", message_ids, filters, yes=yes, as_json=as_json, asks_a_person=True
     )
@@ -211,7 +218,7 @@ def look_up(
     from retrycli.operations.retry import look_up_all
 
     if not message_ids:
-        raise typer.BadParameter("name messages by their ids", param_hint="ID…")
+        raise typer.BadParameter("give the ids of the messages", param_hint="ID…")
     settings = load_settings(ctx, config)
     asked, received = run_interruptible(lambda here: look_up_all(settings, message_ids, by=by, runtime=here))
     for answer in asked:
@@ -251,15 +258,15 @@ def _show_lookups(asked: Sequence[LookedUp]) -> None:
 def _describe_lookup(message_id: int, result: Presence, error: str | None) -> tuple[str, str | None]:
     match result:
         case Presence.ARRIVED:
-            but = f", but {error}." if error else ", and is marked as sent."
+            but = f", but {error}." if error else " and is marked as sent."
             return f"Message {message_id} has arrived{but}", None
         case Presence.ABSENT:
             step = f"retrycli retry {message_id}"
             return f"Message {message_id} has not arrived. Nothing was changed.", step
         case Presence.UNKNOWN:
-            again = f"`retrycli look-up {message_id}`, or look into its ticket"
-            step = f"{again}; if it is there, `retrycli mark-sent {message_id}`"
-            return f"Not known whether message {message_id} has arrived: {error}. It stays as it is.", step
+            again = f"`retrycli look-up {message_id}`, or check its ticket"
+            step = f"{again}; if the message is there, `retrycli mark-sent {message_id}`"
+            return f"It is not known whether message {message_id} has arrived: {error}. Nothing was changed.", step
 
 
 @takes_filters
@@ -268,7 +275,10 @@ def mark_sent(
     filters: Filter,
     message_ids: MessageIds = None,
     note: Annotated[
-        str | None, typer.Option(help="The evidence, for the history.", show_default=False, parser=utf8)
+        str | None,
+        typer.Option(
+            help="How you know that the message arrived; kept in the history.", show_default=False, parser=utf8
+        ),
     ] = None,
     by: By = None,
     yes: Yes = False,

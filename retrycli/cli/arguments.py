@@ -75,7 +75,7 @@ def moment(text: str) -> datetime:
     # Compare roughly first: near the calendar's ends a local time can't be computed.
     if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
         return found
-    raise ValueError(f"{text!r} is {'past' if away < LONGEST / 2 else 'too far off'}")
+    raise ValueError(f"{text!r} is {'in the past' if away < LONGEST / 2 else 'too far in the future'}")
 
 
 def _local(time: datetime) -> datetime:
@@ -93,7 +93,7 @@ def filter_text(text: str) -> str:
         ValueError: the text is blank, and would match every message, or is not valid UTF-8.
     """
     if not text.strip():
-        raise ValueError("it is empty; say what to look for, or leave it out")
+        raise ValueError("the value is empty; give a value, or omit the option")
     return utf8(text)
 
 
@@ -121,7 +121,7 @@ FILTERS: Mapping[str, Any] = {
         list[str] | None,
         typer.Option(
             "--error",
-            help="Only messages whose last error contains this text.",
+            help="Only messages whose last error contains this string.",
             show_default=False,
             parser=filter_text,
         ),
@@ -134,7 +134,7 @@ FILTERS: Mapping[str, Any] = {
         datetime | None,
         typer.Option(
             "--older-than",
-            help="Only messages that first failed this long ago: 30m, 2h, 7d.",
+            help="Only messages that first failed at least this long ago, such as 30m, 2h or 7d.",
             show_default=False,
             metavar="<duration>",
             parser=ago,
@@ -144,7 +144,7 @@ FILTERS: Mapping[str, Any] = {
         list[str] | None,
         typer.Option(
             "--fingerprint",
-            help="Only messages escalated by this cause, as `escalations` shows it.",
+            help="Only messages escalated for this cause; `escalations` shows fingerprints.",
             show_default=False,
             parser=filter_text,
         ),

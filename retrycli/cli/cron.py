@@ -18,13 +18,13 @@ from retrycli.system.crontab import cron_is_running
 from retrycli.system.host import Asker, Host
 from retrycli.views import terminal
 
-cron = typer.Typer(help="Let cron or a systemd timer call the passes.", no_args_is_help=True, rich_markup_mode=None)
+cron = typer.Typer(help="Run passes from cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
 
-User = Annotated[bool, typer.Option("--user", help="Use your own crontab. Root can also use the system's.")]
+User = Annotated[bool, typer.Option("--user", help="Use your own crontab. Root uses the system's by default.")]
 Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
 RunAs = Annotated[
     str | None,
-    typer.Option(help="The user that makes the passes; root only if you name it.", show_default="the database's owner"),
+    typer.Option(help="The user who runs the passes; root only if you name it.", show_default="the database's owner"),
 ]
 
 
@@ -37,7 +37,7 @@ def cron_print(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Print what `install` would write, and write nothing."""
+    """Print what `install` would write. Nothing is written."""
     host = Host()
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     _, wanted, _ = _propose(ctx, config, place, host, run_as)
@@ -63,7 +63,7 @@ def cron_install(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Install the cron line or timer. Show the change and ask first."""
+    """Install the cron line or timer, after showing the change and asking."""
     host = Host()
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     loaded, wanted, log = _propose(ctx, config, place, host, run_as)
@@ -76,11 +76,11 @@ def cron_install(
     elif not changes:
         terminal.say("Already installed and up to date.")
     elif not log and loaded.settings.logging.file is None:
-        terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
+        terminal.say(f"The log is not kept: set logging.file in {wanted.config}.")
     elif place is SchedulePlace.OWN_TIMER:
-        terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
+        terminal.say("The timer stops while you are logged out, unless you run `loginctl enable-linger`.")
     if not place.is_timer and cron_is_running(host) is False:
-        terminal.complain(f"retrycli: it is installed, but {'; '.join(callers.CRON_IS_DOWN)}")
+        terminal.complain(f"retrycli: the cron line is installed, but {'; '.join(callers.CRON_IS_DOWN)}")
     if not as_json:
         terminal.say("Next: retrycli cron check")
 
@@ -89,7 +89,7 @@ def cron_install(
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Show what calls the passes. Exit with 3 if it differs from what `install` would write."""
+    """Show what starts the passes. Exit with 3 if it differs from what `install` would write."""
     host = Host(run=Asker())
     only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
@@ -103,7 +103,7 @@ def cron_check(
         )
     else:
         terminal.show_table(
-            ("By", "Where", "When", "As it should be"),
+            ("By", "Where", "When", "As `install` writes it"),
             [
                 (caller.kind, caller.place, caller.when, (callers.stopped(caller) or (caller.objection or "yes",))[0])
                 for caller in found.callers
@@ -114,9 +114,9 @@ def cron_check(
             terminal.complain(f"retrycli: {found.objection}")
         elif any(caller.running is None for caller in found.callers):
             as_root = callers.as_user("root", "cron check", loaded)
-            terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
+            terminal.complain(f"retrycli: can't see whether cron is running; run {as_root}")
         if found.callers and found.unread is not None:
-            where = f"{found.unread}, where a pass may be called too"
+            where = f"{found.unread}, which may also start passes"
             terminal.complain(f"retrycli: {where}; {callers.to_read(loaded, host, 'cron check')}")
         if found.callers or found.unread is None:
             step = "retrycli status" if found.callers else callers.to_install(loaded, host)
@@ -133,12 +133,12 @@ def cron_remove(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Remove what `install` wrote, and nothing else. Show the change and ask first."""
+    """Remove only what `install` wrote, after showing the change and asking."""
     host = Host()
     chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
     _confirm_and_apply(found, host, yes=yes, as_json=as_json)
-    nothing = "`retrycli cron install` wrote nothing for these settings that you may remove."
+    nothing = "`retrycli cron install` has written nothing for these settings that you may remove."
     terminal.answer(
         {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]},
         *([] if found else [nothing]),
@@ -156,7 +156,7 @@ def _propose(
         typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
     """
     if run_as not in {None, host.login} and not place.is_system:
-        raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
+        raise typer.BadParameter("only root can schedule passes for another user; omit --run-as", param_hint="--run-as")
     loaded = load(ctx, config)
     return loaded, *proposal.with_log(loaded, proposal.propose(place, loaded, host, run_as=run_as))
 
@@ -164,13 +164,13 @@ def _propose(
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
     if not found:
         return
-    why = "the change is shown before it is made"
+    why = "you must confirm the change"
     require_confirmation(why, yes=yes, as_json=as_json)
     for changes in found.values():
         for change in changes:
             if not as_json:
                 terminal.show_text(change.diff)
-    confirm("Change it so?", why, yes=yes, as_json=as_json)
+    confirm("Apply this change?", why, yes=yes, as_json=as_json)
     for place, changes in found.items():
         installation.apply(place, changes, host)
 

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from retrycli.operations.copy_database import Move
 
 FAILED_INDEX = {
-    "absent": "The application's table has no index of its failed rows, retrycli_failed.",
-    "there": "The application's table has an index of its failed rows, retrycli_failed.",
-    "invalid": "The index of the failed rows, retrycli_failed, is incomplete, or is being built now.",
+    "absent": "The application's table has no index on failed rows, retrycli_failed.",
+    "there": "The application's table has the index on failed rows, retrycli_failed.",
+    "invalid": "The index on failed rows, retrycli_failed, is incomplete or still being built.",
 }
 
 
 db = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
 table = typer.Typer(
-    help="Maintain the reference to the application's table.", no_args_is_help=True, rich_markup_mode=None
+    help="Maintain the link between the queue and the application's table.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @db.command("upgrade")
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
-    """Upgrade retrycli's own tables to this version."""
+    """Upgrade retrycli's own tables to the version of this program."""
     from retrycli.operations import maintenance
 
     before, after = maintenance.upgrade(load_settings(ctx, config))
@@ -45,18 +45,18 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
 def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
     """Downgrade retrycli's own tables to the previous version.
 
-    Stop cron first, on every host: the next pass of this program would upgrade them again.
+    First stop cron on every host: the next pass of this program would upgrade the tables again.
     """
     from retrycli.operations import maintenance
 
     settings = load_settings(ctx, config)
     if not yes:
-        terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
-    confirm("Downgrade the tables?", "what the older version does not know is deleted", yes=yes)
+        terminal.say("This deletes what the older version does not support. Cron must be stopped on every host.")
+    confirm("Downgrade the tables?", "this deletes what the older version does not support", yes=yes)
     before, after = maintenance.downgrade(settings)
     terminal.say(
         f"Tables are at version {after}, from {before}.",
-        "Next: install the older version; every command of this one upgrades them again",
+        "Next: install the older version; any command of this version upgrades the tables again",
     )
 
 
@@ -67,7 +67,7 @@ def db_prune(
         datetime,
         typer.Option(
             "--older-than",
-            help="Delete what is older than this: 90d.",
+            help="Delete records older than this, such as 90d.",
             show_default=False,
             metavar="<duration>",
             parser=ago,
@@ -86,9 +86,9 @@ def db_prune(
     found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass')}"
     if not as_json:
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
-    confirm("Forget them for good?", "what is forgotten is gone", yes=yes, as_json=as_json)
+    confirm("Delete them permanently?", "deleted records can't be restored", yes=yes, as_json=as_json)
     maintenance.prune(settings, before=before)
-    terminal.answer(old, f"Forgot {found}.", "Next: retrycli status", as_json=as_json)
+    terminal.answer(old, f"Deleted {found}.", "Next: retrycli status", as_json=as_json)
 
 
 @db.command("erase")
@@ -99,9 +99,9 @@ def db_erase(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Erase the texts that edits of a ticket's messages replaced.
+    """Erase the earlier texts of a ticket's edited messages.
 
-    The history keeps who edited which columns. The application's table is not changed.
+    The history still shows who edited which columns. The application's table is not changed.
     """
     from retrycli.operations import maintenance
 
@@ -109,9 +109,9 @@ def db_erase(
     found = maintenance.count_texts(settings, ticket)
     edits = formatting.count(found, "edit")
     if not as_json:
-        terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
+        terminal.say(f"retrycli has the texts of {edits} to ticket {printable(ticket)}.")
     if found:
-        confirm("Erase them for good?", "what is erased is gone", yes=yes, as_json=as_json)
+        confirm("Erase them permanently?", "erased texts can't be restored", yes=yes, as_json=as_json)
     erased = maintenance.erase_texts(settings, ticket)
     words = f"Erased the texts of {formatting.count(erased, 'edit')}."
     terminal.answer({"ticket": ticket, "edits": erased}, words, "Next: retrycli status", as_json=as_json)
@@ -122,40 +122,46 @@ def db_copy(
     ctx: typer.Context,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL", help="The database to copy.", show_default="database.url", parser=utf8),
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="The URL of the database to copy from.",
+            show_default="database.url",
+            parser=utf8,
+        ),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
             "--to",
             metavar="URL",
-            help="The database to which the application's data has moved.",
+            help="The URL of the database that the application's data has moved to.",
             show_default="database.url",
             parser=utf8,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Discard what was done in the target since the source was last used.")
+        bool, typer.Option("--overwrite", help="Discard changes made in the target since the source was last used.")
     ] = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Copy retrycli's own tables to another database.
 
-    Use it after the application's data has moved. It can be repeated at any time. Other users of this machine can see a
-    password in an option: leave out what database.url says.
+    Use it after the application's data has moved. You can repeat it at any time. Other users of this machine can see a
+    password in an option. Omit the option for the database that database.url names.
     """
     from retrycli.operations import copy_database
 
     if source is None and target is None:
-        raise typer.BadParameter("name the other database; the one left out is database.url", param_hint="--from, --to")
+        raise typer.BadParameter("name the other database; the omitted one is database.url", param_hint="--from, --to")
     settings = load_settings(ctx, config)
-    with terminal.tally("Looking at both") as follow:
+    with terminal.tally("Comparing") as follow:
         done = copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
     _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
-            "retrycli: the counts differ, so another process wrote meanwhile. Stop it, and run this again"
+            "retrycli: the counts differ, because another process wrote meanwhile. Stop that process and run this again"
         )
         raise typer.Exit(NOT_OK)
     if not as_json:
@@ -176,9 +182,9 @@ def _show_copy(done: Move, *, as_json: bool) -> None:
 
 def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
     if done.paused:
-        terminal.say("Deliveries are paused there as well.")
+        terminal.say("Deliveries are also paused in the target.")
     else:
-        terminal.say("Let no pass be made over the old database: it would send the same messages.")
+        terminal.say("Run no more passes on the old database: they would send the same messages.")
     steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
     if moved_to_option:
         steps.insert(0, "set database.url to the URL of --to")
@@ -188,7 +194,7 @@ def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
 @db.command("index")
 def db_index(
     ctx: typer.Context,
-    drop: Annotated[bool, typer.Option("--drop", help="Remove it.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop the index.")] = False,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -203,14 +209,14 @@ def db_index(
             for statement in statements:
                 terminal.show_text(f"{statement};")
         if statements:
-            meanwhile = " No other process can write to the file meanwhile." if index.holds_writers_up else ""
-            question = f"{'Remove it' if drop else 'Make it'}?{meanwhile}"
-            confirm(question, "it is on the application's table", yes=yes, as_json=as_json)
+            meanwhile = " Other processes can't write to the file meanwhile." if index.holds_writers_up else ""
+            question = f"{'Drop' if drop else 'Create'} the index?{meanwhile}"
+            confirm(question, "this changes the application's table", yes=yes, as_json=as_json)
         index.execute(statements)
         now = index.state()
     terminal.answer(
         {"index": index.name, "before": before, "now": now, "statements": statements},
-        *([f"{'Took it away' if drop else 'Made it'}."] if statements else []),
+        *([f"{'Dropped' if drop else 'Created'} the index."] if statements else []),
         "Next: retrycli status",
         as_json=as_json,
     )
@@ -220,21 +226,21 @@ def db_index(
 def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
     """Accept the table that database.table names as the queue's table.
 
-    Use it after the application has renamed its table. The queue belongs to one table; every other is refused.
+    Use it after the application has renamed its table. The queue belongs to one table, and any other is refused.
     """
     from retrycli.operations import maintenance
 
     with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
         messages = formatting.count(before.messages, "message")
         if not as_json:
-            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
+            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'} and has {messages}.")
         if before.remembered != before.configured:
             if not as_json:
                 terminal.say(
-                    f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
+                    f"{before.found} of them have a failed row in {before.configured}; the rest would leave the queue."
                 )
-            question = f"Let the queue belong to {before.configured}?"
-            confirm(question, "a message without a row there leaves the queue", yes=yes, as_json=as_json)
+            question = f"Assign the queue to {before.configured}?"
+            confirm(question, "messages without a row in that table leave the queue", yes=yes, as_json=as_json)
             accept()
     terminal.answer(
         {
@@ -243,7 +249,7 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
             "messages": before.messages,
             "found": before.found,
         },
-        f"It belongs to {before.configured}.",
+        f"The queue belongs to {before.configured}.",
         "Next: retrycli run-once --dry-run",
         as_json=as_json,
     )

@@ -19,15 +19,20 @@ def sandbox(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1; 0 chooses a free one.")
     ] = 8808,
-    fail: Annotated[str, typer.Option(help="Fail this share of deliveries: 30% or 0.3.")] = "0%",
+    fail: Annotated[str, typer.Option(help="Fail this share of deliveries, such as 30% or 0.3.")] = "0%",
     latency: Annotated[
         timedelta | None,
         typer.Option(
-            help="Answer after this time: 200ms, 2s.", metavar="<duration>", show_default="0s", parser=duration
+            help="Delay each response by this time, such as 200ms or 2s.",
+            metavar="<duration>",
+            show_default="0s",
+            parser=duration,
         ),
     ] = None,
-    down: Annotated[bool, typer.Option("--down", help="Answer 503 to everything.")] = False,
-    throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Answer every request with 503.")] = False,
+    throttle: Annotated[
+        bool, typer.Option("--throttle", help="Answer with 429 beyond 10 deliveries a second.")
+    ] = False,
 ) -> None:
     """Simulate a ticketing API on loopback. It keeps what it receives: GET /received."""
     from retrycli.operations.sandbox import Behaviour, Sandbox, share
@@ -42,12 +47,12 @@ def sandbox(
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
-        typer.echo(f"A ticketing API for trying things out, at {server.url}; Ctrl-C ends it.")
+        typer.echo(f"A ticketing API to experiment with, at {server.url}; press Ctrl-C to stop it.")
         typer.echo(suggested.own(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once"))
         try:
             server.wait()
         except KeyboardInterrupt:
-            typer.echo(f"Kept {formatting.count(len(server.received), 'message')}.")
+            typer.echo(f"Received {formatting.count(len(server.received), 'message')}.")
 
 
 def _show_request(method: str, path: str, delivery_key: str | None, status: int) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from retrycli.operations.dry_run import DryRunTotals, Preview
 
 ON_SCREEN = 50  # maximum number of messages on a terminal
-NOT_CHECKED = "Not checked: already delivered, unknown outcome too often, invalid row."
+NOT_CHECKED = (
+    "Not checked: whether messages were already delivered, have too many unknown outcomes, or have invalid rows."
+)
 """A pass may escalate messages for these reasons too. A dry run would have to load every message whole."""
 
 
@@ -57,7 +59,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
             for message in islice(messages, ON_SCREEN)
         ]
         deque(messages, maxlen=0)
-    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
+    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Created", "To"), rows, texts=1)
     if foreseen.number > ON_SCREEN:
         terminal.say(f"… and {foreseen.number - ON_SCREEN:,} more")
     _show_summary(settings, found, foreseen, now)
@@ -77,7 +79,7 @@ def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, no
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
         terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
-        would = "If they were not, it would"
+        would = "Otherwise it would"
     sent = {
         to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
     }
@@ -92,7 +94,7 @@ def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, no
     if found.number:
         terminal.say(NOT_CHECKED)
     if not found.number and (later := foreseen.waiting):
-        terminal.say(f"{formatting.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
+        terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
     if found.oldest is not None:
         _show_oldest(settings, found.oldest, now)
     terminal.say("Nothing was sent or written.")
@@ -102,17 +104,17 @@ def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
             until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"
-            why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked for a rest until"
-            waiting = f"{formatting.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
-            terminal.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
+            why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked retrycli to wait until"
+            waiting = f"{formatting.count(count, 'message')} {'is' if count == 1 else 'are'} waiting"
+            terminal.say(f"{to} {why}{until}: until then a pass would send nothing there; {waiting}.")
         elif to in foreseen.probed:
-            rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
-            terminal.say(f"{to} is down: that message is its probe{rest}.")
+            rest = f"; if this delivers it, {count - 1:,} more follow" if count > 1 else ""
+            terminal.say(f"{to} is down: the message serves as a probe{rest}.")
 
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
     from retrycli.operations.dry_run import LONG_AGO
 
-    terminal.say(f"The oldest is of {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
+    terminal.say(f"The oldest dates from {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
     if now - oldest > LONG_AGO and any(policy.expires_after is None for policy in settings.policies.values()):
-        terminal.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")
+        terminal.say("If that is too old, set schedule.expires_after_hours: older messages are escalated instead.")

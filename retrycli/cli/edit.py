@@ -22,7 +22,8 @@ def edit(
     message_id: MessageId,
     subject: Annotated[str | None, typer.Option(help="The new subject.", show_default=False, parser=utf8)] = None,
     body_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with the new body; - is stdin.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="The file that contains the new body, or - for stdin.", show_default=False),
     ] = None,
     recipient: Annotated[str | None, typer.Option(help="The new recipient.", show_default=False, parser=utf8)] = None,
     by: By = None,
@@ -36,7 +37,7 @@ def edit(
     """
     from retrycli.operations import edit_message
 
-    why = "the change is shown before it is written"
+    why = "you must confirm the change"
     require_confirmation(why, yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     read, before = edit_message.read_draft(settings, message_id)
@@ -53,9 +54,9 @@ def edit(
         terminal.show_json({"id": message_id, "changed": changed})
         return
     if not changed:
-        terminal.complain("Nothing is different; nothing was written.")
+        terminal.complain("Nothing has changed; nothing was written.")
         return
-    terminal.say(f"Wrote {', '.join(changed)} of message {message_id}, which has a new delivery key.")
+    terminal.say(f"Changed {', '.join(changed)} of message {message_id}, which has a new delivery key.")
     escalated = read.queue is not None and read.queue["escalated_at"] is not None
     retry = f"retrycli retry {message_id}"
     terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
@@ -64,7 +65,7 @@ def edit(
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
-        terminal.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {SUDO_REMEDY}")
+        terminal.complain(f"retrycli: sudo does not pass on $EDITOR, so this opens {command[0]}; {SUDO_REMEDY}")
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 

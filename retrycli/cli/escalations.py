@@ -90,8 +90,8 @@ def _hint(group: EscalationGroup) -> str:
     match group.example.reason:
         case EscalationReason.UNKNOWN:
             return (
-                f"May have arrived, `retrycli look-up {group.example.id}` asks for one. If all did: "
-                f"`retrycli mark-sent {of_cause}`; if none: `retrycli requeue {of_cause} --canary 3`"
+                f"May have arrived; check one with `retrycli look-up {group.example.id}`. If all arrived: "
+                f"`retrycli mark-sent {of_cause}`; if none did: `retrycli requeue {of_cause} --canary 3`"
             )
         case EscalationReason.EXPIRED:
             return f"No longer wanted: retrycli reject {of_cause} --reason expired"
@@ -135,7 +135,7 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
 
 
 def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Seen to")
+    headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Acknowledged / note")
     if not terminal.on_terminal():
         terminal.show_table(headers, map(_escalated, messages), named=named)
         return
@@ -181,7 +181,7 @@ def acknowledge(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Acknowledge escalated messages. They stay in the list, and are no longer new."""
+    """Acknowledge escalated messages. They stay in the list but no longer count as new."""
     from retrycli.operations import message_actions
 
     only = {"state": State.ESCALATED, "new": True}
@@ -201,7 +201,7 @@ def acknowledge(
 def note(
     ctx: typer.Context,
     message_id: MessageId,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note, in place of any earlier one.", parser=utf8)],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note; replaces any earlier one.", parser=utf8)],
     by: By = None,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -210,5 +210,5 @@ def note(
     from retrycli.operations import message_actions
 
     message_actions.note(load_settings(ctx, config), message_id, text, by=by)
-    lines = (f"Noted with message {message_id}.", "Next: retrycli escalations")
+    lines = (f"Added the note to message {message_id}.", "Next: retrycli escalations")
     terminal.answer({"id": message_id, "note": text}, *lines, as_json=as_json)

@@ -31,7 +31,7 @@ Sort = Literal["next", "id", "tries", "age"]
 def list_failed(
     ctx: typer.Context,
     filters: Filter,
-    sort: Annotated[Sort, typer.Option(help="The order.")] = "next",
+    sort: Annotated[Sort, typer.Option(help="How to order the messages.")] = "next",
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_NUMBER, help="Show at most N messages.", show_default="50 on a terminal"),

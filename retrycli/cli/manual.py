@@ -106,7 +106,7 @@ def _show(text: str) -> None:
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for table in super().__rich_console__(console, options):
-                assert isinstance(table, Table)  # noqa: S101  told to the type checker
+                assert isinstance(table, Table)  # noqa: S101  for the type checker
                 for column in table.columns:
                     column.overflow = "fold"
                 yield table

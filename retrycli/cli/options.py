@@ -31,7 +31,7 @@ def utf8(value: str) -> str:
         ValueError: the text is not valid UTF-8.
     """
     if not encodable(value):
-        raise ValueError("that is not valid UTF-8")
+        raise ValueError("the value is not valid UTF-8")
     return value
 
 
@@ -42,7 +42,7 @@ def operator_name(value: str) -> str:
         ValueError: the name is empty or too long, has control characters, or is not valid UTF-8.
     """
     if not (0 < len(utf8(value).strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
-        raise ValueError(f"a name has 1 to {LONGEST_NAME} printable characters")
+        raise ValueError(f"the name must have 1 to {LONGEST_NAME} printable characters")
     return value
 
 
@@ -52,11 +52,11 @@ ConfigFile = Annotated[
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Header = Annotated[bool, typer.Option("--header", help="If the output is piped, print the column names first.")]
+Header = Annotated[bool, typer.Option("--header", help="Print the column names first if the output is piped.")]
 By = Annotated[
     str | None, typer.Option(help="The operator, for the history.", show_default="login name", parser=operator_name)
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def load(ctx: typer.Context, config: Path | None) -> Loaded:

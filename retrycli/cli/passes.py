@@ -74,7 +74,7 @@ def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iter
 
 
 def _describe_result(found: PassRecord) -> str | None:
-    words = {"unknown": "of unknown outcome", "released": RELEASED_TEXT}
+    words = {"unknown": "with unknown outcome", "released": RELEASED_TEXT}
     counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
     why = describe_end(found.reason, found.detail)
     quiet = "nothing was due" if found.result == "completed" else None
@@ -87,7 +87,7 @@ def pause(
         timedelta | None,
         typer.Option(
             "--for",
-            help="Resume automatically after this time: 30m, 2h, 1d.",
+            help="Resume automatically after this time, such as 30m, 2h or 1d.",
             show_default=False,
             metavar="<duration>",
             parser=duration,
@@ -104,14 +104,14 @@ def pause(
 
     if length is not None and not length:
         raise typer.BadParameter(
-            "it would be over at once; leave --for out to pause until `retrycli resume`", param_hint="--for"
+            "the pause would end immediately; omit --for to pause until `retrycli resume`", param_hint="--for"
         )
     begun, replaced = pause.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     terminal.say(
-        f"Paused {until}. Passes record themselves and send nothing.",
+        f"Paused {until}. Passes still run and are recorded, but send nothing.",
         "Next: `retrycli resume`, when deliveries may go on",
     )
 

@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from retrycli.operations.presets import Preset
     from retrycli.operations.trial_delivery import Trial
 
-NOT_FOUND = "no: such a message would be sent again. Fix the preset's look_up, unless the system shows it later"
+NOT_FOUND = (
+    "no: a message that may have arrived would be sent again. Fix look_up in the preset, unless messages appear late"
+)
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
 Cc = Annotated[
     list[str] | None,
-    typer.Option(metavar="ADDRESS", help="A recipient of a copy. Repeat for more.", parser=utf8),
+    typer.Option(metavar="ADDRESS", help="A Cc address. Repeat for more.", parser=utf8),
 ]
-Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="A recipient of a blind copy.", parser=utf8)]
+Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="A Bcc address. Repeat for more.", parser=utf8)]
 Attach = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATH",
-        help="An attachment below gateway.attachments_dir. Repeat for more.",
+        help="A file to attach, in gateway.attachments_dir. Repeat for more.",
         parser=utf8,
     ),
 ]
@@ -50,7 +52,7 @@ presets = typer.Typer(rich_markup_mode=None)
 
 @presets.callback(invoke_without_command=True)
 def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
-    """Show and check presets, which describe ticketing systems. Without a command, list them."""
+    """Show and check presets, which describe ticketing systems. Without a command, list the presets."""
     if ctx.invoked_subcommand is not None:
         return
     from retrycli.operations import presets as operation
@@ -60,15 +62,17 @@ def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
         terminal.show_json({"presets": [_preset_fields(name, preset) for name, preset in found.items()]})
         return
     rows = [(name, _title(preset), _summary(preset)) for name, preset in found.items()]
-    terminal.show_table(("Name", "System", "What it can do"), rows, texts=1)
+    terminal.show_table(("Name", "System", "Features"), rows, texts=1)
     terminal.say(f"Next: `retrycli presets show {rows[0][0]}`, or set gateway.preset")
 
 
 @presets.command("show")
 def show(
-    preset: Annotated[str, typer.Argument(metavar="NAME", help="A bundled preset or a file.", parser=utf8)],
+    preset: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of a bundled preset, or a file.", parser=utf8)
+    ],
 ) -> None:
-    """Print a preset as TOML, to start one of your own."""
+    """Print a preset as TOML, as a start for your own."""
     from retrycli.operations import presets as operation
 
     terminal.show_text(operation.preset_text(preset))
@@ -77,7 +81,9 @@ def show(
 @presets.command("check")
 def check(
     ctx: typer.Context,
-    preset: Annotated[str, typer.Argument(metavar="FILE", help="A file or a bundled preset.", parser=utf8)],
+    preset: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file, or the name of a bundled preset.", parser=utf8)
+    ],
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -91,14 +97,14 @@ def check(
     terminal.show_facts(
         {
             "Preset": f"{preset}: {_title(found)}",
-            "Credentials": ", ".join(f"gateway.{key}" for key in _credentials(found)) or "as gateway.auth says",
+            "Credentials": ", ".join(f"gateway.{key}" for key in _credentials(found)) or "depend on gateway.auth",
             **{
                 str(message_type).capitalize(): ", ".join(
                     [f"{sent.method} {sent.path}", *_capabilities(found, message_type)]
                 )
                 for message_type, sent in found.messages.items()
             },
-            "Looks up": "yes" if found.look_up else "no: what may have arrived is sent again at most twice",
+            "Looks up": "yes" if found.look_up else "no: a message that may have arrived is sent again at most twice",
             "Table": compared,
         }
     )
@@ -107,10 +113,10 @@ def check(
 
 def deliver_test(
     ctx: typer.Context,
-    ticket: Annotated[str, typer.Option(help="A ticket that you may write to.", parser=utf8)],
+    ticket: Annotated[str, typer.Option(help="The ticket to post to; choose one that you may write to.", parser=utf8)],
     message_type: Annotated[MessageType, typer.Option("--type", help="The message type.")] = MessageType.INTERNAL,
     recipient: Annotated[
-        str | None, typer.Option("--to", help="The recipient, if the system takes one.", parser=utf8)
+        str | None, typer.Option("--to", help="The recipient, if the system accepts one.", parser=utf8)
     ] = None,
     cc: Cc = None,
     bcc: Bcc = None,
@@ -128,11 +134,11 @@ def deliver_test(
     from retrycli.operations.wiring import login_name
 
     if not ticket.strip():
-        raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
+        raise typer.BadParameter("the ticket is empty; name one that you may write to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
-        question = f"Send a test to the {message_type} of ticket {ticket}?"
-        confirm(question, f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
+        question = f"Send a test message to the {message_type} of ticket {ticket}?"
+        confirm(question, f"a message to a {message_type} leaves your organization", yes=yes, as_json=as_json)
     tried = trial_delivery.deliver_test(
         settings,
         ticket=ticket,

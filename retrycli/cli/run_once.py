@@ -19,7 +19,7 @@ from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 
-RELEASED_TEXT = "put back with no try counted"
+RELEASED_TEXT = "returned to the queue without using up a retry"
 """Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""
 
 
@@ -52,16 +52,16 @@ class Signals:
 def run_once(
     ctx: typer.Context,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be sent, without sending or writing anything.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Attempt at most N messages.")] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Probe a ticketing API that is down now, before the next probe is due.")
+        bool, typer.Option("--probe", help="If the ticketing API is down, probe it now, not later.")
     ] = False,
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait at most N seconds for another pass to end.", show_default="2")
     ] = None,
-    # Written by `cron install`, and not meant for operators: hidden from help.
+    # Hidden from help: only the line that `cron install` writes uses it.
     starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -116,7 +116,7 @@ def _show(summary: PassSummary) -> None:
     terminal.say(
         f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""),
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
-        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} of unknown outcome",
+        f"{summary.released:,} {RELEASED_TEXT}; {summary.unknown:,} with unknown outcome",
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
     terminal.say(f"Next: {step or 'retrycli status'}")

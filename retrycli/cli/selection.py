@@ -57,7 +57,7 @@ def select_messages(
 
     _check_choice(message_ids, wanted)
     settings = load_settings(ctx, config)
-    why = "it can't be undone" if message_ids else "a filter may find many messages"
+    why = "it can't be undone" if message_ids else "a filter may match many messages"
     if message_ids and (yes or not (for_good or (asks_a_person and can_ask(as_json=as_json)))):
         return settings, list(dict.fromkeys(message_ids))
     require_confirmation(why, yes=yes, as_json=as_json)
@@ -66,7 +66,7 @@ def select_messages(
     else:
         found = message_actions.find(settings, replace(wanted, **(only or {})))
     if not found.ids:
-        raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
+        raise NoSuchMessage("no failed message matches; nothing was changed. See `retrycli list-failed`")
     if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
         _show_match(settings, found, left_alone)
         number = formatting.count(len(found.ids) - len(left_alone), "message")
@@ -77,9 +77,9 @@ def select_messages(
 def _check_choice(message_ids: list[int] | None, wanted: Filter) -> None:
     filtered = wanted != Filter()
     if message_ids and filtered:
-        raise typer.BadParameter("ids and filters don't go together; give the ones or the others", param_hint="ID…")
+        raise typer.BadParameter("ids and filters can't be combined; give either ids or filters", param_hint="ID…")
     if not message_ids and not filtered:
-        words = "name messages by their ids, or choose them by a filter such as --type or --error"
+        words = "give the ids of the messages, or a filter such as --type or --error"
         raise typer.BadParameter(words, param_hint="ID…")
 
 
@@ -90,7 +90,7 @@ def _show_match(settings: Settings, found: Match, left_alone: Collection[int]) -
         terminal.say(f"… and {more:,} more")
     if left_alone:
         terminal.say(
-            f"{_describe_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone."
+            f"{_describe_expired(len(left_alone))}: {'it' if len(left_alone) == 1 else 'they'} will be left unchanged."
         )
 
 
@@ -180,8 +180,12 @@ def _show_refused(done: ActionResult) -> None:
     """Show how many messages that a filter found stayed unchanged. Named messages get one line per message."""
     unfit = sum(isinstance(error, InvalidMessage) for error in done.refused.values())
     if unfit:
-        words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
-        terminal.say(f"{formatting.count(unfit, 'message')} {words} left alone.")
+        words = (
+            "can't be sent in its present form and was"
+            if unfit == 1
+            else "can't be sent in their present form and were"
+        )
+        terminal.say(f"{formatting.count(unfit, 'message')} {words} left unchanged.")
     if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
@@ -191,12 +195,12 @@ def _show_refused(done: ActionResult) -> None:
 
 def describe_left(done: ActionResult) -> str:
     """Describe why the action stopped before some messages."""
-    they = f"{formatting.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
+    they = f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged"
     failed = sum(attempt.failed for attempt in done.tried)
     why = {
-        "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",
+        "canary_failed": f"{failed} of the {len(done.tried)} canaries failed",
         "destination_down": "the ticketing API seems to be down",
-        "signal": "stopped in between; the same command goes on with the rest",
+        "signal": "the command was stopped; run it again to continue with the rest",
     }
     return f"{they}: {why[done.reason or 'signal']}."
 
@@ -219,6 +223,6 @@ def show_attempt(tried: ManualAttempt, start: str = "Message") -> None:
     elif tried.outcome is not None:
         words = f"{tried.outcome.kind}, {tried.outcome.error}"
         sent = "may have been sent" if may_have_arrived(tried.outcome.kind, tried.outcome.status_code) else "not sent"
-        terminal.show_text(f"{start} {tried.message_id} {sent}: {words}. It is where it was.")
+        terminal.show_text(f"{start} {tried.message_id} {sent}: {words}. Its place in the queue is unchanged.")
     else:
         terminal.complain(f"retrycli: {tried.error}")

@@ -22,7 +22,7 @@ config = typer.Typer(help="Show and check the settings.", no_args_is_help=True, 
 def init(
     ctx: typer.Context,
     database_url: Annotated[
-        str, typer.Option(help="The database with the application's table.", parser=utf8)
+        str, typer.Option(help="The URL of the database that contains the application's table.", parser=utf8)
     ] = "sqlite:///ticketing_agent.db",
     base_url: Annotated[
         str | None, typer.Option(help="The URL of the ticketing API.", show_default=False, parser=utf8)
@@ -38,9 +38,9 @@ def init(
         settings = load_settings(ctx, file)
         place = setup.make_tables(settings)
     except RetrycliError:
-        file.unlink()  # or it would be in the way of the command that is put right
+        file.unlink()  # otherwise the corrected command would fail because it exists
         raise
-    terminal.say(f"Wrote {file}.", f"Made retrycli's tables in {place}.")
+    terminal.say(f"Wrote {file}.", f"Created retrycli's tables in {place}.")
     step = "retrycli run-once --dry-run"
     if not settings.gateway.base_url:
         step = f"set gateway.base_url in {file}, then `{step}`"

@@ -64,7 +64,7 @@ def show(
     _show_edits(found.acts)
     _show_history(found)
     if not found.attempts:
-        terminal.say("No attempt was made at it yet.")
+        terminal.say("The message has not been attempted yet.")
     terminal.say(f"Next: {_next_step(settings, found, message_id)}")
 
 
@@ -81,20 +81,20 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
     """Return the next command for a message. One that can't be sent must be fixed first."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         if any(policy.expires_after for policy in settings.policies.values()):
-            return f"`retrycli requeue {message_id}` returns it to the queue, unless it has expired"
+            return f"`retrycli requeue {message_id}` returns the message to the queue, unless it has expired"
         return f"`retrycli requeue {message_id}` returns it to the queue"
     if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:
         case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
-            return f"`retrycli edit {message_id}`, or fix its row; then `{retry}`"
+            return f"`retrycli edit {message_id}`, or fix its row; then run `{retry}`"
         case EscalationReason.INVALID:
-            return f"fix its row in the application; then `{retry}`"
+            return f"fix its row in the application, then run `{retry}`"
         case EscalationReason.UNKNOWN:
             return may_have_arrived(message_id)
         case EscalationReason.CHANGED:
-            return f"`retrycli mark-sent {message_id}` if it was delivered; `{retry}` sends it"
+            return f"`retrycli mark-sent {message_id}` if the message was delivered; `{retry}` sends it again"
         case _:
             return retry
 
@@ -107,8 +107,8 @@ def _is_editable(problem: object) -> bool:
 def may_have_arrived(message_id: int) -> str:
     """Return the commands for an escalated message that may have arrived."""
     return (
-        f"`retrycli look-up {message_id}`, or look into its ticket; "
-        f"then `retrycli mark-sent {message_id}` if it arrived, else `retrycli retry {message_id}`"
+        f"`retrycli look-up {message_id}`, or check its ticket; "
+        f"then `retrycli mark-sent {message_id}` if the message arrived, or `retrycli retry {message_id}`"
     )
 
 
@@ -126,7 +126,7 @@ def _show_history(found: MessageDetails) -> None:
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     rows = _history_rows(found)
     if any(attempt.external_id for attempt in found.attempts):
-        terminal.show_table((*headers, "Known there as"), rows, texts=2)
+        terminal.show_table((*headers, "External ID"), rows, texts=2)
     else:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
 
@@ -195,15 +195,15 @@ def _next_attempt(found: Explanation) -> datetime | str:
     at = found.next_attempt_at
     if found.being_sent:
         later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
-        return ("being sent now" if found.has_begun else "in the pass that has claimed it") + later
+        return ("being sent now" if found.has_begun else "in the pass that has claimed the message") + later
     if found.expires_first:
-        return "none: it expires before a pass would try it"
+        return "none: the message expires before a pass would attempt it"
     if at is None:
-        return "none by a pass as things stand"
+        return "none, unless something changes"
     if found.one_goes_first:
-        return f"not before {terminal.time_in_words(at)}, and then only if it is the one that is tried first"
+        return f"not before {terminal.time_in_words(at)}, and then only if this message is the first one attempted"
     if found.pass_runs and all(gate.open for gate in found.gates):
-        return f"in the pass that runs now, or at {terminal.time_in_words(at)}"
+        return f"in the pass that is running now, or at {terminal.time_in_words(at)}"
     return at
 
 

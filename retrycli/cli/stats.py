@@ -24,13 +24,13 @@ CURVE = 48  # width of a curve, in characters
 
 STDOUT = Path("-")
 
-Since = Annotated[str, typer.Option("--since", help="The period: 12h, 7d.")]
+Since = Annotated[str, typer.Option("--since", help="The period to cover, such as 12h or 7d.")]
 
 
 def stats(
     ctx: typer.Context,
     since: Since = "7d",
-    by: Annotated[GroupBy, typer.Option(help="Group attempts by this.")] = GroupBy.OUTCOME,
+    by: Annotated[GroupBy, typer.Option(help="How to group the attempts.")] = GroupBy.OUTCOME,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -55,7 +55,7 @@ def report(
     ctx: typer.Context,
     html: Annotated[
         Path | None,
-        typer.Option(help="The file to write; - is stdout.", show_default="report.path"),
+        typer.Option(help="The file to write, or - for stdout.", show_default="report.path"),
     ] = None,
     since: Since = "7d",
     config: ConfigFile = None,
@@ -66,7 +66,7 @@ def report(
     settings = load_settings(ctx, config)
     file = html or settings.report.path
     if file is None:
-        raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
+        raise typer.BadParameter("no file given; name one, or - for stdout, or set report.path", param_hint="--html")
     page = operation.report(settings, span=parse_since(since))
     if file == STDOUT:
         print(page, end="")  # noqa: T201
@@ -74,7 +74,7 @@ def report(
     operation.write(file, page)
     terminal.say(
         f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).",
-        f"Next: look at it with a browser, as in xdg-open {file}",
+        f"Next: open the report in a browser, such as with xdg-open {file}",
     )
 
 
@@ -91,7 +91,9 @@ def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     typer.echo(text(measured), nl=False)
     path = settings.metrics.path
     terminal.say(
-        f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.",
+        f"Each pass writes these metrics to {path}."
+        if path
+        else "To have each pass write the metrics to a file, set metrics.path.",
         "Next: retrycli status",
     )
 
@@ -107,7 +109,7 @@ def parse_since(since: str) -> timedelta:
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
     if not span:
-        raise typer.BadParameter("look back for longer than that, as in 12h or 7d", param_hint="--since")
+        raise typer.BadParameter("the period is too short; give a longer one, such as 12h or 7d", param_hint="--since")
     return span
 
 
@@ -197,7 +199,7 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
 def _describe_waits(figures: DeliveryStats) -> str:
     median, most, longest = ("" if wait is None else in_words(wait) for wait in _waits(figures))
     if not median:
-        return "nothing is known yet"
+        return "no data yet"
     return f"half within {median}, 95 % within {most}, all within {longest}"
 
 
@@ -205,7 +207,7 @@ def _describe_outages(figures: DeliveryStats) -> str:
     if not figures.outages:
         return "none"
     down = sum((outage.length(figures.until) for outage in figures.outages), timedelta())
-    return f"{len(figures.outages):,}, {in_words(down)} in all"
+    return f"{len(figures.outages):,}, {in_words(down)} in total"
 
 
 def _show_outages(figures: DeliveryStats) -> None:

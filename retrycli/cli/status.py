@@ -29,14 +29,14 @@ NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is estimated
 def status(
     ctx: typer.Context,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and something calls the passes.")
+        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and passes are scheduled.")
     ] = False,
     max_escalated: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=MAX_NUMBER,
-            help="With --check: exit with 3 too if more than N are escalated.",
+            help="With --check, also exit with 3 if more than N messages are escalated.",
             metavar="N",
             show_default=False,
         ),
@@ -48,7 +48,7 @@ def status(
     from retrycli.operations import status as operation
 
     if max_escalated is not None and not check:
-        raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
+        raise typer.BadParameter("works only with --check; add it", param_hint="--max-escalated")
     loaded = load(ctx, config)
     callers, none_hidden = callers_here(loaded, asker := Asker())
     found = operation.status(loaded.settings, callers=callers, none_hidden=none_hidden)
@@ -89,7 +89,7 @@ def _status_fields(found: Status) -> dict[str, object]:
 def _show_status(loaded: Loaded, found: Status) -> None:
     terminal.show_facts(
         {
-            "State": f"{found.state}, but nothing calls the next pass"
+            "State": f"{found.state}, but no pass is scheduled"
             if found.state == "ok" and found.uncalled is not None
             else found.state,
             "Passes": _describe_passes(found),
@@ -137,7 +137,7 @@ def _claim_facts(found: Status) -> dict[str, str]:
     """Return who has claimed the messages in state ``sending``. Only some of them have a request in flight."""
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
-    return {"Claimed by": "the pass that runs" if found.lock else "a pass that has ended"}
+    return {"Claimed by": "the running pass" if found.lock else "a pass that has ended"}
 
 
 def _expired_facts(found: Status) -> dict[str, str]:
@@ -145,12 +145,12 @@ def _expired_facts(found: Status) -> dict[str, str]:
     if not expired:
         return {}
     if found.pause is not None or found.breakers:
-        then = "a pass escalates them when deliveries go on"
+        then = "a pass escalates them once deliveries resume"
     elif found.messages["expired_due"] < expired:
         then = "a pass escalates each when it is due"
     else:
         then = f"the next pass escalates {'it' if expired == 1 else 'them'}"
-    return {"Expired": f"{expired:,} of those waiting; {then}"}
+    return {"Expired": f"{expired:,} of the waiting messages; {then}"}
 
 
 def _describe_passes(found: Status) -> str:
@@ -158,7 +158,7 @@ def _describe_passes(found: Status) -> str:
 
     last = found.last_pass
     if last is None:
-        return "there was none yet"
+        return "none yet"
     words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
     if last.result == "stopped" and last.reason:
         words += f" ({last.reason.replace('_', ' ')})"
@@ -179,10 +179,10 @@ def _cause_facts(found: Status) -> dict[str, str]:
 
 
 def _refusal_facts(found: Status) -> dict[str, str]:
-    """Return the destinations that refused our credentials before the last pass. The last pass shows its own."""
+    """Return the destinations that refused the credentials before the last pass. The last pass shows its own."""
     return {
-        f"API {refusal.destination}": f"refused us at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
-        + ("not tried since, nothing was due" if refusal.was_idle else "nothing was delivered there since")
+        f"API {refusal.destination}": f"refused requests at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
+        + ("not attempted since; nothing was due" if refusal.was_idle else "nothing was delivered there since")
         for refusal in found.refusals
         if found.last_pass is None or found.last_pass.started_at != refusal.at
     }
@@ -192,8 +192,8 @@ def _host_facts(found: Status) -> dict[str, str]:
     from retrycli.views import formatting
 
     return {
-        f"Host {host.host}": f"its last one began {formatting.ago(host.started_at, found.now)}"
-        + ("; look at its cron" if host.late else "")
+        f"Host {host.host}": f"its last pass began {formatting.ago(host.started_at, found.now)}"
+        + ("; check cron on that host" if host.late else "")
         for host in found.hosts
         if len(found.hosts) > 1
     }
@@ -228,5 +228,7 @@ def complete_commands(loaded: Loaded, text: str) -> str:
 def report_silent_programs(asker: Asker) -> None:
     """Report programs of this machine that did not answer about the schedule."""
     for program in sorted(asker.silent):
-        words = f"`{program}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
+        words = (
+            f"`{program}` did not respond within {ANSWER_SECONDS} s, so schedules that only it can list are not counted"
+        )
         terminal.complain(f"retrycli: {words}")

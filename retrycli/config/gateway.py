@@ -35,40 +35,48 @@ UNUSED_KEYS = {
 class GatewaySettings(SettingsModel):
     """Settings of one gateway."""
 
-    kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
+    kind: Literal["http", "smtp"] = Field(
+        "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
+    )
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
     base_url: str | None = Field(  # a breaker is kept under it, in a column of this length
-        None, max_length=255, description="URL of the ticketing API; for smtp smtp://HOST:587 or smtps://HOST:465"
+        None, max_length=255, description="URL of the ticketing API, or smtp://HOST:587 or smtps://HOST:465"
     )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
-        None, description="none, bearer, basic or login; by default the preset decides"
+        None, description="how to authenticate: none, bearer, basic or login; by default the preset decides"
     )
-    username: str | None = Field(None, description="basic, login; smtp, if the server requires it")
-    username_file: Named | None = Field(None, description="a file that holds it")
-    password: SecretStr | None = Field(None, description="basic, login; smtp, if the server requires it")
-    password_file: Named | None = Field(None, description="a file that holds it")
-    token: SecretStr | None = Field(None, description="bearer")
-    token_file: Named | None = Field(None, description="a file that holds it")
-    login_path: Annotated[str, matching(r"/.*", "start it with a slash")] = Field(
-        "/auth/login", description="login: user and password are posted there"
+    username: str | None = Field(None, description="basic, login, smtp with authentication: the user name")
+    username_file: Named | None = Field(None, description="a file that contains the user name")
+    password: SecretStr | None = Field(None, description="basic, login, smtp with authentication: the password")
+    password_file: Named | None = Field(None, description="a file that contains the password")
+    token: SecretStr | None = Field(None, description="bearer: the API token")
+    token_file: Named | None = Field(None, description="a file that contains the token")
+    login_path: Annotated[str, matching(r"/.*", "it must start with a slash")] = Field(
+        "/auth/login", description="login: the path to post the user name and password to"
     )
-    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection")
-    request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
+    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="time limit for connecting")
+    request_timeout_seconds: float = Field(
+        30.0, gt=0, le=3600, description="time limit for the whole request, including its response"
+    )
     immediate_retries: int = Field(
-        1, ge=0, le=5, description="immediate retries of a request that was certainly not sent"
+        1, ge=0, le=5, description="number of immediate retries of a request that was certainly not sent"
     )
-    unknown_limit: int = Field(2, ge=0, le=100, description="how often a message that may have arrived is sent again")
-    ca_file: Named | None = Field(None, description="certificates to trust in addition to the system's")
-    verify: bool = Field(default=False, description="read back what was sent, if the preset can")
-    sender: str | None = Field(None, description="smtp: the sender, such as Support <support@example.com>")
-    subject: str = Field("{subject}", description="smtp: the subject, with columns such as [#{ticket_id}] {subject}")
+    unknown_limit: int = Field(
+        2, ge=0, le=100, description="how many times a message that may have arrived is sent again"
+    )
+    ca_file: Named | None = Field(None, description="a file of certificates to trust in addition to the system's")
+    verify: bool = Field(default=False, description="whether to read delivered messages back, if the preset can")
+    sender: str | None = Field(None, description="smtp: the sender's address, such as Support <support@example.com>")
+    subject: str = Field(
+        "{subject}", description="smtp: the subject, with column names in braces, such as [#{ticket_id}] {subject}"
+    )
     recipient: str | None = Field(
-        None, description="smtp: receives internal messages, and messages without a recipient_email"
+        None, description="smtp: the address for internal messages and for messages without a recipient_email"
     )
-    starttls: bool = Field(default=True, description="smtp: send nothing unencrypted; smtps:// never does")
-    attachments_dir: Named | None = Field(None, description="the folder of the attachments")
+    starttls: bool = Field(default=True, description="smtp: whether to require TLS; smtps:// always uses it")
+    attachments_dir: Named | None = Field(None, description="the folder that contains the attachments")
     attachments_limit_mb: float = Field(
-        25.0, gt=0, le=1000, description="maximum size of a message's attachments together, in millions of bytes"
+        25.0, gt=0, le=1000, description="maximum total size of a message's attachments, in millions of bytes"
     )
 
     @property
@@ -80,7 +88,7 @@ class GatewaySettings(SettingsModel):
         """
         if self.base_url is None:
             raise ConfigurationError(
-                "gateway.base_url is not set: where is the ticketing API? "
+                "gateway.base_url, the URL of the ticketing API, is not set. "
                 "Set it in retrycli.toml or TICKETING_API_BASE_URL"
             )
         return self.base_url
@@ -106,16 +114,16 @@ class GatewaySettings(SettingsModel):
             url = absolute(url, "https://tickets.example.com/api")
         parts = urlsplit(url)
         if parts.username or parts.password:
-            raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
+            raise ValueError("the URL must not contain credentials; use gateway.username and gateway.password_file")
         return url
 
     @field_validator("sender", "recipient")
     @classmethod
     def _check_address(cls, text: str | None) -> str | None:
-        from retrycli.domain.email_address import Address  # only gateways for e-mail need it
+        from retrycli.domain.email_address import Address  # only e-mail gateways need it
 
         if text is not None and not Address.parse(text).local.isascii():
-            raise ValueError("the part before the @ must be ASCII, because many servers refuse others")
+            raise ValueError("the part before the @ must be ASCII, because many servers refuse anything else")
         return text
 
     @field_validator("subject")
@@ -124,7 +132,7 @@ class GatewaySettings(SettingsModel):
         from retrycli.domain.email_address import CONTROL
 
         if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
-            raise ValueError("it is one line, in which { and } stand around the names of columns")
+            raise ValueError("it must be one line, with { and } only around column names")
         return text
 
     @model_validator(mode="after")
@@ -132,14 +140,16 @@ class GatewaySettings(SettingsModel):
         """Reject keys without effect: a user who sets one expects something of it."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
+                raise ValueError(f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove one of them")
         if self.kind == "smtp":
             if self.sender is None:
                 raise ValueError("gateway.kind = 'smtp' needs gateway.sender")
             if bool(self.username) != bool(secret_text(self.password)):
-                raise ValueError("gateway.username and gateway.password (or its _file) go together; set both or none")
+                raise ValueError(
+                    "gateway.username and gateway.password (or its _file) go together; set both or neither"
+                )
             if urlsplit(self.base_url or "").path:
-                raise ValueError("gateway.base_url ends with its host and port for gateway.kind = 'smtp'")
+                raise ValueError("with gateway.kind = 'smtp', gateway.base_url must not have a path")
         return self
 
     @model_validator(mode="after")
@@ -156,9 +166,9 @@ class GatewaySettings(SettingsModel):
 class RoutedGatewaySettings(GatewaySettings):
     """The common gateway, and gateways of single message types."""
 
-    customer: GatewaySettings | None = Field(None, description="another gateway for messages to customers")
-    supplier: GatewaySettings | None = Field(None, description="another gateway for messages to suppliers")
-    internal: GatewaySettings | None = Field(None, description="another gateway for internal messages")
+    customer: GatewaySettings | None = Field(None, description="a separate gateway for messages to customers")
+    supplier: GatewaySettings | None = Field(None, description="a separate gateway for messages to suppliers")
+    internal: GatewaySettings | None = Field(None, description="a separate gateway for internal messages")
 
     @model_validator(mode="before")
     @classmethod

@@ -66,7 +66,9 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     values.update(dict(_from_secret_files(values)))
     sources = {key: source for key, (_, source) in values.items()}
     section, _ = values.get("database", ({}, ""))
-    if file is not None and isinstance(section, dict):  # else that is wrong, and no default
+    if file is not None and isinstance(
+        section, dict
+    ):  # otherwise the file's error must be reported, and no default used
         values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
@@ -102,7 +104,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         # Do not skip an entry that is not a file: the next file is not the one that the user meant.
         found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
-            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; fix it, or name another with --config")
+            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; fix it, or choose another with --config")
         if found is not None and found != SYSTEM_FILE:
             _check_trust(found)
         return found
@@ -112,10 +114,12 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     try:
         named.lstat()
     except (FileNotFoundError, ValueError):  # the only case that `init` can fix
-        raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one") from None
+        raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` creates one") from None
     except OSError as error:
-        raise ConfigurationError(f"can't look for {named} ({origin}): {error.strerror}; check its folders") from None
-    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or name another")
+        raise ConfigurationError(
+            f"can't look for {named} ({origin}): {error.strerror}; check the permissions of the folders above it"
+        ) from None
+    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; fix it, or choose another")
 
 
 def _check_trust(found: Path) -> None:
@@ -145,7 +149,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{file} is not valid UTF-8; save it as UTF-8") from None
     except OSError as error:
-        raise ConfigurationError(f"can't read {file}: {error.strerror}; check its mode and owner") from error
+        raise ConfigurationError(f"can't read {file}: {error.strerror}; check its permissions and owner") from error
     except ValueError as error:
         raise ConfigurationError(f"{file} is not valid TOML: {error}") from None
     except RecursionError:
@@ -220,10 +224,10 @@ def _nested(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
         for part in path:
             child = node.setdefault(part, {})
             if not isinstance(child, dict):
-                raise ConfigurationError(f"{key} ({source}): {part} is a value, not a section")
+                raise ConfigurationError(f"{key} ({source}): {part} must be a value, not a section")
             node = child
         if isinstance(node.get(name), dict):
-            raise ConfigurationError(f"{key} ({source}): it is a section, and needs a key of it")
+            raise ConfigurationError(f"{key} ({source}): it is a section; set one of its keys instead")
         node[name] = value
     return tree
 

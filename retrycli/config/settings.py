@@ -43,12 +43,14 @@ class DatabaseSettings(SettingsModel):
     """Settings of the database."""
 
     url: DatabaseUrl = Field(
-        "sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql"
+        "sqlite:///ticketing_agent.db",
+        repr=False,
+        description="the database's SQLAlchemy URL, for SQLite or PostgreSQL",
     )
     table: Annotated[str, matching(r"\w+(\.\w+)?", "write a table's name, or SCHEMA.NAME")] = Field(
-        "pending_messages", description="the application's table, with its schema if it has one"
+        "pending_messages", description="the application's table, with its schema if necessary"
     )
-    auto_upgrade: bool = Field(default=True, description="a pass upgrades retrycli's own tables")
+    auto_upgrade: bool = Field(default=True, description="whether a pass upgrades retrycli's own tables")
 
     @property
     def file(self) -> Path | None:
@@ -74,21 +76,24 @@ class TypeScheduleSettings(SettingsModel):
 class ScheduleSettings(SettingsModel):
     """Settings of retries."""
 
-    retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
+    retry_interval_minutes: Minutes = Field(15.0, description="how often cron starts a pass")
     max_retries: int = Field(10, ge=1, le=1000, description="retries before a message is escalated")
-    backoff: BackoffKind = Field(BackoffKind.EXPONENTIAL, description="exponential, linear, fixed or list")
-    base_minutes: Minutes = Field(15.0, description="the first wait")
-    factor: float = Field(2.0, ge=1, le=100, description="exponential: each wait is this many times the wait before")
+    backoff: BackoffKind = Field(
+        BackoffKind.EXPONENTIAL, description="how waits grow: exponential, linear, fixed or list"
+    )
+    base_minutes: Minutes = Field(15.0, description="exponential, linear, fixed: the first wait")
+    factor: float = Field(2.0, ge=1, le=100, description="exponential: multiplies each wait to give the next one")
     cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait")
     jitter: float = Field(
-        0.2, ge=0, le=1, description="random part of waits of an hour or more, as a fraction of the wait"
+        0.2, ge=0, le=1, description="random variation of waits of at least an hour, as a fraction of the wait"
     )
     waits_minutes: Waits = Field((), description="list: the waits; the last one repeats")
     due_slack_seconds: float = Field(
-        60.0, ge=0, le=3600, description="messages due within this time after the start of a pass are due"
+        60.0, ge=0, le=3600, description="a pass also sends messages that become due within this time of its start"
     )
     expires_after_hours: Hours | None = Field(
-        None, description="older messages are escalated; a notification announces it if nothing is delivered"
+        None,
+        description="messages older than this are escalated; if deliveries are stalled, a notification warns first",
     )
     types: dict[MessageType, TypeScheduleSettings] = Field({}, description="other rules for a message type")
 
@@ -123,12 +128,12 @@ class ScheduleSettings(SettingsModel):
         own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
-                raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
+                raise ValueError(f"{name}.backoff is list, but {name}.waits_minutes is empty; set at least one wait")
             shortest = rules.as_backoff().shortest(rules.max_retries)
             if shortest <= timedelta(seconds=self.due_slack_seconds):
                 key = "waits_minutes" if rules.backoff is BackoffKind.LIST else "base_minutes"
                 raise ValueError(
-                    f"{name}.{key}: with its jitter a wait can be {shortest.total_seconds() / 60:g} min, which is not "
+                    f"{name}.{key}: with jitter a wait can be {shortest.total_seconds() / 60:g} min; it must be "
                     f"longer than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
                 )
         return self
@@ -137,29 +142,30 @@ class ScheduleSettings(SettingsModel):
 class RunSettings(SettingsModel):
     """Settings of one pass."""
 
-    concurrency: int = Field(8, ge=1, le=512, description="maximum number of open requests")
+    concurrency: int = Field(8, ge=1, le=512, description="maximum number of concurrent requests")
     deadline_minutes: Minutes = Field(12.0, description="a pass starts no request after this time")
-    limit: int | None = Field(None, ge=1, le=2**31, description="maximum number of messages in a pass")
+    limit: int | None = Field(None, ge=1, le=2**31, description="maximum number of messages that a pass attempts")
     rate_per_second: Positive | None = Field(
-        None, description="maximum number of requests per second, of all hosts together"
+        None, description="maximum number of requests per second, across all hosts"
     )
     per_ticket_order: bool = Field(
-        default=False, description="a later message of a ticket waits until the earlier one is delivered or escalated"
+        default=False,
+        description="whether a ticket's later messages wait until earlier ones are delivered or escalated",
     )
     lock_file: Named | None = Field(
         None,
-        description="the pass lock; by default beside the SQLite file, or in a state folder",
+        description="the lock file of passes; by default next to the SQLite file, or in a state folder",
     )
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="how long to wait for another pass to end")
     retention_days: int | None = Field(
-        None, ge=1, le=36_500, description="how long attempts, actions and passes are kept"
+        None, ge=1, le=36_500, description="how long to keep attempts, actions and passes; by default forever"
     )
 
 
 class BreakerSettings(SettingsModel):
     """Settings of the circuit breaker."""
 
-    failures: int = Field(5, ge=1, le=1000, description="failures in a row that open the breaker")
+    failures: int = Field(5, ge=1, le=1000, description="number of consecutive failures that open the circuit breaker")
     probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
         (15.0, 30.0, 60.0), description="waits before each probe; the last one repeats"
     )
@@ -173,18 +179,21 @@ class BreakerSettings(SettingsModel):
 class ReportSettings(SettingsModel):
     """Settings of the HTML report."""
 
-    path: Named | None = Field(None, description="an HTML file that passes renew; needs the extra `report`")
+    path: Named | None = Field(
+        None, description="the HTML report, which each pass may update; needs the extra `report`"
+    )
 
 
 class LoggingSettings(SettingsModel):
     """Settings of the log on stderr and in a file."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
-        None, description="DEBUG, INFO, WARNING or ERROR on stderr; by default INFO on a terminal and WARNING off it"
+        None,
+        description="lowest level on stderr: DEBUG, INFO, WARNING or ERROR; default INFO on a terminal, else WARNING",
     )
-    format: Literal["text", "json"] = Field("text", description="text or json")
+    format: Literal["text", "json"] = Field("text", description="format of log lines: text or json")
     file: Named | None = Field(
-        None, description="a file that gets every line at INFO or above; `init` and `cron install` set it"
+        None, description="a log file for every line at INFO or above; `init` and `cron install` set it"
     )
 
 
@@ -193,13 +202,13 @@ class NotifySettings(SettingsModel):
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
         (),
-        description="where to send notifications: apprise URLs such as mailto:// or slack://; "
+        description="where to send notifications: Apprise URLs such as mailto:// or slack://; "
         "in the environment, separated by spaces",
     )
-    urls_file: Named | None = Field(None, description="a file that holds them, one per line")
-    remind_hours: Hours = Field(6.0, description="a lasting problem is reported again after this time")
-    ping_url: SecretStr | None = Field(None, description="a Healthchecks URL, called when a pass begins and ends")
-    ping_url_file: Named | None = Field(None, description="a file that holds it")
+    urls_file: Named | None = Field(None, description="a file that contains the URLs, one per line")
+    remind_hours: Hours = Field(6.0, description="how long until a persistent problem is reported again")
+    ping_url: SecretStr | None = Field(None, description="a Healthchecks URL to request when a pass begins and ends")
+    ping_url_file: Named | None = Field(None, description="a file that contains the ping URL")
 
     @property
     def remind(self) -> timedelta:
@@ -211,7 +220,7 @@ class NotifySettings(SettingsModel):
     def _check_urls(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for number, url in enumerate(urls, 1):
             if not re.match(r"[A-Za-z][A-Za-z0-9]*://\S", url.get_secret_value()):
-                raise ValueError(f"URL {number} is none; write it as apprise does, as in mailto://USER:PASSWORD@HOST")
+                raise ValueError(f"URL {number} is invalid; write an Apprise URL, such as mailto://USER:PASSWORD@HOST")
         return urls
 
     @field_validator("ping_url")
@@ -231,7 +240,9 @@ class MetricsSettings(SettingsModel):
     @classmethod
     def _check_path(cls, path: Path | None) -> Path | None:
         if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
-            raise ValueError("the collector reads nothing but files that end in .prom; write FOLDER/retrycli.prom")
+            raise ValueError(
+                "the name must end in .prom, because the collector reads no others; write FOLDER/retrycli.prom"
+            )
         return path
 
 

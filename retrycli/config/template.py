@@ -14,22 +14,22 @@ from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
 
 HEAD = """\
-# retrycli's settings. Every line that begins with # and a key shows a default; remove the # to change it.
+# retrycli's settings. A line that begins with # and a key shows a default; remove the # to change it.
 # Each key can also be set in the environment: RETRYCLI_GATEWAY__BASE_URL is gateway.base_url.
-# Secrets are better kept in files of their own, named by the keys that end in _file.
+# Keep secrets in separate files, and name them with the keys that end in _file.
 """
 
 HIDDEN = "********"
 
 TYPES = """
-# Other rules for one message type:
+# Different rules for one message type:
 # [schedule.types.supplier]
 # max_retries = 5
 """
 
 
 OWN_GATEWAYS = """
-# Another gateway for one message type: what it has in common with [gateway] (timeouts, ca_file, attachments) stays.
+# A separate gateway for one message type. It inherits timeouts, ca_file and attachments from [gateway].
 # [gateway.supplier]
 # kind = "smtp"
 # base_url = "smtp://mail.example.com:587"

@@ -21,7 +21,7 @@ def _split_list(value: object) -> object:
 def _reject_empty(value: object) -> object:
     """Reject an empty path: it would be the folder of the settings, or the working directory."""
     if value == "":
-        raise ValueError("it is empty; write a path, or leave it out")
+        raise ValueError("it is empty; write a path, or remove the key")
     return value
 
 
@@ -67,15 +67,15 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
         ValueError: the URL is invalid, or has another scheme.
     """
     if not re.fullmatch(r"[!-~]*", url):
-        raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
+        raise ValueError("a URL can't contain spaces, line breaks or non-ASCII characters")
     try:
         parts = urlsplit(url)
         _ = parts.port  # parsed on access
     except ValueError:
         raise ValueError("invalid URL or port") from None
     if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"write it with its scheme and host, as in {example}")
+        raise ValueError(f"the URL must have a scheme and a host, such as {example}")
     if "?" in url or "#" in url:
-        raise ValueError("the URL ends with its path; leave out what follows ? or #")
-    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # as all other code expects it
+        raise ValueError("the URL must end with its path; remove ? or # and what follows")
+    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # the form that all other code expects
     return in_small_letters.rstrip("/")

@@ -68,7 +68,7 @@ class Breaker:
     def description(self) -> str:
         """Describe the destination and its next probe."""
         at = self.probe_at
-        until = "" if at is None else f", to be tried again at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        until = "" if at is None else f", next probe at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return f"{self.destination}{until}"
 
     @property
@@ -104,7 +104,7 @@ class Breaker:
         if self.state is not BreakerState.OPEN:
             if row.counted < rules.failures:
                 return row
-            # From here on the number tells how many probes have failed, and so selects the next wait.
+            # From here on the number counts failed probes, and so selects the next wait.
             row = replace(row, failures=rules.failures)
         waits = rules.probe_after
         return Breaker(
@@ -122,7 +122,7 @@ class Breaker:
         return Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
 
     def rest(self, until: datetime) -> Breaker:
-        """Return the breaker after the destination asked for a rest until a time."""
+        """Return the breaker after the destination asked retrycli to wait until a time."""
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 

@@ -106,8 +106,8 @@ def schedule(interval: timedelta) -> str:
     if minutes == DAY:
         return "0 0 * * *"
     raise ConfigurationError(
-        f"schedule.retry_interval_minutes is {minutes:g}, which cron can't keep evenly: its minutes must divide an "
-        "hour, or its whole hours a day. Set it so, or use a timer: `retrycli cron install --systemd`"
+        f"schedule.retry_interval_minutes is {minutes:g}, which cron can't run evenly: the interval must divide an "
+        "hour, or be whole hours that divide a day. Change it, or use a timer: `retrycli cron install --systemd`"
     )
 
 
@@ -125,7 +125,9 @@ def command(job: Job) -> str:
     """
     for path in (job.interpreter, job.config):
         if "\\" in path or not path.isprintable():
-            raise ConfigurationError(f"{path!r} can't stand in a crontab; move it to a path without \\ and line breaks")
+            raise ConfigurationError(
+                f"{path!r} can't be used in a crontab; move the file to a path without \\ and line breaks"
+            )
     return "umask 077; exec " + shlex.join(job.arguments(StartedBy.CRON)).replace("%", r"\%")
 
 
@@ -141,7 +143,7 @@ def block(job: Job, *, system: bool) -> str:
         [
             BEGIN + job.config,
             "# Written by `retrycli cron install`; `retrycli cron remove` removes it.",
-            "# Cron mails what a pass prints, which is nothing when all is well. MAILTO= above this says to whom.",
+            "# Cron mails what a pass prints, which is nothing if all is well. MAILTO= above sets the recipient.",
             *([PATH] if system else []),
             f"{schedule(job.interval)} {user}{command(job)}",
             END,
@@ -268,7 +270,7 @@ def _block_lines(lines: list[str], config: str) -> range | None:
     last = next((number for number, mark in enumerate(rest) if mark.startswith(BEGIN) or mark == END), None)
     if last is None or rest[last] != END:
         raise ConfigurationError(
-            f"line {first + 1} of the crontab, {mark!r}, has lost its end, {END!r}; put it back below what "
+            f"line {first + 1} of the crontab, {mark!r}, has no matching end, {END!r}; restore the end below what "
             "`retrycli cron install` wrote, or remove those lines"
         )
     return range(first, first + last + 2)

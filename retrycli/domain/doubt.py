@@ -95,7 +95,7 @@ class Doubt:
         """Describe the answers of the route, for an operator."""
         alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
-        return f"HTTP {self.status} to everything" if alike else f"HTTP {self.status} to {number} tickets in a row"
+        return f"HTTP {self.status} to every request" if alike else f"HTTP {self.status} to {number} tickets in a row"
 
     def _tickets_with(self, status: int | None) -> set[str]:
         return {

@@ -30,11 +30,13 @@ def duration(text: str) -> timedelta:
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|[smhd])", text.strip())
     if found is None:
-        raise ValueError(f"{text!r} is not a valid duration; write a number and a unit: 200ms, 2s, 15m, 2h or 7d")
+        raise ValueError(
+            f"{text!r} is not a valid duration; write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d"
+        )
     number, unit = float(found[1]), UNITS[found[2]]
     # Compared before it is multiplied: a timedelta overflows long before a float does.
     if number > LONGEST / unit:
-        raise ValueError(f"{text!r} is too long; the longest is {LONGEST.days}d")
+        raise ValueError(f"{text!r} is too long; the maximum is {LONGEST.days}d")
     return number * unit
 
 

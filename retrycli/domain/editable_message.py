@@ -43,12 +43,12 @@ class EditableMessage:
             NotEdited: the text is empty, or does not begin with its subject.
         """
         if not text.strip():
-            raise NotEdited("the text is empty; nothing was written")
+            raise NotEdited("the text must not be empty; nothing was written")
         first, _, rest = text.partition("\n")
         blank, _, body = rest.partition("\n")
         if not first.startswith(HEAD) or blank.strip():
             raise NotEdited(
-                f"the text does not begin with a line `{HEAD} …` and a blank one, so its subject is not known; "
+                f"the text must begin with a line `{HEAD} …` and a blank line, which give its subject; "
                 "nothing was written"
             )
         if body.endswith("\n") and not self.body.endswith("\n"):  # the editor's, see `as_text`
@@ -65,14 +65,14 @@ class EditableMessage:
         recipient = self.recipient or ""
         for name, text in (("subject", self.subject), ("recipient", recipient)):
             if text.splitlines() not in ([], [text]):
-                raise NotEdited(f"the {name} has a line break in it; write it in one line. Nothing was written")
+                raise NotEdited(f"the {name} must not contain a line break; write it on one line. Nothing was written")
         for name, text in (("subject", self.subject), ("body", self.body), ("recipient", recipient)):
             if "\0" in text or not encodable(text):
-                raise NotEdited(f"the {name} contains a character that is not valid text. Nothing was written")
+                raise NotEdited(f"the {name} contains an invalid character; remove it. Nothing was written")
         if self.recipient is not None and not recipient.strip() and before.recipient != self.recipient:
-            raise NotEdited("the recipient is empty. Nothing was written")
+            raise NotEdited("the recipient must not be empty. Nothing was written")
         if self.body != before.body and not self.body.strip():
-            raise NotEdited("the body is empty; reject a message that is not to be sent. Nothing was written")
+            raise NotEdited("the body must not be empty; to stop the message, reject it. Nothing was written")
 
     def changes(self, row: Mapping[str, object]) -> dict[str, str]:
         """Return the columns of a row that differ from this, with their new values."""

@@ -50,17 +50,17 @@ class Address(NamedTuple):
             ValueError: the text is anything else; the error says what is wrong.
         """
         if len(text) > LONGEST_TEXT:
-            raise ValueError("it is too long")
+            raise ValueError("the address is too long")
         if CONTROL.search(text):
-            raise ValueError("it has a line end or a control character")
+            raise ValueError("the address must not contain line breaks or control characters")
         found = FORM.fullmatch(text.strip())
         named = found is not None and (found["quoted"] is not None or found["name"] is not None)
         if found is None or named != bool(found["end"]):
-            raise ValueError("write it as ana@example.com, or as Ana <ana@example.com>")
+            raise ValueError("write an address such as ana@example.com or Ana <ana@example.com>")
         name = re.sub(r"\\(.)", r"\1", found["quoted"] or found["name"] or "").strip()
         domain = _ascii_domain(found["domain"])
         if len(found["local"].encode()) > LONGEST_LOCAL or len(found["local"].encode()) + len(domain) >= LONGEST:
-            raise ValueError("it is too long")
+            raise ValueError("the address is too long")
         return cls(found["local"], domain, name)
 
 
@@ -74,5 +74,5 @@ def _ascii_domain(domain: str) -> str:
     except UnicodeError:
         domain = ""
     if not DOMAIN.fullmatch(domain.lower()):
-        raise ValueError("its domain is none")
+        raise ValueError("the domain is invalid")
     return domain.lower()

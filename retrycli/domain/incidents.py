@@ -27,18 +27,19 @@ LOOKBACK = 1000
 """The number of passes in which the start of an incident is searched: ten days."""
 
 COST = (
-    "No message is lost. The failures that showed it used up one retry each. So does a probe that is answered, from a "
-    "message's third probe on; the other messages keep theirs."
+    "No message is lost. The failures that revealed the outage used up one retry each. So does a probe that "
+    "gets a response, from a "
+    "message's third probe on; all other messages keep their retries."
 )
 """The cost of an outage (see `retrycli.engine.destination`)."""
 
 TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
-    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message uses up a retry. "
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
     "Check gateway.auth and its secrets with `retrycli config show`",
-    StopReason.SAME_ANSWER: "{detail}. No message uses up a retry or is escalated for it. "
+    StopReason.SAME_ANSWER: "{detail}. This uses up no retries and escalates no messages. "
     "Check gateway.base_url, the preset, and the proxy before the API",
-    StopReason.DEADLINE: "The pass ran out of time with messages left. Raise run.concurrency or run.deadline_minutes",
+    StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }
 """Reasons that recur from pass to pass until something changes, with their texts."""
 
@@ -46,8 +47,8 @@ REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 """Reasons for which a destination rejects everything until an operator acts. Each pass tries again."""
 OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
-    StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts our credentials again (it refused them {when})",
-    StopReason.SAME_ANSWER: "The ticketing API works again (it gave everything the same answer {when})",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts the credentials again (it refused them {when})",
+    StopReason.SAME_ANSWER: "The ticketing API works again (it answered every request alike {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
 }
 
@@ -222,8 +223,8 @@ def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
     if not is_late(after, until, interval):
         return None
     return (
-        f"No pass was recorded between {utc(after)} and {utc(until)}: none began, or the database could not be "
-        "written, as on a full disk. Next: `retrycli passes`"
+        f"No pass was recorded between {utc(after)} and {utc(until)}: no pass began, or the database could not be "
+        "written, for example because the disk was full. Next: `retrycli passes`"
     )
 
 

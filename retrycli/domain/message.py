@@ -129,9 +129,9 @@ class Message:
             fields[name] = json_list(name, fields.get(name))
         reject_undecodable(fields)
         if not isinstance(fields["body"], str):
-            raise InvalidMessage("body is missing" if fields["body"] is None else "body is not text")
+            raise InvalidMessage("body is missing" if fields["body"] is None else "body must be text")
         if not isinstance(fields["subject"], str | None):
-            raise InvalidMessage("subject is not text")
+            raise InvalidMessage("subject must be text")
         return cls(
             id=whole_number("id", fields["id"]),
             ticket_id=checked_ticket(fields["ticket_id"]),
@@ -214,7 +214,7 @@ def _message_type(value: object) -> MessageType:
         return MessageType(str(value))
     except ValueError:
         known = ", ".join(MessageType)
-        raise InvalidMessage(f"message_type is {quoted_value(value)}, not one of {known}") from None
+        raise InvalidMessage(f"message_type is {quoted_value(value)}, but must be one of {known}") from None
 
 
 # -- checks of a row's columns --------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def retry_count(value: object) -> int:
     """
     count = 0 if value is None else whole_number("retry_count", value)
     if count < 0:
-        raise InvalidMessage(f"retry_count is {count}, and can't be below 0")
+        raise InvalidMessage(f"retry_count must not be negative: {count}")
     return count
 
 
@@ -289,7 +289,7 @@ def checked_ticket(value: object) -> int | str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise InvalidMessage("ticket_id is missing")
     if isinstance(value, str) and len(value) > TICKET_LENGTH:
-        raise InvalidMessage(f"ticket_id has {len(value):,} characters, and can't have more than {TICKET_LENGTH}")
+        raise InvalidMessage(f"ticket_id must have at most {TICKET_LENGTH} characters; it has {len(value):,}")
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
     raise InvalidMessage("ticket_id must be a number or text")

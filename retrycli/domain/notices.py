@@ -123,7 +123,7 @@ def to_tell(
         known[Topic.MISSED] = Told(newest.started_at, newest.started_at)
     if newest.result is not PassResult.SKIPPED:
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
-        # If the clock was set back, escalations of this pass are new all the same.
+        # Escalations of this pass are new, even if the clock was set back.
         if new := causes(since if since is None or since <= situation.now else newest.started_at):
             items.append(Escalated(new))
             known[Topic.ESCALATIONS] = Told(situation.now, newest.started_at)

@@ -111,7 +111,7 @@ OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED
 
 def no_such(message_id: int) -> NoSuchMessage:
     """Return the error for an unknown id."""
-    return NoSuchMessage(f"no message {message_id}; `retrycli list-failed` lists the waiting ones")
+    return NoSuchMessage(f"no message {message_id}; `retrycli list-failed` lists the failed messages")
 
 
 def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
@@ -123,7 +123,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
             f"message {message_id} is being sent now ({standing.claimed_by}); "
-            f"look again with `retrycli show {message_id}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
+            f"look again with `retrycli show {message_id}`, after {until:%Y-%m-%dT%H:%M:%SZ}"
         )
     return None
 
@@ -135,7 +135,7 @@ def unfit(message_id: int, problem: str) -> InvalidMessage:
 
 def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
     """Return the error for a message that would expire again. `retry` does not accept a rejected message."""
-    retry = "" if is_rejected else f", or `retrycli retry {message_id}` sends it"
+    retry = "" if is_rejected else f", or send it with `retrycli retry {message_id}`"
     return Expired(
         f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours{retry}"
     )
@@ -163,7 +163,7 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
     if kind is ActionKind.REQUEUED and standing.status == MessageStatus.REJECTED:
         return NotActionable(
             f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
-            "or changed its row after retrycli had rejected it; set its status to failed there"
+            "or changed its row after retrycli rejected it. Set its status to failed in the application"
         )
     if (reason := not_free(standing, VERBS[kind], now)) is not None:
         return reason
@@ -173,5 +173,5 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
             f"there is nothing to {VERBS[kind]}; `retrycli retry {message_id}` attempts it now"
         )
     if kind is ActionKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
-        return NotActionable(f"message {message_id} is acknowledged already, by {standing.acknowledged_by}")
+        return NotActionable(f"message {message_id} was already acknowledged by {standing.acknowledged_by}")
     return NotActionable(f"message {message_id} was modified concurrently; see `retrycli show {message_id}`")

@@ -91,7 +91,7 @@ def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
 
 
 PROCESS_DIED = Outcome(
-    OutcomeKind.UNKNOWN, error="no answer was recorded: the process was killed, or the disk was full"
+    OutcomeKind.UNKNOWN, error="no response was recorded: the process was killed, or the disk was full"
 )
 """The outcome of an attempt whose claim expired."""
 

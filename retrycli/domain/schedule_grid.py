@@ -215,7 +215,7 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
     Args:
         starts: starts of the last passes by a scheduler, newest first. A late pass does not move the
             grid.
-        interval: how often cron calls.
+        interval: how often cron starts a pass.
 
     Returns:
         A grid through the newest pass with the most common phase; None if there was no pass.

@@ -141,7 +141,7 @@ class Transition(NamedTuple):
     @classmethod
     def expired(cls) -> Transition:
         """Escalate a message that is too old to be sent."""
-        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: it is too old to be sent")
+        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent")
 
     @classmethod
     def changed(cls, why: str) -> Transition:
@@ -213,7 +213,7 @@ class Decision(NamedTuple):
             return self
         what = "ticket" if difference is Difference.MOVED else "text"
         result = arrived or "was not delivered"
-        why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
+        why = f"Changed while it was being sent: the row now has another {what}; what was sent {result}"
         return self._replace(transition=Transition.changed(why))
 
 

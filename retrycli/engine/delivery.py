@@ -121,8 +121,8 @@ class Delivery:
             raise self._in_flight.fault
         if self._is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
-                f"the application holds the rows of {len(self._results.locked)} messages that were sent; end its "
-                "transaction. A later pass writes these rows, and sends the other messages"
+                f"the application locks the rows of {len(self._results.locked)} messages that were sent; end its "
+                "transaction. A later pass updates these rows and sends the other messages"
             )
 
     # -- transactions -----------------------------------------------------------------------------------------

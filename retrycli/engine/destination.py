@@ -28,7 +28,7 @@ class Destination:
     """
 
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
-        # The slack is for cron's ticks; a rest that the other side asked for is kept to the second.
+        # The slack allows for cron's lateness. A rest that the other side asked for is kept to the second.
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
@@ -78,7 +78,7 @@ class Destination:
         """
         observed: list[Attempt] = []
         for attempt in attempts:
-            if attempt.about_us:  # a request that could not be built says nothing
+            if attempt.about_us:  # a request that could not be built says nothing about the destination
                 observed.append(attempt)
                 continue
             if self.doubt.holds(attempt):
@@ -95,7 +95,7 @@ class Destination:
 
     def _observe_rest(self) -> list[Attempt]:
         """Return the withheld attempts, because no other answer can tell what they are about."""
-        # A destination that rejects our credentials may have said so with another status before.
+        # A destination that rejects the credentials may have said so with another status before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._attribute_to_us()
         return [self._update(held) for held in self.doubt.let_go()]
@@ -106,7 +106,7 @@ class Destination:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
             else:
-                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self.doubt.words}")
+                self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} responds with {self.doubt.words}")
         return [held._replace(about_us=True) for held in self.doubt.let_go()]
 
     def _update(self, attempt: Attempt) -> Attempt:

@@ -76,7 +76,9 @@ async def look_up_through(
     if arrived:
         return await _record_arrival(deps, rules, claim, queued, by, now)
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
-        return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, look there")
+        return LookUp(
+            Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, so check that ticket"
+        )
     return found
 
 
@@ -90,12 +92,12 @@ def _claim_to_look_up(
     if not deps.looks_up(queued.message.message_type):
         raise NotActionable(
             f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
-            f"for it; if it is there, run `retrycli mark-sent {message_id}`, else `retrycli retry {message_id}`"
+            f"for it. If it is there, run `retrycli mark-sent {message_id}`, otherwise `retrycli retry {message_id}`"
         )
     if queued.delivered_at is not None:
         raise NotActionable(
             f"message {message_id} has arrived: its text was delivered at {queued.delivered_at:%Y-%m-%dT%H:%M:%SZ}. "
-            f"Run `retrycli mark-sent {message_id}`; `retrycli retry {message_id}` sends it once more"
+            f"Run `retrycli mark-sent {message_id}`; `retrycli retry {message_id}` sends it again"
         )
     return queued
 
@@ -183,7 +185,7 @@ def _claim_to_send(
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
         events, _ = again_if_lost(lambda: record(deps, claim, [invalid]))
         for event in events:
-            if not was_escalated:  # else the event was emitted before
+            if not was_escalated:  # otherwise the event was emitted earlier
                 deps.emit(event)
         raise unfit(queued.message_id, queued.problem)
     return queued

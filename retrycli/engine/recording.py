@@ -40,7 +40,7 @@ async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], 
         if commit():
             return
         await sleep(TRY_AGAIN_SECONDS)
-    raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
+    raise DatabaseBusy("the application has kept a read transaction open for too long; end the transaction, or use WAL")
 
 
 def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> tuple[list[Event], list[Decision]]:

@@ -269,7 +269,7 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
         return stays
     policy = rules.policies[queued.message.message_type]
     if escalation := escalation_before_send(deps, rules, queued, now):
-        # An error or count that the application writes at every tick deserves no new notification.
+        # If the application writes an error or a count at every tick, that is not a reason for a new notification.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     failed_at = first_failure(queued.message, now)
     transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=deps.jitter())

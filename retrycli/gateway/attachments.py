@@ -87,15 +87,15 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
             file can't be checked now, which is not the message's fault.
     """
     entries = message.fields["attachments"]
-    assert isinstance(entries, list)  # noqa: S101  told to the type checker
+    assert isinstance(entries, list)  # noqa: S101  for the type checker
     if not entries:
         return []
     if len(entries) > MAX_ATTACHMENTS:
-        raise invalid(
-            f"attachments: {len(entries):,} listed, at most {MAX_ATTACHMENTS} allowed. Send an archive instead"
-        )
+        raise invalid(f"attachments: {len(entries):,} are listed; send at most {MAX_ATTACHMENTS}, or an archive")
     if folder is None:
-        raise invalid("attachments: gateway.attachments_dir is not set; set it to the folder they are in")
+        raise invalid(
+            "attachments: gateway.attachments_dir is not set; set it to the folder that contains the attachments"
+        )
     return await in_thread(_find, entries, folder, limit_bytes)
 
 
@@ -106,7 +106,7 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
             found.append(_attachment(entry, folder))
         except Unusable as error:
             # By number: a file's name may be a customer's words, and lists show errors.
-            raise invalid(f"attachments: no. {number} {error}") from error
+            raise invalid(f"attachment {number} {error}") from error
         except OSError as error:
             # Not the error's own text, which has the file's name.
             shortage, problem = _shortage(error), f"a file can't be checked: {error.strerror}"
@@ -114,7 +114,7 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
             raise NotSent(Outcome(kind, error=f"attachments: {shortage or problem}")) from error
     if (size := sum(attachment.size for attachment in found)) > limit_bytes:
         raise invalid(
-            f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
+            f"attachments total {_megabytes(size)}, more than gateway.attachments_limit_mb "
             f"({_megabytes(limit_bytes)}); send a link instead, or raise the limit"
         )
     return found
@@ -148,7 +148,7 @@ def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
     if not stat.S_ISREG(file.st_mode):
         raise Unusable("is not a regular file")
     if others_may_have_linked(file, folder):
-        raise Unusable("has a second name (a hard link) that another user may have made; copy it there")
+        raise Unusable("has a hard link that another user may have created; replace the file with a copy")
 
 
 def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
@@ -169,9 +169,9 @@ def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
             chunk = file.read(min(block, left))
             left -= len(chunk)
             if left and not chunk:
-                raise FileChanged("an attachment has become shorter while it was sent")
+                raise FileChanged("an attachment became shorter while it was being sent")
             if not left and file.read(1):
-                raise FileChanged("an attachment has become longer while it was sent")
+                raise FileChanged("an attachment became longer while it was being sent")
             if chunk:
                 yield chunk
             if not left:
@@ -184,7 +184,7 @@ def _open_part(part: str, flags: int, folder: int) -> int:
     except OSError as error:
         # Some systems refuse a link as "not a directory".
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK} and _is_link(part, folder):
-            raise Unusable("is reached over a link; put the file itself there") from None
+            raise Unusable("is reached through a symbolic link; put the file itself there") from None
         raise
 
 
@@ -198,14 +198,14 @@ def _is_link(part: str, folder: int) -> bool:
 def _shortage(error: OSError) -> str | None:
     """Describe what temporarily prevents opening a file; None if the file itself is at fault."""
     if isinstance(error, BlockingIOError):
-        return "a file is in use by another program, which has to give it up first (a lease)"
+        return "another program holds a lease on a file; wait until that program releases the file"
     return process.shortage(error)
 
 
 def _attachment(entry: object, folder: Folder) -> Attachment:
     given = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping):
-        raise Unusable("is neither a path nor an object with one")
+        raise Unusable("must be a path, or an object with a path")
     texts = {name: _text_of(given, name) for name in ("path", "filename", "name", "content_type")}
     where = texts["path"] or texts["filename"] or texts["name"]
     if not where:
@@ -213,7 +213,7 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
     name = _file_name(texts["filename"] or where)
     content_type = texts["content_type"] or _guess_type(name)
     if not MEDIA_TYPE.fullmatch(content_type):
-        raise Unusable("has a content_type that is not of the form type/subtype")
+        raise Unusable("has an invalid content_type; write it as type/subtype")
     path = _path_beneath(folder, where)
     return Attachment(name, content_type.lower(), path, _readable_size(path))
 
@@ -221,7 +221,7 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
 def _text_of(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if not isinstance(value, str | None):
-        raise Unusable(f"has a {name} that is not text")
+        raise Unusable(f"has an invalid {name}; it must be a string")
     return value
 
 
@@ -229,7 +229,7 @@ def _file_name(given: str) -> str:
     """Return the last part of a path of any system: when a recipient saves the file, the name leads nowhere else."""
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
-        raise Unusable("has what can't be a file's name; rename it, or give it a filename")
+        raise Unusable("has an invalid file name; rename the file, or set filename")
     return name
 
 
@@ -247,7 +247,7 @@ def _path_beneath(folder: Folder, where: str) -> Path:
         path = Path(os.path.normpath(root / where))
         if path.is_relative_to(root):
             return folder.real / path.relative_to(root)
-    raise Unusable("is outside gateway.attachments_dir; put the file beneath it")
+    raise Unusable("is outside gateway.attachments_dir; put the file into that folder")
 
 
 def _readable_size(path: Path) -> int:
@@ -258,7 +258,7 @@ def _readable_size(path: Path) -> int:
     except FileNotFoundError:
         raise Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None
     except ValueError:  # a NUL
-        raise Unusable("has what can't be a file's path") from None
+        raise Unusable("has an invalid path") from None
     except OSError as error:
         if _shortage(error):
             raise  # not the file's fault

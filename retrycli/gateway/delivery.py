@@ -140,9 +140,9 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         raise
     except Exception as error:  # noqa: BLE001  the guard: other messages must still go out
         text = f"an internal error: {_locate(error)}"
-        logger.error("Message %s met %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
+        logger.error("Message %s caused %s", message_id, text)  # noqa: TRY400  a traceback may quote the message
         if progress.landed is not None:
-            return replace(progress.landed, error=f"delivered, and then {text}")
+            return replace(progress.landed, error=f"delivered, but then {text}")
         unsure = progress.in_flight or progress.answered
         # Not INVALID: an error that affects all messages would escalate them all at once, before it can be fixed.
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)

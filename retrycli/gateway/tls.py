@@ -19,7 +19,9 @@ def verifying(ca_file: Path | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(ca_file)
         except ssl.SSLError as error:
-            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: it holds no certificates") from error
+            raise ConfigurationError(
+                f"gateway.ca_file: can't use {ca_file}: the file contains no certificates"
+            ) from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a valid path"
             raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {reason}") from error

@@ -56,7 +56,7 @@ class _Attempt(Thread):
 
     def __init__(self, url: str, notice: Notice) -> None:
         super().__init__(daemon=True)
-        self.failure: str | None = f"no answer within {WAIT_SECONDS:g} s"
+        self.failure: str | None = f"no response within {WAIT_SECONDS:g} s"
         self._url, self._notice = url, notice
 
     def run(self) -> None:
@@ -108,7 +108,7 @@ def _parse(url: str) -> tuple[Any, Any]:
 
 
 def _invalid_url(url: str) -> str:
-    return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
+    return f"Apprise does not support this {scheme(url)}:// URL, or a package that it needs is missing"
 
 
 def _send(url: str, notice: Notice) -> str | None:
@@ -146,7 +146,7 @@ def _reason(lines: Sequence[str]) -> str:
         for line in lines:
             if found := re.search(pattern, line):
                 return "not accepted: " + words.format(found[1])
-    return "not accepted, or not reached"
+    return "rejected or unreachable"
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class _Request(Thread):
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self._url = url
-        self._failure: str | None = f"no answer within {WAIT_SECONDS:g} s"
+        self._failure: str | None = f"no response within {WAIT_SECONDS:g} s"
         self.start()
 
     @cached_property
@@ -73,7 +73,7 @@ class _Request(Thread):
         except OSError as error:
             self._failure = error.strerror or type(error).__name__
         except HTTPException as error:
-            self._failure = f"no HTTP: {type(error).__name__}"
+            self._failure = f"HTTP request failed: {type(error).__name__}"
 
 
 def _get(url: str) -> str | None:
@@ -89,4 +89,4 @@ def _get(url: str) -> str | None:
     if not 200 <= answer.status < 300:  # noqa: PLR2004  the 2xx
         return f"HTTP {answer.status}"
     # Healthchecks answers 200 to pings that it discards, and says so in brackets.
-    return "the check is not known there" if text.startswith(b"OK (not found)") else None
+    return "the server does not know this check" if text.startswith(b"OK (not found)") else None

@@ -59,7 +59,9 @@ def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(headlines)
     body = "\n\n".join(paragraphs)
     if earlier:
-        body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
+        body += (
+            f"\n\nBefore that, there were {_count(len(earlier), 'more gap')} without a pass. {_next('retrycli passes')}"
+        )
     good = all(isinstance(item, IncidentChange) and item.turn is Turn.ENDED for item in items)
     return Notice(title, body, good)
 
@@ -68,7 +70,7 @@ def trial(host: str) -> Notice:
     """Return the notification that ``notify test`` sends."""
     return Notice(
         f"retrycli on {inert(host, LONGEST_NAME)}: a test",
-        "Nothing is wrong: somebody has tried out whether retrycli's notifications arrive here.\nThey do.",
+        "Nothing is wrong: this is a test.\nretrycli's notifications arrive here.",
         good=True,
     )
 
@@ -77,18 +79,18 @@ HEADLINES = {
     (Topic.DOWN, Turn.BEGAN): "the ticketing API is down",
     (Topic.DOWN, Turn.LASTS): "the ticketing API is still down",
     (Topic.DOWN, Turn.ENDED): "the ticketing API is back",
-    (Topic.CREDENTIALS, Turn.BEGAN): "our credentials are refused",
-    (Topic.CREDENTIALS, Turn.LASTS): "our credentials are still refused",
-    (Topic.CREDENTIALS, Turn.ENDED): "our credentials are accepted again",
-    (Topic.SAME_ANSWER, Turn.BEGAN): "the ticketing API gives everything the same answer",
-    (Topic.SAME_ANSWER, Turn.LASTS): "the ticketing API still gives everything the same answer",
+    (Topic.CREDENTIALS, Turn.BEGAN): "the credentials are refused",
+    (Topic.CREDENTIALS, Turn.LASTS): "the credentials are still refused",
+    (Topic.CREDENTIALS, Turn.ENDED): "the credentials are accepted again",
+    (Topic.SAME_ANSWER, Turn.BEGAN): "the ticketing API answers every request alike",
+    (Topic.SAME_ANSWER, Turn.LASTS): "the ticketing API still answers every request alike",
     (Topic.SAME_ANSWER, Turn.ENDED): "the ticketing API works again",
     (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
     (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
-    (Topic.DEADLINE, Turn.ENDED): "passes get done in time again",
+    (Topic.DEADLINE, Turn.ENDED): "passes finish in time again",
     (Topic.EXPIRY, Turn.BEGAN): "messages are about to expire",
     (Topic.EXPIRY, Turn.LASTS): "messages are still about to expire",
-    (Topic.EXPIRY, Turn.ENDED): "no waiting message is about to expire any more",
+    (Topic.EXPIRY, Turn.ENDED): "waiting messages are no longer about to expire",
     (Topic.FAULT, Turn.BEGAN): "passes fail",
     (Topic.FAULT, Turn.LASTS): "passes still fail",
     (Topic.FAULT, Turn.ENDED): "passes no longer fail",
@@ -104,15 +106,15 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
         case IncidentChange():
             return HEADLINES[item.topic, item.turn], _incident_text(item.topic, item.turn, item.incident, context)
         case Missed():
-            return "no pass was made for " + _length(item.until - item.after), (
-                f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing called `retrycli run-once`, "
+            return "no pass ran for " + _length(item.until - item.after), (
+                f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing started `retrycli run-once`, "
                 "or the database could not be written.\n"
-                + _next("`retrycli passes`; then check cron, or what else calls it")
+                + _next("`retrycli passes`; then check cron or whatever starts the passes")
             )
         case Escalated():
             number = sum(group.count for group in item.causes)
             headline = f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} an operator"
-            total = f"\n{context.escalated:,} are open in all." if context.escalated > number else ""
+            total = f"\n{context.escalated:,} are open in total." if context.escalated > number else ""
             causes = "\n".join(_cause_lines(item.causes))
             return headline, f"{headline}:\n{causes}{total}\n{_next('retrycli escalations')}"
     assert_never(item)
@@ -123,37 +125,37 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
         lasted = f"since {utc(incident.since)}, for {_length(context.at - incident.since)}"
         times = f"at {utc(incident.since)}, and took a message at {utc(context.at)}"
         return {
-            Topic.DOWN: f"{context.destination} accepts messages again. It had been down {lasted}; nothing was lost.",
-            Topic.CREDENTIALS: f"{context.destination} accepts our credentials again. It refused them {times}.",
-            Topic.SAME_ANSWER: f"{context.destination} works again. It gave everything the same answer {times}.",
-            Topic.DEADLINE: f"The pass completed all due messages. Earlier passes had not, {lasted}.",
-            Topic.EXPIRY: f"No waiting message is about to expire any more. Some had been {lasted}; those that "
-            "have expired are escalated.",
-            Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
-            Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
+            Topic.DOWN: f"{context.destination} accepts messages again. It was down {lasted}; no message was lost.",
+            Topic.CREDENTIALS: f"{context.destination} accepts the credentials again. It refused them {times}.",
+            Topic.SAME_ANSWER: f"{context.destination} works again. It answered every request alike {times}.",
+            Topic.DEADLINE: f"The pass sent all due messages. Earlier passes did not, {lasted}.",
+            Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been {lasted}; those that "
+            "expired are escalated.",
+            Topic.FAULT: f"Passes no longer fail. They failed {lasted}; no message was lost.",
+            Topic.SKIPPED: f"Passes run again. They were skipped {lasted}.",
         }[topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {utc(incident.since)}" + (" at the latest" if incident.at_the_latest else "")
     detail = f" ({inert(incident.detail, LONGEST_CAUSE)})" if incident.detail else ""
     said = inert(incident.detail or "", LONGEST_SAME)
     fault = f": {said}" if said else ""
-    same = said or f"{context.destination} gives all the same answer"
+    same = said or f"{context.destination} answers every request alike"
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"{context.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
+        Topic.DOWN: f"{context.destination} can't be reached, {since}. {COST} Passes detect when it is back. "
         f"{waiting} waiting.\n{_next('retrycli status')}",
-        Topic.CREDENTIALS: f"{context.destination} refuses our credentials{detail}, {since}. No message uses up a "
-        f"retry. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
-        Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
+        Topic.CREDENTIALS: f"{context.destination} refuses the credentials{detail}, {since}. This uses up no "
+        f"retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
+        Topic.SAME_ANSWER: f"{same}, {since}. This uses up no retries and escalates no messages. {waiting} waiting.\n"
         + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy before the API"),
-        Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
+        Topic.DEADLINE: f"Passes run out of time with messages unsent, {since}. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{said or 'Messages are about to expire'}. An expired message is "
-        f"escalated. This is announced {since}.\n{_next(f'retrycli {step}')}",
-        Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
-        + _next("`retrycli passes`; then remove the cause"),
-        Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
-        + _next("`retrycli status`; if that pass hangs, end it"),
+        f"escalated. This warning was first sent {since}.\n{_next(f'retrycli {step}')}",
+        Topic.FAULT: f"Passes fail{fault}. They have failed {since}. No message is lost. {waiting} waiting.\n"
+        + _next("`retrycli passes`; then fix the cause"),
+        Topic.SKIPPED: f"Passes have been skipped {since}, because another pass holds the lock{detail}.\n"
+        + _next("`retrycli status`; if that pass hangs, kill it"),
     }[topic]
 
 

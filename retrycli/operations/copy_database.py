@@ -76,7 +76,7 @@ def copy(
             there = held.enter_context(closing(Database(new.database.url, new.database.table)))
             _check_target(there)
         if is_same(here, there):
-            raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; name the other one")
+            raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; change one of them")
         keep_passes_off(old, new, held)
         check_claims(here)
         _check_messages(settings, here, there)
@@ -117,11 +117,11 @@ def _check_source(database: Database) -> None:
     """Check that the source has retrycli's own tables. The application's may be gone, but must not be another one."""
     found = database.revision()
     if found is None:
-        raise ConfigurationError(f"{database.place} has no tables of retrycli's to copy; check database.url")
+        raise ConfigurationError(f"{database.place} has no retrycli tables to copy; check database.url")
     if found != schema.HEAD:
         remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade` on it"
         raise ConfigurationError(
-            f"retrycli's tables in {database.place} are of version {found}, and this program's of {schema.HEAD}; "
+            f"retrycli's tables in {database.place} are at version {found}, but this program needs {schema.HEAD}; "
             + remedy
         )
     if database.has_messages():
@@ -133,7 +133,7 @@ def _check_target(database: Database) -> None:
     try:
         _ = database.messages
     except SchemaMismatch as error:
-        raise SchemaMismatch(f"{error}. The application's data moves first") from error
+        raise SchemaMismatch(f"{error}. First move the application's data") from error
 
 
 def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
@@ -152,8 +152,8 @@ def check_claims(database: Database) -> None:
     until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:
         raise LockHeld(
-            f"messages in {database.place} are being sent, and claimed until {until:%Y-%m-%dT%H:%M:%SZ} at most: hold "
-            "passes back by `retrycli pause` or stop cron, wait until they have ended, and run this again"
+            f"messages in {database.place} are being sent; their claims expire by {until:%Y-%m-%dT%H:%M:%SZ}. Run "
+            "`retrycli pause` or stop cron, wait for the sends to finish, and run this again"
         )
 
 
@@ -165,8 +165,8 @@ def _check_not_ahead(here: Database, there: Database) -> None:
     if target_at is not None and (source_at is None or source_at < target_at):
         before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"
         raise ConfigurationError(
-            f"{there.place} was used at {target_at:%Y-%m-%dT%H:%M:%SZ}, and {here.place} {before}: a copy would undo "
-            f"what passes and people have done since. Check {FROM} and {TO}; if it is meant, add --overwrite"
+            f"{there.place} was used at {target_at:%Y-%m-%dT%H:%M:%SZ}, but {here.place} {before}: a copy would undo "
+            f"what passes and operators have done since. Check {FROM} and {TO}; to copy anyway, add --overwrite"
         )
 
 
@@ -174,6 +174,6 @@ def _check_messages(settings: Settings, here: Database, there: Database) -> None
     number, first = left_behind(here, there)
     if number:
         raise ConfigurationError(
-            f"{number} of the messages in the queue of {here.place}, the first of them {first}, are not in "
-            f"{settings.database.table} of {there.place}: move the application's data first, all of it and with its ids"
+            f"{number} messages in the queue in {here.place} (the first is {first}) are missing from "
+            f"{settings.database.table} in {there.place}: first move all of the application's data, and keep its ids"
         )

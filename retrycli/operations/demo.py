@@ -45,9 +45,9 @@ def run() -> None:
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):
             _command(settings, command)
         kept = len(sandbox.received)
-    _print(f"The API kept {kept} messages, each once. The files stay where they are. To go on:\n")
+    _print(f"The API stored {kept} messages, each once. The files are kept. To continue:\n")
     program = "retrycli" if shutil.which("retrycli") else shlex.quote(str(Path(sys.executable).with_name("retrycli")))
-    _print(f"  {program} sandbox --fail 30%        # in another terminal; it says its address")
+    _print(f"  {program} sandbox --fail 30%        # in another terminal; shows its address")
     _print(f"  cd {shlex.quote(str(folder))}")
     _print("  export TICKETING_API_BASE_URL=http://127.0.0.1:8808")
     _print(f"  {program} show 3")

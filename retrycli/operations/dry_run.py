@@ -106,7 +106,7 @@ class _DryRunEnrolment:
         return []
 
     def per_ticket_order(self) -> Iterator[tuple[datetime, int]]:
-        # Of equal times the lowest id is first.
+        # If times are equal, the lowest id comes first.
         for position in sorted(range(len(self.ids)), key=self.times.__getitem__):
             yield EPOCH + self.times[position] * MICROSECOND, self.ids[position]
 

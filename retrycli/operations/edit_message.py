@@ -69,7 +69,7 @@ def write_draft(
     row = read.row
     wanted.check(EditableMessage.of(row))
     if wanted.recipient is not None and "recipient_email" not in row:
-        raise NotEdited(f"{settings.database.table} has no column recipient_email; leave the recipient out")
+        raise NotEdited(f"{settings.database.table} has no column recipient_email; omit the recipient")
     changes = wanted.changes(row)
     if not changes:
         return []

@@ -101,7 +101,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if not count:
         return None if expired else Expiry(None)  # the next passes report expired ones
     what = "1 message expires" if count == 1 else f"{count:,} messages expire"
-    words = f"{what} by {utc(until)} unless deliveries go on, the first at {utc(first)}: {obstacle.why}"
+    words = f"{what} by {utc(until)} unless deliveries resume, the first at {utc(first)}: {obstacle.why}"
     return Expiry(Incident(now, words, obstacle.next_step))
 
 
@@ -133,9 +133,9 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     since = met[-1].started_at if met else now
     return _Obstacle(
         {
-            StopReason.CREDENTIALS_REFUSED: f"our credentials are refused since {utc(since)}",
-            StopReason.SAME_ANSWER: f"nothing can be delivered since {utc(since)}: {summary.detail}",
-            StopReason.THROTTLED: f"the ticketing API has asked for a rest: {summary.detail}",
+            StopReason.CREDENTIALS_REFUSED: f"the credentials have been refused since {utc(since)}",
+            StopReason.SAME_ANSWER: f"nothing could be delivered since {utc(since)}: {summary.detail}",
+            StopReason.THROTTLED: f"the ticketing API asked retrycli to wait: {summary.detail}",
         }.get(StopReason(summary.reason or StopReason.FAULT), f"nothing is delivered: {summary.detail}")
     )
 
@@ -150,6 +150,6 @@ def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) ->
     if turn is Turn.ENDED and found.too_late:
         logger.warning("Some of the messages that were about to expire have expired; see `retrycli escalations`")
     elif turn is Turn.ENDED:
-        logger.warning("No message is about to expire any more")
+        logger.warning("Messages are no longer about to expire")
     elif turn is not None and found.incident is not None:
         logger.warning("%s. Next: `retrycli %s`", found.incident.detail, found.incident.next_step)

@@ -163,13 +163,13 @@ class _Explainer:
         none_hidden: bool,
     ) -> Gate:
         if self._grid is None:
-            return Gate("cron", open=False, figure="there was no pass yet")
+            return Gate("cron", open=False, figure="no pass has run yet")
         uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         if uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(uncalled))
         if passes and is_late(passes[0].started_at, self._now, interval):
             why = next_run.why_none_came(callers, self._now)
-            figure = f"none has begun for too long: {why}; the last pass began at"
+            figure = f"no pass has started for too long: {why}; the last one began at"
             return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
@@ -232,7 +232,7 @@ class _Explainer:
         while True:
             by = self._rules.due_by(grid[tick])
             due, counted_to = due + self._views.count_ahead(message_id, by, after=counted_to), by
-            if tick >= opens:  # it is due, so no other message gets in before it
+            if tick >= opens:  # it is due, so no other message can come before it
                 return opens + (due - gone) // most
             full = min(max((due - gone) // most, 1), opens - tick)
             tick, gone = tick + full, min(due, gone + full * most)

@@ -89,7 +89,7 @@ class Gates:
         yield self.pause(at)
         yield self.breaker(found, at)
         yield self._last_pass(found)
-        yield Gate("disk", self._disk is None, self._disk or "has room")
+        yield Gate("disk", self._disk is None, self._disk or "enough space")
         yield from self._limits(queue["message_id"], at)
 
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
@@ -112,7 +112,7 @@ class Gates:
         """Return whether a pass gets to the message: earlier messages of its ticket must be delivered first."""
         earlier_in_ticket = self._views.earlier_in_ticket(message_id)
         if not earlier_in_ticket:
-            return Gate("order", open=True, figure="none of its ticket goes first")
+            return Gate("order", open=True, figure="no other message of its ticket goes first")
         last = max(due for _, due in earlier_in_ticket)
         first, _ = earlier_in_ticket[0]
         others = f" and {len(earlier_in_ticket) - 1:,} more" if len(earlier_in_ticket) > 1 else ""
@@ -137,7 +137,7 @@ class Gates:
             case BreakerState.OPEN:
                 figure = f"the API failed {breaker.failures:,} times in a row; one probe goes first, at"
             case BreakerState.RESTING:
-                figure = "the API asked for a rest, until"
+                figure = "the API asked retrycli to wait, until"
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
     def _last_pass(self, found: MessageDetails) -> Gate:
@@ -148,11 +148,11 @@ class Gates:
         if (ended := refused or self._ended_early) is None:
             return Gate("last_pass", open=True, figure="nothing stopped it")
         if refused or ended.reason == StopReason.FAULT:
-            words = "the last one that tried was refused" if refused else "it failed"
-            figure = f"{words}: {ended.detail}; each pass tries again; it began at"
+            words = "the last pass that tried was refused" if refused else "the last pass failed"
+            figure = f"{words}: {ended.detail}; each pass tries again; that pass began at"
         else:
             why = ": ".join(filter(None, ((ended.reason or "").replace("_", " "), ended.detail)))
-            figure = f"it ended early: {why}; it began at"
+            figure = f"the last pass ended early: {why}; it began at"
         return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
 
     def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
@@ -161,17 +161,17 @@ class Gates:
         if capacity(self._rules) is not None:
             ahead = self._views.count_ahead(message_id, self._rules.due_by(at))
         first = f", {ahead:,} go first"
-        yield Gate("limit", limit is None or ahead < limit, f"{limit:,} a pass{first}" if limit else "none")
+        yield Gate("limit", limit is None or ahead < limit, f"{limit:,} per pass{first}" if limit else "none")
         by_rate = capacity(replace(self._rules, limit=None))
-        yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
+        yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} per second{first}" if rate else "none")
 
 
 def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
     if queue["state"] != State.SENDING:
         return Gate("claim", open=True, figure="not claimed")
-    figure = f"being sent by {queue['claimed_by']}; lapses at"
+    figure = f"being sent by {queue['claimed_by']}; the claim expires at"
     if has_ended:
-        figure = "claimed by a pass that has ended; free at"
+        figure = "claimed by a pass that has ended; the claim expires at"
     return Gate("claim", open=False, figure=figure, time=queue["claim_expires_at"])
 
 
@@ -179,7 +179,9 @@ def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
     """Return whether the wait is for a Retry-After. An attempt by hand sets no wait, and a requeue ends it."""
     last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:
-        return Gate("retry_after", open=True, figure="not asked for")
+        return Gate("retry_after", open=True, figure="none")
     until = last.finished_at + timedelta(seconds=last.retry_after_s)
     holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
-    return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
+    return Gate(
+        "retry_after", not holds, f"the ticketing API asked retrycli to wait {last.retry_after_s:,} s, until", until
+    )

@@ -16,7 +16,7 @@ from retrycli.views.log_lines import logger
 TASKS = {
     Topic.LOG_FILE: ("The log file was", "written"),
     Topic.METRICS: ("The metrics were", "written"),
-    Topic.REPORT: ("The report was", "renewed"),
+    Topic.REPORT: ("The report was", "updated"),
 }
 """Side tasks of a pass, each with the start of its warnings and its participle."""
 

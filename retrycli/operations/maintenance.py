@@ -47,8 +47,8 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
         found = database.revision()
         if found != schema.HEAD:
             raise ConfigurationError(
-                f"retrycli's tables in {database.place} are of version {found or 'none'}, and this program's of "
-                f"{schema.HEAD}; downgrade them with the program that upgraded them"
+                f"retrycli's tables in {database.place} are at version {found or 'none'}, but this program needs "
+                f"{schema.HEAD}; downgrade the tables with the version of retrycli that upgraded them"
             )
         keep_passes_off(settings, settings, held)
         check_claims(database)

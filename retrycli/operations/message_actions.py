@@ -279,7 +279,7 @@ def _perform(
             rejected = {message.id for message in messages if message.fields["status"] == MessageStatus.REJECTED}
             too_old = _expired(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
-            performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
+            performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "the message has expired"))
             refused |= {message_id: not_written(kind, message_id, why) for message_id, why in performed.refused.items()}
             refused |= {
                 message_id: would_expire(message_id, is_rejected=message_id in rejected)

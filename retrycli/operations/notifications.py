@@ -54,9 +54,9 @@ def notify(settings: Settings, database: Database, summary: PassSummary, now: da
                 _Notifier(settings, database, targets, summary, now, expiry).notify()
             finally:
                 targets.end_telling()
-    except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
+    except Exception as error:  # noqa: BLE001  the pass has already run, whatever the error is
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
-        logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
+        logger.warning("Could not notify anybody: %s. retrycli tries again after the next pass", words)
 
 
 class _Notifier:
@@ -112,9 +112,9 @@ class _Notifier:
         turn = change_of(self._database, target_name(url), Topic.UNHEARD, incident, at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
-            logger.info("Notifications get through again to %s", target)
+            logger.info("Notifications reach %s again", target)
         elif turn is not None:
-            words = "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`"
+            words = "No notification reached %s: %s. The next pass sends it again; see `retrycli notify test`"
             logger.warning(words, target, failure)
 
     def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
@@ -142,7 +142,7 @@ class _Notifier:
         counts = QueueCounts(self._database).counts(self._now)
         down = [breaker.destination for breaker in self._open]
         where = ", ".join(down or self._destinations)
-        if not down and len(self._destinations) > 1:  # any of them may be meant
+        if not down and len(self._destinations) > 1:  # it could be any of them
             where = f"one of {where}"
         return NoticeContext(socket.gethostname(), where, self._now, counts["waiting"], counts["escalated"])
 
@@ -192,7 +192,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         turn = change_of(database, PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:
-        logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
+        logger.warning("The dead-man switch (notify.ping_url) could not be notified of this pass: %s", failure)
 
 
 # -- tests -----------------------------------------------------------------------------------------------------
@@ -218,8 +218,8 @@ def send_test(settings: Settings, pass_id: str) -> list[TargetTest]:
     ping_url = settings.notify.ping_url
     if not urls and ping_url is None:
         raise ConfigurationError(
-            "neither notify.urls nor notify.ping_url is set: whom are notifications to go to? "
-            "Put apprise URLs, one a line, into a file of your own and name it as notify.urls_file"
+            "neither notify.urls nor notify.ping_url is set. "
+            "Put Apprise URLs in a file, one per line, and set notify.urls_file to its path"
         )
     failures = adapter.send(dict.fromkeys(urls, trial(socket.gethostname())))
     if adapter.MISSING in failures.values():

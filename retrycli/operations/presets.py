@@ -37,6 +37,6 @@ def check(settings: Settings, name: str) -> tuple[Preset, str]:
             columns = list(database.messages.c.keys())
     except RetrycliError as error:  # a preset is often written before the rest is set up
         others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
-        return preset, f"not looked at: {error}" + (f". It has to have the columns {others}" if others else "")
+        return preset, f"not checked: {error}" + (f". The table must have the columns {others}" if others else "")
     preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-    return preset, f"{settings.database.table} has every column that it names"
+    return preset, f"{settings.database.table} has every column that the preset names"

@@ -90,7 +90,7 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
         write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
     except RetrycliError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
+    except Exception as error:  # noqa: BLE001  a pass must not fail because of the report
         return f"{type(error).__name__}; see `retrycli --debug report`"
     return None
 
@@ -117,10 +117,10 @@ def write(path: Path, text: str) -> None:
         if is_special or str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc"):
             path.write_text(text, encoding="utf-8")
         else:
-            filesystem.replace(path, text)  # also replaces a link, which may be another's and lead anywhere
+            filesystem.replace(path, text)  # also replaces a link, which may belong to another user and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid path"
         raise ConfigurationError(
-            f"can't write the report {path}: {reason}; name a file in a folder that you may write to "
+            f"can't write the report {path}: {reason}; choose a file in a folder that you can write to "
             "(--html, or report.path in the settings)"
         ) from error

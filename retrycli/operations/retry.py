@@ -143,7 +143,7 @@ def _only(answers: list[tuple[Result | None, RetrycliError | None]], unreached: 
             raise error
         if result is not None:
             return result
-    raise NotActionable(f"{unreached}: a stop was requested. Ask again")
+    raise NotActionable(f"{unreached}, because a stop was requested. Run this again")
 
 
 def retry_all(

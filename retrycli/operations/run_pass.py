@@ -123,18 +123,18 @@ class _Lock(NamedTuple):
 def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Report a pass to the log and to every configured receiver."""
     remind = settings.notify.remind
-    with _or_warn("The log does not tell what has changed"):
+    with _or_warn("Changes could not be logged"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
         from retrycli.operations.incidents import warn
 
-        with _or_warn("The log file was not checked"):
+        with _or_warn("The log file could not be checked"):
             warn(database, Topic.LOG_FILE, log_lines.file_problem(), now, remind)
     about_to_expire = None
     if any(policy.expires_after for policy in settings.policies.values()):
         from retrycli.operations import expiry
 
-        with _or_warn("No messages about to expire were looked for"):
+        with _or_warn("Messages about to expire were not checked"):
             about_to_expire = expiry.expiring(settings, database, summary, now)
             if about_to_expire is not None:
                 expiry.warn(database, about_to_expire, now, remind)
@@ -154,7 +154,7 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
         if not is_current(path, summary, now):
             from retrycli.operations.incidents import warn
 
-            with _or_warn("The report was not renewed"):
+            with _or_warn("The report was not updated"):
                 warn(database, Topic.REPORT, renew(settings, database, path, summary, now), now, remind)
 
 

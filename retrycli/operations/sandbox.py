@@ -58,14 +58,14 @@ def _failure(status: int, text: str) -> Answer:
 
 
 _PASSING = (
-    _failure(503, "The sandbox plays overloaded"),
-    _failure(200, "The sandbox plays a ticket that is locked for now"),
-    _failure(500, "The sandbox plays a crash"),
+    _failure(503, "The sandbox simulates an overload"),
+    _failure(200, "The sandbox simulates a ticket that is locked for now"),
+    _failure(500, "The sandbox simulates a crash"),
 )
-FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox plays a recipient that does not exist"), *_PASSING)
+FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox simulates a recipient that does not exist"), *_PASSING)
 """The failures in order, repeated for ever. One in ten is final: most messages are retried, a few are escalated. It is
 the seventh, so that a short demo gets to it."""
-_ABOUT = "retrycli's sandbox: a ticketing API to try things out with, which delivers nothing to anybody"
+_ABOUT = "retrycli's sandbox: a ticketing API to experiment with; it delivers nothing"
 _REQUESTS = ["POST /tickets/ID/messages", "POST /tickets/ID/notes", "POST /auth/login", "GET /received"]
 
 
@@ -92,7 +92,7 @@ class Sandbox(ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 512  # as many connections as a pass may open at once
+    request_queue_size = 512  # as many connections as a pass may have open
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Sandbox(ThreadingTCPServer):
         if self.behaviour.latency:
             self._sleep(self.behaviour.latency.total_seconds())
         if self.behaviour.down:
-            return _failure(503, "The sandbox plays an outage")
+            return _failure(503, "The sandbox simulates an outage")
         match method, path.partition("?")[0].split("/"):
             case "GET", ["", ""]:
                 return 200, {"about": _ABOUT, "requests": _REQUESTS}
@@ -161,7 +161,7 @@ class Sandbox(ThreadingTCPServer):
             case "POST", ["", "tickets", ticket, "messages" | "notes" as part] if ticket:
                 return self._fault() or self._accept(key, unquote(ticket), part.removesuffix("s"), body)
             case _:
-                return _failure(404, f"No {method} {path} here; GET / tells what there is")
+                return _failure(404, f"No {method} {path} here; GET / lists what is available")
 
     def tell(self, method: str, path: str, key: str | None, status: int) -> None:
         """Pass a request to the listener."""
@@ -173,7 +173,7 @@ class Sandbox(ThreadingTCPServer):
             if self.behaviour.throttle:
                 now = self._clock()
                 if len(self._burst) == BURST and now - self._burst[0] < BURST_WINDOW:
-                    return _failure(429, "The sandbox plays a rate limit")
+                    return _failure(429, "The sandbox simulates a rate limit")
                 self._burst.append(now)
             return next(self._failures) if self._rng.random() < self.behaviour.fail else None
 
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return what is wrong with the host or the length of the body. Such a body is not read."""
         # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
         if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
-            return _failure(421, "Call the sandbox by 127.0.0.1 or localhost")
+            return _failure(421, "Address the sandbox as 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,19}", length):
             return _failure(411, "Send a Content-Length")

@@ -85,6 +85,6 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
         values = {"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}
         write_private(file, template(values))
     except FileExistsError:
-        raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
+        raise ConfigurationError(f"{file} already exists; edit that file, or name another with --config") from None
     except OSError as error:
         raise ConfigurationError(f"can't write {file}: {error.strerror}; name another with --config") from error

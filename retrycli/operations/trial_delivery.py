@@ -104,7 +104,7 @@ def _message(
         "ticket_id": int(ticket) if ticket.isascii() and ticket.isdecimal() else ticket,
         "message_type": message_type.value,
         "subject": "A test of retrycli",
-        "body": f'This is a test of retrycli by {by}. Nothing needs to be done about it.\nÄ, ß, 🎫, "quoted", <b>.',
+        "body": f'This is a test of retrycli by {by}. You need not do anything.\nÄ, ß, 🎫, "quoted", <b>.',
         "status": "failed",
         "retry_count": 0,
         "last_error": None,

@@ -68,7 +68,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
             version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        check_ids(database)  # first, so that a stranger's database gets no tables of retrycli's
+        check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
         yield database
 
@@ -130,7 +130,7 @@ def _bounded(settings: Settings) -> Settings:
     wanted = settings.run.concurrency
     concurrency = process.affordable(wanted)
     if concurrency < wanted:
-        words = "At most %d requests in flight, not run.concurrency = %d: the file descriptor limit is too low"
+        words = "At most %d concurrent requests, not run.concurrency = %d: the file descriptor limit is too low"
         log_lines.logger.info(words, concurrency, wanted)
     run = settings.run.model_copy(update={"concurrency": concurrency})
     return settings.model_copy(update={"run": run})
@@ -142,8 +142,8 @@ def _refuse_running_loop() -> None:
     except RuntimeError:
         return
     raise EventLoopRunning(
-        "an event loop is running in this thread, and a delivery needs its own; "
-        "call the function by `await asyncio.to_thread(FUNCTION, settings, …)`"
+        "an event loop is already running in this thread, but a delivery needs its own; "
+        "call the function with `await asyncio.to_thread(FUNCTION, settings, …)`"
     )
 
 
@@ -199,7 +199,7 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
         return state / f"{name}.lock"
     home = home or _home()
     own = home / OWN_STATE
-    # It is made with the lock. Until then the nearest existing folder above it counts.
+    # The folder is created with the lock. Until then, check the nearest existing folder above it.
     nearest = next(folder for folder in (own, *own.parents) if os.access(folder, os.F_OK))
     if nearest.is_relative_to(home) and _is_writable(nearest):
         return own / f"{name}.lock"

@@ -60,8 +60,8 @@ def check_ids(database: Database) -> None:
         # In SQLite a primary key may be null, unless it is the row id: then no row is read.
         if database.takes_null("id") and connection.execute(nameless).scalar():
             raise SchemaMismatch(
-                f"{_where(database)} has a failed message whose id is null, and retrycli knows a message by its id; "
-                "give it one, and make the column NOT NULL"
+                f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
+                "set the id, and make the column NOT NULL"
             )
         if _is_unique(database, connection):
             return
@@ -76,8 +76,8 @@ def check_ids(database: Database) -> None:
 def repeated(database: Database, message_id: object) -> SchemaMismatch:
     """Build the error for an id that several rows have."""
     return SchemaMismatch(
-        f"{_where(database)} has more than one row with the id {message_id}, and retrycli knows a message by its id; "
-        "give each row its own, and make the column PRIMARY KEY"
+        f"{_where(database)} has more than one row with the id {message_id}, but retrycli identifies messages by id; "
+        "give each row its own id, and make the column PRIMARY KEY"
     )
 
 
@@ -102,13 +102,13 @@ def _require_indexable(database: Database, *, make: str, drop: str | None) -> No
     kind = NOT_TABLES.get(str(found))
     if kind == PARTITIONED:
         raise SchemaMismatch(
-            f"{_where(database)} is a {kind}, whose indexes PostgreSQL does not make or drop "
-            f"concurrently; do it while nothing writes: {drop or make.format(table)}"
+            f"{_where(database)} is a {kind}; PostgreSQL can't create or drop its indexes "
+            f"concurrently. Run this while nothing writes to it: {drop or make.format(table)}"
         )
     if kind is not None:
         raise SchemaMismatch(
             f"{_where(database)} is a {kind}, which can't have an index; "
-            f"make it on the table behind it: {make.format('TABLE')}"
+            f"create the index on the underlying table: {make.format('TABLE')}"
         )
 
 
@@ -198,7 +198,7 @@ class FailedIndex(Queries):
             if self.state() is not IndexState.INVALID:
                 raise
             raise DatabaseUnavailable(
-                f"{error}; the index is of no use: `retrycli db index` builds it anew, "
+                f"{error}; the index is of no use: rebuild it with `retrycli db index`, "
                 "`retrycli db index --drop` drops it"
             ) from error
 

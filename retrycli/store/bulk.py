@@ -126,7 +126,7 @@ def _joined(values: Sequence[object]) -> str | None:
     """Return a list as one text; None if the server would not read the same values from it."""
     joined = SEPARATOR.join([NULL if value is None else str(value) for value in values])
     is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
-    return joined if joined and is_plain else None  # a server reads an empty text as an empty list
+    return joined if joined and is_plain else None  # the server reads an empty string as an empty list
 
 
 class _Prepared:
@@ -138,7 +138,7 @@ class _Prepared:
     """
 
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
-        assert isinstance(statement, UpdateBase)  # noqa: S101  told to the type checker
+        assert isinstance(statement, UpdateBase)  # noqa: S101  for the type checker
         compiled = statement.compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)  # noqa: S101
         self.sql = str(compiled)
@@ -161,7 +161,7 @@ class _Prepared:
         return list(zip(*columns, strict=True))
 
 
-class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have small letters
+class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its functions in lower case
     """Condition that a column's value is in the parameter ``ids``.
 
     SQLite gets the ids one by one, which is fastest there. A server would build, send and parse another statement for

@@ -77,7 +77,9 @@ def parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (exc.ArgumentError, ValueError):  # their texts may quote the password
-        raise ConfigurationError("database.url is not a valid database URL; check its port and its escapes") from None
+        raise ConfigurationError(
+            "database.url is not a valid database URL; check its port and its percent-encoding"
+        ) from None
 
 
 def make_engine(url: URL, patience: int) -> Engine:
@@ -194,7 +196,7 @@ def pipelined(connection: Connection) -> Iterator[None]:
     from psycopg import Error
 
     driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  told to the type checker
+    assert driver is not None  # noqa: S101  for the type checker
     around = connection.get_execution_options().get("pipeline")
     try:
         with driver.pipeline() as pipeline:
@@ -266,7 +268,7 @@ def require_file(url: URL) -> None:
         is_there = file.is_file()
     except OSError as error:
         raise DatabaseUnavailable(
-            f"can't look for {file}: {error.strerror}; check its folder's mode and owner"
+            f"can't look for {file}: {error.strerror}; check its folder's permissions and owner"
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")

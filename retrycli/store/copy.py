@@ -197,8 +197,8 @@ def _unfit(database: Database, table: Table, row: Row) -> str | None:
             where = " AND ".join(f'"{key.name}" = {_literal(values[key.name])}' for key in table.primary_key)
             change = f"UPDATE {table.name} SET \"{column.name}\" = '…' WHERE {where}"  # noqa: S608  never executed
             return (
-                f"{table.name} has a row that {database.place} can't hold: {column.name} {why}, where {where}. Give it "
-                f"another value in the database that is copied, as in {change}; and run this again"
+                f"{table.name} has a row that {database.place} can't hold: {column.name} {why}, where {where}. Set "
+                f"another value in the source database, such as with {change}, and run this again"
             )
     return None
 
@@ -216,11 +216,13 @@ def _objection(database: Database, column: Column[Any], value: object) -> str | 
         return None
     if isinstance(kind, String) and isinstance(value, str):
         if "\0" in value:
-            return "has a NUL character in it"
+            return "contains a NUL character"
         return f"has more than {kind.length} characters" if len(value) > (kind.length or len(value)) else None
     if isinstance(kind, Integer):
         largest = 2 ** (63 if isinstance(kind, BigInteger) else 31)
-        return None if isinstance(value, int) and -largest <= value < largest else "must be an integer of that size"
+        return (
+            None if isinstance(value, int) and -largest <= value < largest else "is not an integer that fits the column"
+        )
     return None
 
 
@@ -232,8 +234,8 @@ def _move_sequence_on(database: Database, table: Table) -> None:
         name = connection.execute(select(func.pg_get_serial_sequence(table.name, column.name))).scalar()
         if name is None:
             raise ConfigurationError(
-                f"{table.name} in {database.place} was not made by retrycli: nothing numbers its rows. Drop the tables "
-                "whose names begin with retrycli_ there, and run this again"
+                f"{table.name} in {database.place} was not created by retrycli: nothing numbers its rows. Drop "
+                "the tables there whose names begin with retrycli_, and run this again"
             )
         sequence = cast(name, REGCLASS)
         newest = select(func.max(column)).scalar_subquery()

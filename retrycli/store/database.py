@@ -190,7 +190,9 @@ class Database:
             cursor = connection.cursor()
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             if (found := cursor.fetchone()) is not None and found[0]:
-                raise DatabaseBusy(f"{self.place}: a reader keeps what was erased in the file's log; run this again")
+                raise DatabaseBusy(
+                    f"{self.place}: the erased texts remain in the write-ahead log, which is in use; run this again"
+                )
 
     def close(self) -> None:
         """Close all connections."""
@@ -249,7 +251,7 @@ class Database:
     @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
         with self.read() as connection, warnings.catch_warnings():
-            # A warning about an unknown type, as an extension's: it is not needed.
+            # It warns of unknown types, such as an extension's, which are not needed.
             warnings.simplefilter("ignore", exc.SAWarning)
             try:
                 columns = inspect(connection).get_columns(self._name, self._schema)

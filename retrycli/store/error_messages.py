@@ -10,17 +10,17 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from retrycli.system import process
 
 GONE = (
-    "the server was stopped or has failed, or it ends transactions too soon (transaction_timeout, "
-    "idle_in_transaction_session_timeout); try again when it is up"
+    "the server stopped or failed, or it ends transactions too soon (transaction_timeout, "
+    "idle_in_transaction_session_timeout); try again when the server is up"
 )
 """With many statements in flight, the server's own reason for closing the connection is lost."""
 NO_CHANGES = (
-    "it is read-only; retrycli must write status, retry_count, last_error and sent_at there: name a table in "
+    "it is read-only, but retrycli must write status, retry_count, last_error and sent_at: name a table in "
     "database.table, or give the view an INSTEAD OF UPDATE trigger"
 )
 OF_THE_TABLE = ("0A000", "42809", "55000")
 """PostgreSQL's error codes about the kind of a table, not about its contents or the role."""
-IN_THE_WAY = "another transaction was in the way; try again"
+IN_THE_WAY = "another transaction interfered; try again"
 ROLLED_BACK = "40"
 """First characters of the codes of deadlocks and serialisation failures."""
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -30,46 +30,46 @@ QUERY_CANCELED = "57014"
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
-    "23": "a constraint of the table forbids what retrycli writes there",
+    "23": "a constraint of the table rejects what retrycli writes; relax it",
     "25006": "this server is read-only; name the primary in database.url if it is a standby, or check "
     "default_transaction_read_only",
     "25P0": "the server ends transactions too soon; raise transaction_timeout and idle_in_transaction_session_timeout "
     "for this role",
-    "3F": "retrycli's own tables need a schema that is there in its role's search_path (ALTER ROLE … SET search_path)",
+    "3F": "retrycli's own tables need an existing schema in its role's search_path (ALTER ROLE … SET search_path)",
     ROLLED_BACK: IN_THE_WAY,
-    INSUFFICIENT_PRIVILEGE: "its role lacks a right; `retrycli manual postgresql` names those that it needs (GRANT; of "
-    "an index, to be the owner)",
+    INSUFFICIENT_PRIVILEGE: "its role lacks a right; `retrycli manual postgresql` lists those needed (GRANT; for "
+    "an index, ownership of the table)",
     "42809": NO_CHANGES,
     "53100": "free some space on the server",
     "55000": NO_CHANGES,
     LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
-    QUERY_CANCELED: "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
+    QUERY_CANCELED: "a statement was cancelled; if by a timeout, raise statement_timeout for this role",
     "57P": GONE,
 }
 """By PostgreSQL's error code, or its first characters."""
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
-    "readonly database": "the file or its folder can't be written; check their owner and mode, and their mount",
-    "unable to open database file": "the file can't be opened; check its owner and mode, its folder's, and its mount",
-    "disk I/O error": "its disk is full or fails; free some space, and see what the kernel has logged",
+    "readonly database": "the file or its folder can't be written; check their owner, permissions and mount",
+    "unable to open database file": "the file can't be opened; check its owner, permissions, folder and mount",
+    "disk I/O error": "its disk is full or failing; free some space, and check the kernel log",
     "file is not a database": "not a SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",
     # A PostgreSQL that rejects all connections gives no code.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
-    "Connection refused": "is PostgreSQL up there? Check host and port in database.url",
+    "Connection refused": "PostgreSQL may not be running there; check host and port in database.url",
     "failed to resolve host": "check the host in database.url",
-    "No such file or directory": "is PostgreSQL up there? Check the host in database.url",
+    "No such file or directory": "PostgreSQL may not be running there; check the host in database.url",
     "timeout expired": "the host does not answer; check host and port in database.url, and the firewall",
-    "too many connections": "its role's CONNECTION LIMIT is used up; raise it, a pass needs one",
-    "too many clients": "the server's max_connections are used up; raise them, or put a pooler before it",
-    "remaining connection slots": "the server's max_connections are used up; raise them, or put a pooler before it",
+    "too many connections": "its role's CONNECTION LIMIT is used up; raise it: a pass needs one connection",
+    "too many clients": "the server's max_connections is used up; raise it, or use a connection pooler",
+    "remaining connection slots": "the server's max_connections is used up; raise it, or use a connection pooler",
     "authentication failed": "check user and password in database.url",
     "no password supplied": "write the password into database.url, or into the user's ~/.pgpass",
-    "no pg_hba.conf entry": "the server's pg_hba.conf does not let this host and user in",
-    "does not support SSL": "the server has no TLS; switch it on there, or remove sslmode from database.url",
+    "no pg_hba.conf entry": "the server's pg_hba.conf does not allow this host and user; add an entry",
+    "does not support SSL": "the server does not support TLS; enable TLS there, or remove sslmode from database.url",
     "does not exist": "check user and database in database.url",
     "starting up": GONE,
     "shutting down": GONE,

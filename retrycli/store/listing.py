@@ -104,7 +104,7 @@ class MessageQueries(Queries):
             try:
                 return array("q", found)
             except TypeError:
-                raise SchemaMismatch("ids of the application's table must be integers") from None
+                raise SchemaMismatch("the ids in the application's table must be integers") from None
 
     def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
         """Yield the due time and id of messages that are due by a time, in the order in which a pass claims them.

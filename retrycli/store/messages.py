@@ -45,7 +45,7 @@ def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
 def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
     """Build a message from a row of the application's table."""
     if not isinstance(row["id"], int):
-        raise SchemaMismatch(f"the application's table has an id that must be an integer: {row['id']!r}")
+        raise SchemaMismatch(f"the application's table has an id that is not an integer: {row['id']!r}")
     try:
         return Message.from_row(row)
     except InvalidMessage as error:

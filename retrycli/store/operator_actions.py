@@ -218,7 +218,7 @@ class Acts(Queries):
             if any(row[name] != value for name, value in read.items()):
                 raise NotActionable(
                     f"message {message_id} was modified concurrently while you edited it; nothing was written. "
-                    f"See `retrycli show {message_id}`, and edit it again"
+                    f"See `retrycli show {message_id}`, and edit the message again"
                 )
             self._check_room(connection, message_id, changes)
             # A key that a version before 0005 chose belongs to the old text.
@@ -246,12 +246,12 @@ class Acts(Queries):
             room = self._database.max_length(name)
             if room is not None and len(new) > room:
                 raise NotActionable(
-                    f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
-                    f"{room:,}; nothing was written"
+                    f"message {message_id} can't have a {name} of {len(new):,} characters, because its column "
+                    f"holds only {room:,}; nothing was written"
                 )
         if lacking := self._database.unencodable(connection, "".join(changes.values())):
             raise NotActionable(
-                f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
+                f"message {message_id} can't have {lacking!r} in its text, because the database's encoding lacks it; "
                 "nothing was written"
             )
 

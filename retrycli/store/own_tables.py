@@ -69,7 +69,7 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
     if found is not None and (not upgrade or found > schema.HEAD):
         remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade`"
         raise ConfigurationError(
-            f"retrycli's tables in {database.place} are of version {found}, and this program's of {schema.HEAD}; "
+            f"retrycli's tables in {database.place} are at version {found}, but this program needs {schema.HEAD}; "
             + remedy
         )
     upgrade_tables(database)
@@ -132,8 +132,8 @@ def check_selection(database: Database) -> None:
         configured = remembered and _full_name(database, connection)
     if configured is not None and configured != remembered:
         raise ConfigurationError(
-            f"the queue in {database.place} belongs to the table {remembered}, and database.table names {configured}; "
-            f"set database.table to {remembered}, or, if the application has renamed it, run `retrycli table accept`"
+            f"the queue in {database.place} belongs to the table {remembered}, but database.table is {configured}; "
+            f"set database.table to {remembered}, or, if the application renamed the table, run `retrycli table accept`"
         )
 
 

@@ -223,7 +223,7 @@ def register_text_fallback(connection: Connection, _record: object) -> None:
     for name in BEYOND_PYTHON:
         oid = adapters.types[name].oid
         usual = adapters.get_loader(oid, Format.TEXT)
-        assert usual is not None  # noqa: S101  told to the type checker
+        assert usual is not None  # noqa: S101  for the type checker
         adapters.register_loader(oid, _or_text(usual))
 
 

@@ -15,8 +15,8 @@ from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
 
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
-    "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
-    "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
+    "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
+    "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
 }
 """Unsuitable types of a server's columns, and why. A file's declared types say little, except that text columns turn
 numbers into texts, so that ids are not integers."""

@@ -22,7 +22,7 @@ from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
 from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, held, move
 
-HIDDEN = "its row can be read and not changed; check the row-level policies of {}"
+HIDDEN = "its row can be read but not changed; check the row-level policies of {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
 SHARED_COLUMNS = {
     name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")

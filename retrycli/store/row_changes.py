@@ -185,7 +185,7 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    return NULLTYPE if database.is_sqlite else database.type_of("sent_at")  # a file's columns take anything
+    return NULLTYPE if database.is_sqlite else database.type_of("sent_at")  # columns of a SQLite file accept anything
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:

@@ -45,8 +45,8 @@ class PassTimes:
 class QueueCounts(Queries):
     """Count messages; change nothing."""
 
-    # Grouped by several columns, SQLite would sort all rows, and with an index of states it would read them in the
-    # order of their times. These conditional counts read a million rows once, in storage order.
+    # With GROUP BY on several columns SQLite would sort all rows, and with an index on the state it would read them in
+    # order of time. These conditional counts read a million rows once, in storage order.
 
     def in_queue(self) -> InQueue:
         """Count the queued messages. Only the type is read from the application's table."""

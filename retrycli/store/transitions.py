@@ -114,7 +114,7 @@ def escalate(
     known = [
         decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
     ]
-    # Messages that are not failed any more, or replaced by another, leave the queue with the next pass.
+    # Messages that are no longer failed, or were replaced by another, leave the queue in the next pass.
     gone = [decision for decision in decisions if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
@@ -203,7 +203,7 @@ def as_list(addresses: Collection[str]) -> str | None:
     return json.dumps(sorted(addresses)) if addresses else None
 
 
-def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
+def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  any type that a column accepts
     its = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
     return its.values(claimed_by=None, claim_expires_at=None, **values)
 

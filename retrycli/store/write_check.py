@@ -185,7 +185,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"{database.messages.fullname} in {database.place} refuses the result of a message, tried with message "
+        f"{database.messages.fullname} in {database.place} rejects results of messages, as tested with message "
         f"{message_id} and rolled back: {why}; let retrycli write status, retry_count, last_error and sent_at there"
     )
 
@@ -198,6 +198,6 @@ def lack_of_room(file: Path | None) -> str | None:
     if not disk.total or disk.free >= MIN_FREE:  # some file systems report no sizes
         return None
     return (
-        f"{file}: its disk has {disk.free // 1024} KiB free, and {MIN_FREE // 1024} are needed to write down what "
-        "comes of messages; free some space"
+        f"{file}: its disk has {disk.free // 1024} KiB free, but {MIN_FREE // 1024} KiB are needed to record "
+        "results; free some space"
     )

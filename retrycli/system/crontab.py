@@ -65,9 +65,7 @@ class UserCrontab:
         return self.host.run(["crontab", *(["-u", self.user] if self.user else []), option], given)
 
     def _checked(self, done: Finished) -> Finished:
-        remedy = (
-            f"; is cron installed, and may {self.host.login} use it? `retrycli cron install --systemd` does without"
-        )
+        remedy = f"; is cron installed, and may {self.host.login} use it? use `retrycli cron install --systemd` instead"
         return checked(done, "crontab", remedy)
 
 

@@ -16,7 +16,7 @@ from retrycli.domain.errors import NotEdited
 
 NAMED_BY = ("VISUAL", "EDITOR")
 FALLBACKS = ("sensible-editor", "nano", "vi")
-SUDO_REMEDY = "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
+SUDO_REMEDY = "to keep your $EDITOR, run `sudo --preserve-env=EDITOR,VISUAL …`"
 ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -36,7 +36,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
         if found := shutil.which(name, path=environment.get("PATH")):
             return [found]
     remedy = SUDO_REMEDY if stripped_by_sudo(environment) else "set $EDITOR"
-    raise NotEdited(f"no editor found; {remedy}, or give --subject or --body-file")
+    raise NotEdited(f"no editor found; {remedy}, or pass --subject or --body-file")
 
 
 def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
@@ -65,18 +65,20 @@ def edited(text: str, command: list[str], *, name: str) -> str:
         try:
             return file.read_bytes().decode()
         except FileNotFoundError:
-            raise NotEdited("the editor has removed the text; nothing was written") from None
+            raise NotEdited("the editor deleted the file; nothing was written") from None
         except UnicodeDecodeError:
-            raise NotEdited("the text is not valid UTF-8; nothing was written. Set your editor's encoding") from None
+            raise NotEdited(
+                "the text is not valid UTF-8; nothing was written. Set your editor's encoding to UTF-8"
+            ) from None
 
 
 def _run(command: list[str]) -> None:
     try:
-        code = subprocess.run(command, check=False).returncode  # noqa: S603  the user who runs us names it
+        code = subprocess.run(command, check=False).returncode  # noqa: S603  the command is the user's own $EDITOR
     except OSError as error:
         raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
     if code != 0:
-        raise NotEdited(f"the editor {command[0]} ended with {code}; nothing was written")
+        raise NotEdited(f"the editor {command[0]} exited with status {code}; nothing was written")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS)
     except OSError as error:
         return subprocess.CompletedProcess(command, NOT_THERE, b"", (error.strerror or "can't be run").encode())
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, TIMED_OUT, b"", f"no answer within {seconds:g} s".encode())
+        return subprocess.CompletedProcess(command, TIMED_OUT, b"", f"no response within {seconds:g} s".encode())
 
 
 def checked(done: Finished, name: str, remedy: str = "") -> Finished:
@@ -146,12 +146,12 @@ class File:
                 like = self.path.stat() if self.keeps_mode else None
                 filesystem.replace(
                     self.path, text, errors="surrogateescape", like=like
-                )  # by a name that cron passes over
+                )  # a file with a name that cron ignores
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"can't write {self.path}: {error.strerror}; as root, or with --user for a schedule of your own"
+                f"can't write {self.path}: {error.strerror}; run this as root, or use --user for your own schedule"
             ) from error
 
 

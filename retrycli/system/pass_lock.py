@@ -49,7 +49,7 @@ class Holder:
     def in_words(self, now: datetime) -> str:
         """Describe pid, host and age for an error."""
         if self.since is None:
-            return "a process that did not say who it is"
+            return "an unidentified process"
         return f"pid {self.pid} on {self.host}, for {max((now - self.since).total_seconds(), 0):.0f} s"
 
 
@@ -155,11 +155,11 @@ class PassLock:
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
             remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
             return LockUnusable(
-                f"can't open the lock file {self._path}: it belongs to {owner}, who made a pass here; as root: {remedy}"
+                f"can't open the lock file {self._path}: it belongs to {owner}, who ran a pass here; as root: {remedy}"
             )
         return LockUnusable(
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
-            "the user who runs retrycli can write"
+            "the user who runs retrycli can write to"
         )
 
 
@@ -168,11 +168,11 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     if not stat.S_ISREG(found.st_mode):
         return "is not a regular file"
     if found.st_nlink > 1:
-        return "has another name as well (a hard link), and may be another file"
+        return "has a hard link, so it may be used for something else"
     if found.st_size > LONGEST:
-        return "holds something else"
+        return "contains something else"
     if is_planted(found, folder.stat()):
-        return "is another user's, in a folder that anybody may write to"
+        return "belongs to another user, in a folder that anybody can write to"
     return None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 PRIVATE = 0o600  # readable and writable by its owner only
 ROOT = 0
-OWN_FOLDER = "move the file to a folder of its own"
+OWN_FOLDER = "move the file to its own folder"
 MAX_LINKS = 40  # maximum that Linux follows on the way to a file (path_resolution(7))
 ACCESS_LIST = "system.posix_acl_access"
 """The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask."""
@@ -198,13 +198,13 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         return None
     if found.st_mode & stat.S_IWOTH:
         if is_folder and found.st_mode & stat.S_ISVTX:
-            return Weakness(place, "is open to every user", OWN_FOLDER, is_open_to_all=True)
-        return Weakness(place, "may be changed by every user", f"`chmod o-w {_quoted(place)}`", is_open_to_all=True)
+            return Weakness(place, "is writable by every user", OWN_FOLDER, is_open_to_all=True)
+        return Weakness(place, "is writable by every user", f"`chmod o-w {_quoted(place)}`", is_open_to_all=True)
     if _has_access_list(place):
-        return Weakness(place, "may be changed by whom its access list names", f"`setfacl -b {_quoted(place)}`")
+        return Weakness(place, "may be changed by the users in its access list", f"`setfacl -b {_quoted(place)}`")
     if not _is_private(found.st_gid, users):
         group = _group_name(found.st_gid)
-        return Weakness(place, f"may be changed by the group {group}", f"`chmod g-w {_quoted(place)}`")
+        return Weakness(place, f"is writable by the group {group}", f"`chmod g-w {_quoted(place)}`")
     return None
 
 
@@ -214,7 +214,7 @@ def _is_read_only(place: Path) -> bool:
 
 
 def _has_access_list(place: Path) -> bool:
-    with suppress(OSError, AttributeError):  # neither every file system nor every system has them
+    with suppress(OSError, AttributeError):  # not every operating system or file system has access lists
         return ACCESS_LIST in os.listxattr(place)
     return False
 

@@ -37,7 +37,7 @@ from retrycli.domain.sanitize import printable
 from retrycli.system.trust import open_private, others_may_have_linked
 
 logger = logging.getLogger("retrycli")
-LINKED = "it has a second name (a hard link), and other users may make names in its folder"
+LINKED = "it has a hard link, and other users can create files in its folder"
 
 
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
@@ -62,16 +62,16 @@ def log_event(event: Event, *, in_full: bool = True) -> None:
 
 STOP_REASONS = {
     StopReason.BREAKER_OPEN: "the ticketing API is down",
-    StopReason.CREDENTIALS_REFUSED: "our credentials are refused",
-    StopReason.SAME_ANSWER: "everything gets the same answer",
-    StopReason.THROTTLED: "the ticketing API has asked for a rest",
-    StopReason.DEADLINE: "its time is up",
-    StopReason.LIMIT: "its limit is reached",
-    StopReason.SIGNAL: "a signal has come",
+    StopReason.CREDENTIALS_REFUSED: "the credentials are refused",
+    StopReason.SAME_ANSWER: "every request gets the same response",
+    StopReason.THROTTLED: "the ticketing API asked retrycli to wait",
+    StopReason.DEADLINE: "the pass ran out of time",
+    StopReason.LIMIT: "the pass reached its limit",
+    StopReason.SIGNAL: "the pass received a signal",
     StopReason.LOCK_HELD: "another pass holds the lock",
     StopReason.PAUSED: "deliveries are paused",
-    StopReason.FAULT: "it has failed",
-    StopReason.DIED: "its process has died",
+    StopReason.FAULT: "the pass failed",
+    StopReason.DIED: "the pass's process died",
 }
 """Why a pass stops, as the end of a sentence."""
 
@@ -116,7 +116,7 @@ class EventLog:
 
 def _cause_in_words(event: MessageEscalated) -> str:
     """Return why messages were escalated. A response's text is left out, because it may hold a customer's words."""
-    status = None if event.status_code is None else f"answer {event.status_code}"
+    status = None if event.status_code is None else f"status {event.status_code}"
     problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
     return ": ".join(filter(None, (event.reason, problem or status)))
 
@@ -131,7 +131,7 @@ def _texts(event: Event) -> list[str]:
             return [f"Message {event.message_id} sent successfully on retry"]
         case MessageRescheduled():
             result = _result(event.outcome, event.status_code)
-            then = f"try {event.retry_count}, next attempt at {utc_text(event.next_attempt_at)}"
+            then = f"retry {event.retry_count}, next attempt at {utc_text(event.next_attempt_at)}"
             return [f"Message {event.message_id} {result}, {then}"]
         case MessageReleased():
             return [f"Message {event.message_id} {_result(event.outcome, event.status_code)}, no retry used up"]
@@ -140,14 +140,16 @@ def _texts(event: Event) -> list[str]:
         case MessageMovedOn():
             return [f"Message {event.message_id} was modified concurrently while it was being sent"]
         case ResultKept():
-            return [f"The application holds the row of message {event.message_id}; a later pass writes the result"]
+            return [
+                f"The application has locked the row of message {event.message_id}; a later pass records the result"
+            ]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
-            return [f"{text}, next try at {utc_text(event.probe_at)}"]
+            return [f"{text}, next probe at {utc_text(event.probe_at)}"]
         case BreakerClosed():
             return [f"{event.destination} is back"]
         case PassStopped():
-            return [f"Message retry pass stops: {STOP_REASONS[event.reason]}"]
+            return [f"Message retry pass stopped: {STOP_REASONS[event.reason]}"]
     assert_never(event)
 
 
@@ -158,8 +160,8 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
         return f"An earlier pass died: {messages} claimed again, of which {event.unknown:,} may have been delivered"
     by = event.by - event.by % timedelta(seconds=1)
     return (
-        f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited for "
-        f"longer, {event.claims} claims would have been held for longer; both are corrected"
+        f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited "
+        f"longer, and {event.claims} claims would have lasted longer; all were corrected"
     )
 
 
@@ -190,7 +192,7 @@ def _value(given: object) -> str:
 def _result(outcome: str | None, status_code: int | None) -> str:
     sent = "may have been sent" if may_have_arrived(outcome, status_code) else "not sent"
     answer = ", ".join(str(part) for part in (outcome, status_code) if part is not None)
-    return f"{sent} ({answer or 'no attempt was begun'})"
+    return f"{sent} ({answer or 'no attempt was started'})"
 
 
 def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
@@ -284,7 +286,7 @@ class _LogFile(logging.Handler):
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self.problem = f"{self._path}: {why}. Correct logging.file, or let this user write there"
+            self.problem = f"{self._path}: {why}. Correct logging.file, or give this user write permission there"
 
     def close(self) -> None:
         if self._file is not None:

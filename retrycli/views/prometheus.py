@@ -99,20 +99,20 @@ def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...
     """Return names, descriptions, values and labels. A value is one number, one by label, or None if there is none."""
     return [
         (
-            *("retrycli_build_info", "Which retrycli wrote this."),
+            *("retrycli_build_info", "The version of retrycli that wrote these metrics."),
             *({(measured.version, measured.tables): 1}, "version", "tables"),
         ),
-        ("retrycli_retry_interval_seconds", "How often a pass should begin.", measured.retry_interval_seconds),
+        ("retrycli_retry_interval_seconds", "The configured interval between passes.", measured.retry_interval_seconds),
         ("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", measured.first_start),
         (
             "retrycli_last_pass_start_timestamp_seconds",
-            "When the last pass began, a skipped one too.",
+            "When the last pass began, including skipped passes.",
             measured.last_start,
         ),
         ("retrycli_last_pass_duration_seconds", "How long the last pass took.", measured.last_duration_seconds),
         (
             "retrycli_last_success_timestamp_seconds",
-            "When the last completed pass ended; not there until one has.",
+            "When the last completed pass ended; absent until a pass completes.",
             measured.last_success,
         ),
         ("retrycli_passes", "Passes that have ended.", measured.passes, "result"),
@@ -121,20 +121,20 @@ def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...
         ("retrycli_due_messages", "Waiting messages that the next pass would send.", measured.due),
         (
             "retrycli_oldest_waiting_age_seconds",
-            "How long ago the oldest waiting message first failed; 0 where none waits.",
+            "How long ago the oldest waiting message first failed; 0 if none is waiting.",
             measured.oldest_waiting_seconds,
         ),
         (
             "retrycli_oldest_escalated_age_seconds",
-            "How long ago the oldest escalated message was escalated; 0 where none is.",
+            "How long ago the oldest escalated message was escalated; 0 if there is none.",
             measured.oldest_escalated_seconds,
         ),
         (
             "retrycli_oldest_unacknowledged_age_seconds",
-            "How long ago the oldest escalated message without acknowledgement was escalated; 0 if there is none.",
+            "How long ago the oldest unacknowledged message was escalated; 0 if there is none.",
             measured.oldest_unacknowledged_seconds,
         ),
-        ("retrycli_paused", "Whether deliveries are paused.", measured.paused),
+        ("retrycli_paused", "1 if deliveries are paused.", measured.paused),
         ("retrycli_breaker_open", "1 if the circuit breaker is open.", measured.breakers, "destination"),
     ]
 
@@ -157,10 +157,10 @@ def _remedy(error: OSError, path: Path) -> str:
     folder = path.parent
     match error:
         case FileNotFoundError():
-            return f"make the folder {folder}, or name the one that node_exporter's textfile collector reads"
+            return f"create the folder {folder}, or use the one that node_exporter's textfile collector reads"
         case PermissionError():
-            return f"let user {os.getuid()} write in the folder {folder}: the file is replaced as a whole"
+            return f"give user {os.getuid()} write permission for the folder {folder}: the file is replaced as a whole"
         case IsADirectoryError():
-            return "name a file in it"
+            return "name a file in that folder"
         case _:
-            return f"look after the folder {folder}"
+            return f"check the folder {folder}"

@@ -111,7 +111,7 @@ def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others
         "retrycli: message 1 is sent, not failed: there is nothing to requeue",
         "retrycli: message 12 is not escalated; it is waiting for its next attempt: "
         "there is nothing to requeue; `retrycli retry 12` attempts it now",
-        "retrycli: no message 99; `retrycli list-failed` lists the waiting ones",
+        "retrycli: no message 99; `retrycli list-failed` lists the failed messages",
     ]
     assert acts(application) == [(11, "anna", "requeued")]
 
@@ -206,7 +206,7 @@ def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application
     before = application.dump()
     done = at_work(*command.split(), "--error", "no such error", "--yes")
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == ("retrycli: no failed message matches, and nothing was changed; see `retrycli list-failed`\n")
+    assert done.stderr == ("retrycli: no failed message matches; nothing was changed. See `retrycli list-failed`\n")
     assert application.dump() == before
 
 
@@ -284,9 +284,12 @@ def test_the_output_says_that_the_canaries_failed(cli: Cli, application: Applica
         at_work = cli.having(application.variables(api.url))
         screen = at_work.on_terminal("requeue", "--type", "customer", "--canary", "2", answers=["y"])
     assert screen.returncode == 3
-    assert "Requeue 3 messages, trying 2 of them first? [y/N] y\n" in screen.text
-    assert "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. It is where it was." in screen.words
-    assert screen.text.endswith("1 message is as before: 2 of the 2 that went first failed.\nNext: retrycli show 11\n")
+    assert "Requeue 3 messages, with 2 of them as canaries? [y/N] y\n" in screen.text
+    assert (
+        "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. Its place in the queue is unchanged."
+        in screen.words
+    )
+    assert screen.text.endswith("1 message was left unchanged: 2 of the 2 canaries failed.\nNext: retrycli show 11\n")
 
 
 def test_when_the_canaries_live_the_rest_follows(cli: Cli, application: Application) -> None:
@@ -484,7 +487,7 @@ def test_requeue_leaves_alone_what_the_application_rejected(at_work: Cli, applic
     assert (done.returncode, facts(done)["refused"]) == (4, 2)
     assert [re.sub(r"\d+", "N", line) for line in done.stderr.splitlines()] == [
         "retrycli: message N is rejected, not failed: there is nothing to requeue. The application rejected it, or "
-        "changed its row after retrycli had rejected it; set its status to failed there"
+        "changed its row after retrycli rejected it. Set its status to failed in the application"
     ] * 2
     assert [application.row(each)["status"] for each in (11, 12)] == ["rejected", "rejected"]
     assert 11 not in application.rows("retrycli_queue")
@@ -511,7 +514,7 @@ def test_requeue_refuses_a_row_that_can_not_be_built(at_work: Cli, application: 
     assert refused.stderr == "retrycli: message 11 can't be sent: body is missing; fix its row first\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
-    assert "Requeued 1 message.\n1 message can't be sent as it is and was left alone.\n" in screen.text
+    assert "Requeued 1 message.\n1 message can't be sent in its present form and was left unchanged.\n" in screen.text
     application.execute("UPDATE pending_messages SET body = 'here it is' WHERE id = 11")
     assert at_work("requeue", "11").returncode == 0
 
@@ -527,7 +530,9 @@ def test_requeue_refuses_a_message_that_its_preset_can_not_build(at_work: Cli, a
     assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; fix its row first\n"
     assert application.rows("retrycli_queue")[11]["state"] == "escalated"
     screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
-    assert "Requeued 1 message.\n2 messages can't be sent as they are and were left alone.\n" in screen.text
+    assert (
+        "Requeued 1 message.\n2 messages can't be sent in their present form and were left unchanged.\n" in screen.text
+    )
     application.execute("UPDATE pending_messages SET attachments = NULL WHERE id IN (11, 12)")
     assert at_work("requeue", "11", "12").returncode == 0
 
@@ -598,7 +603,7 @@ def test_retry_by_a_filter_gives_up_where_the_api_is_down(cli: Cli, application:
         at_work = cli.having(application.variables(api.url))
         done = at_work("retry", "--type", "customer", "--yes")
         assert (done.returncode, len(api.paths)) == (3, 5)
-        assert done.stderr == "retrycli: 2 messages are as before: the ticketing API seems to be down.\n"
+        assert done.stderr == "retrycli: 2 messages were left unchanged: the ticketing API seems to be down.\n"
         assert at_work("retry", *map(str, range(11, 18))).returncode == 3
         assert len(api.paths) == 12
 
@@ -632,7 +637,7 @@ def test_acknowledging_by_a_filter_takes_those_that_nobody_has(at_work: Cli, app
     told = at_work.json("escalations", "ack", "--type", "customer", "--yes", "--by", "bert")
     assert (told["matched"], told["done"]) == (1, 1)
     again = at_work("escalations", "ack", "11")
-    assert (again.returncode, again.stderr) == (4, "retrycli: message 11 is acknowledged already, by anna\n")
+    assert (again.returncode, again.stderr) == (4, "retrycli: message 11 was already acknowledged by anna\n")
     assert acts(application) == [(11, "anna", "acknowledged"), (12, "bert", "acknowledged")]
 
 
@@ -739,7 +744,7 @@ def test_requeue_says_before_it_asks_how_many_have_expired(at_work: Cli, applica
     escalate(application, 13, hours_ago=1)
     old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
     screen = old.on_terminal("requeue", "--type", "customer", answers=["n"])
-    words = "2 messages have expired and would expire again: they are left alone. Requeue 1 message? [y/N]"
+    words = "2 messages have expired and would expire again: they will be left unchanged. Requeue 1 message? [y/N]"
     assert words in screen.words, screen.words
     assert "Expires" not in screen.text, "an escalated message does not expire"
     assert re.findall(r"^(1\d)  ", screen.text, re.MULTILINE) == ["13"]

@@ -110,7 +110,7 @@ def test_a_database_that_may_only_be_read_is_told_with_what_to_do(cli: Cli, appl
     line = fault(bound("run-once"), 69)
     assert line == (
         f"{application.path}: attempt to write a readonly database: "
-        "the file or its folder can't be written; check their owner and mode, and their mount"
+        "the file or its folder can't be written; check their owner, permissions and mount"
     )
     assert bound("list-failed").stdout.startswith("101\t")
 
@@ -129,7 +129,7 @@ def test_a_file_in_a_folder_that_is_closed_to_us_is_told_with_what_to_do(cli: Cl
     bound = without_roots_powers(cli)
     there = {"RETRYCLI_DATABASE__URL": f"sqlite:///{closed}/agent.db"}
     assert fault(bound("status", env=there), 69) == (
-        f"can't look for {closed}/agent.db: Permission denied; check its folder's mode and owner"
+        f"can't look for {closed}/agent.db: Permission denied; check its folder's permissions and owner"
     )
 
 
@@ -198,15 +198,15 @@ def test_the_least_table_that_there_may_be_is_enough(cli: Cli, sandbox: Sandbox)
 
 BAD_ROWS: dict[int, tuple[dict[str, Any], str]] = {
     20: ({"body": None}, "body is missing"),
-    21: ({"body": b"\x00\x01"}, "body is not text"),
-    22: ({"subject": b"\xff"}, "subject is not text"),
-    23: ({"retry_count": -1}, "retry_count is -1, and can't be below 0"),
+    21: ({"body": b"\x00\x01"}, "body must be text"),
+    22: ({"subject": b"\xff"}, "subject must be text"),
+    23: ({"retry_count": -1}, "retry_count must not be negative: -1"),
     24: ({"retry_count": "three"}, "retry_count must be an integer: 'three'"),
     25: ({"cc_emails": "not a list"}, "cc_emails is not valid JSON"),
     26: ({"bcc_emails": '{"to": 1}'}, "bcc_emails must be a JSON list"),
     27: ({"created_at": "yesterday"}, "created_at is not a valid date: 'yesterday'"),
     28: ({"updated_at": "2026-13-45 00:00:00"}, "updated_at is not a valid date: '2026-13-45 00:00:00'"),
-    29: ({"message_type": "fax"}, "message_type is 'fax', not one of customer, supplier, internal"),
+    29: ({"message_type": "fax"}, "message_type is 'fax', but must be one of customer, supplier, internal"),
     30: ({"ticket_id": ""}, "ticket_id is missing"),
 }
 
@@ -312,7 +312,7 @@ NO_OTHER = (
 )
 WRONG_SETTINGS: dict[tuple[str, str], str] = {
     ("TICKETING_API_BASE_URL", "tickets.example.com"): (
-        "gateway.base_url (environment TICKETING_API_BASE_URL): write it with its scheme and host, as in "
+        "gateway.base_url (environment TICKETING_API_BASE_URL): the URL must have a scheme and a host, such as "
         "https://tickets.example.com/api"
     ),
     ("RETRYCLI_RUN__CONCURENCY", "8"): "run.concurency (environment RETRYCLI_RUN__CONCURENCY): no such setting",
@@ -328,7 +328,7 @@ WRONG_SETTINGS: dict[tuple[str, str], str] = {
     (
         "RETRYCLI_CONFIG",
         "/no/such.toml",
-    ): "no configuration file /no/such.toml ($RETRYCLI_CONFIG); `retrycli init` makes",
+    ): "no configuration file /no/such.toml ($RETRYCLI_CONFIG); `retrycli init` creates",
 }
 WRONG_FILES = {
     b"[gateway\n": "is not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 9)",
@@ -377,4 +377,6 @@ def test_a_configuration_file_that_may_not_be_read_is_told(cli: Cli) -> None:
     file.touch(mode=0)
     us = without_roots_powers(cli)
     for arguments in (["status"], ["--config", "retrycli.toml", "status"], ["status", "--config", "retrycli.toml"]):
-        assert fault(us(*arguments), 78) == "can't read retrycli.toml: Permission denied; check its mode and owner"
+        assert (
+            fault(us(*arguments), 78) == "can't read retrycli.toml: Permission denied; check its permissions and owner"
+        )

@@ -488,7 +488,7 @@ def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        ("USING (id <> {0})", "its row can be read and not changed"),
+        ("USING (id <> {0})", "its row can be read but not changed"),
         ("USING (true) WITH CHECK (id <> {0})", "violates row-level security policy"),
     ],
 )

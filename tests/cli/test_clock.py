@@ -72,8 +72,8 @@ def test_after_a_clock_was_a_month_ahead_each_message_is_tried_in_its_time(
     assert tried(at, range(3, 8)) == {3: [], 4: [], 5: [1, 2, 3, 4], 6: [], 7: [1, 2, 3, 4]}
     [warned] = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert warned.getMessage() == (
-        "The clock was ahead by 29 days, 23:45:00 or more in earlier passes: 4 messages would have waited for longer, "
-        "0 claims would have been held for longer; both are corrected"
+        "The clock was ahead by 29 days, 23:45:00 or more in earlier passes: 4 messages would have waited longer, and "
+        "0 claims would have lasted longer; all were corrected"
     )
 
 

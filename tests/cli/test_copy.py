@@ -241,7 +241,7 @@ def test_it_says_what_became_of_each_table_and_what_comes_next(move: Move) -> No
     lines = [line.split() for line in screen.text.splitlines()]
     assert ["retrycli_queue", "4", "4", "4", "0", "0", "verified"] in lines
     assert max(map(len, screen.text.splitlines())) <= 80
-    assert "Let no pass be made over the old database" in screen.words
+    assert "Run no more passes on the old database" in screen.words
     piped = move.copy()
     assert "retrycli_queue\t4\t4\t0\t0\t0\tverified\n" in piped.stdout
     assert len(piped.stdout.splitlines()) == len(TABLES)
@@ -312,7 +312,7 @@ def test_a_side_whose_queue_belongs_to_another_table_is_refused(between_files: M
     side = between_files.old if end == "old" else between_files.new
     side.sql("UPDATE retrycli_selection SET table_name = 'outbox'")
     refused = between_files.refusal(code=78)
-    assert "belongs to the table outbox, and database.table names pending_messages" in refused
+    assert "belongs to the table outbox, but database.table is pending_messages" in refused
     assert side.url.removeprefix("sqlite:///") in refused
 
 
@@ -452,7 +452,7 @@ def test_one_database_is_refused(between_files: Move) -> None:
     before = all_of(between_files.old)
     done = between_files.cli("db", "copy", "--from", between_files.old.url, "--to", "sqlite:///link.db")
     assert done.returncode == 78
-    assert done.stderr == "retrycli: --from and --to are the same database, link.db; name the other one\n"
+    assert done.stderr == "retrycli: --from and --to are the same database, link.db; change one of them\n"
     assert all_of(between_files.old) == before
 
 
@@ -467,7 +467,7 @@ def test_a_server_is_known_to_be_the_same_as_well(cli: Cli, templates: Templates
 def test_a_source_without_tables_of_ours_is_refused(between_files: Move) -> None:
     swapped = replace(between_files, old=between_files.new, new=between_files.old)
     assert swapped.refusal(code=78) == (
-        f"retrycli: {make_url(between_files.new.url).database} has no tables of retrycli's to copy; check --from\n"
+        f"retrycli: {make_url(between_files.new.url).database} has no retrycli tables to copy; check --from\n"
     )
 
 
@@ -477,7 +477,7 @@ def test_a_source_without_tables_of_ours_is_refused(between_files: Move) -> None
 def test_a_source_of_another_version_is_refused(between_files: Move, version: str, remedy: str) -> None:
     between_files.old.sql(f"UPDATE retrycli_version SET version_num = '{version}'")
     words = between_files.refusal(code=78)
-    assert words.endswith(f"are of version {version}, and this program's of {schema.HEAD}; {remedy}\n")
+    assert words.endswith(f"are at version {version}, but this program needs {schema.HEAD}; {remedy}\n")
 
 
 def test_a_target_of_a_newer_version_is_refused(between_files: Move) -> None:
@@ -490,7 +490,7 @@ def test_a_target_without_the_applications_table_gets_no_tables(cli: Cli, betwee
     with database(cli.cwd, "postgresql") as url:
         done = cli("db", "copy", "--from", between_files.old.url, "--to", url)
         assert done.returncode == 78
-        assert done.stderr.endswith("check --to and database.table. The application's data moves first\n")
+        assert done.stderr.endswith("check --to and database.table. First move the application's data\n")
         engine = create_engine(url)
         with engine.connect() as connection:
             assert engine.dialect.get_table_names(connection) == []
@@ -503,9 +503,9 @@ def test_messages_that_have_not_moved_are_counted(move: Move) -> None:
     move_data(move.old, move.new)
     move.new.delete(3, 5)
     words = move.refusal(code=78)
-    assert "2 of the messages in the queue" in words
+    assert "2 messages in the queue" in words
     assert "the first of them 3, are not in pending_messages of postgresql" in words
-    assert "move the application's data first" in words
+    assert "first move all of the application's data" in words
     assert count(move.new, "retrycli_queue") == 0
 
 
@@ -577,8 +577,8 @@ def test_a_row_that_does_not_fit_is_named(move: Move) -> None:
     put(move.old, "retrycli_acts", {"message_id": 2, "at": NOON, "by": "ana", "act": "note", "detail": "a\0b"})
     done = move.copy()
     assert (done.returncode, done.stdout) == (78, "")
-    assert 'detail has a NUL character in it, where "id" = 1.' in done.stderr
-    assert 'UPDATE retrycli_acts SET "detail" = \'…\' WHERE "id" = 1; and run this again\n' in done.stderr
+    assert 'detail contains a NUL character, where "id" = 1.' in done.stderr
+    assert 'UPDATE retrycli_acts SET "detail" = \'…\' WHERE "id" = 1, and run this again\n' in done.stderr
 
 
 # -- URLs and passwords ------------------------------------------------------------------------------------------------

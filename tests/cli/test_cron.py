@@ -85,7 +85,7 @@ def test_a_crontab_that_can_not_be_read_is_not_taken_for_none(desk: Cli, crontab
     crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
     done = desk("cron", "check", "--user")
     assert done.returncode == 3
-    assert "nothing that can be read calls the passes; can't read the crontab of " in done.stderr
+    assert "nothing that can be read starts passes; can't read the crontab of " in done.stderr
     assert "you are not allowed" in done.stderr
     assert "cron install" not in done.stderr + done.stdout
     assert "you are not allowed" in desk.json("cron", "check", "--user", code=3)["unread"]
@@ -126,7 +126,7 @@ def test_a_second_install_changes_nothing_and_remove_leaves_what_was_there(desk:
 def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "check", "--user")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "retrycli: nothing calls the passes; have them called: `retrycli cron install`\n"
+    assert done.stderr == "retrycli: nothing starts passes; schedule them: `retrycli cron install`\n"
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
     found = desk.json("cron", "check", "--user")
     assert (found["ok"], found["objection"]) == (True, None)
@@ -137,7 +137,7 @@ def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, cro
     screen = desk.on_terminal("cron", "check", "--user")
     assert screen.returncode == 3
     assert max(map(len, screen.text.splitlines()[:5])) <= COLUMNS
-    assert "it calls at */5 * * * *; schedule.retry_interval_minutes makes that */15 * * * *" in screen.words
+    assert "it starts passes at */5 * * * *, but schedule.retry_interval_minutes requires */15 * * * *" in screen.words
 
 
 def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text(desk: Cli, crontab: Crontab) -> None:
@@ -145,7 +145,7 @@ def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text
     for command in (("cron", "install", *OWN, "--yes"), ("cron", "install", *OWN, "--systemd", "--yes")):
         done = desk(*command)
         assert done.returncode == 78
-        assert "a pass is called already by the crontab of" in done.stderr
+        assert "passes are already started by the crontab of" in done.stderr
     assert crontab.file.read_text() == "0 * * * * retrycli run-once '\x1b[2J'\n"
     shown = desk.show_all(piped=["cron check --user", "cron check --user --json"], on_terminal=["cron check --user"])
     assert all("\x1b" not in each.stdout for each in shown.piped.values())
@@ -155,13 +155,13 @@ def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text
 def test_a_user_can_be_named_only_where_a_schedule_names_one(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "install", "--user", "--run-as", "daemon", "--yes")
     assert done.returncode == 2
-    assert "Invalid value for --run-as: only root's schedule can be another user's" in done.stderr
+    assert "Invalid value for --run-as: only root can schedule passes for another user; omit --run-as" in done.stderr
     assert crontab.file.read_bytes() == OTHERS
 
 
 WRONG = {
     "no configuration file": {},
-    "which cron can't keep evenly": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},
+    "which cron can't run evenly": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},
 }
 
 
@@ -229,10 +229,10 @@ def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: 
         with_it = ("cron", command, "--config", "retrycli.toml")
         done = desk(*with_it, *(["--yes"] if command == "install" else []))
         assert (done.returncode, done.stdout) == (78, "")
-        assert "the passes would be made by root; name the user" in done.stderr
+        assert "passes would run as root; name the user" in done.stderr
         named = desk(*with_it, "--run-as", "root")
         assert (named.returncode, named.stdout) == (78, "")
-        assert f"retrycli.toml belongs to {THEIRS}, which passes made by root would rely on" in named.stderr
+        assert f"retrycli.toml belongs to {THEIRS}, and passes run by root would rely on" in named.stderr
 
 
 @contextmanager
@@ -312,7 +312,7 @@ def test_no_line_is_proposed_that_relies_on_what_another_user_may_write(cli: Cli
         done = command(*printed)
         assert (done.returncode, done.stdout) == (78, "")
         assert f"{(place / name).resolve()} belongs to {THEIRS}" in done.stderr
-        assert f"which passes made by {DAEMON} would rely on" in done.stderr
+        assert f"and passes run by {DAEMON} would rely on it" in done.stderr
 
 
 def test_a_config_and_a_database_of_two_users_make_no_passes(cli: Cli, crontab: Crontab) -> None:
@@ -322,7 +322,7 @@ def test_a_config_and_a_database_of_two_users_make_no_passes(cli: Cli, crontab: 
         os.chown(config, pwd.getpwnam(ANOTHER).pw_uid, -1)
         done = cli.having(crontab.variables)("--config", config, "cron", "print", "--run-as", ANOTHER)
         assert (done.returncode, done.stdout) == (78, "")
-        assert re.search(rf"belongs to {ANOTHER}, and the database .* to {DAEMON}; chown root", done.stderr)
+        assert re.search(rf"belongs to {ANOTHER}, but the database .* to {DAEMON}; if .*chown root", done.stderr)
 
 
 def test_the_unit_is_as_confined_as_the_one_in_the_folder_cron(cli: Cli, crontab: Crontab) -> None:

@@ -29,21 +29,21 @@ def indexes(application: Application) -> list[object]:
 def test_on_a_terminal_it_shows_what_it_would_do_and_asks(at_work: Cli, application: Application) -> None:
     refused = at_work.on_terminal("db", "index", answers=["n"])
     assert f"{MAKE};" in refused.words
-    assert "Make it? No other process can write to the file meanwhile. [y/N] n" in refused.words
+    assert "Create the index? Other processes can't write to the file meanwhile. [y/N] n" in refused.words
     assert refused.text.endswith("Nothing was changed.\n")
     assert indexes(application) == []
     made = at_work.on_terminal("db", "index", answers=["y"])
-    assert made.text.endswith("Made it.\nNext: retrycli status\n")
+    assert made.text.endswith("Created the index.\nNext: retrycli status\n")
     assert max(map(len, made.text.splitlines())) <= COLUMNS
     assert indexes(application) == [MAKE]
     again = at_work.on_terminal("db", "index")
-    assert again.text.startswith("The application's table has an index of its failed rows, retrycli_failed.\n")
+    assert again.text.startswith("The application's table has the index on failed rows, retrycli_failed.\n")
     gone = at_work.on_terminal("db", "index", "--drop", answers=["y"])
     assert "DROP INDEX retrycli_failed;" in gone.text
-    assert gone.text.endswith("Took it away.\nNext: retrycli status\n")
+    assert gone.text.endswith("Dropped the index.\nNext: retrycli status\n")
     assert indexes(application) == []
     none = at_work.on_terminal("db", "index", "--drop")
-    assert none.text.startswith("The application's table has no index of its failed rows, retrycli_failed.\n")
+    assert none.text.startswith("The application's table has no index on failed rows, retrycli_failed.\n")
 
 
 def test_off_a_terminal_it_shows_what_it_would_do_and_does_nothing(at_work: Cli, application: Application) -> None:

@@ -116,7 +116,7 @@ def test_a_pass_with_few_descriptors_sends_every_message_once(
         done = at_work("run-once", "--json")
         assert (done.returncode, done.stderr) == (0, "")
         told = at_work("--log-level", "INFO", "run-once").stderr
-        assert ("requests in flight, not run.concurrency = 500" in told) is (hard < 500)
+        assert ("concurrent requests, not run.concurrency = 500" in told) is (hard < 500)
         summary = json.loads(done.stdout)
         assert (summary["result"], summary["sent"], summary["unknown"]) == ("completed", messages, 0)
         assert [each["times"] for each in received(url)] == [1] * messages
@@ -189,7 +189,7 @@ def test_a_database_that_can_not_be_opened_for_lack_of_descriptors_is_reported_s
     done = used_up(cli, application, "attempt(lambda: retrycli.status(settings))")
     assert done.stdout.startswith("DatabaseUnavailable 69 "), done
     assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
-    assert "owner and mode" not in done.stdout
+    assert "owner, permissions" not in done.stdout
 
 
 def test_a_journal_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(

@@ -161,22 +161,24 @@ def check_stopped(cli: Cli, application: Application, answer: Answer, *, status:
 
 def test_a_redirect_of_everything_escalates_nothing(cli: Cli, application: Application) -> None:
     """A maintenance page."""
-    said = "answers HTTP 302 to everything"
+    said = "responds with HTTP 302 to every request"
     check_stopped(cli, application, MOVED, status=69, reason="same_answer", said=said)
 
 
 def test_a_404_for_everything_escalates_nothing(cli: Cli, application: Application) -> None:
     """A proxy that has lost its way to the API."""
-    said = "answers HTTP 404 to everything"
+    said = "responds with HTTP 404 to every request"
     check_stopped(cli, application, MISSING, status=69, reason="same_answer", said=said)
 
 
 def test_a_403_for_everything_is_about_our_credentials(cli: Cli, application: Application) -> None:
-    said = "refuses our credentials (HTTP 403 to everything)"
+    said = "refuses the credentials (HTTP 403 to every request)"
     check_stopped(cli, application, CLOSED, status=77, reason="credentials_refused", said=said)
 
 
-@pytest.mark.parametrize(("answer", "said"), [(MOVED, "answers HTTP 302 to"), (CLOSED, "our credentials (HTTP 403 to")])
+@pytest.mark.parametrize(
+    ("answer", "said"), [(MOVED, "responds with HTTP 302 to"), (CLOSED, "the credentials (HTTP 403 to")]
+)
 def test_one_notification_says_what_everything_is_answered(
     cli: Cli, application: Application, answer: Answer, said: str
 ) -> None:

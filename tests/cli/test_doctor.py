@@ -126,7 +126,7 @@ def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> 
 def test_the_age_of_what_would_be_sent_is_told(desk: Cli, application: Application) -> None:
     application.add(1, created_at="2023-05-06 07:08:09")
     [found] = [each for each in desk.json("doctor")["findings"] if "2023-05-06" in each["found"]]
-    assert found["found"].startswith("the oldest message that waits is of ")
+    assert found["found"].startswith("the oldest waiting message dates from ")
     assert found["level"] == "warning"
     assert "schedule.expires_after_hours" in found["remedy"]
 
@@ -143,7 +143,7 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         api._answers = [(404, {})]
         [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
         assert found["level"] == "failure"
-        assert f"{api.url} is there (it answers HTTP 404" in found["found"]
+        assert f"{api.url} responds (HTTP 404" in found["found"]
         assert desk("status", "--check").returncode == 3
         assert re.search(r"but the last refusal, at \S+Z, was: .*401", found["found"])
         application.execute("UPDATE pending_messages SET status = 'rejected'")
@@ -200,9 +200,9 @@ def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
         there, found = (each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api")
     assert there["level"] == "ok"
     assert found["level"] == "failure"
-    told = rf"nothing gets through to {api.url} since \S+Z: 5 failures in a row; the next try is at \S+Z"
+    told = rf"nothing has reached {api.url} since \S+Z: 5 failures in a row; the next probe is at \S+Z"
     assert re.fullmatch(told, found["found"])
-    assert found["remedy"] == "check the API; `retrycli run-once --probe` attempts it now"
+    assert found["remedy"] == "check the API; `retrycli run-once --probe` probes it now"
 
 
 @needs_no_file
@@ -235,7 +235,7 @@ def test_a_cron_that_was_just_started_is_not_suspected(desk: Cli, application: A
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00', started_by = 'cron'")
     [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "passes"]
     assert "may refuse" not in found["remedy"]
-    assert re.search(r"newer than the last tick; the first one is at \d{4}-\S+:00Z$", found["remedy"])
+    assert re.search(r"newer than the last scheduled time; the first pass is at \d{4}-\S+:00Z$", found["remedy"])
     assert "may refuse" not in desk("status").stdout
 
 
@@ -255,4 +255,4 @@ def test_a_user_who_finds_no_line_is_told_that_roots_crontab_can_not_be_read(
     assert cli("status", "--check", "--config", desk.cwd / "retrycli.toml").returncode == 0
     assert found["level"] == "warning"
     assert "can't read other users' crontabs, such as root's" in found["found"]
-    assert re.fullmatch(r"look as root: `sudo \S+ --config \S+ doctor`", found["remedy"])
+    assert re.fullmatch(r"run as root: `sudo \S+ --config \S+ doctor`", found["remedy"])

@@ -123,12 +123,12 @@ def test_an_invalid_message_is_edited_and_then_requeued_or_retried(at_desk: Cli,
 
 NOTHING = {
     "exit 3": "the editor",
-    ': > "$2"': "the text is empty; nothing was written",
-    'echo > "$2"': "the text is empty; nothing was written",
-    'echo "no subject" > "$2"': "the text does not begin with a line `Subject: …` and a blank one",
-    'rm "$2"': "the editor has removed the text; nothing was written",
-    'printf "Subject: x\\n\\n \\n" > "$2"': "the body is empty; reject a message that is not to be",
-    'printf "Subject: a\\rb\\n\\nx" > "$2"': "the subject has a line break in it; write it in one line",
+    ': > "$2"': "the text must not be empty; nothing was written",
+    'echo > "$2"': "the text must not be empty; nothing was written",
+    'echo "no subject" > "$2"': "the text must begin with a line `Subject: …` and a blank line",
+    'rm "$2"': "the editor deleted the file; nothing was written",
+    'printf "Subject: x\\n\\n \\n" > "$2"': "the body must not be empty; to stop the message, reject",
+    'printf "Subject: a\\rb\\n\\nx" > "$2"': "the subject must not contain a line break; write it on one line",
     'printf "Subject: x\\n\\ncaf\\351" > "$2"': "the text is not valid UTF-8; nothing was written",
 }
 
@@ -153,7 +153,7 @@ def test_a_text_that_is_left_as_it_is_is_no_edit(at_desk: Cli, application: Appl
     application.add(11, hours_ago=0)
     before = application.dump()
     done = at_desk.having(editor(at_desk.cwd, "true"))("edit", "11", "--yes")
-    assert (done.returncode, done.stderr) == (0, "Nothing is different; nothing was written.\n")
+    assert (done.returncode, done.stderr) == (0, "Nothing has changed; nothing was written.\n")
     assert at_desk.json("edit", "11", "--subject", "Re: Invoice", "--yes") == {"id": 11, "changed": []}
     assert application.dump() == before
 
@@ -174,7 +174,7 @@ def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Applica
     done = at_desk("edit", "11", "--yes", env={"PATH": str(at_desk.cwd)})
     assert (done.returncode, done.stderr) == (
         4,
-        "retrycli: no editor found; set $EDITOR, or give --subject or --body-file\n",
+        "retrycli: no editor found; set $EDITOR, or pass --subject or --body-file\n",
     )
 
 
@@ -184,7 +184,7 @@ def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Applica
     [
         (["--subject", "x"], "this is not a terminal: pass --yes to confirm"),
         (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
-        (["--subject", "caf\udce9", "--yes"], "that is not valid UTF-8"),
+        (["--subject", "caf\udce9", "--yes"], "the value is not valid UTF-8"),
     ],
 )
 def test_wrong_usage_changes_nothing(at_desk: Cli, application: Application, arguments: list[str], why: str) -> None:
@@ -201,7 +201,7 @@ def test_a_subject_with_a_line_break_is_refused(at_desk: Cli, application: Appli
     application.add(11, hours_ago=0)
     done = at_desk("edit", "11", "--subject", "x\nBcc: all@example.com", "--yes")
     assert (done.returncode, application.row(11)["subject"]) == (4, "Re: Invoice")
-    assert done.stderr.startswith("retrycli: the subject has a line break in it")
+    assert done.stderr.startswith("retrycli: the subject must not contain a line break")
 
 
 def test_a_recipient_needs_its_column(at_desk: Cli, application: Application) -> None:
@@ -209,7 +209,7 @@ def test_a_recipient_needs_its_column(at_desk: Cli, application: Application) ->
     application.execute("ALTER TABLE pending_messages DROP COLUMN recipient_email")
     done = at_desk("edit", "11", "--recipient", "bo@example.com", "--yes")
     assert done.returncode == 4
-    assert done.stderr == ("retrycli: pending_messages has no column recipient_email; leave the recipient out\n")
+    assert done.stderr == ("retrycli: pending_messages has no column recipient_email; omit the recipient\n")
     assert at_desk("edit", "11", "--subject", "Re: bill", "--yes").returncode == 0
 
 
@@ -357,7 +357,7 @@ def test_an_editor_that_sudo_did_not_pass_on_is_told_of(at_desk: Cli, applicatio
     path = {"PATH": f"{folder}:{BARE['PATH']}", "EDITOR": "", "VISUAL": ""}
     done = at_desk.having(path | {"SUDO_USER": "anna"})("edit", "11", "--yes")
     assert done.stderr.splitlines()[0] == (
-        f"retrycli: sudo passes no $EDITOR on, so this opens {folder}/sensible-editor; "
-        "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
+        f"retrycli: sudo does not pass on $EDITOR, so this opens {folder}/sensible-editor; "
+        "to keep your $EDITOR, run `sudo --preserve-env=EDITOR,VISUAL …`"
     )
     assert "sudo" not in at_desk.having(path)("edit", "11", "--yes").stderr

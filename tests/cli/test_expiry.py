@@ -33,7 +33,7 @@ pytestmark = on_both
 NOWHERE = "http://127.0.0.1:9"
 """Nobody listens on this port."""
 EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
-ANNOUNCED = r"WARNING 2 messages expire by .* UTC unless deliveries go on, the first at .* UTC: "
+ANNOUNCED = r"WARNING 2 messages expire by .* UTC unless deliveries resume, the first at .* UTC: "
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_a_pause_announces_what_it_would_let_expire_with_whose_it_is_and_how_to_
     assert (first.returncode, second.stderr) == (0, "")
     assert expiring("resume").returncode == 0
     over = expiring("run-once").stderr
-    assert "WARNING No message is about to expire any more\n" in over
+    assert "WARNING Messages are no longer about to expire\n" in over
     assert "expire" not in expiring("run-once").stderr
 
 
@@ -71,12 +71,12 @@ def test_the_pass_that_lets_them_expire_gives_no_all_clear(at_work: Cli, applica
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--by", "anna").returncode == 0
-    assert "unless deliveries go on" in expiring("run-once").stderr
+    assert "unless deliveries resume" in expiring("run-once").stderr
     assert expiring("resume").returncode == 0
     earlier = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=3)
     application.execute("UPDATE retrycli_told SET told_at = ? WHERE target = 'log'", earlier.isoformat(" "))
     over = at_work("run-once", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "5"}).stderr
-    assert "No message is about to expire" not in over
+    assert "Messages are no longer about to expire" not in over
     assert "WARNING Some of the messages that were about to expire have expired; see `retrycli escalations`\n" in over
 
 
@@ -156,8 +156,8 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
         with exclusively_locked(application):
             report_pass(settings, database, summary, utc_now())
     warned = [each.getMessage() for each in caplog.records if "locked" in each.getMessage()]
-    assert any(each.startswith("The log file was not checked: ") for each in warned)
-    assert any(each.startswith("No messages about to expire were looked for: ") for each in warned)
+    assert any(each.startswith("The log file could not be checked: ") for each in warned)
+    assert any(each.startswith("Messages about to expire were not checked: ") for each in warned)
 
 
 def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
@@ -222,8 +222,8 @@ def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, applic
         "expired": 2,
         "expired_due": 1,
     }
-    assert "Expired\t2 of those waiting; a pass escalates each when it is due\n" in shown.piped["status"].stdout
-    assert "Expired 2 of those waiting; a pass escalates each when it is due" in shown.screens["status"].words
+    assert "Expired\t2 of the waiting messages; a pass escalates each when it is due\n" in shown.piped["status"].stdout
+    assert "Expired 2 of the waiting messages; a pass escalates each when it is due" in shown.screens["status"].words
     assert "expired; a pass will escalate it" in shown.piped["explain 1"].stdout
     assert "expired; a pass will escalate it" in shown.piped["explain 2"].stdout
     assert "escalates it" not in shown.piped["explain 6"].stdout
@@ -240,7 +240,7 @@ def test_status_says_that_the_next_pass_escalates_what_has_expired(at_work: Cli,
     application.add(4, hours_ago=9)
     application.add(5, hours_ago=9)
     said = expiring("status").stdout
-    assert "Expired\t2 of those waiting; the next pass escalates them\n" in said
+    assert "Expired\t2 of the waiting messages; the next pass escalates them\n" in said
     assert "Expired" not in at_work("status").stdout
 
 
@@ -252,4 +252,4 @@ def test_explain_says_that_a_message_expires_before_its_next_attempt(at_work: Cl
     tomorrow = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     application.execute("UPDATE retrycli_queue SET next_attempt_at = ?", str(tomorrow))
     words = expiring.on_terminal("explain", "1").words
-    assert "Next attempt none: it expires before a pass would try it" in words, words
+    assert "Next attempt none: the message expires before a pass would attempt it" in words, words

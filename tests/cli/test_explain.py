@@ -340,7 +340,7 @@ def test_one_that_goes_first_is_seen_though_both_are_new(at: Desk) -> None:
 def test_without_a_pass_there_is_no_telling_when(at: Desk) -> None:
     at.add(1)
     found = at.explain(1, NOON)
-    assert [(each.name, each.figure) for each in found.gates if not each.open] == [("cron", "there was no pass yet")]
+    assert [(each.name, each.figure) for each in found.gates if not each.open] == [("cron", "no pass has run yet")]
     assert found.next_attempt_at is None
 
 
@@ -351,13 +351,15 @@ def test_where_cron_is_dead_there_is_no_telling_when(at: Desk) -> None:
     [gate] = [each for each in found.gates if not each.open]
     assert (gate.name, gate.time) == ("cron", NOON)
     assert gate.figure.startswith(
-        "none has begun for too long: cron may be stopped, or refuse the user (PAM, cron.deny);"
+        "no pass has started for too long: cron may be stopped, or may refuse the user (PAM, cron.deny);"
     )
-    assert gate.figure.endswith("; the last pass began at")
+    assert gate.figure.endswith("; the last one began at")
     running = replace(caller("*/15 * * * *"), running=True, user="desk")
     late = desk.status(at.settings, callers=[running], now=lambda: NOON + 35 * MINUTE)
     assert late.state == "late"
-    assert str(late.missing).startswith("cron runs, but may refuse desk (PAM, cron.deny), or the line fails; see")
+    assert str(late.missing).startswith(
+        "cron runs, but may refuse desk (PAM, cron.deny), or the cron line may fail; see"
+    )
     assert found.next_attempt_at is None
     assert at.explain(1, NOON + 34 * MINUTE).next_attempt_at == NOON + 3 * TICK
 
@@ -426,7 +428,7 @@ def test_what_stopped_the_last_pass_is_quoted(at: Desk) -> None:
     [gate] = [each for each in at.explain(1, NOON + MINUTE).gates if each.name == "last_pass"]
     assert gate.open
     assert re.fullmatch(
-        rf"it ended early: breaker open: {at.api.url}, to be tried again at \S+; it began at", gate.figure
+        rf"the last pass ended early: breaker open: {at.api.url}, next probe at \S+; it began at", gate.figure
     )
     assert gate.time == NOON
     at.application.execute("UPDATE retrycli_passes SET result = 'completed', reason = NULL, detail = NULL")
@@ -608,12 +610,12 @@ def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, ap
     soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
     application.execute(sending, str(soon))
     screen = waiting.on_terminal("explain", "8")
-    claimed = "in the pass that has claimed it; if that pass has died"
+    claimed = "in the pass that has claimed the message; if that pass has died"
     assert re.search(rf"Next attempt {claimed}, {LOCAL_TIME} Next:", screen.words)
     assert screen.text.splitlines()[-1] == "Next: retrycli show 8"
     application.execute(sending, str(soon - 10 * MINUTE))
     screen = waiting.on_terminal("explain", "8")
-    assert "claimed it" not in screen.words
+    assert "claimed the message" not in screen.words
     assert screen.text.splitlines()[-1] == "Next: `retrycli retry 8` attempts it now"
 
 
@@ -637,13 +639,13 @@ def test_of_a_pass_that_has_ended_nobody_is_told_that_it_sends(cli: Cli, applica
         log = at_work("--log-level", "INFO", "run-once").stderr
     assert re.search(r"^claim\tfalse\tbeing sent by [0-9a-f-]{36}; lapses at\t20", running.stdout, re.MULTILINE)
     assert "\tunder way\t" in lists.stdout
-    free = r"^claim\tfalse\tclaimed by a pass that has ended; free at\t20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+    free = r"^claim\tfalse\tclaimed by a pass that has ended; the claim expires at\t20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
     assert re.search(free, dead.stdout, re.MULTILINE), dead.stdout
     assert re.search(free, recorded_since.stdout, re.MULTILINE), recorded_since.stdout
     assert re.search(rf"Next attempt {LOCAL_TIME} Next: retrycli show 8$", screen.words), screen.words
     assert "\tunder way\t" not in shown.stdout
     assert "\tnot recorded\t" in shown.stdout
-    assert "Message 8 may have been sent (unknown), try 1, next attempt at 20" in log
+    assert "Message 8 may have been sent (unknown), retry 1, next attempt at 20" in log
     assert "not sent (unknown)" not in log
 
 
@@ -651,13 +653,13 @@ def test_of_a_pass_that_has_ended_nobody_is_told_that_it_sends(cli: Cli, applica
 def test_while_one_message_goes_first_the_others_are_promised_no_attempt(
     cli: Cli, application: Application, answer: Answer
 ) -> None:
-    """An open breaker lets one probe through, and who refuses our credentials is asked by one message."""
+    """An open breaker lets one probe through, and who refuses the credentials is asked by one message."""
     application.add_due(8)
     with Scripted(answer) as api:
         at_work = cli.having(application.variables(api.url))
         at_work("run-once")
         last = max(int(str(each)) for each in application.rows())
-        words = rf"not before {LOCAL_TIME}, and then only if it is the one that is tried first"
+        words = rf"not before {LOCAL_TIME}, and then only if this message is the first one attempted"
         assert re.search(words, at_work.on_terminal("explain", str(last)).words)
         assert at_work.json("explain", str(last))["next_attempt_at"] is not None
         application.execute("DELETE FROM pending_messages WHERE id < ?", last)

@@ -68,13 +68,13 @@ UNUSABLE: dict[int, tuple[Row, str]] = {
     31: ({"cc_emails": f"[{'9' * 5_000}]"}, "cc_emails is not valid JSON"),
     32: ({"bcc_emails": '["\\ud800"]'}, "bcc_emails is not valid UTF-8"),
     33: ({"message_type": "\x1b[2J" * 10_000}, r"message_type is '\x1b[2J"),
-    34: ({"retry_count": -(2**63)}, "retry_count is -9223372036854775808"),
+    34: ({"retry_count": -(2**63)}, "retry_count must not be negative: -9223372036854775808"),
     35: ({"attachments": '{"a": 1}'}, "attachments must be a JSON list"),
     36: ({"created_at": "infinity"}, "created_at is not a valid date: 'infinity'"),
-    37: ({"ticket_id": Random(0).randbytes(4_000).hex()}, "ticket_id has 8,000 characters"),  # they can't be compressed
+    37: ({"ticket_id": Random(0).randbytes(4_000).hex()}, "it has 8,000"),  # they can't be compressed
 }
 ONLY_SQLITE: dict[int, tuple[Row, str]] = {
-    40: ({"body": b"\xff\x00"}, "body is not text"),
+    40: ({"body": b"\xff\x00"}, "body must be text"),
     41: ({"retry_count": "many"}, "retry_count must be an integer: 'many'"),
     42: ({"retry_count": b"\x01"}, "retry_count must be an integer"),
     43: ({"ticket_id": b"\xff"}, "ticket_id must be a number or text"),

@@ -271,7 +271,7 @@ def test_show_has_times_in_json_as_the_lists_have_them(shown: Shown) -> None:
 
 def test_show_of_what_can_not_be_sent_names_what_comes_before_a_retry(shown: Shown) -> None:
     assert shown.screens["show 14"].text.endswith(
-        "Next: `retrycli edit 14`, or fix its row; then `retrycli retry 14`\n"
+        "Next: `retrycli edit 14`, or fix its row; then run `retrycli retry 14`\n"
     )
 
 
@@ -306,7 +306,7 @@ def test_piped_lists_have_their_columns_names_if_they_are_wanted(at_work: Cli, a
     for command, first, last in (
         ("passes", "Started", "Started by"),
         ("list-failed", "ID", "Last error"),
-        ("escalations", "ID", "Seen to"),
+        ("escalations", "ID", "Acknowledged / note"),
     ):
         named = at_work(command, "--header").stdout.splitlines()
         names = named[0].split("\t")

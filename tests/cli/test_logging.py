@@ -176,7 +176,7 @@ def test_a_file_that_another_user_may_have_linked_as_the_log_is_not_written(
     folder.chmod(0o777)
     application.fill()
     done = logging("run-once")
-    assert f"The log file was not written: {folder}/retrycli.log: it has a second name" in done.stderr
+    assert f"The log file was not written: {folder}/retrycli.log: it has a hard link" in done.stderr
     assert (done.returncode, target.stat().st_size, len(sandbox.received)) == (0, size, 3)
 
 

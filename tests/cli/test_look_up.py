@@ -188,8 +188,8 @@ def test_a_system_that_does_not_answer_changes_nothing(
         assert done.stdout.splitlines()[0].startswith("1\tunknown\t")
         desk.check_as_before(before, row)
         screen = desk.command.having(asking(f"http://127.0.0.1:{port}")).on_terminal("look-up", "1")
-        assert "Not known whether message 1 has arrived: look-up: " in screen.words
-        assert "if it is there, `retrycli mark-sent 1`" in screen.words
+        assert "It is not known whether message 1 has arrived: look-up: " in screen.words
+        assert "if the message is there, `retrycli mark-sent 1`" in screen.words
 
 
 def check_not_possible(done: Finished) -> None:
@@ -308,4 +308,4 @@ def test_it_is_public_python(application: Application, monkeypatch: pytest.Monke
 def test_it_takes_ids_and_no_filter(at_work: Cli) -> None:
     done = at_work("look-up")
     assert done.returncode == 2
-    assert "name messages by their ids" in " ".join(done.stderr.split())
+    assert "give the ids of the messages" in " ".join(done.stderr.split())

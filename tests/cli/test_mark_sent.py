@@ -156,7 +156,7 @@ def test_messages_that_are_not_failed_or_do_not_exist_are_named(at_work: Cli, ap
     assert [each.partition(":")[2] for each in sorted(done.stderr.splitlines())] == [
         " message 1 is sent, not failed: there is nothing to mark as sent",
         " message 2 is pending, not failed: there is nothing to mark as sent",
-        " no message 404; `retrycli list-failed` lists the waiting ones",
+        " no message 404; `retrycli list-failed` lists the failed messages",
     ]
     assert application.row(5)["status"] == "sent"
 
@@ -238,10 +238,10 @@ def test_the_advice_for_a_message_that_may_have_arrived_is_to_find_out(begin: Be
             story.insert(each)
         story.ticks(3)
         shown = story.command.on_terminal("show", "1").words
-        assert "Next: `retrycli look-up 1`, or look into its ticket; then `retrycli mark-sent 1`" in shown
-        assert "Next: `retrycli look-up 1`, or look into" in story.command.on_terminal("explain", "1").words
+        assert "Next: `retrycli look-up 1`, or check its ticket; then `retrycli mark-sent 1`" in shown
+        assert "Next: `retrycli look-up 1`, or check its" in story.command.on_terminal("explain", "1").words
         listed = story.command.on_terminal("escalations").words
-        assert "May have arrived, `retrycli look-up 1`" in listed
-        assert "If all did: `retrycli mark-sent --fingerprint" in listed
+        assert "May have arrived; check one with `retrycli look-up 1`" in listed
+        assert "If all arrived: `retrycli mark-sent --fingerprint" in listed
         story.operator(*MARK, "2")
-        assert "Next: `retrycli look-up 1`, or look into" in story.command.on_terminal("escalations").words
+        assert "Next: `retrycli look-up 1`, or check its" in story.command.on_terminal("escalations").words

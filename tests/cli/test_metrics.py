@@ -122,10 +122,10 @@ def test_metrics_as_json_are_the_same(at_work: Cli, application: Application) ->
 
 def test_on_a_terminal_metrics_end_with_what_comes_next(at_work: Cli, measuring: Cli, folder: Path) -> None:
     assert at_work.on_terminal("metrics").text.endswith(
-        "Set metrics.path, and each pass writes this there.\nNext: retrycli status\n"
+        "To have each pass write the metrics to a file, set metrics.path.\nNext: retrycli status\n"
     )
     assert measuring.on_terminal("metrics").words.endswith(
-        f"Each pass writes this to {folder / NAME}. Next: retrycli status"
+        f"Each pass writes these metrics to {folder / NAME}. Next: retrycli status"
     )
 
 
@@ -133,8 +133,8 @@ def test_a_path_that_the_collector_would_not_read_is_refused(at_work: Cli) -> No
     done = at_work("run-once", env={"RETRYCLI_METRICS__PATH": "/var/lib/metrics.txt"})
     assert done.returncode == 78
     assert done.stderr == (
-        "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the collector reads nothing but files that end "
-        "in .prom; write FOLDER/retrycli.prom. `retrycli manual settings` lists every setting\n"
+        "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the name must end in .prom, because "
+        "the collector reads no others; write FOLDER/retrycli.prom. `retrycli manual settings` lists every setting\n"
     )
 
 
@@ -272,7 +272,7 @@ def test_a_missing_folder_is_a_warning_with_its_remedy_and_the_pass_goes_on(
     assert done.returncode == 0
     assert re.fullmatch(
         rf"\S+ WARNING {WARNING}metrics\.path: can't write {folder / NAME}: No such file or directory; "
-        rf"make the folder {folder}, or name the one that node_exporter's textfile collector reads\n",
+        rf"create the folder {folder}, or use the one that node_exporter's textfile collector reads\n",
         done.stderr,
     )
     assert application.row(5)["status"] == "sent"
@@ -306,7 +306,7 @@ def test_a_folder_of_somebody_elses_is_a_warning_that_names_who_must_write_there
     done = without_roots_powers(measuring)("run-once")
     folder.chmod(0o700)
     assert done.returncode == 0
-    assert re.search(rf"Permission denied; let user \d+ write in the folder {folder}: ", done.stderr)
+    assert re.search(rf"Permission denied; give user \d+ write permission for the folder {folder}: ", done.stderr)
 
 
 def test_a_file_that_was_there_stays_when_it_cant_be_replaced(measuring: Cli, folder: Path) -> None:

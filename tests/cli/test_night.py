@@ -109,5 +109,5 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
     assert timedelta(0) <= outage.ended_at - COMES_BACK <= timedelta(hours=1), "the last probe fails an hour before"
     page = report.report(settings, span=timedelta(days=1), now=lambda: MORNING)
     assert "The ticketing API was down from" in page
-    assert "3 messages wait for you" in page
+    assert "3 messages need an operator" in page
     assert "HTTP 422: recipient unknown" in page

@@ -94,7 +94,9 @@ def test_passes_that_fail_are_told_of_and_when_they_no_longer_do(
         application.execute("DELETE FROM retrycli_pause")
         assert "WARNING Message retry passes no longer fail. They failed " in told("run-once").stderr
     fail, work = hook.texts
-    assert re.match(r"retrycli on \S+: passes fail\s+Passes fail: internal error: ValueError. This is so since ", fail)
+    assert re.match(
+        r"retrycli on \S+: passes fail\s+Passes fail: internal error: ValueError. They have failed since ", fail
+    )
     assert re.match(r"retrycli on \S+: passes no longer fail\s+Passes no longer fail", work)
     assert "private" not in fail
 
@@ -147,8 +149,8 @@ def test_refused_credentials_are_told_and_that_they_are_accepted_again(
         codes = [at_work("run-once").returncode for _ in range(4)]
     assert codes == [77, 77, 0, 0]
     titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
-    assert titles == ["our credentials are refused", "our credentials are accepted again"]
-    assert "refuses our credentials (HTTP 401), since" in hook.texts[0]
+    assert titles == ["the credentials are refused", "the credentials are accepted again"]
+    assert "refuses the credentials (HTTP 401), since" in hook.texts[0]
 
 
 def test_nobody_is_reminded_of_a_refusal_by_passes_that_had_nothing_to_send(
@@ -201,7 +203,7 @@ def test_passes_that_are_skipped_three_times_in_a_row_are_told_of(
     assert codes == [75] * 4
     titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
     assert titles == ["passes are skipped", "passes are no longer skipped"]
-    assert "another holds the lock (" in hook.texts[0]
+    assert "another pass holds the lock (" in hook.texts[0]
 
 
 # -- what does not get through ---------------------------------------------------------------------------------------
@@ -217,10 +219,10 @@ def test_a_notification_that_fails_is_warned_of_once_and_sent_with_the_next_pass
     hook.status = 200
     heard, quiet = told("--log-level", "INFO", "run-once"), told("run-once")
     assert [each.returncode for each in (failed, again, heard, quiet)] == [0] * 4
-    warning = "No notification got through to target 1 (mmost) of notify.urls: not accepted: HTTP 500. It is kept"
+    warning = "No notification reached target 1 (mmost) of notify.urls: not accepted: HTTP 500. The next"
     assert warning in failed.stderr
     assert again.stderr == quiet.stderr == ""
-    assert "Notifications get through again to target 1 (mmost)" in heard.stderr
+    assert "Notifications reach target 1 (mmost)" in heard.stderr
     assert len(hook.texts) == 3
     assert len(set(hook.texts)) == 1
 
@@ -330,7 +332,7 @@ def test_a_ping_that_is_not_heard_is_warned_of_once_and_fails_nothing(
     told = at_work.having(ping_at(hook))
     first, second = told("run-once"), told("run-once")
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "The dead-man switch (notify.ping_url) did not hear of this pass: HTTP 404" in first.stderr
+    assert "The dead-man switch (notify.ping_url) could not be notified of this pass: HTTP 404" in first.stderr
     assert second.stderr == ""
 
 
@@ -357,7 +359,7 @@ def test_one_that_is_not_accepted_ends_it_with_3_and_the_others_are_tried(cli: C
         ("3", "mmost", True),
     ]
     assert found[2]["error"] is None
-    assert "does not understand this nosuch:// URL" in found[1]["error"]
+    assert "does not support this nosuch:// URL" in found[1]["error"]
 
 
 def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webhook) -> None:
@@ -482,5 +484,5 @@ def test_a_fault_begins_with_the_first_pass_whose_end_was_not_recorded(
     application.execute("DELETE FROM retrycli_pause")
     over = told("run-once").stderr
     since = f"{lost:%Y-%m-%d %H:%M} UTC"
-    assert f"This is so since {since}{latest}. No message is lost." in hook.texts[0]
+    assert f"They have failed since {since}{latest}. No message is lost." in hook.texts[0]
     assert f"They failed from {since} to " in over, over

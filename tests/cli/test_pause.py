@@ -61,7 +61,9 @@ def test_a_pause_holds_deliveries_back_until_it_is_ended(
 def test_a_pause_for_a_time_ends_by_itself(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     application.add(101)
     screen = at_work.on_terminal("pause", "--for", "2h")
-    assert re.search(r"Paused until [-0-9]{10} [0-9:+-]+\. Passes record themselves and send nothing\.\n", screen.text)
+    assert re.search(
+        r"Paused until [-0-9]{10} [0-9:+-]+\. Passes still run and are recorded, but send nothing\.\n", screen.text
+    )
     [pause] = application.rows("retrycli_pause").values()
     began, until = (datetime.fromisoformat(str(pause[name])) for name in ("since", "until"))
     assert until - began == timedelta(hours=2)
@@ -164,7 +166,7 @@ def test_a_name_with_control_characters_is_refused(at_work: Cli, application: Ap
     before = application.dump()
     done = at_work(*command.split(), "--by", "an\x1b[31mna")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "a name has 1 to 255 printable characters" in " ".join(done.stderr.split())
+    assert "the name must have 1 to 255 printable characters" in " ".join(done.stderr.split())
     assert application.dump() == before
 
 

@@ -76,9 +76,9 @@ def test_without_a_table_a_check_says_what_it_would_have_to_have(cli: Cli, tmp_p
     ("wrong", "right", "said"),
     [
         ("path = ", "pfad = ", "messages.customer.pfad (line 6): no such key"),
-        ("/cases/", "/../cases/", "messages.customer.path (line 6): it leaves the base URL"),
-        ('"{body}"', '"{body|shout}"', "messages.customer.body (line 7): {body|shout} has no filter 'shout'"),
-        ('"{body}"', '"{body|html}"', "its format is text"),
+        ("/cases/", "/../cases/", "messages.customer.path (line 6): the path leads outside the base URL"),
+        ('"{body}"', '"{body|shout}"', "messages.customer.body (line 7): {body|shout} has an unknown filter 'shout'"),
+        ('"{body}"', '"{body|html}"', "the format is text"),
         ('"{token}"', '"{tokens}"', "auth.headers.X-Api-Key (line 3): {tokens} is none of"),
         ('"{token}"', '"Schlüssel {token}"', "auth.headers.X-Api-Key (line 3): "),
         ("[messages.internal]", "[messages.partner]", "messages.partner (line 9)"),
@@ -105,9 +105,9 @@ def test_all_that_is_wrong_with_a_preset_is_said_at_once(cli: Cli, tmp_path: Pat
     file = tmp_path / "own.toml"
     file.write_text(OWN.replace("path = ", "pfad = ", 1).replace('"{token}"', '"{tokens}"'), encoding="utf-8")
     refused = cli("presets", "check", file)
-    for each in ("auth.headers.X-Api-Key (line 3): ", "messages.customer.pfad (line 6): no such key (there are "):
+    for each in ("auth.headers.X-Api-Key (line 3): ", "messages.customer.pfad (line 6): no such key (valid keys: "):
         assert each in refused.stderr
-    assert "it is missing" not in refused.stderr, "what is misspelt is not missing as well"
+    assert "the key is missing" not in refused.stderr, "what is misspelt is not missing as well"
 
 
 # deliver-test
@@ -146,7 +146,7 @@ def test_a_test_takes_files_along(at_work: Cli, sandbox: Sandbox, tmp_path: Path
     assert sandbox.received[0].content["files"] == ["bill.pdf", "räder.png"]
     told = with_files.json(*to_ben, "--attach", "elsewhere.pdf", code=3)
     assert told["outcome"] == "invalid"
-    assert told["error"].startswith("attachments: no. 1 ")
+    assert told["error"].startswith("attachment 1 ")
     assert len(sandbox.received) == 1
 
 

@@ -157,5 +157,5 @@ def test_a_table_that_takes_no_change_at_all_is_told_before_anything_is_sent(
     )
     done = at_work("run-once")
     assert (done.returncode, sandbox.received) == (78, ())
-    assert "refuses the result of a message" in done.stderr
+    assert "rejects results of messages" in done.stderr
     assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}

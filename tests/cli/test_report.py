@@ -52,7 +52,7 @@ def test_a_report_is_a_page_that_others_may_read(at_work: Cli, tmp_path: Path) -
     page = tmp_path / "page.html"
     assert page.read_text(encoding="utf-8").startswith(DOCTYPE)
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
-    assert heading(page.read_text(encoding="utf-8")).startswith("No pass has been made yet")
+    assert heading(page.read_text(encoding="utf-8")).startswith("No pass has run yet")
 
 
 def test_a_report_goes_to_stdout_when_asked(at_work: Cli, tmp_path: Path) -> None:
@@ -67,7 +67,8 @@ def test_a_report_goes_to_stdout_when_asked(at_work: Cli, tmp_path: Path) -> Non
 def test_on_a_terminal_it_says_what_it_wrote_and_what_to_do_next(at_work: Cli) -> None:
     screen = at_work.on_terminal("report", "--html", "page.html")
     assert re.fullmatch(
-        r"Wrote page\.html \(\d\d KiB\)\.\nNext: look at it with a browser, as in xdg-open page\.html\n", screen.text
+        r"Wrote page\.html \(\d\d KiB\)\.\nNext: open the report in a browser, such as with xdg-open page\.html\n",
+        screen.text,
     )
 
 
@@ -76,7 +77,7 @@ def test_without_a_file_the_one_that_is_set_is_written(at_work: Cli, tmp_path: P
     assert (tmp_path / "set.html").exists()
     none = at_work("report")
     assert (none.returncode, none.stdout) == (2, "")
-    assert "name a file, or - for stdout; or set report.path" in " ".join(none.stderr.split())
+    assert "no file given; name one, or - for stdout, or set report.path" in " ".join(none.stderr.split())
 
 
 def test_a_link_is_replaced_and_not_followed(at_work: Cli, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_path_that_cant_be_written_is_one_line_with_the_remedy_and_nothing_cha
     assert (done.returncode, done.stdout) == (78, "")
     [line] = done.stderr.splitlines()
     assert line.startswith(f"retrycli: can't write the report {path}: ")
-    assert "; name a file in a folder that you may write to (--html, or report.path in the settings)" in line
+    assert "; choose a file in a folder that you can write to (--html, or report.path in the settings)" in line
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
@@ -149,7 +150,7 @@ def test_what_comes_from_a_message_or_an_answer_is_text_and_customers_words_are_
     assert "<script" not in page
     assert not re.search("SUBJECT|BODY|TO<|TO&", page)
     assert len(page) < 60_000
-    assert heading(page) == "3 messages wait for you; all else is well."
+    assert heading(page) == "3 messages need an operator; everything else is well."
 
 
 # -- passes ----------------------------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_a_pass_renews_the_page_when_it_did_something_or_the_page_is_an_hour_old
     assert renewed(), "its time is to say that passes come"
     application.fill_due()
     assert renewed(), "something was done"
-    assert heading(page.read_text(encoding="utf-8")).startswith("All well: 3 messages delivered after all")
+    assert heading(page.read_text(encoding="utf-8")).startswith("All well: 3 messages delivered on retry")
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
 
 
@@ -199,7 +200,7 @@ def test_a_page_that_cant_be_renewed_fails_no_pass(
     )
     assert (done.returncode, done.stdout) == (0, "")
     [line] = done.stderr.splitlines()
-    assert f"WARNING The report was not renewed: {said}" in line
+    assert f"WARNING The report was not updated: {said}" in line
     assert application.last_pass()["sent"] == 3
     assert at_work("run-once", env={"RETRYCLI_REPORT__PATH": "nowhere/page.html"}).stderr == ""
     mended = at_work("run-once", env={"RETRYCLI_REPORT__PATH": "page.html"})
@@ -212,7 +213,7 @@ def test_a_pass_that_is_stopped_renews_the_page_too(cli: Cli, application: Appli
     at_work = cli.having({**application.variables("http://127.0.0.1:9"), "RETRYCLI_REPORT__PATH": "page.html"})
     assert at_work("run-once").returncode == 69
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert re.match(r"The ticketing API has been down since .*, and 6 messages wait for it\.", heading(page))
+    assert re.match(r"The ticketing API has been down since .*, and 6 messages are waiting\.", heading(page))
 
 
 def test_a_relative_path_in_a_file_is_beside_the_file(cli: Cli, application: Application, tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_message_that_went_to_a_person_is_there_with_its_commands(cli: Cli, ap
         at_work = cli.having(application.variables(api.url))
         at_work("run-once")
     page = at_work("report", "--html", "-").stdout
-    assert heading(page) == "2 messages wait for you; all else is well."
+    assert heading(page) == "2 messages need an operator; everything else is well."
     assert "HTTP 422: no such recipient" in page
     assert "<code>retrycli show 101</code>" in page
     assert re.search(r"<code>retrycli requeue --fingerprint [0-9a-f]{12}</code>", page)

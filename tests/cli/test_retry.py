@@ -59,7 +59,10 @@ def test_an_escalated_message_is_tried_too_and_stays_escalated_until_it_is_taken
         at_work = cli.having(application.variables(api.url))
         refused = at_work.on_terminal("retry", "9")
         assert refused.returncode == 3
-        assert "Message 9 not sent: permanent, HTTP 422: no such recipient. It is where it was." in refused.words
+        assert (
+            "Message 9 not sent: permanent, HTTP 422: no such recipient. Its place in the queue is unchanged."
+            in refused.words
+        )
         assert refused.text.endswith("Next: retrycli show 9\n")
         assert application.state(9) == "escalated"
         sent = at_work.on_terminal("retry", "9")
@@ -77,7 +80,7 @@ def test_what_is_sent_rejected_or_not_there_is_refused_each_with_a_line_that_say
     assert done.stderr.splitlines() == [
         "retrycli: message 1 is sent, not failed: there is nothing to retry",
         "retrycli: message 4 is rejected, not failed: there is nothing to retry",
-        "retrycli: no message 99; `retrycli list-failed` lists the waiting ones",
+        "retrycli: no message 99; `retrycli list-failed` lists the failed messages",
     ]
     assert application.rows() == before
     assert sandbox.received == ()

@@ -283,7 +283,7 @@ def test_a_dry_run_tells_a_person_that_nothing_was_sent(at_work: Cli, applicatio
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(
         r"A pass would send 3 messages to http://127\.0\.0\.1:\d+\. Not checked: .* "
-        r"The oldest is of [-0-9]{10} [0-9:+]+, 3 hours ago\. Nothing was sent or written\.",
+        r"The oldest dates from [-0-9]{10} [0-9:+]+, 3 hours ago\. Nothing was sent or written\.",
         screen.words,
     )
     assert "ana@example.com" in screen.text
@@ -296,8 +296,8 @@ def test_a_dry_run_says_how_old_the_oldest_is_and_what_to_do(at_work: Cli, appli
         application.add(each, created_at="2026-01-02 03:04:05", updated_at=None)
     application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
     screen = at_work.on_terminal("run-once", "--dry-run")
-    assert re.search(r"The oldest is of 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
-    assert "Too old? Set schedule.expires_after_hours" in screen.words
+    assert re.search(r"The oldest dates from 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
+    assert "If that is too old, set schedule.expires_after_hours" in screen.words
     limited = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "100000"})
     assert "schedule.expires_after_hours" not in limited.on_terminal("run-once", "--dry-run").words
 
@@ -365,7 +365,7 @@ def test_a_dry_run_says_why_nothing_is_due(at_work: Cli, application: Applicatio
     """A message that has just failed waits first."""
     application.add(1, hours_ago=0)
     screen = at_work.on_terminal("run-once", "--dry-run")
-    assert "A pass would send 0 messages. 1 message waits until later." in screen.words
+    assert "A pass would send 0 messages. 1 message is not due yet." in screen.words
     assert at_work.json("run-once", "--dry-run")["count"] == 0
 
 
@@ -397,7 +397,10 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
     assert "5 messages would be escalated instead: expired, no retries left, or invalid." in screen.words
-    assert "Not checked: already delivered, unknown outcome too often, invalid row." in screen.words
+    assert (
+        "Not checked: whether messages were already delivered, have too many unknown outcomes, or have invalid rows."
+        in screen.words
+    )
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
@@ -410,7 +413,7 @@ def test_a_dry_run_while_passes_are_paused_says_that_nothing_would_be_sent(
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(
         r"Passes are paused by ada until [-0-9]{10} [0-9:+]+: a pass would send nothing now\. "
-        r"If they were not, it would send 3 messages to http://\S+\.",
+        r"Otherwise it would send 3 messages to http://\S+\.",
         screen.words,
     )
     assert "A pass would send" not in screen.words
@@ -429,7 +432,7 @@ def test_a_dry_run_says_that_nothing_goes_to_a_destination_that_is_down_but_a_pr
         screen = at_work.on_terminal("run-once", "--dry-run")
         assert re.search(
             rf"{api.url} is down until its probe at [-0-9]{{10}} [0-9:+]+: "
-            r"a pass would send nothing there before; 3 messages wait for it\.",
+            r"until then a pass would send nothing there; 3 messages are waiting\.",
             screen.words,
         )
         assert "A pass would send" not in screen.words
@@ -437,7 +440,7 @@ def test_a_dry_run_says_that_nothing_goes_to_a_destination_that_is_down_but_a_pr
         application.execute("UPDATE retrycli_breakers SET probe_at = opened_at")
         screen = at_work.on_terminal("run-once", "--dry-run")
         assert f"A pass would send 1 message to {api.url}." in screen.words
-        assert f"{api.url} is down: that message is its probe; if it is delivered, 2 more follow." in screen.words
+        assert f"{api.url} is down: the message serves as a probe; if this delivers it, 2 more follow." in screen.words
         assert at_work("run-once").returncode == 69
     assert len(application.rows("retrycli_attempts")) == 6
 
@@ -469,9 +472,12 @@ def test_an_api_that_is_down_ends_the_pass_with_69_and_costs_five_messages_one_t
     with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
         done = cli.having(application.variables(sandbox.url))("run-once")
     assert done.returncode == 69
-    assert f"The ticketing API can't be reached ({sandbox.url}, to be tried again at " in done.stderr
+    assert f"The ticketing API can't be reached ({sandbox.url}, next probe at " in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert "The failures that showed it used up one retry each. So does a probe that is answered, from " in done.stderr
+    assert (
+        "The failures that revealed the outage used up one retry each. So does a probe that gets a response, from "
+        in done.stderr
+    )
     assert [each["retry_count"] for each in application.rows().values()] == [1] * 5 + [0] * 3
     assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
 
@@ -567,7 +573,7 @@ def test_refused_credentials_end_the_pass_with_77_and_cost_no_message_a_try(cli:
         assert len(api.paths) == 1
     assert done.returncode == 77
     [line] = done.stderr.splitlines()
-    assert "The ticketing API refuses our credentials (HTTP 401). No message uses up a retry." in line
+    assert "The ticketing API refuses the credentials (HTTP 401). This uses up no retries." in line
     assert application.rows() == before
     assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
 
@@ -577,7 +583,7 @@ def test_without_a_base_url_it_ends_with_78_and_says_where_to_set_it(cli: Cli, a
     done = cli("run-once", env={"RETRYCLI_DATABASE__URL": application.url})
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == (
-        "retrycli: gateway.base_url is not set: where is the ticketing API? "
+        "retrycli: gateway.base_url, the URL of the ticketing API, is not set. "
         "Set it in retrycli.toml or TICKETING_API_BASE_URL\n"
     )
     assert application.dump() == before
@@ -654,7 +660,7 @@ def test_an_aiohttp_that_lacks_what_safe_delivery_relies_on_is_refused_before_th
     done = at_work("run-once", env={"PYTHONPATH": str(at_work.cwd / "changed")})
     assert (done.returncode, sandbox.received) == (78, ())
     [line] = done.stderr.splitlines()
-    assert "Connector._get(key, traces), on which safe delivery relies; install an older one" in line
+    assert "Connector._get(key, traces), which safe delivery requires; install an older one" in line
 
 
 @on_sqlite
@@ -665,7 +671,7 @@ def test_what_is_put_back_is_not_said_to_be_released_untried(cli: Cli, applicati
         at_work = cli.having(application.variables(api.url))
         screen, passes = at_work.on_terminal("run-once"), at_work.on_terminal("passes")
         assert len(api.paths) == 1
-    assert "0 escalated, 1 put back with no try counted; 0 of unknown outcome" in screen.words
-    assert "1 put back with no try counted; throttled" in passes.words
+    assert "0 escalated, 1 returned to the queue without using up a retry; 0 with unknown outcome" in screen.words
+    assert "1 returned to the queue without using up a retry; throttled" in passes.words
     assert "released" not in screen.text + passes.text
     assert at_work.json("passes")["passes"][0]["released"] == 1

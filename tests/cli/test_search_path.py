@@ -206,7 +206,10 @@ def test_doctor_warns_of_others_who_may_create_in_a_schema_of_the_search_path(
 ) -> None:
     command = cli.having(application.variables("http://127.0.0.1:9"))
     [found] = of_search_path(command)
-    assert (found["level"], found["found"]) == ("ok", "no other role may create functions in its schemas")
+    assert (found["level"], found["found"]) == (
+        "ok",
+        "no other role may create functions in the schemas on the search path",
+    )
     application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     [found] = of_search_path(command)
     assert (found["level"], found["found"]) == ("warning", "every role may create functions in the schema public")

@@ -52,7 +52,7 @@ def test_inits_file_loads_to_the_defaults(cli: Cli, application: Application) ->
     assert log.name == "retrycli.log"
     logging = Settings().logging.model_copy(update={"file": log})
     assert load(file, {}).settings == defaults.model_copy(update={"logging": logging})
-    every, _, _ = text.partition("# Other rules for one message type")
+    every, _, _ = text.partition("# Different rules for one message type")
     file.write_text(re.sub(r"^# (\w+ = )", r"\1", every, flags=re.MULTILINE))
     assert "backoff" in tomllib.loads(file.read_text())["schedule"]
     assert load(file, {}).settings == defaults
@@ -64,7 +64,7 @@ def test_init_takes_the_address_of_the_api_and_says_what_comes_next(cli: Cli, ap
         "init", "--config", file, "--database-url", application.url, "--base-url", "https://tickets.example.com/api"
     )
     assert screen.returncode == 0
-    assert screen.words.startswith(f"Wrote {file}. Made retrycli's tables in {application.path}.")
+    assert screen.words.startswith(f"Wrote {file}. Created retrycli's tables in {application.path}.")
     assert screen.text.endswith(f"Next: retrycli --config {file} run-once --dry-run\n")
     assert load(file, {}).settings.gateway.base_url == "https://tickets.example.com/api"
 
@@ -90,7 +90,7 @@ def test_init_overwrites_nothing(cli: Cli, application: Application) -> None:
     file.write_text("# mine\n")
     done = cli("init", "--database-url", application.url)
     assert done.returncode == 78
-    assert done.stderr == "retrycli: retrycli.toml is there already; edit it, or name another with --config\n"
+    assert done.stderr == "retrycli: retrycli.toml already exists; edit that file, or name another with --config\n"
     assert file.read_text() == "# mine\n"
 
 
@@ -238,7 +238,7 @@ def test_tables_of_a_newer_version_are_left_alone(cli: Cli, application: Applica
     for command in (("run-once",), ("db", "upgrade")):
         done = cli(*command, env=application.variables("http://127.0.0.1:9"))
         assert done.returncode == 78
-        assert f"are of version 9999, and this program's of {HEAD}; install a newer retrycli\n" in done.stderr
+        assert f"are at version 9999, but this program needs {HEAD}; install a newer retrycli\n" in done.stderr
     assert application.dump() == before
 
 

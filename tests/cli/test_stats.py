@@ -113,7 +113,7 @@ def test_on_a_terminal_there_are_curves_and_bars(shown: Shown) -> None:
     assert re.search(
         r"^Waited +half within \d+ min, 95 % within \d+ h( \d+ min)?, all within .*$", screen, re.MULTILINE
     )
-    assert re.search(r"^Outages +2, 10 h( \d+ min)? in all$", screen, re.MULTILINE)
+    assert re.search(r"^Outages +2, 10 h( \d+ min)? in total$", screen, re.MULTILINE)
     assert re.search(rf"^{LOCAL_TIME}  {LOCAL_TIME}  9 h", screen, re.MULTILINE)
     assert re.search(r"^delivered +\d+ +[78]\d\.\d % +█{24}$", screen, re.MULTILINE)
     assert re.search(r"^retry 1 +\d+ +6\d\.\d % +█{24}$", screen, re.MULTILINE)
@@ -125,7 +125,7 @@ def test_where_nothing_was_tried_it_says_so(at_work: Cli) -> None:
     assert at_work("stats").stdout == ""
     screen = at_work.on_terminal("stats").text
     assert re.search(r"^Attempts +0 *$", screen, re.MULTILINE)
-    assert re.search(r"^Waited +nothing is known yet$", screen, re.MULTILINE)
+    assert re.search(r"^Waited +no data yet$", screen, re.MULTILINE)
     assert re.search(r"^Outages +none$", screen, re.MULTILINE)
     found = at_work.json("stats")
     assert found["seconds_until_delivered"] == {"messages": 0, "median": None, "p95": None, "max": None}
@@ -134,10 +134,13 @@ def test_where_nothing_was_tried_it_says_so(at_work: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--since", "yesterday"], "is not a valid duration; write a number and a unit: 200ms, 2s, 15m, 2h or 7d"),
+        (
+            ["--since", "yesterday"],
+            "is not a valid duration; write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d",
+        ),
         (["--since", "-7d"], "is not a valid duration"),
-        (["--since", "99999999d"], "too long; the longest is 36500d"),
-        (["--since", "0s"], "longer than that"),
+        (["--since", "99999999d"], "too long; the maximum is 36500d"),
+        (["--since", "0s"], "give a longer one"),
         (["--by", "weather"], "'weather' is not one of"),
     ],
 )

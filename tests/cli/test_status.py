@@ -111,7 +111,7 @@ def test_when_the_last_pass_began_47_minutes_ago_passes_are_late(
     screen = shown.screens["status"]
     assert screen.returncode == 0
     assert "the last one began 47 minutes ago: completed" in screen.words
-    assert "none has begun since: cron may be stopped, or refuse the user (PAM, cron.deny); see" in screen.words
+    assert "none has begun since: cron may be stopped, or may refuse the user (PAM, cron.deny); see" in screen.words
     assert "service cron status" in screen.words or "systemctl status cron" in screen.words
 
 
@@ -204,7 +204,7 @@ def test_where_several_hosts_make_passes_each_is_told_of_and_which_is_late(
     )
     found = at_work.json("status")
     assert (found["state"], {each["host"]: each["late"] for each in found["hosts"]}["mill"]) == ("ok", True)
-    assert "Host mill\tits last one began 2 hours ago; look at its cron\n" in at_work("status").stdout
+    assert "Host mill\tits last pass began 2 hours ago; check cron on that host\n" in at_work("status").stdout
 
 
 def test_a_rest_that_the_api_asked_for_is_over_when_its_time_is(
@@ -233,7 +233,7 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
     assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0} | EXPIRED_NONE
     assert found["last_pass"]["result"] is None
     assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
-    assert "\nSending\t2\nClaimed by\tthe pass that runs\n" in told
+    assert "\nSending\t2\nClaimed by\tthe running pass\n" in told
     assert "\trunning" + 6 * "\t" in passes
 
 
@@ -250,7 +250,7 @@ def test_while_a_pass_runs_a_due_message_may_go_out_in_it(cli: Cli, application:
         meanwhile = at_work("status").stdout
         gate.opened.set()
         assert end(process).returncode == 0
-    assert "Next attempt in the pass that runs now, or at 20" in explained
+    assert "Next attempt in the pass that is running now, or at 20" in explained
     assert "\nCause\tanother pass holds the lock" in meanwhile
     afterwards = at_work("status").stdout
     assert ": skipped" in afterwards
@@ -331,7 +331,7 @@ def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Ap
     assert "--check" in alone.stderr
 
 
-UNCALLED = "no cron line or timer found here calls the passes; see `retrycli cron install`"
+UNCALLED = "no cron line or timer found here starts passes; see `retrycli cron install`"
 
 
 @on_sqlite
@@ -345,7 +345,7 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     found = desk.json("status")
     assert (found["state"], found["running"], found["next_run"]) == ("ok", True, None)
     assert f"\nNext run\tnone: {UNCALLED}\n" in desk("status").stdout
-    assert "\nState\tok, but nothing calls the next pass\n" in "\n" + desk("status").stdout
+    assert "\nState\tok, but no pass is scheduled\n" in "\n" + desk("status").stdout
     checked = desk("status", "--check")
     assert (checked.returncode, checked.stderr) == (3, f"retrycli: {UNCALLED}\n")
     [cron] = [each for each in desk.json("explain", "2")["gates"] if each["name"] == "cron"]
@@ -373,7 +373,9 @@ def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Ap
         assert desk("run-once").returncode == 0
         [refusal] = desk.json("status", "--check")["refusals"]
         assert (refusal["destination"], refusal["was_idle"]) == (api.url, True)
-        told = rf"\nAPI {api.url}\trefused us at {UTC_TIME.pattern}: .*401.*; not tried since, nothing was due\n"
+        told = (
+            rf"\nAPI {api.url}\trefused requests at {UTC_TIME.pattern}: .*401.*; not attempted since; nothing was due\n"
+        )
         assert re.search(told, desk("status").stdout)
         just_now = datetime.now(UTC).isoformat(sep=" ")
         application.add(2, hours_ago=0, created_at=just_now, updated_at=just_now)
@@ -402,7 +404,7 @@ def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
     file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n')
     application.fill()
     command = cli.having(crontab.variables)
-    said = "retrycli: `crontab` gave no answer within 3 s; a schedule that only it knows is not counted\n"
+    said = "retrycli: `crontab` did not respond within 3 s, so schedules that only it can list are not counted\n"
     looks = [f"{each} --config {file}" for each in ("status", "status --json", "explain 5", "cron check --user")]
     shown = command.show_all(piped=looks).piped
     for each in looks[:-1]:
@@ -411,7 +413,7 @@ def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
         assert done.stdout
     done = shown[looks[-1]]
     assert done.returncode == 3
-    assert "(`crontab` failed: no answer within 3 s)" in done.stderr
+    assert "(`crontab` failed: no response within 3 s)" in done.stderr
 
 
 @on_sqlite

@@ -384,7 +384,7 @@ def test_what_is_suggested_can_be_pasted_as_it_stands(far: Cli, application: App
                 pasted = replace(shell, program=(program,)).on_terminal(*words, columns=1000, answers=["n"])
             else:
                 pasted = shell.on_terminal(line, columns=1000, answers=["n"])
-            is_ours = "name the user who may write the database" in pasted.text
+            is_ours = "name the user who may write to the database" in pasted.text
             assert pasted.returncode not in UNUSABLE or is_ours, (line, pasted.text)
             assert f" --config '{file}' " in line or " presets " in line
         elif not line.startswith("sudo"):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.real
 
-ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+); Ctrl-C ends it\.")
+ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+); press Ctrl-C to stop it\.")
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def test_the_sandbox_takes_a_message_shows_it_and_ends_when_told_to(cli: Cli, nu
         "200  POST /tickets/4711/messages  key k-1\n"
         "200  POST /tickets/4711/messages  key k-1\n"
         "200  GET /received  key k-1\n"
-        "Kept 1 message.\n"
+        "Received 1 message.\n"
     )
 
 
@@ -131,4 +131,4 @@ def test_the_demos_pass_delivers_reschedules_and_escalates(demo: tuple[Cli, Fini
             "SELECT sent, rescheduled, escalated FROM retrycli_passes"
         )
     assert min(sent, rescheduled, escalated) > 0
-    assert f"The API kept {sent} messages, each once." in done.stdout
+    assert f"The API stored {sent} messages, each once." in done.stdout

@@ -392,7 +392,7 @@ def test_it_asks_and_says_what_comes_next(at_work: Cli, application: Application
     assert "install the older version" in done.words
     again = at_work("db", "downgrade", "--yes")
     assert again.returncode == 78
-    assert "downgrade them with the program that upgraded them" in again.stderr
+    assert "downgrade the tables with the version of retrycli that upgraded them" in again.stderr
 
 
 def test_it_waits_for_a_pass(cli: Cli, application: Application) -> None:

@@ -123,7 +123,7 @@ def test_the_help_of_a_group_cuts_no_sentence_either(helps: dict[str, Finished])
 
 
 def test_the_help_of_presets_says_what_it_does_without_a_command(helps: dict[str, Finished]) -> None:
-    assert "Without a command, list them." in " ".join(helps["presets"].stdout.split())
+    assert "Without a command, list the presets." in " ".join(helps["presets"].stdout.split())
 
 
 def test_the_help_has_the_commands_in_groups(helps: dict[str, Finished]) -> None:
@@ -163,24 +163,24 @@ WRONG = {
     "": "Core commands:",
     "deliver": "No such command 'deliver'",
     "status --fast": "No such option: --fast",
-    "retry": "Invalid value for ID…: name messages by their ids, or choose them by a filter such as --type",
-    "requeue": "Invalid value for ID…: name messages by their ids, or choose them by a filter such as --type",
-    "requeue 5 --type customer": "Invalid value for ID…: ids and filters don't go together",
+    "retry": "Invalid value for ID…: give the ids of the messages, or a filter such as --type",
+    "requeue": "Invalid value for ID…: give the ids of the messages, or a filter such as --type",
+    "requeue 5 --type customer": "Invalid value for ID…: ids and filters can't be combined",
     "reject 5": "Missing option '--reason'",
-    "reject 5 --reason ' '": "Invalid value for --reason: say why",
-    "reject --error '' --reason x --yes": "Invalid value for '--error': it is empty; say what to look for",
+    "reject 5 --reason ' '": "Invalid value for --reason: the reason is empty",
+    "reject --error '' --reason x --yes": "Invalid value for '--error': the value is empty; give a value",
     "requeue --fingerprint ' ' --yes": "Invalid value for '--fingerprint': it is empty",
     "list-failed --ticket ''": "Invalid value for '--ticket': it is empty",
-    "escalations ack": "Invalid value for ID…: name messages by their ids",
-    f"retry 5 --by {'x' * 256}": "Invalid value for '--by': a name has 1 to 255 printable characters",
-    "retry 5 --by ' '": "Invalid value for '--by': a name has 1 to 255 printable characters",
+    "escalations ack": "Invalid value for ID…: give the ids of the messages",
+    f"retry 5 --by {'x' * 256}": "Invalid value for '--by': the name must have 1 to 255 printable characters",
+    "retry 5 --by ' '": "Invalid value for '--by': the name must have 1 to 255 printable characters",
     "escalations note 5": "Missing argument 'TEXT'",
     "requeue 5 --at yesterday": "Invalid value for '--at': 'yesterday' is not a valid time",
     "requeue 5 --at 2001-01-01": "Invalid value for '--at': '2001-01-01' is past",
     "requeue 5 --at 9999-12-31": "Invalid value for '--at': '9999-12-31' is too far off",
     "requeue 5 --spread all": "Invalid value for '--spread': 'all' is not a valid duration",
     "requeue 5 --canary 0": "Invalid value for '--canary'",
-    "requeue 5 --abort-over 30%": "Invalid value for --abort-over: it is about canaries; give --canary too",
+    "requeue 5 --abort-over 30%": "Invalid value for --abort-over: works only with --canary; add it",
     "requeue 5 --canary 1 --abort-over most": "Invalid value for --abort-over: 'most' is not a valid share",
     "show one": "Invalid value for 'ID': it must be an integer\n",
     "passes --limit many": "Invalid value for '--limit': it must be an integer\n",
@@ -196,7 +196,7 @@ WRONG = {
     "list-failed --older-than 7": "Invalid value for '--older-than': '7' is not a valid duration",
     "db prune --older-than 90 --yes": "Invalid value for '--older-than': '90' is not a valid duration",
     "pause --for soon": "Invalid value for '--for': 'soon' is not a valid duration; write a number and a unit",
-    "pause --for 0m": "Invalid value for --for: it would be over at once",
+    "pause --for 0m": "Invalid value for --for: the pause would end immediately",
     "pause --reason caf\udce9": "Invalid value for '--reason': that is not valid UTF-8",
     "init --database-url sqlite:///caf\udce9": "Invalid value for '--database-url': that is not valid UTF-8",
     "init --base-url https://caf\udce9": "Invalid value for '--base-url': that is not valid UTF-8",

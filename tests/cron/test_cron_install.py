@@ -69,7 +69,8 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     done = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "retrycli: it is installed, but cron is not running on this machine; start it: `/usr/sbin/service cron start`"
+        "retrycli: the cron line is installed, but "
+        "cron is not running on this machine; start it: `/usr/sbin/service cron start`"
     )
     written = crontab(machine, path)
     assert written.startswith(before)
@@ -121,11 +122,11 @@ def test_a_second_line_is_refused_wherever_the_first_one_is(machine: Machine) ->
     os.chown(machine.root / "opt/desk 100%/tickets.db", pwd.getpwnam("daemon").pw_uid, -1)
     refused = machine.inside(*RETRYCLI, "cron", "install", "--yes")
     assert refused.returncode == 78
-    assert "called already by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
+    assert "already started by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
     assert not (machine.root / "etc/cron.d/retrycli").exists()
     checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert checked.returncode == 3
-    assert checked.stdout.startswith("cron\tthe crontab of daemon, line 1\t7 * * * *\tit calls at 7 * * * *;")
+    assert checked.stdout.startswith("cron\tthe crontab of daemon, line 1\t7 * * * *\tit starts passes at 7 * * * *,")
 
 
 @pytest.mark.slow
@@ -134,7 +135,7 @@ def test_nothing_is_installed_while_a_crontab_can_not_be_read(machine: Machine) 
     (machine.root / "etc/crontab").mkdir()
     refused = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
     assert (refused.returncode, refused.stdout) == (78, "")
-    assert "can't read /etc/crontab (Is a directory), where a pass may be called already" in refused.stderr
+    assert "can't read /etc/crontab (Is a directory), which may already start passes" in refused.stderr
     assert not (machine.root / "etc/cron.d/retrycli").exists()
 
 

@@ -94,9 +94,9 @@ def echo(connection: Connection) -> None:
     connection.send(f"{asked.method} {asked.path} HTTP/1.1\r\n{head}\r\n".encode() + asked.body)
 
 
-NO_ANSWER = f"no answer within {DEADLINE} s"
+NO_ANSWER = f"no response within {DEADLINE} s"
 NOT_SENT = f"not sent within {DEADLINE} s"
-NO_JSON = "HTTP 200, but the answer is not valid JSON"
+NO_JSON = "HTTP 200, but the response is not valid JSON"
 NO_HTTP = "HttpProcessingError"
 
 CASES = (
@@ -199,7 +199,7 @@ def token(text: str) -> bytes:
     return json.dumps({"access_token": text, "token_type": "bearer"}).encode()
 
 
-NO_TOKEN = "log-in: HTTP 200, and no access_token"
+NO_TOKEN = "log-in: HTTP 200, but the response has no access_token"
 
 LOG_INS = (
     Case("says nothing", silence, UNREACHABLE, says=NOT_SENT),

@@ -36,11 +36,11 @@ def test_a_method_that_would_not_be_called_any_more_is_named(connector: type) ->
     with pytest.raises(ConfigurationError) as refused:
         check_aiohttp([(connector, "_get", ("self", "key", "traces"))])
     assert str(refused.value) == (
-        f"aiohttp {aiohttp.__version__} has no {connector.__name__}._get(key, traces), on which safe delivery relies; "
+        f"aiohttp {aiohttp.__version__} lacks {connector.__name__}._get(key, traces), which safe delivery requires; "
         f"install an older one: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
     )
 
 
 def test_a_switch_that_would_not_be_heeded_any_more_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"has no Session\._retry_connection, on which safe delivery relies"):
+    with pytest.raises(ConfigurationError, match=r"lacks Session\._retry_connection, which safe delivery requires"):
         check_aiohttp(session=Session)

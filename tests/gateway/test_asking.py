@@ -76,7 +76,7 @@ def test_an_answer_that_is_too_long_to_be_parsed_beside_requests_proves_nothing(
     with Notes({"internal": True}, ["x" * LOOK_UP_LIMIT, KEY]) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
         assert (outcome.kind, notes.posted) == (OutcomeKind.REFUSED, 0)
-        assert "the answer is too long" in str(outcome.error)
+        assert "the response is too long" in str(outcome.error)
     assert LOOK_UP_LIMIT <= 2 * 1024 * 1024
 
 
@@ -85,7 +85,7 @@ def test_what_has_pages_without_end_proves_nothing(tmp_path: Path) -> None:
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     with Notes({"internal": True}, ["other-1", "other-2"]) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset), message)
-        assert outcome == Outcome(OutcomeKind.REFUSED, error="look-up: there is more after 100 pages")
+        assert outcome == Outcome(OutcomeKind.REFUSED, error="look-up: more than 100 pages of results")
         assert not notes.posted
 
 
@@ -164,7 +164,7 @@ def test_absence_is_not_proven_by_an_answer_that_lacks_what_is_read(
 ) -> None:
     """The message may be there, and not be shown: it waits, and is not sent again."""
     outcome, posted = has_lookup(tmp_path, rule, said)
-    said_so = f"look-up: HTTP 200, but the answer has no {missing!r}, so it proves nothing"
+    said_so = f"look-up: HTTP 200, but the response has no {missing!r}, so it proves nothing"
     assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so), 0)
 
 

@@ -134,7 +134,7 @@ def test_a_file_that_grows_while_it_is_sent_does_not_arrive_in_part(sender: Send
     lost = replace(sender.message, unsettled_since=NOON - timedelta(days=1))
     outcome = sender.send(lost)
     assert outcome.kind in {OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT}
-    assert "an attachment has become longer while it was sent" in (outcome.error or "")
+    assert "an attachment became longer while it was being sent" in (outcome.error or "")
     assert sender.arrived == []
     assert sender.send(lost).kind is OutcomeKind.DELIVERED
     assert sender.arrived == [(b"x" * size + b"more",)]

@@ -191,7 +191,8 @@ def test_a_file_that_another_program_has_leased_is_not_waited_for(tmp_path: Path
             outcome = deliver(there, message)
         assert outcome.kind is OutcomeKind.UNREACHABLE
         assert (
-            outcome.error == "attachments: a file is in use by another program, which has to give it up first (a lease)"
+            outcome.error
+            == "attachments: another program holds a lease on a file; wait until that program releases the file"
         )
         assert server.requests == []
     finally:

@@ -76,7 +76,7 @@ def test_a_path_may_be_absolute_as_the_folder_is_named_or_as_it_is(folder: Path,
 
 @pytest.mark.parametrize("entry", ["../secret.txt", "/etc/passwd", "2026/../../secret.txt", "../missing"])
 def test_what_is_outside_the_folder_is_refused_whether_it_is_there_or_not(entry: str, folder: Path) -> None:
-    assert refused(folder, entry) == "attachments: no. 1 is outside gateway.attachments_dir; put the file beneath it"
+    assert refused(folder, entry) == "attachment 1 is outside gateway.attachments_dir; put the file into that folder"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_no_link_is_followed_wherever_it_leads(entry: str, folder: Path) -> None
     (folder / "year").symlink_to("2026")
     (folder / "2026" / "up").symlink_to("..")
     (folder / "loop").symlink_to("loop")
-    said = "attachments: no. 1 is reached over a link; put the file itself there"
+    said = "attachment 1 is reached through a symbolic link; put the file itself there"
     assert refused(folder, entry) == said
 
 
@@ -99,25 +99,25 @@ def test_a_second_name_that_only_the_files_owner_can_have_made_is_no_danger(fold
     (folder.parent / "backup").hardlink_to(folder / "invoice.pdf")
     assert found(folder, "invoice.pdf")
     folder.chmod(0o777)
-    assert "has a second name (a hard link)" in refused(folder, "invoice.pdf")
+    assert "has a hard link" in refused(folder, "invoice.pdf")
 
 
-NAME, MEDIA_TYPE = "has what can't be a file's name", "has a content_type that is not of the form type/subtype"
+NAME, MEDIA_TYPE = "has an invalid file name", "has an invalid content_type; write it as type/subtype"
 UNUSABLE: list[tuple[object, str]] = [
     ("missing.pdf", "is not in gateway.attachments_dir; put it there, or remove it from the list"),
     ("2026", "is not a regular file"),
     ("pipe", "is not a regular file"),
     ("invoice.pdf/x", "can't be read: Not a directory"),
-    ("a\0b", f"{NAME}; rename it, or give it a filename"),
-    ({"path": "a\0b", "filename": "a"}, "has what can't be a file's path"),
+    ("a\0b", f"{NAME}; rename the file, or set filename"),
+    ({"path": "a\0b", "filename": "a"}, "has an invalid path"),
     ("n" * 300, "can't be read: File name too long"),
     ("", "names no file; give it a path"),
     (".", NAME),
     ({}, "names no file; give it a path"),
-    (7, "is neither a path nor an object with one"),
-    (["invoice.pdf"], "is neither a path nor an object with one"),
-    (None, "is neither a path nor an object with one"),
-    ({"path": 7}, "has a path that is not text"),
+    (7, "must be a path, or an object with a path"),
+    (["invoice.pdf"], "must be a path, or an object with a path"),
+    (None, "must be a path, or an object with a path"),
+    ({"path": 7}, "has an invalid path; it must be a string"),
     ({"path": "invoice.pdf", "filename": "a\r\nBcc: eve@x.test"}, NAME),
     ({"path": "invoice.pdf", "filename": "fdp.\u202eexe"}, NAME),
     ({"path": "invoice.pdf", "filename": "a/.."}, NAME),
@@ -131,19 +131,19 @@ UNUSABLE: list[tuple[object, str]] = [
 def test_what_cannot_be_sent_is_refused_by_its_number(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
     os.mkfifo(folder / "pipe")
     said = refused(folder, "invoice.pdf", entry)
-    assert said.startswith("attachments: no. 2 ")
+    assert said.startswith("attachment 2 ")
     assert problem in said
 
 
 def test_so_many_files_are_refused_that_looking_for_them_would_hold_up_the_pass(folder: Path) -> None:
     assert len(found(folder, *["invoice.pdf"] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
-    said = "attachments: 50,000 listed, at most 100 allowed. Send an archive instead"
+    said = "attachments: 50,000 are listed; send at most 100, or an archive"
     assert refused(folder, *["invoice.pdf"] * 50_000) == said
 
 
 def test_without_a_folder_nothing_can_be_attached() -> None:
     assert refused(None, "invoice.pdf") == (
-        "attachments: gateway.attachments_dir is not set; set it to the folder they are in"
+        "attachments: gateway.attachments_dir is not set; set it to the folder that contains the attachments"
     )
 
 
@@ -158,7 +158,7 @@ def test_the_limit_is_for_all_of_them_together(limit: int, *, taken: bool, folde
         assert len(found(folder, *entries, limit=limit)) == 2
     else:
         assert refused(folder, *entries, limit=limit).startswith(
-            "attachments are 6e-06 MB together, more than gateway.attachments_limit_mb (5e-06 MB)"
+            "attachments total 6e-06 MB, more than gateway.attachments_limit_mb (5e-06 MB)"
         )
 
 

@@ -174,7 +174,7 @@ def test_what_a_server_does_to_a_log_in(case: Case, scheme: Scheme, deliver: Del
 def test_a_log_in_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
     server = scheme.start(answer(401), at={LOG_IN: [answer(200, token(MARK)), answer(403)]})
     outcome = deliver(server, **ACCOUNT, **scheme.trust)
-    assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, and no access_token")
+    assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, but the response has no access_token")
     assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 

@@ -76,7 +76,7 @@ def test_an_internal_message_goes_to_nobody_that_its_row_names() -> None:
 
 def test_an_internal_message_without_a_fixed_recipient_is_not_sent() -> None:
     assert problem(message_type="internal") == (
-        "an internal message goes to gateway.recipient alone, which is not set; set it to the team's address"
+        "an internal message goes only to gateway.recipient, which is not set; set it to the team's address"
     )
 
 
@@ -85,27 +85,33 @@ def test_who_is_not_named_is_the_fixed_recipient(nobody: str | None) -> None:
     taken = sent({"recipient": TEAM}, recipient_email=nobody)
     assert taken.recipients == (TEAM, "ben@example.com")
     assert problem(recipient_email=nobody) == (
-        "recipient_email is missing, and gateway.recipient is not set; set one of the two"
+        "recipient_email is missing, and gateway.recipient is not set; set one of them"
     )
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"recipient_email": "anna"}, "recipient_email has no e-mail address: 'anna': write it as"),
-        ({"recipient_email": "a@b.example, c@d.example"}, "recipient_email has no e-mail address"),
-        ({"recipient_email": "a@b.example\r\nBcc: eve@evil.example"}, "it has a line end or a control character"),
-        ({"recipient_email": 7}, "recipient_email has something else than a text: 7"),
-        ({"recipient_email": ["a@b.example"]}, "recipient_email has something else than a text: ['a@b.example']"),
-        ({"recipient_email": {"to": "a@b.example"}}, "recipient_email has something else than a text: {'to'"),
-        ({"cc_emails": '["ben@example.com", "x"]'}, "cc_emails has no e-mail address: 'x'"),
-        ({"cc_emails": "[null]"}, "cc_emails has something else than a text: None"),
-        ({"bcc_emails": '["a@b\\nc"]'}, "bcc_emails has no e-mail address"),
-        ({"subject": "x" * 901}, "subject has 901 characters, more than 900; shorten it"),
-        ({"in_reply_to": "a1@example.com"}, "in_reply_to has no message ids, as in <a1@example.com>"),
-        ({"in_reply_to": "<a@b>\r\nBcc: <eve@evil.example>"}, "in_reply_to has no message ids"),
-        ({"references": "<a@b> <c>"}, "references has no message ids"),
-        ({"references": 7}, "references has no message ids, as in <a1@example.com>: 7"),
+        (
+            {"recipient_email": "anna"},
+            "recipient_email is not a valid e-mail address: 'anna': write an address such as",
+        ),
+        ({"recipient_email": "a@b.example, c@d.example"}, "recipient_email is not a valid e-mail address"),
+        (
+            {"recipient_email": "a@b.example\r\nBcc: eve@evil.example"},
+            "the address must not contain line breaks or control characters",
+        ),
+        ({"recipient_email": 7}, "recipient_email must contain only strings: 7"),
+        ({"recipient_email": ["a@b.example"]}, "recipient_email must contain only strings: ['a@b.example']"),
+        ({"recipient_email": {"to": "a@b.example"}}, "recipient_email must contain only strings: {'to'"),
+        ({"cc_emails": '["ben@example.com", "x"]'}, "cc_emails is not a valid e-mail address: 'x'"),
+        ({"cc_emails": "[null]"}, "cc_emails must contain only strings: None"),
+        ({"bcc_emails": '["a@b\\nc"]'}, "bcc_emails is not a valid e-mail address"),
+        ({"subject": "x" * 901}, "subject must have at most 900 characters; it has 901"),
+        ({"in_reply_to": "a1@example.com"}, "in_reply_to must contain message ids such as <a1@example.com>"),
+        ({"in_reply_to": "<a@b>\r\nBcc: <eve@evil.example>"}, "in_reply_to must contain message ids"),
+        ({"references": "<a@b> <c>"}, "references must contain message ids"),
+        ({"references": 7}, "references must contain message ids such as <a1@example.com>: 7"),
         ({"attachments": '["a.pdf"]'}, "attachments: gateway.attachments_dir is not set"),
     ],
 )
@@ -271,7 +277,7 @@ def test_a_mail_that_is_attached_arrives_as_a_file(tmp_path: Path) -> None:
 def test_a_limit_that_is_set_is_kept(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(1001))
     said = problem({"attachments_dir": tmp_path, "attachments_limit_mb": 0.001}, attachments='["a.bin"]')
-    assert said.startswith("attachments are 0.001 MB together, more than gateway.attachments_limit_mb")
+    assert said.startswith("attachments total 0.001 MB, more than gateway.attachments_limit_mb")
 
 
 def made(attachment: Attachment) -> Mail:

@@ -60,7 +60,7 @@ def good() -> Iterator[Hostile]:
 def test_a_path_in_a_preset_leads_nowhere_else(trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
     path = json.dumps(trick.format(f"127.0.0.1:{evil.port}"))
     preset = preset_file(tmp_path, f'[messages.customer]\npath = {path}\nignores = ["cc_emails"]\n')
-    with pytest.raises(ConfigurationError, match="leaves the base URL") if trick in REFUSED else nullcontext():
+    with pytest.raises(ConfigurationError, match="outside the base URL") if trick in REFUSED else nullcontext():
         deliver(gateway_settings(good.url, preset=preset))
     assert len(good.requests) == (trick not in REFUSED)
 

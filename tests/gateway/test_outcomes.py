@@ -178,7 +178,7 @@ def test_a_refusal_without_a_reason() -> None:
 )
 def test_a_success_that_cannot_be_judged(body: bytes) -> None:
     outcome = outcome_of(answer(200, body))
-    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the answer is not valid JSON")
+    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the response is not valid JSON")
 
 
 @pytest.mark.parametrize("name", ["messages", "errors", "message", "error", "detail"])
@@ -440,7 +440,7 @@ def test_a_mute_port_may_have_read_it() -> None:
     """The kernel takes connection and request, so nobody can tell."""
     with mute_port() as port:
         outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=SHORT))
-    assert outcome == Outcome(UNKNOWN, None, f"no answer within {SHORT} s")
+    assert outcome == Outcome(UNKNOWN, None, f"no response within {SHORT} s")
 
 
 @pytest.mark.parametrize("error", [OSError(5, "?"), TimeoutError(), UnicodeError("?"), httpx.ReadError("?")])
@@ -479,7 +479,7 @@ def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, PUT_PRESET))
         outcome = deliver(settings, queued(message_type="internal"))
     assert outcome.kind is OutcomeKind.INVALID
-    assert "no place for internal messages" in (outcome.error or "")
+    assert "can't send internal messages" in (outcome.error or "")
     assert not server.connections
 
 

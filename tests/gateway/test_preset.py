@@ -255,13 +255,13 @@ def test_any_ticket_id_stays_one_step_of_the_path(ticket_id: str) -> None:
 
 @pytest.mark.parametrize("ticket_id", [".", ".."])
 def test_a_ticket_id_that_is_a_step_elsewhere_is_not_sent(ticket_id: str) -> None:
-    assert "ticket_id can't stand in the path" in refused(queued(ticket_id=ticket_id))
+    assert "ticket_id has an invalid value for the path" in refused(queued(ticket_id=ticket_id))
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_path_has_no_gaps(value: str | None, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, NOTE.replace("/notes", "/notes/{recipient_email}"))
-    assert "recipient_email can't stand in the path" in refused(queued(recipient_email=value), preset=preset)
+    assert "recipient_email has an invalid value for the path" in refused(queued(recipient_email=value), preset=preset)
 
 
 # Headers.
@@ -293,7 +293,7 @@ def test_a_header_of_a_preset_takes_the_place_of_ours(tmp_path: Path) -> None:
 def test_nothing_is_smuggled_into_a_header(value: str, tmp_path: Path) -> None:
     preset = header_preset(tmp_path, 'X-To = "for {recipient_email}"')
     error = refused(queued(recipient_email=value), preset=preset)
-    assert error == "the request can't be built: a value can't stand in the header X-To: only printable ASCII can"
+    assert error == "the request can't be built: invalid value for the header X-To: it must be printable ASCII"
 
 
 # The key.
@@ -360,7 +360,7 @@ def test_a_file_may_begin_as_editors_on_windows_have_it(tmp_path: Path) -> None:
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_bytes(b'title = "\xff"')
-    assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is not valid UTF-8; save it as UTF-8"
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: the file is not valid UTF-8; save it as UTF-8"
 
 
 def test_a_figure_without_end_is_no_toml(tmp_path: Path) -> None:
@@ -407,28 +407,28 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): it must contain {delivery_key}"),
+        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): the condition must contain {delivery_key}"),
         (
             NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",
-            "look_up.holds (line 8): equals takes no placeholders",
+            "look_up.holds (line 8): equals accepts no placeholders",
         ),
-        (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): name one"),
-        (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} has nothing to stand for"),
-        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): its marker is not used"),
-        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} is nothing that a message has"),
-        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} is nothing"),
-        (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} is what [upload] brings"),
-        (NOTE.replace("{body}", "{session}"), "messages.customer: {session} is what [auth.session] brings"),
-        (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} is what [auth] says"),
-        (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' is about one of a list"),
-        (NOTE.replace("{body}", "a {each.name}"), "messages.customer.body (line 5): 'a {each.name}' is about one of"),
-        (NOTE + "[success]\nstatus = 201", "success.status (line 7): write a list, in brackets"),
-        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (there are errors, id, id_header"),
-        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key (there are method, path, query, "),
-        ("[lookup]\n" + NOTE, "lookup (line 1): no such key (there are about, auth, check, messages, "),
-        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key (there are path, equals, "),
-        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key (there are method, path, "),
-        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key (there are remedy, steps"),
+        (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): set one"),
+        (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} is used but not defined"),
+        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): the marker is not used"),
+        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} has no value in a message"),
+        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} has no value"),
+        (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} comes from [upload]"),
+        (NOTE.replace("{body}", "{session}"), "messages.customer: {session} comes from [auth.session]"),
+        (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} comes from identity in [auth]"),
+        (NOTE.replace("{body}", "{each}"), "messages.customer.body (line 5): '{each}' refers to an element"),
+        (NOTE.replace("{body}", "a {each.name}"), "messages.customer.body (line 5): 'a {each.name}' refers to"),
+        (NOTE + "[success]\nstatus = 201", "success.status (line 7): must be a list, in brackets"),
+        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (valid keys: errors, id, id_header"),
+        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key (valid keys: method, path, query, "),
+        ("[lookup]\n" + NOTE, "lookup (line 1): no such key (valid keys: about, auth, check, messages, "),
+        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key (valid keys: path, equals, "),
+        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key (valid keys: method, path, "),
+        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key (valid keys: remedy, steps"),
     ],
 )
 def test_what_would_come_to_something_else_than_is_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_all_names_without_a_value_are_told_at_once(tmp_path: Path) -> None:
     assert mistake(file) == (
         f"preset {file}: check: {{token}} has no value here (known: none); "
         "check: {username} has no value here (known: none); "
-        "look_up: {session} is what [auth.session] brings, and there is none"
+        "look_up: {session} comes from [auth.session], which is missing"
     )
 
 
@@ -674,7 +674,7 @@ def test_a_preset_names_the_method(method: str, tmp_path: Path) -> None:
 
 def test_a_message_may_lack_what_a_path_needs() -> None:
     rule = MessageRule(path="/tickets/{ticket_id}")
-    with pytest.raises(InvalidMessage, match="ticket_id can't stand in the path"):
+    with pytest.raises(InvalidMessage, match="ticket_id has an invalid value for the path"):
         fill_path(rule.path, {})
 
 

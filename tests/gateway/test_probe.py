@@ -61,7 +61,7 @@ def test_a_log_in_is_the_proof_itself_and_nothing_more_is_asked() -> None:
 def test_a_log_in_that_is_refused_says_so_without_the_password() -> None:
     with Hostile(answer(401, b'{"error": "geheim is wrong"}')) as server:
         found = probed(server.url, **ACCOUNT)
-    error = "log-in: HTTP 401, and no access_token: *** is wrong"
+    error = "log-in: HTTP 401, but the response has no access_token: *** is wrong"
     assert found.outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, error)
 
 

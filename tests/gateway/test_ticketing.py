@@ -451,7 +451,7 @@ def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bo
     outcome = deliver(settings(system, fake, preset=preset, verify=verify), message(system, "internal"))
     assert [message.internal for message in fake.arrived] == [False]
     assert outcome.kind is OutcomeKind.PERMANENT
-    assert "is not as it should be" in (outcome.error or "")
+    assert "is not as intended" in (outcome.error or "")
 
 
 @pytest.mark.parametrize("message_type", TYPES)
@@ -698,7 +698,7 @@ def test_freshdesk_that_shows_a_forward_to_the_customer_is_noticed(freshdesk: Fr
     freshdesk.forwards_are_private = False
     outcome = to_freshdesk(freshdesk, "supplier")
     assert (outcome.kind, [message.internal for message in freshdesk.arrived]) == (OutcomeKind.PERMANENT, [False])
-    assert "is not as it should be" in (outcome.error or "")
+    assert "is not as intended" in (outcome.error or "")
 
 
 def test_freshdesk_is_sent_nothing_for_a_supplier_without_an_address(freshdesk: Freshdesk) -> None:

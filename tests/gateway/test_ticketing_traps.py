@@ -144,7 +144,7 @@ def test_znuny_that_stores_an_article_and_fails_to_queue_its_mail_gets_no_second
     assert outcome.error is not None
     assert outcome.error.startswith("HTTP 500: Article could not be created, please contact the system administrator")
     assert outcome.error.endswith(
-        "; the article may be on the ticket already, with its mail not sent: look there first"
+        "; the article may already be on the ticket without its mail having been sent; check the ticket first"
     )
     assert [message.marks for message in znuny.arrived] == [{}]
 
@@ -168,13 +168,13 @@ def test_znuny_with_the_key_in_a_field_of_tickets_gets_no_second_copy(znuny: Znu
     assert sent(znuny).kind is OutcomeKind.DELIVERED
     again = sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO))
     assert (again.kind, len(znuny.arrived)) == (OutcomeKind.INVALID, 1)
-    assert "of the object Article" in (again.error or "")
+    assert "belong to the object Article" in (again.error or "")
 
 
 def test_znuny_says_itself_why_it_refuses_a_log_in(znuny: Znuny) -> None:
     outcome = sent(znuny, password="wrong")
     assert (outcome.kind, outcome.status_code, znuny.arrived) == (OutcomeKind.UNAUTHORIZED, 200, [])
-    words = "log-in: HTTP 200, and no SessionID: SessionCreate: Authorization failing!"
+    words = "log-in: HTTP 200, but the response has no SessionID: SessionCreate: Authorization failing!"
     assert (outcome.error or "").endswith(words)
 
 

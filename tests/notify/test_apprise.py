@@ -81,7 +81,7 @@ def test_each_target_stands_for_itself(hook: Webhook, nobody: str) -> None:
     assert accepted is None
     assert len(hook.texts) == 1
     assert refused == "not accepted: Connection refused"
-    assert unknown == "apprise does not understand this nosuch:// URL, or lacks what it needs for it"
+    assert unknown == "Apprise does not support this nosuch:// URL, or a package that it needs is missing"
 
 
 def test_a_status_is_told(hook: Webhook) -> None:
@@ -178,6 +178,6 @@ def test_the_place_of_a_target_is_its_mail_server_its_service_or_its_host(url: s
 
 @pytest.mark.parametrize("url", ["nonsense://s3cret", "slack://s3cret"])
 def test_a_url_that_apprise_does_not_understand_has_no_place_and_is_not_quoted(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="does not understand this") as raised:
+    with pytest.raises(ConfigurationError, match="does not support this") as raised:
         apprise.place(url)
     assert "s3cret" not in str(raised.value)

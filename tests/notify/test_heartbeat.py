@@ -64,7 +64,7 @@ def test_the_beginning_is_not_waited_for_and_the_end_comes_after_it(switch: Webh
     [
         (404, b"not found", "HTTP 404"),
         (500, b"", "HTTP 500"),
-        (200, b"OK (not found)", "the check is not known there"),
+        (200, b"OK (not found)", "the server does not know this check"),
         (302, b"", "HTTP 302"),
     ],
 )
@@ -99,7 +99,7 @@ def test_what_speaks_no_http_is_said() -> None:
         with connection:
             connection.sendall(b"220 mail.example ESMTP\r\n\r\n")
         assert "secret" not in str(ping._start and ping._start.failure)
-        assert "no HTTP" in str(ping._start and ping._start.failure)
+        assert "HTTP request failed" in str(ping._start and ping._start.failure)
 
 
 def test_an_environments_proxy_is_not_asked(switch: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -508,7 +508,7 @@ TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
     ),
     (
         Transition.expired(),
-        {"last_error": "Expired: it is too old to be sent"},
+        {"last_error": "Expired: the message is too old to be sent"},
         ESCALATED | {"escalation_reason": "expired"},
     ),
     (Transition.released(), {}, WAITING),
@@ -611,7 +611,7 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
         {
             "outcome": "unknown",
             "status_code": None,
-            "error": "no answer was recorded: the process was killed, or the disk was full",
+            "error": "no response was recorded: the process was killed, or the disk was full",
             "retry_after_s": None,
             "duration_ms": None,
         },

@@ -316,18 +316,20 @@ def test_a_table_that_numbers_nothing_is_none_of_ours(to_postgresql: Sides) -> N
     """As one is that was brought along with the application's tables: the next pass would fail."""
     to_postgresql.at_target.sql("ALTER TABLE retrycli_attempts ALTER COLUMN id DROP DEFAULT")
     to_postgresql.at_target.sql("DROP SEQUENCE retrycli_attempts_id_seq")
-    with pytest.raises(ConfigurationError, match=r"retrycli_attempts in .* was not made by retrycli.*Drop the tables"):
+    with pytest.raises(
+        ConfigurationError, match=r"retrycli_attempts in .* was not created by retrycli.*Drop the tables"
+    ):
         copy(to_postgresql)
 
 
 # -- what the target can't hold ----------------------------------------------------------------------------------------
 
 UNFIT = {
-    "a NUL": ("detail", "'a' || char(0) || 'b'", "detail has a NUL character in it"),
+    "a NUL": ("detail", "'a' || char(0) || 'b'", "detail contains a NUL character"),
     "half a pair": ("detail", "CAST(x'61eda080' AS TEXT)", "detail is not valid Unicode"),
     "no UTF-8": ("by", "CAST(x'636166e9' AS TEXT)", "by is not valid Unicode"),
     "too long a name": ("by", "printf('%0300d', 7)", "by has more than 255 characters"),
-    "no number": ("message_id", "'seven'", "message_id must be an integer of that size"),
+    "no number": ("message_id", "'seven'", "message_id is not an integer that fits the column"),
 }
 
 
@@ -351,7 +353,7 @@ def test_a_row_that_does_not_fit_is_named_with_the_way_out(to_postgresql: Sides,
 
 def test_a_number_too_large_is_named(to_postgresql: Sides) -> None:
     put(to_postgresql.source, ATTEMPTS, {**attempt(3), "duration_ms": 2**31})
-    with pytest.raises(ConfigurationError, match=r'duration_ms must be an integer of that size, where "id" = 3'):
+    with pytest.raises(ConfigurationError, match=r'duration_ms is not an integer that fits the column, where "id" = 3'):
         copy(to_postgresql)
 
 

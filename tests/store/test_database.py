@@ -162,7 +162,7 @@ def test_a_read_only_file_says_what_to_check(sqlite_application: Application) ->
     url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
     text = words_of(url, DatabaseUnavailable)
     assert file_of(sqlite_application.url) in text
-    assert "can't be written; check their owner and mode, and their mount" in text
+    assert "can't be written; check their owner, permissions and mount" in text
 
 
 def test_a_read_only_file_can_still_be_looked_at(sqlite_application: Application) -> None:
@@ -299,7 +299,7 @@ def test_of_what_is_written_unread_nothing_is_kept_where_one_fails(
     passes = {"host": "mail", "pid": 1, "started_at": NOON, "heartbeat_at": NOON}
     counts = dict.fromkeys(("sent", "rescheduled", "escalated", "unknown", "released"), 0)
     twice = insert(schema.passes).values(id="1", **passes, **counts).execution_options(**NO_RESULT)
-    with pytest.raises(DatabaseUnavailable, match=r"a constraint of the table forbids|UNIQUE constraint failed"):
+    with pytest.raises(DatabaseUnavailable, match=r"a constraint of the table rejects|UNIQUE constraint failed"):
         fail()
     assert [row["subject"] for row in application.rows().values()] == ["old"]
     assert Ledger(database).last_passes(1) == []
@@ -439,11 +439,11 @@ def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application,
 
 
 UNFIT = [
-    (Column("id", Uuid, primary_key=True), "a column id that holds no whole numbers"),
-    (Column("id", Text, primary_key=True), "a column id that holds no whole numbers"),
-    (Column("id", DOMAIN("word", Text), primary_key=True), "a column id that holds no whole numbers"),
-    (Column("sent_at", BigInteger), "a column sent_at that holds numbers"),
-    (Column("sent_at", Double), "a column sent_at that holds numbers"),
+    (Column("id", Uuid, primary_key=True), "a column id that is not of an integer type"),
+    (Column("id", Text, primary_key=True), "a column id that is not of an integer type"),
+    (Column("id", DOMAIN("word", Text), primary_key=True), "a column id that is not of an integer type"),
+    (Column("sent_at", BigInteger), "a column sent_at that is of a numeric type"),
+    (Column("sent_at", Double), "a column sent_at that is of a numeric type"),
 ]
 
 
@@ -470,7 +470,7 @@ def test_a_file_s_column_of_texts_is_named_where_it_is_to_hold_ids(
     with (
         application_with(engine, tmp_path, Column("id", kind, primary_key=True)) as made,
         closing(Database(made.url)) as database,
-        pytest.raises(SchemaMismatch, match="a column id that holds no whole numbers"),
+        pytest.raises(SchemaMismatch, match="a column id that is not of an integer type"),
     ):
         _ = database.messages
 

@@ -130,9 +130,9 @@ def test_the_required_columns_are_enough(bare_application: Application) -> None:
 BAD_ROWS: list[tuple[dict[str, object], str]] = [
     ({"body": None}, "body is missing"),
     ({"ticket_id": None}, "ticket_id is missing"),
-    ({"message_type": "pigeon"}, "message_type is 'pigeon', not one of customer, supplier, internal"),
-    ({"message_type": None}, "message_type is None, not one of customer, supplier, internal"),
-    ({"retry_count": -1}, "retry_count is -1, and can't be below 0"),
+    ({"message_type": "pigeon"}, "message_type is 'pigeon', but must be one of customer, supplier, internal"),
+    ({"message_type": None}, "message_type is None, but must be one of customer, supplier, internal"),
+    ({"retry_count": -1}, "retry_count must not be negative: -1"),
     ({"cc_emails": "boss@example.com"}, "cc_emails is not valid JSON"),
     ({"attachments": '{"name": "invoice.pdf"}'}, "attachments must be a JSON list"),
 ]
@@ -154,7 +154,7 @@ def test_a_bad_row_is_named_and_does_not_hide_the_others(
         ("retry_count", "1.5", "retry_count must be an integer: 1.5"),
         ("ticket_id", "x'00'", "ticket_id must be a number or text"),
         ("ticket_id", "''", "ticket_id is missing"),
-        ("subject", "x'00'", "subject is not text"),
+        ("subject", "x'00'", "subject must be text"),
     ],
 )
 def test_a_value_of_another_kind_is_named(

@@ -318,7 +318,7 @@ def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
     made.sql("INSERT INTO pending_messages (number, id, status) VALUES (1, 'one', 'failed')")
     with (
         opened(made) as database,
-        pytest.raises(SchemaMismatch, match="ids of the application's table must be integers"),
+        pytest.raises(SchemaMismatch, match="the ids in the application's table must be integers"),
     ):
         MessageQueries(database).ids(Filter())
     made.close()

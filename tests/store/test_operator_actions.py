@@ -157,7 +157,7 @@ def test_a_message_that_is_acknowledged_stays_its_first_ones(
     again = OperatorAction.acknowledged(by="bert", at=LATER)
     assert acts.perform(ActionKind.ACKNOWLEDGED, {1: again}).lost == {1}
     assert queue_rows(database) == before
-    assert str(acts.why_not(ActionKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 is acknowledged already, by ada"
+    assert str(acts.why_not(ActionKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 was already acknowledged by ada"
 
 
 def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
@@ -431,7 +431,7 @@ def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp
         enrol(database, [1])
         row = message_details(database, 1, body=True).row
         acts, read = Acts(database), {"subject": row["subject"]}
-        told = "message 1 can't have a subject of 14 characters, for its column holds 13; nothing was written"
+        told = "message 1 can't have a subject of 14 characters, because its column holds only 13; nothing was written"
         with made.watched() as changed, pytest.raises(NotActionable, match=told):
             acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 14})
         assert changed == {}

@@ -19,7 +19,7 @@ BODY = 'Grüße, "quoted" & <b>not bold</b>,\n{brace} \\n 😀 日本\n\n  last 
 """What has been lost on the way to one system or another."""
 FILES: Mapping[str, bytes] = {"Notizen.txt": "äöü\r\n\ttab\n".encode(), "Rechnung 日本 ü.pdf": bytes(range(256)) * 40}
 REFUSED = 77
-"""The exit code where our credentials are refused."""
+"""The exit code where the credentials are refused."""
 EVERYTHING_DUE = (
     "UPDATE retrycli_queue SET next_attempt_at = '2026-01-01' WHERE state = 'waiting'",
     "UPDATE retrycli_queue SET claim_expires_at = '2026-01-01' WHERE state = 'sending'",

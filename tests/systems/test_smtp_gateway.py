@@ -95,7 +95,7 @@ def arrived(postfix: Postfix, number: int) -> Counter[str]:
 
 
 def history(cli: Cli, message_id: int) -> list[tuple[str, int | None]]:
-    """What came of the attempts at a message."""
+    """Outcomes of attempts at a message."""
     attempts: list[dict[str, Any]] = cli.json("show", str(message_id))["attempts"]
     return [(each["outcome"], each["status_code"]) for each in attempts]
 
@@ -162,7 +162,7 @@ def test_of_three_recipients_one_is_refused_and_nobody_gets_it_twice(
     assert two["queue"]["delivered_to"] == ["bo@x.test", "dee@x.test"]
     error = str(application.rows()[1]["last_error"])
     assert error.startswith("RCPT bounce@x.test: SMTP 550 5.1.1 <bounce@x.test>: ")
-    assert error.endswith("; all others have it")
+    assert error.endswith("; delivered to all other recipients")
     again(cli, 1)
     again(cli, 2)
     application.execute("UPDATE pending_messages SET cc_emails = '[\"eli@x.test\"]' WHERE id = 1")

@@ -39,15 +39,15 @@ SIGNATURE = "\nYour Ticket-Team\n"
 """How the signature begins that a new Znuny has in every queue."""
 NO_ACCESS = ("permanent", "HTTP 200: TicketUpdate: User does not have access to the ticket!")
 NOT_CREATED = (
-    "HTTP 500: Article could not be created, please contact the system administrator; the article may be on the "
-    "ticket already, with its mail not sent: look there first"
+    "HTTP 500: Article could not be created, please contact the system administrator; the article may already be "
+    "on the ticket without its mail having been sent; check the ticket first"
 )
 NOT_PROVEN = (
     "invalid",
-    "Can't be sent: not sent, for ticket is not proven: the ticket must not be merged into another, and Znuny's "
-    "dynamic field DeliveryKey must be of the object Article",
+    "Can't be sent: not sent, because ticket is not proven: the ticket must not be merged into another, and Znuny's "
+    "dynamic field DeliveryKey must belong to the object Article",
 )
-LOG_IN_REFUSED = "log-in: HTTP 200, and no SessionID: SessionCreate: Authorization failing!"
+LOG_IN_REFUSED = "log-in: HTTP 200, but the response has no SessionID: SessionCreate: Authorization failing!"
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +235,7 @@ def test_a_message_without_what_znuny_needs_is_not_sent(desk: Desk, system: Znun
     numbers = {name: fail(desk, ticket, "customer", **{name: value}) for name, value in missing.items()}
     assert desk.run_once()["escalated"] == 3
     for name, message_id in numbers.items():
-        why = ("invalid", f"Can't be sent: {name} is empty, and the preset znuny needs it")
+        why = ("invalid", f"Can't be sent: {name} is empty, but the preset znuny needs it")
         assert desk.why_escalated(message_id) == why
     assert system.said(ticket) == []
 
@@ -284,9 +284,9 @@ def test_a_session_that_znuny_has_deleted_is_renewed_and_the_message_exists_once
 
 def test_doctor_tells_good_credentials_from_bad_in_znunys_own_words(desk: Desk, system: Znuny) -> None:
     assert desk.cli("config", "check").returncode == 0
-    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts our credentials")
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts the credentials")
     how, why = desk.having(password="wrong").ask_doctor("api")
-    assert (how, why) == ("failure", f"{system.url} refuses our credentials: {LOG_IN_REFUSED}")
+    assert (how, why) == ("failure", f"{system.url} refuses the credentials: {LOG_IN_REFUSED}")
 
 
 def test_a_merged_ticket_gets_nothing_though_znuny_would_take_it(desk: Desk, system: Znuny) -> None:
@@ -335,7 +335,7 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
         assert desk.having(base_url=between.url + SERVICE).run_once()["unknown"] == 1
     desk.let_time_pass()
     assert desk.run_once()["sent"] == 0
-    assert "not there by now" in texts(desk.attempts(message_id)[-1:])
+    assert "not found yet" in texts(desk.attempts(message_id)[-1:])
     desk.let_time_pass()
     assert desk.having(preset=shipped("znuny", tmp_path, settle_seconds=0)).run_once()["sent"] == 1
     assert [words(each) for each in system.said(ticket)] == [BODY]

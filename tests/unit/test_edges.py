@@ -69,7 +69,7 @@ def test_unknown_section_names_file(tmp_path: Path) -> None:
     ],
 )
 def test_long_wait_jittered_into_the_slack_is_refused(tmp_path: Path, toml: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not longer than"):
+    with pytest.raises(ConfigurationError, match="must be longer than"):
         read(tmp_path, toml)
 
 

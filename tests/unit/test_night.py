@@ -82,7 +82,7 @@ def test_the_report_tells_of_the_night_in_its_headline(night: Stage) -> None:
     headline = re.search("<h1>(.*)</h1>", page)
     assert headline is not None
     assert re.fullmatch(
-        r"The ticketing API was down from Mon 3 Mar 12:\d\d to 21:\d\d, and is back; 3 messages wait for you\.",
+        r"The ticketing API was down from Mon 3 Mar 12:\d\d to 21:\d\d but is back; 3 messages need an operator\.",
         headline[1],
     )
     assert "and none is missing" in page

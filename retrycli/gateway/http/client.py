@@ -1,4 +1,4 @@
-"""The client of a ticketing system: our credentials, the log-in that gets a token, requests and their answers."""
+"""The client of a ticketing system: the credentials, the log-in that gets a token, requests and their answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ApiClient:
 
     Args:
         transport: the transport.
-        settings: the system and our credentials.
+        settings: the system and the credentials.
         preset: the rules for log-ins and answers.
         now: the clock.
         watch: called with every request and its answer.
@@ -169,7 +169,7 @@ class Credentials:
         self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
             if not self._values[name]:
-                raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
+                raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
         self._destination = settings.destination
         self._errors = preset.answer.errors
         self.session: str | None = None
@@ -177,7 +177,9 @@ class Credentials:
         self._log_in_lock = asyncio.Lock()
         self._secrets = [self._values["token"], self._values["password"]]
         if self._values["token"] and not TOKEN.fullmatch(self._values["token"]):
-            raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")
+            raise ConfigurationError(
+                "gateway.token: the token must consist of visible ASCII characters, without spaces"
+            )
         try:
             self.headers()
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
@@ -218,7 +220,7 @@ class Credentials:
             None if there is a token, else the outcome of the message, which was certainly not sent.
         """
         rule = self._auth.session
-        assert rule is not None  # noqa: S101  told to the type checker
+        assert rule is not None  # noqa: S101  for the type checker
         async with self._log_in_lock:
             if self.session != used:
                 return None
@@ -239,7 +241,7 @@ class Credentials:
         return Outcome(
             kind if for_now else OutcomeKind.UNAUTHORIZED,
             answer.status,
-            with_error_text(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
+            with_error_text(f"log-in: HTTP {answer.status}, but the response has no {where}", answer, self._errors),
             parse_retry_after(answer.retry_after, now),
         )
 
@@ -275,7 +277,7 @@ def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Au
                 log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  the path of a token
             except ValueError:
                 raise ConfigurationError(
-                    f"gateway.login_path: {path!r} can't be used: it leaves the base URL"
+                    f"gateway.login_path: {path!r} leads outside the base URL; write a path below it"
                 ) from None
             return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)
         case _:

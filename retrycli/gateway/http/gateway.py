@@ -28,7 +28,7 @@ from retrycli.gateway.presets.template import fill_header, fill_path, fill_text,
 
 MAX_REPETITION = 20
 """Maximum length of an answer, as a multiple of the message's text, which it may repeat three times, and escaped."""
-NOT_AS_EXPECTED = "is not as it should be: look at it there at once"
+NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
 """Raised if a value can't be where its template puts it."""
@@ -41,7 +41,7 @@ class HttpGateway(BaseGateway):
     at once.
 
     Args:
-        settings: the system and our credentials.
+        settings: the system and the credentials.
         columns: the columns of the application's table, to check the templates; None without a table.
         connections: the maximum number of concurrent requests.
         now: the clock, for a Retry-After that is a date.
@@ -103,11 +103,11 @@ class HttpGateway(BaseGateway):
                     self._require_settled(queued.unsettled_since)
                 return LookUp(Presence.ABSENT)
         except TimeoutError:
-            error = f"look-up: no answer within {limit:g} s"
+            error = f"look-up: no response within {limit:g} s"
         except NotSent as problem:
             error = str(problem)
         except UNBUILDABLE as problem:
-            error = f"the question can't be built: {problem}"
+            error = f"the look-up request can't be built: {problem}"
         return LookUp(Presence.UNKNOWN, self._clean(error, queued.message))
 
     def redact_secrets(self, text: str) -> str:
@@ -131,7 +131,7 @@ class HttpGateway(BaseGateway):
             if progress.landed is not None:
                 return replace(progress.landed, error=f"delivered, but not read back within {limit:g} s")
             if progress.in_flight:
-                return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
+                return Outcome(OutcomeKind.UNKNOWN, error=f"no response within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
 
     # -- before it is sent ------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class HttpGateway(BaseGateway):
     def _require_settled(self, unsettled_since: datetime) -> None:
         settled_at = unsettled_since + timedelta(seconds=self._preset.settle_seconds)
         if (left := (settled_at - self._now()).total_seconds()) > 0:
-            error = f"not there by now; whether it is to be sent again shows in {left:.0f} s"
+            error = f"not found yet; retrycli decides in {left:.0f} s whether to send it again"
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, prepared: PreparedRequest) -> None:
@@ -192,7 +192,7 @@ class HttpGateway(BaseGateway):
         reply = await self._client.send(lambda _: request)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             certain = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
-            error = f"upload of attachment no. {number}: {reply.outcome.error or 'the answer has no token'}"
+            error = f"upload of attachment {number}: {reply.outcome.error or 'the response has no token'}"
             raise NotSent(replace(reply.outcome, kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
         return token
 
@@ -223,7 +223,9 @@ class HttpGateway(BaseGateway):
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
             return outcome
-        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {NOT_AS_EXPECTED}")
+        return replace(
+            outcome, kind=OutcomeKind.PERMANENT, error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}"
+        )
 
 
 def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
@@ -235,6 +237,10 @@ def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outc
         if holds(condition, answer, prepared.fields):
             return outcome
     except ValueError as error:
-        said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"
+        said = f"HTTP {answer.status}, but the response does not show how the message arrived: {error}"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
-    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {NOT_AS_EXPECTED}")
+    return replace(
+        outcome,
+        kind=OutcomeKind.PERMANENT,
+        error=f"the message arrived, but according to the response it {NOT_AS_EXPECTED}",
+    )

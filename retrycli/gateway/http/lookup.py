@@ -54,7 +54,7 @@ class Lookups:
         try:
             await self.preflight(name, fields)
         except NotSent as error:
-            # The system does not support what it does not know.
+            # A refusal means that the system does not support the feature.
             if error.outcome.kind not in {OutcomeKind.PERMANENT, OutcomeKind.INVALID}:
                 raise
             return False
@@ -83,7 +83,7 @@ class Lookups:
         for step in rules.steps:
             taken = await self._take_step(step, known, f"preflight {name}")
             if taken is None:
-                error = f"not sent, for {name} is not proven: {rules.remedy}"
+                error = f"not sent, because {name} is not proven: {rules.remedy}"
                 raise NotSent(Outcome(OutcomeKind.INVALID, error=error))
             if taken is ENOUGH:
                 return
@@ -142,7 +142,7 @@ class Lookups:
                     return False
             except ValueError as error:
                 raise _unreadable(what, answer, error) from None
-        raise NotSent(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {MAX_PAGES} pages"))
+        raise NotSent(Outcome(OutcomeKind.REFUSED, error=f"{what}: more than {MAX_PAGES} pages of results"))
 
     async def _fetch(self, asked: Get, fields: Fields, what: str) -> Answer:
         def build(session: str | None) -> Request:
@@ -170,12 +170,12 @@ def _check_complete(question: Question, answer: Answer, fields: Fields, what: st
     for condition in (question.holds, question.more):
         path = None if condition is None else condition.path
         if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
-            error = f"{what}: HTTP {answer.status}, but the answer has no {gap!r}, so it proves nothing"
+            error = f"{what}: HTTP {answer.status}, but the response has no {gap!r}, so it proves nothing"
             raise NotSent(Outcome(OutcomeKind.REFUSED, answer.status, error))
 
 
 def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
-    text = f"{what}: HTTP {answer.status}, but can't be read: {error}"
+    text = f"{what}: HTTP {answer.status}, but the response can't be read: {error}"
     return NotSent(Outcome(OutcomeKind.REFUSED, answer.status, text))
 
 
@@ -221,7 +221,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
                 kind = outcome_of_question(answer, preset, now()).kind
                 outcome = Outcome(kind, answer.status, f"HTTP {answer.status}")
     except TimeoutError:
-        outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"no answer within {settings.request_timeout_seconds:g} s")
+        outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"no response within {settings.request_timeout_seconds:g} s")
     except TRANSPORT_ERRORS as error:
         outcome = Outcome(kind_without_message(error), error=describe_error(error))
     finally:

@@ -183,18 +183,18 @@ class RequestBuilder:
         preset = self._settings.preset
         if rule is None:
             raise invalid(
-                f"the preset {preset} has no place for {message.message_type} messages; "
-                f"have another gateway send them, as [gateway.{message.message_type}]"
+                f"the preset {preset} can't send {message.message_type} messages; "
+                f"configure another gateway for them in [gateway.{message.message_type}]"
             )
         for column in LIST_COLUMNS:
             if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
                 raise invalid(
-                    f"the preset {preset} has no place for {column} in {message.message_type} messages; "
-                    "empty the column, or have another preset or gateway send them"
+                    f"the preset {preset} can't send {column} in {message.message_type} messages; "
+                    "empty the column, or configure another preset or gateway"
                 )
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
-                raise invalid(f"{column} is empty, and the preset {preset} needs it")
+                raise invalid(f"{column} is empty, but the preset {preset} needs it")
         return rule
 
     def build(self, prepared: PreparedRequest, session: str | None) -> Request:
@@ -210,7 +210,7 @@ class RequestBuilder:
         url_below(self._settings.destination, path)  # raises if it is not a valid URL
         body = fill(rule.body, fields)
         if rule.encoding == "multipart":
-            assert isinstance(body, dict)  # noqa: S101  told to the type checker
+            assert isinstance(body, dict)  # noqa: S101  for the type checker
             return Request(rule.method, path, headers, multipart_content(body, rule.files, prepared.files))
         return Request(rule.method, path, headers, json_content(body, prepared.parts))
 
@@ -280,5 +280,5 @@ def _part_start(boundary: str, disposition: str, content_type: str | None = None
 def _quoted(name: str) -> str:
     """Escape a quoted name (RFC 7578, section 4.2, in the form of the HTML standard)."""
     if "\0" in name:
-        raise InvalidMessage(f"{name!r} can't be the name of a field or file")
+        raise InvalidMessage(f"{name!r} is not a valid name for a field or file")
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

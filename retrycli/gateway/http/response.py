@@ -45,7 +45,7 @@ class Answer:
         """Read an answer up to ``limit`` bytes, and release its connection."""
         content = bytearray()
         async with aclosing(response):
-            assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  told to the type checker
+            assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  for the type checker
             async for chunk in response.stream:
                 content += chunk
                 if len(content) > limit:
@@ -68,11 +68,11 @@ class Answer:
         if not self.text.strip():
             return None
         if not self.whole:
-            raise ValueError("the answer is too long")
+            raise ValueError("the response is too long")
         try:
             return _parse(self.text)
         except RecursionError as error:
-            raise ValueError("the answer is nested too deeply") from error
+            raise ValueError("the response is nested too deeply") from error
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +129,7 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))
         if wanted not in answer.text and not answer.whole:
-            raise ValueError("the answer is too long")
+            raise ValueError("the response is too long")
         return wanted in answer.text
     found = find(answer.json, condition.path or "", fields)
     if condition.contains is not None:
@@ -167,7 +167,7 @@ def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collect
     try:
         succeeded = _succeeded(answer, rule)
     except ValueError:
-        error = f"HTTP {answer.status}, but the answer is not valid JSON"
+        error = f"HTTP {answer.status}, but the response is not valid JSON"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     if succeeded:
         return Outcome(OutcomeKind.DELIVERED, answer.status)

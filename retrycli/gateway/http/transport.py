@@ -110,7 +110,7 @@ class _Connector(aiohttp.TCPConnector):
         return kept
 
     def _is_usable(self, kept: aiohttp.connector.Connection) -> bool:
-        assert kept.protocol is not None  # noqa: S101  told to the type checker
+        assert kept.protocol is not None  # noqa: S101  for the type checker
         idle = self._elapsed() - self._idle_since[kept.protocol]
         return idle <= IDLE_SECONDS and not _has_spoken(kept)
 
@@ -127,7 +127,7 @@ class _Connector(aiohttp.TCPConnector):
 
 def _has_spoken(kept: aiohttp.connector.Connection) -> bool:
     """Return if an idle connection has received data, read or not."""
-    assert kept.protocol is not None  # noqa: S101  told to the type checker
+    assert kept.protocol is not None  # noqa: S101  for the type checker
     assert kept.transport is not None  # noqa: S101
     unread = select.poll()
     unread.register(kept.transport.get_extra_info("socket"), select.POLLIN)
@@ -171,7 +171,7 @@ def check_aiohttp(
     if missing:
         version = aiohttp.__version__
         raise ConfigurationError(
-            f"aiohttp {version} has no {' and no '.join(missing)}, on which safe delivery relies; "
+            f"aiohttp {version} lacks {' and '.join(missing)}, which safe delivery requires; "
             f"install an older one: pip install 'aiohttp>=3.13.4,<{version}'"
         )
 

@@ -137,7 +137,7 @@ def preset_text(name: str) -> str:
                 raise ConfigurationError(f"gateway.preset: no file {file}")
             return file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not valid UTF-8; save it as UTF-8"
+            reason = error.strerror if isinstance(error, OSError) else "the file is not valid UTF-8; save it as UTF-8"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
     if name not in (known := known_presets()):
         raise ConfigurationError(f"gateway.preset: no preset {name!r}; write a .toml file or {', '.join(known)}")
@@ -186,11 +186,11 @@ def _describe(error: ErrorDetails, text: str) -> str:
     line = line_of(text, at)
     match error["type"]:
         case "extra_forbidden":
-            said = f"no such key (there are {', '.join(_known_keys(at))})"
+            said = f"no such key (valid keys: {', '.join(_known_keys(at))})"
         case "missing":
-            said = "it is missing"
+            said = "the key is missing"
         case "tuple_type":
-            said = "write a list, in brackets"
+            said = "must be a list, in brackets"
         case _:
             said = error["msg"].removeprefix("Value error, ")
     return f"{where}{f' (line {line})' if line else ''}: {said}" if where else said

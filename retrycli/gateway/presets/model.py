@@ -29,27 +29,29 @@ TEXTS = frozenset({"subject", "body"})
 def _stays_below(path: str) -> str:
     """Check that a path stays below the base URL (RFC 3986, section 5.2.4)."""
     if not path.startswith("/"):
-        raise ValueError("start it with a slash")
+        raise ValueError("it must start with a slash")
     steps = re.split(r"[/?]", re.sub("%2e", ".", path, flags=re.IGNORECASE))
     if path.startswith("//") or ".." in steps or "." in steps or re.search(r"[\x00-\x20\x7f\\#]", path):
-        raise ValueError("it leaves the base URL, or holds what no path can")
+        raise ValueError("the path leads outside the base URL or contains invalid characters")
     return path
 
 
 def _fits_a_header(template: str) -> str:
     """Check that a header's template fits every header: ASCII only, and no text that may have line breaks."""
     if not re.fullmatch(r"[ -~]*", template):
-        raise ValueError("only printable ASCII can stand in a header")
+        raise ValueError("a header must consist of printable ASCII characters")
     for place in places(template):
         if place.name in TEXTS and "base64" not in {name for name, _ in place.filters}:
-            raise ValueError(f"a {place.name} may hold line breaks, and no header can: write {{{place.name}|base64}}")
+            raise ValueError(
+                f"{place.name} may contain line breaks, but a header must not: write {{{place.name}|base64}}"
+            )
     return template
 
 
 def _credentials_only(tree: Any) -> Any:  # noqa: ANN401  a template, or a body of them
     for place in places(tree):
         if place.name not in CREDENTIALS:
-            raise ValueError(f"{{{place.name}}} is none of {', '.join(sorted(CREDENTIALS))}")
+            raise ValueError(f"{{{place.name}}} must be one of {', '.join(sorted(CREDENTIALS))}")
     return tree
 
 
@@ -80,12 +82,12 @@ class Condition(Table):
     @model_validator(mode="after")
     def _has_one_test(self) -> Self:
         if (self.path is None) is (self.text is None):
-            raise ValueError("name a path or a text")
+            raise ValueError("set path or text")
         if len([test for test in (self.equals, self.contains, self.text) if test is not None]) > 1:
-            raise ValueError("name one of equals, contains and text")
+            raise ValueError("set one of equals, contains and text")
         if isinstance(self.equals, str) and "{" in self.equals:
             raise ValueError(
-                "equals takes no placeholders: write contains, or put it into the path, as in [key={delivery_key}]"
+                "equals accepts no placeholders: use contains, or put them into the path, such as [key={delivery_key}]"
             )
         return self
 
@@ -119,7 +121,7 @@ class LookupRule(Question):
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
         if KEY not in {place.name for place in places([self.path, self.query, *self.holds.templates])}:
-            raise ValueError("it must contain {delivery_key}, or it would match any message")
+            raise ValueError("the condition must contain {delivery_key}, or it would match any message")
         return self
 
 
@@ -190,13 +192,13 @@ class MessageRule(Table):
     @model_validator(mode="after")
     def _has_a_value_for_names(self) -> Self:
         if self.marker is None and "marker" in self._names:
-            raise ValueError('{marker} has nothing to stand for: write marker = { text = "Ref. {delivery_key}" }')
+            raise ValueError('{marker} is used but not defined: write marker = { text = "Ref. {delivery_key}" }')
         if self.marker is not None and "marker" not in self._names:
-            raise ValueError("its marker is not used: write {marker} into the body")
+            raise ValueError("the marker is not used: write {marker} into the body")
         for name in sorted(self._names):
             _, _, part = name.partition(".")
             if name in OF_ANSWERS or (part and part not in OF_ATTACHMENTS):
-                raise ValueError(f"{{{name}}} is nothing that a message has")
+                raise ValueError(f"{{{name}}} has no value in a message")
         return self
 
     @model_validator(mode="after")
@@ -204,9 +206,9 @@ class MessageRule(Table):
         for place in places(self.body):
             done = {name for name, _ in place.filters}
             if place.name == "body" and self.format == "html" and not done & {"html", "raw"}:
-                raise ValueError("its format is html: write {body|html}, or {body|raw} where the column holds HTML")
+                raise ValueError("the format is html: write {body|html}, or {body|raw} if the column contains HTML")
             if self.format == "text" and "html" in done:
-                raise ValueError(f"its format is text: write {{{place.name}}} without |html, or set format = 'html'")
+                raise ValueError(f"the format is text: write {{{place.name}}} without |html, or set format = 'html'")
         return self
 
     @model_validator(mode="after")
@@ -214,7 +216,7 @@ class MessageRule(Table):
         if self.files is not None and self.encoding != "multipart":
             raise ValueError("files needs encoding = 'multipart'")
         if self.encoding == "multipart" and any(isinstance(value, dict) for value in self.body.values()):
-            raise ValueError("encoding = 'multipart' takes texts and lists of texts, and no tables")
+            raise ValueError("encoding = 'multipart' accepts strings and lists of strings, but no tables")
         return self
 
 
@@ -265,7 +267,9 @@ class Upload(Table):
     @model_validator(mode="after")
     def _goes_one_way(self) -> Self:
         if self.files is not None and self.content_type is not None:
-            raise ValueError("content_type is for a file that goes as it is, and files for one in a form: name one")
+            raise ValueError(
+                "content_type is for a file sent as the whole body, files for a file in a form: set only one"
+            )
         return self
 
 
@@ -304,7 +308,7 @@ class Reclassification(Table):
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
         if not self.status and not self.text:
-            raise ValueError("name a status or a text; without both it would apply to every answer")
+            raise ValueError("set status or text; without either, the rule would apply to every response")
         return self
 
     def applies(self, status: int, text: str) -> bool:

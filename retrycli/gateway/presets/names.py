@@ -30,9 +30,9 @@ NONE: Names = frozenset()
 SESSION: Names = frozenset({"session"})
 OF_A_FILE: Names = frozenset(f"{EACH}.{part}" for part in OF_ATTACHMENTS - {"token"})
 REMEDIES = {
-    "session": "is what [auth.session] brings, and there is none",
-    "identity": "is what [auth] says, and it says none",
-    f"{EACH}.token": "is what [upload] brings, and there is none",
+    "session": "comes from [auth.session], which is missing",
+    "identity": "comes from identity in [auth], which is missing",
+    f"{EACH}.token": "comes from [upload], which is missing",
 }
 """Errors for a name whose value another part of the preset provides."""
 

@@ -149,7 +149,7 @@ def plain(value: object) -> str:
             case _:
                 return str(value)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the list is nested too deeply") from error
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
@@ -164,7 +164,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
             step = quote(plain(part.value(fields)), safe="")
             # Clients and servers interpret "." and "..", quoted or not (RFC 3986, section 5.2.4).
             if step in {"", ".", ".."}:
-                raise InvalidMessage(f"{part.name} can't stand in the path {template}: {step!r}")
+                raise InvalidMessage(f"{part.name} has an invalid value for the path {template}: {step!r}")
             parts.append(step)
         else:
             parts.append(part)
@@ -181,7 +181,7 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
     """
     value = plain(fill_text(template, fields))
     if CONTROL.search(value) or not value.isascii():
-        raise InvalidMessage(f"a value can't stand in the header {name}: only printable ASCII can")
+        raise InvalidMessage(f"invalid value for the header {name}: it must be printable ASCII")
     return value
 
 
@@ -195,7 +195,7 @@ def _parse(template: str) -> tuple[str | Placeholder, ...]:
         if found[0] in {"{{", "}}"}:
             literal += found[0][0]
         elif found[1] is None:
-            raise ValueError(f"a single {found[0]} in {template!r}; write {found[0] * 2} for one that is meant")
+            raise ValueError(f"unmatched {found[0]} in {template!r}; write {found[0] * 2} for a literal {found[0]}")
         else:
             parts += [*([literal] if literal else []), _place(found[1])]
             literal = ""
@@ -211,7 +211,7 @@ def _place(text: str) -> Placeholder:
     for call in calls:
         called, _, argument = call.partition(":")
         if called not in FILTERS:
-            raise ValueError(f"{{{text}}} has no filter {called!r}; there are {', '.join(FILTERS)}")
+            raise ValueError(f"{{{text}}} has an unknown filter {called!r}; valid filters: {', '.join(FILTERS)}")
         filters.append((called, argument))
     return Placeholder(name, tuple(filters))
 
@@ -219,12 +219,12 @@ def _place(text: str) -> Placeholder:
 def _check_lists(tree: object) -> None:
     if isinstance(tree, dict) and FOR_EACH in tree:
         if tree.keys() - {OPTIONAL} != {FOR_EACH, GIVE} or not isinstance(tree[FOR_EACH], str):
-            raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}, and nothing else beside it but {OPTIONAL}")
+            raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}; the only other key allowed is {OPTIONAL}")
         if not isinstance(tree.get(OPTIONAL, False), bool):
             raise ValueError(f"{OPTIONAL} of {FOR_EACH} must be true or false")
         return
     if isinstance(tree, str) and any(part.name.partition(".")[0] == EACH for part in places(tree)):
-        raise ValueError(f"{tree!r} is about one of a list: it belongs into what {FOR_EACH} gives")
+        raise ValueError(f"{tree!r} refers to an element of a list: use it only in {GIVE} of {FOR_EACH}")
     for branch in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
         _check_lists(branch)
 

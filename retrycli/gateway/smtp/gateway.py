@@ -37,7 +37,7 @@ class SmtpGateway(BaseGateway):
     """Deliver through one mail server. Use it as an asynchronous context manager.
 
     Args:
-        settings: the server and our credentials.
+        settings: the server and the credentials.
         columns: the columns of the application's table, to check the subject; None without a table.
         connections: the maximum number of concurrent sessions. Every session has a thread of its own.
         now: the clock, for a mail's date.
@@ -80,7 +80,7 @@ class SmtpGateway(BaseGateway):
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Return `UNKNOWN`: a mail server can't be asked about a mail."""
         del queued
-        return LookUp(Presence.UNKNOWN, "a mail server can't be asked whether a mail has arrived")
+        return LookUp(Presence.UNKNOWN, "a mail server can't show whether a mail has arrived")
 
     async def probe(self) -> Outcome:
         """Open a session up to the point where a mail could be sent. Send none."""
@@ -159,8 +159,8 @@ class SmtpGateway(BaseGateway):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
         if session.in_doubt:
-            return Outcome(OutcomeKind.UNKNOWN, error=f"{session.step}: no answer within {limit}")
-        return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}: it came as far as {session.step}")
+            return Outcome(OutcomeKind.UNKNOWN, error=f"{session.step}: no response within {limit}")
+        return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}; the last step was {session.step}")
 
     async def _connect(self) -> socket.socket:
         """Connect to the first of the server's addresses that answers.

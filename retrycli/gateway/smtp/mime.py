@@ -157,13 +157,13 @@ def _recipients(
     if message.message_type is MessageType.INTERNAL:
         if fixed is None:
             raise InvalidMessage(
-                "an internal message goes to gateway.recipient alone, which is not set; set it to the team's address"
+                "an internal message goes only to gateway.recipient, which is not set; set it to the team's address"
             )
         return (fixed,), (), ()
     named = message.fields.get("recipient_email")
     to = fixed if named is None or named == "" else _address("recipient_email", named)
     if to is None:
-        raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of the two")
+        raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of them")
     cc, bcc = (
         tuple(_address(column, value) for value in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
     )
@@ -172,17 +172,17 @@ def _recipients(
 
 def _listed(message: Message, column: str) -> list[object]:
     found = message.fields[column]
-    assert isinstance(found, list)  # noqa: S101  told to the type checker
+    assert isinstance(found, list)  # noqa: S101  for the type checker
     return found
 
 
 def _address(column: str, value: object) -> Address:
     if not isinstance(value, str):
-        raise InvalidMessage(f"{column} has something else than a text: {value!r:.40}")
+        raise InvalidMessage(f"{column} must contain only strings: {value!r:.40}")
     try:
         return Address.parse(value)
     except ValueError as error:
-        raise InvalidMessage(f"{column} has no e-mail address: {value!r:.80}: {error}") from None
+        raise InvalidMessage(f"{column} is not a valid e-mail address: {value!r:.80}: {error}") from None
 
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
@@ -230,7 +230,7 @@ def _subject(template: str, fields: Mapping[str, object]) -> str:
     """Return the subject on one line. Encode it if it could be read as encoded words."""
     text = re.sub(f"(?:{CONTROL.pattern})+", " ", plain(fill_text(template, fields))).strip()
     if len(text) > LONGEST_SUBJECT:
-        raise InvalidMessage(f"subject has {len(text)} characters, more than {LONGEST_SUBJECT}; shorten it")
+        raise InvalidMessage(f"subject must have at most {LONGEST_SUBJECT} characters; it has {len(text)}")
     return text if text.isascii() and "=?" not in text and len(text) <= LINE else _encoded_words(text, "Subject")
 
 
@@ -247,7 +247,7 @@ def _message_ids(column: str, fields: Mapping[str, object]) -> list[str]:
     if words is None:
         return []
     if not isinstance(words, list) or not all(isinstance(word, str) and MESSAGE_ID.fullmatch(word) for word in words):
-        raise InvalidMessage(f"{column} has no message ids, as in <a1@example.com>: {value!r:.80}")
+        raise InvalidMessage(f"{column} must contain message ids such as <a1@example.com>: {value!r:.80}")
     return words
 
 

@@ -80,7 +80,7 @@ class Client(smtplib.SMTP):
 
     def encrypt(self, context: ssl.SSLContext, host: str) -> None:
         """Start TLS. Discard what the server said before, read or not (RFC 3207, section 4.2)."""
-        assert self.sock is not None  # noqa: S101  told to the type checker
+        assert self.sock is not None  # noqa: S101  for the type checker
         self.file = None
         self.sock = context.wrap_socket(self.sock, server_hostname=host)
 
@@ -96,11 +96,11 @@ class Client(smtplib.SMTP):
                 raise smtplib.SMTPServerDisconnected("the server closed the connection")
             found = REPLY_LINE.fullmatch(line)
             if found is None:
-                raise Garbled("the server's answer is not valid SMTP")
+                raise Garbled("the server's reply is not valid SMTP")
             texts.append((found[3] or b"").strip())
             if found[2] != b"-":
                 return int(found[1]), b"\n".join(texts)
-        raise Garbled(f"the server gave an answer of more than {MOST_LINES} lines")
+        raise Garbled(f"the server's reply has more than {MOST_LINES} lines")
 
 
 def own_name(connection: socket.socket) -> str:

@@ -43,7 +43,7 @@ class SmtpSession:
     """One delivery, or a test up to the point of one.
 
     Args:
-        settings: the server and our credentials.
+        settings: the server and the credentials.
         context: for an encrypted connection; None without encryption.
         connection: an open, unused connection to the server.
 
@@ -127,8 +127,8 @@ class SmtpSession:
         self.step = "STARTTLS"
         if not self._client.has_extn("starttls"):
             raise self._unauthorized(
-                "the server offers none, and the mail would go in the clear; fix gateway.base_url (smtps:// is TLS "
-                "from the start), or set gateway.starttls = false where nobody can listen"
+                "the server does not offer STARTTLS, so the mail would be sent unencrypted; fix gateway.base_url "
+                "(smtps:// uses TLS from the start), or, on a trusted network, set gateway.starttls = false"
             )
         self._require_success(self._command("STARTTLS"), if_permanent=OutcomeKind.UNAUTHORIZED)
         self._encrypt(context)
@@ -141,7 +141,7 @@ class SmtpSession:
         self.step = "AUTH"
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
-            raise self._unauthorized("the server offers no log-in; leave out gateway.username, or fix gateway.base_url")
+            raise self._unauthorized("the server offers no login; remove gateway.username or fix gateway.base_url")
         if "PLAIN" in mechanisms:  # smtplib supports only ASCII credentials (RFC 4616, section 2)
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
@@ -154,7 +154,7 @@ class SmtpSession:
                 raise
             except (smtplib.SMTPException, UnicodeError):
                 ways = " ".join(mechanisms)[:80]
-                raise self._unauthorized(f"we can't log in by any way that the server offers: {ways}") from None
+                raise self._unauthorized(f"the server offers no supported way to log in: {ways}") from None
         self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
     # -- the mail ------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class SmtpSession:
             most = self._client.esmtp_features["size"].strip()
             # 0 is no limit (RFC 1870, section 4).
             if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:
-                error = f"the mail has {size} bytes, and the server takes no more than {int(most)}"
+                error = f"the mail has {size} bytes, but the server accepts at most {int(most)}"
                 raise _Finished(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
         reply = self._command(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
@@ -208,7 +208,7 @@ class SmtpSession:
         for address in recipients:
             self.step = "RCPT"
             if not utf8 and not address.local.isascii():
-                reply = SmtpReply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
+                reply = SmtpReply(553, "5.6.7 the server does not accept non-ASCII addresses (SMTPUTF8)")
             else:
                 reply = self._command(f"RCPT TO:<{address.spec}>")
             if reply.code == SHUTTING_DOWN:
@@ -223,7 +223,7 @@ class SmtpSession:
         """Send the mail without the final dot."""
         self.step = "the mail"
         line = self._client.sock
-        assert line is not None  # noqa: S101  told to the type checker
+        assert line is not None  # noqa: S101  for the type checker
         try:
             for chunk in mail.chunks(utf8=utf8):
                 line.sendall(chunk)
@@ -271,7 +271,7 @@ def _outcome_of_refusals(
     return Outcome(
         kind,
         by_kind[kind].code,
-        f"{text}; all others have it",
+        f"{text}; delivered to all other recipients",
         delivered_to=tuple(address.spec for address in accepted),
         external_id=sent.queued_as,
     )

@@ -71,7 +71,7 @@ def examine(
     try:
         loaded = load(config, environment)
     except ConfigurationError as error:
-        remedy = "fix it; nothing that needs the settings was checked"
+        remedy = "fix the settings; checks that need them were skipped"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
     context = Context(loaded, host or Host(run=Asker()), now)
     return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]
@@ -92,7 +92,7 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
         ]
     except (ValueError, KeyError, TypeError):
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return [failure("cron", f"retrycli does not run as cron would run it: {said}", "install it again")]
+        return [failure("cron", f"retrycli does not run in cron's environment: {said}", "reinstall retrycli")]
 
 
 def _findings(
@@ -116,7 +116,7 @@ def _findings(
 def _problem(name: str, error: Exception) -> Finding:
     if isinstance(error, RetrycliError):
         return of_error(name, str(error))
-    return failure(name, f"it could not be looked at: {type(error).__name__}", "tell the makers of retrycli")
+    return failure(name, f"the check failed: {type(error).__name__}", "report this as a bug in retrycli")
 
 
 def _database_findings(context: Context) -> list[Finding]:

@@ -55,7 +55,7 @@ def failure(name: str, found: str, remedy: str) -> Finding:
 def of_error(name: str, text: str) -> Finding:
     """Return a failure from an error text of the form "problem; remedy"."""
     found, _, remedy = text.partition("; ")
-    return failure(name, found, remedy or "fix it, and run `retrycli doctor` again")
+    return failure(name, found, remedy or "fix this, and run `retrycli doctor` again")
 
 
 def failed(findings: list[Finding]) -> bool:
@@ -80,14 +80,14 @@ class Context:
 
     @property
     def interval(self) -> timedelta:
-        """How often a pass should begin."""
+        """The configured interval between passes."""
         return timedelta(minutes=self.settings.schedule.retry_interval_minutes)
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
     """Return a finding that compares another clock with this machine's."""
     if abs(ahead) <= CLOCK_TOLERANCE:
-        return well("clock", f"as that of {whose}, within {CLOCK_TOLERANCE.total_seconds():.0f} s")
+        return well("clock", f"agrees with that of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()
-    words = f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} ours"
-    return warning("clock", words, "check the time of both machines: `timedatectl`")
+    words = f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
+    return warning("clock", words, "check the time on both machines: `timedatectl`")

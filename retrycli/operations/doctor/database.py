@@ -37,35 +37,37 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
 
     columns = database.messages.c.keys()
     check_ids(database)
-    yield well("table", f"{context.settings.database.table} in {database.place} has what is needed")
+    yield well("table", f"{context.settings.database.table} in {database.place} has all required columns")
     if "updated_at" not in columns:
         yield warning(
             "table",
-            f"{context.settings.database.table} has no updated_at: each pass reads the texts of all escalated "
-            "messages, and one that fails again between two passes with the same text, retry_count and last_error "
-            "stays escalated",
+            f"{context.settings.database.table} has no updated_at: each pass reads the text of every escalated "
+            "message. If a message fails again between two passes and its text, retry_count and last_error are "
+            "the same, it stays escalated",
             # The second part also holds with updated_at: a later time alone does not send a message again.
-            "add updated_at, set with every change; let the application change retry_count or last_error when it fails "
-            "a message again",
+            "add updated_at, and set it with every change; let the application change retry_count or last_error when "
+            "it fails a message again",
         )
     for gateway in context.settings.gateway.all.values():
         check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
         fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)
-        yield well(fits[0], f"{fits[1]} fits it")
+        yield well(fits[0], f"{fits[1]} matches the table")
 
 
 def tables(context: Context, database: Database) -> Iterator[Finding]:
     """Check the version of retrycli's own tables."""
     found = database.revision()
     if found == schema.HEAD:
-        yield well("tables", f"retrycli's own are of version {found}, as this program")
+        yield well("tables", f"retrycli's own tables are at version {found}, as this program needs")
     elif found is None:
-        yield warning("tables", "retrycli's own are not there yet", "`retrycli db upgrade`, or the first pass")
+        yield warning(
+            "tables", "retrycli's own tables do not exist yet", "run `retrycli db upgrade`, or wait for the first pass"
+        )
     elif found > schema.HEAD:
-        words = f"retrycli's own are of version {found}, and this program only of {schema.HEAD}"
+        words = f"retrycli's own tables are at version {found}, but this program only supports {schema.HEAD}"
         yield failure("tables", words, "install a newer retrycli")
     else:
-        words = f"retrycli's own are of version {found}, and this program of {schema.HEAD}"
+        words = f"retrycli's own tables are at version {found}, but this program needs {schema.HEAD}"
         level = warning if context.settings.database.auto_upgrade else failure
         yield level("tables", words, "`retrycli db upgrade`")
 
@@ -83,7 +85,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
     if oldest is None:
         return
     days = max((context.now() - oldest).days, 0)
-    words = f"the oldest message that waits is of {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
+    words = f"the oldest waiting message dates from {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
     if timedelta(days=days) <= LONG_AGO or all(policy.expires_after for policy in context.settings.policies.values()):
         yield well("age", words)
     else:
@@ -96,13 +98,13 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
     state = FailedIndex(database).state()
     table = context.settings.database.table
     if state is IndexState.THERE:
-        yield well("index", f"{table} has one of its failed rows")
+        yield well("index", f"{table} has an index on its failed rows")
     elif state is IndexState.INVALID:
         yield warning(
-            "index", f"that of the failed rows of {table} is half built, and used for nothing", "`retrycli db index`"
+            "index", f"the index on the failed rows of {table} is incomplete and unused", "`retrycli db index`"
         )
     elif Enrolment(database).goes_round():
-        words = f"{table} is too big for a pass to look at all of it; `retrycli db index` offers what would help"
+        words = f"{table} is too big for a pass to read completely; `retrycli db index` creates an index that helps"
         yield well("index", words)
 
 
@@ -113,12 +115,12 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
     if not database.is_sqlite:
         yield well("writing", "the database is writable")
     elif (mode := journal_mode(database)) == "wal":
-        yield well("writing", "the database is writable; its journal is a WAL")
+        yield well("writing", "the database is writable and uses a write-ahead log")
     else:
         yield warning(
             "writing",
-            f"the database is writable; with its journal mode {mode} the application and a pass block each other",
-            f"if the application agrees: `sqlite3 {file} 'PRAGMA journal_mode = WAL'`",
+            f"the database is writable, but in journal mode {mode} the application and a pass block each other",
+            f"if the application supports WAL: `sqlite3 {file} 'PRAGMA journal_mode = WAL'`",
         )
 
 
@@ -134,7 +136,7 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
         revoke = f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`"
         yield warning("search path", f"{who} may create functions in the schema {where}", revoke)
     if not found:
-        yield well("search path", "no other role may create functions in its schemas")
+        yield well("search path", "no other role may create functions in the schemas on the search path")
 
 
 def _quoted(name: str) -> str:
@@ -149,8 +151,8 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
     if last is not None and last.started_at - context.now() > CLOCK_TOLERANCE:
         yield failure(
             "clock",
-            f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is still to come",
-            "check this machine's clock: `timedatectl`; when it is right, the next pass repairs what was written",
+            f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is in the future",
+            "check this machine's clock: `timedatectl`; once it is right, the next pass corrects the recorded times",
         )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 CHECK_CREDENTIALS = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
-DELIVER_TEST = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
+DELIVER_TEST = "nothing is waiting to be sent; to test delivery, run `retrycli deliver-test --ticket T`"
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
             else _ticketing_api(context, gateway, refusal)
         )
         for finding in found:
-            # If no message waits, no pass can find out if it still refuses messages.
+            # If no messages wait, no pass can find out whether the API still refuses them.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
     yield from _outages(context, database)
@@ -67,9 +67,9 @@ def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
             name, what = ("smtp", "server") if used[breaker.destination] == "smtp" else ("api", "API")
             yield failure(
                 name,
-                f"nothing gets through to {breaker.destination} since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
-                f"{breaker.failures} failures in a row; the next try is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
-                f"check the {what}; `retrycli run-once --probe` attempts it now",
+                f"nothing has reached {breaker.destination} since {breaker.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
+                f"{breaker.failures} failures in a row; the next probe is at {breaker.probe_at:%Y-%m-%dT%H:%M:%SZ}",
+                f"check the {what}; `retrycli run-once --probe` probes it now",
             )
 
 
@@ -92,23 +92,23 @@ def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None
     found = asyncio.run(SmtpGateway(gateway, columns=None, connections=1, now=context.now).probe())
     where, said = gateway.destination, found.error
     if found.kind is OutcomeKind.UNAUTHORIZED and found.status_code is not None:
-        yield failure("smtp", f"{where} refuses us: {said}", "fix gateway.username and gateway.password")
+        yield failure("smtp", f"{where} rejects the login: {said}", "fix gateway.username and gateway.password")
     elif found.kind is OutcomeKind.UNAUTHORIZED:
         yield failure(
             "smtp",
-            f"{where} can't be trusted with a mail: {said}",
+            f"the certificate of {where} can't be verified: {said}",
             "set gateway.ca_file, or fix the server's certificate",
         )
     elif found.kind is OutcomeKind.UNREACHABLE:
         yield failure("smtp", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     elif found.kind is not OutcomeKind.DELIVERED:
-        yield warning("smtp", f"{where} has a problem: {said}", "check the server; passes notice when it is back")
+        yield warning("smtp", f"{where} has a problem: {said}", "check the server; passes detect when it is back")
     elif refusal is not None and not gateway.username:
-        yield failure("smtp", f"{where} is there, but {refusal}", CHECK_CREDENTIALS)
+        yield failure("smtp", f"{where} responds, but {refusal}", CHECK_CREDENTIALS)
     else:
-        yield well("smtp", f"{where} is there" + (" and accepts our login" if gateway.username else ""))
+        yield well("smtp", f"{where} responds" + (" and accepts the login" if gateway.username else ""))
     if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
-        yield warning("smtp", f"our password goes to {where} unencrypted", "leave gateway.starttls at true")
+        yield warning("smtp", f"the password is sent to {where} unencrypted", "set gateway.starttls = true")
 
 
 def _is_here(url: str) -> bool:
@@ -125,7 +125,7 @@ def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | No
     in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
     if in_the_clear and has_credentials(gateway):
         yield warning(
-            "api", f"our credentials go to {gateway.destination} unencrypted", "give gateway.base_url as https://"
+            "api", f"the credentials are sent to {gateway.destination} unencrypted", "use https:// in gateway.base_url"
         )
 
 
@@ -135,22 +135,24 @@ def _probe_finding(gateway: GatewaySettings, found: Probe, refusal: str | None) 
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
         return failure("api", f"{where} has a certificate that does not verify: {said}", "set gateway.ca_file")
     if outcome.kind is OutcomeKind.UNAUTHORIZED and not has_credentials(gateway):
-        words = f"{where} asks for credentials ({said}), and there are none"
+        words = f"{where} requires credentials ({said}), but none are set"
         if refusal is None:
             return warning("api", words, "set gateway.auth")
         return failure("api", f"{words}; {refusal}", "set gateway.auth")
     if outcome.kind is OutcomeKind.UNAUTHORIZED:
-        return failure("api", f"{where} refuses our credentials: {said}", "fix them: `retrycli config show`")
+        return failure(
+            "api", f"{where} refuses the credentials: {said}", "correct the credentials; see `retrycli config show`"
+        )
     if outcome.status_code is None and outcome.kind in OUTAGE:
         return failure("api", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     if outcome.kind in {*OUTAGE, OutcomeKind.THROTTLED}:
-        return warning("api", f"{where} has a problem: {said}", "check the API; passes notice when it is back")
+        return warning("api", f"{where} has a problem: {said}", "check the API; passes detect when it is back")
     if found.proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
-        return well("api", f"{where} is there and accepts our credentials")
+        return well("api", f"{where} responds and accepts the credentials")
     if refusal is not None:
-        return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", CHECK_CREDENTIALS)
-    proof = "; the first message shows if it accepts our credentials" if has_credentials(gateway) else ""
-    return well("api", f"{where} is there (it answers {said} to a GET){proof}")
+        return failure("api", f"{where} responds ({said} to a GET), but {refusal}", CHECK_CREDENTIALS)
+    proof = "; the first delivery will show whether it accepts the credentials" if has_credentials(gateway) else ""
+    return well("api", f"{where} responds ({said} to a GET){proof}")
 
 
 def has_credentials(gateway: GatewaySettings) -> bool:

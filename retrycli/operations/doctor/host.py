@@ -31,7 +31,7 @@ from retrycli.system.trust import (
     user_number,
 )
 
-RUN_AS_OWNER = "run doctor as the user who makes the passes"
+RUN_AS_OWNER = "run doctor as the user who runs the passes"
 
 
 def settings(context: Context) -> Iterator[Finding]:
@@ -41,15 +41,15 @@ def settings(context: Context) -> Iterator[Finding]:
     if where is None:
         yield warning(
             "settings",
-            "they come from no file, but from the environment and defaults, and cron passes on no environment",
-            "`retrycli init` writes a file",
+            "they come only from the environment and defaults, but cron does not pass on the environment",
+            "run `retrycli init` to create a file",
         )
     elif "environment" in sources:
         names = ", ".join(k for k, source in context.loaded.sources.items() if source.startswith("environment"))
         yield warning(
             "settings",
             f"from {where}, but the environment sets {names}, which cron does not pass on",
-            f"set it in {where}",
+            f"set these keys in {where}",
         )
     else:
         yield well("settings", f"from {where}")
@@ -58,7 +58,7 @@ def settings(context: Context) -> Iterator[Finding]:
 def files(context: Context) -> Iterator[Finding]:
     """Check who else may read secrets, or change what a pass relies on."""
     problems = [*_readable_secrets(context), *_weak_files(context)]
-    yield from problems or [well("files", "no other user can read a secret, or change what passes rely on")]
+    yield from problems or [well("files", "no other user can read a secret or change anything that passes rely on")]
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
@@ -66,11 +66,13 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
     for path in sorted(_secret_files(context.loaded)):
         if filesystem.others_may_read(path):
             yield failure(
-                "files", f"{path} holds a secret, and every user may read it", f"`chmod o-rwx {quote(str(path))}`"
+                "files", f"{path} contains a secret, but every user can read it", f"`chmod o-rwx {quote(str(path))}`"
             )
         elif group := group_readers(path, users):
-            words = f"{path} holds a secret, and the group {group} may read it"
-            yield warning("files", words, f"`chmod g-rwx {quote(str(path))}`, unless the group is to read it")
+            words = f"{path} contains a secret, but the group {group} can read it"
+            yield warning(
+                "files", words, f"`chmod g-rwx {quote(str(path))}`, unless the group should be able to read it"
+            )
 
 
 def _weak_files(context: Context) -> Iterator[Finding]:
@@ -87,10 +89,10 @@ def _weak_files(context: Context) -> Iterator[Finding]:
             and context.settings.database.file is None
         ):
             make = f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`"
-            words = f"{weakness}, and may take the lock {path.name} there first, which stops all passes"
+            words = f"{weakness}, so another user could take the lock {path.name} there and stop all passes"
             yield warning("files", words, make)
             continue
-        words = str(weakness) if weakness.place == path else f"{weakness}, and so {path}"
+        words = str(weakness) if weakness.place == path else f"{weakness}, which exposes {path}"
         is_warning = is_shared and not weakness.is_open_to_all
         yield (warning if is_warning else failure)("files", words, _remedy(weakness, path, is_shared=is_shared))
 
@@ -168,7 +170,7 @@ def file_system(context: Context) -> Iterator[Finding]:
     ):
         kind = None if path is None else filesystem.kind_of(path, mounts)
         if kind in filesystem.NETWORK:
-            words = f"{thing} {path} is on a network file system ({kind}), whose locks can't be relied on"
+            words = f"{thing} {path} is on a network file system ({kind}), where locks are unreliable"
             yield failure("file system", words, remedy)
         elif path == database and kind is not None:
             yield well("file system", f"{thing} is on {kind}")
@@ -195,7 +197,7 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
     """
     wanted = context.settings.run.concurrency
     if (possible := process.affordable(wanted)) < wanted:
-        words = f"the limit allows {possible} requests in flight, and run.concurrency is {wanted}"
+        words = f"the limit allows only {possible} concurrent requests, but run.concurrency is {wanted}"
         yield warning("file descriptors", words, process.RAISE)
 
 
@@ -205,11 +207,13 @@ def lock(context: Context) -> Iterator[Finding]:
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
-    if path.parent.match(str(OWN_STATE)):  # the first pass makes it
+    if path.parent.match(str(OWN_STATE)):  # the first pass creates it
         needed = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
-            "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
+            "lock",
+            f"{needed} is not writable, but the lock {path} must be created there",
+            "change its owner, or set run.lock_file",
         )
         return
     if (strangers := _foreign_lock(context, path)) is not None:
@@ -224,7 +228,9 @@ def lock(context: Context) -> Iterator[Finding]:
     )
     if holder.since is not None and context.now() - holder.since > longest:
         yield warning(
-            "lock", f"{words}, longer than the maximum for a pass", f"see what it does: `ps {holder.pid}`; end it"
+            "lock",
+            f"{words}, longer than a pass may take",
+            f"see what it is doing (`ps {holder.pid}`); if it hangs, kill it",
         )
     else:
         yield well("lock", words)
@@ -243,10 +249,12 @@ def outputs(context: Context) -> Iterator[Finding]:
         folder = path.absolute().parent
         if not folder.is_dir():
             yield failure(
-                "outputs", f"{key} is in {folder}, which is not a folder", f"`mkdir {quote(str(folder))}`, or fix {key}"
+                "outputs",
+                f"{key} needs the folder {folder}, which does not exist",
+                f"`mkdir {quote(str(folder))}`, or fix {key}",
             )
         elif not os.access(folder, os.W_OK | os.X_OK):
-            yield failure("outputs", f"{key} is in {folder}, which can't be written", f"change its owner, or fix {key}")
+            yield failure("outputs", f"{key} is in {folder}, which is not writable", f"change its owner, or fix {key}")
         elif path.is_dir():
             yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or fix {key}")
         elif find_spec(package) is None:
@@ -265,7 +273,7 @@ def _log_file(path: Path) -> Finding:
     if not os.access(needed, os.W_OK):
         return failure("outputs", f"logging.file: {needed} can't be written", f"change the owner of {needed}")
     if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
-        words = f"logging.file: {path} has a second name, and other users may make names in its folder"
+        words = f"logging.file: {path} has a hard link, and other users can create files in its folder"
         return failure("outputs", words, f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file")
     return well("outputs", f"logging.file can be written: {path}")
 
@@ -276,5 +284,5 @@ def _foreign_lock(context: Context, path: Path) -> Finding | None:
     owner, database = filesystem.owner(path), file and filesystem.owner(file)
     if owner is None or database is None or owner == database:
         return None
-    words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"
-    return warning("lock", words, f"`chown {database} {quote(str(path))}`; run retrycli manually as {database} too")
+    words = f"{path} belongs to {owner}, but the database to {database}, whose passes may be unable to open the lock"
+    return warning("lock", words, f"`chown {database} {quote(str(path))}`; also run manual commands as {database}")

@@ -29,12 +29,12 @@ def notifications(context: Context) -> Iterator[Finding]:
             yield of_error("notifications", f"{name}: {error}")
             continue
         if place is None:
-            yield well("notifications", f"{name}: whether it can be reached shows by `retrycli notify test` alone")
+            yield well("notifications", f"{name}: only `retrycli notify test` can show whether it is reachable")
         elif problem := _connect(*place):
             remedy = "check the network, or fix notify.urls; then `retrycli notify test`"
             yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
         else:
-            yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
+            yield well("notifications", f"{name} can be reached; `retrycli notify test` sends a test notification")
 
 
 def _connect(host: str, port: int) -> str | None:
@@ -42,7 +42,7 @@ def _connect(host: str, port: int) -> str | None:
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except TimeoutError:
-        return f"no answer within {CONNECT_SECONDS:g} s"
+        return f"no response within {CONNECT_SECONDS:g} s"
     except (OSError, UnicodeError) as error:
         return getattr(error, "strerror", None) or type(error).__name__
     return None
@@ -57,7 +57,7 @@ def _cron_mail(context: Context) -> Iterator[Finding]:
         if caller.kind == "timer":
             who, why, remedy = "no operator is notified of problems", "a timer sends no mail", "set notify.urls"
         elif caller.mail_to is None:
-            who, why = f"cron mails trouble to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
+            who, why = f"cron mails problems to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
         else:
             who, why = "no operator is notified of problems", f"MAILTO is empty in {caller.title}"
         yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)

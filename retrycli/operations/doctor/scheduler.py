@@ -50,24 +50,28 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
         case [one]:
             yield _one_caller(context, one)
             if one.user is not None and one.user != context.host.login:
-                words = f"passes are made by {one.user}, and {context.host.login}, who looks, may do other things"
+                words = (
+                    f"passes run as {one.user}, but doctor runs as {context.host.login}, who may have other permissions"
+                )
                 yield warning("user", words, as_user(one.user, "doctor", context.loaded))
         case several:
             kinds = {caller.kind for caller in several}
-            who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
+            who = "both cron and a timer start" if len(kinds) > 1 else f"{len(several)} {kinds.pop()} entries start"
             places = ", ".join(caller.place for caller in several)
-            yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` removes ours")
+            yield warning(
+                "scheduler", f"{who} passes: {places}", "keep one; `retrycli cron remove` removes retrycli's own"
+            )
             for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
                     yield failure("scheduler", *why)
     if missed is not None and callers:
         remedy = to_read(context.loaded, context.host, "doctor")
-        yield warning("scheduler", f"{missed}, where a pass may be called too", remedy)
+        yield warning("scheduler", f"{missed}, which may also start passes", remedy)
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
     """Return the finding that no caller was found: a failure if `status --check` fails too, because no pass comes."""
-    words = "no cron line or timer found here calls a pass"
+    words = "no cron line or timer found here starts passes"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON]
@@ -75,11 +79,11 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     is_known = any(record.started_by in SCHEDULERS and not _is_late(context, record) for record in passes)
     if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual_interval(passes))):
         if missed is not None:
-            words = f"nothing that can be read calls a pass; {missed}"
+            words = f"nothing that can be read starts passes; {missed}"
             return failure("scheduler", words, to_read(context.loaded, context.host, "doctor"))
         words += f"; {unread}" if unread else ""
         return failure("scheduler", words, to_install(context.loaded, context.host))
-    words += f", but passes come, the last from {last.host}"
+    words += f", but passes run; the last one ran on {last.host}"
     if last.host != gethostname() or last.started_by not in SCHEDULERS:
         return well("scheduler", words)
     if hidden is not None:
@@ -87,12 +91,12 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     install = to_install(context.loaded, context.host)
     all_seen = none_hidden(context.host)
     if next_run.nothing_calls([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
-        return failure("scheduler", f"{words}, by a cron line that is gone", install)
-    return warning("scheduler", words, f"if its line was removed: {install}")
+        return failure("scheduler", f"{words}, from a cron line that no longer exists", install)
+    return warning("scheduler", words, f"if the cron line was removed: {install}")
 
 
 def _one_caller(context: Context, caller: Caller) -> Finding:
-    words = f"{caller.kind} calls at {caller.when}: {caller.place}"
+    words = f"{caller.kind} starts passes at {caller.when}: {caller.place}"
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
     try:
@@ -100,8 +104,8 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
     except ConfigurationError:
         objection = None  # the settings' source is another finding
     if objection is None and caller.running is None:
-        remedy = f"look as root: {as_user('root', 'doctor', context.loaded)}"
-        return warning("scheduler", f"{words}; can't see whether it is running", remedy)
+        remedy = f"run as root: {as_user('root', 'doctor', context.loaded)}"
+        return warning("scheduler", f"{words}; can't see whether {caller.kind} is running", remedy)
     if objection is None:
         return well("scheduler", words)
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
@@ -113,7 +117,7 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON] or passes
     wanted = in_words(context.interval)
     if not passes:
-        return warning("passes", "there was none yet", "`retrycli run-once`")
+        return warning("passes", "no pass has run yet", "`retrycli run-once`")
     which = "the last one"
     if passes[:1] != newest:
         is_known = passes[0].started_by in SCHEDULERS
@@ -121,14 +125,18 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     ago = f"{which} began {in_words(context.now() - passes[0].started_at)} ago"
     if _is_late(context, passes[0]):
         why = next_run.why_none_came(_callers(context), context.now())
-        return failure("passes", f"{ago}, and there should be one every {wanted}", why)
+        return failure("passes", f"{ago}, but there should be one every {wanted}", why)
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
     words = f"they came {in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
     if (when := _configured_schedule(context)) is not None:
-        return warning("passes", words, f"none if the schedule was changed since: it now calls at {when}, as it should")
-    return warning("passes", words, "make the two the same: `retrycli cron check`")
+        return warning(
+            "passes",
+            words,
+            f"none if you have just changed the schedule: it now starts passes at {when}, as configured",
+        )
+    return warning("passes", words, "make the schedule and the setting agree: `retrycli cron check`")
 
 
 def _callers(context: Context) -> list[Caller]:

@@ -41,8 +41,8 @@ def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
 def to_read(loaded: Loaded, host: Host, command: str) -> str:
     """Return the remedy for unreadable crontabs."""
     if host.uid == 0:
-        return f"make it readable, then `retrycli {command}`"
-    return f"look as root: {as_user('root', command, loaded)}"
+        return f"make that place readable, then run `retrycli {command}`"
+    return f"run as root: {as_user('root', command, loaded)}"
 
 
 def to_install(loaded: Loaded, host: Host) -> str:
@@ -54,7 +54,7 @@ def to_install(loaded: Loaded, host: Host) -> str:
     if host.uid == 0:
         return "`retrycli cron install`"
     by_root = as_user("root", "cron install", loaded)
-    return by_root if suggested.is_by_sudo() else f"{by_root}, or in your own crontab `retrycli cron install --user`"
+    return by_root if suggested.is_by_sudo() else f"{by_root}, or, for your own crontab, `retrycli cron install --user`"
 
 
 def as_user(user: str, command: str, loaded: Loaded) -> str:
@@ -139,9 +139,9 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
     missed = unread(host, titles)
     if missed is not None and not checked:
         remedy = to_read(loaded, host, "cron check")
-        return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+        return Verdict([], f"nothing that can be read starts passes; {missed}; {remedy}", missed)
     if not checked:
-        return Verdict([], f"nothing calls the passes; have them called: {to_install(loaded, host)}")
+        return Verdict([], f"nothing starts passes; schedule them: {to_install(loaded, host)}")
     return Verdict(checked, _verdict(checked), missed)
 
 
@@ -150,13 +150,13 @@ def _verdict(found: list[Caller]) -> str | None:
         case [one] if (still := stopped(one)) is not None:
             return f"{one.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
-            first = "" if one.installed else "edit it, or remove it, and "
+            first = "" if one.installed else "edit or remove the entry; "
             return f"{one.place}: {one.objection}; {first}`retrycli cron install` fixes it"
         case [_]:
             return None
         case _:
             places = ", ".join(caller.place for caller in found)
-            return f"two schedulers get in each other's way; keep one of: {places}"
+            return f"two schedulers conflict; keep one of: {places}"
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
@@ -165,12 +165,12 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
     else:
         when, command = systemd.when(wanted.interval), systemd.command(wanted)
     if caller.when != when:
-        return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
+        return f"it starts passes at {caller.when}, but schedule.retry_interval_minutes requires {when}"
     if caller.command != command:
-        return f"the command would be: {command}"
+        return f"its command should be: {command}"
     if caller.kind == "timer" and caller.installed:
         system = caller.user is not None
         service = Path(caller.title).with_suffix(".service")
         if File(service).read() != systemd.service(replace(wanted, user=caller.user or wanted.user), system=system):
-            return f"{service} is not as it would be written now"
+            return f"{service} differs from what `install` would write"
     return None

@@ -23,7 +23,7 @@ def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, s
     """
     system = place.is_system
     if system and host.number(wanted.user) is None:
-        raise ConfigurationError(f"no user {wanted.user} here to make the passes; name one with --run-as")
+        raise ConfigurationError(f"the user {wanted.user} does not exist; name another with --run-as")
     if place.is_timer:
         parts = [systemd.service(wanted, system=system), systemd.timer(wanted)]
     else:
@@ -59,11 +59,9 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     others = [caller for caller in callers if not (caller.installed and caller.title in titles)]
     _refuse_second_scheduler(others, wanted.config, host)
     if place.is_timer and not systemd.has_systemd(host):
-        raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
+        raise ConfigurationError("systemd is not running on this machine; omit --systemd to use cron")
     if not place.is_timer and not crontab.has_cron(host):
-        raise ConfigurationError(
-            "cron is not installed on this machine; `retrycli cron install --systemd` does without"
-        )
+        raise ConfigurationError("cron is not installed on this machine; use `retrycli cron install --systemd` instead")
     changes = [_addition(place, target, text, wanted.config) for target, text in parts]
     off = place.is_timer and all(caller.running is False for caller in callers)
     return [change for change in changes if off or change.before != change.after]
@@ -86,7 +84,9 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
     """
     for change in changes:
         if change.target.read() != change.before:
-            raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
+            raise ConfigurationError(
+                f"{change.target.title} has changed meanwhile; nothing was written. Run this again"
+            )
     own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
     if goes and systemd.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
         systemd.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
@@ -101,11 +101,11 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
 def _refuse_second_scheduler(others: list[Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
-        remedy = "`retrycli cron remove`" if others[0].installed else "remove it"
+        remedy = "`retrycli cron remove`" if others[0].installed else "remove its entry"
         if others[0].installed and others[0].owner != host.login:
             remedy = suggested.as_user(others[0].owner, "cron remove", config)
         raise ConfigurationError(
-            f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
+            f"passes are already started by {places}. Two schedulers would conflict: keep that one "
             f"(`retrycli cron check`), or first {remedy}"
         )
 
@@ -113,12 +113,10 @@ def _refuse_second_scheduler(others: list[Caller], config: str, host: Host) -> N
 def _refuse_unreadable(missed: Mapping[str, str], config: str, host: Host) -> None:
     if missed:
         places = ", ".join(f"{place} ({why})" for place, why in missed.items())
-        remedy = "Make it readable, then `retrycli cron install`"
+        remedy = "Make that place readable, then run `retrycli cron install`"
         if host.uid != 0:
-            remedy = f"Run it as root: {suggested.as_user('root', 'cron install', config)}"
-        raise ConfigurationError(
-            f"can't read {places}, where a pass may be called already; nothing was changed. {remedy}"
-        )
+            remedy = f"Run this as root: {suggested.as_user('root', 'cron install', config)}"
+        raise ConfigurationError(f"can't read {places}, which may already start passes; nothing was changed. {remedy}")
 
 
 def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
@@ -126,7 +124,7 @@ def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> F
     if not place.is_timer:
         after = cron_line.with_block(before, config, text)
     elif before and not systemd.is_marked(before, config):
-        raise ConfigurationError(f"{target.title} is there already, and not for {config}; remove it")
+        raise ConfigurationError(f"{target.title} already exists, but not for {config}; remove that file")
     else:
         after = text
     return FileChange(target, before, after)

@@ -16,7 +16,7 @@ from retrycli.system.host import named_zone, system_zone
 
 BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this long after its tick
 
-UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
+UNCALLED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
 """The problem and the remedy if only operators start passes. The current user may not see another user's crontab."""
 
 
@@ -95,11 +95,11 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     """Return why due passes may not have come, and where to look. Only a log shows what cron refuses."""
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
-        return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`"
+        return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
     if (tick := first_tick(at_work, now)) is not None:
-        return f"cron, or its line, is newer than the last tick; the first one is at {tick:%Y-%m-%dT%H:%M:%SZ}"
+        return f"cron or its line is newer than the last scheduled time; the first pass is at {tick:%Y-%m-%dT%H:%M:%SZ}"
     if at_work.kind == "timer":
-        return f"its timer runs; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
+        return f"the timer is running; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
     whose = at_work.user or at_work.owner
     fault = f"may refuse {whose} (PAM, cron.deny), or the line fails"
     return f"cron runs, but {fault}; see `journalctl -u cron`, and {whose}'s mail"

@@ -44,7 +44,7 @@ class FileChange:
     def diff(self) -> str:
         """The change as a unified diff."""
         if self.before == self.after:
-            return f"{self.target.title} is to be switched on"
+            return f"{self.target.title} will be enabled"
         titles = (self.target.title, self.target.title)
         before, after = (text.removesuffix("\n").split("\n") for text in (self.before, self.after))
         return "\n".join(unified_diff(before if self.before else [], after if self.after else [], *titles, lineterm=""))
@@ -134,11 +134,11 @@ def propose(
     wanted = job(loaded, host, user=run_as if place.is_system else host.login)
     number = host.number(wanted.user)
     if number is None:
-        raise ConfigurationError(f"no user {wanted.user} here to make the passes; name one with --run-as")
+        raise ConfigurationError(f"the user {wanted.user} does not exist; name another with --run-as")
     if number == ROOT and run_as is None:
         raise ConfigurationError(
-            "the passes would be made by root; name the user who may write the database with --run-as USER "
-            "(or root, if you mean it)"
+            "passes would run as root; name the user who may write to the database with --run-as USER "
+            "(or root, if that is intended)"
         )
     _refuse_untrusted(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
     return wanted
@@ -156,9 +156,9 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     ]
     for path in filter(None, (Path(wanted.config), *named, *program)):
         if (weakness := find_weakness(path, users)) is not None:
-            relying = "" if weakness.place == path else f", and so {path}"
+            relying = "" if weakness.place == path else f", which exposes {path}"
             raise ConfigurationError(
-                f"{weakness}{relying}, which passes made by {wanted.user} would rely on; {weakness.remedy}"
+                f"{weakness}{relying}, and passes run by {wanted.user} would rely on it; {weakness.remedy}"
             )
     config, database = Path(wanted.config), loaded.settings.database.file
     if database is None or not database.exists():
@@ -166,8 +166,8 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     owner, its_owner = config.stat().st_uid, database.stat().st_uid
     if owner not in {ROOT, its_owner}:
         raise ConfigurationError(
-            f"{config} belongs to {filesystem.owner(config)}, and the database that it names, {database}, to "
-            f"{filesystem.owner(database)}; chown root {config}, if that is the database"
+            f"{config} belongs to {filesystem.owner(config)}, but the database that it names, {database}, to "
+            f"{filesystem.owner(database)}; if this is the right database, run `chown root {config}`"
         )
 
 
@@ -212,8 +212,8 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     elsewhere = [f"{key} ({source})" for key, source in loaded.sources.items() if not source.startswith("file ")]
     if elsewhere:
         raise ConfigurationError(
-            f"a scheduler does not pass on your environment, where this comes from: {', '.join(elsewhere)}; "
-            f"set it in {config}, secrets by their …_file keys"
+            f"a scheduler does not pass on your environment, which sets {', '.join(elsewhere)}; "
+            f"set these keys in {config}, and secrets with their …_file keys"
         )
     database = settings.database.file
     owner = (database and filesystem.owner(database)) or filesystem.owner(Path(config))
@@ -265,6 +265,6 @@ def config_path(loaded: Loaded) -> str:
     """
     if loaded.file is None:
         raise ConfigurationError(
-            "no configuration file, and a scheduler passes on no environment; `retrycli init` writes one"
+            "no configuration file, but a scheduler does not pass on the environment; `retrycli init` creates one"
         )
     return os.path.normpath(loaded.file.absolute())

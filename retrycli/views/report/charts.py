@@ -66,7 +66,7 @@ def outcomes(
             *columns,
         ],
         title="Attempts by outcome over time",
-        desc=f"{len(bars)} columns with {total:,} attempts; the ticketing API was down {len(outages)} times.",
+        desc=f"{len(bars)} bars with {total:,} attempts; the ticketing API was down {len(outages)} times.",
     )
 
 

@@ -15,10 +15,10 @@ LATELY = timedelta(hours=24)  # an outage that ended within this time is still i
 
 DOWN: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API is down",
-    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials",
-    StopReason.SAME_ANSWER: "The ticketing API gives everything the same answer",
-    StopReason.FAULT: "The last pass has failed: `retrycli doctor` may know why",
-    StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials",
+    StopReason.SAME_ANSWER: "The ticketing API answers every request alike",
+    StopReason.FAULT: "The last pass failed: run `retrycli doctor`",
+    StopReason.THROTTLED: "The ticketing API asked retrycli to wait",
 }
 Clock = Callable[[datetime], datetime]  # converts a time to the page's zone
 
@@ -43,23 +43,23 @@ def headline(
         reason: why that pass stopped.
     """
     people = messages["escalated"]
-    yours = f"{count(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
+    yours = f"{count(people, 'message')} {'needs' if people == 1 else 'need'} an operator" if people else ""
     trouble = _problem(state, figures, messages["waiting"], last_pass, clock, reason)
     if trouble is not None:
         said, tone = trouble
         return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
     if yours:
-        return f"{yours}; all else is well.", "mind"
+        return f"{yours}; everything else is well.", "mind"
     if figures.delivered:
         return (
-            f"All well: {count(figures.delivered, 'message')} delivered after all in the last {span(figures)}, "
-            "and none waits for you.",
+            f"All well: {count(figures.delivered, 'message')} delivered on retry in the last {span(figures)}, "
+            "and none needs an operator.",
             "good",
         )
     if waiting := messages["waiting"]:
-        wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next try"
+        wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next attempt"
         return f"{wait}; none was delivered in the last {span(figures)}.", "mind"
-    return f"All quiet: nothing was to be delivered in the last {span(figures)}.", "good"
+    return f"All quiet: no message had to be retried in the last {span(figures)}.", "good"
 
 
 def _problem(
@@ -67,18 +67,18 @@ def _problem(
 ) -> tuple[str, str] | None:
     latest = figures.outages[-1] if figures.outages else None
     if state == "never_run":
-        return "No pass has been made yet: retrycli waits for its first call", "mind"
+        return "No pass has run yet: run `retrycli run-once`", "mind"
     if state == "late" and last_pass is not None:
-        return f"No pass has begun since {moment(last_pass, clock)}: look for cron", "bad"
+        return f"No pass has begun since {moment(last_pass, clock)}: check cron", "bad"
     if latest is not None and latest.ended_at is None:
-        wait = f", and {count(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
+        wait = f", and {count(waiting, 'message')} {'is' if waiting == 1 else 'are'} waiting" if waiting else ""
         return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
     if state == "down":
-        return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: `retrycli doctor` may know why")), "bad"
+        return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: run `retrycli doctor`")), "bad"
     if state == "paused":
         return "Deliveries are paused by an operator", "mind"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:
-        return f"The ticketing API was down {from_to(latest, clock)}, and is back", "good"
+        return f"The ticketing API was down {from_to(latest, clock)} but is back", "good"
     return None
 
 

@@ -368,7 +368,7 @@ def test_a_file_that_is_nested_too_deeply_is_named(folder: Path, toml: str) -> N
         ("[run]\nconcurency = 4\n", "run.concurency"),
         ("speed = 4\n", "speed"),
         ("[schedule.types.supplier]\nmax_retrys = 4\n", "schedule.types.supplier.max_retrys"),
-        # how often cron calls is one for all
+        # how often cron starts a pass is one for all
         (
             "[schedule.types.supplier]\nretry_interval_minutes = 5\n",
             "schedule.types.supplier.retry_interval_minutes",
@@ -595,7 +595,7 @@ def test_an_empty_path_is_none(key: str) -> None:
     section, _, name = key.rpartition(".")
     variable = "RETRYCLI_" + key.upper().replace(".", "__")
     for said in (refusal(f'[{section}]\n{name} = ""\n'), refusal(**{variable: ""})):
-        assert re.match(rf"{key} \(.*\): it is empty; write a path, or leave it out", said)
+        assert re.match(rf"{key} \(.*\): it is empty; write a path, or remove the key", said)
 
 
 @pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])
@@ -625,20 +625,20 @@ def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("tickets.example.com", "with its scheme and host"),
-        ("//tickets.example.com", "with its scheme and host"),
-        ("ftp://tickets.example.com", "with its scheme and host"),
-        ("https://", "with its scheme and host"),
-        ("https:///api", "with its scheme and host"),
-        ("https://:8080", "with its scheme and host"),
-        ("", "with its scheme and host"),
+        ("tickets.example.com", "must have a scheme and a host"),
+        ("//tickets.example.com", "must have a scheme and a host"),
+        ("ftp://tickets.example.com", "must have a scheme and a host"),
+        ("https://", "must have a scheme and a host"),
+        ("https:///api", "must have a scheme and a host"),
+        ("https://:8080", "must have a scheme and a host"),
+        ("", "must have a scheme and a host"),
         ("https://[::1", "invalid URL or port"),
         ("https://tickets.example.com:http", "invalid URL or port"),
         ("https://tickets.example.com:70000", "invalid URL or port"),
         (f"https://ann:{SECRET}@tickets.example.com", "gateway.password_file"),
         ("https://ann@tickets.example.com", "gateway.password_file"),
-        ("https://tickets.example.com/api?key=1", "ends with its path"),
-        ("https://tickets.example.com/api#top", "ends with its path"),
+        ("https://tickets.example.com/api?key=1", "must end with its path"),
+        ("https://tickets.example.com/api#top", "must end with its path"),
         (f"https://tickets.example.com/{'a' * 228}", "at most 255 characters"),
     ],
 )
@@ -749,12 +749,12 @@ def test_a_message_type_may_use_the_list_of_all() -> None:
 )
 def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
     """It would be due again in the very pass that set it."""
-    assert "is not longer than schedule.due_slack_seconds" in refusal(toml)
+    assert "must be longer than schedule.due_slack_seconds" in refusal(toml)
 
 
 def test_the_wait_that_is_too_short_is_named() -> None:
     said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
-    assert "a wait can be 0.5 min, which is not longer than schedule.due_slack_seconds (60 s)" in said
+    assert "a wait can be 0.5 min; it must be longer than schedule.due_slack_seconds (60 s)" in said
     assert "schedule.waits_minutes: " in said
     assert "schedule.base_minutes: " in refusal("[schedule]\nbase_minutes = 1\n")
     assert "schedule.types.supplier.base_minutes: " in refusal("[schedule.types.supplier]\nbase_minutes = 1\n")
@@ -1010,17 +1010,17 @@ def test_a_mail_server_is_a_host_and_perhaps_a_port(url: str) -> None:
     [
         ('[gateway]\nkind = "smtp"\n', "gateway.kind = 'smtp' needs gateway.sender"),
         ('[gateway]\nkind = "mail"\n', "gateway.kind (file"),
-        ('[gateway]\nsender = "a@b"\n', "gateway.sender is not for gateway.kind = 'http'"),
-        ('[gateway]\nrecipient = "a@b"\n', "gateway.recipient is not for gateway.kind = 'http'"),
-        ('[gateway]\nsubject = "x"\n', "gateway.subject is not for gateway.kind = 'http'"),
-        ("[gateway]\nstarttls = false\n", "gateway.starttls is not for gateway.kind = 'http'"),
+        ('[gateway]\nsender = "a@b"\n', "gateway.sender has no effect with gateway.kind = 'http'"),
+        ('[gateway]\nrecipient = "a@b"\n', "gateway.recipient has no effect with gateway.kind = 'http'"),
+        ('[gateway]\nsubject = "x"\n', "gateway.subject has no effect with gateway.kind = 'http'"),
+        ("[gateway]\nstarttls = false\n", "gateway.starttls has no effect with gateway.kind = 'http'"),
         ('[gateway]\nbase_url = "smtp://mail.example.com"\n', "gateway.base_url (file"),
         (BY_MAIL + 'base_url = "https://tickets.example.com"\n', "smtp://mail.example.com:587 or smtps://"),
-        (BY_MAIL + 'base_url = "smtp://mail.example.com/x"\n', "gateway.base_url ends with its host and port"),
-        (BY_MAIL + 'base_url = "smtp://me:pw@mail.example.com"\n', "put user and password into gateway.username"),
-        (BY_MAIL + 'auth = "bearer"\ntoken = "x"\n', "gateway.auth is not for gateway.kind = 'smtp'"),
-        (BY_MAIL + 'token = "x"\n', "gateway.token is not for gateway.kind = 'smtp'"),
-        (BY_MAIL + 'preset = "own.toml"\n', "gateway.preset is not for gateway.kind = 'smtp'"),
+        (BY_MAIL + 'base_url = "smtp://mail.example.com/x"\n', "gateway.base_url must not have a path"),
+        (BY_MAIL + 'base_url = "smtp://me:pw@mail.example.com"\n', "the URL must not contain credentials"),
+        (BY_MAIL + 'auth = "bearer"\ntoken = "x"\n', "gateway.auth has no effect with gateway.kind = 'smtp'"),
+        (BY_MAIL + 'token = "x"\n', "gateway.token has no effect with gateway.kind = 'smtp'"),
+        (BY_MAIL + 'preset = "own.toml"\n', "gateway.preset has no effect with gateway.kind = 'smtp'"),
         (BY_MAIL + 'username = "me"\n', "gateway.username and gateway.password (or its _file) go together"),
         (BY_MAIL + 'password = "pw"\n', "gateway.username and gateway.password (or its _file) go together"),
         (BY_MAIL + 'recipient = "team"\n', "gateway.recipient (file"),

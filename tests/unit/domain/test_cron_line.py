@@ -57,7 +57,7 @@ def test_whatever_a_path_holds_the_shell_gets_it_back(name: str) -> None:
 
 @pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b", "/srv/a\x1bb"])
 def test_a_path_that_no_crontab_can_hold_is_refused(path: str) -> None:
-    with pytest.raises(ConfigurationError, match="can't stand in a crontab"):
+    with pytest.raises(ConfigurationError, match="can't be used in a crontab"):
         command(replace(JOB, config=path))
 
 
@@ -95,9 +95,9 @@ def test_a_block_for_other_settings_is_not_touched() -> None:
 def test_a_block_that_has_lost_its_end_is_left_alone(rest: str) -> None:
     """Nobody can tell how far it goes."""
     torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
-    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has lost its end"):
+    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
         without_block(torn, CONFIG)
-    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has lost its end"):
+    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
         with_block(torn, CONFIG, block(JOB, system=False))
 
 

@@ -44,8 +44,8 @@ def ended(summary: PassSummary) -> tuple[PassResult, str | None, str | None]:
     return summary.result, summary.reason, summary.detail
 
 
-def stopped(status: int, *, said: str = "to everything") -> tuple[PassResult, StopReason, str]:
-    return PassResult.STOPPED, StopReason.SAME_ANSWER, f"{RULES.destination} answers HTTP {status} {said}"
+def stopped(status: int, *, said: str = "to every request") -> tuple[PassResult, StopReason, str]:
+    return PassResult.STOPPED, StopReason.SAME_ANSWER, f"{RULES.destination} responds with HTTP {status} {said}"
 
 
 def but(messages: range, outcome: Outcome, otherwise: Outcome = DELIVERED) -> Callable[[QueuedMessage], Outcome]:
@@ -175,7 +175,7 @@ def test_where_the_trial_fails_the_pass_stops_and_nothing_is_charged_or_escalate
 def test_a_403_for_everything_is_about_our_credentials(stage: Stage) -> None:
     stage.add(*range(1, 41))
     summary = stage.run(FORBIDDEN)
-    assert ended(summary) == (PassResult.STOPPED, StopReason.CREDENTIALS_REFUSED, "HTTP 403 to everything")
+    assert ended(summary) == (PassResult.STOPPED, StopReason.CREDENTIALS_REFUSED, "HTTP 403 to every request")
     assert summary.exit_status == 77
     check_untouched(stage)
 
@@ -241,7 +241,7 @@ def test_a_trial_keeps_the_order_of_its_ticket(stage: Stage) -> None:
 @pytest.mark.parametrize("others", [0, 1, 2])
 def test_with_fewer_than_three_other_messages_those_decide(stage: Stage, others: int) -> None:
     stage.add(*range(1, TICKETS + others + 1))
-    said = "to everything" if others else f"to {TICKETS} tickets in a row"
+    said = "to every request" if others else f"to {TICKETS} tickets in a row"
     assert ended(stage.run(MOVED)) == stopped(302, said=said)
     assert len(stage.order) == TICKETS + others
     check_untouched(stage)
@@ -444,7 +444,7 @@ def test_each_route_is_judged_by_itself(stage: Stage) -> None:
     stage.add(*range(1, 31), message_type="supplier")
     stage.add(*range(101, 131))
     summary = stage.run(but(range(1, 31), MOVED), RULES_OF_TWO)
-    detail = f"{MAIL.destination} answers HTTP 302 to everything"
+    detail = f"{MAIL.destination} responds with HTTP 302 to every request"
     assert ended(summary) == (PassResult.STOPPED, StopReason.SAME_ANSWER, detail)
     assert (summary.sent, summary.escalated, summary.released) == (30, 0, TICKETS + 3)
 

@@ -45,27 +45,27 @@ def test_a_line_break_at_the_end_is_the_editors_only_where_there_was_none() -> N
 
 @pytest.mark.parametrize("text", ["", " \n\t\n"])
 def test_an_emptied_text_is_refused(text: str) -> None:
-    with pytest.raises(NotEdited, match="the text is empty; nothing was written"):
+    with pytest.raises(NotEdited, match="the text must not be empty; nothing was written"):
         BEFORE.with_text(text)
 
 
 @pytest.mark.parametrize("text", ["Hello,\n\nit is", "Subject: New\nBody", "\nSubject: New\n\nBody"])
 def test_a_text_without_its_subject_is_refused(text: str) -> None:
-    with pytest.raises(NotEdited, match="does not begin with a line `Subject: …` and a blank one"):
+    with pytest.raises(NotEdited, match="must begin with a line `Subject: …` and a blank line"):
         BEFORE.with_text(text)
 
 
 @pytest.mark.parametrize(
     ("after", "why"),
     [
-        (EditableMessage("New\nBcc: all@example.com", "Body"), "the subject has a line break in it"),
-        (EditableMessage("New\r", "Body"), "the subject has a line break in it"),
-        (EditableMessage("New\u2028line", "Body"), "the subject has a line break in it"),
-        (EditableMessage("New", "Body", "a@example.com\nb@example.com"), "the recipient has a line break in it"),
-        (EditableMessage("New", "Body", " "), "the recipient is empty"),
-        (EditableMessage("New", " \n"), "the body is empty"),
-        (EditableMessage("New", "Bo\0dy"), "the body contains a character that is not valid text"),
-        (EditableMessage("Ne\udcffw", "Body"), "the subject contains a character that is not valid text"),
+        (EditableMessage("New\nBcc: all@example.com", "Body"), "the subject must not contain a line break"),
+        (EditableMessage("New\r", "Body"), "the subject must not contain a line break"),
+        (EditableMessage("New\u2028line", "Body"), "the subject must not contain a line break"),
+        (EditableMessage("New", "Body", "a@example.com\nb@example.com"), "the recipient must not contain a line break"),
+        (EditableMessage("New", "Body", " "), "the recipient must not be empty"),
+        (EditableMessage("New", " \n"), "the body must not be empty"),
+        (EditableMessage("New", "Bo\0dy"), "the body contains an invalid character"),
+        (EditableMessage("Ne\udcffw", "Body"), "the subject contains an invalid character"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(after: EditableMessage, why: str) -> None:

@@ -26,7 +26,7 @@ from tests.cpu import cpu_seconds
         ("HTTP 400: no object a81bc81bdead4e5dabff90865d1e13b1", "HTTP 400: no object …"),
         ("HTTP 400: request req_8fJ2kLmQ failed", "HTTP 400: request … failed"),
         ("HTTP 503", "HTTP 503"),
-        ("no answer within 30 s", "no answer within … s"),
+        ("no response within 30 s", "no response within … s"),
         ("10.0.0.7:8080 refused at 12:30:01.25", "… refused at …"),
         ("May have arrived: ReadTimeout (3 times)", "May have arrived: ReadTimeout (… times)"),
         ("Can't be sent: subject is null", "Can't be sent: subject is null"),

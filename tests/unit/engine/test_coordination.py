@@ -100,7 +100,7 @@ def test_a_pass_stops_when_another_has_found_the_destination_down(stage: Stage) 
     opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
     summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(opened)), ONE_BY_ONE)
     assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "breaker_open", 1)
-    assert summary.detail == f"{RULES.destination}, to be tried again at 2025-03-03T12:15:00Z"
+    assert summary.detail == f"{RULES.destination}, next probe at 2025-03-03T12:15:00Z"
     assert stage.order == [1]
     assert set(stage.states().values()) == {"waiting"}
 

@@ -143,7 +143,7 @@ def test_no_more_goes_out_while_all_rows_are_held(stage: Stage) -> None:
     """What is sent could all be recorded, but its rows may well be others when they are free."""
     stage.add(*range(1, 100))
     hold(stage, *range(1, 100))
-    with pytest.raises(DatabaseBusy, match="the application holds the rows of"):
+    with pytest.raises(DatabaseBusy, match="the application locks the rows of"):
         stage.run()
     assert RULES.concurrency <= len(stage.order) <= 3 * RULES.concurrency
     assert set(stage.states().values()) == {"waiting", "sending"}

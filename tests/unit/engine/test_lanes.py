@@ -139,7 +139,7 @@ def test_a_destination_stays_down_while_nothing_is_due_for_it(stage: Stage) -> N
     busy = stage.run(rules=RULES_OF_TWO)
     assert (idle.result, idle.reason) == (PassResult.COMPLETED, None)
     assert (busy.result, busy.reason, busy.sent) == (PassResult.COMPLETED, StopReason.BREAKER_OPEN, 1)
-    assert busy.detail == f"{MAIL.destination}, to be tried again at 2025-03-03T12:15:00Z"
+    assert busy.detail == f"{MAIL.destination}, next probe at 2025-03-03T12:15:00Z"
     assert busy.exit_status == 69
 
 

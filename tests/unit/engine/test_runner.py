@@ -337,7 +337,7 @@ def test_an_outage_costs_five_messages_one_try_each_and_the_other_995_nothing(st
     assert stage.order == [1, 2, 3, 4, 5]
     assert stage.widths == [1] * 5
     assert ended(summary) == (PassResult.STOPPED, "breaker_open")
-    assert summary.detail == "https://tickets.example.com, to be tried again at 2025-03-03T12:15:00Z"
+    assert summary.detail == "https://tickets.example.com, next probe at 2025-03-03T12:15:00Z"
     assert summary.rescheduled == 5
     assert stage.tries() == dict.fromkeys(range(1, 6), 4) | dict.fromkeys(range(6, 1001), 3)
     assert set(stage.states().values()) == {"waiting"}
@@ -360,7 +360,7 @@ def test_nothing_is_sent_before_the_probe_is_due(outage: Stage) -> None:
     summary = outage.run()
     assert outage.gateway is None
     assert ended(summary) == (PassResult.STOPPED, "breaker_open")
-    assert summary.detail == "https://tickets.example.com, to be tried again at 2025-03-03T12:15:00Z"
+    assert summary.detail == "https://tickets.example.com, next probe at 2025-03-03T12:15:00Z"
 
 
 def test_a_pass_that_comes_a_little_early_may_probe(outage: Stage) -> None:
@@ -629,7 +629,7 @@ def test_the_destination_rests_until_its_retry_after(stage: Stage) -> None:
     resting = stage.run()
     assert stage.gateway is None
     assert ended(resting) == (PassResult.STOPPED, "throttled")
-    assert resting.detail == "https://tickets.example.com, to be tried again at 2025-03-03T12:20:03Z"
+    assert resting.detail == "https://tickets.example.com, next probe at 2025-03-03T12:20:03Z"
     stage.clock.now = START + 2 * TICK
     assert ended(stage.run()) == (PassResult.COMPLETED, None)
     assert stage.sent() == [1, 2]
@@ -1048,7 +1048,7 @@ def test_the_third_unknown_goes_to_a_person(stage: Stage) -> None:
     assert (summary.escalated, summary.unknown) == (1, 1)
     reason, tries, error = stage.escalation(1)
     assert (reason, tries) == ("unknown", 3)
-    assert error == "May have arrived: no answer was recorded: the process was killed, or the disk was full (3 times)"
+    assert error == "May have arrived: no response was recorded: the process was killed, or the disk was full (3 times)"
 
 
 def test_a_dead_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
@@ -1138,11 +1138,11 @@ def test_rows_that_can_not_be_used_are_escalated_and_the_others_go_on(stage: Sta
     assert stage.escalation(2) == (
         "invalid",
         0,
-        "Can't be sent: message_type is 'fax', not one of customer, supplier, internal",
+        "Can't be sent: message_type is 'fax', but must be one of customer, supplier, internal",
     )
     assert stage.escalation(3)[2] == "Can't be sent: body is missing"
     assert {each.message_id: each.problem for each in stage.events.of(MessageEscalated)} == {
-        2: "message_type is 'fax', not one of customer, supplier, internal",
+        2: "message_type is 'fax', but must be one of customer, supplier, internal",
         3: "body is missing",
         4: "retry_count must be an integer: 'many'",
     }
@@ -1153,7 +1153,7 @@ def test_a_row_that_became_unusable_while_it_waited_is_escalated_without_an_atte
     stage.sql("UPDATE pending_messages SET body = x'00ff' WHERE id = 2")
     summary = stage.run(rules=ONE_BY_ONE)
     assert stage.order == [1, 3]
-    assert stage.escalation(2) == ("invalid", 0, "Can't be sent: body is not text")
+    assert stage.escalation(2) == ("invalid", 0, "Can't be sent: body must be text")
     assert stage.attempts(2) == []
     assert (summary.sent, summary.escalated) == (2, 1)
 
@@ -1163,7 +1163,7 @@ def test_a_message_that_nobody_wants_any_more_is_escalated_without_an_attempt(st
     stage.add(2, created_at="2025-03-03 11:00:00")
     summary = stage.run(rules=with_policy(RetryPolicy(expires_after=timedelta(hours=1))))
     assert stage.order == [2]
-    assert stage.escalation(1) == ("expired", 0, "Expired: it is too old to be sent")
+    assert stage.escalation(1) == ("expired", 0, "Expired: the message is too old to be sent")
     assert stage.attempts(1) == []
     assert (summary.sent, summary.escalated) == (1, 1)
 

@@ -218,7 +218,7 @@ def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, name: str) -
     only(machine.files(case), Level.OK, "files")
     path.chmod(path.stat().st_mode | 0o002)
     found = only(machine.files(case), Level.FAILURE, "files")
-    assert (found.found, found.remedy) == (f"{path} may be changed by every user", f"`chmod o-w {path}`")
+    assert (found.found, found.remedy) == (f"{path} is writable by every user", f"`chmod o-w {path}`")
 
 
 @pytest.mark.parametrize("name", [*OURS_ALONE[1:], *SHARED_WITH_THE_APPLICATION[1:]])
@@ -230,7 +230,7 @@ def test_another_users_file_is_told(desk: Desk, name: str) -> None:
     found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
     assert found.found == f"{path} belongs to {THEIRS}"
     assert found.remedy == (
-        f"`chown root {path}`" if name in OURS_ALONE else "run doctor as the user who makes the passes"
+        f"`chown root {path}`" if name in OURS_ALONE else "run doctor as the user who runs the passes"
     )
 
 
@@ -267,7 +267,7 @@ def test_nobody_is_told_to_give_the_database_away(desk: Desk) -> None:
     found = only(machine.files(case), Level.WARNING, "files")
     assert (found.found, found.remedy) == (
         f"{desk.root}/agent.db belongs to {OURS}",
-        "run doctor as the user who makes the passes",
+        "run doctor as the user who runs the passes",
     )
 
 
@@ -278,7 +278,7 @@ def test_a_file_that_a_group_may_change_is_told(desk: Desk, name: str) -> None:
     os.chown(path, 0, SHARED)
     path.chmod(0o770 if path.is_dir() else 0o620)
     found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
-    assert (found.found, found.remedy) == (f"{path} may be changed by the group {SHARED}", f"`chmod g-w {path}`")
+    assert (found.found, found.remedy) == (f"{path} is writable by the group {SHARED}", f"`chmod g-w {path}`")
 
 
 def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Desk) -> None:
@@ -286,8 +286,8 @@ def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Des
     case = relying_on_all(desk)
     os.chown(desk.root, THEIRS, 0)
     found = only(machine.files(case), Level.FAILURE, "files")
-    assert found.found == f"{desk.root} belongs to {THEIRS}, and so {desk.config}"
-    assert found.remedy == "move the file to a folder of its own, or run doctor as the user who makes the passes"
+    assert found.found == f"{desk.root} belongs to {THEIRS}, which exposes {desk.config}"
+    assert found.remedy == "move the file to its own folder, or run doctor as the user who runs the passes"
 
 
 def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
@@ -297,7 +297,7 @@ def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
     os.chown(desk.root / "token", 0, SHARED)
     (desk.root / "token").chmod(0o640)
     found = only(machine.files(case), Level.WARNING, "files")
-    assert found.found == f"{desk.root}/token holds a secret, and the group {SHARED} may read it"
+    assert found.found == f"{desk.root}/token contains a secret, but the group {SHARED} can read it"
     os.chown(desk.root / "token", 0, 0)
     only(machine.files(case), Level.OK, "files")
 
@@ -316,7 +316,7 @@ def test_a_lock_that_others_could_make_first_is_a_warning() -> None:
         desk.config.chmod(0o644)
         case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
         found = only(as_user(OURS, lambda: list(machine.files(case))), Level.WARNING, "files")
-    assert "may take the lock retrycli-" in found.found
+    assert "could take the lock retrycli-" in found.found
     assert found.remedy == f"as root: `install -d -m 700 -o {desk.host.login} {STATE_FOLDER}`"
 
 
@@ -390,7 +390,7 @@ def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk:
     file = desk.root / "etc/cron.d/retrycli"
     file.write_text(LINE)
     found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
-    assert found.found == f"cron mails trouble to desk: notify.urls is not set, and {file} has no MAILTO"
+    assert found.found == f"cron mails problems to desk: notify.urls is not set, and {file} has no MAILTO"
     assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
     file.write_text(f'MAILTO=""\n{LINE}')
     found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
@@ -400,7 +400,7 @@ def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk:
     file.unlink()
     desk.crontab = LINE.replace("desk ", "")
     found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
-    assert f"cron mails trouble to {desk.host.login}: " in found.found
+    assert f"cron mails problems to {desk.host.login}: " in found.found
     assert found.remedy == "set notify.urls, or put MAILTO=you@example.com at the top of the crontab of " + (
         f"{desk.host.login}"
     )
@@ -442,7 +442,7 @@ def test_a_log_that_can_not_be_a_file_is_a_failure(desk: Desk) -> None:
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
     (desk.root / "logs").chmod(0o777)
     found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
-    assert f"{desk.root}/logs/retrycli.log has a second name" in found.found
+    assert f"{desk.root}/logs/retrycli.log has a hard link" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -486,7 +486,7 @@ def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: De
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
     found, _ = machine.lock(desk.case())
-    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; run retrycli manually as 12345 too"
+    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; also run manual commands as 12345"
 
 
 def test_a_lock_in_a_folder_that_is_not_there_is_a_failure(desk: Desk) -> None:
@@ -509,11 +509,12 @@ def test_a_table_without_update_times_shows_less_of_what_the_application_does(de
     findings = desk.in_database(database.table)
     found = only([each for each in findings if each.level is not Level.OK], Level.WARNING, "table")
     assert found.found == (
-        "pending_messages has no updated_at: each pass reads the texts of all escalated messages, and one that fails "
-        "again between two passes with the same text, retry_count and last_error stays escalated"
+        "pending_messages has no updated_at: each pass reads the text of every escalated message. If a message "
+        "fails again between two passes and its text, retry_count and last_error are the same, it stays escalated"
     )
     assert found.remedy == (
-        "add updated_at, set with every change; let the application change retry_count or last_error when it fails a "
+        "add updated_at, and set it with every change; let the application change retry_count or last_error when "
+        "it fails a "
         "message again"
     )
     assert not failed(findings)
@@ -555,9 +556,9 @@ def test_the_index_of_failed_rows_is_mentioned_where_it_would_help(desk: Desk) -
     desk.execute("INSERT INTO pending_messages (id, status) " + rows.format(1, 15_000))
     assert desk.in_database(database.index) == []
     desk.execute("INSERT INTO pending_messages (id, status) " + rows.format(15_001, 15_001))
-    assert "`retrycli db index` offers" in only(desk.in_database(database.index), Level.OK, "index").found
+    assert "`retrycli db index` creates" in only(desk.in_database(database.index), Level.OK, "index").found
     desk.execute("CREATE INDEX retrycli_failed ON pending_messages (id) WHERE status = 'failed'")
-    assert "has one of its failed rows" in only(desk.in_database(database.index), Level.OK, "index").found
+    assert "has an index on its failed rows" in only(desk.in_database(database.index), Level.OK, "index").found
 
 
 def test_wal_is_recommended_and_not_set(desk: Desk) -> None:
@@ -603,7 +604,7 @@ def test_nothing_calls_and_nothing_comes(desk: Desk) -> None:
 def test_passes_that_come_from_elsewhere_are_well(desk: Desk) -> None:
     """An application's own scheduler, or another host's cron."""
     desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
-    assert "passes come, the last from box" in only([of_callers(desk)], Level.OK, "scheduler").found
+    assert "passes run; the last one ran on box" in only([of_callers(desk)], Level.OK, "scheduler").found
     only([of_cadence(desk)], Level.OK, "passes")
 
 
@@ -618,7 +619,7 @@ def test_passes_that_come_all_the_time_are_told_of_in_words(desk: Desk) -> None:
     desk.with_passes(*(timedelta(seconds=20 * each) for each in range(1, 5)))
     found = [each for each in desk.in_database(calling.calling) if each.name == "passes"]
     assert [each.found for each in found] == [
-        "they came 20 s apart until now, and schedule.retry_interval_minutes says 15 min"
+        "they have run every 20 s, but schedule.retry_interval_minutes says 15 min"
     ]
 
 
@@ -628,15 +629,21 @@ def test_passes_from_before_the_line_was_changed_are_no_reason_to_change_it(desk
     desk.with_passes(*(each * timedelta(seconds=59.98) for each in range(1, 5)))
     found = only([of_cadence(desk)], Level.WARNING, "passes")
     assert found.found == "they came 1 min apart until now, and schedule.retry_interval_minutes says 15 min"
-    assert found.remedy == "none if the schedule was changed since: it now calls at */15 * * * *, as it should"
+    assert (
+        found.remedy
+        == "none if you have just changed the schedule: it now starts passes at */15 * * * *, as configured"
+    )
     (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
-    assert only([of_cadence(desk)], Level.WARNING, "passes").remedy == "make the two the same: `retrycli cron check`"
+    assert (
+        only([of_cadence(desk)], Level.WARNING, "passes").remedy
+        == "make the schedule and the setting agree: `retrycli cron check`"
+    )
 
 
 def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
-    assert f"cron calls at */15 * * * *: {desk.root}/etc/crontab, line 1; the command would be" in found.found
+    assert f"cron starts passes at */15 * * * *: {desk.root}/etc/crontab, line 1; its command should be" in found.found
 
 
 def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) -> None:
@@ -674,13 +681,13 @@ def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
 
 def test_a_crontab_that_can_not_be_read_is_told_and_no_other_schedule_advised(desk: Desk) -> None:
     (desk.root / "etc/crontab").mkdir()
-    remedy = "make it readable, then `retrycli doctor`"
+    remedy = "make that place readable, then run `retrycli doctor`"
     unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
     found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
-    assert (found.found, found.remedy) == (f"nothing that can be read calls a pass; {unread}", remedy)
+    assert (found.found, found.remedy) == (f"nothing that can be read starts passes; {unread}", remedy)
     desk.crontab = LINE.replace("desk ", "")
     found = only(desk.in_database(calling.calling)[1:2], Level.WARNING, "scheduler")
-    assert (found.found, found.remedy) == (f"{unread}, where a pass may be called too", remedy)
+    assert (found.found, found.remedy) == (f"{unread}, which may also start passes", remedy)
 
 
 def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:
@@ -691,12 +698,12 @@ def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:
     (units / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
     (units / "timers.target.wants/retrycli.timer").symlink_to(units / "retrycli.timer")
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
-    assert found.found.startswith("cron and a timer both call a pass")
+    assert found.found.startswith("both cron and a timer start passes")
 
 
 def test_two_lines_are_a_warning(desk: Desk) -> None:
     desk.crontab = LINE.replace("desk ", "") * 2
-    assert "2 entries of cron call" in only([of_callers(desk)], Level.WARNING, "scheduler").found
+    assert "2 cron entries start" in only([of_callers(desk)], Level.WARNING, "scheduler").found
 
 
 def test_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
@@ -757,14 +764,14 @@ def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: D
     desk.uid = 4711
     found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
     assert "4711 can't read other users' crontabs" in found.found
-    assert found.remedy == f"look as root: `sudo retrycli --config {desk.config} doctor`"
+    assert found.remedy == f"run as root: `sudo retrycli --config {desk.config} doctor`"
     desk.uid = 0
     found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
-    assert found.found.endswith(", by a cron line that is gone")
+    assert found.found.endswith(", from a cron line that no longer exists")
     assert found.remedy == "`retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET started_by = 'timer'")
     found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
-    assert found.remedy == "if its line was removed: `retrycli cron install`"
+    assert found.remedy == "if the cron line was removed: `retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET host = 'box'")
     only(desk.in_database(calling.calling)[:1], Level.OK, "scheduler")
 
@@ -784,6 +791,6 @@ def test_cron_is_suspected_only_after_a_tick_since_it_and_its_line_are_there(
     found = only([of_cadence(desk)], Level.FAILURE, "passes").remedy
     assert found is not None
     assert ("may refuse desk" in found) is is_suspicious, found
-    assert ("the first one is at 2" in found) is not is_suspicious
+    assert ("the first pass is at 2" in found) is not is_suspicious
     os.utime(desk.root / "etc/crontab", (NOON.timestamp() - 1,) * 2)
     assert "may refuse" not in str(of_cadence(desk).remedy), "the line is newer"

@@ -121,7 +121,7 @@ def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk
     for link in desk.root.rglob("timers.target.wants/*"):
         link.unlink()
     assert (desk.files(), desk.programs.crontab) == before
-    assert desk.check() == (0, "nothing calls the passes; have them called: `retrycli cron install`")
+    assert desk.check() == (0, "nothing starts passes; schedule them: `retrycli cron install`")
 
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
@@ -246,7 +246,7 @@ CRONTABS = (SchedulePlace.OWN_CRONTAB, SchedulePlace.SYSTEM_CRONTAB)
 def test_a_second_scheduler_is_refused(desk: Desk, first: SchedulePlace, second: SchedulePlace) -> None:
     desk.install(first)
     before = desk.files()
-    with pytest.raises(ConfigurationError, match=r"called already by .*first `retrycli cron remove`"):
+    with pytest.raises(ConfigurationError, match=r"already started by .*first `retrycli cron remove`"):
         desk.install(second)
     assert desk.files() == before
 
@@ -299,7 +299,7 @@ def test_a_changed_interval_shows_in_check_and_install_puts_it_right(desk: Desk)
     other = "[schedule]\nretry_interval_minutes = 30\n"
     _, objection = desk.check(other)
     assert objection is not None
-    assert "calls at */15 * * * *; schedule.retry_interval_minutes makes that */30 * * * *" in objection
+    assert "starts passes at */15 * * * *, but schedule.retry_interval_minutes requires */30 * * * *" in objection
     desk.install(SchedulePlace.SYSTEM_CRONTAB, other)
     assert desk.check(other) == (1, None)
 
@@ -347,7 +347,7 @@ def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Des
     folder = desk.root / "etc/systemd/system"
     folder.mkdir(parents=True)
     (folder / "retrycli.timer").write_text("[Timer]\n")
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         desk.install(SchedulePlace.SYSTEM_TIMER)
 
 
@@ -355,7 +355,7 @@ def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Des
 @pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
 def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: SchedulePlace, user: str) -> None:
     """A crontab with another is ignored whole, and what is no name could be a line of its own."""
-    with pytest.raises(ConfigurationError, match="no user"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         install(place, job(desk.settings(), desk.host, user=user), desk.host)
 
 
@@ -369,7 +369,7 @@ def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(desk: Desk
 
 def test_a_timer_is_refused_where_systemd_is_not_at_work(desk: Desk) -> None:
     (desk.root / "run/systemd/system").rmdir()
-    with pytest.raises(ConfigurationError, match="systemd is not at work"):
+    with pytest.raises(ConfigurationError, match="systemd is not running"):
         desk.install(SchedulePlace.SYSTEM_TIMER)
     assert not (desk.root / "etc/systemd").exists()
 
@@ -417,7 +417,7 @@ def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk)
     desk.programs.asked.clear()
     desk.programs.active.discard("retrycli.timer")
     changes = install(SchedulePlace.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
-    assert all(each.diff.endswith("is to be switched on") for each in changes)
+    assert all(each.diff.endswith("will be enabled") for each in changes)
     apply(SchedulePlace.SYSTEM_TIMER, changes, desk.host)
     assert "systemctl enable --now retrycli.timer" in desk.programs.asked
 
@@ -497,13 +497,13 @@ def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: 
     (desk.root / "etc/crontab").unlink()
     (desk.root / "etc/crontab").mkdir()
     host = replace(desk.host, run=refused)
-    as_root = f"look as root: `sudo retrycli --config {desk.root}/retrycli.toml cron check`"
-    for uid, remedy in ((0, "make it readable, then `retrycli cron check`"), (1, as_root)):
+    as_root = f"run as root: `sudo retrycli --config {desk.root}/retrycli.toml cron check`"
+    for uid, remedy in ((0, "make that place readable, then run `retrycli cron check`"), (1, as_root)):
         own = f"the crontab of {replace(host, uid=uid).login} (`crontab` failed: you are not allowed)"
         found = check(desk.settings(), replace(host, uid=uid))
         assert found.unread == f"can't read {own}, {desk.root}/etc/crontab (Is a directory)"
         said = str(found.objection)
-        assert said.startswith(f"nothing that can be read calls the passes; {found.unread}; ")
+        assert said.startswith(f"nothing that can be read starts passes; {found.unread}; ")
         assert said.endswith(remedy)
         assert (
             check(desk.settings(), replace(host, uid=uid), only=SchedulePlace.OWN_CRONTAB).unread == f"can't read {own}"
@@ -531,8 +531,8 @@ def test_nothing_is_installed_while_a_crontab_that_matters_can_not_be_read(desk:
     with pytest.raises(ConfigurationError) as caught:
         install(place, job(desk.settings(), host, user="desk"), host)
     assert str(caught.value) == (
-        "can't read the crontab of desk (`crontab` failed: disk error), where a pass may be called already; nothing "
-        "was changed. Make it readable, then `retrycli cron install`"
+        "can't read the crontab of desk (`crontab` failed: disk error), which may already start passes; nothing "
+        "was changed. Make that place readable, then run `retrycli cron install`"
     )
     missing = set()
     (desk.root / "etc/crontab").unlink()
@@ -560,7 +560,7 @@ def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> No
     asker = Asker(seconds=0.2)
     for _ in range(3):
         done = asker([str(hung)], b"")
-        assert (done.returncode, done.stderr) == (124, b"no answer within 0.2 s")
+        assert (done.returncode, done.stderr) == (124, b"no response within 0.2 s")
     assert asked.read_text() == "\n"
     assert {*asker.silent} == {str(hung)}
     assert asker(["true"], b"").returncode == 0
@@ -570,13 +570,13 @@ def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> No
 def test_a_timer_of_which_systemd_does_not_tell_whether_it_is_on_is_told(desk: Desk) -> None:
     def hung(command: Sequence[str], given: bytes) -> Finished:
         if command[0] == "systemctl":
-            return subprocess.CompletedProcess(command, 124, b"", b"no answer within 3 s")
+            return subprocess.CompletedProcess(command, 124, b"", b"no response within 3 s")
         return desk.programs(command, given)
 
     desk.install(SchedulePlace.SYSTEM_TIMER)
     found = check(desk.settings(), replace(desk.host, run=hung))
     timer = desk.root / "etc/systemd/system/retrycli.timer"
-    assert found.unread == f"can't read {timer} (systemctl: no answer within 3 s)"
+    assert found.unread == f"can't read {timer} (systemctl: no response within 3 s)"
 
 
 def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
@@ -648,7 +648,7 @@ def test_a_config_of_the_databases_owner_is_as_good(shared_desk: Desk) -> None:
 )
 def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: SchedulePlace) -> None:
     """With a server there is no file whose owner could make them, and in root's own schedule it is always root."""
-    with pytest.raises(ConfigurationError, match=r"the passes would be made by root; .*--run-as USER"):
+    with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
         proposed(shared_desk, IN_POSTGRESQL, place=place)
     assert proposed(shared_desk, IN_POSTGRESQL, "root", place) == "root"
 
@@ -659,11 +659,11 @@ def test_a_lesser_users_config_that_names_a_file_of_roots_makes_no_passes_of_roo
     text = '[database]\nurl = "sqlite:///roots.db"\n'
     shared_desk.settings(text)
     os.chown(shared_desk.root / "retrycli.toml", THEIRS, THEIRS)
-    with pytest.raises(ConfigurationError, match="the passes would be made by root"):
+    with pytest.raises(ConfigurationError, match="passes would run as root"):
         proposed(shared_desk, text)
-    with pytest.raises(ConfigurationError, match=rf"retrycli\.toml belongs to {THEIRS}, which passes made by root"):
+    with pytest.raises(ConfigurationError, match=rf"retrycli\.toml belongs to {THEIRS}, and passes run by root"):
         proposed(shared_desk, text, "root")
-    with pytest.raises(ConfigurationError, match=rf"belongs to {THEIRS}, and the database .* to root; chown root"):
+    with pytest.raises(ConfigurationError, match=rf"belongs to {THEIRS}, but the database .* to root; if .*chown root"):
         proposed(shared_desk, text, str(THEIRS))
 
 
@@ -683,7 +683,7 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
     os.chown(shared_desk.root / name, owner, group)
     (shared_desk.root / name).chmod(mode)
     with pytest.raises(
-        ConfigurationError, match=rf"which passes made by {OURS} would rely on; (`ch(own|mod) |move the file)"
+        ConfigurationError, match=rf"and passes run by {OURS} would rely on it; (`ch(own|mod) |move the file)"
     ):
         proposed(shared_desk, RELIES)
 
@@ -696,7 +696,7 @@ def test_the_environments_packages_are_relied_on_too(shared_desk: Desk) -> None:
     program = (Path(this_python()), site)
     assert propose(SchedulePlace.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program).user == str(OURS)
     os.chown(site, THEIRS, 0)
-    with pytest.raises(ConfigurationError, match=rf"site-packages belongs to {THEIRS}, which passes made by {OURS}"):
+    with pytest.raises(ConfigurationError, match=rf"site-packages belongs to {THEIRS}, and passes run by {OURS}"):
         propose(SchedulePlace.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program)
     assert {Path(sysconfig.get_path(each)) for each in ("purelib", "platlib")} <= {*relied_on()}
     assert {Path(this_python()), Path(retrycli.__file__)} <= {*relied_on()}
@@ -749,6 +749,6 @@ def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
     service.write_text(service.read_text().replace("ProtectSystem=strict\n", ""))
     _, objection = desk.check()
     assert objection is not None
-    assert f"{service} is not as it would be written now" in objection
+    assert f"{service} differs from what `install` would write" in objection
     desk.install(SchedulePlace.SYSTEM_TIMER)
     assert desk.check() == (1, None)

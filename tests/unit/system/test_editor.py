@@ -47,7 +47,7 @@ def test_without_them_it_is_the_first_usual_one_that_is_there(tmp_path: Path) ->
 
 
 def test_where_there_is_none_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotEdited, match=r"no editor found; set \$EDITOR, or give --subject or --body-file"):
+    with pytest.raises(NotEdited, match=r"no editor found; set \$EDITOR, or pass --subject or --body-file"):
         editor_command({"PATH": str(tmp_path)})
 
 
@@ -74,9 +74,9 @@ def test_nobody_else_may_read_the_file_and_nothing_is_left_of_it(folder: Path) -
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("sys.exit(3)", "ended with 3; nothing was written"),
-        ("os.kill(os.getpid(), 15)", "ended with -15; nothing was written"),
-        ("f.unlink()", "the editor has removed the text; nothing was written"),
+        ("sys.exit(3)", "exited with status 3; nothing was written"),
+        ("os.kill(os.getpid(), 15)", "exited with status -15; nothing was written"),
+        ("f.unlink()", "the editor deleted the file; nothing was written"),
         ("f.write_bytes(b'caf\\xe9')", "the text is not valid UTF-8; nothing was written"),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_shorter_text_leaves_no_rest_of_a_longer_one(path: Path) -> None:
 def test_garbage_in_the_file_takes_nothing_but_the_name_from_an_error(path: Path, text: bytes) -> None:
     with held(path):
         path.write_bytes(text)
-        with pytest.raises(LockHeld, match="a process that did not say who it is"):
+        with pytest.raises(LockHeld, match="an unidentified process"):
             acquire(PassLock(path))
         assert PassLock(path).holder() == Holder()
     with held(path) as lock:
@@ -332,7 +332,7 @@ def test_a_file_with_a_second_name_is_refused_and_left_alone(tmp_path: Path, pat
     precious = tmp_path / "precious"
     precious.write_text("of ours")
     path.hardlink_to(precious)
-    with pytest.raises(LockUnusable, match="has another name as well"):
+    with pytest.raises(LockUnusable, match="has a hard link"):
         acquire(PassLock(path))
     assert precious.read_text() == "of ours"
 
@@ -341,7 +341,7 @@ def test_a_file_that_is_too_long_to_be_a_lock_is_left_alone(path: Path) -> None:
     """As where somebody has named the database itself."""
     content = b"SQLite format 3\0" + bytes(4096)
     path.write_bytes(content)
-    with pytest.raises(LockUnusable, match=r"holds something else; set run\.lock_file to another path"):
+    with pytest.raises(LockUnusable, match=r"contains something else; set run\.lock_file to another path"):
         acquire(PassLock(path))
     assert path.read_bytes() == content
 
@@ -380,7 +380,7 @@ def test_a_lock_that_root_has_left_is_named_with_its_owner_and_the_remedy() -> N
             pass
         with pytest.raises(LockUnusable) as refused:
             as_user(OURS, PassLock(place / "lock").check)
-        told = f"can't open the lock file {place}/lock: it belongs to root, who made a pass here"
+        told = f"can't open the lock file {place}/lock: it belongs to root, who ran a pass here"
         assert str(refused.value) == f"{told}; as root: chown {OURS} {place}/lock"
 
 

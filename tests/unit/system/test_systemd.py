@@ -71,7 +71,7 @@ def test_a_path_comes_back_as_it_was(path: str) -> None:
 
 
 def test_a_path_with_a_line_break_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="can't stand in a unit"):
+    with pytest.raises(ConfigurationError, match="can't be used in a unit"):
         systemd.service(replace(JOB, config="/srv/a\nUser=root"), system=True)
 
 

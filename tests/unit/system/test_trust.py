@@ -185,23 +185,23 @@ REFUSED: dict[str, tuple[int, Callable[[Path], object], str]] = {
         lambda place: a_file(place, uid=THEIRS),
         f"retrycli.toml belongs to {THEIRS}",
     ),
-    "a file for all to write": (0, lambda place: a_file(place, mode=0o646), "toml may be changed by every user"),
-    "a folder for all to write": (0, lambda place: a_file(own(place, 0, mode=0o757)), "may be changed by every user"),
-    "a folder like /tmp": (0, lambda place: a_file(own(place, 0, mode=0o1777)), "place is open to every user"),
+    "a file for all to write": (0, lambda place: a_file(place, mode=0o646), "toml is writable by every user"),
+    "a folder for all to write": (0, lambda place: a_file(own(place, 0, mode=0o757)), "is writable by every user"),
+    "a folder like /tmp": (0, lambda place: a_file(own(place, 0, mode=0o1777)), "place is writable by every user"),
     "ours in a folder like /tmp": (
         OURS,
         lambda place: a_file(own(place, 0, mode=0o1777), uid=OURS, gid=OURS, mode=0o600),
-        "place is open to every user",
+        "place is writable by every user",
     ),
     "a file for a group to write": (
         OURS,
         lambda place: a_file(place, uid=OURS, gid=SHARED, mode=0o660),
-        f"retrycli.toml may be changed by the group {SHARED}",
+        f"retrycli.toml is writable by the group {SHARED}",
     ),
     "a folder for a group to write": (
         OURS,
         lambda place: a_file(own(place, OURS, SHARED, mode=0o2775), uid=OURS, gid=OURS),
-        f"place may be changed by the group {SHARED}",
+        f"place is writable by the group {SHARED}",
     ),
     "the group of another user": (0, lambda place: a_file(place, gid=THEIRS, mode=0o660), f"the group {THEIRS}"),
     "a link to another user's folder": (
@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[int, Callable[[Path], object], str]] = {
         f"between belongs to {THEIRS}",
     ),
     "another user's folder above": (0, renamed_above, f"belongs to {THEIRS}"),
-    "an access list": (0, with_access_list, "may be changed by whom its access list names"),
+    "an access list": (0, with_access_list, "may be changed by the users in its access list"),
 }
 
 
@@ -364,5 +364,5 @@ def test_a_group_is_private_if_its_only_users_are_root_and_who_is_trusted(case: 
         done = subprocess.run([unshare, *inside], capture_output=True, text=True, check=False)
     if "mount" in done.stderr:
         pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {done.stderr}")
-    expected = f"{place}/retrycli.toml may be changed by the group {shared}" if shared else "None"
+    expected = f"{place}/retrycli.toml is writable by the group {shared}" if shared else "None"
     assert (done.stdout, done.stderr) == (f"{expected}\n", "")

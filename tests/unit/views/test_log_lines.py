@@ -60,19 +60,19 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
         [
             (
                 "WARNING",
-                "The clock was ahead by 30 days, 0:00:05 or more in earlier passes: 2 messages would have waited for "
-                "longer, 1 claims would have been held for longer; both are corrected",
+                "The clock was ahead by 30 days, 0:00:05 or more in earlier passes: 2 messages would have waited "
+                "longer, and 1 claims would have lasted longer; all were corrected",
             )
         ],
     ),
     (MessageDelivered(*ABOUT, 3), [("INFO", "Message 7 sent successfully on retry")]),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON),
-        [("INFO", "Message 7 not sent (transient, 503), try 4, next attempt at 2025-03-03T12:00:00Z")],
+        [("INFO", "Message 7 not sent (transient, 503), retry 4, next attempt at 2025-03-03T12:00:00Z")],
     ),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.UNKNOWN, None, NOON),
-        [("INFO", "Message 7 may have been sent (unknown), try 4, next attempt at 2025-03-03T12:00:00Z")],
+        [("INFO", "Message 7 may have been sent (unknown), retry 4, next attempt at 2025-03-03T12:00:00Z")],
     ),
     (
         MessageReleased(*ABOUT, 4, OutcomeKind.THROTTLED, 429),
@@ -80,7 +80,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         MessageReleased(*ABOUT, 4, None, None),
-        [("INFO", "Message 7 not sent (no attempt was begun), no retry used up")],
+        [("INFO", "Message 7 not sent (no attempt was started), no retry used up")],
     ),
     (
         escalated(EscalationReason.EXHAUSTED),
@@ -109,14 +109,14 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ResultKept(7),
-        [("WARNING", "The application holds the row of message 7; a later pass writes the result")],
+        [("WARNING", "The application has locked the row of message 7; a later pass records the result")],
     ),
     (
         BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),
-        [("INFO", "https://tickets.example.com is down: 5 failures in a row, next try at 2025-03-03T12:00:00Z")],
+        [("INFO", "https://tickets.example.com is down: 5 failures in a row, next probe at 2025-03-03T12:00:00Z")],
     ),
     (BreakerClosed("https://tickets.example.com"), [("INFO", "https://tickets.example.com is back")]),
-    (PassStopped(StopReason.BREAKER_OPEN), [("INFO", "Message retry pass stops: the ticketing API is down")]),
+    (PassStopped(StopReason.BREAKER_OPEN), [("INFO", "Message retry pass stopped: the ticketing API is down")]),
 ]
 
 
@@ -157,7 +157,7 @@ def test_the_end_of_a_pass_is_told_in_words(capsys: pytest.CaptureFixture[str], 
     log_lines.configure("INFO", "text")
     log_lines.log_event(PassStopped(reason))
     [(_, line)] = text_lines(capsys)
-    assert line.startswith("Message retry pass stops: ")
+    assert line.startswith("Message retry pass stopped: ")
     assert "_" not in line
 
 
@@ -244,7 +244,7 @@ def test_no_line_holds_a_word_of_a_message_or_of_an_answer(
     printed = capsys.readouterr().err
     assert printed.count("sent successfully") == len(stage.sent()) > 1
     assert all(str(each.kind) in printed for each in outcomes[1:])
-    assert "needs an operator (invalid: subject is not text)" in printed
+    assert "needs an operator (invalid: subject must be text)" in printed
     assert not [each for each in SECRETS if each in printed]
 
 
@@ -315,7 +315,7 @@ def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureF
         "outcome": "transient",
         "status_code": 503,
         "next_attempt_at": "2025-03-03T12:00:00Z",
-        "message": "Message 7 not sent (transient, 503), try 4, next attempt at 2025-03-03T12:00:00Z",
+        "message": "Message 7 not sent (transient, 503), retry 4, next attempt at 2025-03-03T12:00:00Z",
     }
 
 

@@ -209,8 +209,8 @@ def refusal(path: Path) -> str:
 def test_a_missing_folder_is_named_with_its_remedy_and_not_made(tmp_path: Path) -> None:
     path = tmp_path / "no" / "retrycli.prom"
     assert refusal(path) == (
-        f"metrics.path: can't write {path}: No such file or directory; make the folder {path.parent}, "
-        "or name the one that node_exporter's textfile collector reads"
+        f"metrics.path: can't write {path}: No such file or directory; create the folder {path.parent}, "
+        "or use the one that node_exporter's textfile collector reads"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -218,11 +218,11 @@ def test_a_missing_folder_is_named_with_its_remedy_and_not_made(tmp_path: Path) 
 def test_a_folder_in_the_place_of_the_file_stays_and_so_does_all_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "retrycli.prom"
     path.mkdir()
-    assert refusal(path) == f"metrics.path: can't write {path}: Is a directory; name a file in it"
+    assert refusal(path) == f"metrics.path: can't write {path}: Is a directory; name a file in that folder"
     assert [each.name for each in tmp_path.iterdir()] == ["retrycli.prom"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("tea")
     path = tmp_path / "file" / "retrycli.prom"
-    assert refusal(path) == f"metrics.path: can't write {path}: Not a directory; look after the folder {path.parent}"
+    assert refusal(path) == f"metrics.path: can't write {path}: Not a directory; check the folder {path.parent}"

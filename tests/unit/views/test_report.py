@@ -130,8 +130,8 @@ def test_every_picture_that_says_something_has_its_words(report: ReportData) -> 
 
 def test_the_page_tells_what_there_is_to_tell() -> None:
     words_of_it = page_of(BUSY).words
-    assert "12 messages wait for you; all else is well." in words_of_it
-    assert "The ticketing API was down once, 9 h in all" in words_of_it
+    assert "12 messages need an operator; everything else is well." in words_of_it
+    assert "The ticketing API was down once, 9 h in total" in words_of_it
     assert "down from Sat 1 Mar 00:00 to 09:00 (9 h)" in words_of_it
     assert "12 HTTP 422: no … permanent · 8 customer, 4 supplier Sun 2 Mar 12:00" in words_of_it
     assert "retrycli show 17" in words_of_it
@@ -144,10 +144,10 @@ def test_the_page_tells_what_there_is_to_tell() -> None:
 
 def test_the_page_of_nothing_says_so() -> None:
     words_of_it = page_of(EMPTY).words
-    assert "No pass has been made yet" in words_of_it
-    assert "No attempt was made since Mon 24 Feb 12:00" in words_of_it
-    assert "Nothing waits for you" in words_of_it
-    assert "None was made yet" in words_of_it
+    assert "No pass has run yet" in words_of_it
+    assert "There have been no attempts since Mon 24 Feb 12:00" in words_of_it
+    assert "No message needs an operator" in words_of_it
+    assert "No pass has run yet" in words_of_it
 
 
 def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
@@ -155,8 +155,8 @@ def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
     last = NOON - 30 * DAY
     late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
     words_of_it = page_of(late).words
-    assert "No pass has begun since Sat 1 Feb 12:00: look for cron." in words_of_it
-    assert "0 passes; 671 did not come, and leave gaps." in words_of_it
+    assert "No pass has begun since Sat 1 Feb 12:00: check cron." in words_of_it
+    assert "0 passes; 671 did not run, and leave gaps." in words_of_it
 
 
 def test_what_comes_from_elsewhere_is_text() -> None:
@@ -195,7 +195,7 @@ def test_each_cause_has_its_commands_beside_it(cause: EscalationGroup, commands:
 
 def test_times_are_of_the_zone_that_is_asked_for() -> None:
     page = Page(render(BUSY, zone=timezone(timedelta(hours=5, minutes=30))))
-    assert "made Mon 3 Mar 17:30 (UTC+05:30)" in page.words
+    assert "created Mon 3 Mar 17:30 (UTC+05:30)" in page.words
     assert "down from Sat 1 Mar 05:30 to 14:30" in page.words
 
 
@@ -223,7 +223,7 @@ def test_a_day_on_which_clocks_are_changed_has_no_gap() -> None:
     passes = [PassMark(monday - number * TICK, "completed", None) for number in range(600, 0, -1)]
     told = replace(figures(), since=monday - 7 * DAY, until=monday)
     page = render(replace(BUSY, figures=told, passes=passes, first_pass=passes[0].started_at), zone=Spring())
-    assert "made Mon 31 Mar 12:00 (UTC+02:00)" in Page(page).words
+    assert "created Mon 31 Mar 12:00 (UTC+02:00)" in Page(page).words
     [sunday] = re.findall(r"<title>Sunday 30 March</title>.*?</svg>", page)
     assert "<desc>96 completed</desc>" in sunday
     assert [left for left, *_ in boxes(sunday, "p-completed")] == [cell + 0.07 for cell in range(96)]
@@ -247,20 +247,32 @@ LASTS = Outage(NOON - 2 * HOUR, None)
 @pytest.mark.parametrize(
     ("state", "told", "counts", "expected", "tone"),
     [
-        ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered after all in the last 7 days, and", "good"),
+        ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered on retry in the last 7 days, and", "good"),
         ("ok", figures(tries={1: 1}), {}, "All well: 1 message delivered", "good"),
-        ("ok", figures(), {}, "All quiet: nothing was to be delivered in the last 7 days.", "good"),
-        ("ok", figures(), {"waiting": 1}, "1 message waits for its next try; none was delivered", "mind"),
-        ("ok", figures(tries={1: 5}), {"escalated": 1}, "1 message waits for you; all else is well.", "mind"),
-        ("ok", figures(tries={1: 5}), {"escalated": 3}, "3 messages wait for you; all else is well.", "mind"),
-        ("ok", figures(outages=[BACK]), {}, "was down from Mon 3 Mar 00:00 to 09:00, and is back.", "good"),
-        ("ok", figures(outages=[BACK]), {"escalated": 3}, "and is back; 3 messages wait for you.", "mind"),
+        ("ok", figures(), {}, "All quiet: no message had to be retried in the last 7 days.", "good"),
+        ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; none was delivered", "mind"),
+        (
+            "ok",
+            figures(tries={1: 5}),
+            {"escalated": 1},
+            "1 message needs an operator; everything else is well.",
+            "mind",
+        ),
+        (
+            "ok",
+            figures(tries={1: 5}),
+            {"escalated": 3},
+            "3 messages need an operator; everything else is well.",
+            "mind",
+        ),
+        ("ok", figures(outages=[BACK]), {}, "was down from Mon 3 Mar 00:00 to 09:00 but is back.", "good"),
+        ("ok", figures(outages=[BACK]), {"escalated": 3}, "but is back; 3 messages need an operator.", "mind"),
         ("down", figures(outages=[LASTS]), {"waiting": 9}, "has been down since Mon 3 Mar 10:00, and 9 me", "bad"),
-        ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00; 3 messages wait for you.", "bad"),
-        ("down", figures(), {}, "Nothing can be delivered now: `retrycli doctor` may know why.", "bad"),
-        ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: look for cron.", "bad"),
+        ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00; 3 messages need an operator.", "bad"),
+        ("down", figures(), {}, "Nothing can be delivered now: run `retrycli doctor`.", "bad"),
+        ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: check cron.", "bad"),
         ("paused", figures(tries={1: 5}), {}, "Deliveries are paused by an operator.", "mind"),
-        ("never_run", figures(), {"waiting": 5}, "No pass has been made yet", "mind"),
+        ("never_run", figures(), {"waiting": 5}, "No pass has run yet", "mind"),
     ],
 )
 def test_the_headline_says_how_things_are(
@@ -275,9 +287,9 @@ def test_the_headline_says_how_things_are(
     ("reason", "expected"),
     [
         ("breaker_open", "The ticketing API is down."),
-        ("credentials_refused", "The ticketing API refuses our credentials."),
-        ("throttled", "The ticketing API has asked to be left alone for a while."),
-        ("fault", "The last pass has failed: `retrycli doctor` may know why."),
+        ("credentials_refused", "The ticketing API refuses the credentials."),
+        ("throttled", "The ticketing API asked retrycli to wait."),
+        ("fault", "The last pass failed: run `retrycli doctor`."),
     ],
 )
 def test_the_headline_says_why_nothing_is_taken(reason: str, expected: str) -> None:
