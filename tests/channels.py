@@ -1,4 +1,4 @@
-"""Where notifications go to in tests: a webhook and a mail server on loopback."""
+"""The targets of notifications in tests: a webhook and a mail server on loopback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN = "k5hTokenThatNobodyMaySee"
 
 @dataclass(frozen=True)
 class Request:
-    """What a webhook was sent."""
+    """A request that a webhook received."""
 
     method: str
     path: str
@@ -33,13 +33,13 @@ class Request:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body as the object that it is."""
+        """Return the body as an object."""
         values: dict[str, Any] = json.loads(self.body)
         return values
 
 
 class Webhook(ThreadingHTTPServer):
-    """Keeps what it is sent, and answers as it is told to."""
+    """A webhook that records its requests, and answers as configured."""
 
     daemon_threads = True
 
@@ -53,23 +53,23 @@ class Webhook(ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
-        """Host and port."""
+        """Return host and port."""
         return f"127.0.0.1:{self.server_address[1]}"
 
     @property
     def slack_shaped(self) -> str:
-        """The URL, as apprise writes it, of a webhook that takes what Slack's do, at a host of one's own."""
+        """Return apprise's URL for a webhook that accepts Slack's messages, at a host of one's own."""
         return f"mmost://{self.host}/{TOKEN}"
 
     @property
     def texts(self) -> list[str]:
-        """The texts that came, oldest first."""
-        return [each.json["text"] for each in self.requests if each.path == f"/hooks/{TOKEN}"]
+        """Return the texts that arrived, oldest first."""
+        return [request.json["text"] for request in self.requests if request.path == f"/hooks/{TOKEN}"]
 
     @property
     def paths(self) -> list[str]:
-        """Where requests went."""
-        return [each.path for each in self.requests]
+        """Return the paths of the requests."""
+        return [request.path for request in self.requests]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -89,12 +89,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = _respond  # noqa: N815  the library's own names
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
-        """Nobody reads it."""
+        """Log nothing."""
 
 
 @contextmanager
 def webhook() -> Iterator[Webhook]:
-    """A webhook that listens."""
+    """Provide a listening webhook."""
     with Webhook() as server:
         thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -107,7 +107,7 @@ def webhook() -> Iterator[Webhook]:
 
 @dataclass
 class Mailbox:
-    """Keeps every mail, and gives one answer to all."""
+    """Stores every mail, and gives one answer to all."""
 
     answer: str
     raw: list[bytes] = field(default_factory=list)
@@ -119,12 +119,12 @@ class Mailbox:
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """What has come, as mails."""
-        return [message_from_bytes(each, policy=default) for each in self.raw]
+        """Return the mails that have arrived."""
+        return [message_from_bytes(mail, policy=default) for mail in self.raw]
 
 
 class _MailServer(Controller):
-    """Takes any port that is free, and finds out which before it looks whether it answers there."""
+    """Uses any free port, and sets it before it checks whether it answers there."""
 
     def _trigger_server(self) -> None:
         assert isinstance(self.server, Server)
@@ -134,7 +134,7 @@ class _MailServer(Controller):
 
 @contextmanager
 def mail_server(answer: str = "250 kept") -> Iterator[tuple[Mailbox, str]]:
-    """A mailbox, and apprise's URL that writes to it."""
+    """Provide a mailbox, and apprise's URL for it."""
     mailbox = Mailbox(answer)
     controller = _MailServer(mailbox, hostname="127.0.0.1", port=0)
     controller.start()

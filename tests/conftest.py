@@ -1,4 +1,4 @@
-"""What all tests have in common: which databases they run on, and room for those that measure."""
+"""What all tests share: the databases that they run on, and exclusive time for measurements."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 
 
 def pytest_configure() -> None:
-    """Take no settings from the environment, have the tests' folders in memory, and heed SIGINT and SIGQUIT.
+    """Ignore settings from the environment, put the tests' folders in memory, and enable SIGINT and SIGQUIT.
 
-    A shell lets what it starts in the background ignore both, and all that this process starts would inherit that.
+    A shell makes background processes ignore both signals, and every process started here would inherit that.
     """
     forget_settings()
     if (memory := in_memory()) is not None:
@@ -37,7 +37,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Have ``-n auto`` be half as many again as there are cores: many tests wait, for a lock or for a server."""
+    """Set ``-n auto`` to one and a half times the number of cores: many tests wait for a lock or a server."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0))
@@ -67,7 +67,7 @@ TESTS = Path(__file__).parent
 
 
 def pytest_collection_finish() -> None:
-    """Have no garbage collection go through the thousands of tests there are: it stops one for half a second."""
+    """Exclude the thousands of tests from garbage collection: a collection takes half a second."""
     gc.collect()
     gc.freeze()
 
@@ -75,7 +75,7 @@ def pytest_collection_finish() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that is marked ``databases`` once on each of them.
 
-    The store's own suite runs on all databases. Here the first test of a module stands for the rest of it, unless it
+    The store's own suite runs on all databases. Elsewhere the first test of a module represents the others, unless it
     has ``once=True``: the others run on the first database, and on another with ``-m long``.
     """
     marker = metafunc.definition.get_closest_marker("databases")
@@ -87,7 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         not once and STANDING.setdefault(metafunc.module, metafunc.function) is metafunc.function
     )
     marks = () if stands_for_all else (pytest.mark.long,)
-    engines = [first, *(pytest.param(each, marks=marks) for each in others)]
+    engines = [first, *(pytest.param(message_id, marks=marks) for message_id in others)]
     metafunc.parametrize("engine", engines, indirect=True, scope="session")
 
 
@@ -98,15 +98,15 @@ STANDING: dict[object, object] = {}
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as ``long`` what ``long_except`` does not name: a test, or one case of it."""
-    for each in items:
-        marker = each.get_closest_marker("long_except")
-        if marker is not None and not {each.name, getattr(each, "originalname", "")} & {*marker.args}:
-            each.add_marker(pytest.mark.long)
+    for item in items:
+        marker = item.get_closest_marker("long_except")
+        if marker is not None and not {item.name, getattr(item, "originalname", "")} & {*marker.args}:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> Factory:
-    """What makes the databases that a test runs on."""
+    """Provide a factory of databases for a test."""
     return FACTORIES[getattr(request, "param", "sqlite")]
 
 
@@ -119,9 +119,9 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """Room for one test: beside the others', or, for one that is marked ``alone``, when they have left.
+    """Let a test run beside others or, if it is marked ``alone``, after they have left.
 
-    Whoever comes waits at the door until those before it are in, so that one that wants to be alone has its turn.
+    Later tests wait until earlier ones have started, so that a test marked ``alone`` gets its turn.
     """
     if worker_id == "master":  # no other process is at work
         yield

@@ -1,4 +1,4 @@
-"""How long a piece of work takes, whatever else this process and this machine do."""
+"""Measure the duration of some work, independently of other work in this process and on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """The CPU seconds of the quickest of three calls, in this thread: a garbage collection falls on one of them."""
+    """Return this thread's CPU seconds for the fastest of three calls: a garbage collection affects one."""
     return min(_once(work) for _ in range(3))
 
 

@@ -1,4 +1,4 @@
-"""No test depends on what is configured on the machine."""
+"""No test depends on the configuration of the machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROOM_BYTES = 4 * 2**30
 
 
 def in_memory() -> Path | None:
-    """Return the folder of a file system in memory that has room for the tests' databases, if there is one.
+    """Return a folder of an in-memory file system with space for the tests' databases, if there is one.
 
-    A commit to a disk takes a hundred times as long, and a test looks at what was written while its machine runs on.
+    A commit to a disk takes a hundred times as long, and a test reads its data before the machine stops.
     """
     try:
         state = os.statvfs(MEMORY)
@@ -29,9 +29,9 @@ def in_memory() -> Path | None:
 
 
 def _no_settings() -> dict[str, str]:
-    """Make a configuration file without settings, which is found before one in /etc.
+    """Create a configuration file without settings, which is found before one in /etc.
 
-    It is not part of the project, which may belong to another user than the one who runs the tests.
+    It is outside the project, which may belong to another user than the one who runs the tests.
     """
     folder = Path(tempfile.mkdtemp(prefix="retrycli-no-settings-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -55,7 +55,7 @@ needs_no_file = pytest.mark.skipif(
 
 
 def forget_settings() -> None:
-    """Take the settings of whoever runs the tests out of the environment."""
+    """Remove the settings of the user who runs the tests from the environment."""
     for name in [each for each in os.environ if each.startswith(SETTINGS)]:
         del os.environ[name]
     os.environ.update(NO_SETTINGS)

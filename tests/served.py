@@ -1,4 +1,4 @@
-"""The installed command as a process that `tests.fork_server` forks: a start without the imports."""
+"""The installed command as a process forked by `tests.fork_server`: a start without the imports."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 def can_serve(env: Mapping[str, str]) -> bool:
-    """Return whether a forked command sees this environment as one that was started would."""
-    return all(each.startswith(READ_LATE) or each in READ_LATE_TOO for each in env)
+    """Return whether a forked command sees this environment as a started one would."""
+    return all(name.startswith(READ_LATE) or name in READ_LATE_TOO for name in env)
 
 
 class Served(subprocess.Popen[str]):
     """A process of the installed command that the server forks; the arguments are those of `Popen`."""
 
     def _execute_child(self, args: tuple[str | Path, ...], *others: Any) -> None:  # noqa: ANN401  Popen's, as they are
-        """Have the server fork a process, where `Popen` would start one."""
+        """Make the server fork a process, where `Popen` would start one."""
         cwd, env = others[4:6]
         theirs_in, ours_in, ours_out, theirs_out, ours_err, theirs_err = others[9:15]
         new_session = others[20]
-        words = [os.fsdecode(each) for each in args]
-        if any("\0" in each for each in words):
+        words = [os.fsdecode(arg) for arg in args]
+        if any("\0" in word for word in words):
             raise ValueError("embedded null byte")
         request = {
             "args": words,
@@ -55,8 +55,10 @@ class Served(subprocess.Popen[str]):
             "cwd": os.fsdecode(cwd),
             "new_session": new_session,
             "umask": _umask(),
-            "limits": {each: resource.getrlimit(each) for each in LIMITS},
-            "ignored": [each for each in MAY_BE_IGNORED if signal.getsignal(each) is signal.SIG_IGN],
+            "limits": {limit: resource.getrlimit(limit) for limit in LIMITS},
+            "ignored": [
+                signal_number for signal_number in MAY_BE_IGNORED if signal.getsignal(signal_number) is signal.SIG_IGN
+            ],
         }
         try:
             self._call, answer = socket.socketpair()
@@ -93,14 +95,14 @@ class Served(subprocess.Popen[str]):
             return self.returncode
 
     def _answer(self) -> int:
-        """Return the next number that the server says."""
+        """Return the next number that the server sends."""
         line = self._answers.readline()
         assert line, "the fork server has ended"
         return int(line)
 
 
 def _umask() -> int:
-    """Return this process's umask, which only a change would tell otherwise (proc_pid_status(5))."""
+    """Return this process's umask without changing it (proc_pid_status(5))."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("Umask:")).split()[1], 8)
 
@@ -130,6 +132,6 @@ _starting = Lock()
 
 
 def _server() -> socket.socket:
-    """Return the way to this process's server; it is started when it is first asked for."""
+    """Return the connection to this process's server, which starts on the first call."""
     with _starting:
         return _started()

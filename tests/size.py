@@ -1,4 +1,4 @@
-"""Print how large the package is: ``python -m tests.size [FOLDER]``. The folder is another version of the project."""
+"""Print the size of the package: ``python -m tests.size [FOLDER]``. The folder is another version of the project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Size(NamedTuple):
-    """Figures of one version of the package."""
+    """The figures of one version of the package."""
 
     entries: int
     """Files and folders at its top."""

@@ -1,7 +1,7 @@
-"""The layers, held by a machine: which folder may import which, and what each may never know.
+"""The layers, enforced by a test: which folder may import which, and which names are forbidden in each.
 
-Imports inside functions count, for they are run too. Those under ``if TYPE_CHECKING`` never run, but whoever names
-another's types knows of it: they count for every rule but the one against circles.
+Imports inside functions count, because they run too. Those under ``if TYPE_CHECKING`` never run, but they show a
+dependency: they count for every rule except the one against circular imports.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ FACE = "retrycli"
 
 
 def breaches(module: str, source: str) -> list[str]:
-    """What is wrong with a module, in words."""
+    """Return the breaches of a module, in words."""
     who = home(module)
     if who == FACE and module not in {"retrycli", "retrycli.__main__"}:
         return [f"{module} is in no folder: see MAY_IMPORT in {__file__}"]
@@ -84,16 +84,16 @@ def breaches(module: str, source: str) -> list[str]:
     names = sorted({*imports(tree, module)})
     found = [f"{module} imports {name}: {why}" for name in names for why in objections(who, name)]
     if who in GIVEN:
-        found += [f"{module} reads the clock by {each}: it is to be given the time" for each in clocks(tree)]
+        found += [f"{module} reads the clock by {clock}: it is to be given the time" for clock in clocks(tree)]
     if who == "domain":
-        found += [f"{module} calls {each}(): the domain is pure" for each in calls(tree, {"open", "print", "input"})]
+        found += [f"{module} calls {call}(): the domain is pure" for call in calls(tree, {"open", "print", "input"})]
     if module not in BY_NAME and {*calls(tree, {"__import__"}), *attributes(tree, {"import_module"})}:
         found.append(f"{module} imports by a name in a string, where no rule sees it")
     return found
 
 
 def objections(who: str, name: str) -> Iterator[str]:
-    """Why one may not import a name."""
+    """Return why a module may not import a name."""
     if who == FACE:
         return
     top = name.partition(".")[0]
@@ -109,27 +109,27 @@ def objections(who: str, name: str) -> Iterator[str]:
 
 
 def home(name: str) -> str:
-    """The folder of a module, or of something in it; `FACE` for what is in none."""
+    """Return the folder of a module, or of a name in it; `FACE` if it is in none."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else FACE
 
 
 def imports(tree: ast.AST, module: str) -> Iterator[str]:
-    """Everything that is imported anywhere in a module, by its full name."""
+    """Return everything that a module imports anywhere, by full name."""
     package = module.split(".")
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
+            yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             before = package[: len(package) - node.level] if node.level else []
             start = ".".join([*before, *([node.module] if node.module else [])])
-            yield from (f"{start}.{each.name}" for each in node.names)
+            yield from (f"{start}.{name.name}" for name in node.names)
 
 
 def clocks(tree: ast.AST) -> Iterator[str]:
-    """Where `datetime` or `date`, under whatever name, is asked for the time."""
+    """Return where `datetime` or `date`, under any name, is asked for the time."""
     froms = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and each.module == "datetime"]
-    known = {"datetime", "date"} | {each.asname for node in froms for each in node.names if each.asname}
+    known = {"datetime", "date"} | {name.asname for node in froms for name in node.names if name.asname}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}:
             receiver = ast.unparse(node.value)
@@ -138,19 +138,19 @@ def clocks(tree: ast.AST) -> Iterator[str]:
 
 
 def calls(tree: ast.AST, names: set[str]) -> list[str]:
-    called = [each.func for each in ast.walk(tree) if isinstance(each, ast.Call)]
-    return [each.id for each in called if isinstance(each, ast.Name) and each.id in names]
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [name.id for name in called if isinstance(name, ast.Name) and name.id in names]
 
 
 def attributes(tree: ast.AST, names: set[str]) -> list[str]:
-    """Names that are taken out of a module, whether after a dot or by ``from … import``."""
+    """Return the names taken from a module, by attribute or by ``from … import``."""
     dotted = [each.attr for each in ast.walk(tree) if isinstance(each, ast.Attribute)]
-    taken = [each.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for each in node.names]
-    return [each for each in [*dotted, *taken] if each in names]
+    taken = [name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names]
+    return [name for name in [*dotted, *taken] if name in names]
 
 
 def circle(sources: Mapping[str, str]) -> list[str]:
-    """Modules that import each other in a circle when they run; none where there is no circle."""
+    """Return modules with circular imports at run time, or none."""
     graph: dict[str, set[str]] = {}
     for module, source in sources.items():
         tree = Runtime().visit(ast.parse(source))
@@ -164,12 +164,12 @@ def circle(sources: Mapping[str, str]) -> list[str]:
 
 
 def longest(name: str, modules: Iterable[str]) -> str:
-    """The module that a full name is in."""
-    return max((each for each in modules if f"{name}.".startswith(f"{each}.")), key=len, default="")
+    """Return the module that contains a full name."""
+    return max((module for module in modules if f"{name}.".startswith(f"{module}.")), key=len, default="")
 
 
 class Runtime(ast.NodeTransformer):
-    """Leaves out what only a type checker reads."""
+    """Removes imports that only a type checker reads."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
@@ -189,17 +189,17 @@ MODULES = {named(path): path.read_text(encoding="utf-8") for path in sorted(ROOT
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_keeps_to_its_layer(module: str) -> None:
+def test_every_module_respects_its_layer(module: str) -> None:
     assert breaches(module, MODULES[module]) == []
 
 
 def test_the_package_has_at_most_14_entries() -> None:
-    """A stranger who lists the package sees the layers, and no module beside them."""
+    """A new reader of the package sees only the layers."""
     entries = {path.name for path in ROOT.iterdir()} - {"__pycache__"}
     assert entries <= {*MAY_IMPORT, "__init__.py", "__main__.py", "py.typed", "manual"}
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_modules_have_no_circular_imports() -> None:
     assert circle(MODULES) == []
 
 
@@ -296,13 +296,13 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("module", "source", "said"), BROKEN)
-def test_each_rule_bites(module: str, source: str, said: str) -> None:
-    assert [each for each in breaches(module, source) if said in each]
+def test_each_rule_has_a_breach(module: str, source: str, said: str) -> None:
+    assert [breach for breach in breaches(module, source) if said in breach]
 
 
 @pytest.mark.parametrize("why", [why for _, why in NEVER.values()])
-def test_each_rule_is_among_the_broken_ones(why: str) -> None:
-    assert any(why in each for module, source, _ in BROKEN for each in breaches(module, source))
+def test_each_rule_is_tested(why: str) -> None:
+    assert any(why in breach for module, source, _ in BROKEN for breach in breaches(module, source))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
         ("retrycli", "from importlib import import_module"),
     ],
 )
-def test_what_is_allowed_is_not_complained_of(module: str, source: str) -> None:
+def test_allowed_imports_are_not_reported(module: str, source: str) -> None:
     assert breaches(module, source) == []
 
 
@@ -340,5 +340,5 @@ def test_what_is_allowed_is_not_complained_of(module: str, source: str) -> None:
         ({"retrycli.a": "import retrycli.b, retrycli.c", "retrycli.b": "import retrycli.c", "retrycli.c": ""}, False),
     ],
 )
-def test_a_circle_is_found(sources: dict[str, str], *, found: bool) -> None:
+def test_a_circular_import_is_found(sources: dict[str, str], *, found: bool) -> None:
     assert bool(circle(sources)) is found

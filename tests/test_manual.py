@@ -1,4 +1,4 @@
-"""README and manual against the program: what they name exists, and what exists they name."""
+"""README and manual compared with the program: every name in them exists, and everything that exists is in them."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_the_readme_is_short() -> None:
     limits(README, lines=200, words=1800)
 
 
-def test_the_page_for_contributors_is_short() -> None:
+def test_the_contributors_page_is_short() -> None:
     limits(ROOT / "CONTRIBUTING.md", lines=200)
 
 
-def test_files_and_names_that_contributors_are_told_of_exist() -> None:
+def test_files_and_names_in_the_contributors_page_exist() -> None:
     """A placeholder such as ``NAME`` or ``rNNNN`` stands for a file to write."""
     sources = [*(ROOT / "retrycli").rglob("*"), *(ROOT / "tests").rglob("*"), *ROOT.iterdir()]
     files = "\n".join(f"/{path.relative_to(ROOT)}/" for path in sources)
@@ -75,7 +75,7 @@ def test_files_and_names_that_contributors_are_told_of_exist() -> None:
 
 
 @pytest.mark.parametrize("topic", PAGES)
-def test_a_page_is_short_and_begins_with_a_title_and_a_sentence(topic: str) -> None:
+def test_a_page_is_short_and_starts_with_a_title_and_a_sentence(topic: str) -> None:
     limits(MANUAL / f"{topic}.md", lines=300)
     title, blank, sentence, *_ = PAGES[topic].splitlines()
     assert title.startswith("# ")
@@ -86,7 +86,7 @@ def test_a_page_is_short_and_begins_with_a_title_and_a_sentence(topic: str) -> N
 # -- settings and commands ------------------------------------------------------------------------------------
 
 
-def test_every_setting_has_its_row_with_the_words_of_its_description() -> None:
+def test_every_setting_has_a_row_with_its_description() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|.*\| ([^|]+) \|$", PAGES["settings"], re.MULTILINE))
     gateways = {key: text for key, text in rows.items() if key.removeprefix("gateway.") in {*MessageType}}
     assert all(text.startswith("a separate gateway for ") for text in gateways.values())
@@ -94,12 +94,12 @@ def test_every_setting_has_its_row_with_the_words_of_its_description() -> None:
 
 
 @pytest.mark.parametrize("command", HOMES)
-def test_every_command_is_in_the_readme_and_in_the_reference(command: str) -> None:
+def test_every_command_is_in_the_readme_and_the_reference(command: str) -> None:
     for text in (README.read_text(encoding="utf-8"), PAGES["commands"]):
         assert re.search(rf"`(retrycli )?{command}[ `]", text)
 
 
-def test_every_preset_has_its_page() -> None:
+def test_every_preset_has_a_page() -> None:
     presets = {path.stem for path in MANUAL.parent.glob("gateway/presets/*.toml")} - {"generic"}
     assert {topic for topic in PAGES if topic.startswith("systems-")} == {f"systems-{name}" for name in presets}
     assert all(f'preset = "{name}"' in PAGES[f"systems-{name}"] for name in presets)
@@ -108,32 +108,32 @@ def test_every_preset_has_its_page() -> None:
 # -- code -----------------------------------------------------------------------------------------------------
 
 
-def test_its_python_compiles() -> None:
+def test_python_examples_compile() -> None:
     for source in blocks(ALL, "python"):
         compile(source, "manual", "exec")
 
 
 @pytest.mark.parametrize("text", blocks(ALL, "toml"))
-def test_its_toml_can_be_read(text: str) -> None:
+def test_toml_examples_can_be_parsed(text: str) -> None:
     assert tomllib.loads(text)
 
 
 @pytest.mark.parametrize("topic", PAGES)
-def test_what_is_pasted_fits_a_terminal_of_80_columns(topic: str) -> None:
-    """A line that is broken there would be pasted in two; a URL has no blank to break at."""
+def test_commands_to_paste_fit_a_terminal_of_80_columns(topic: str) -> None:
+    """A wrapped line would be pasted in two parts; a URL has no blank to break at."""
     lines = [line for block in blocks(PAGES[topic], "sh", "toml", "sql", "python") for line in block.splitlines()]
     assert [line for line in lines if len(line) > SCREEN and max(map(len, line.split())) < SCREEN] == []
 
 
-def test_its_preset_is_one(tmp_path: Path) -> None:
-    """The first is a whole one; the others are pieces."""
+def test_preset_examples_are_valid(tmp_path: Path) -> None:
+    """The first example is complete; the others are parts."""
     file = tmp_path / "own.toml"
     file.write_text(blocks(PAGES["presets"], "toml")[0], encoding="utf-8")
     checked = subprocess.run([sys.executable, "-m", "retrycli", "presets", "check", file], cwd=tmp_path, check=False)
     assert checked.returncode == 0
 
 
-def test_it_shows_how_old_messages_are_kept_from_going_out() -> None:
+def test_the_manual_says_how_to_keep_old_messages_from_being_sent() -> None:
     [text] = [text for text in blocks(PAGES["getting-started"], "toml") if "expires_after_hours" in text]
     assert tomllib.loads(text)["schedule"]["expires_after_hours"]
 
@@ -142,7 +142,7 @@ def test_it_shows_how_old_messages_are_kept_from_going_out() -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
-def test_the_files_it_points_to_exist(path: Path) -> None:
+def test_linked_files_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target, part in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", text):
         file = path.parent / target if target else path
@@ -154,19 +154,19 @@ def test_the_files_it_points_to_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("topic", PAGES)
-def test_a_link_to_a_page_is_called_like_the_page(topic: str) -> None:
-    """On a terminal the link is the command that shows the page, so the sentence must go with its topic."""
+def test_a_link_to_a_page_has_the_pages_title(topic: str) -> None:
+    """On a terminal the link becomes the command that shows the page, so the sentence must fit its topic."""
     for text, target in re.findall(r"\[([^\]]+)\]\(([a-z-]+)\.md\)", PAGES[topic]):
         assert text == target
         assert target in PAGES
 
 
-def test_every_page_is_linked_from_the_readme_or_from_the_list_of_systems() -> None:
+def test_every_page_is_linked_from_the_readme_or_the_list_of_systems() -> None:
     linked = re.findall(r"\(retrycli/manual/([a-z-]+)\.md\)", README.read_text(encoding="utf-8"))
     assert {*linked, *re.findall(r"\((systems-[a-z-]+)\.md\)", PAGES["systems"])} == set(PAGES)
 
 
-def test_an_error_that_names_a_page_names_one_that_exists() -> None:
+def test_pages_named_by_errors_exist() -> None:
     named = [
         topic
         for path in MANUAL.parent.rglob("*.py")
@@ -176,7 +176,7 @@ def test_an_error_that_names_a_page_names_one_that_exists() -> None:
     assert set(named) <= set(PAGES)
 
 
-def test_the_security_page_says_which_versions_are_supported_and_how_soon_a_report_is_answered() -> None:
+def test_the_security_page_names_supported_versions_and_response_times() -> None:
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "\n## Supported versions\n" in page
     assert re.search(r"an answer within \d+ working days", page)
@@ -185,14 +185,14 @@ def test_the_security_page_says_which_versions_are_supported_and_how_soon_a_repo
 # -- names and commands ---------------------------------------------------------------------------------------
 
 
-def test_the_public_names_that_the_page_on_embedding_gives_exist() -> None:
+def test_public_names_in_the_page_on_embedding_exist() -> None:
     rows = re.findall(r"^\| `.*\|$", PAGES["embedding"], re.MULTILINE)
     given = {name for row in rows for name in re.findall(r"\b[A-Z]\w+|\b[a-z_]+(?=\(|`)", row)}
     others = {"id", "ids", "result", "settings", "error", "found"}
     assert given - others <= {*retrycli.__all__}
 
 
-def test_each_command_that_reproduces_a_figure_selects_tests() -> None:
+def test_commands_that_reproduce_figures_select_tests() -> None:
     commands = {found for page in PAGES.values() for found in re.findall(r"`(pytest [^`]*)`", page)}
     assert commands
     for command in commands:

@@ -1,4 +1,4 @@
-"""The limits that keep the code readable: sizes, one meaning a name, and phrases that nobody would say."""
+"""The limits that keep the code readable: sizes, unique names, and forbidden phrases."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_no_file_is_longer_than_350_lines_and_no_function_than_50() -> None:
     assert SIZE.longest_function[0] <= 50, SIZE.longest_function
 
 
-def test_no_class_name_means_two_things() -> None:
+def test_no_class_name_is_used_twice() -> None:
     assert SIZE.shared_names == {}
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
-def test_a_phrase_that_nobody_would_say_occurs_nowhere(phrase: str) -> None:
+def test_no_text_contains_a_stiff_phrase(phrase: str) -> None:
     used = re.compile(phrase, re.IGNORECASE)
     found = [
         f"{path}:{text[: match.start()].count(chr(10)) + 1}: {match[0]}"

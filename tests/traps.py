@@ -1,7 +1,8 @@
-"""Functions and operators that another role has planted in a schema of the search path: each says that it was run.
+"""Functions and operators that another role has planted in a schema of the search path: each raises an error when it
+runs.
 
-There is one for each way to call what retrycli's SQL calls for which PostgreSQL's catalogue has no exact match. So what
-resolves outside the catalogue is named by the first error.
+There is one for each call in retrycli's SQL for which PostgreSQL's catalogue has no exact match. So the first error
+names what resolves outside the catalogue.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ BODY = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'TRAP: {}'; END $$"
 
 
 def plant(url: str, schema: str = "public") -> int:
-    """Plant all of them; how many they are."""
+    """Create all of them; return their number."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         made = [*_functions(connection, schema), *_operators(connection, schema)]
@@ -67,7 +68,7 @@ def _operators(connection: Connection, schema: str) -> Iterator[str]:
         SELECT oprname, pg_catalog.format_type(oprleft, NULL), pg_catalog.format_type(oprright, NULL)
         FROM pg_catalog.pg_operator WHERE oprnamespace = 'pg_catalog'::pg_catalog.regnamespace
     """)
-    there = {tuple(each) for each in connection.execute(query)}
+    there = {tuple(row) for row in connection.execute(query)}
     enumerations = text("SELECT pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type WHERE typtype = 'e'")
     types = (*TYPES, *connection.execute(enumerations).scalars())
     for name, left, right in product(OPERATORS, types, types):
@@ -80,13 +81,13 @@ def _operators(connection: Connection, schema: str) -> Iterator[str]:
 
 
 def _called() -> set[str]:
-    """The names of what retrycli's SQL may call, and of more that is called in Python."""
+    """Return the names of functions that retrycli's SQL may call, and of others called in Python."""
     sources: Iterable[Path] = Path(retrycli.__file__).parent.rglob("*.py")
-    return {name for each in sources for name in re.findall(r"(\w+)\(", each.read_text(encoding="utf-8"))}
+    return {name for source in sources for name in re.findall(r"(\w+)\(", source.read_text(encoding="utf-8"))}
 
 
 def _like(argument: str) -> tuple[str, ...]:
-    """The types that an argument may have where the catalogue has this one."""
+    """Return the types that an argument may have if the catalogue has this one."""
     if argument.strip('"') in ANY:
         return TYPES
     return next((kind for kind in KINDS if argument in kind), (argument,))

@@ -1,6 +1,6 @@
-"""Two users on one machine: what only root can play. Without root these tests are skipped, and say so.
+"""Two users on one machine: only root can simulate this. Without root these tests are skipped, with a reason.
 
-The users have numbers that no account or group has: nothing of the machine's accounts changes a result.
+The users have numbers that no account or group has: the machine's accounts do not change a result.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ SHARED = 61_236
 
 
 def need_root() -> None:
-    """Skip a test that needs two users if there can't be any."""
+    """Skip a test that needs two users if this is impossible."""
     if os.geteuid() != 0:
         pytest.skip("only root can become two users")
 
 
 def need_own_program() -> None:
-    """Skip a test of what `doctor` finds in order if the program under test itself can be changed by other users."""
-    for each in relied_on():
-        if (weakness := find_weakness(each, trusted_users())) is not None:
+    """Skip a test of the findings of `doctor` on a healthy machine if other users can change the program under test."""
+    for path in relied_on():
+        if (weakness := find_weakness(path, trusted_users())) is not None:
             pytest.skip(f"what these tests run can be changed by another user: {weakness}")
 
 
 @contextmanager
 def open_place() -> Iterator[Path]:
-    """Make a folder of root's that every user may look into; pytest's own are closed. It is deleted at the end."""
+    """Create a folder of root that every user may read; pytest's own are closed. It is deleted at the end."""
     need_root()
     with tempfile.TemporaryDirectory(prefix="retrycli-place-") as folder:
         Path(folder).chmod(0o755)
@@ -54,7 +54,7 @@ def open_place() -> Iterator[Path]:
 
 
 def as_user(uid: int, act: Callable[[], Result]) -> Result:
-    """Call something as another user, in a child process, and return what it returned or raise what it raised."""
+    """Call a function as another user, in a child process; return its result or raise its exception."""
     ours, theirs = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -80,7 +80,7 @@ def as_user(uid: int, act: Callable[[], Result]) -> Result:
 def wrapper(uid: int) -> tuple[str, ...]:
     """Return a program that runs a command as another user, who may still read everything.
 
-    An interpreter in /root could not be run otherwise. Nothing that these tests hold relies on what may not be read.
+    An interpreter in /root could not run otherwise. No test with it depends on what may not be read.
     """
     if (setpriv := shutil.which("setpriv")) is None:
         pytest.skip("setpriv is not installed: apt-get install util-linux")
@@ -89,7 +89,7 @@ def wrapper(uid: int) -> tuple[str, ...]:
 
 
 def mounted(folder: Path, at: str) -> tuple[str, ...]:
-    """Return a program that runs a command with a folder in place of one of the machine's, for that command alone."""
+    """Return a program that mounts a folder over one of the machine's, only for the command that it runs."""
     need_root()
     run = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     program = ("unshare", "--mount", "sh", "-c", run, "sh", str(folder), at)

@@ -1,36 +1,36 @@
-"""Measure retrycli beside a bare loop and beside django-post-office: `python -m tests.benchmarks`.
+"""Compare retrycli with a bare loop and with django-post-office: `python -m tests.benchmarks`.
 
-It needs the `test` extra and Linux, and is run from the repository's root. `--help` lists the options; `--only
-throughput --database sqlite --concurrency 64 --rounds 3` is a quick look. A million waiting messages, which `memory`
-makes and `idle --million` too, take 1 GB of disk for a while: put it elsewhere with TMPDIR.
+It needs the `test` extra and Linux. Run it from the repository's root. `--help` lists the options; `--only throughput
+--database sqlite --concurrency 64 --rounds 3` is a quick test. `memory` and `idle --million` make a million waiting
+messages, which take 1 GB of disk for a while: choose another place with TMPDIR.
 
-What is measured, and how:
+Measurements:
 
-- Each contender is a whole process, timed by this one from its start to its exit; its peak memory is what the
-  kernel says at its end, and so is its CPU time, which a busy machine disturbs least.
-- Contenders take turns within each round, so that a slow minute of the machine hits all of them. The first
-  round warms up (.pyc files, page cache) and isn't counted. Figures are medians; the ratios are what to compare
-  across machines and days.
-- SQLite is a file with a write-ahead log, PostgreSQL a server of our own with its usual settings, which waits for the
-  disk at each commit, or the one that RETRYCLI_TEST_POSTGRES_URL names.
-- Throughput: each run gets a fresh copy of a database with the same messages. An HTTP server in a process of
-  its own answers at once, or after 20 ms, and counts: a run that delivered one message more or less, or one twice,
-  ends the benchmark.
-- retrycli is measured with messages that an earlier pass has enrolled and that are due now, as most are, and with
-  messages that failed long ago and that no pass has seen yet: those it enrols and delivers in one pass.
-- The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the distance to it
-  is what retrycli's promises cost. A retrycli pass begins with one request in flight, the loop with all.
+- Each contender is a whole process, timed by this one from its start to its exit. The kernel reports its peak memory
+  and its CPU time, which depends least on the machine's load.
+- Contenders take turns within each round, so that a slow minute of the machine affects all of them. The first
+  round warms up (.pyc files, page cache) and is not counted. Figures are medians. Compare the ratios across machines
+  and days.
+- SQLite is a file with a write-ahead log. PostgreSQL is our own server with default settings, which waits for the disk
+  at each commit, or the one that RETRYCLI_TEST_POSTGRES_URL names.
+- Throughput: each run gets a fresh copy of a database with the same messages. A separate HTTP
+  server answers at once, or after 20 ms, and counts: a run with a missing, extra or duplicate delivery ends the
+  benchmark.
+- retrycli is measured with enrolled messages that are due now, the usual case, and with messages that failed long ago
+  and that no pass has seen yet: a pass enrols and delivers them.
+- The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the difference
+  is the cost of retrycli's promises. A retrycli pass begins with one request in flight, the loop with all.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.
 - Engines: retrycli and the bare loop on SQLite and on PostgreSQL, all in the same rounds.
-- Idle: the call that cron makes most often, with nothing to send.
-- Start-up: which packages an idle retrycli pass imports, and how long each takes without those that it imports
-  in turn. `-X importtime` itself slows imports down, so only the shares count.
-- Report: `retrycli report` over a week with no attempt, 100,000 and a million of them, all within the page's time.
-- Cost: claiming messages, beginning an attempt for each and recording it as delivered, each in a transaction of its
-  own, beside sqlite3 or psycopg with the very statements that retrycli was seen to send.
-- Memory: a pass that finds `--due` new messages in a queue of a thousand to a million, answers at once.
-- Hosts: passes that begin at once on one PostgreSQL, 8 requests each, answers after 20 ms, four times as many messages.
-  Their time is that of the one that ends last. On a machine with few cores they get in each other's way.
+- Idle: the most frequent call of cron, with nothing to send.
+- Start-up: the packages that an idle retrycli pass imports, and the time of each without its own imports.
+  `-X importtime` slows imports down, so only the shares count.
+- Report: `retrycli report` over a week with no attempt, 100,000 and a million of them, all within the page's period.
+- Cost: claiming messages, beginning an attempt for each and recording it as delivered, each in its own transaction,
+  compared with sqlite3 or psycopg and exactly the statements that retrycli sends.
+- Memory: a pass with `--due` new messages in a queue of a thousand to a million, and immediate answers.
+- Hosts: concurrent passes on one PostgreSQL, 8 requests each, answers after 20 ms, four times as many messages. Their
+  time is that of the last one to end. On a machine with few cores they slow each other down.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
             yield from reports_on(those, chosen)
     if "engines" in (chosen.only or SECTIONS) and chosen.database is None:
         with ExitStack() as stack:
-            all_ = [stack.enter_context(each()) for each in databases.ENGINES.values()]
+            all_ = [stack.enter_context(value()) for value in databases.ENGINES.values()]
             for delay_ms in throughput.DELAYS_MS:
                 yield engines.report(all_, delay_ms, chosen.messages, chosen.rounds)
     if "report" in (chosen.only or SECTIONS) and not _skipped("retrycli", chosen):
@@ -81,23 +81,23 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
 
 
 def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
-    """The sections that depend on where the messages are."""
+    """Return the sections that depend on where the messages are."""
     sections = chosen.only or SECTIONS
     concurrencies = chosen.concurrency or throughput.CONCURRENCIES
     if "throughput" in sections:
         for delay_ms in throughput.DELAYS_MS:
             taking_part = {
                 concurrency: [
-                    each
-                    for each in throughput.contenders(chosen.messages, concurrency)
-                    if not _skipped(each.name, chosen)
+                    contender
+                    for contender in throughput.contenders(chosen.messages, concurrency)
+                    if not _skipped(contender.name, chosen)
                 ]
                 for concurrency in concurrencies
             }
             yield throughput.report(taking_part, those, delay_ms, chosen.messages, chosen.rounds)
     if "idle" in sections:
         calls = idle.contenders(million=chosen.million)
-        left = {each: count for each, count in calls.items() if not _skipped(each.name, chosen)}
+        left = {contender: count for contender, count in calls.items() if not _skipped(contender.name, chosen)}
         yield idle.report(left, those, chosen.rounds)
     if _skipped("retrycli", chosen):
         return
@@ -119,8 +119,8 @@ def main() -> None:
     chosen = options()
     load, _, _ = os.getloadavg()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load before the start {load:.1f}\n")
-    for each in reports(chosen):
-        print(each, flush=True)
+    for text in reports(chosen):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

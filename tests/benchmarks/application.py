@@ -1,8 +1,8 @@
-"""The application's table, as retrycli and the bare loop find it.
+"""Play the application's table, as retrycli and the bare loop find it.
 
-`application.py add DATABASE COUNT` adds messages that failed two days ago, and makes the table where there is none;
-`application.py add-waiting DATABASE COUNT` adds such as failed just now, and so often that none is due for hours;
-`application.py count-sent DATABASE` prints how many are sent. A process of its own: see `processes.run_together`.
+`application.py add DATABASE COUNT` adds messages that failed two days ago, and creates the table if it is missing.
+`application.py add-waiting DATABASE COUNT` adds messages that failed just now, so often that none is due for hours.
+`application.py count-sent DATABASE` prints how many are sent. It is a separate process: see `processes.run_together`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ messages = sa.Table(
 
 
 def add(engine: sa.Engine, count: int, *, retry_count: int, failed_at: datetime, body: str) -> None:
-    """Add failed messages, each with a subject of its own."""
+    """Add failed messages, each with its own subject."""
     with engine.begin() as connection:
         tables.create_all(connection)
         before: int = connection.execute(sa.select(sa.func.coalesce(sa.func.max(messages.c.id), 0))).scalar_one()

@@ -1,8 +1,8 @@
-"""The bare loop that retrycli is compared with: `bare.py DATABASE URL CONCURRENCY`.
+"""Run the bare loop that retrycli is compared with: `bare.py DATABASE URL CONCURRENCY`.
 
-The strongest straightforward loop over retrycli's own stack, with the same promises about the database: a claim
-is a short transaction, an attempt is recorded before its request, no transaction is open while one is out.
-It has no schedules, no classes of outcome, no breaker, no lock and no command line.
+It is the strongest straightforward loop over retrycli's own stack, with the same promises about the database: a claim
+is a short transaction, an attempt is recorded before its request, and no transaction is open during a request. It has
+no schedules, no classes of outcome, no breaker, no lock and no command line.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def now() -> datetime:
 
 
 def enrol(engine: sa.Engine) -> None:
-    """Take every failed message into the queue, due at once."""
+    """Enrol every failed message, due at once."""
     failed = sa.select(messages.c.id, sa.literal("waiting"), sa.literal(now())).where(
         messages.c.status == "failed", messages.c.id.not_in(sa.select(queue.c.message_id))
     )
@@ -72,7 +72,7 @@ def enrol(engine: sa.Engine) -> None:
 
 
 def claim(engine: sa.Engine) -> Sequence[Message]:
-    """Take what is due, oldest first, and record an attempt for each."""
+    """Claim due messages, oldest first, and record an attempt for each."""
     due = sa.select(queue.c.message_id).where(queue.c.state == "waiting", queue.c.next_attempt_at <= now())
     oldest = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(CLAIMED_AT_ONCE)
     oldest = oldest.with_for_update(skip_locked=True)  # on SQLite, a writer is alone anyway
@@ -80,19 +80,21 @@ def claim(engine: sa.Engine) -> Sequence[Message]:
     with engine.begin() as connection:
         taken = connection.scalars(take.returning(queue.c.message_id)).all()
         if taken:
-            connection.execute(attempts.insert(), [{"message_id": each, "started_at": now()} for each in taken])
+            connection.execute(
+                attempts.insert(), [{"message_id": message_id, "started_at": now()} for message_id in taken]
+            )
         return connection.execute(sa.select(*SENT_FIELDS).where(messages.c.id.in_(taken))).all()
 
 
 def claimed(engine: sa.Engine) -> Iterator[Message]:
-    """Message after message, claimed by the batch."""
+    """Yield claimed messages, one batch after another."""
     while batch := claim(engine):
         yield from batch
 
 
 def record(engine: sa.Engine, outcomes: Sequence[Outcome]) -> None:
-    """Write down what came of some attempts, in one transaction."""
-    sent = [each for each in outcomes if each["code"] == httpx.codes.OK]
+    """Record the outcomes of some attempts in one transaction."""
+    sent = [outcome for outcome in outcomes if outcome["code"] == httpx.codes.OK]
     with engine.begin() as connection:
         for statement, rows in ((FINISH, outcomes), (SEND, sent), (LEAVE, sent)):
             if rows:
@@ -106,7 +108,7 @@ async def work(client: httpx.AsyncClient, url: str, source: Iterator[Message], r
 
 
 async def record_ready(engine: sa.Engine, ready: list[Outcome]) -> None:
-    """Commit by the group: every 10 ms what is ready, which is fewer than a hundred."""
+    """Record the answers that have come every 10 ms, fewer than a hundred together."""
     while True:
         await asyncio.sleep(RECORD_EVERY)
         if ready:

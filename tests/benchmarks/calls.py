@@ -1,7 +1,7 @@
 """Count the Python calls of a pass with one message: ``python -m tests.benchmarks.calls``.
 
-The count does not depend on the machine or on what else it does. It is that of a new process, as cron starts it, but
-without what imports call.
+The count does not depend on the machine or its load. It is that of a new process, as cron starts it, but without the
+calls made by imports.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def count_calls(folder: Path) -> Counter[str]:
 
 
 def own_calls(counts: Counter[str]) -> int:
-    """Return how many of the calls are of functions of the package."""
+    """Return how many of the calls go to functions of the package."""
     package = str(Path(retrycli.__file__).parent)
     return sum(number for name, number in counts.items() if name.startswith(package))
 

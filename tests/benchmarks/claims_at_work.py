@@ -1,10 +1,10 @@
-"""What claims cost: `claims_at_work.py store DATABASE SIZE`, and the same statements by the bare driver.
+"""Measure the cost of claims: `claims_at_work.py store DATABASE SIZE`, and of the same statements by the bare driver.
 
-`store` claims messages by the batch of SIZE until none is due, begins an attempt for each and records it as delivered,
-with `retrycli.store`. `statements DATABASE SIZE FILE` does the same and writes down what reached the driver;
-`driver DATABASE FILE` has sqlite3 or psycopg do just that, on a database like the one that it was written down from.
-The first and the last print the seconds that each step took in all, but for the first batch, which warms up. A process
-of its own: see `processes.run_together`.
+`store` claims messages in batches of SIZE until none is due, begins an attempt for each and records it as delivered,
+with `retrycli.store`. `statements DATABASE SIZE FILE` does the same and writes what reached the driver to FILE. `driver
+DATABASE FILE` has sqlite3 or psycopg run exactly these statements, on a database like the one they were recorded from.
+The first and the last print the total seconds of each step, except for the first batch, which warms up. It is a
+separate process: see `processes.run_together`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Statement = tuple[str, object, bool]
 
 
 class Watch:
-    """The seconds of each step, and what reached the driver during it."""
+    """Measures the seconds of each step, and records what reached the driver during it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -55,7 +55,7 @@ class Watch:
         self.seconds[name] += time.perf_counter() - began
 
     def listen_to(self, database: Database) -> None:
-        """Write down what reaches its driver from the first step on."""
+        """Record what reaches the database's driver from the first step on."""
 
         def write_down(
             _connection: object, _cursor: object, text: str, parameters: object, _context: object, many: object
@@ -78,7 +78,9 @@ def at_work(database: Database, size: int, watch: Watch) -> None:
             ids = claims.claim(claim, now, size)
         with watch.step("begin"):
             begun = claims.results.begin(claim, ids, made_by="pass", pass_id="benchmark", now=now, fit=_is_fit)
-        settled = [Decision(each.message_id, Transition.delivered(), DELIVERED, timedelta(), now) for each in begun]
+        settled = [
+            Decision(attempt.message_id, Transition.delivered(), DELIVERED, timedelta(), now) for attempt in begun
+        ]
         with watch.step("record"):
             assert not claims.results.record(claim, settled, now).lost
 
@@ -93,7 +95,7 @@ def replay(
     begin: str | None,
     watch: Watch,
 ) -> None:
-    """Each step in a transaction, as the store has it."""
+    """Run each step in a transaction, as the store does."""
     cursor = connection.cursor()
     for number, (name, statements) in enumerate(steps):
         if number == len(STEPS):

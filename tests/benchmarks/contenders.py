@@ -1,4 +1,4 @@
-"""Who takes part: how messages get into each one's database, and what cron would run on it."""
+"""Define the contenders: how messages get into each database, and what cron would run on it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Contender:
 
 
 def add_due(database: str, count: int) -> None:
-    """Add messages that failed two days ago and that no queue knows."""
+    """Add messages that failed two days ago and that no queue contains."""
     run(Call(("-m", APPLICATION, "add", database, str(count))))
 
 
 def add_waiting(database: str, count: int) -> None:
-    """Add messages that failed just now, and so often that none is due for hours."""
+    """Add messages that failed just now, so often that none is due for hours."""
     run(Call(("-m", APPLICATION, "add-waiting", database, str(count))))
 
 
 def add_queued(database: str, count: int) -> None:
-    """Add messages that are due, and have a pass take them into its queue that has no time to send any."""
+    """Add due messages, and have a pass without time to send enrol them."""
     add_due(database, count)
     call = _pass(database, NOWHERE, 1)
     run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))

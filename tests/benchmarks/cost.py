@@ -1,4 +1,4 @@
-"""What it costs to claim messages, to begin attempts and to record outcomes, beside the bare driver."""
+"""Measure the cost of claiming messages, beginning attempts and recording outcomes, beside the bare driver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_BATCHES = 200
 
 
 def report(databases: Databases, sizes: Sequence[int], messages: int, rounds: int) -> str:
-    """Each step is a transaction of its own here, and there the same statements in one."""
+    """Report each step of the store, a transaction of its own, beside the same statements in one transaction."""
     rows: list[list[str]] = []
     for size in sizes:
         batches = max(min(messages // size, MOST_BATCHES), 1)
@@ -38,7 +38,7 @@ def report(databases: Databases, sizes: Sequence[int], messages: int, rounds: in
 def _measure(
     databases: Databases, size: int, batches: int, rounds: int
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """The seconds of each step by the store, and by the driver."""
+    """Return the seconds of each step by the store and by the driver."""
     store, driver = [], []
     with ExitStack() as stack:
         file = str(Path(stack.enter_context(TemporaryDirectory()), "statements"))
@@ -62,6 +62,6 @@ def _rows(
 ) -> list[list[str]]:
     rows = []
     for step in store[0]:
-        ours, theirs = (1e6 * median(each[step] for each in own) / messages for own in (store, driver))
+        ours, theirs = (1e6 * median(sample[step] for sample in own) / messages for own in (store, driver))
         rows.append([step, str(size), f"{ours:,.0f}", f"{theirs:,.0f}", ratio(ours, theirs)])
     return rows

@@ -1,4 +1,4 @@
-"""Where the messages are: SQLite files, or the databases of a PostgreSQL server. Each is named by its URL."""
+"""Provide the databases: SQLite files, or databases of a PostgreSQL server. Each is named by its URL."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Databases(Protocol):
 
     @property
     def name(self) -> str:
-        """The engine's."""
+        """Return the engine's name."""
 
     @property
     def hosts_share(self) -> bool:
-        """Whether several hosts can work on one of them."""
+        """Return whether several hosts can work on one database."""
 
     def database(self, like: str | None = None) -> AbstractContextManager[str]:
-        """One for as long as a `with` block lasts: empty, or a copy of another that has been settled."""
+        """Provide a database for a `with` block: empty, or a copy of another that has been settled."""
 
     def settle(self, url: str) -> None:
-        """Make one fit to be copied, and as it is when nobody has changed it for a while."""
+        """Make a database ready to be copied, as it is after a while without changes."""
 
 
 class SqliteFiles:
-    """Files in one folder, with a write-ahead log: the first who opens one makes it."""
+    """SQLite files in one folder, with a write-ahead log. Opening a file creates it."""
 
     name = "SQLite"
     hosts_share = False
@@ -55,8 +55,8 @@ class SqliteFiles:
         if like is not None:
             shutil.copyfile(_file_of(like), file)
         yield f"{SQLITE}{file}"
-        for each in self._folder.glob(f"{file.name}*"):  # with its log, if any
-            each.unlink()
+        for path in self._folder.glob(f"{file.name}*"):  # with its log, if any
+            path.unlink()
 
     def settle(self, url: str) -> None:
         with closing(sqlite3.connect(_file_of(url))) as connection:
@@ -64,7 +64,7 @@ class SqliteFiles:
 
 
 class PostgresqlServer:
-    """`postgresql.py` in a process of its own: this one must stay small, see `processes.run_together`."""
+    """`postgresql.py` in a separate process. This process must stay small, see `processes.run_together`."""
 
     name = "PostgreSQL"
     hosts_share = True

@@ -1,4 +1,4 @@
-"""Messages a second on one database engine beside another, in turns: a machine's slow minute hits both."""
+"""Compare messages per second on two database engines, in turns: a slow minute of the machine affects both."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONCURRENCY = 64
 
 
 def report(engines: Sequence[Databases], delay_ms: int, messages: int, rounds: int) -> str:
-    """The table for one delay of the server's answers; the first engine is what the others are compared with."""
+    """Build the table for one delay of the server's answers. The first engine is the reference."""
     those = (take_part.retrycli(CONCURRENCY, add=take_part.add_queued), take_part.bare(CONCURRENCY))
     taking_part = {f"{each.name}, {engine.name}": (each, engine) for each in those for engine in engines}
     samples = measure(taking_part, delay_ms, messages, rounds)
-    seconds = {name: median(each.seconds for each in own) for name, own in samples.items()}
+    seconds = {name: median(sample.seconds for sample in own) for name, own in samples.items()}
     rows = []
     for name, (contender, engine) in taking_part.items():
         on_the_first = seconds[f"{contender.name}, {engines[0].name}"]

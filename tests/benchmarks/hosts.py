@@ -1,4 +1,4 @@
-"""Passes side by side, as hosts that share one table make them."""
+"""Measure concurrent passes, as made by hosts that share one table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMES_AS_MANY = 4
 
 
 def report(databases: Databases, hosts: Sequence[int], messages: int, rounds: int) -> str:
-    """All begin at once, each with a lock of its own; the time is that of the one that ends last."""
+    """Start all passes at once, each with its own lock. The time is that of the last one to end."""
     retrycli = contenders.retrycli(CONCURRENCY, add=contenders.add_queued)
     seconds: dict[int, list[float]] = {number: [] for number in hosts}
     cpu_seconds: dict[int, list[float]] = {number: [] for number in hosts}
@@ -37,8 +37,8 @@ def report(databases: Databases, hosts: Sequence[int], messages: int, rounds: in
                     samples = run_together([retrycli.call(database, server.url)] * number)
                 server.expect(messages, of=f"{number} hosts")
                 if turn > 0:  # the first is the warm-up
-                    seconds[number].append(max(each.seconds for each in samples))
-                    cpu_seconds[number].append(sum(each.cpu_seconds for each in samples))
+                    seconds[number].append(max(sample.seconds for sample in samples))
+                    cpu_seconds[number].append(sum(sample.cpu_seconds for sample in samples))
     rates = {number: messages / median(own) for number, own in seconds.items()}
     rows = [
         [

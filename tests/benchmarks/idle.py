@@ -1,4 +1,4 @@
-"""What a call costs when nothing is due, as it is at most ticks of cron."""
+"""Measure the cost of a call when nothing is due, as at most ticks of cron."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEER = "post-office, nothing queued"
 
 
 def contenders(*, million: bool) -> dict[Contender, int]:
-    """Everyone, with the messages in its database; none of them is due."""
+    """Return all contenders, with messages in their databases of which none is due."""
     retrycli = take_part.retrycli(CONCURRENCY, "retrycli, empty table", add_waiting)
     waiting = take_part.retrycli(CONCURRENCY, f"retrycli, {MILLION:,} waiting", add_waiting)
     return {retrycli: 0, **({waiting: MILLION} if million else {}), take_part.post_office("nothing queued"): 0}
@@ -46,14 +46,14 @@ def report(taking_part: Mapping[Contender, int], databases: Databases, rounds: i
 
 
 def _rows(samples: Mapping[str, Sequence[Sample]]) -> list[list[str]]:
-    times = {name: median(each.seconds for each in own) for name, own in samples.items()}
+    times = {name: median(sample.seconds for sample in own) for name, own in samples.items()}
     return [
         [
             name,
             f"{1000 * seconds:.0f}",
             ratio(seconds, times.get(PEER)),
-            f"{1000 * median(each.cpu_seconds for each in samples[name]):.0f}",
-            f"{median(each.peak_mib for each in samples[name]):.0f}",
+            f"{1000 * median(sample.cpu_seconds for sample in samples[name]):.0f}",
+            f"{median(sample.peak_mib for sample in samples[name]):.0f}",
         ]
         for name, seconds in times.items()
     ]

@@ -1,4 +1,4 @@
-"""Peak memory against the queue's length: a pass over a table of which a part is due."""
+"""Measure peak memory against the length of the queue: a pass over a table of which a part is due."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONCURRENCY = 64
 
 
 def report(databases: Databases, lengths: Sequence[int], due: int, rounds: int) -> str:
-    """Every pass finds so many new messages that are due, or as many as the queue is long."""
+    """Report passes that find the given number of new due messages, or a whole queue of them."""
     samples = {length: _passes(databases, length, min(due, length), rounds) for length in lengths}
     title = f"Memory on {databases.name}: passes that send {due:,} at most, medians of {rounds} rounds"
     head = ["waiting", "due", "peak MiB", "to the first", "messages/s", "to the first", "CPU ms each"]
@@ -42,8 +42,8 @@ def _passes(databases: Databases, length: int, due: int, rounds: int) -> list[Sa
 
 
 def _rows(samples: Mapping[int, Sequence[Sample]], due: int) -> list[list[str]]:
-    peaks = {length: median(each.peak_mib for each in own) for length, own in samples.items()}
-    rates = {length: min(due, length) / median(each.seconds for each in own) for length, own in samples.items()}
+    peaks = {length: median(sample.peak_mib for sample in own) for length, own in samples.items()}
+    rates = {length: min(due, length) / median(sample.seconds for sample in own) for length, own in samples.items()}
     first = min(samples)
     return [
         [
@@ -53,7 +53,7 @@ def _rows(samples: Mapping[int, Sequence[Sample]], due: int) -> list[list[str]]:
             ratio(peaks[length], peaks[first]),
             f"{rates[length]:,.0f}",
             ratio(rates[length], rates[first]),
-            f"{1000 * median(each.cpu_seconds for each in own) / min(due, length):.2f}",
+            f"{1000 * median(sample.cpu_seconds for sample in own) / min(due, length):.2f}",
         ]
         for length, own in samples.items()
     ]

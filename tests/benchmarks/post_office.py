@@ -1,8 +1,8 @@
-"""The peer: django-post-office, whose mails go out as HTTP requests.
+"""Run the peer: django-post-office, whose mails go out as HTTP requests.
 
-`post_office.py prepare DATABASE COUNT` makes the tables and queues mails; `post_office.py send DATABASE URL` is
-what cron would run, `manage.py send_queued_mail` (without its system checks, which cost 10 ms), with the default
-settings, or with THREADS and BATCH after it. DATABASE is the URL that the others get, too.
+`post_office.py prepare DATABASE COUNT` creates the tables and queues mails. `post_office.py send DATABASE URL` is what
+cron would run, `manage.py send_queued_mail` (without its system checks, which cost 10 ms), with the default settings,
+or with THREADS and BATCH after it. DATABASE is the same URL that the others get.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from django.core.management import call_command  # type: ignore[import-untyped]
 
 
 def database_of(url: str) -> dict[str, object]:
-    """A database as Django is told of it, SQLite as one would tune it."""
+    """Return a database in Django's notation. SQLite gets the usual tuning."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         options = {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"}
@@ -28,7 +28,7 @@ def database_of(url: str) -> dict[str, object]:
 
 
 def configure(database: str, post_office: dict[str, object], **further: object) -> None:
-    """Set up Django with nothing but what post-office needs."""
+    """Set up Django with only what post-office needs."""
     backends = {"default": "tests.benchmarks.post_office_backend.HttpBackend"}
     settings.configure(
         INSTALLED_APPS=["post_office"],
@@ -63,6 +63,6 @@ if __name__ == "__main__":
         case ["prepare", database, count]:
             prepare(database, int(count))
         case ["send", database, url, *tuned]:
-            send(database, url, [int(each) for each in tuned])
+            send(database, url, [int(message_id) for message_id in tuned])
         case _:
             sys.exit(__doc__)

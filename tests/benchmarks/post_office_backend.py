@@ -1,6 +1,6 @@
-"""How post-office's mails go out: by httpx, with one client per thread.
+"""Send post-office's mails through httpx, with one client per thread.
 
-A module of its own, because Django imports it only when there is something to send.
+It is a separate module because Django imports it only when there is something to send.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A PostgreSQL server with its databases, for as long as standard input stays open: `postgresql.py for-keeps`.
+"""Run a PostgreSQL server with its databases while standard input is open: `postgresql.py for-keeps`.
 
-With any other word it does not wait for the disk, which is enough for a test. A process of its own, for the one that
-measures must stay small: see `processes.run_together`.
+With any other word it does not wait for the disk, which is enough for a test. It is a separate process because the
+measuring process must stay small: see `processes.run_together`.
 
-A line in, a line out: `new` and `copy URL` make a database, empty or like another, and give its URL; `settle URL` does
-what a server would have done by itself in the minutes before a pass; `drop URL` takes a database away.
+Each input line has one output line: `new` and `copy URL` create a database, empty or like another, and print its URL.
+`settle URL` does what a server would have done by itself in the minutes before a pass. `drop URL` deletes a database.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes: one that is timed from its start to its exit, and the server that they all send to."""
+"""Run processes: one that is timed from its start to its exit, and the server that receives all requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONGEST_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What to run: arguments of Python, and environment variables."""
+    """A command to run: arguments of Python, and environment variables."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one run took, and what it printed."""
+    """The measurements and the output of one run."""
 
     seconds: float
     cpu_seconds: float
@@ -51,10 +51,10 @@ def run(call: Call) -> Sample:
 
 
 def run_together(calls: Sequence[Call]) -> list[Sample]:
-    """Start processes at once, each in an empty folder of its own, and wait for the end of each.
+    """Start processes at once, each in its own empty folder, and wait until all have ended.
 
-    Linux counts what this process has in memory while it starts a child as the child's, so this one must stay
-    smaller than any that it measures: it imports nothing but the standard library.
+    Linux counts the memory of this process as the child's while the child starts. So this process must stay smaller
+    than any that it measures, and imports only the standard library.
     """
     with ExitStack() as stack:
         folders = [Path(stack.enter_context(TemporaryDirectory())) for _ in calls]
@@ -83,7 +83,7 @@ def _ended(began: float, call: Call, process: subprocess.Popen[bytes], output: I
 
 
 class Server:
-    """`server.py` in a process of its own, for as long as a `with` block lasts."""
+    """`server.py` in a separate process, for a `with` block."""
 
     def __init__(self, delay_ms: int) -> None:
         self.delay_ms = delay_ms
@@ -104,7 +104,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}/"
 
     def expect(self, count: int, of: str) -> None:
-        """Hold a run to exactly so many messages since the last look, and no two of them the same."""
+        """Require exactly this number of messages since the last check, without duplicates."""
         connection = HTTPConnection("127.0.0.1", self.port)
         connection.request("GET", "/count")
         received, different = map(int, connection.getresponse().read().split())

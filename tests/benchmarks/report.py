@@ -1,4 +1,4 @@
-"""The report of a week's attempts: how long the whole process takes, and how large the page is."""
+"""Measure the report of a week's attempts: the time of the whole process, and the size of the page."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def report(rounds: int) -> str:
     rows = [
         (
             f"{attempts:,}",
-            f"{median(each.seconds for each in samples[attempts]):.2f}",
-            f"{median(each.peak_mib for each in samples[attempts]):.0f}",
+            f"{median(sample.seconds for sample in samples[attempts]):.2f}",
+            f"{median(sample.peak_mib for sample in samples[attempts]):.0f}",
             f"{sizes[attempts]:.0f}",
         )
         for attempts in ATTEMPTS

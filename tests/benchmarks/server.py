@@ -1,7 +1,7 @@
-"""An HTTP server that answers every POST with `{"succeeded": true}` and counts them: `server.py DELAY_MS`.
+"""Run an HTTP server that answers every POST with `{"succeeded": true}` and counts them: `server.py DELAY_MS`.
 
-It prints its port once it listens. `GET /count` answers how many POSTs came since the last such question, and how many
-of them differ from each other.
+It prints its port when it listens. `GET /count` answers how many POSTs came since the last such request, and how many
+of them are distinct.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUCCEEDED = answer(b'{"succeeded": true}')
 
 
 class Counter:
-    """How many POSTs came, and how long each waits for its answer."""
+    """Counts the POSTs, and delays each answer."""
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
@@ -41,7 +41,7 @@ class Counter:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: just enough of HTTP/1.1 for clients that send Content-Length and don't pipeline."""
+    """One connection with the part of HTTP/1.1 that clients use which send Content-Length and do not pipeline."""
 
     transport: asyncio.Transport
 

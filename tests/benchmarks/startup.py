@@ -1,4 +1,4 @@
-"""Where the start of an idle pass goes: the time each package takes to import itself."""
+"""Measure the start of an idle pass: the time each package takes to import itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def report(contender: Contender, databases: Databases, rounds: int) -> str:
 
 
 def imports(output: str) -> dict[str, int]:
-    """Microseconds that each top-level package spent on its own modules, from what `-X importtime` prints."""
+    """Return the microseconds that each top-level package spent on its own modules, from `-X importtime`."""
     spent: dict[str, int] = defaultdict(int)
     for own, module in IMPORT.findall(output):
         spent[module.partition(".")[0]] += int(own)
@@ -44,8 +44,8 @@ def imports(output: str) -> dict[str, int]:
 
 
 def _rows(profiles: Sequence[Mapping[str, int]]) -> list[list[str]]:
-    packages = {package for each in profiles for package in each}
-    spent = {package: median(each.get(package, 0) for each in profiles) for package in packages}
+    packages = {package for profile in profiles for package in profile}
+    spent = {package: median(profile.get(package, 0) for profile in profiles) for package in packages}
     total = sum(spent.values())
     longest = sorted(spent, key=lambda package: spent[package], reverse=True)[:SHOWN]
     rows = [(package, spent[package]) for package in longest]

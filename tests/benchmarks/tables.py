@@ -1,4 +1,4 @@
-"""Tables as Markdown, so that they read well both on a screen and in a document."""
+"""Format tables as Markdown, readable on a screen and in a document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, figures to the right."""
+    """Format a table: the first column left-aligned, figures right-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in (head, rule, *rows)]
@@ -17,10 +17,10 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def ratio(value: float, of: float | None) -> str:
-    """A ratio, or a dash where what it would be taken of did not run."""
+    """Format a ratio, or a dash if the denominator was not measured."""
     return f"{value / of:.2f}" if of else "–"
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     first, *figures = row
-    return [first.ljust(widths[0]), *(each.rjust(width) for each, width in zip(figures, widths[1:], strict=True))]
+    return [first.ljust(widths[0]), *(figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True))]

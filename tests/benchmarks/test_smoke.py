@@ -1,4 +1,4 @@
-"""That the harness itself works; the figures are for `python -m tests.benchmarks`."""
+"""Check that the benchmarks work; the figures are for `python -m tests.benchmarks`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def those(request: pytest.FixtureRequest, postgresql: Databases) -> Iterator[Dat
 
 
 def rows(report: str) -> list[list[str]]:
-    """The table without its head, cell by cell."""
-    return [[each.strip() for each in line.strip("|").split("|")] for line in report.splitlines()[4:] if line]
+    """Return the table's cells, without its head."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in report.splitlines()[4:] if line]
 
 
 def test_bare_loop_delivers_each_message_once(those: Databases) -> None:
@@ -52,30 +52,33 @@ def test_throughput_is_measured_at_each_concurrency(those: Databases) -> None:
         5: [contenders.bare(5)],
     }
     found = rows(throughput.report(taking_part, those, 0, 5, rounds=1))
-    assert [each[:2] for each in found] == [
+    assert [row[:2] for row in found] == [
         ["retrycli", "2"],
         ["bare loop", "2"],
         ["post-office, 2 threads", "2"],
         ["bare loop", "5"],
     ]
-    assert [each[3] for each in found if each[0] == "bare loop"] == ["1.00", "1.00"]
+    assert [row[3] for row in found if row[0] == "bare loop"] == ["1.00", "1.00"]
 
 
 @pytest.mark.long
-def test_one_engine_is_measured_beside_the_other(postgresql: Databases) -> None:
+def test_compares_two_engines(postgresql: Databases) -> None:
     with databases.sqlite() as files:
         found = rows(engines.report([files, postgresql], 0, 5, rounds=1))
-    assert [each[:2] for each in found] == [
+    assert [row[:2] for row in found] == [
         ["retrycli", "SQLite"],
         ["retrycli", "PostgreSQL"],
         ["bare loop", "SQLite"],
         ["bare loop", "PostgreSQL"],
     ]
-    assert [each[3] for each in found if each[1] == "SQLite"] == ["1.00", "1.00"]
+    assert [row[3] for row in found if row[1] == "SQLite"] == ["1.00", "1.00"]
 
 
-def test_everybody_takes_part_in_the_throughput_with_as_many_requests_at_once() -> None:
-    names = {each: [who.name for who in throughput.contenders(9, each)] for each in throughput.CONCURRENCIES}
+def test_throughput_covers_all_contenders_at_the_same_concurrency() -> None:
+    names = {
+        concurrency: [who.name for who in throughput.contenders(9, concurrency)]
+        for concurrency in throughput.CONCURRENCIES
+    }
     ours = ["retrycli", "retrycli, enrols them first", "bare loop"]
     default = "post-office, 5 threads (default)"
     assert names == {
@@ -86,16 +89,16 @@ def test_everybody_takes_part_in_the_throughput_with_as_many_requests_at_once() 
 
 
 @pytest.mark.long
-def test_what_a_claim_costs_is_told_by_step_and_by_batch(those: Databases) -> None:
+def test_cost_of_a_claim_is_reported_by_step_and_batch(those: Databases) -> None:
     found = rows(cost.report(those, [3], 6, rounds=1))
-    assert [each[:2] for each in found] == [[step, "3"] for step in ("claim", "begin", "record")]
+    assert [row[:2] for row in found] == [[step, "3"] for step in ("claim", "begin", "record")]
     assert all(ours != "0" and theirs != "0" for _, _, ours, theirs, _ in found)
 
 
 @pytest.mark.long
 def test_memory_is_measured_against_the_length_of_the_queue(those: Databases) -> None:
     found = rows(memory.report(those, [3, 40], 5, rounds=1))
-    assert [each[:2] for each in found] == [["3", "3"], ["40", "5"]]
+    assert [row[:2] for row in found] == [["3", "3"], ["40", "5"]]
     assert found[0][3] == "1.00"
 
 
@@ -103,7 +106,7 @@ def test_memory_is_measured_against_the_length_of_the_queue(those: Databases) ->
 def test_idle_passes_send_nothing() -> None:
     with databases.sqlite() as those:
         found = rows(idle.report(idle.contenders(million=False), those, rounds=1))
-    assert [each[0] for each in found] == ["retrycli, empty table", "post-office, nothing queued"]
+    assert [row[0] for row in found] == ["retrycli, empty table", "post-office, nothing queued"]
 
 
 @pytest.mark.long
@@ -112,7 +115,7 @@ def test_hosts_send_each_message_once_between_them(postgresql: Databases) -> Non
     assert (hosts_, to_one) == ("2", "1.00")
 
 
-def test_a_message_that_came_twice_ends_the_benchmark() -> None:
+def test_a_duplicate_delivery_ends_the_benchmark() -> None:
     post = "import sys, urllib.request as u; u.urlopen(sys.argv[1], data=sys.argv[2].encode())"
     with Server(delay_ms=0) as server:
         for body in ("one", "two", "two"):
@@ -121,14 +124,14 @@ def test_a_message_that_came_twice_ends_the_benchmark() -> None:
             server.expect(3, of="somebody")
 
 
-def test_processes_that_run_together_end_each_in_its_own_time() -> None:
+def test_processes_started_together_end_independently() -> None:
     nap = "import sys, time; time.sleep(float(sys.argv[1])); print(sys.argv[1])"
-    long, short = run_together([Call(("-c", nap, each)) for each in ("0.4", "0")])
+    long, short = run_together([Call(("-c", nap, seconds)) for seconds in ("0.4", "0")])
     assert (long.output, short.output) == ("0.4\n", "0\n")
     assert long.seconds > short.seconds
 
 
-def test_a_process_that_fails_ends_the_benchmark_with_its_words() -> None:
+def test_a_failing_process_ends_the_benchmark_with_its_output() -> None:
     with pytest.raises(SystemExit, match=r"ended with 3:\nthe reason"):
         run(Call(("-c", "print('the reason'); raise SystemExit(3)")))
 

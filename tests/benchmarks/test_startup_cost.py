@@ -1,4 +1,4 @@
-"""cron starts us every time: what a start may load, and what a pass with nothing due may cost."""
+"""cron starts a new process every time: limit what a start may load, and what an idle pass may cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def modules(sample: Sample) -> set[str]:
 
 
 def loaded(sample: Sample) -> set[str]:
-    """The top-level packages of these modules."""
+    """Return the top-level packages that a process run with ``-X importtime`` has imported."""
     return {name.partition(".")[0] for name in modules(sample)}
 
 
@@ -46,7 +46,7 @@ def test_help_loads_neither_the_database_nor_the_http_client(arguments: tuple[st
     assert packages.isdisjoint({"sqlalchemy", "httpx", "aiohttp", "alembic"})
 
 
-def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_path: Path) -> None:
+def test_an_idle_pass_loads_no_delivery_modules(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/messages.db"
     ours = contenders.retrycli(8, add=add_waiting)
     ours.add(database, 10)
@@ -60,7 +60,7 @@ def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_pa
     )
 
 
-def test_a_delivery_loads_no_command_line_but_ours(tmp_path: Path) -> None:
+def test_a_delivery_loads_no_other_command_line_modules(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/messages.db"
     ours = contenders.retrycli(8)
     ours.add(database, 0)
@@ -75,20 +75,20 @@ def test_a_delivery_loads_no_command_line_but_ours(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_pass_with_nothing_due_takes_at_most_half_as_much_again_as_post_office_does(tmp_path: Path) -> None:
-    """CPU time, in turns, so that what else the machine does falls on both alike.
+def test_an_idle_pass_takes_at_most_1_5_times_as_long_as_post_office(tmp_path: Path) -> None:
+    """Compare CPU time, in turns, so that the machine's load affects both alike.
 
-    All rounds count: a core that is quicker for a moment makes the best one of one program, and then the ratio is that
-    of two cores (of 200 rounds, sums of 15 were 1.4 % apart, the best of 10 up to 20 %).
+    All rounds count: a core that is faster for a moment makes the best round of one program, and then the ratio
+    compares two cores (of 200 rounds, sums of 15 were 1.4 % apart, the best of 10 up to 20 %).
     """
     taking_part = [contenders.retrycli(8, add=add_waiting), contenders.post_office("nothing queued")]
     spent: list[list[float]] = [[], []]
     places = [f"sqlite:///{tmp_path}/{number}.db" for number in range(len(taking_part))]
-    for each, database in zip(taking_part, places, strict=True):
-        each.add(database, 0)
-        run(each.call(database, NOWHERE))
+    for contender, database in zip(taking_part, places, strict=True):
+        contender.add(database, 0)
+        run(contender.call(database, NOWHERE))
     for _ in range(ROUNDS):
-        for own, each, database in zip(spent, taking_part, places, strict=True):
-            own.append(run(each.call(database, NOWHERE)).cpu_seconds)
+        for own, contender, database in zip(spent, taking_part, places, strict=True):
+            own.append(run(contender.call(database, NOWHERE)).cpu_seconds)
     ours, theirs = map(sum, spent)
     assert ours <= 1.5 * theirs

@@ -1,4 +1,4 @@
-"""Messages a second, each contender on a fresh copy of a database with the same messages."""
+"""Measure messages per second, each contender on a fresh copy of a database with the same messages."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def contenders(messages: int, concurrency: int) -> list[Contender]:
 
 
 def messages_for(concurrency: int, delay_ms: int, messages: int) -> int:
-    """So many that a run takes some seconds."""
+    """Return a number of messages with which a run takes some seconds."""
     return min(messages, LATE_AT_MOST * concurrency) if delay_ms else messages
 
 
 def report(
     taking_part: Mapping[int, Sequence[Contender]], databases: Databases, delay_ms: int, messages: int, rounds: int
 ) -> str:
-    """The table for one delay of the server's answers, with contenders by their concurrency."""
+    """Build the table for one delay of the server's answers, with contenders by their concurrency."""
     rows: list[list[str]] = []
     for concurrency, those in taking_part.items():
         count = messages_for(concurrency, delay_ms, messages)
-        samples = measure({each.name: (each, databases) for each in those}, delay_ms, count, rounds)
+        samples = measure({contender.name: (contender, databases) for contender in those}, delay_ms, count, rounds)
         rows += [[name, str(concurrency), *figures] for name, *figures in _rows(samples, count)]
     title = f"Throughput on {databases.name}: messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
     head = ["", "at once", "messages/s", "to bare loop", "to best post-office", "CPU ms each", "peak MiB"]
@@ -65,7 +65,7 @@ def report(
 def measure(
     taking_part: Mapping[str, tuple[Contender, Databases]], delay_ms: int, messages: int, rounds: int
 ) -> dict[str, list[Sample]]:
-    """What each takes, by its name: a contender on a database of some engine."""
+    """Measure contenders on a database of one engine; return the measurements by name."""
     samples: dict[str, list[Sample]] = defaultdict(list)
     with Server(delay_ms) as server, ExitStack() as stack:
         templates = {name: stack.enter_context(where.database()) for name, (_, where) in taking_part.items()}
@@ -85,7 +85,7 @@ def measure(
 
 
 def _rows(samples: Mapping[str, Sequence[Sample]], messages: int) -> list[list[str]]:
-    rates = {name: messages / median(each.seconds for each in own) for name, own in samples.items()}
+    rates = {name: messages / median(sample.seconds for sample in own) for name, own in samples.items()}
     best_peer = max((rate for name, rate in rates.items() if name.startswith("post-office")), default=None)
     return [
         [
@@ -93,8 +93,8 @@ def _rows(samples: Mapping[str, Sequence[Sample]], messages: int) -> list[list[s
             f"{rate:,.0f}",
             ratio(rate, rates.get("bare loop")),
             ratio(rate, best_peer),
-            f"{1000 * median(each.cpu_seconds for each in samples[name]) / messages:.2f}",
-            f"{median(each.peak_mib for each in samples[name]):.0f}",
+            f"{1000 * median(sample.cpu_seconds for sample in samples[name]) / messages:.2f}",
+            f"{median(sample.peak_mib for sample in samples[name]):.0f}",
         ]
         for name, rate in rates.items()
     ]

@@ -19,7 +19,7 @@ TAKES: Answer = (200, {"succeeded": True})
 
 
 class Scripted(Sandbox):
-    """Gives its answers in turn, and the last one for ever; remembers which paths were asked for."""
+    """Gives its answers in turn and then repeats the last one; records the requested paths."""
 
     def __init__(self, *answers: Answer) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -27,20 +27,20 @@ class Scripted(Sandbox):
         self.paths: list[str] = []
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """The next answer, whatever is asked."""
+        """Return the next answer."""
         self.paths.append(path)
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 class Meanwhile(Scripted):
-    """Gives its answers, and has something done while it is asked for the first time."""
+    """Gives its answers, and runs something during the first request."""
 
     def __init__(self, do: Callable[[], object], *answers: Answer) -> None:
         super().__init__(*answers)
         self._do = [do]
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """The next answer."""
+        """Return the next answer."""
         while self._do:
             self._do.pop()()
         return super().answer(method, path, key, body)
@@ -54,14 +54,14 @@ class Gate:
         self.opened = Event()
 
     def hold(self, _seconds: float) -> None:
-        """Stands where the sandbox would sleep."""
+        """Wait in place of the sandbox's sleep."""
         self.reached.set()
         self.opened.wait(LONGEST)
 
 
 @contextmanager
 def held_back() -> Iterator[tuple[Sandbox, Gate]]:
-    """A sandbox behind a gate."""
+    """Run a sandbox behind a gate."""
     gate = Gate()
     with Sandbox(Behaviour(latency=timedelta(seconds=1)), rng=Random(0), sleep=gate.hold) as sandbox:
         try:

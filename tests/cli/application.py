@@ -1,4 +1,4 @@
-"""An application's own database, as retrycli may find it: made by somebody else, with more in it than it needs."""
+"""An application's own database, as retrycli may find it: created by somebody else, with more in it than needed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CREATE TABLE pending_messages (
 );
 CREATE INDEX pending_messages_status ON pending_messages (status);
 """
-TICKETS = "INSERT INTO ticket_states VALUES " + ", ".join(f"({each}, 'open')" for each in range(4700, 4730)) + ";"
+TICKETS = "INSERT INTO ticket_states VALUES " + ", ".join(f"({ticket}, 'open')" for ticket in range(4700, 4730)) + ";"
 OWN = (
     "retrycli_acts",
     "retrycli_attempts",
@@ -64,11 +64,11 @@ Row = dict[str, object]
 
 
 class Application:
-    """The database and, in a test's hands, the application behind it.
+    """The database and the application behind it, controlled by a test.
 
     Args:
-        url: where its database is.
-        tables: statements that make its tables; None where they are there already.
+        url: the URL of its database.
+        tables: statements that create its tables; None if they exist already.
     """
 
     def __init__(self, url: str, *, tables: str | None = TABLES + TICKETS) -> None:
@@ -82,18 +82,18 @@ class Application:
 
     @property
     def path(self) -> Path:
-        """Its SQLite file."""
+        """Return its SQLite file."""
         assert self.is_sqlite
         return Path(str(make_url(self.url).database))
 
     @property
     def place(self) -> str:
-        """Where it is, as commands say it."""
+        """Return its location, as commands print it."""
         return str(self.path) if self.is_sqlite else make_url(self.url).render_as_string()
 
     @property
     def lock(self) -> Path:
-        """The lock file of its passes; that for a server's database is none of this machine's usual place."""
+        """Return the lock file of its passes; for a server's database not the machine's usual one."""
         if self.is_sqlite:
             return wiring.lock_path(self.settings("http://127.0.0.1:9"))
         return Path(tempfile.gettempdir(), f"{make_url(self.url).database}.lock")
@@ -110,12 +110,12 @@ class Application:
             lock.release()
 
     def variables(self, api: str) -> dict[str, str]:
-        """The environment variables that a pass can't do without."""
+        """Return the environment variables that a pass requires."""
         lock = {} if self.is_sqlite else {"RETRYCLI_RUN__LOCK_FILE": str(self.lock)}
         return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api, **lock}
 
     def settings(self, api: str) -> Settings:
-        """The same as settings, for calls from Python."""
+        """Return the same as settings, for calls from Python."""
         return Settings(
             database=DatabaseSettings(url=self.url),
             gateway=GatewaySettings(base_url=api),
@@ -123,7 +123,7 @@ class Application:
         )
 
     def add(self, message_id: int, *, hours_ago: float = 3, **columns: object) -> int:
-        """Add a message, one that failed three hours ago unless a test says otherwise."""
+        """Add a message, by default one that failed three hours ago."""
         made = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=hours_ago)
         row: Row = {
             "id": message_id,
@@ -147,8 +147,8 @@ class Application:
         return message_id
 
     def add_due(self, number: int, *, first: int = 101) -> list[int]:
-        """Add so many messages that are due."""
-        return [self.add(each) for each in range(first, first + number)]
+        """Add this number of due messages."""
+        return [self.add(message_id) for message_id in range(first, first + number)]
 
     def fill(self) -> Application:
         """Add messages in all five statuses: three of the failed ones are due, and one must wait."""
@@ -161,75 +161,75 @@ class Application:
         return self
 
     def fill_due(self) -> None:
-        """Add the three that are due."""
+        """Add the three due messages."""
         self.add(5, cc_emails=json.dumps(["lead@example.net"]), body='A {brace}, a "quote" and 日本.')
         self.add(6, message_type="supplier", retry_count=None)
         self.add(7, message_type="internal", recipient_email=None, retry_count=1, cc_emails=None)
 
     def execute(self, statement: str, *values: object) -> list[Row]:
-        """Run one statement, with a ``?`` for each value; the rows that it gives."""
+        """Run one statement, with a ``?`` for each value; return its rows."""
         with self._engine.begin() as connection:
             found = connection.exec_driver_sql(self._own_marks(statement), values or None)
-            return [dict(each) for each in found.mappings()] if found.returns_rows else []
+            return [dict(row) for row in found.mappings()] if found.returns_rows else []
 
     def asked(self, question: str, *values: object) -> list[tuple[Any, ...]]:
-        """The rows that a question has for an answer."""
+        """Return the rows of a query."""
         with self._engine.connect() as connection:
-            return [tuple(each) for each in connection.exec_driver_sql(self._own_marks(question), values or None)]
+            return [tuple(row) for row in connection.exec_driver_sql(self._own_marks(question), values or None)]
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
-        """Write rows that all have the same columns."""
+        """Insert rows that all have the same columns."""
         names, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
         statement = self._own_marks(f"INSERT INTO {table} ({names}) VALUES ({marks})")
         with self._engine.begin() as connection:
-            connection.exec_driver_sql(statement, [tuple(each.values()) for each in rows])
+            connection.exec_driver_sql(statement, [tuple(row.values()) for row in rows])
 
     @contextmanager
     def in_transaction(self, statement: str) -> Iterator[None]:
-        """Begin a transaction with a statement, and let it wait; in the end it is rolled back."""
+        """Begin a transaction with a statement, keep it open, and roll it back at the end."""
         with self._engine.connect() as connection:
             connection.exec_driver_sql(statement)
             yield
 
     def rows(self, table: str = "pending_messages") -> dict[object, Row]:
-        """A table's rows by their first column."""
+        """Return a table's rows by their first column."""
         found = self.execute(f"SELECT * FROM {table} ORDER BY 1")
-        return {next(iter(each.values())): each for each in found}
+        return {next(iter(row.values())): row for row in found}
 
     def row(self, message_id: int) -> Row:
-        """One message."""
+        """Return one message."""
         return self.rows()[message_id]
 
     def state(self, message_id: int) -> object:
-        """Where a message is in retrycli's queue; None where it is not in there."""
+        """Return a message's state in retrycli's queue, or None if it is not in the queue."""
         found = self.rows("retrycli_queue").get(message_id)
         return found and found["state"]
 
     def last_pass(self) -> Row:
-        """The newest pass as it is written down."""
+        """Return the row of the newest pass."""
         return self.execute("SELECT * FROM retrycli_passes ORDER BY started_at DESC LIMIT 1")[0]
 
     def tables(self) -> set[str]:
-        """The names of all tables."""
+        """Return the names of all tables."""
         with self._engine.connect() as connection:
             return set(inspect(connection).get_table_names())
 
     def columns(self, table: str = "pending_messages") -> list[str]:
-        """The names of a table's columns."""
+        """Return the names of a table's columns."""
         with self._engine.connect() as connection:
-            return [str(each["name"]) for each in inspect(connection).get_columns(table)]
+            return [str(column["name"]) for column in inspect(connection).get_columns(table)]
 
     def schema(self, *, but: str | None = None) -> list[str]:
-        """How all tables are made, but for those whose names begin so: a line each, and one for each index."""
+        """Return a line for each table and index, except those with the given prefixes."""
         with self._engine.connect() as connection:
             return sorted(self._schema(connection, but))
 
     def dump(self) -> list[str]:
-        """The whole database, a line for each table, index and row."""
+        """Return the whole database: one line for each table, index and row."""
         rows = (
-            f"{table}: {each}"
+            f"{table}: {row}"
             for table in sorted(self.tables())
-            for each in sorted(map(repr, self.execute(f"SELECT * FROM {table}")))
+            for row in sorted(map(repr, self.execute(f"SELECT * FROM {table}")))
         )
         return [*self.schema(), *rows]
 
@@ -239,16 +239,16 @@ class Application:
             return [sql for table, sql in found if but is None or not table.startswith(but)]
         looked_at = inspect(connection)
         return (
-            f"{table}: {each}"
+            f"{table}: {part}"
             for table in looked_at.get_table_names()
             if but is None or not table.startswith(but)
-            for each in (looked_at.get_columns(table), looked_at.get_indexes(table), looked_at.get_foreign_keys(table))
+            for part in (looked_at.get_columns(table), looked_at.get_indexes(table), looked_at.get_foreign_keys(table))
         )
 
     def _make(self, tables: str) -> None:
         with self._engine.begin() as connection:
-            for each in tables.split(";")[:-1]:
-                connection.exec_driver_sql(each if self.is_sqlite else each.replace("DATETIME", "TIMESTAMP"))
+            for statement in tables.split(";")[:-1]:
+                connection.exec_driver_sql(statement if self.is_sqlite else statement.replace("DATETIME", "TIMESTAMP"))
 
     def _own_marks(self, statement: str) -> str:
         return statement if self.is_sqlite else statement.replace("%", "%%").replace("?", "%s")

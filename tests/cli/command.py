@@ -1,8 +1,7 @@
-"""The installed command in a bare environment, piped or on a terminal of 80 columns.
+"""Run the installed command as a separate process, in a bare environment, piped or on a terminal of 80 columns.
 
-A command that a test waits for is a call in the test's own process (`tests.in_process`). A server forks a process for
-the others, which saves the imports (`tests.fork_server`), and for all with `Cli.forked` or the marker ``forked``.
-With `Cli.real` or the marker ``real`` the system starts the program, for tests in which the start itself is the point.
+A server forks most of them, which saves the imports (`tests.fork_server`). With `Cli.real` or the marker ``real`` the
+system starts the program, for tests about the start itself.
 """
 
 from __future__ import annotations
@@ -47,26 +46,26 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Screen:
-    """What a terminal was sent, and how the command ended."""
+    """The bytes that a terminal received, and how the command ended."""
 
     returncode: int
     raw: str
 
     @property
     def text(self) -> str:
-        """What a person reads there: no colours, no cursor movements."""
+        """Return the visible text, without colours and cursor movements."""
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
         return plain.replace("\r\n", "\n").replace("\r", "\n")
 
     @property
     def words(self) -> str:
-        """The same with every line break and run of spaces as one space, for what may be wrapped."""
+        """Return the text with every line break and run of spaces as one space, for text that may be wrapped."""
         return " ".join(self.text.split())
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The output of several commands, by the command line; see `Cli.show_all`."""
+    """The output of commands that ran in parallel, by command line; see `Cli.show_all`."""
 
     piped: Mapping[str, Finished]
     screens: Mapping[str, Screen]
@@ -78,7 +77,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs ``retrycli`` in a folder, with ``PATH`` and whatever a test gives it in its environment, and no more."""
+    """Runs ``retrycli`` in a folder, with only ``PATH`` and a test's variables in its environment."""
 
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +90,7 @@ class Cli:
     """Whether the system starts each process, and no server forks it."""
 
     def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
-        """The same with more in its environment, or elsewhere."""
+        """Return a copy with more variables, or in another folder."""
         return replace(self, env={**self.env, **(env or {})}, cwd=cwd or self.cwd)
 
     def forked(self) -> Cli:
@@ -99,15 +98,15 @@ class Cli:
         return replace(self, is_forked=True)
 
     def real(self) -> Cli:
-        """The same, started by the system and not forked by a server."""
+        """Return a copy that is started by the system and not forked by a server."""
         return replace(self, is_real=True)
 
     def under(self, *wrapper: str) -> Cli:
-        """The same, started by another program."""
+        """Return a copy that is started by another program."""
         return replace(self, wrapper=wrapper)
 
     def __call__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
-        """Run a command to its end, its output piped."""
+        """Run a command to its end, with its output piped."""
         environment = {**BARE, **self.env, **(env or {})}
         if self._may_be_called(environment):
             return in_process.call(self._words(*args), env=environment, cwd=cwd or self.cwd, longest=LONGEST)
@@ -120,13 +119,13 @@ class Cli:
         return _object(self(*args, "--json"), code)
 
     def show_all(self, *, piped: Iterable[str] = (), on_terminal: Iterable[str] = ()) -> Shown:
-        """Run commands that only look."""
+        """Run commands that change nothing, in parallel."""
         outputs = {line: self(*shlex.split(line)) for line in piped}
         screens = {line: self.on_terminal(*shlex.split(line)) for line in on_terminal}
         return Shown(outputs, screens)
 
     def start(self, *args: str | Path, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Begin a command; whoever calls this waits for it."""
+        """Begin a command; the caller waits for it."""
         return self._begin(*args, stdout=stdout, stderr=subprocess.PIPE)
 
     def on_terminal(self, *args: str | Path, columns: int = COLUMNS, answers: Iterable[str] = ()) -> Screen:
@@ -134,8 +133,8 @@ class Cli:
 
         Args:
             args: the command.
-            columns: how wide the terminal is.
-            answers: what a person types at each question, without the key that ends it.
+            columns: the width of the terminal.
+            answers: what an operator types at each question, without the Enter key.
         """
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
@@ -168,7 +167,7 @@ class Cli:
         cwd: Path | None = None,
         start_new_session: bool = False,
     ) -> subprocess.Popen[str]:
-        """Begin a command: forked if nothing tells that from a start, and nobody wants a start."""
+        """Begin a command: forked if it cannot tell the difference, unless a real start is requested."""
         environment = {**BARE, **self.env, **(env or {})}
         kind = served.Served if self._may_be_served(environment) else subprocess.Popen[str]
         return kind(
@@ -197,7 +196,7 @@ class Cli:
 
 
 def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:
-    """Make calls that don't touch one another at the same time: a start takes a quarter of a second."""
+    """Run independent calls in parallel: a start takes a quarter of a second."""
     with ThreadPoolExecutor(WIDTH) as pool:
         return dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
 
@@ -207,7 +206,7 @@ def _no_json(constant: str) -> None:
 
 
 def _object(done: Finished, code: int = 0) -> dict[str, Any]:
-    """The one JSON object that a command printed, without the version of its fields."""
+    """Return the one JSON object that a command printed, without the version of its fields."""
     assert done.returncode == code, done.stderr
     values: dict[str, Any] = json.loads(done.stdout, parse_constant=_no_json)
     assert values.pop("schema_version") == 1
@@ -215,9 +214,9 @@ def _object(done: Finished, code: int = 0) -> dict[str, Any]:
 
 
 def _read_all(terminal: int, answers: Iterable[str]) -> str:
-    """Everything until the other side is closed, which Linux tells by an error.
+    """Read everything until the other side is closed, which Linux reports as an error.
 
-    Each question gets the next answer, and those that are left over get none.
+    Each question gets the next answer; after the last answer, questions get none.
     """
     seen = b""
     coming = iter(answers)
@@ -237,7 +236,7 @@ def _read_all(terminal: int, answers: Iterable[str]) -> str:
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait for something that a process is to do."""
+    """Wait until a condition about another process holds."""
     deadline = time.monotonic() + LONGEST
     while not holds():
         assert time.monotonic() < deadline, "it never came"

@@ -1,4 +1,4 @@
-"""What most tests of the command need: its folder, an application's database, a ticketing API."""
+"""What most tests of the command need: its folder, an application's database, and a ticketing API."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Prepared = Callable[[Path], AbstractContextManager[Application]]
 
 @pytest.fixture
 def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Cli:
-    """The command in a folder of its own and a bare environment."""
+    """Provide the command in its own folder and a bare environment."""
     has = request.node.get_closest_marker
     return Cli(tmp_path, is_forked=has("forked") is not None, is_real=has("real") is not None)
 
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Factory], str]]:
-    """For each engine a database that retrycli has its tables in: making them takes longer than all else in a pass."""
+    """Provide a database with retrycli's tables for each engine: creating them takes longer than the rest of a pass."""
     with ExitStack() as until_the_end:
 
         @cache
@@ -48,7 +48,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Fa
 
 @pytest.fixture(scope="session")
 def prepared(engine: Factory, templates: Callable[[Factory], str]) -> Prepared:
-    """What makes databases for fixtures that are shared by tests."""
+    """Provide databases for fixtures that several tests share."""
 
     @contextmanager
     def make(folder: Path) -> Iterator[Application]:
@@ -62,14 +62,14 @@ def prepared(engine: Factory, templates: Callable[[Factory], str]) -> Prepared:
 
 @pytest.fixture
 def application(prepared: Prepared, tmp_path: Path) -> Iterator[Application]:
-    """An application's database with its own tables and retrycli's, and no message yet."""
+    """Provide an application's database with its own tables and retrycli's, without messages."""
     with prepared(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
 def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
-    """An application's database that retrycli has never seen."""
+    """Provide an application's database without retrycli's tables."""
     with engine(tmp_path, None) as url:
         made = Application(url)
         yield made
@@ -78,20 +78,20 @@ def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """A ticketing API that takes everything."""
+    """Provide a ticketing API that accepts everything."""
     with Sandbox(Behaviour(), rng=Random(0)) as server:
         yield server
 
 
 @pytest.fixture
 def at_work(cli: Cli, application: Application, sandbox: Sandbox) -> Cli:
-    """The command, told by two environment variables where database and API are."""
+    """Provide the command with two environment variables that name database and API."""
     return cli.having(application.variables(sandbox.url))
 
 
 @pytest.fixture
 def begin(engine: Factory, prepared: Prepared, cli: Cli, tmp_path: Path) -> Begin:
-    """Begins the story of a message."""
+    """Begin the story of a message."""
 
     @contextmanager
     def story(*answers: object, without: Collection[str] = ()) -> Iterator[Story]:

@@ -1,4 +1,4 @@
-"""Secrets and customers' words that are marked, and the search for them in whatever came out somewhere."""
+"""Mark secrets and customers' texts, and search for them in any output."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 
 
 def leaks(text: str) -> set[str]:
-    """Which marks a text holds: as they are, URL-encoded, escaped as in JSON or HTML, or within base64."""
+    """Return the marks in a text: as they are, URL-encoded, escaped as in JSON or HTML, or in base64."""
     readings = [text, *_decoded(text)]
-    readings += [unquote_plus(each) for each in readings]
-    readings += [unescape(each) for each in readings]
-    readings += [re.sub(r"\\(.)", r"\1", each) for each in readings]
-    return {name for name, mark in MARKS.items() if any(mark in each for each in readings)}
+    readings += [unquote_plus(reading) for reading in readings]
+    readings += [unescape(reading) for reading in readings]
+    readings += [re.sub(r"\\(.)", r"\1", reading) for reading in readings]
+    return {name for name, mark in MARKS.items() if any(mark in reading for reading in readings)}
 
 
 def leaking(places: Mapping[str, str]) -> dict[str, set[str]]:
-    """The places that hold marks, with the marks."""
+    """Return the places that contain marks, with the marks."""
     return {place: found for place, text in places.items() if (found := leaks(text))}
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """What base64 there may be, from each of the four places where its groups may begin."""
+    """Decode any base64 in a text, from each of the four possible offsets."""
     for found in ENCODED.findall(text):
         plain = found.rstrip("=").translate(str.maketrans("-_", "+/"))
         for start in range(4):

@@ -1,4 +1,4 @@
-"""A ``crontab`` for a test's own: it keeps one user's crontab in a file, so that nobody's real one is touched."""
+"""Replace ``crontab`` for a test: it keeps one user's crontab in a file, so that no real one is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ esac
 
 
 class Crontab:
-    """The stand-in: ``variables`` puts it in front of the real one."""
+    """The stand-in: ``variables`` puts it before the real one in the search path."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "bin").mkdir()
@@ -35,7 +35,7 @@ class Crontab:
 
 @contextmanager
 def a_cron(folder: Path) -> Iterator[None]:
-    """Have a process by the name of cron's daemon, which calls nothing, whether or not this machine has a real one."""
+    """Run a process with the name of cron's daemon that does nothing, whether or not this machine has a real one."""
     daemon = folder / "cron"
     shutil.copy("/bin/sleep", daemon)
     with subprocess.Popen([daemon, "600"]) as process:

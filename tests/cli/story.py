@@ -51,7 +51,7 @@ class Sent:
 
 
 class Api(Sandbox):
-    """A ticketing API that honours keys, answers in turn, and lists every request. The last answer is for ever.
+    """A ticketing API that honours keys, answers in turn, and lists every request. The last answer repeats.
 
     Args:
         answers: `OK`, `LOST`, or an answer as it is.
@@ -65,7 +65,7 @@ class Api(Sandbox):
         """What happens while a request is out, by its number from 1."""
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """The next answer."""
+        """Return the next answer."""
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.requests.append(Sent(str(key), path.split("/")[2], str(json.loads(body)["body"]), answer))
         self.meanwhile.pop(len(self.requests), lambda: None)()
@@ -78,18 +78,18 @@ class Api(Sandbox):
 
     @property
     def bodies(self) -> list[str]:
-        """The text of each request."""
-        return [each.body for each in self.requests]
+        """Return the text of each request."""
+        return [request.body for request in self.requests]
 
     @property
     def keys(self) -> list[str]:
-        """The key of each request."""
-        return [each.key for each in self.requests]
+        """Return the key of each request."""
+        return [request.key for request in self.requests]
 
 
 @dataclass
 class Story:
-    """A database, the application behind it, an API, and a clock that moves on with each pass."""
+    """A database, the application behind it, an API, and a clock that moves with each pass."""
 
     application: Application
     api: Api
@@ -127,7 +127,7 @@ class Story:
         return message_id
 
     def write(self, message_id: int = 1, /, **columns: object) -> None:
-        """Change a row; the application sets ``updated_at`` if its table has one."""
+        """Change a row; the application sets ``updated_at`` if its table has this column."""
         if "updated_at" in self.columns:
             columns = {"updated_at": str((wiring.utc_now() + self.ahead).replace(tzinfo=None)), **columns}
         assignments = ", ".join(f"{name} = ?" for name in columns)
@@ -139,7 +139,7 @@ class Story:
         self.application.execute("DELETE FROM pending_messages WHERE id = ?", message_id)
 
     def replace(self, message_id: int = 1, /, **columns: object) -> None:
-        """Delete a row and insert another message, to which the database gives the same id."""
+        """Delete a row and insert another message that gets the same id."""
         self.delete(message_id)
         self.insert(message_id, **columns)
 
@@ -148,18 +148,18 @@ class Story:
         return list(self.application.rows().values())
 
     def restore(self, rows: Iterable[Row]) -> None:
-        """Replace the table's rows by those of a backup."""
+        """Replace the table's rows with those of a backup."""
         self.application.execute("DELETE FROM pending_messages")
         written = [{name: json.dumps(it) if isinstance(it, list) else it for name, it in row.items()} for row in rows]
         self.application.insert("pending_messages", written)
 
     def set(self, section: str, **values: object) -> None:
-        """Change settings of the passes to come."""
+        """Change settings of later passes."""
         changed = getattr(self.settings, section).model_copy(update=values)
         self.settings = self.settings.model_copy(update={section: changed})
 
     def be_impatient(self) -> None:
-        """Have the passes to come wait for a lock no longer than `IMPATIENT_SECONDS`."""
+        """Make later passes wait at most `IMPATIENT_SECONDS` for a lock."""
         self.set("database", url=impatient(self.application.url))
 
     # -- passes and operators ---------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Story:
         )
 
     def ticks(self, number: int) -> None:
-        """Make passes."""
+        """Make several passes."""
         for _ in range(number):
             self.tick()
 
@@ -185,17 +185,17 @@ class Story:
     # -- what came of it --------------------------------------------------------------------------------------
 
     def status(self, message_id: int = 1) -> object:
-        """The status of a row."""
+        """Return the status of a row."""
         return self.application.row(message_id)["status"]
 
     def queued(self, message_id: int = 1) -> Row:
-        """The queue's row of a message."""
+        """Return a message's row in the queue."""
         return self.application.rows("retrycli_queue")[message_id]
 
     def outcomes(self, message_id: int = 1) -> list[object]:
-        """The outcomes of all attempts under an id."""
+        """Return the outcomes of all attempts with an id."""
         rows = self.application.rows("retrycli_attempts").values()
-        return [each["outcome"] for each in rows if each["message_id"] == message_id]
+        return [row["outcome"] for row in rows if row["message_id"] == message_id]
 
     def check_escalated(self, reason: str, message_id: int = 1) -> None:
         """Check that a message is failed, and escalated for a reason."""
@@ -212,15 +212,15 @@ class Story:
         """Check that no key was used for two texts, nor after an answer that said "delivered"."""
         texts: dict[str, str] = {}
         delivered = set()
-        for each in self.api.requests:
-            assert texts.setdefault(each.key, each.body) == each.body, self.api.requests
-            assert each.key not in delivered, self.api.requests
-            if each.answer == OK:
-                delivered.add(each.key)
+        for request in self.api.requests:
+            assert texts.setdefault(request.key, request.body) == request.body, self.api.requests
+            assert request.key not in delivered, self.api.requests
+            if request.answer == OK:
+                delivered.add(request.key)
 
 
 def impatient(url: str) -> str:
-    """A database's URL, with which nobody waits long for a lock."""
+    """Return a database's URL with a short lock timeout."""
     there = make_url(url)
     seconds = IMPATIENT_SECONDS
     query = (
@@ -236,9 +236,9 @@ Begin = Callable[..., AbstractContextManager[Story]]
 
 
 def tables_without(columns: Iterable[str]) -> str:
-    """The application's tables, without some columns."""
+    """Return the application's tables without some columns."""
     tables = TABLES
-    for each in columns:
-        tables, found = re.subn(rf"\n    {each} [^,]+,", "", tables)
-        assert found == 1, each
+    for column in columns:
+        tables, found = re.subn(rf"\n    {column} [^,]+,", "", tables)
+        assert found == 1, column
     return tables + TICKETS

@@ -1,4 +1,4 @@
-"""``requeue``, ``reject`` and ``escalations ack|note``: what a person does about messages, by id or by a filter."""
+"""``requeue``, ``reject`` and ``escalations ack|note``: what an operator does with messages, by id or by a filter."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ USER = pwd.getpwuid(os.getuid()).pw_name
 
 
 def escalate(application: Application, *ids: int, **columns: Any) -> None:  # noqa: ANN401  as `add` takes them
-    """Add messages that have had all their tries, and let a pass find them."""
-    for each in ids:
-        application.add(each, retry_count=10, **columns)
+    """Add messages that have used up their retries, and let a pass find them."""
+    for message_id in ids:
+        application.add(message_id, retry_count=10, **columns)
     retrycli.run_once(application.settings("http://127.0.0.1:9"))
 
 
 def escalate_many(application: Application, number: int) -> None:
-    """Add so many escalated messages at once, as passes leave them."""
+    """Add this number of escalated messages at once, as passes leave them."""
     ids = range(1, number + 1)
     text = {"ticket_id": 4711, "message_type": "customer", "subject": "Re: Invoice", "body": "It is attached."}
     failed = {"status": "failed", "retry_count": 10, "last_error": "HTTP 503"}
-    application.insert("pending_messages", [{"id": each, **text, **failed} for each in ids])
+    application.insert("pending_messages", [{"id": message_id, **text, **failed} for message_id in ids])
     since = {"first_failed_at": "2026-01-02 03:04:05.000000", "escalated_at": "2026-01-03 03:04:05.000000"}
     cause = {
         "ticket": "4711",
@@ -53,22 +53,24 @@ def escalate_many(application: Application, number: int) -> None:
         "escalation_reason": "exhausted",
         "fingerprint": "c0ffee",
     }
-    queue = [{"message_id": each, "delivery_key": f"key-{each}", **since, **cause} for each in ids]
+    queue = [{"message_id": message_id, "delivery_key": f"key-{message_id}", **since, **cause} for message_id in ids]
     application.insert("retrycli_queue", queue)
 
 
 def acts(application: Application) -> list[tuple[object, object, object]]:
-    """Who did what to which message."""
-    return [(each["message_id"], each["by"], each["act"]) for each in application.rows("retrycli_acts").values()]
+    """Return the recorded actions: operator, action and message."""
+    return [
+        (action["message_id"], action["by"], action["act"]) for action in application.rows("retrycli_acts").values()
+    ]
 
 
 def facts(done: Finished) -> dict[str, int]:
-    """The figures that a command printed."""
+    """Return the figures that a command printed."""
     return {name: int(value) for name, value in (line.split("\t") for line in done.stdout.splitlines())}
 
 
 def due(application: Application, message_id: int) -> datetime:
-    """When a message is due."""
+    """Return when a message is due."""
     at = application.rows("retrycli_queue")[message_id]["next_attempt_at"]
     return datetime.fromisoformat(str(at)).replace(tzinfo=UTC)
 
@@ -76,7 +78,7 @@ def due(application: Application, message_id: int) -> datetime:
 # -- requeue ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_requeued_message_is_sent_by_the_next_pass_with_the_key_it_had(
+def test_a_requeued_message_is_sent_by_the_next_pass_with_its_key(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     escalate(application, 11)
@@ -86,10 +88,10 @@ def test_a_requeued_message_is_sent_by_the_next_pass_with_the_key_it_had(
     assert (application.state(11), application.row(11)["retry_count"]) == ("waiting", 0)
     assert acts(application) == [(11, USER, "requeued")]
     assert at_work.json("run-once")["sent"] == 1
-    assert [each.key for each in sandbox.received] == [key]
+    assert [request.key for request in sandbox.received] == [key]
 
 
-def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others_are(
+def test_requeue_reports_each_id_it_cannot_requeue_and_requeues_the_others(
     at_work: Cli, application: Application
 ) -> None:
     application.add(1, status="sent")
@@ -106,7 +108,7 @@ def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others
         "reason": None,
         "canaries": [],
     }
-    assert [f"retrycli: {each['error']}" for each in told["refused"]] == done.stderr.splitlines()
+    assert [f"retrycli: {refusal['error']}" for refusal in told["refused"]] == done.stderr.splitlines()
     assert done.stderr.splitlines() == [
         "retrycli: message 1 is sent, not failed: there is nothing to requeue",
         "retrycli: message 12 is not escalated; it is waiting for its next attempt: "
@@ -129,8 +131,8 @@ def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others
         ("00:00", lambda now: now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)),
     ],
 )
-def test_messages_are_requeued_for_a_time(at_work: Cli, application: Application, at: str, expected: object) -> None:
-    """A length of time from now, a time of day to come, or a date and time; local where it has no offset."""
+def test_requeue_accepts_a_time(at_work: Cli, application: Application, at: str, expected: object) -> None:
+    """Accept a duration from now, a future time of day, or a date and time; local time if it has no offset."""
     assert callable(expected)
     escalate(application, 11)
     before = datetime.now(UTC)
@@ -147,7 +149,7 @@ def test_a_time_without_an_offset_is_local(at_work: Cli, application: Applicatio
 
 @on_sqlite
 @pytest.mark.parametrize("zone", ["UTC-24", "UTC-99"])
-def test_in_a_zone_that_python_does_not_take_times_are_utc(at_work: Cli, application: Application, zone: str) -> None:
+def test_times_are_utc_in_a_time_zone_unknown_to_python(at_work: Cli, application: Application, zone: str) -> None:
     escalate(application, 11)
     abroad = at_work.having({"TZ": zone})
     assert abroad("requeue", "11", "--at", "2099-01-02 03:04").returncode == 0
@@ -164,12 +166,12 @@ def test_requeued_messages_are_spread_evenly_by_id(at_work: Cli, application: Ap
     escalate(application, 11, 12, 13, 14)
     at_work("requeue", "--type", "customer", "--yes", "--at", "2099-01-02T00:00Z", "--spread", "2h")
     midnight = datetime(2099, 1, 2, tzinfo=UTC)
-    assert [due(application, each) - midnight for each in (11, 12, 13, 14)] == [
-        timedelta(minutes=each) for each in (0, 30, 60, 90)
+    assert [due(application, message_id) - midnight for message_id in (11, 12, 13, 14)] == [
+        timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)
     ]
 
 
-def test_filters_choose_among_the_escalated_and_have_all_to_be_met(at_work: Cli, application: Application) -> None:
+def test_filters_select_escalated_messages_that_meet_all_of_them(at_work: Cli, application: Application) -> None:
     application.add(30, hours_ago=0)
     escalate(application, 11, 12, message_type="supplier")
     escalate(application, 13, last_error="HTTP 504")
@@ -189,7 +191,7 @@ def test_filters_choose_among_the_escalated_and_have_all_to_be_met(at_work: Cli,
         ("--reason", "permanent", "--reason", "exhausted", "--older-than", "1d"): [14],
     }.items():
         screen = at_work.on_terminal("requeue", *arguments, answers=["n"])
-        assert [int(each) for each in re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE)] == expected
+        assert [int(message_id) for message_id in re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE)] == expected
     nothing = at_work("requeue", "--ticket", "4711", "--older-than", "1d", "--yes")
     assert nothing.returncode == 4
 
@@ -212,8 +214,8 @@ def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application
 
 @on_sqlite
 @EVERY
-def test_off_a_terminal_a_filter_wants_yes(at_work: Cli, application: Application, command: str) -> None:
-    """Wrong usage, with what to do."""
+def test_a_filter_requires_yes_when_not_on_a_terminal(at_work: Cli, application: Application, command: str) -> None:
+    """Wrong usage is reported with a remedy."""
     escalate(application, 11)
     before = application.dump()
     for more in ([], ["--json"]):
@@ -226,10 +228,10 @@ def test_off_a_terminal_a_filter_wants_yes(at_work: Cli, application: Applicatio
 @on_sqlite
 @EVERY
 @pytest.mark.parametrize("answers", [["n"], [""], ["yesterday"], []])
-def test_on_a_terminal_a_person_is_shown_some_and_asked_and_may_say_no(
+def test_on_a_terminal_the_operator_sees_messages_and_may_decline(
     at_work: Cli, application: Application, command: str, answers: list[str]
 ) -> None:
-    """That is no failure; neither is the end of what they type."""
+    """Declining is not a failure, and neither is the end of input."""
     escalate(application, *range(11, 18))
     before = application.dump()
     screen = at_work.on_terminal(*command.split(), "--type", "customer", answers=answers)
@@ -241,7 +243,7 @@ def test_on_a_terminal_a_person_is_shown_some_and_asked_and_may_say_no(
     assert application.dump() == before
 
 
-def test_a_person_who_says_yes_is_told_what_was_done(at_work: Cli, application: Application) -> None:
+def test_an_operator_who_confirms_sees_the_result(at_work: Cli, application: Application) -> None:
     escalate(application, 11, 12)
     screen = at_work.on_terminal(
         *("requeue", "--type", "customer", "--at", "2099-01-02 03:04", "--spread", "2h"), answers=["y"]
@@ -249,14 +251,14 @@ def test_a_person_who_says_yes_is_told_what_was_done(at_work: Cli, application: 
     assert screen.returncode == 0
     assert re.search(r"Requeue 2 messages for 2099-01-02 03:04[+-]\d\d:\d\d over 2 h\? \[y/N\] y", screen.text)
     assert screen.text.endswith("Requeued 2 messages.\nNext: retrycli list-failed --state waiting\n")
-    assert [application.state(each) for each in (11, 12)] == ["waiting", "waiting"]
+    assert [application.state(message_id) for message_id in (11, 12)] == ["waiting", "waiting"]
 
 
 # -- canaries --------------------------------------------------------------------------------------------------------
 
 
-def test_when_the_canaries_fail_the_rest_stays_where_it_was(cli: Cli, application: Application) -> None:
-    """10,000 messages, three of them tried: 9,997 are as they were to the last column, and the three too."""
+def test_failing_canaries_leave_the_rest_unchanged(cli: Cli, application: Application) -> None:
+    """Of 10,000 messages three are attempted. All 10,000 stay as they are to the last column."""
     escalate_many(application, 10_000)
     before = application.rows(), application.rows("retrycli_queue")
     with Scripted(REJECTS) as api:
@@ -269,7 +271,7 @@ def test_when_the_canaries_fail_the_rest_stays_where_it_was(cli: Cli, applicatio
         {"tried": 3, "delivered": 0, "requeued": 0, "refused": 0, "left": 9_997},
     )
     attempts = application.rows("retrycli_attempts").values()
-    assert [(each["message_id"], each["made_by"], each["outcome"]) for each in attempts] == [
+    assert [(attempt["message_id"], attempt["made_by"], attempt["outcome"]) for attempt in attempts] == [
         (1, "anna", "permanent"),
         (2, "anna", "permanent"),
         (3, "anna", "permanent"),
@@ -278,7 +280,7 @@ def test_when_the_canaries_fail_the_rest_stays_where_it_was(cli: Cli, applicatio
 
 
 @on_sqlite
-def test_the_output_says_that_the_canaries_failed(cli: Cli, application: Application) -> None:
+def test_the_output_reports_failed_canaries(cli: Cli, application: Application) -> None:
     escalate(application, 11, 12, 13)
     with Scripted(REJECTS) as api:
         at_work = cli.having(application.variables(api.url))
@@ -292,19 +294,23 @@ def test_the_output_says_that_the_canaries_failed(cli: Cli, application: Applica
     assert screen.text.endswith("1 message was left unchanged: 2 of the 2 canaries failed.\nNext: retrycli show 11\n")
 
 
-def test_when_the_canaries_live_the_rest_follows(cli: Cli, application: Application) -> None:
-    """Those that were delivered are done with; one of four that failed is not too many, and stays escalated."""
+def test_delivered_canaries_let_the_rest_follow(cli: Cli, application: Application) -> None:
+    """Delivered canaries are done. One failure of four is acceptable; that message stays escalated."""
     escalate(application, *range(11, 19))
     with Scripted(REJECTS, TAKES) as api:
         at_work = cli.having(application.variables(api.url))
         told = at_work.json("requeue", "--type", "customer", "--canary", "4", "--abort-over", "0.3", "--yes")
-    assert [each["outcome"] for each in told["canaries"]] == ["permanent", "delivered", "delivered", "delivered"]
+    assert [canary["outcome"] for canary in told["canaries"]] == ["permanent", "delivered", "delivered", "delivered"]
     assert (told["matched"], told["done"], told["left"], told["reason"]) == (8, 4, 0, None)
-    assert [application.state(each) for each in range(11, 19)] == ["escalated", *[None] * 3, *["waiting"] * 4]
+    assert [application.state(message_id) for message_id in range(11, 19)] == [
+        "escalated",
+        *[None] * 3,
+        *["waiting"] * 4,
+    ]
 
 
-def test_a_canary_that_has_moved_on_is_passed_over(cli: Cli, application: Application) -> None:
-    """It says nothing of the others: the next one goes first in its place."""
+def test_a_canary_that_changed_state_is_skipped(cli: Cli, application: Application) -> None:
+    """It says nothing about the others: the next message becomes a canary in its place."""
     application.add(1, status="sent")
     escalate(application, 11, 12)
     with Scripted(REJECTS) as api:
@@ -331,7 +337,7 @@ END
 
 @contextmanager
 def stuck(application: Application) -> Iterator[None]:
-    """Have the database not get past one message."""
+    """Make the database block at one message."""
     if not application.is_sqlite:
         with application.in_transaction(f"SELECT 1 FROM retrycli_queue WHERE message_id = {STUCK_AT} FOR UPDATE"):
             yield
@@ -347,10 +353,8 @@ def requeued(application: Application) -> int:
     return int(str(row["n"]))
 
 
-def test_what_is_killed_half_way_is_finished_by_the_same_command_and_none_is_touched_twice(
-    cli: Cli, application: Application
-) -> None:
-    """Killed in the middle of a batch: that batch has not been, the ones before it have."""
+def test_a_killed_command_can_be_repeated_and_changes_no_message_twice(cli: Cli, application: Application) -> None:
+    """Kill the command in the middle of a batch: that batch is rolled back, earlier ones are committed."""
     escalate_many(application, 10_000)
     at_work = cli.having(application.variables("http://127.0.0.1:9"))
     command = ("requeue", "--fingerprint", "c0ffee", "--yes", "--by", "anna", "--at", "2h")
@@ -360,20 +364,24 @@ def test_what_is_killed_half_way_is_finished_by_the_same_command_and_none_is_tou
         process.send_signal(signal.SIGKILL)
         assert end(process).returncode == -signal.SIGKILL
     assert requeued(application) == 5_000
-    first = {each: row for each, row in application.rows("retrycli_queue").items() if row["state"] == "waiting"}
+    first = {
+        message_id: row for message_id, row in application.rows("retrycli_queue").items() if row["state"] == "waiting"
+    }
     assert len(acts(application)) == 5_000
 
     done = at_work(*command)
     assert (done.returncode, facts(done)) == (0, {"requeued": 5_000, "refused": 0, "left": 0})
     after = application.rows("retrycli_queue")
-    assert {each["state"] for each in after.values()} == {"waiting"}
-    assert {each: after[each] for each in first} == first
-    assert sorted(acts(application)) == [(each, "anna", "requeued") for each in range(1, 10_001)]
+    assert {entry["state"] for entry in after.values()} == {"waiting"}
+    assert {message_id: after[message_id] for message_id in first} == first
+    assert sorted(acts(application)) == [(message_id, "anna", "requeued") for message_id in range(1, 10_001)]
     assert {each["retry_count"] for each in application.rows().values()} == {0}
-    assert {each["delivery_key"] for each in after.values()} == {f"key-{each}" for each in range(1, 10_001)}
+    assert {entry["delivery_key"] for entry in after.values()} == {
+        f"key-{message_id}" for message_id in range(1, 10_001)
+    }
 
 
-def test_ctrl_c_ends_it_between_two_batches_and_says_how_far_it_came(cli: Cli, application: Application) -> None:
+def test_ctrl_c_ends_the_command_between_two_batches_and_reports_progress(cli: Cli, application: Application) -> None:
     escalate_many(application, 2_000)
     at_work = cli.having(application.variables("http://127.0.0.1:9"))
     with application.in_transaction(
@@ -392,12 +400,12 @@ def test_ctrl_c_ends_it_between_two_batches_and_says_how_far_it_came(cli: Cli, a
 
 
 def catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler of its own for a signal; Python's for SIGINT is there from the start."""
+    """Return whether a process has its own handler for a signal; Python's for SIGINT exists from the start."""
     return _bit(pid, "SigCgt", signal.SIGTERM) and _bit(pid, "SigCgt", number)
 
 
 def pending(pid: int, number: int) -> bool:
-    """Whether a signal has not reached a process yet."""
+    """Return whether a signal has not reached a process yet."""
     return _bit(pid, "ShdPnd", number)
 
 
@@ -407,8 +415,8 @@ def _bit(pid: int, field: str, number: int) -> bool:
     return bool(int(found[1], 16) >> (number - 1) & 1)
 
 
-def test_what_is_sent_meanwhile_is_not_touched_and_counted(cli: Cli, application: Application) -> None:
-    """Between the question and the answer the application sends one, and a pass is sending another."""
+def test_messages_sent_meanwhile_are_left_alone_and_counted(cli: Cli, application: Application) -> None:
+    """Between the question and the answer the application sends one message, and a pass is sending another."""
     escalate(application, 11, 12, 13)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -425,23 +433,23 @@ def test_what_is_sent_meanwhile_is_not_touched_and_counted(cli: Cli, application
 # -- reject ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_rejected_message_says_in_its_row_who_rejected_it_and_why(at_work: Cli, application: Application) -> None:
-    """In every state; the pass after it has nothing to do."""
+def test_a_rejected_messages_row_says_who_rejected_it_and_why(at_work: Cli, application: Application) -> None:
+    """It works in every state, and the next pass has nothing to do."""
     application.add(12, hours_ago=0)
     escalate(application, 11)
     application.add(13)
     done = at_work("reject", "11", "12", "13", "--reason", "a double of ticket 4", "--by", "anna")
     assert (done.returncode, facts(done)["rejected"], done.stderr) == (0, 3, "")
-    for each in (11, 12, 13):
-        row = application.row(each)
+    for message_id in (11, 12, 13):
+        row = application.row(message_id)
         assert (row["status"], row["last_error"]) == ("rejected", "Rejected by anna: a double of ticket 4")
-        assert application.state(each) is None
+        assert application.state(message_id) is None
     assert at_work.json("run-once")["sent"] == 0
-    assert acts(application) == [(each, "anna", "rejected") for each in (11, 12, 13)]
+    assert acts(application) == [(message_id, "anna", "rejected") for message_id in (11, 12, 13)]
 
 
-def test_on_a_terminal_reject_asks_even_for_one_message(at_work: Cli, application: Application) -> None:
-    """A number may be mistyped. Where nobody can be asked, an id is enough."""
+def test_reject_asks_on_a_terminal_even_for_one_message(at_work: Cli, application: Application) -> None:
+    """A number may be mistyped. Off a terminal an id is enough."""
     escalate(application, 11, 12)
     screen = at_work.on_terminal("reject", "11", "--reason", "double", answers=["n"])
     assert screen.returncode == 0
@@ -452,33 +460,35 @@ def test_on_a_terminal_reject_asks_even_for_one_message(at_work: Cli, applicatio
     assert "Rejected 1 message.\n" in screen.text
     screen = at_work.on_terminal("reject", "12", "--reason", "double", "--yes")
     assert "[y/N]" not in screen.text
-    assert [application.row(each)["status"] for each in (11, 12)] == ["rejected", "rejected"]
+    assert [application.row(message_id)["status"] for message_id in (11, 12)] == ["rejected", "rejected"]
 
 
 # -- what was rejected is requeued -----------------------------------------------------------------------------------
 
 
-def test_requeue_takes_back_what_retrycli_rejected(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_requeue_accepts_messages_that_retrycli_rejected(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
     escalate(application, 11)
     application.add(12)
     assert at_work("reject", "11", "12", "--reason", "double", "--by", "anna").returncode == 0
     done = at_work("requeue", "11", "12", "--by", "bob")
     assert (done.returncode, facts(done), done.stderr) == (0, {"requeued": 2, "refused": 0, "left": 0}, "")
-    for each in (11, 12):
-        row = application.row(each)
+    for message_id in (11, 12):
+        row = application.row(message_id)
         assert (row["status"], row["retry_count"]) == ("failed", 0)
         assert row["last_error"] == "Requeued by bob after: Rejected by anna: double"
-        assert due(application, each) <= datetime.now(UTC)
+        assert due(application, message_id) <= datetime.now(UTC)
     assert [(who, act) for number, who, act in acts(application) if number == 12] == [
         ("anna", "rejected"),
         ("bob", "requeued"),
     ]
     assert retrycli.run_once(application.settings(sandbox.url)).sent == 2
-    assert [application.row(each)["status"] for each in (11, 12)] == ["sent", "sent"]
+    assert [application.row(message_id)["status"] for message_id in (11, 12)] == ["sent", "sent"]
 
 
-def test_requeue_leaves_alone_what_the_application_rejected(at_work: Cli, application: Application) -> None:
-    """Also a message that was rejected here once, and again by the application since."""
+def test_requeue_leaves_messages_that_the_application_rejected_alone(at_work: Cli, application: Application) -> None:
+    """This includes a message that was first rejected here, and later by the application."""
     application.add(11, status="rejected", last_error="spam")
     application.add(12)
     assert at_work("reject", "12", "--reason", "double").returncode == 0
@@ -489,13 +499,11 @@ def test_requeue_leaves_alone_what_the_application_rejected(at_work: Cli, applic
         "retrycli: message N is rejected, not failed: there is nothing to requeue. The application rejected it, or "
         "changed its row after retrycli rejected it. Set its status to failed in the application"
     ] * 2
-    assert [application.row(each)["status"] for each in (11, 12)] == ["rejected", "rejected"]
+    assert [application.row(message_id)["status"] for message_id in (11, 12)] == ["rejected", "rejected"]
     assert 11 not in application.rows("retrycli_queue")
 
 
-def test_requeue_leaves_alone_a_message_that_has_the_id_of_a_rejected_one(
-    at_work: Cli, application: Application
-) -> None:
+def test_requeue_leaves_a_message_that_reuses_a_rejected_id_alone(at_work: Cli, application: Application) -> None:
     application.add(11)
     assert at_work("reject", "11", "--reason", "double").returncode == 0
     application.execute("DELETE FROM pending_messages WHERE id = 11")
@@ -504,8 +512,8 @@ def test_requeue_leaves_alone_a_message_that_has_the_id_of_a_rejected_one(
     assert application.row(11)["status"] == "rejected"
 
 
-def test_requeue_refuses_a_row_that_can_not_be_built(at_work: Cli, application: Application) -> None:
-    """As `retry` does: the next pass would escalate it again. A filter goes on with the others."""
+def test_requeue_refuses_a_row_from_which_no_request_can_be_built(at_work: Cli, application: Application) -> None:
+    """This matches `retry`: the next pass would escalate it again. A filter continues with the others."""
     application.add(11, body=None)
     escalate(application, 12)
     refused = at_work("requeue", "11")
@@ -519,10 +527,10 @@ def test_requeue_refuses_a_row_that_can_not_be_built(at_work: Cli, application: 
     assert at_work("requeue", "11").returncode == 0
 
 
-def test_requeue_refuses_a_message_that_its_preset_can_not_build(at_work: Cli, application: Application) -> None:
-    """By the same rule as a pass, and with nothing sent. A filter goes on with the others, and counts them."""
-    for each in (11, 12, 13):
-        escalate(application, each)
+def test_requeue_refuses_a_message_that_its_preset_cannot_build(at_work: Cli, application: Application) -> None:
+    """A pass has the same rule, and nothing is sent. A filter continues with the others, and counts refusals."""
+    for message_id in (11, 12, 13):
+        escalate(application, message_id)
     application.execute("UPDATE pending_messages SET attachments = '[\"none.pdf\"]' WHERE id IN (11, 12)")
     refused = at_work("requeue", "11")
     assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
@@ -537,8 +545,8 @@ def test_requeue_refuses_a_message_that_its_preset_can_not_build(at_work: Cli, a
     assert at_work("requeue", "11", "12").returncode == 0
 
 
-def test_requeue_refuses_a_message_that_no_mail_can_be_made_of(cli: Cli, application: Application) -> None:
-    """Nobody listens there: nothing is sent."""
+def test_requeue_refuses_a_message_from_which_no_mail_can_be_built(cli: Cli, application: Application) -> None:
+    """The port is closed: nothing is sent."""
     smtp = {"RETRYCLI_GATEWAY__KIND": "smtp", "RETRYCLI_GATEWAY__SENDER": "desk@example.com"}
     escalate(application, 11, recipient_email="anna", message_type="supplier")
     mailing = cli.having(application.variables("smtp://127.0.0.1:9") | smtp)
@@ -547,8 +555,8 @@ def test_requeue_refuses_a_message_that_no_mail_can_be_made_of(cli: Cli, applica
     assert refused.stderr.startswith("retrycli: message 11 can't be sent: "), refused.stderr
 
 
-def test_requeue_asks_no_gateway_that_can_not_be_used(at_work: Cli, application: Application) -> None:
-    """A pass stops for that, and tells it."""
+def test_requeue_ignores_an_unusable_gateway(at_work: Cli, application: Application) -> None:
+    """A pass stops because of the gateway, and reports it."""
     escalate(application, 11)
     assert at_work("requeue", "11", env={"RETRYCLI_GATEWAY__PRESET": "none-of-that-name"}).returncode == 0
 
@@ -569,7 +577,7 @@ def test_a_message_that_is_being_sent_is_not_rejected(cli: Cli, application: App
     assert application.row(101)["status"] == "sent"
 
 
-def test_reject_by_a_filter_acts_on_waiting_ones_too_unless_a_state_is_named(
+def test_reject_by_a_filter_includes_waiting_messages_unless_a_state_is_named(
     at_work: Cli, application: Application
 ) -> None:
     application.add(12, hours_ago=0)
@@ -584,20 +592,22 @@ def test_reject_by_a_filter_acts_on_waiting_ones_too_unless_a_state_is_named(
 # -- retry by a filter -----------------------------------------------------------------------------------------------
 
 
-def test_retry_tries_all_that_a_filter_finds(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_retry_attempts_all_messages_that_match_a_filter(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
     application.add(12, hours_ago=0)
     application.add(13, message_type="supplier", hours_ago=0)
     escalate(application, 11)
     told = at_work.json("retry", "--type", "customer", "--yes", "--by", "anna")
-    assert [(each["id"], each["outcome"]) for each in told["results"]] == [(11, "delivered"), (12, "delivered")]
+    assert [(result["id"], result["outcome"]) for result in told["results"]] == [(11, "delivered"), (12, "delivered")]
     assert (told["matched"], told["done"], told["left"]) == (2, 2, 0)
-    assert {each["made_by"] for each in application.rows("retrycli_attempts").values()} == {"anna"}
+    assert {attempt["made_by"] for attempt in application.rows("retrycli_attempts").values()} == {"anna"}
     assert len(sandbox.received) == 2
     assert application.state(13) == "waiting"
 
 
-def test_retry_by_a_filter_gives_up_where_the_api_is_down(cli: Cli, application: Application) -> None:
-    """After as many failures in a row as open the breaker; ids that were named are all tried."""
+def test_retry_by_a_filter_stops_when_the_api_is_down(cli: Cli, application: Application) -> None:
+    """It stops after as many consecutive failures as open the breaker; ids that were named are all attempted."""
     escalate(application, *range(11, 18))
     with Scripted(BUSY) as api:
         at_work = cli.having(application.variables(api.url))
@@ -611,16 +621,16 @@ def test_retry_by_a_filter_gives_up_where_the_api_is_down(cli: Cli, application:
 # -- escalations ack, note -------------------------------------------------------------------------------------------
 
 
-def test_an_acknowledged_escalation_stays_in_the_list_and_is_marked(at_work: Cli, application: Application) -> None:
+def test_an_acknowledged_escalation_stays_listed_and_is_marked(at_work: Cli, application: Application) -> None:
     escalate(application, 11)
     escalate(application, 12, last_error="HTTP 504")
     assert facts(at_work("escalations", "ack", "11", "--by", "anna")) == {"acknowledged": 1, "refused": 0, "left": 0}
     assert at_work("escalations", "note", "11", "phoned them").returncode == 0
     told = at_work.json("escalations")
-    seen = {each["id"]: (each["acknowledged_by"], each["note"]) for each in told["escalations"]}
+    seen = {escalation["id"]: (escalation["acknowledged_by"], escalation["note"]) for escalation in told["escalations"]}
     assert seen == {11: ("anna", "phoned them"), 12: (None, None)}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", told["escalations"][0]["acknowledged_at"])
-    assert sorted(each["new"] for each in told["groups"]) == [0, 1]
+    assert sorted(group["new"] for group in told["groups"]) == [0, 1]
     screen = at_work.on_terminal("escalations")
     assert re.search(r"by anna, \d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d: phoned them", screen.words)
     assert max(map(len, screen.text.splitlines())) <= 80
@@ -630,7 +640,7 @@ def test_an_acknowledged_escalation_stays_in_the_list_and_is_marked(at_work: Cli
     assert lines[1][7] == ""
 
 
-def test_acknowledging_by_a_filter_takes_those_that_nobody_has(at_work: Cli, application: Application) -> None:
+def test_acknowledging_by_a_filter_selects_unacknowledged_escalations(at_work: Cli, application: Application) -> None:
     application.add(30, hours_ago=0)
     escalate(application, 11, 12)
     at_work("escalations", "ack", "11", "--by", "anna")
@@ -642,7 +652,9 @@ def test_acknowledging_by_a_filter_takes_those_that_nobody_has(at_work: Cli, app
 
 
 @pytest.mark.parametrize(("message_id", "why"), [("30", "is not escalated"), ("99", "no message 99")])
-def test_a_note_is_for_what_is_escalated(at_work: Cli, application: Application, message_id: str, why: str) -> None:
+def test_a_note_requires_an_escalated_message(
+    at_work: Cli, application: Application, message_id: str, why: str
+) -> None:
     application.add(30, hours_ago=0)
     done = at_work("escalations", "note", message_id, "phoned them")
     assert (done.returncode, done.stdout) == (4, "")
@@ -650,7 +662,7 @@ def test_a_note_is_for_what_is_escalated(at_work: Cli, application: Application,
     assert at_work.json("escalations") == {"escalations": [], "groups": []}
 
 
-def test_show_tells_of_acts_among_the_attempts(cli: Cli, application: Application) -> None:
+def test_show_lists_actions_among_the_attempts(cli: Cli, application: Application) -> None:
     escalate(application, 11)
     with Scripted(REJECTS) as api:
         at_work = cli.having(application.variables(api.url))
@@ -658,18 +670,21 @@ def test_show_tells_of_acts_among_the_attempts(cli: Cli, application: Applicatio
         at_work("retry", "11", "--by", "bert")
         at_work("requeue", "11", "--by", "cleo")
     found = at_work.json("show", "11")
-    assert [(each["by"], each["act"]) for each in found["acts"]] == [("anna", "acknowledged"), ("cleo", "requeued")]
+    assert [(action["by"], action["act"]) for action in found["acts"]] == [
+        ("anna", "acknowledged"),
+        ("cleo", "requeued"),
+    ]
     history = at_work("show", "11").stdout.splitlines()[-3:]
-    assert [each.split("\t")[1] for each in history] == ["anna", "bert", "cleo"]
-    assert [each.split("\t")[3] for each in history] == ["acknowledged", "permanent", "requeued"]
+    assert [entry.split("\t")[1] for entry in history] == ["anna", "bert", "cleo"]
+    assert [entry.split("\t")[3] for entry in history] == ["acknowledged", "permanent", "requeued"]
 
 
 # -- hostile text ----------------------------------------------------------------------------------------------------
 
 
 @on_sqlite
-def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Application) -> None:
-    """In the list that is shown before the question, in refusals, reasons, names and notes."""
+def test_output_escapes_hostile_texts(at_work: Cli, application: Application) -> None:
+    """This covers the list before the question, refusals, reasons, names and notes."""
     escalate(application, 11, 12, subject=EVIL, ticket_id=EVIL, last_error=EVIL)
     screens = [
         at_work.on_terminal("escalations", "note", "11", EVIL.replace("\0", "")),
@@ -679,8 +694,8 @@ def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Applic
         at_work.on_terminal("reject", "--error", EVIL, "--reason", EVIL, answers=["y"]),
         at_work.on_terminal("show", "11"),
     ]
-    for each in screens:
-        assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", each.raw)), each.text
+    for screen in screens:
+        assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw)), screen.text
     assert application.row(11)["last_error"] == f"Rejected by {USER}: {EVIL}"
     piped = at_work("show", "11").stdout
     assert all(char.isprintable() or char in "\t\n" for char in piped)
@@ -689,7 +704,7 @@ def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Applic
 
 @on_sqlite
 @pytest.mark.parametrize("option", ["--by", "--reason", "--error", "--ticket", "--fingerprint"])
-def test_an_option_that_is_no_utf8_is_wrong_usage(at_work: Cli, application: Application, option: str) -> None:
+def test_an_option_that_is_not_valid_utf8_is_wrong_usage(at_work: Cli, application: Application, option: str) -> None:
     escalate(application, 11)
     before = application.dump()
     arguments = ["reject", "--type", "customer", "--yes", *(["--reason", "x"] if option != "--reason" else [])]
@@ -702,9 +717,7 @@ def test_an_option_that_is_no_utf8_is_wrong_usage(at_work: Cli, application: App
 # -- expired messages ------------------------------------------------------------------------------------------------
 
 
-def test_requeue_leaves_alone_what_would_expire_again_and_tries_none_as_a_canary(
-    cli: Cli, application: Application
-) -> None:
+def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, application: Application) -> None:
     escalate(application, 11, hours_ago=72)
     escalate(application, 12, hours_ago=71)
     escalate(application, 13, hours_ago=1)
@@ -723,7 +736,7 @@ def test_requeue_leaves_alone_what_would_expire_again_and_tries_none_as_a_canary
 
 
 @on_sqlite
-def test_escalations_suggests_to_reject_what_has_expired(at_work: Cli, application: Application) -> None:
+def test_escalations_suggests_rejecting_expired_messages(at_work: Cli, application: Application) -> None:
     application.add(11, hours_ago=72)
     application.add(12, hours_ago=71)
     old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
@@ -738,7 +751,7 @@ def test_escalations_suggests_to_reject_what_has_expired(at_work: Cli, applicati
 
 
 @on_sqlite
-def test_requeue_says_before_it_asks_how_many_have_expired(at_work: Cli, application: Application) -> None:
+def test_requeue_reports_the_number_of_expired_messages_before_it_asks(at_work: Cli, application: Application) -> None:
     escalate(application, 11, hours_ago=72)
     escalate(application, 12, hours_ago=71)
     escalate(application, 13, hours_ago=1)
@@ -755,7 +768,7 @@ def test_requeue_says_before_it_asks_how_many_have_expired(at_work: Cli, applica
     assert screen.returncode == 4
 
 
-def test_requeue_leaves_alone_a_rejected_message_that_would_expire(at_work: Cli, application: Application) -> None:
+def test_requeue_skips_a_rejected_message_that_would_expire(at_work: Cli, application: Application) -> None:
     escalate(application, 11, hours_ago=72)
     assert at_work("reject", "11", "--reason", "too late", "--yes").returncode == 0
     named = at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
@@ -770,8 +783,8 @@ def test_requeue_leaves_alone_a_rejected_message_that_would_expire(at_work: Cli,
     assert application.state(11) == "waiting"
 
 
-def test_a_message_that_is_taken_back_first_failed_when_it_first_failed(cli: Cli, application: Application) -> None:
-    """Its age counts from then, and so does its expiry if its table does not say when it was made."""
+def test_a_requeued_rejected_message_keeps_the_time_of_its_first_failure(cli: Cli, application: Application) -> None:
+    """Its age counts from its first failure. So does its expiry if its table has no creation time."""
     application.add(11, hours_ago=5)
     with Scripted(REJECTS) as api:
         at_work = cli.having(application.variables(api.url))
@@ -782,4 +795,4 @@ def test_a_message_that_is_taken_back_first_failed_when_it_first_failed(cli: Cli
         after = at_work.json("show", "11")["queue"]["first_failed_at"]
         listed = at_work.json("list-failed", "--older-than", "4h")["messages"]
     assert abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) <= timedelta(seconds=1)
-    assert [each["id"] for each in listed] == [11]
+    assert [message["id"] for message in listed] == [11]

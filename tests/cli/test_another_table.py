@@ -43,7 +43,7 @@ COMMANDS = (
 
 @pytest.fixture
 def waiting(cli: Cli, application: Application) -> list[int]:
-    """Three messages that a pass could not deliver."""
+    """Add three messages that a pass could not deliver."""
     ids = application.add_due(3)
     with Scripted(BUSY) as api:
         assert cli.having(application.variables(api.url))("run-once").returncode == 0
@@ -53,14 +53,14 @@ def waiting(cli: Cli, application: Application) -> list[int]:
 
 @pytest.fixture
 def astray(at_work: Cli, application: Application) -> Cli:
-    """The command, told of another table with the same columns and a message of its own."""
+    """Point the command at another table with the same columns and a message of its own."""
     application.execute("CREATE TABLE archive AS SELECT * FROM pending_messages")
     application.execute("UPDATE archive SET status = 'sent' WHERE id <> 101")
     return at_work.having({"RETRYCLI_DATABASE__TABLE": "archive"})
 
 
 def remembered(application: Application) -> list[str]:
-    return [str(each["table_name"]) for each in application.rows("retrycli_selection").values()]
+    return [str(row["table_name"]) for row in application.rows("retrycli_selection").values()]
 
 
 def full(application: Application, name: str) -> str:
@@ -81,8 +81,8 @@ def test_a_pass_over_another_table_keeps_the_queue(
     assert [*sandbox.received] == []
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
     assert at_work.json("run-once")["sent"] == len(waiting)
-    keys = {each["delivery_key"] for each in before.values()}
-    assert {each.key for each in sandbox.received} == keys
+    keys = {row["delivery_key"] for row in before.values()}
+    assert {request.key for request in sandbox.received} == keys
 
 
 @pytest.mark.usefixtures("waiting")
@@ -110,21 +110,21 @@ def test_the_doctor_says_which_table_the_queue_belongs_to(astray: Cli, at_work: 
 def findings(cli: Cli, name: str, *, code: int | None) -> list[dict[str, Any]]:
     done = cli("doctor", "--json")
     found = cli.json("doctor", code=done.returncode if code is None else code)["findings"]
-    return [each for each in found if each["name"] == name]
+    return [finding for finding in found if finding["name"] == name]
 
 
-def test_one_table_has_many_spellings(waiting: list[int], at_work: Cli, application: Application) -> None:
+def test_one_table_can_be_spelled_in_several_ways(waiting: list[int], at_work: Cli, application: Application) -> None:
     other = ["main.pending_messages", "Pending_Messages"] if application.is_sqlite else ["public.pending_messages"]
-    for each in [*other, "pending_messages"]:
-        found = at_work.having({"RETRYCLI_DATABASE__TABLE": each}).json("status")
+    for name in [*other, "pending_messages"]:
+        found = at_work.having({"RETRYCLI_DATABASE__TABLE": name}).json("status")
         assert found["messages"]["waiting"] == len(waiting)
     assert remembered(application) == [full(application, "pending_messages")]
 
 
-def test_a_renamed_table_is_accepted_and_the_queue_goes_on(
+def test_a_renamed_table_is_accepted_and_the_queue_is_kept(
     waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    keys = {each["delivery_key"] for each in application.rows("retrycli_queue").values()}
+    keys = {queued["delivery_key"] for queued in application.rows("retrycli_queue").values()}
     rename(application)
     renamed = at_work.having({"RETRYCLI_DATABASE__TABLE": "outbox"})
     assert renamed("run-once").returncode == 78
@@ -140,11 +140,11 @@ def test_a_renamed_table_is_accepted_and_the_queue_goes_on(
     assert remembered(application) == [full(application, "outbox")]
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
     assert renamed.json("run-once")["sent"] == len(waiting)
-    assert {each.key for each in sandbox.received} == keys
+    assert {request.key for request in sandbox.received} == keys
 
 
 @pytest.mark.usefixtures("waiting")
-def test_on_a_terminal_it_says_what_would_be_dropped_and_asks(astray: Cli, application: Application) -> None:
+def test_on_a_terminal_it_lists_what_would_be_dropped_and_asks(astray: Cli, application: Application) -> None:
     refused = astray.on_terminal("table", "accept", answers=["n"])
     assert f"The queue belongs to {full(application, 'pending_messages')}, and has 3 messages." in refused.words
     assert f"1 of them have a failed row in {full(application, 'archive')}" in refused.words
@@ -156,20 +156,20 @@ def test_on_a_terminal_it_says_what_would_be_dropped_and_asks(astray: Cli, appli
 
 
 @pytest.mark.usefixtures("waiting")
-def test_the_table_that_it_belongs_to_needs_no_answer(at_work: Cli, application: Application) -> None:
+def test_the_table_that_owns_the_queue_needs_no_confirmation(at_work: Cli, application: Application) -> None:
     done = at_work("table", "accept")
     assert (done.returncode, done.stderr) == (0, "")
     assert remembered(application) == [full(application, "pending_messages")]
 
 
-def test_a_new_queue_belongs_to_the_table_for_which_it_is_made(cli: Cli, untouched: Application) -> None:
+def test_a_new_queue_belongs_to_the_configured_table(cli: Cli, untouched: Application) -> None:
     at_work = cli.having(untouched.variables("http://127.0.0.1:9"))
     assert at_work.json("run-once")["result"] == "completed"
     assert remembered(untouched) == [full(untouched, "pending_messages")]
 
 
 @pytest.mark.usefixtures("waiting")
-def test_a_renamed_table_that_the_settings_do_not_know_is_missing(at_work: Cli, application: Application) -> None:
+def test_a_renamed_table_missing_from_the_settings_is_reported(at_work: Cli, application: Application) -> None:
     rename(application)
     done = at_work("run-once")
     assert done.returncode == 78

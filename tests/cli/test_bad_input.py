@@ -1,4 +1,4 @@
-"""What is wrong from outside: one clear line on stderr that names the thing and the remedy, and nothing is lost."""
+"""Errors from outside: one clear line on stderr that names the problem and the remedy, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ API = "http://127.0.0.1:9"
 
 
 def fault(done: Finished, code: int) -> str:
-    """The one line that a command ends with."""
+    """Return the last line of a command's errors."""
     assert (done.returncode, done.stdout) == (code, "")
     assert "Traceback" not in done.stderr
     [line] = done.stderr.splitlines()
@@ -42,19 +42,19 @@ PATIENCE_SECONDS = 0.1
 
 @contextmanager
 def exclusively_locked(application: Application) -> Iterator[None]:
-    """Somebody else holds the database, and lets nobody read or write."""
+    """Hold an exclusive lock on the database, which blocks reads and writes."""
     with closing(sqlite3.connect(application.path, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         yield
 
 
 def impatient(application: Application) -> dict[str, str]:
-    """The variables of a command that waits a tenth of a second for a database lock instead of half a minute."""
+    """Return the variables of a command that waits a tenth of a second for a database lock instead of half a minute."""
     return {**application.variables(API), "RETRYCLI_DATABASE__URL": f"{application.url}?timeout={PATIENCE_SECONDS}"}
 
 
 def without_roots_powers(cli: Cli) -> Cli:
-    """The command bound by file modes, even where the tests run as root."""
+    """Provide the command bound by file modes, even if the tests run as root."""
     if os.geteuid() != 0:
         return cli
     setpriv = shutil.which("setpriv")
@@ -67,7 +67,7 @@ def without_roots_powers(cli: Cli) -> Cli:
 # -- the database ----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_database_is_named_and_not_made(cli: Cli) -> None:
+def test_a_missing_database_is_reported_and_not_created(cli: Cli) -> None:
     where = cli.cwd / "no.db"
     lost = cli.having({"RETRYCLI_DATABASE__URL": "sqlite:///no.db", "TICKETING_API_BASE_URL": API})
     shown = lost.show_all(piped=["run-once", "status", "db upgrade"])
@@ -76,7 +76,7 @@ def test_a_missing_database_is_named_and_not_made(cli: Cli) -> None:
     assert not where.exists()
 
 
-def test_a_locked_database_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+def test_a_locked_database_is_reported_with_a_remedy(cli: Cli, application: Application) -> None:
     with exclusively_locked(application):
         line = fault(cli("run-once", env=impatient(application)), 69)
     assert line == (
@@ -85,8 +85,8 @@ def test_a_locked_database_is_told_with_what_to_do(cli: Cli, application: Applic
     )
 
 
-def test_a_database_that_is_locked_in_the_middle_of_a_pass_loses_no_answer(cli: Cli, application: Application) -> None:
-    """The pass keeps the answer, and records it once it can, however often it has waited for the lock in vain."""
+def test_a_database_locked_during_a_pass_loses_no_answer(cli: Cli, application: Application) -> None:
+    """The pass keeps the answer, and records it when it can, however often it has waited for the lock in vain."""
     application.add(101)
     with held_back() as (sandbox, gate):
         env = {**impatient(application), "TICKETING_API_BASE_URL": sandbox.url}
@@ -99,11 +99,11 @@ def test_a_database_that_is_locked_in_the_middle_of_a_pass_loses_no_answer(cli: 
         done = end(process)
     assert (done.returncode, done.stderr) == (0, "")
     assert (application.row(101)["status"], application.state(101)) == ("sent", None)
-    assert [each["outcome"] for each in application.rows("retrycli_attempts").values()] == ["delivered"]
+    assert [attempt["outcome"] for attempt in application.rows("retrycli_attempts").values()] == ["delivered"]
 
 
-def test_a_database_that_may_only_be_read_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
-    """What only looks works all the same."""
+def test_a_read_only_database_is_reported_with_a_remedy(cli: Cli, application: Application) -> None:
+    """Read-only commands still work."""
     application.add(101)
     application.path.chmod(0o400)
     bound = without_roots_powers(cli).having(application.variables(API))
@@ -115,7 +115,7 @@ def test_a_database_that_may_only_be_read_is_told_with_what_to_do(cli: Cli, appl
     assert bound("list-failed").stdout.startswith("101\t")
 
 
-def test_a_file_that_may_not_even_be_read_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+def test_an_unreadable_file_is_reported_with_a_remedy(cli: Cli, application: Application) -> None:
     application.path.chmod(0)
     line = fault(without_roots_powers(cli)("status", env=application.variables(API)), 69)
     assert line.startswith(
@@ -123,7 +123,7 @@ def test_a_file_that_may_not_even_be_read_is_told_with_what_to_do(cli: Cli, appl
     )
 
 
-def test_a_file_in_a_folder_that_is_closed_to_us_is_told_with_what_to_do(cli: Cli) -> None:
+def test_a_file_in_an_inaccessible_directory_is_reported_with_a_remedy(cli: Cli) -> None:
     closed = cli.cwd / "closed"
     closed.mkdir(mode=0)
     bound = without_roots_powers(cli)
@@ -133,7 +133,7 @@ def test_a_file_in_a_folder_that_is_closed_to_us_is_told_with_what_to_do(cli: Cl
     )
 
 
-def test_a_file_that_is_no_database_is_left_alone(cli: Cli) -> None:
+def test_a_file_that_is_not_a_database_is_left_alone(cli: Cli) -> None:
     file = cli.cwd / "agent.db"
     file.write_text("Dear database,\n" * 100)
     line = fault(
@@ -143,10 +143,10 @@ def test_a_file_that_is_no_database_is_left_alone(cli: Cli) -> None:
     assert file.read_text() == "Dear database,\n" * 100
 
 
-def test_a_damaged_database_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+def test_a_damaged_database_is_reported_with_a_remedy(cli: Cli, application: Application) -> None:
     application.add_due(20)
     content = bytearray(application.path.read_bytes())
-    content[4096:] = bytes(each ^ 0x5A for each in content[4096:])
+    content[4096:] = bytes(byte ^ 0x5A for byte in content[4096:])
     application.path.write_bytes(content)
     line = fault(cli("run-once", env=application.variables(API)), 69)
     assert line == (
@@ -155,7 +155,7 @@ def test_a_damaged_database_is_told_with_what_to_do(cli: Cli, application: Appli
     )
 
 
-def test_somebody_elses_database_gets_no_tables_of_ours(cli: Cli) -> None:
+def test_another_applications_database_gets_no_retrycli_tables(cli: Cli) -> None:
     file = cli.cwd / "other.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
@@ -167,7 +167,7 @@ def test_somebody_elses_database_gets_no_tables_of_ours(cli: Cli) -> None:
     assert file.read_bytes() == before
 
 
-def test_a_table_without_a_column_that_is_needed_names_the_column(cli: Cli, untouched: Application) -> None:
+def test_a_missing_required_column_is_named(cli: Cli, untouched: Application) -> None:
     untouched.execute("ALTER TABLE pending_messages DROP COLUMN last_error")
     before = untouched.dump()
     line = fault(cli("run-once", env=untouched.variables(API)), 78)
@@ -178,8 +178,8 @@ def test_a_table_without_a_column_that_is_needed_names_the_column(cli: Cli, unto
     assert untouched.dump() == before
 
 
-def test_the_least_table_that_there_may_be_is_enough(cli: Cli, sandbox: Sandbox) -> None:
-    """The eight columns that are needed, and no other."""
+def test_the_minimal_table_is_enough(cli: Cli, sandbox: Sandbox) -> None:
+    """The table has only the eight required columns."""
     file = cli.cwd / "least.db"
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(
@@ -191,7 +191,7 @@ def test_the_least_table_that_there_may_be_is_enough(cli: Cli, sandbox: Sandbox)
         )
     env = {"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": sandbox.url}
     assert cli.having({**env, "RETRYCLI_DATABASE__TABLE": "mail"}).json("run-once")["sent"] == 1
-    assert [each.ticket_id for each in sandbox.received] == ["T-1"]
+    assert [request.ticket_id for request in sandbox.received] == ["T-1"]
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ BAD_ROWS: dict[int, tuple[dict[str, Any], str]] = {
 
 @dataclass(frozen=True)
 class Mixed:
-    """One pass over a bad row of each kind and three good messages."""
+    """One pass over an invalid row of each kind and three good messages."""
 
     cli: Cli
     application: Application
@@ -224,7 +224,7 @@ class Mixed:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Mixed]:
-    """Make that pass."""
+    """Make this pass."""
     folder = tmp_path_factory.mktemp("rows")
     with prepared(folder) as application:
         application.fill_due()
@@ -234,11 +234,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Itera
         with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
             cli = Cli(folder, application.variables(sandbox.url))
             done = cli("run-once")
-            yield Mixed(cli, application, before, done, [each.ticket_id for each in sandbox.received])
+            yield Mixed(cli, application, before, done, [request.ticket_id for request in sandbox.received])
 
 
 @pytest.mark.parametrize("message_id", BAD_ROWS)
-def test_a_row_with_unusable_data_goes_to_a_person_with_what_is_wrong_with_it(mixed: Mixed, message_id: int) -> None:
+def test_a_row_with_unusable_data_is_escalated_with_its_error(mixed: Mixed, message_id: int) -> None:
     """Of its row only last_error changes; the log has one line about it and one for the metrics."""
     problem = BAD_ROWS[message_id][1]
     assert mixed.application.row(message_id) == mixed.before[message_id] | {"last_error": f"Can't be sent: {problem}"}
@@ -248,7 +248,7 @@ def test_a_row_with_unusable_data_goes_to_a_person_with_what_is_wrong_with_it(mi
     )
 
 
-def test_the_other_messages_go_on(mixed: Mixed) -> None:
+def test_the_other_messages_are_delivered(mixed: Mixed) -> None:
     assert mixed.done.returncode == 0
     assert sorted(mixed.tickets) == ["4705", "4706", "4707"]
     assert mixed.done.stderr.count("METRIC: message_escalated") == len(BAD_ROWS)
@@ -256,15 +256,15 @@ def test_the_other_messages_go_on(mixed: Mixed) -> None:
 
 
 def test_rows_with_unusable_data_can_be_listed_and_shown(mixed: Mixed) -> None:
-    """What is no number or no time is null there."""
+    """An invalid number or time is shown as null."""
     shown = mixed.cli.show_all(
         piped=["list-failed --json", "list-failed", "escalations --json", "show 21 --json", "show 20"]
     )
-    listed = {each["id"]: each for each in shown.json("list-failed --json")["messages"]}
+    listed = {message["id"]: message for message in shown.json("list-failed --json")["messages"]}
     assert listed.keys() == BAD_ROWS.keys()
     assert (listed[24]["retry_count"], listed[27]["created_at"], listed[29]["max_retries"]) == (None, None, None)
     assert "24\t4724\tcustomer\tescalated\t?/10\t" in shown.piped["list-failed"].stdout
-    assert {each["reason"] for each in shown.json("escalations --json")["escalations"]} == {"invalid"}
+    assert {escalation["reason"] for escalation in shown.json("escalations --json")["escalations"]} == {"invalid"}
     assert shown.json("show 21 --json")["message"]["body"] == "\0\1"
     assert shown.piped["show 20"].returncode == 0
 
@@ -280,7 +280,7 @@ def test_rows_with_unusable_data_can_be_listed_and_shown(mixed: Mixed) -> None:
         ("link.lock", "Too many levels of symbolic links"),
     ],
 )
-def test_a_lock_that_cant_be_made_is_told_with_the_setting(
+def test_a_lock_that_cannot_be_created_is_reported_with_its_setting(
     cli: Cli, application: Application, place: str, reason: str
 ) -> None:
     application.add(101)
@@ -294,7 +294,7 @@ def test_a_lock_that_cant_be_made_is_told_with_the_setting(
     assert application.rows() == before
 
 
-def test_a_lock_folder_that_may_not_be_written_is_told_with_the_setting(cli: Cli, application: Application) -> None:
+def test_an_unwritable_lock_directory_is_reported_with_its_setting(cli: Cli, application: Application) -> None:
     folder = cli.cwd / "locks"
     folder.mkdir(mode=0o500)
     lock = folder / "retrycli.lock"
@@ -340,7 +340,7 @@ WRONG_FILES = {
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> dict[tuple[str, str] | bytes, Finished]:
-    """What is said to each of them: by ``config show`` where the settings alone tell, as it starts in half the time."""
+    """Return the error for each case, from ``config show`` if only the settings are wrong: it starts faster."""
     folder = tmp_path_factory.mktemp("settings")
     with prepared(folder) as application:
         cli = Cli(folder, application.variables(API))
@@ -355,7 +355,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> dic
         return done
 
 
-def test_a_wrong_setting_is_named_with_its_source_and_the_remedy(
+def test_an_invalid_setting_is_named_with_its_source_and_remedy(
     checked: dict[tuple[str, str] | bytes, Finished],
 ) -> None:
     said = {setting: fault(checked[setting], 78) for setting in WRONG_SETTINGS}
@@ -365,14 +365,14 @@ def test_a_wrong_setting_is_named_with_its_source_and_the_remedy(
     assert [setting for setting in WRONG_SETTINGS if "secret" in checked[setting].stderr] == []
 
 
-def test_a_wrong_configuration_file_is_named_with_what_is_wrong_in_it(
+def test_an_invalid_configuration_file_is_reported_with_its_error(
     checked: dict[tuple[str, str] | bytes, Finished],
 ) -> None:
     said = {content: fault(checked[content], 78) for content in WRONG_FILES}
     assert {content: text for content, text in said.items() if WRONG_FILES[content] not in text} == {}
 
 
-def test_a_configuration_file_that_may_not_be_read_is_told(cli: Cli) -> None:
+def test_an_unreadable_configuration_file_is_reported(cli: Cli) -> None:
     file = cli.cwd / "retrycli.toml"
     file.touch(mode=0)
     us = without_roots_powers(cli)

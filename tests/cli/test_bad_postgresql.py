@@ -1,4 +1,4 @@
-"""A PostgreSQL in trouble: one clear line on stderr, nothing is lost, and the next pass recovers what was open."""
+"""A PostgreSQL in trouble: one clear line on stderr, nothing is lost, and the next pass recovers open attempts."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def server() -> Iterator[Server]:
 
 
 def shown(url: URL) -> str:
-    """A URL with its password."""
+    """Return a URL with its password."""
     return url.render_as_string(hide_password=False)
 
 
 @dataclass(frozen=True)
 class Desk:
-    """An application on a server of its own, the command in a folder, and the server's hardships."""
+    """An application on its own server, the command in a folder, and ways to disturb the server."""
 
     server: Server
     application: Application
     cli: Cli
 
     def url(self, *, user: str = "postgres", port: int | None = None, **query: str) -> str:
-        """Its ``database.url``, with a password that is nobody's business."""
+        """Return its ``database.url``, with a secret password."""
         there = make_url(self.application.url).set(username=user, password=SECRET)
         return shown(there.set(port=port or there.port, query=query))
 
     def at(self, api: str, *, url: str | None = None, **settings: str) -> Cli:
-        """The command, told of the database and an API."""
+        """Provide the command, configured with the database and an API."""
         more = {f"RETRYCLI_{name}": value for name, value in settings.items()}
         return self.cli.having(
             {
@@ -80,7 +80,7 @@ class Desk:
         )
 
     def run_later(self, api: Sandbox, later: timedelta) -> PassSummary:
-        """Make a pass, when so much time has gone by."""
+        """Make a pass this much later."""
         settings = Settings.model_validate(
             self.application.settings(api.url).model_dump() | {"run": {"lock_file": str(self.cli.cwd / "lock")}}
         )
@@ -88,17 +88,17 @@ class Desk:
         return run_pass.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def role(self, *grants: str) -> str:
-        """Make a role that may do this much; its name."""
+        """Create a role with these rights; return its name."""
         name = f"{make_url(self.application.url).database}_{len(grants)}"
         self.application.execute(f"CREATE ROLE {name} LOGIN")
-        for each in grants:
-            self.application.execute(f"GRANT {each} TO {name}")
+        for grant in grants:
+            self.application.execute(f"GRANT {grant} TO {name}")
         return name
 
 
 @pytest.fixture(scope="module")
 def template(server: Server) -> Iterator[str]:
-    """A database that retrycli has its tables in."""
+    """Provide a database with retrycli's tables."""
     with postgresql.database(at=server.url) as url:
         Application(url)
         with wiring.open_database(Settings(database=DatabaseSettings(url=url))):
@@ -114,13 +114,13 @@ def desk(server: Server, template: str, cli: Cli) -> Iterator[Desk]:
 
 @pytest.fixture
 def untouched_desk(server: Server, cli: Cli) -> Iterator[Desk]:
-    """Where retrycli has made no tables yet."""
+    """Provide a desk without retrycli's tables."""
     with postgresql.database(at=server.url) as url:
         yield Desk(server, Application(url), cli)
 
 
 def line(done: Finished, code: int = 69) -> str:
-    """The one line that a command ends with, without the place that it begins with."""
+    """Return the one line that a command ends with, without the location at its start."""
     text = fault(done, code)
     assert SECRET not in done.stderr
     return text.partition(": ")[2] if text.startswith("postgresql") else text
@@ -128,7 +128,7 @@ def line(done: Finished, code: int = 69) -> str:
 
 @contextmanager
 def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finished], Gate]]:
-    """A pass with one of ten messages in flight; how it has ended, once the block has, and what holds the message."""
+    """Run a pass with one of ten messages in flight; yield its result after the block, and the gate."""
     desk.application.add_due(MESSAGES)
     done: list[Finished] = []
     with held_back() as (api, gate):
@@ -142,25 +142,25 @@ def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finishe
 
 
 def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
-    """Nothing was lost, and what passes do about it: what was open is unknown, and is sent again with its key.
+    """Check that nothing was lost: later passes send unknown messages again with their keys.
 
-    What is known to be delivered is not sent again.
+    Messages known to be delivered are not sent again.
     """
     rows, queue = desk.application.rows(), desk.application.rows("retrycli_queue")
-    assert {each for each, row in rows.items() if row["status"] == "failed"} == queue.keys()
+    assert {message_id for message_id, row in rows.items() if row["status"] == "failed"} == queue.keys()
     assert all(row["next_attempt_at"] or row["claim_expires_at"] for row in queue.values())
     attempts = desk.application.rows("retrycli_attempts").values()
-    kept = {each["message_id"] for each in attempts if each["outcome"] == "delivered"} & queue.keys()
-    begun = {each["message_id"]: each["delivery_key"] for each in attempts if each["message_id"] in queue}
+    kept = {attempt["message_id"] for attempt in attempts if attempt["outcome"] == "delivered"} & queue.keys()
+    begun = {attempt["message_id"]: attempt["delivery_key"] for attempt in attempts if attempt["message_id"] in queue}
     assert (len(begun), len(kept)) == (unknown + known, known)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         after = desk.run_later(api, PROCESS_DIED)
         assert (after.result, after.unknown, after.sent) == ("completed", unknown, len(queue) - unknown)
         assert desk.run_later(api, ALL_DUE).sent == unknown
         assert len(api.received) == len(queue) - known
-        keys = {each.key for each in api.received}
-        assert {begun[each] for each in begun.keys() - kept} <= keys
-        assert {begun[each] for each in kept}.isdisjoint(keys)
+        keys = {request.key for request in api.received}
+        assert {begun[message_id] for message_id in begun.keys() - kept} <= keys
+        assert {begun[message_id] for message_id in kept}.isdisjoint(keys)
     assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
     assert {row["result"] for row in desk.application.rows("retrycli_passes").values()} <= {
         "completed",
@@ -173,8 +173,8 @@ def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_server_that_is_stopped_in_mid_pass_costs_what_was_in_flight_one_more_attempt(desk: Desk, mode: str) -> None:
-    """Also where the server need not have its commits on its disk, as far as others are concerned."""
+def test_stopping_the_server_during_a_pass_costs_one_attempt_per_message_in_flight(desk: Desk, mode: str) -> None:
+    """This holds also if the server acknowledges commits before they are on its disk."""
     with in_flight(desk, desk.url(options="-c synchronous_commit=off")) as (done, _):
         desk.server.stop(mode)
     try:
@@ -189,8 +189,8 @@ def test_a_server_that_is_stopped_in_mid_pass_costs_what_was_in_flight_one_more_
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_server_that_restarts_between_two_transactions_is_greeted_anew(desk: Desk, mode: str) -> None:
-    """The pass goes on, and sends each message once."""
+def test_a_pass_reconnects_after_the_server_restarts_between_transactions(desk: Desk, mode: str) -> None:
+    """The pass continues, and sends each message once."""
     with in_flight(desk) as (done, _):
         desk.server.stop(mode)
         desk.server.start()
@@ -200,8 +200,8 @@ def test_a_server_that_restarts_between_two_transactions_is_greeted_anew(desk: D
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_server_that_is_stopped_in_the_middle_of_a_transaction_is_told(desk: Desk, mode: str) -> None:
-    """Nothing can be recorded of the answer, because the application holds one of retrycli's own tables too."""
+def test_stopping_the_server_during_a_transaction_is_reported(desk: Desk, mode: str) -> None:
+    """The answer cannot be recorded, because the application locks one of retrycli's own tables too."""
     with in_flight(desk) as (done, gate), holding(desk, "LOCK TABLE retrycli_queue IN ACCESS EXCLUSIVE MODE"):
         gate.opened.set()
         wait_until(lambda: waits_for_a_lock(desk.application))
@@ -214,7 +214,7 @@ def test_a_server_that_is_stopped_in_the_middle_of_a_transaction_is_told(desk: D
 
 @contextmanager
 def holding(desk: Desk, statement: str) -> Iterator[None]:
-    """A transaction that stays open after a statement, as long as the server lets it."""
+    """Hold a transaction open after a statement, as long as the server permits."""
     there = make_url(desk.application.url).set(drivername="postgresql")
     with closing(psycopg.connect(shown(there))) as connection:
         connection.execute(statement.encode())
@@ -222,7 +222,7 @@ def holding(desk: Desk, statement: str) -> Iterator[None]:
 
 
 def waits_for_a_lock(application: Application) -> bool:
-    """Whether somebody's statement waits there."""
+    """Return whether a statement is waiting for a lock."""
     return bool(application.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
 
 
@@ -231,7 +231,7 @@ def waits_for_a_lock(application: Application) -> bool:
 
 @dataclass(frozen=True)
 class InDoubt:
-    """A commit that a broken network leaves in doubt."""
+    """A commit whose result is unknown after a network failure."""
 
     text: str
     """What is said in its transaction."""
@@ -254,8 +254,8 @@ IN_DOUBT = {
 
 
 @pytest.mark.parametrize("case", IN_DOUBT)
-def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Desk, case: str) -> None:
-    """A message whose answer is known is not sent once more: its outcome is recorded over another connection."""
+def test_a_network_failure_during_a_commit_loses_nothing(desk: Desk, case: str) -> None:
+    """A message with a known answer is not sent again: its outcome is recorded over another connection."""
     doubt = IN_DOUBT[case]
     desk.application.add(101)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
@@ -264,11 +264,11 @@ def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Des
         assert between.lost.is_set()
         assert line(done).endswith(f"the connection is lost: {GONE}")
         assert desk.application.row(101)["status"] == doubt.row
-        after = [desk.run_later(api, each) for each in (PROCESS_DIED, ALL_DUE)]
-        assert sum(each.unknown for each in after) == doubt.unknown
-        assert [each.times for each in api.received] == [doubt.arrives]
+        after = [desk.run_later(api, text) for text in (PROCESS_DIED, ALL_DUE)]
+        assert sum(row.unknown for row in after) == doubt.unknown
+        assert [request.times for request in api.received] == [doubt.arrives]
     assert desk.application.row(101)["status"] == "sent"
-    outcomes = [each["outcome"] for each in desk.application.rows("retrycli_attempts").values()]
+    outcomes = [attempt["outcome"] for attempt in desk.application.rows("retrycli_attempts").values()]
     assert outcomes == ["unknown"] * doubt.unknown + ["delivered"]
 
 
@@ -277,7 +277,7 @@ def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Des
 READ_ONLY = rf"cannot execute [A-Z ]+ in a read-only transaction: {re.escape(BY_STATE['25006'])}"
 
 
-def test_a_server_that_takes_no_changes_is_told_and_can_be_looked_at(desk: Desk) -> None:
+def test_a_read_only_server_is_reported_and_can_be_inspected(desk: Desk) -> None:
     desk.application.add(101)
     name = make_url(desk.application.url).database
     desk.server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -293,8 +293,8 @@ def is_read_only(desk: Desk) -> bool:
         return connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
 
 
-def test_a_server_that_turns_read_only_in_mid_pass_loses_nothing(desk: Desk) -> None:
-    """As one does that is made a standby."""
+def test_a_server_that_becomes_read_only_during_a_pass_loses_nothing(desk: Desk) -> None:
+    """A server that becomes a standby is read-only."""
     try:
         with in_flight(desk) as (done, _):
             desk.server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
@@ -305,8 +305,8 @@ def test_a_server_that_turns_read_only_in_mid_pass_loses_nothing(desk: Desk) -> 
     check_that_all_arrive(desk, unknown=1)
 
 
-def test_of_several_hosts_in_the_url_the_one_that_takes_changes_is_used(desk: Desk) -> None:
-    """One of them is down."""
+def test_of_several_hosts_in_the_url_the_writable_one_is_used(desk: Desk) -> None:
+    """One of the hosts is down."""
     desk.application.add(101)
     nobody, there = postgresql.free_port(), desk.server.port
     name = make_url(desk.application.url).database
@@ -344,8 +344,8 @@ COMMANDS = (
 )
 
 
-def test_a_role_with_one_connection_and_the_rights_of_the_manual_can_do_it_all(untouched_desk: Desk) -> None:
-    """Each command needs one at a time."""
+def test_a_role_with_one_connection_and_the_manuals_rights_can_run_everything(untouched_desk: Desk) -> None:
+    """Each command needs one connection at a time."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
@@ -356,21 +356,21 @@ def test_a_role_with_one_connection_and_the_rights_of_the_manual_can_do_it_all(u
         command = desk.at(api.url, url=desk.url(user=role))
         said = {each: command(*each.split()) for each in COMMANDS}
     assert {each: done.returncode for each, done in said.items()} == dict.fromkeys(COMMANDS, 0)
-    assert {each: row["status"] for each, row in desk.application.rows().items()} == {
+    assert {message_id: row["status"] for message_id, row in desk.application.rows().items()} == {
         101: "sent",
         102: "sent",
         103: "rejected",
     }
 
 
-def test_a_role_without_a_connection_is_told(desk: Desk) -> None:
+def test_a_role_without_a_free_connection_is_reported(desk: Desk) -> None:
     role = desk.role()
     desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
     told = line(desk.at(API, url=desk.url(user=role))("run-once"))
     assert told.endswith(f'FATAL: too many connections for role "{role}": {BY_TEXT["too many connections"]}')
 
 
-def test_a_server_that_is_full_is_told(desk: Desk) -> None:
+def test_a_full_server_is_reported(desk: Desk) -> None:
     role = desk.role()
     with ExitStack() as crowd:
         with suppress(psycopg.OperationalError):
@@ -385,15 +385,15 @@ def test_a_server_that_is_full_is_told(desk: Desk) -> None:
 
 
 def check_all_sent_once(desk: Desk, done: Finished) -> None:
-    """Check that a pass went on as if nothing had been."""
+    """Check that a pass continued undisturbed."""
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
     assert len(desk.application.rows("retrycli_attempts")) == MESSAGES
 
 
 @pytest.mark.parametrize(("setting", "milliseconds"), [("statement_timeout", 300), ("lock_timeout", 50)])
-def test_a_statement_that_is_cancelled_in_mid_pass_loses_nothing(desk: Desk, setting: str, milliseconds: int) -> None:
-    """The application holds the table for longer than the server lets anybody wait. The pass goes on after that."""
+def test_a_statement_cancelled_during_a_pass_loses_nothing(desk: Desk, setting: str, milliseconds: int) -> None:
+    """The application locks the table for longer than the server's timeout. Then the pass continues."""
     with (
         in_flight(desk, desk.url(options=f"-c {setting}={milliseconds}")) as (done, gate),
         holding(desk, "LOCK TABLE pending_messages IN ACCESS EXCLUSIVE MODE"),
@@ -402,12 +402,12 @@ def test_a_statement_that_is_cancelled_in_mid_pass_loses_nothing(desk: Desk, set
         for _ in range(3):
             wait_until(lambda: waits_for_a_lock(desk.application))
             wait_until(lambda: not waits_for_a_lock(desk.application))
-        assert [each["outcome"] for each in desk.application.rows("retrycli_attempts").values()] == ["delivered"]
+        assert [attempt["outcome"] for attempt in desk.application.rows("retrycli_attempts").values()] == ["delivered"]
     check_all_sent_once(desk, done[0])
 
 
-def test_a_pass_waits_for_an_application_that_holds_its_rows_for_a_while(desk: Desk) -> None:
-    """And goes on as if nothing had been."""
+def test_a_pass_waits_for_rows_that_the_application_has_locked(desk: Desk) -> None:
+    """Then it continues undisturbed."""
     attempts = "SELECT 1 FROM retrycli_attempts WHERE outcome = 'delivered' AND finished_at IS NULL"
     with in_flight(desk) as (done, gate), holding(desk, "SELECT 1 FROM pending_messages FOR UPDATE"):
         gate.opened.set()
@@ -428,8 +428,8 @@ LACKS = {
 
 
 @pytest.mark.parametrize("right", LACKS)
-def test_a_right_that_is_missing_is_told_before_anything_is_sent(desk: Desk, right: str) -> None:
-    """Or a message would go out, what came of it could not be written down, and it would go out again."""
+def test_a_missing_right_is_reported_before_anything_is_sent(desk: Desk, right: str) -> None:
+    """Otherwise a message would be sent without recording its outcome, and would be sent again."""
     desk.application.add(101)
     grant, told = LACKS[right]
     own = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
@@ -443,17 +443,17 @@ def test_a_right_that_is_missing_is_told_before_anything_is_sent(desk: Desk, rig
         assert desk.run_later(api, timedelta(0)).sent == 1
 
 
-def test_a_role_that_may_make_no_tables_is_told(untouched_desk: Desk) -> None:
-    """Once somebody else has made them, it needs no such right."""
+def test_a_role_that_may_not_create_tables_is_reported(untouched_desk: Desk) -> None:
+    """It needs no such right after somebody else has created the tables."""
     desk = untouched_desk
     desk.application.add(101)
     role = desk.role(ON_THE_TABLE)
     done = desk.at(API, url=desk.url(user=role))("run-once")
     assert line(done) == f"permission denied for schema public: {BY_STATE['42501']}"
-    assert {each for each in desk.application.tables() if each.startswith("retrycli")} == set()
+    assert {table for table in desk.application.tables() if table.startswith("retrycli")} == set()
 
 
-def test_a_role_without_a_schema_for_our_tables_is_told(untouched_desk: Desk) -> None:
+def test_a_role_without_a_schema_for_retrycli_tables_is_reported(untouched_desk: Desk) -> None:
     desk = untouched_desk
     desk.application.add(101)
     url = desk.url(options="-c search_path=nowhere")
@@ -467,12 +467,12 @@ def test_a_role_without_a_schema_for_our_tables_is_told(untouched_desk: Desk) ->
 @pytest.mark.parametrize(
     ("body", "forbidden"), [("", "status = 'sent'"), (None, "starts_with(last_error, 'Can''t be sent')")]
 )
-def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(
+def test_a_violated_constraint_is_reported_without_the_rows_content(
     desk: Desk, body: str | None, forbidden: str
 ) -> None:
-    """The server's own words about it quote the whole row: of one that is written alone, and of several at once."""
-    for each in range(1, 31):
-        desk.application.add(each, subject="a customer's words", body=body)
+    """The server's message quotes the whole row, for a single row and for several at once."""
+    for message_id in range(1, 31):
+        desk.application.add(message_id, subject="a customer's words", body=body)
     desk.application.execute(f"ALTER TABLE pending_messages ADD CONSTRAINT never CHECK (NOT ({forbidden}))")
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         done = desk.at(api.url)("--debug", "run-once")
@@ -481,7 +481,7 @@ def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(
     assert f"{told}: {BY_STATE['23']}" in done.stderr
     assert "customer's" not in done.stderr
     assert done.returncode == (0 if body is None else 78)
-    states = {each["state"] for each in desk.application.rows("retrycli_queue").values()}
+    states = {queued["state"] for queued in desk.application.rows("retrycli_queue").values()}
     assert states == {"escalated" if body is None else "waiting"}
 
 
@@ -492,19 +492,19 @@ def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(
         ("USING (true) WITH CHECK (id <> {0})", "violates row-level security policy"),
     ],
 )
-def test_a_message_that_a_policy_keeps_from_changes_is_sent_once_and_goes_to_a_person(
+def test_a_message_that_a_policy_protects_from_updates_is_sent_once_and_escalated(
     untouched_desk: Desk, policy: str, why: str
 ) -> None:
-    """It could be read, so it was sent; it is not waited for as one that the application holds."""
+    """It is readable, so it was sent. The pass does not wait for it as for a locked row."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     *others, hidden = desk.application.add_due(MESSAGES)
-    for each in (
+    for statement in (
         "ALTER TABLE pending_messages ENABLE ROW LEVEL SECURITY",
         "CREATE POLICY reading ON pending_messages FOR SELECT USING (true)",
         f"CREATE POLICY writing ON pending_messages FOR UPDATE {policy.format(hidden)}",
     ):
-        desk.application.execute(each)
+        desk.application.execute(statement)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         command = desk.at(api.url, url=desk.url(user=role))
         done = command("run-once")
@@ -512,16 +512,16 @@ def test_a_message_that_a_policy_keeps_from_changes_is_sent_once_and_goes_to_a_p
         assert f"Message {hidden} needs an operator (invalid: " in done.stderr
         assert why in done.stderr
         assert command.json("run-once")["sent"] == 0
-        assert [each.times for each in api.received] == [1] * MESSAGES
+        assert [request.times for request in api.received] == [1] * MESSAGES
     rows = desk.application.rows()
-    assert {rows[each]["status"] for each in others} == {"sent"}
+    assert {rows[message_id]["status"] for message_id in others} == {"sent"}
     assert (rows[hidden]["status"], desk.application.state(hidden)) == ("failed", "escalated")
 
 
 # -- URLs that lead nowhere ------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_can_not_be_reached_is_told_with_what_to_check(desk: Desk) -> None:
+def test_an_unreachable_server_is_reported_with_what_to_check(desk: Desk) -> None:
     desk.server.hosts_file.write_text(
         "host all guarded 127.0.0.1/32 scram-sha-256\n" + desk.server.hosts_file.read_text()
     )
@@ -542,7 +542,7 @@ def test_a_server_that_can_not_be_reached_is_told_with_what_to_check(desk: Desk)
 # -- schemas ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_applications_table_may_be_in_any_schema_and_ours_in_the_first_that_is_searched(
+def test_the_applications_table_may_be_in_any_schema(
     untouched_desk: Desk,
 ) -> None:
     desk = untouched_desk
@@ -558,4 +558,4 @@ def test_the_applications_table_may_be_in_any_schema_and_ours_in_the_first_that_
     assert command("requeue", "103").returncode == 0
     assert command.json("status")["messages"]["waiting"] == 1
     found = desk.application.execute("SELECT schemaname FROM pg_tables WHERE starts_with(tablename, 'retrycli')")
-    assert {each["schemaname"] for each in found} == {"ours"}
+    assert {row["schemaname"] for row in found} == {"ours"}

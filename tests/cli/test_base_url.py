@@ -1,4 +1,4 @@
-"""A base URL that the transport refuses is a wrong setting: no message is charged or escalated for it."""
+"""A base URL that the transport refuses is an invalid setting: no message is charged or escalated for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGES = 3
 
 
 def check_refused(done: Finished, key: str, url: str) -> None:
-    """It ended for a wrong setting, which one line names with its value."""
+    """Check that the command ended because of an invalid setting, named with its value in one line."""
     assert done.returncode == 78
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
@@ -29,23 +29,23 @@ def check_refused(done: Finished, key: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", REFUSED)
-def test_a_pass_charges_no_message_for_it(cli: Cli, application: Application, url: str) -> None:
+def test_a_pass_charges_no_message_for_an_invalid_base_url(cli: Cli, application: Application, url: str) -> None:
     application.add_due(MESSAGES)
     before = application.rows()
     at_work = cli.having(application.variables(url))
     check_refused(at_work("run-once"), "gateway.base_url", url)
     assert application.rows() == before
-    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+    assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
     assert application.rows("retrycli_attempts") == {}
     assert at_work.json("escalations")["escalations"] == []
 
 
 @pytest.mark.parametrize("url", REFUSED)
-def test_the_check_of_the_settings_finds_it(cli: Cli, application: Application, url: str) -> None:
+def test_config_check_finds_an_invalid_base_url(cli: Cli, application: Application, url: str) -> None:
     check_refused(cli.having(application.variables(url))("config", "check"), "gateway.base_url", url)
 
 
-def test_an_attempt_by_hand_charges_no_message_for_it(cli: Cli, application: Application) -> None:
+def test_a_manual_attempt_charges_no_message_for_an_invalid_base_url(cli: Cli, application: Application) -> None:
     [message_id] = application.add_due(1)
     before = application.rows()
     done = cli.having(application.variables(REFUSED[0]))("retry", str(message_id))
@@ -54,8 +54,8 @@ def test_an_attempt_by_hand_charges_no_message_for_it(cli: Cli, application: App
     assert application.rows("retrycli_attempts") == {}
 
 
-def test_one_of_several_gateways_stops_them_all(cli: Cli, at_work: Cli, application: Application) -> None:
-    """What is right for one type must not hide what is wrong for another."""
+def test_one_invalid_gateway_of_several_stops_them_all(cli: Cli, at_work: Cli, application: Application) -> None:
+    """A valid gateway of one type must not hide an invalid one of another type."""
     application.add_due(MESSAGES)
     own = at_work.having({"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": REFUSED[0]})
     check_refused(own("config", "check"), "gateway.internal.base_url", REFUSED[0])

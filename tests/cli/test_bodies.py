@@ -1,4 +1,4 @@
-"""No command reads a body but those that show, change or send it."""
+"""Only commands that show, change or send a body read it."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def watched() -> Iterator[None]:
         event.remove(Engine, "before_cursor_execute", look)
 
 
-def test_a_body_is_read_by_those_commands_alone_that_show_change_or_send_it(
+def test_only_commands_that_show_change_or_send_a_body_read_it(
     cli: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Each statement of each command is carried out once more, to see what is in its rows."""
+    """Each statement of each command is run a second time to inspect its rows."""
     made = {"body": BODY, "created_at": datetime.now(UTC).replace(tzinfo=None)}
     application.add_all([made | {"retry_count": 5, "updated_at": made["created_at"]}] * 2)
-    application.add_all([made | {"retry_count": 10, "last_error": f"no recipient {each}"} for each in range(6)])
+    application.add_all([made | {"retry_count": 10, "last_error": f"no recipient {number}"} for number in range(6)])
     application.add(**made, cc_emails="no JSON")
     cli = cli.having({"RETRYCLI_DATABASE__URL": application.url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url})
     assert cli("passes").returncode == 0  # makes the tables
@@ -103,6 +103,6 @@ def test_a_body_is_read_by_those_commands_alone_that_show_change_or_send_it(
     assert len(sandbox.received) == 2
 
 
-def test_each_command_is_looked_at() -> None:
-    named = {each.split()[0] for each in (*LOOKING, *ACTING, *WITH_BODIES)}
+def test_covers_every_command() -> None:
+    named = {command.split()[0] for command in (*LOOKING, *ACTING, *WITH_BODIES)}
     assert named | ELSEWHERE | NEEDS_A_LOOK_UP == set(HOMES)

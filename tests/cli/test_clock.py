@@ -1,4 +1,4 @@
-"""Time goes wrong: a clock that is set ahead and back, hosts that differ, summer time, leap seconds."""
+"""Wrong clocks: set ahead and back, different on two hosts, daylight saving time, leap seconds."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def at(application: Application) -> Iterator[Desk]:
 
 
 def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[int, list[int]]:
-    """Have cron make its passes by a clock that is ahead: what each of them tried, by the ticks of the right clock."""
+    """Make cron's passes with a clock that is ahead; return their attempts, by the ticks of the right clock."""
     found = {}
     for tick in ticks:
         now = NOON + tick * TICK + ahead
@@ -55,10 +55,10 @@ def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[in
 
 
 @on_both
-def test_after_a_clock_was_a_month_ahead_each_message_is_tried_in_its_time(
+def test_after_a_clock_was_a_month_ahead_messages_are_attempted_on_time(
     at: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Message 1 failed before, 2 meanwhile; 3 failed by an application whose clock was wrong too, 4 tells no time."""
+    """Message 1 failed before, 2 meanwhile; 3 failed in an application with a wrong clock, 4 has no time."""
     at.add(1)
     at.add(2, failed_at=NOON)
     assert tried(at, range(1)) == {0: [1]}
@@ -66,11 +66,11 @@ def test_after_a_clock_was_a_month_ahead_each_message_is_tried_in_its_time(
     assert tried(at, range(1, 2), ahead=MONTH) == {1: [1, 2, 4]}
     at.add(3, failed_at=NOON + 20 * MINUTE + MONTH)
     assert tried(at, range(2, 3), ahead=MONTH) == {2: []}
-    [gap] = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    [gap] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert gap.getMessage().startswith("No pass was recorded between 2026-03-02 12:00 UTC and 2026-04-01 12:15 UTC: ")
     caplog.clear()
     assert tried(at, range(3, 8)) == {3: [], 4: [], 5: [1, 2, 3, 4], 6: [], 7: [1, 2, 3, 4]}
-    [warned] = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    [warned] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warned.getMessage() == (
         "The clock was ahead by 29 days, 23:45:00 or more in earlier passes: 4 messages would have waited longer, and "
         "0 claims would have lasted longer; all were corrected"
@@ -78,7 +78,7 @@ def test_after_a_clock_was_a_month_ahead_each_message_is_tried_in_its_time(
 
 
 @on_both
-def test_what_a_pass_was_sending_when_it_died_by_a_wrong_clock_is_taken_back(at: Desk) -> None:
+def test_recovers_messages_of_a_pass_that_died_with_a_wrong_clock(at: Desk) -> None:
     at.add(1)
     ahead, lease = NOON + MONTH, timedelta(seconds=90)
     at.run_at(NOON - TICK)
@@ -93,10 +93,10 @@ def test_what_a_pass_was_sending_when_it_died_by_a_wrong_clock_is_taken_back(at:
 
 
 @on_both
-def test_an_outage_that_began_by_a_wrong_clock_ends_with_the_next_probe(at: Desk) -> None:
+def test_an_outage_that_began_with_a_wrong_clock_ends_with_the_next_probe(at: Desk) -> None:
     at.have(breaker={"failures": 3})
-    for each in range(1, 5):
-        at.add(each)
+    for message_id in range(1, 5):
+        at.add(message_id)
     assert tried(at, range(1), ahead=MONTH) == {0: [1, 2, 3]}
     at.answers(TAKES)
     assert tried(at, range(1, 4)) == {1: [], 2: [4], 3: [1, 2, 3]}
@@ -104,15 +104,15 @@ def test_an_outage_that_began_by_a_wrong_clock_ends_with_the_next_probe(at: Desk
         assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
 
 
-def test_a_pass_made_by_hand_between_two_ticks_is_no_tick(at: Desk) -> None:
+def test_a_manual_pass_between_two_ticks_does_not_count_as_a_tick(at: Desk) -> None:
     tried(at, range(3))
     at.run_at(NOON + 2 * TICK + TICK / 2, StartedBy.PERSON)
     found = status.status(at.settings, now=lambda: NOON + 2 * TICK + TICK / 2)
     assert found.next_run == NOON + 3 * TICK
 
 
-def test_a_pass_that_began_a_little_before_its_tick_is_that_ticks(at: Desk) -> None:
-    """As on a host whose clock is a few seconds behind."""
+def test_a_pass_that_began_shortly_before_its_tick_counts_as_that_tick(at: Desk) -> None:
+    """This happens on a host whose clock is a few seconds behind."""
     tried(at, range(3))
     early = 3 * TICK - timedelta(seconds=20)
     tried(at, range(1), ahead=early)
@@ -121,7 +121,7 @@ def test_a_pass_that_began_a_little_before_its_tick_is_that_ticks(at: Desk) -> N
 
 
 @on_both
-def test_meanwhile_status_tells_of_what_was_by_the_right_clock(at: Desk) -> None:
+def test_status_reports_earlier_passes_while_the_clock_is_wrong(at: Desk) -> None:
     at.add(1)
     tried(at, range(1))
     tried(at, range(1, 2), ahead=MONTH)
@@ -129,12 +129,12 @@ def test_meanwhile_status_tells_of_what_was_by_the_right_clock(at: Desk) -> None
     assert (found.state, found.next_run) == ("ok", NOON + 3 * TICK)
     assert found.last_pass is not None
     assert found.last_pass.started_at == NOON
-    assert [each.started_at for each in found.hosts] == [NOON]
+    assert [host.started_at for host in found.hosts] == [NOON]
     assert status.status(at.settings, now=lambda: NOON + 10 * TICK).state == "late"
 
 
 @on_both
-def test_explain_knows_what_the_next_pass_puts_right(at: Desk) -> None:
+def test_explain_foresees_what_the_next_pass_corrects(at: Desk) -> None:
     at.add(1)
     tried(at, range(1))
     tried(at, range(2, 3), ahead=MONTH)
@@ -149,15 +149,15 @@ def test_explain_knows_what_the_next_pass_puts_right(at: Desk) -> None:
 
 @on_both
 def test_after_a_clock_was_set_back_a_day_nothing_is_sent_early(at: Desk) -> None:
-    """Nor does it wait for the day to come again."""
+    """It does not wait for the day to come again either."""
     at.add(1)
     assert tried(at, range(1)) == {0: [1]}
     at.add(2, failed_at=NOON + 5 * MINUTE - DAY)
     assert tried(at, range(1, 6), ahead=-DAY) == {1: [], 2: [], 3: [1, 2], 4: [], 5: [1, 2]}
 
 
-def test_the_clock_of_a_pass_is_not_set_back() -> None:
-    """A pass would else wait for its deadline, or for the turn of its next request, until that came again."""
+def test_a_pass_ignores_a_clock_that_is_set_back() -> None:
+    """Otherwise a pass would wait for its deadline, or for the turn of its next request, until that time came again."""
     times = iter([NOON, NOON + MINUTE, NOON - DAY, NOON + DAY, NOON])
     seconds = iter([7.0, 67.0, 68.5, 69.0, 70.0])
     clock = never_set_back(lambda: next(times), lambda: next(seconds))
@@ -167,8 +167,8 @@ def test_the_clock_of_a_pass_is_not_set_back() -> None:
 # Hosts whose clocks differ by a minute. The file's locks keep their passes apart.
 
 
-def test_of_hosts_a_minute_apart_one_tries_a_message_at_each_tick(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """Two passes at each, one of either host. Nobody takes the other's clock for one that is to be put right."""
+def test_of_hosts_a_minute_apart_one_attempts_a_message_per_tick(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Each host makes two passes. Neither takes the other's clock for one that must be corrected."""
     at.have(schedule={"base_minutes": 15})
     at.add(1)
     tries: list[datetime] = []
@@ -180,7 +180,7 @@ def test_of_hosts_a_minute_apart_one_tries_a_message_at_each_tick(at: Desk, capl
             if at.application.asked("SELECT count(*) FROM retrycli_attempts") != before:
                 tries.append(now)
     assert [later - earlier for earlier, later in pairwise(tries)] == [TICK] * 11
-    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # Summer time and leap seconds.
@@ -199,7 +199,7 @@ passes_around(Application(f"sqlite:///{sys.argv[1]}", tables=None), datetime.fro
 
 
 def passes_around(application: Application, change: datetime) -> None:
-    """Make passes for four hours, in the midst of which summer time begins or ends; nothing gets through."""
+    """Make passes for four hours around a change to or from daylight saving time; nothing is delivered."""
     with Scripted(BUSY) as api:
         there = Desk(application, api)
         there.have(schedule={"backoff": "linear", "max_retries": 100}, breaker={"failures": 1000})
@@ -210,13 +210,15 @@ def passes_around(application: Application, change: datetime) -> None:
 
 
 @pytest.mark.long_except(
-    "test_summer_time_makes_no_message_early_or_late[Europe/Berlin-it begins]",
-    "test_summer_time_makes_no_message_early_or_late[Europe/Berlin-it ends]",
+    "test_daylight_saving_time_makes_no_message_early_or_late[Europe/Berlin-it begins]",
+    "test_daylight_saving_time_makes_no_message_early_or_late[Europe/Berlin-it ends]",
 )
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC"])
-def test_summer_time_makes_no_message_early_or_late(application: Application, change: datetime, zone: str) -> None:
-    """The application writes UTC without saying so. In Berlin an hour is left out, or comes twice."""
+def test_daylight_saving_time_makes_no_message_early_or_late(
+    application: Application, change: datetime, zone: str
+) -> None:
+    """The application writes UTC without an offset. In Berlin an hour is left out, or comes twice."""
     subprocess.run(
         [sys.executable, "-c", THROUGH_THE_CHANGE, application.path, change.isoformat()],
         env=os.environ | {"TZ": zone},
@@ -225,13 +227,13 @@ def test_summer_time_makes_no_message_early_or_late(application: Application, ch
         timeout=60,
     )
     begun = application.asked("SELECT message_id, started_at FROM retrycli_attempts ORDER BY id")
-    found = {(each, datetime.fromisoformat(started).replace(tzinfo=UTC)) for each, started in begun}
+    found = {(attempt, datetime.fromisoformat(started).replace(tzinfo=UTC)) for attempt, started in begun}
     assert found == {(100 + made, change + tick * TICK) for made in range(-8, 8) for tick in range(made + 1, 8)}
 
 
 @on_both
-def test_a_message_that_was_made_in_a_leap_second_is_sent(at: Desk) -> None:
-    """A server has the second after it in its place; a file has what was written."""
+def test_a_message_created_in_a_leap_second_is_sent(at: Desk) -> None:
+    """A server stores the second after it instead; a file stores what was written."""
     at.answers(TAKES)
     at.application.add(1, created_at="2016-12-31 23:59:60", updated_at="2016-12-31 23:59:60")
     assert tried(at, range(1)) == {0: [1]}

@@ -1,4 +1,4 @@
-"""Completion of ids by the shell: what the installed command answers, and that it never gets in anybody's way."""
+"""Completion of ids by the shell: what the installed command answers, and that it never disturbs the user."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ HOSTILE = "HTTP 503: \"'`touch hit` $(touch hit) \\$(touch hit) [/red] \x1b[2J\n
 
 
 def bash(cli: Cli, line: str) -> Finished:
-    """What bash is told when Tab is pressed at the end of a line."""
+    """Return what bash receives when Tab is pressed at the end of a line."""
     words = line.split(" ")
     variables = {"_RETRYCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     return cli.forked()(env=variables)
 
 
 def offered(cli: Cli, line: str) -> list[str]:
-    """The ids that bash is offered; and nothing else is printed anywhere."""
+    """Return the ids that bash is offered; nothing else may be printed."""
     done = bash(cli, line)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()
 
 
 def zsh(cli: Cli, line: str) -> Finished:
-    """What zsh is told."""
+    """Return what zsh receives."""
     return cli.forked()(env={"_RETRYCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line})
 
 
 @pytest.fixture
 def known(cli: Cli, application: Application) -> Cli:
-    """The command with some messages: 5, 6, 7 and 8 are failed."""
+    """Provide the command with some messages: 5, 6, 7 and 8 are failed."""
     application.fill()
     return cli.having({"RETRYCLI_DATABASE__URL": application.url})
 
 
-@pytest.mark.long_except("test_ids_of_failed_messages_are_offered_the_newest_first[retry]")
+@pytest.mark.long_except("test_completion_offers_ids_of_failed_messages_newest_first[retry]")
 @pytest.mark.parametrize("command", ["show", "explain", "retry"])
-def test_ids_of_failed_messages_are_offered_the_newest_first(known: Cli, command: str) -> None:
+def test_completion_offers_ids_of_failed_messages_newest_first(known: Cli, command: str) -> None:
     assert offered(known, f"retrycli {command} ") == ["8", "7", "6", "5"]
     assert offered(known, f"retrycli {command} 7") == ["7"]
     for nothing in ("9", "x", "7%", "٧"):
         assert offered(known, f"retrycli {command} {nothing}") == []
 
 
-def test_every_id_of_several_is_completed(known: Cli) -> None:
+def test_completes_every_id_of_several(known: Cli) -> None:
     assert offered(known, "retrycli retry 5 6") == ["6"]
 
 
-def test_the_settings_that_were_typed_already_are_used(cli: Cli, application: Application) -> None:
+def test_completion_uses_the_settings_already_typed(cli: Cli, application: Application) -> None:
     application.add(41)
     file = cli.cwd / "desk.toml"
     file.write_text(f'[database]\nurl = "{application.url}"\n')
@@ -69,14 +69,14 @@ def test_the_settings_that_were_typed_already_are_used(cli: Cli, application: Ap
     assert offered(cli, "retrycli show ") == []
 
 
-def test_at_most_fifty_are_offered(cli: Cli, application: Application) -> None:
+def test_completion_offers_at_most_fifty_ids(cli: Cli, application: Application) -> None:
     application.add_due(120, first=1001)
     found = offered(cli.having({"RETRYCLI_DATABASE__URL": application.url}), "retrycli show 10")
-    assert [int(each) for each in found] == list(range(1099, 1049, -1))
+    assert [int(name) for name in found] == list(range(1099, 1049, -1))
 
 
-def test_nothing_is_said_or_written_where_something_is_wrong(cli: Cli, untouched: Application) -> None:
-    """No settings, wrong ones, no database, no table, or a database that was never retrycli's."""
+def test_completion_prints_and_writes_nothing_on_errors(cli: Cli, untouched: Application) -> None:
+    """No settings, invalid ones, no database, no table, or a database without retrycli's tables."""
     untouched.add(5)
     before = untouched.dump()
     assert offered(cli.having({"RETRYCLI_DATABASE__URL": untouched.url}), "retrycli show ") == ["5"]
@@ -95,22 +95,22 @@ def test_nothing_is_said_or_written_where_something_is_wrong(cli: Cli, untouched
     assert not (cli.cwd / "none.db").exists()
 
 
-def test_nobody_waits_for_a_database_that_is_held(known: Cli, application: Application) -> None:
+def test_completion_does_not_wait_for_a_locked_database(known: Cli, application: Application) -> None:
     """A pass would wait for half a minute."""
     with closing(sqlite3.connect(application.path)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         assert offered(known, "retrycli show ") == []
 
 
-def test_zsh_is_told_ticket_and_error_beside_each_id(known: Cli, application: Application) -> None:
+def test_zsh_shows_ticket_and_error_beside_each_id(known: Cli, application: Application) -> None:
     application.execute("UPDATE pending_messages SET last_error = NULL WHERE id = 7")
     lines = zsh(known, "retrycli show ").stdout.splitlines()
     assert lines[0] == """_arguments '*: :(("8":"ticket 4708, HTTP 503\""""
     assert lines[1] == '"7":"ticket 4707, no error"'
 
 
-def test_whatever_an_error_says_is_text_to_the_shell(known: Cli, application: Application) -> None:
-    """Zsh makes the answer a piece of its program. Bash's double quotes mean the same, and bash is everywhere."""
+def test_an_error_text_is_plain_text_to_the_shell(known: Cli, application: Application) -> None:
+    """Zsh evaluates the answer as part of a program. Bash's double quotes mean the same, and bash is everywhere."""
     application.execute("UPDATE pending_messages SET last_error = ?, ticket_id = ?", HOSTILE, "$(touch hit)")
     done = zsh(known, "retrycli show 5")
     assert (done.returncode, done.stderr) == (0, "")
@@ -126,7 +126,7 @@ def test_whatever_an_error_says_is_text_to_the_shell(known: Cli, application: Ap
     assert not (known.cwd / "hit").exists()
 
 
-def test_bash_completes_an_id_by_the_script_that_the_command_shows(known: Cli) -> None:
+def test_bash_completes_an_id_with_the_generated_script(known: Cli) -> None:
     # What --show-completion prints where it finds out that its caller is bash.
     script = known.forked()(env={"_RETRYCLI_COMPLETE": "source_bash"}).stdout
     assert "_retrycli_completion" in script

@@ -1,4 +1,4 @@
-"""``db copy``: an application's data has moved to another database, and retrycli's own tables go along."""
+"""``db copy``: an application's data has moved to another database, and retrycli's own tables follow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Move:
         return self.cli.json("db", "copy", "--from", self.old.url, "--to", self.new.url, *args, code=code)
 
     def refusal(self, *args: str, code: int) -> str:
-        """What is said where nothing is copied."""
+        """Return the error of a copy that is refused."""
         before = all_of(self.new)
         done = self.copy(*args)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
@@ -62,7 +62,7 @@ class Move:
 
 @contextmanager
 def database(folder: Path, kind: str, template: str | None = None) -> Iterator[str]:
-    """A database with nothing in it, or a copy of another."""
+    """Create a database, empty or as a copy of another."""
     if kind == "postgresql":
         with postgresql.database(template) as url:
             yield url
@@ -81,7 +81,7 @@ Templates = Mapping[tuple[str, str], str]
 
 @pytest.fixture(scope="module")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
-    """Databases of each kind with the application's tables: in an old one retrycli's as well."""
+    """Provide databases of each kind with the application's tables; the old ones have retrycli's tables too."""
     folder = tmp_path_factory.mktemp("templates")
     with ExitStack() as until_the_end:
         made = {}
@@ -97,7 +97,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
 
 @contextmanager
 def moving(cli: Cli, templates: Templates, old: str, new: str) -> Iterator[Move]:
-    """The application's tables in two databases of these kinds, and retrycli's in the old one."""
+    """Provide the application's tables in two databases of these kinds, and retrycli's in the old one."""
     with (
         database(cli.cwd, old, templates[old, "old"]) as old_url,
         database(cli.cwd, new, templates[new, "new"]) as new_url,
@@ -109,28 +109,28 @@ def moving(cli: Cli, templates: Templates, old: str, new: str) -> Iterator[Move]
 
 @pytest.fixture
 def move(cli: Cli, templates: Templates) -> Iterator[Move]:
-    """From a file to a server, which is what most moves are."""
+    """Provide a move from a file to a server, the most common one."""
     with moving(cli, templates, "sqlite", "postgresql") as made:
         yield made
 
 
 @pytest.fixture
 def between_files(cli: Cli, templates: Templates) -> Iterator[Move]:
-    """Where it does not matter which kind it is, the one that is quickly there."""
+    """Provide a fast move, for tests that do not depend on the engine."""
     with moving(cli, templates, "sqlite", "sqlite") as made:
         yield made
 
 
 def move_data(old: Application, new: Application) -> None:
-    """What somebody else's tool does: the application's rows, with their ids, and no table of retrycli's."""
+    """Do what another tool does: copy the application's rows with their ids, and no table of retrycli's."""
     engine = create_engine(old.url)
     with engine.connect() as connection:
-        new.add_all([dict(each) for each in connection.execute(select(old.table)).mappings()])
+        new.add_all([dict(row) for row in connection.execute(select(old.table)).mappings()])
     engine.dispose()
 
 
 def all_of(application: Application) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything that retrycli keeps in a database; of tables that are not there, nothing."""
+    """Return everything that retrycli stores in a database; for missing tables, nothing."""
     engine = create_engine(application.url)
     with closing(engine.connect()) as connection:
         there = {name for name in TABLES if engine.dialect.has_table(connection, name)}
@@ -155,7 +155,7 @@ def put(application: Application, name: str, *rows: dict[str, Any]) -> None:
 
 
 def settings_at(url: str, api: str) -> Settings:
-    """One request at a time, so that a scripted API knows which message it answers."""
+    """Return settings for one request at a time, so that a scripted API knows which message it answers."""
     return Settings(
         database=DatabaseSettings(url=url), gateway=RoutedGatewaySettings(base_url=api), run=RunSettings(concurrency=1)
     )
@@ -166,7 +166,7 @@ PROCESS_DIED = timedelta(minutes=13)
 
 
 def fill(application: Application) -> None:
-    """A pass of three hours ago: 1 was sent, 2 is a person's, 3 and 4 wait, 5 was being sent when a host died.
+    """Make a pass of three hours ago: 1 was sent, 2 escalated, 3 and 4 wait, 5 was being sent when a host died.
 
     6 has failed since, and no pass knows it yet.
     """
@@ -203,19 +203,19 @@ def fill(application: Application) -> None:
         pytest.param("postgresql", "postgresql", marks=pytest.mark.long),
     ],
 )
-def test_the_next_pass_goes_on_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
-    """As the manual has it. What was due is sent, with its key, what was sent is not, and who did what is known."""
+def test_the_next_pass_continues_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
+    """This follows the manual. Due messages are sent with their keys, sent ones are not. The history is complete."""
     with moving(cli, templates, old, new) as move, Sandbox(Behaviour(), rng=Random(0)) as api:
         fill(move.old)
         before = all_of(move.old)
-        keys = {each[0]: each[3] for each in before["retrycli_queue"]}
+        keys = {queued[0]: queued[3] for queued in before["retrycli_queue"]}
         at_old = cli.having({"RETRYCLI_DATABASE__URL": move.old.url, "RETRYCLI_GATEWAY__BASE_URL": api.url})
         at_new = at_old.having({"RETRYCLI_DATABASE__URL": move.new.url})
         assert at_old("pause", "--reason", "we move").returncode == 0
         move_data(move.old, move.new)
         done = at_old.json("db", "copy", "--to", move.new.url)
         assert (done["verified"], done["paused"]) == (True, True)
-        assert [each["table"] for each in done["tables"]] == TABLES
+        assert [table["table"] for table in done["tables"]] == TABLES
         assert all_of(move.new) == all_of(move.old)
 
         assert at_new.json("run-once")["result"] == "paused"
@@ -224,16 +224,16 @@ def test_the_next_pass_goes_on_in_the_other_database(cli: Cli, templates: Templa
         first = at_new.json("run-once")
         assert (first["sent"], first["unknown"], first["escalated"]) == (3, 1, 0)
         assert at_new.json("run-once")["sent"] == 0
-        statuses = {each: row["status"] for each, row in move.new.rows().items()}
+        statuses = {message_id: row["status"] for message_id, row in move.new.rows().items()}
         assert statuses == {1: "sent", 2: "failed", 3: "sent", 4: "sent", 5: "failed", 6: "sent"}
-        assert Counter(each.key for each in api.received).most_common(1)[0][1] == 1
-        assert {keys[3], keys[4]} < {each.key for each in api.received}
+        assert Counter(request.key for request in api.received).most_common(1)[0][1] == 1
+        assert {keys[3], keys[4]} < {request.key for request in api.received}
         assert next(key for id_, _, _, key, *_ in all_of(move.new)["retrycli_queue"] if id_ == 5) == "the key of 5"
         [told] = at_new.json("show", "2")["acts"]
         assert (told["by"], told["act"]) == ("ana", "acknowledge")
 
 
-def test_it_says_what_became_of_each_table_and_what_comes_next(move: Move) -> None:
+def test_reports_the_result_for_each_table_and_the_next_step(move: Move) -> None:
     fill(move.old)
     move_data(move.old, move.new)
     screen = move.cli.on_terminal("db", "copy", "--from", move.old.url, "--to", move.new.url)
@@ -248,20 +248,20 @@ def test_it_says_what_became_of_each_table_and_what_comes_next(move: Move) -> No
     assert piped.stderr == ""
 
 
-def test_a_second_time_nothing_is_written_and_what_is_new_goes_along(move: Move) -> None:
+def test_a_second_copy_writes_only_new_rows(move: Move) -> None:
     fill(move.old)
     move_data(move.old, move.new)
     move.json()
-    assert {each[kind] for each in move.json()["tables"] for kind in ("added", "changed", "removed")} == {0}
+    assert {table[kind] for table in move.json()["tables"] for kind in ("added", "changed", "removed")} == {0}
     assert move.cli("pause", env={"RETRYCLI_DATABASE__URL": move.old.url}).returncode == 0
-    again = {each["table"]: each for each in move.json()["tables"]}
+    again = {table["table"]: table for table in move.json()["tables"]}
     assert again["retrycli_pause"]["added"] == 1
     assert all_of(move.new) == all_of(move.old)
 
 
 @pytest.mark.parametrize("named", ["--from", "--to"])
-def test_the_settings_may_hold_one_of_the_two(between_files: Move, named: str) -> None:
-    """And what comes next is told accordingly."""
+def test_the_settings_may_name_one_of_the_two_databases(between_files: Move, named: str) -> None:
+    """The next steps are adapted accordingly."""
     fill(between_files.old)
     move_data(between_files.old, between_files.new)
     given, set_ = between_files.old.url, between_files.new.url
@@ -276,7 +276,7 @@ def test_the_settings_may_hold_one_of_the_two(between_files: Move, named: str) -
 
 
 def test_the_new_table_may_be_in_a_schema(cli: Cli, templates: Templates) -> None:
-    """Which a file has none of, so that its own table is not to be found under that name."""
+    """A file has no schemas, so its own table must not be looked up under that name."""
     with moving(cli, templates, "sqlite", "postgresql") as move:
         fill(move.old)
         there = Application(move.new.url, "helpdesk.pending_messages")
@@ -296,8 +296,8 @@ def selected(application: Application) -> list[str]:
     return found
 
 
-def test_the_queue_belongs_to_the_table_of_each_side(move: Move) -> None:
-    """It has another name there: a server's has its schema in it."""
+def test_each_sides_queue_belongs_to_its_own_table(move: Move) -> None:
+    """It has another name on a server, where its schema is included."""
     fill(move.old)
     move_data(move.old, move.new)
     assert move.json()["verified"]
@@ -305,7 +305,7 @@ def test_the_queue_belongs_to_the_table_of_each_side(move: Move) -> None:
 
 
 @pytest.mark.parametrize("end", ["old", "new"])
-def test_a_side_whose_queue_belongs_to_another_table_is_refused(between_files: Move, end: str) -> None:
+def test_refuses_a_database_whose_queue_belongs_to_another_table(between_files: Move, end: str) -> None:
     fill(between_files.old)
     move_data(between_files.old, between_files.new)
     between_files.json()
@@ -319,17 +319,17 @@ def test_a_side_whose_queue_belongs_to_another_table_is_refused(between_files: M
 RIGHTS = "SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, body, recipient_email)"
 
 
-def test_the_role_of_the_passes_is_enough(move: Move, sandbox: Sandbox) -> None:
-    """With what the manual grants it, it makes the tables, fills them, and goes on numbering."""
+def test_the_role_of_the_passes_is_sufficient(move: Move, sandbox: Sandbox) -> None:
+    """With the rights of the manual it creates the tables, fills them, and continues the id sequences."""
     fill(move.old)
     move_data(move.old, move.new)
     name = f"retrycli_{uuid.uuid4().hex[:12]}"
-    for each in (
+    for statement in (
         f"CREATE ROLE {name} LOGIN",
         f"GRANT {RIGHTS} ON pending_messages TO {name}",
         f"GRANT USAGE, CREATE ON SCHEMA public TO {name}",
     ):
-        move.new.sql(each)
+        move.new.sql(statement)
     try:
         url = make_url(move.new.url).set(username=name).render_as_string(hide_password=False)
         cli = move.cli.having({"RETRYCLI_RUN__LOCK_FILE": str(move.cli.cwd / "retrycli.lock")})
@@ -345,7 +345,7 @@ def test_the_role_of_the_passes_is_enough(move: Move, sandbox: Sandbox) -> None:
 
 
 def many(application: Application, attempts: int, *, error: str = "HTTP 503") -> None:
-    """Attempts at messages that have long been sent."""
+    """Add attempts for messages that were sent long ago."""
     application.sql(
         "INSERT INTO retrycli_attempts (id, message_id, number, made_by, started_at, finished_at, outcome, error) "
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number) "
@@ -357,7 +357,7 @@ def many(application: Application, attempts: int, *, error: str = "HTTP 503") ->
 
 
 def begun(application: Application) -> int:
-    """How many attempts have arrived, in the eyes of another."""
+    """Return how many attempts have arrived, as another connection sees them."""
     engine = create_engine(application.url)
     with closing(engine.connect()) as connection:
         there = engine.dialect.has_table(connection, "retrycli_attempts")
@@ -370,8 +370,8 @@ ATTEMPTS = 30_000
 
 
 @pytest.mark.parametrize("new", ["postgresql", pytest.param("sqlite", marks=pytest.mark.long)])
-def test_killed_half_way_and_run_again_it_ends_as_if_nothing_had_been(cli: Cli, templates: Templates, new: str) -> None:
-    """Two times over; what had arrived is not written again."""
+def test_a_killed_copy_can_be_repeated(cli: Cli, templates: Templates, new: str) -> None:
+    """It is killed twice; rows that had arrived are not written again."""
     with moving(cli, templates, "sqlite", new) as move:
         fill(move.old)
         move.old.sql("DELETE FROM retrycli_attempts")
@@ -386,14 +386,14 @@ def test_killed_half_way_and_run_again_it_ends_as_if_nothing_had_been(cli: Cli, 
             arrived = begun(move.new)
         assert 0 < arrived < ATTEMPTS
         done = move.json()
-        [attempts] = [each for each in done["tables"] if each["table"] == "retrycli_attempts"]
+        [attempts] = [table for table in done["tables"] if table["table"] == "retrycli_attempts"]
         assert (attempts["added"], attempts["changed"], attempts["removed"]) == (ATTEMPTS - arrived, 0, 0)
         assert done["verified"]
         assert all_of(move.new) == all_of(move.old)
 
 
-def test_no_pass_is_made_meanwhile(cli: Cli, templates: Templates) -> None:
-    """Neither here nor there: each is skipped, and where it was written down it is copied as well."""
+def test_no_pass_runs_during_the_copy(cli: Cli, templates: Templates) -> None:
+    """Passes on both sides are skipped; a recorded skip is copied as well."""
     attempt = {"message_id": 1, "number": 1, "made_by": "pass", "started_at": NOON, "finished_at": NOON}
     with moving(cli, templates, "postgresql", "postgresql") as move:
         put(move.old, "retrycli_attempts", *([attempt] * 10_000))
@@ -401,10 +401,10 @@ def test_no_pass_is_made_meanwhile(cli: Cli, templates: Templates) -> None:
         process = cli.start("db", "copy", "--from", move.old.url, "--to", move.new.url)
         wait_until(lambda: begun(move.new) > 0, process)
         process.send_signal(signal.SIGSTOP)
-        skipped = [known("run-once", env={"RETRYCLI_DATABASE__URL": each.url}) for each in (move.old, move.new)]
+        skipped = [known("run-once", env={"RETRYCLI_DATABASE__URL": side.url}) for side in (move.old, move.new)]
         process.send_signal(signal.SIGCONT)
         assert end(process).returncode == 0
-        assert [each.returncode for each in skipped] == [75, 75]
+        assert [result.returncode for result in skipped] == [75, 75]
         assert f"pid {process.pid} on" in skipped[0].stderr
         assert count(move.old, "retrycli_passes") == 1
         assert all_of(move.new) == all_of(move.old)
@@ -422,7 +422,7 @@ main()
 @pytest.mark.slow
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_tables(cli: Cli, templates: Templates) -> None:
-    """100,000 attempts with errors of a kilobyte are copied in the memory that 4,000 take."""
+    """Copying 100,000 attempts with errors of a kilobyte takes the memory of copying 4,000."""
     told = replace(cli, program=(sys.executable, "-c", TELLS_ITS_PEAK))
     peaks: list[int] = []
     for attempts in (4_000, 100_000):
@@ -439,14 +439,14 @@ def test_memory_does_not_grow_with_the_tables(cli: Cli, templates: Templates) ->
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_one_of_the_two_must_be_named(cli: Cli) -> None:
+def test_requires_one_of_the_two_databases(cli: Cli) -> None:
     done = cli("db", "copy")
     assert done.returncode == 2
     assert "database.url" in done.stderr
 
 
-def test_one_database_is_refused(between_files: Move) -> None:
-    """By whatever name."""
+def test_refuses_to_copy_a_database_to_itself(between_files: Move) -> None:
+    """This holds for any spelling of its URL."""
     link = between_files.cli.cwd / "link.db"
     link.symlink_to(str(make_url(between_files.old.url).database))
     before = all_of(between_files.old)
@@ -456,7 +456,7 @@ def test_one_database_is_refused(between_files: Move) -> None:
     assert all_of(between_files.old) == before
 
 
-def test_a_server_is_known_to_be_the_same_as_well(cli: Cli, templates: Templates) -> None:
+def test_recognises_the_same_server_under_different_urls(cli: Cli, templates: Templates) -> None:
     with moving(cli, templates, "postgresql", "sqlite") as move:
         again = move.old.url.replace("postgresql+psycopg://", "postgresql://")
         done = cli("db", "copy", "--from", move.old.url, "--to", again)
@@ -464,7 +464,7 @@ def test_a_server_is_known_to_be_the_same_as_well(cli: Cli, templates: Templates
         assert "are the same database, postgresql://" in done.stderr
 
 
-def test_a_source_without_tables_of_ours_is_refused(between_files: Move) -> None:
+def test_refuses_a_source_without_retrycli_tables(between_files: Move) -> None:
     swapped = replace(between_files, old=between_files.new, new=between_files.old)
     assert swapped.refusal(code=78) == (
         f"retrycli: {make_url(between_files.new.url).database} has no retrycli tables to copy; check --from\n"
@@ -474,19 +474,19 @@ def test_a_source_without_tables_of_ours_is_refused(between_files: Move) -> None
 @pytest.mark.parametrize(
     ("version", "remedy"), [("0001", "run `retrycli db upgrade` on it"), ("9999", "install a newer retrycli")]
 )
-def test_a_source_of_another_version_is_refused(between_files: Move, version: str, remedy: str) -> None:
+def test_refuses_a_source_of_another_version(between_files: Move, version: str, remedy: str) -> None:
     between_files.old.sql(f"UPDATE retrycli_version SET version_num = '{version}'")
     words = between_files.refusal(code=78)
     assert words.endswith(f"are at version {version}, but this program needs {schema.HEAD}; {remedy}\n")
 
 
-def test_a_target_of_a_newer_version_is_refused(between_files: Move) -> None:
+def test_refuses_a_target_of_a_newer_version(between_files: Move) -> None:
     between_files.json()
     between_files.new.sql("UPDATE retrycli_version SET version_num = '9999'")
     assert "version 9999" in between_files.refusal(code=78)
 
 
-def test_a_target_without_the_applications_table_gets_no_tables(cli: Cli, between_files: Move) -> None:
+def test_creates_no_tables_in_a_target_without_the_applications_table(cli: Cli, between_files: Move) -> None:
     with database(cli.cwd, "postgresql") as url:
         done = cli("db", "copy", "--from", between_files.old.url, "--to", url)
         assert done.returncode == 78
@@ -497,8 +497,8 @@ def test_a_target_without_the_applications_table_gets_no_tables(cli: Cli, betwee
         engine.dispose()
 
 
-def test_messages_that_have_not_moved_are_counted(move: Move) -> None:
-    """And nothing is copied: a pass over there would take them for deleted ones."""
+def test_counts_messages_that_were_not_moved(move: Move) -> None:
+    """Nothing is copied: a pass there would treat these messages as deleted."""
     fill(move.old)
     move_data(move.old, move.new)
     move.new.delete(3, 5)
@@ -510,8 +510,8 @@ def test_messages_that_have_not_moved_are_counted(move: Move) -> None:
 
 
 @pytest.mark.parametrize("side", ["old", "new"])
-def test_while_messages_are_being_sent_it_is_refused(between_files: Move, side: str) -> None:
-    """By a pass on another host, say, or by hand."""
+def test_refuses_while_messages_are_being_sent(between_files: Move, side: str) -> None:
+    """The sender may be a pass on another host, or a manual attempt."""
     fill(between_files.old)
     move_data(between_files.old, between_files.new)
     between_files.json()
@@ -527,7 +527,7 @@ def test_while_messages_are_being_sent_it_is_refused(between_files: Move, side: 
     assert "`retrycli pause`" in words
 
 
-def test_while_a_pass_holds_the_lock_it_is_refused(between_files: Move) -> None:
+def test_refuses_while_a_pass_holds_the_lock(between_files: Move) -> None:
     lock = PassLock(wiring.lock_path(settings_at(between_files.old.url, NOBODY)))
     lock.acquire(Holder(4711, "mill", NOON), wait_seconds=0, now=lambda: NOON, sleep=lambda _: None)
     patient = replace(between_files, cli=between_files.cli.having({"RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"}))
@@ -536,13 +536,13 @@ def test_while_a_pass_holds_the_lock_it_is_refused(between_files: Move) -> None:
     between_files.json()
 
 
-def test_one_lock_may_be_that_of_both(between_files: Move) -> None:
+def test_both_databases_may_share_one_lock(between_files: Move) -> None:
     lock = {"RETRYCLI_RUN__LOCK_FILE": str(between_files.cli.cwd / "retrycli.lock")}
     assert replace(between_files, cli=between_files.cli.having(lock)).json()["verified"]
 
 
-def test_a_target_that_is_ahead_is_not_set_back_unless_asked(move: Move, sandbox: Sandbox) -> None:
-    """Found in a shell's history, the command would undo all that has happened since the move."""
+def test_refuses_a_newer_target_unless_forced(move: Move, sandbox: Sandbox) -> None:
+    """Run from a shell's history, the command would undo everything since the move."""
     fill(move.old)
     move_data(move.old, move.new)
     move.json()
@@ -559,8 +559,8 @@ def test_a_target_that_is_ahead_is_not_set_back_unless_asked(move: Move, sandbox
     assert len(sandbox.received) == before
 
 
-def test_counts_that_differ_are_no_success(between_files: Move) -> None:
-    """Here the target swallows rows; in life somebody would be at work."""
+def test_differing_counts_are_a_failure(between_files: Move) -> None:
+    """Here the target drops rows; in practice another program would be writing."""
     fill(between_files.old)
     move_data(between_files.old, between_files.new)
     assert between_files.cli("db", "upgrade", env={"RETRYCLI_DATABASE__URL": between_files.new.url}).returncode == 0
@@ -569,7 +569,7 @@ def test_counts_that_differ_are_no_success(between_files: Move) -> None:
     assert done.returncode == 3
     assert "retrycli_acts\t1\t0\t1\t0\t0\tdiffer\n" in done.stdout
     assert done.stderr.startswith("retrycli: the counts differ")
-    tables = {each["table"]: each["verified"] for each in between_files.json(code=3)["tables"]}
+    tables = {table["table"]: table["verified"] for table in between_files.json(code=3)["tables"]}
     assert [name for name, verified in tables.items() if not verified] == ["retrycli_acts"]
 
 
@@ -594,7 +594,7 @@ WRONG = {
 
 @pytest.mark.parametrize("option", ["--from", "--to"])
 @pytest.mark.parametrize("url", WRONG)
-def test_a_wrong_url_is_told_by_its_option(between_files: Move, option: str, url: str) -> None:
+def test_an_invalid_url_is_reported_with_its_option(between_files: Move, option: str, url: str) -> None:
     good = {"--from": between_files.old.url, "--to": between_files.new.url}
     done = between_files.cli("db", "copy", *(word for pair in {**good, option: url}.items() for word in pair))
     code, words = WRONG[url]
@@ -604,16 +604,16 @@ def test_a_wrong_url_is_told_by_its_option(between_files: Move, option: str, url
 
 
 def test_a_password_is_never_shown(move: Move) -> None:
-    """Neither from before the host nor from after the question mark."""
+    """A URL may hold it before the host or after the question mark."""
     fill(move.old)
     move_data(move.old, move.new)
     url = make_url(move.new.url).set(password="hunter2").update_query_dict({"password": "hunter3"})
     args = ("db", "copy", "--from", move.old.url, "--to", url.render_as_string(hide_password=False))
     cli = move.cli.having({"RETRYCLI_RUN__LOCK_FILE": str(move.cli.cwd / "retrycli.lock")})
     said = [cli(*args, "--json"), cli(*args, "--from", "sqlite:///gone.db"), cli("--debug", *args)]
-    assert [each.returncode for each in said] == [0, 69, 0]
-    texts = [each.stdout + each.stderr for each in said] + [cli.on_terminal(*args).text]
+    assert [result.returncode for result in said] == [0, 69, 0]
+    texts = [result.stdout + result.stderr for result in said] + [cli.on_terminal(*args).text]
     move.new.delete(3)
     texts.append(cli("--debug", *args).stderr)
     assert "Traceback" in texts[-1]
-    assert not [each for each in texts if "hunter" in each]
+    assert not [text for text in texts if "hunter" in text]

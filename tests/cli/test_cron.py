@@ -1,4 +1,4 @@
-"""``cron print``, ``cron install``, ``cron check`` and ``cron remove``, on a crontab of the test's own."""
+"""``cron print``, ``cron install``, ``cron check`` and ``cron remove``, on a crontab of the test."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def crontab(tmp_path: Path) -> Crontab:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, crontab: Crontab, tmp_path: Path) -> Iterator[Cli]:
-    """The command with settings in a file, and a cron that runs."""
+    """Provide the command with settings in a file, and a running cron."""
     (cli.cwd / "retrycli.toml").write_text(
         f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
     )
@@ -56,7 +56,7 @@ def line(desk: Cli, starter: str = "cron") -> str:
     return f"umask 077; exec {this_python()} -P -m retrycli {options} run-once --started-by {starter}"
 
 
-def test_print_shows_what_install_would_write_and_writes_nothing(desk: Cli, crontab: Crontab) -> None:
+def test_print_shows_what_install_would_write_and_changes_nothing(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "print", *OWN)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"*/15 * * * * {line(desk)}\n" in done.stdout
@@ -65,23 +65,23 @@ def test_print_shows_what_install_would_write_and_writes_nothing(desk: Cli, cron
     assert crontab.file.read_bytes() == OTHERS + done.stdout.encode()
 
 
-def test_what_is_printed_may_go_straight_into_a_crontab(desk: Cli, crontab: Crontab) -> None:
-    """And is then known as ours."""
+def test_the_printed_line_works_in_a_crontab(desk: Cli, crontab: Crontab) -> None:
+    """It is then recognised as ours."""
     crontab.file.write_text(desk("cron", "print", *OWN).stdout)
     assert desk("cron", "check", "--user").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0
     assert not crontab.file.exists()
 
 
-def test_a_timer_is_printed_as_its_two_units(desk: Cli) -> None:
+def test_prints_a_timer_as_two_units(desk: Cli) -> None:
     files = desk.json("cron", "print", *OWN, "--systemd")["files"]
-    service, timer = (each["text"] for each in files)
-    assert [each["name"].rpartition("/")[2] for each in files] == ["retrycli.service", "retrycli.timer"]
+    service, timer = (path["text"] for path in files)
+    assert [path["name"].rpartition("/")[2] for path in files] == ["retrycli.service", "retrycli.timer"]
     assert f"ExecStart={line(desk, 'timer').partition('exec ')[2]}\n" in service
     assert "OnCalendar=*:0/15\n" in timer
 
 
-def test_a_crontab_that_can_not_be_read_is_not_taken_for_none(desk: Cli, crontab: Crontab) -> None:
+def test_an_unreadable_crontab_is_not_treated_as_empty(desk: Cli, crontab: Crontab) -> None:
     crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
     done = desk("cron", "check", "--user")
     assert done.returncode == 3
@@ -91,7 +91,7 @@ def test_a_crontab_that_can_not_be_read_is_not_taken_for_none(desk: Cli, crontab
     assert "you are not allowed" in desk.json("cron", "check", "--user", code=3)["unread"]
 
 
-def test_install_asks_a_person_and_takes_no_for_an_answer(desk: Cli, crontab: Crontab) -> None:
+def test_install_asks_and_accepts_no(desk: Cli, crontab: Crontab) -> None:
     screen = desk.on_terminal("cron", "install", *OWN, answers=["n"])
     assert f"+*/15 * * * * {line(desk)}" in screen.text.replace("\n", "")
     assert screen.words.endswith("Nothing was changed.")
@@ -102,7 +102,7 @@ def test_install_asks_a_person_and_takes_no_for_an_answer(desk: Cli, crontab: Cr
 
 
 @pytest.mark.parametrize("output", [(), ("--json",)])
-def test_where_nobody_can_be_asked_nothing_is_done(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
+def test_does_nothing_without_a_terminal_and_yes(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
     done = desk("cron", "install", *OWN, *output)
     assert done.returncode == 2
     assert "this is not a terminal: pass --yes to confirm" in " ".join(done.stderr.split())
@@ -113,7 +113,7 @@ def test_where_nobody_can_be_asked_nothing_is_done(desk: Cli, crontab: Crontab, 
     assert crontab.file.read_bytes() == installed
 
 
-def test_a_second_install_changes_nothing_and_remove_leaves_what_was_there(desk: Cli, crontab: Crontab) -> None:
+def test_a_second_install_changes_nothing_and_remove_keeps_other_lines(desk: Cli, crontab: Crontab) -> None:
     assert desk.json("cron", "install", *OWN, "--yes")["changed"] is True
     once = crontab.file.read_bytes()
     assert desk.json("cron", "install", *OWN, "--yes") == {"changed": False, "place": "own crontab", "diff": []}
@@ -123,7 +123,7 @@ def test_a_second_install_changes_nothing_and_remove_leaves_what_was_there(desk:
     assert desk.json("cron", "remove", "--user", "--yes") == {"changed": False, "diff": []}
 
 
-def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, crontab: Crontab) -> None:
+def test_check_reports_the_schedule_and_its_problems(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "check", "--user")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "retrycli: nothing starts passes; schedule them: `retrycli cron install`\n"
@@ -140,7 +140,7 @@ def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, cro
     assert "it starts passes at */5 * * * *, but schedule.retry_interval_minutes requires */15 * * * *" in screen.words
 
 
-def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text(desk: Cli, crontab: Crontab) -> None:
+def test_a_manual_line_prevents_a_second_one_and_is_shown_escaped(desk: Cli, crontab: Crontab) -> None:
     crontab.file.write_text("0 * * * * retrycli run-once '\x1b[2J'\n")
     for command in (("cron", "install", *OWN, "--yes"), ("cron", "install", *OWN, "--systemd", "--yes")):
         done = desk(*command)
@@ -148,11 +148,11 @@ def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text
         assert "passes are already started by the crontab of" in done.stderr
     assert crontab.file.read_text() == "0 * * * * retrycli run-once '\x1b[2J'\n"
     shown = desk.show_all(piped=["cron check --user", "cron check --user --json"], on_terminal=["cron check --user"])
-    assert all("\x1b" not in each.stdout for each in shown.piped.values())
+    assert all("\x1b" not in result.stdout for result in shown.piped.values())
     assert "\x1b[2J" not in shown.screens["cron check --user"].raw
 
 
-def test_a_user_can_be_named_only_where_a_schedule_names_one(desk: Cli, crontab: Crontab) -> None:
+def test_a_user_is_accepted_only_if_the_schedule_names_one(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "install", "--user", "--run-as", "daemon", "--yes")
     assert done.returncode == 2
     assert "Invalid value for --run-as: only root can schedule passes for another user; omit --run-as" in done.stderr
@@ -167,7 +167,7 @@ WRONG = {
 
 @needs_no_file
 @pytest.mark.parametrize("said", WRONG)
-def test_what_cron_could_not_do_is_refused(cli: Cli, crontab: Crontab, said: str) -> None:
+def test_refuses_what_cron_cannot_run(cli: Cli, crontab: Crontab, said: str) -> None:
     for name, text in WRONG[said].items():
         (cli.cwd / name).write_text(text)
     done = cli.having({**NO_FILE, **crontab.variables})("cron", "install", *OWN, "--yes")
@@ -176,14 +176,14 @@ def test_what_cron_could_not_do_is_refused(cli: Cli, crontab: Crontab, said: str
     assert crontab.file.read_bytes() == OTHERS
 
 
-def test_settings_that_come_from_the_environment_are_named(desk: Cli) -> None:
+def test_names_settings_that_come_from_the_environment(desk: Cli) -> None:
     done = desk("cron", "print", *OWN, env={"RETRYCLI_GATEWAY__TOKEN": "s3cret", "RETRYCLI_RUN__LIMIT": "5"})
     assert done.returncode == 78
     assert "run.limit (environment RETRYCLI_RUN__LIMIT)" in done.stderr
     assert "s3cret" not in done.stderr
 
 
-def test_status_tells_the_next_run_by_the_line_that_calls(desk: Cli, crontab: Crontab) -> None:
+def test_status_computes_the_next_run_from_the_installed_line(desk: Cli, crontab: Crontab) -> None:
     crontab.file.write_text(f"4,34 * * * * {line(desk)}\n")
     assert desk("run-once").returncode == 0
     runs = datetime.fromisoformat(desk.json("status")["next_run"])
@@ -193,10 +193,8 @@ def test_status_tells_the_next_run_by_the_line_that_calls(desk: Cli, crontab: Cr
 # -- the log ---------------------------------------------------------------------------------------------------------
 
 
-def test_install_has_the_passes_keep_a_log_and_leaves_the_rest_of_the_settings(
-    desk: Cli, application: Application
-) -> None:
-    """The settings keep their mode; what is set is left."""
+def test_install_sets_a_log_file_and_keeps_the_other_settings(desk: Cli, application: Application) -> None:
+    """The settings keep their mode; existing settings are kept."""
     file = desk.cwd / "retrycli.toml"
     file.write_text(f"# mine\n{file.read_text()}[logging]\n# file =\nformat = 'json'  # mine too\n")
     file.chmod(0o600)
@@ -221,8 +219,8 @@ DAEMON, ANOTHER = "daemon", "nobody"
 """Users that every Unix has; nothing is run as one of them."""
 
 
-def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: Application) -> None:
-    """The database that it names is root's, as /etc/passwd is: its owner made the passes."""
+def test_a_config_of_an_unprivileged_user_makes_no_passes_as_root(desk: Cli, application: Application) -> None:
+    """The database that it names is owned by root, as /etc/passwd is: its owner would make the passes."""
     need_root()
     os.chown(desk.cwd / "retrycli.toml", THEIRS, THEIRS)
     for command in ("print", "install"):
@@ -237,15 +235,15 @@ def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: 
 
 @contextmanager
 def the_best_set_up() -> Iterator[Path]:
-    """root:service 0640 for the config, and the database is the service user's."""
+    """Create the recommended setup: the config is root:service 0640, and the database is the service user's."""
     need_root()
     need_own_program()
     service = pwd.getpwnam(DAEMON)
     with open_place() as place:
         (place / "data").mkdir()
         (place / "data/agent.db").touch()
-        for each in (place / "data", place / "data/agent.db"):
-            os.chown(each, service.pw_uid, service.pw_gid)
+        for path in (place / "data", place / "data/agent.db"):
+            os.chown(path, service.pw_uid, service.pw_gid)
         config = place / "retrycli.toml"
         config.write_text('[database]\nurl = "sqlite:///data/agent.db"\n')
         os.chown(config, 0, service.pw_gid)
@@ -253,7 +251,7 @@ def the_best_set_up() -> Iterator[Path]:
         yield place
 
 
-def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
+def test_the_recommended_setup_works(cli: Cli, crontab: Crontab) -> None:
     with the_best_set_up() as place:
         config = place / "retrycli.toml"
         command = cli.having(crontab.variables)
@@ -269,8 +267,8 @@ def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
         assert "\nProtectSystem=strict\n" in unit
 
 
-def test_a_package_that_another_user_may_change_is_called_by_no_line(cli: Cli, crontab: Crontab) -> None:
-    """Neither is one whose folder they may write to. The interpreter alone would be as it should."""
+def test_no_line_calls_a_package_that_another_user_may_change(cli: Cli, crontab: Crontab) -> None:
+    """The same holds for a folder that another user may write to. The interpreter alone would be fine."""
     need_root()
     need_own_program()
     with open_place() as place:
@@ -281,28 +279,28 @@ def test_a_package_that_another_user_may_change_is_called_by_no_line(cli: Cli, c
         command = copy.having({**crontab.variables, "PYTHONPATH": f"{place}/site"})
         arguments = ("cron", "print", "--run-as", DAEMON, "--config", config)
         assert command(*arguments).returncode == 0
-        for each in (place / "site", place / "site/retrycli"):
-            os.chown(each, THEIRS, 0)
+        for path in (place / "site", place / "site/retrycli"):
+            os.chown(path, THEIRS, 0)
             done = command(*arguments)
             assert (done.returncode, done.stdout) == (78, "")
-            assert f"{each} belongs to {THEIRS}, and so {place}/site/retrycli/__init__.py, which" in done.stderr
-            assert f"{each} belongs to {THEIRS}" in command("doctor", "--config", config).stdout
-            os.chown(each, 0, 0)
+            assert f"{path} belongs to {THEIRS}, and so {place}/site/retrycli/__init__.py, which" in done.stderr
+            assert f"{path} belongs to {THEIRS}" in command("doctor", "--config", config).stdout
+            os.chown(path, 0, 0)
 
 
 RELIED_ON = ("own.toml", "ca.pem", "venv/bin/python3")
 
 
 @pytest.mark.parametrize("name", [".", "retrycli.toml", *RELIED_ON])
-def test_no_line_is_proposed_that_relies_on_what_another_user_may_write(cli: Cli, crontab: Crontab, name: str) -> None:
+def test_proposes_no_line_that_depends_on_files_another_user_may_write(cli: Cli, crontab: Crontab, name: str) -> None:
     with the_best_set_up() as place:
         made = run([sys.executable, "-m", "venv", "--copies", "--without-pip", place / "venv"], check=False)
         assert made.returncode == 0
-        for each in RELIED_ON[:2]:
-            (place / each).touch()
+        for path in RELIED_ON[:2]:
+            (place / path).touch()
         config = place / "retrycli.toml"
         config.write_text(f'{config.read_text()}[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n')
-        packages = os.pathsep.join(each for each in sys.path if each)
+        packages = os.pathsep.join(path for path in sys.path if path)
         command = replace(cli, program=(str(place / RELIED_ON[-1]), "-P", "-m", "retrycli")).having(
             {"PYTHONPATH": packages} | crontab.variables
         )
@@ -315,8 +313,8 @@ def test_no_line_is_proposed_that_relies_on_what_another_user_may_write(cli: Cli
         assert f"and passes run by {DAEMON} would rely on it" in done.stderr
 
 
-def test_a_config_and_a_database_of_two_users_make_no_passes(cli: Cli, crontab: Crontab) -> None:
-    """One of them could have the other's rights."""
+def test_a_config_and_a_database_of_different_users_make_no_passes(cli: Cli, crontab: Crontab) -> None:
+    """One of them could obtain the other's rights."""
     with the_best_set_up() as place:
         config = place / "retrycli.toml"
         os.chown(config, pwd.getpwnam(ANOTHER).pw_uid, -1)
@@ -325,13 +323,13 @@ def test_a_config_and_a_database_of_two_users_make_no_passes(cli: Cli, crontab: 
         assert re.search(rf"belongs to {ANOTHER}, but the database .* to {DAEMON}; if .*chown root", done.stderr)
 
 
-def test_the_unit_is_as_confined_as_the_one_in_the_folder_cron(cli: Cli, crontab: Crontab) -> None:
+def test_the_printed_unit_is_as_confined_as_the_shipped_one(cli: Cli, crontab: Crontab) -> None:
     shipped = (Path(__file__).parents[2] / "cron" / "retrycli.service").read_text().splitlines()
     kept = re.compile("(Protect|Private|Restrict|NoNew|System|Capability|Lock|Memory|Remove|Device|Proc|IPC|UMask)")
     with the_best_set_up() as place:
         command = cli.having(crontab.variables)
         unit = command("--config", place / "retrycli.toml", "cron", "print", "--run-as", DAEMON, "--systemd").stdout
-    confines = {each for each in shipped if kept.match(each)}
+    confines = {line for line in shipped if kept.match(line)}
     assert len(confines) > 10
-    assert {each.partition("=")[0] for each in confines} <= {each.partition("=")[0] for each in unit.splitlines()}
+    assert {line.partition("=")[0] for line in confines} <= {line.partition("=")[0] for line in unit.splitlines()}
     assert " --log-level INFO run-once" in unit, "so the journal has every line"

@@ -1,4 +1,4 @@
-"""``db index``: it offers an index on the application's table, and makes none unasked."""
+"""``db index``: it offers an index on the application's table, and creates none without confirmation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MAKE = "CREATE INDEX retrycli_failed ON pending_messages (id) WHERE status = 'fa
 
 def indexes(application: Application) -> list[object]:
     found = application.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND name = 'retrycli_failed'")
-    return [each["sql"] for each in found]
+    return [name["sql"] for name in found]
 
 
-def test_on_a_terminal_it_shows_what_it_would_do_and_asks(at_work: Cli, application: Application) -> None:
+def test_on_a_terminal_it_shows_the_statement_and_asks(at_work: Cli, application: Application) -> None:
     refused = at_work.on_terminal("db", "index", answers=["n"])
     assert f"{MAKE};" in refused.words
     assert "Create the index? Other processes can't write to the file meanwhile. [y/N] n" in refused.words
@@ -46,7 +46,7 @@ def test_on_a_terminal_it_shows_what_it_would_do_and_asks(at_work: Cli, applicat
     assert none.text.startswith("The application's table has no index on failed rows, retrycli_failed.\n")
 
 
-def test_off_a_terminal_it_shows_what_it_would_do_and_does_nothing(at_work: Cli, application: Application) -> None:
+def test_off_a_terminal_it_shows_the_statement_and_does_nothing(at_work: Cli, application: Application) -> None:
     done = at_work("db", "index")
     assert (done.returncode, done.stdout) == (2, f"{MAKE};\n")
     assert "pass --yes" in done.stderr
@@ -54,7 +54,7 @@ def test_off_a_terminal_it_shows_what_it_would_do_and_does_nothing(at_work: Cli,
     assert indexes(application) == []
 
 
-def test_a_script_says_yes(at_work: Cli, application: Application) -> None:
+def test_yes_confirms_in_a_script(at_work: Cli, application: Application) -> None:
     found = at_work.json("db", "index", "--yes")
     assert found == {"index": "retrycli_failed", "before": "absent", "now": "there", "statements": [MAKE]}
     assert indexes(application) == [MAKE]
@@ -63,10 +63,10 @@ def test_a_script_says_yes(at_work: Cli, application: Application) -> None:
     assert (found["before"], found["now"]) == ("there", "absent")
 
 
-def test_no_other_command_makes_one(at_work: Cli, application: Application) -> None:
+def test_no_other_command_creates_the_index(at_work: Cli, application: Application) -> None:
     application.fill()
-    for each in ("db upgrade", "run-once", "doctor", "list-failed"):
-        at_work(*each.split())
+    for command in ("db upgrade", "run-once", "doctor", "list-failed"):
+        at_work(*command.split())
     assert indexes(application) == []
 
 
@@ -78,8 +78,8 @@ def table() -> Iterator[Table]:
         made.close()
 
 
-def test_on_postgresql_who_does_not_own_the_table_is_told_who_has_to_make_it(cli: Cli, table: Table) -> None:
-    """And has the statement to hand on."""
+def test_on_postgresql_only_the_tables_owner_can_create_it(cli: Cli, table: Table) -> None:
+    """It prints the statement for the owner."""
     name = f"reader_{uuid.uuid4().hex[:12]}"
     table.sql(f"CREATE ROLE {name} LOGIN")
     try:

@@ -1,4 +1,4 @@
-"""The command with few file descriptors: it sends no more at once than it can record, and errors name the limit."""
+"""Few file descriptors: the command sends no more at once than it can record, and errors name the limit."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ for each in range(int(sys.argv[1])):
 
 @contextmanager
 def api_elsewhere(cli: Cli) -> Iterator[str]:
-    """Run the sandbox as another process, whose descriptors nobody limits; it takes 100 ms for each answer."""
+    """Run the sandbox in another process without a limit on descriptors; it takes 100 ms for each answer."""
     output = cli.cwd / "sandbox.out"
     with output.open("w") as file:
         process = cli.start("sandbox", "--port", "0", "--latency", "100ms", stdout=file.fileno())
@@ -93,23 +93,23 @@ def api_elsewhere(cli: Cli) -> Iterator[str]:
 
 
 def received(url: str) -> list[dict[str, Any]]:
-    """Ask the sandbox for the messages that it has."""
+    """Return the messages that the sandbox has received."""
     with urlopen(f"{url}/received", timeout=LONGEST) as answer:
         found: list[dict[str, Any]] = json.load(answer)["received"]
         return found
 
 
 def limited(cli: Cli, soft: int, hard: int) -> Cli:
-    """Have the command start with these limits."""
+    """Start the command with these limits."""
     return cli.under("/bin/sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh")
 
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
 @pytest.mark.parametrize(("soft", "hard", "messages"), [(256, 256, 300), (64, 64, 60), (64, 4096, 600)])
-def test_a_pass_with_few_descriptors_sends_every_message_once(
+def test_a_pass_with_few_descriptors_sends_each_message_once(
     cli: Cli, application: Application, soft: int, hard: int, messages: int
 ) -> None:
-    """The concurrency that is set needs more descriptors than there are, or than the soft limit allows."""
+    """The configured concurrency needs more descriptors than exist, or than the soft limit permits."""
     application.add_due(messages)
     with api_elsewhere(cli) as url:
         at_work = limited(cli.having({**application.variables(url), **WIDE}), soft, hard)
@@ -119,10 +119,10 @@ def test_a_pass_with_few_descriptors_sends_every_message_once(
         assert ("concurrent requests, not run.concurrency = 500" in told) is (hard < 500)
         summary = json.loads(done.stdout)
         assert (summary["result"], summary["sent"], summary["unknown"]) == ("completed", messages, 0)
-        assert [each["times"] for each in received(url)] == [1] * messages
-    assert {each["status"] for each in application.rows().values()} == {"sent"}
+        assert [request["times"] for request in received(url)] == [1] * messages
+    assert {row["status"] for row in application.rows().values()} == {"sent"}
     attempts = application.rows("retrycli_attempts").values()
-    assert [each["outcome"] for each in attempts] == ["delivered"] * messages
+    assert [attempt["outcome"] for attempt in attempts] == ["delivered"] * messages
 
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
@@ -143,7 +143,7 @@ def test_a_pass_uses_one_database_connection(application: Application, sandbox: 
 
 
 def test_a_pass_imports_nothing_after_its_first_request(cli: Cli, application: Application) -> None:
-    """Also if the API goes away, so that the immediate retries are needed."""
+    """This holds also if the API disappears, so that the immediate retries are needed."""
     application.add_due(3)
     variables = {"RETRYCLI_DATABASE__URL": application.url}
     done = subprocess.run(
@@ -159,7 +159,7 @@ def test_a_pass_imports_nothing_after_its_first_request(cli: Cli, application: A
 
 
 def used_up(cli: Cli, application: Application, then: str, *, left: int = 0) -> Finished:
-    """Run code in a process that has so many descriptors left."""
+    """Run code in a process that has this number of descriptors left."""
     settings = {"RETRYCLI_DATABASE__URL": application.url, "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
     return subprocess.run(
         [sys.executable, "-c", USE_UP + then, str(left)],
@@ -173,8 +173,8 @@ def used_up(cli: Cli, application: Application, then: str, *, left: int = 0) -> 
 
 
 @on_both
-def test_a_pass_without_descriptors_is_refused_and_names_them(cli: Cli, application: Application) -> None:
-    """Nothing is claimed, and the limit and its remedy are in the error."""
+def test_a_pass_without_descriptors_is_refused_with_the_limit(cli: Cli, application: Application) -> None:
+    """Nothing is claimed, and the error names the limit and its remedy."""
     application.add_due(3)
     done = used_up(cli, application, "attempt(lambda: retrycli.run_once(settings))", left=20)
     assert done.stdout.startswith("ConfigurationError 78 too few file descriptors (EMFILE): the limit is 64, "), done
@@ -183,7 +183,7 @@ def test_a_pass_without_descriptors_is_refused_and_names_them(cli: Cli, applicat
 
 
 @on_both
-def test_a_database_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(
+def test_a_database_that_cannot_be_opened_for_lack_of_descriptors_is_reported(
     cli: Cli, application: Application
 ) -> None:
     done = used_up(cli, application, "attempt(lambda: retrycli.status(settings))")
@@ -192,7 +192,7 @@ def test_a_database_that_can_not_be_opened_for_lack_of_descriptors_is_reported_s
     assert "owner, permissions" not in done.stdout
 
 
-def test_a_journal_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(
+def test_a_journal_that_cannot_be_opened_for_lack_of_descriptors_is_reported(
     cli: Cli, application: Application
 ) -> None:
     """The database file itself takes the last one."""
@@ -201,7 +201,7 @@ def test_a_journal_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so
     assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
 
 
-def test_a_lock_file_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(
+def test_a_lock_file_that_cannot_be_opened_for_lack_of_descriptors_is_reported(
     cli: Cli, application: Application
 ) -> None:
     done = used_up(cli, application, "attempt(PassLock(Path('lock')).check)")
@@ -210,19 +210,19 @@ def test_a_lock_file_that_can_not_be_opened_for_lack_of_descriptors_is_reported_
 
 
 @pytest.mark.parametrize(("limit", "level"), [(64, "warning"), (40, "failure"), (4096, None)])
-def test_doctor_tells_if_the_limit_is_too_low(at_work: Cli, limit: int, level: str | None) -> None:
+def test_doctor_reports_a_limit_that_is_too_low(at_work: Cli, limit: int, level: str | None) -> None:
     done = limited(at_work.having(WIDE), limit, limit)("doctor", "--json")
-    found = [each for each in json.loads(done.stdout)["findings"] if each["name"] == "file descriptors"]
-    assert [each["level"] for each in found] == ([] if level is None else [level])
-    assert all("ulimit -n" in each["remedy"] for each in found)
+    found = [finding for finding in json.loads(done.stdout)["findings"] if finding["name"] == "file descriptors"]
+    assert [finding["level"] for finding in found] == ([] if level is None else [level])
+    assert all("ulimit -n" in finding["remedy"] for finding in found)
 
 
 @pytest.mark.databases("sqlite", "postgresql", "sqlite-wal", once=True)
-def test_a_pass_with_few_descriptors_sends_every_mail_once(cli: Cli, application: Application) -> None:
-    """A conversation needs two, and the file that it attaches."""
+def test_a_pass_with_few_descriptors_sends_each_mail_once(cli: Cli, application: Application) -> None:
+    """An SMTP connection needs two, and the file that it attaches."""
     (cli.cwd / "a.pdf").write_bytes(b"a" * 100_000)
-    for each in application.add_due(60):
-        application.execute("UPDATE pending_messages SET attachments = '[\"a.pdf\"]' WHERE id = ?", each)
+    for message_id in application.add_due(60):
+        application.execute("UPDATE pending_messages SET attachments = '[\"a.pdf\"]' WHERE id = ?", message_id)
     with MailServer() as server:
         gateway = {
             "KIND": "smtp",
@@ -237,4 +237,4 @@ def test_a_pass_with_few_descriptors_sends_every_mail_once(cli: Cli, application
         assert at_work.json("run-once")["sent"] == 60
         assert len(server.mails) == 60
     attempts = application.rows("retrycli_attempts").values()
-    assert [each["outcome"] for each in attempts] == ["delivered"] * 60
+    assert [attempt["outcome"] for attempt in attempts] == ["delivered"] * 60

@@ -1,4 +1,4 @@
-"""What a pass learns of a destination from its answers, and when it says so of the messages instead."""
+"""What a pass learns about a destination from its answers, and when the answers are about the messages instead."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIRST = 4701
 
 
 class ByTicket(Sandbox):
-    """Answers each delivery by its ticket, and remembers the tickets that were written to."""
+    """Answers each delivery by its ticket, and records the tickets."""
 
     def __init__(self, answer: Callable[[int], Answer], gate: Gate | None = None) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -45,7 +45,7 @@ class ByTicket(Sandbox):
         self._gate = gate
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """The answer for the ticket in the path."""
+        """Return the answer for the ticket in the path."""
         ticket = int(path.split("/")[2])
         self.tickets.append(ticket)
         if self._gate is not None and self.says(ticket) == TAKES:
@@ -61,7 +61,7 @@ def api(answer: Answer | Callable[[int], Answer], gate: Gate | None = None) -> I
 
 @dataclass
 class Passes:
-    """Passes made from Python, by a clock that a test moves."""
+    """Passes made from Python, with a clock that a test moves."""
 
     settings: Settings
     now: datetime
@@ -76,9 +76,9 @@ class Passes:
 
 
 def queue(application: Application) -> dict[object, tuple[object, object]]:
-    """Each message in the queue: its state and its reason."""
+    """Return each message in the queue: its state and its reason."""
     rows = application.rows("retrycli_queue").items()
-    return {each: (row["state"], row["escalation_reason"]) for each, row in rows}
+    return {message_id: (row["state"], row["escalation_reason"]) for message_id, row in rows}
 
 
 def attempts(application: Application) -> list[tuple[object, object, object]]:
@@ -89,7 +89,7 @@ def attempts(application: Application) -> list[tuple[object, object, object]]:
 # One message is no outage.
 
 
-def test_one_message_that_always_gets_a_500_is_escalated_in_the_end(application: Application) -> None:
+def test_a_message_that_always_gets_a_500_is_eventually_escalated(application: Application) -> None:
     application.add(1)
     with api(BROKEN) as server:
         passes = Passes(application.settings(server.url), wiring.utc_now())
@@ -100,8 +100,8 @@ def test_one_message_that_always_gets_a_500_is_escalated_in_the_end(application:
     assert {row["state"] for row in application.rows("retrycli_breakers").values()} == {"closed"}
 
 
-def test_a_message_that_is_alone_in_an_outage_is_escalated_by_its_answers(application: Application) -> None:
-    """Five connections refused open the breaker. Then something answers each probe with a 500."""
+def test_the_only_message_of_an_outage_is_escalated_by_its_answers(application: Application) -> None:
+    """Five refused connections open the breaker. Then something answers each probe with a 500."""
     application.add(1)
     with api(BROKEN) as server:
         down = server.url
@@ -122,8 +122,8 @@ def test_a_message_that_is_alone_in_an_outage_is_escalated_by_its_answers(applic
 
 
 def test_three_closed_tickets_stop_no_pass(cli: Cli, application: Application) -> None:
-    for each in range(1, 13):
-        application.add(each)
+    for message_id in range(1, 13):
+        application.add(message_id)
     with api(lambda ticket: CLOSED if ticket < FIRST + 3 else TAKES) as server:
         done = cli.having(application.variables(server.url))("run-once")
     assert done.returncode == 0, done.stderr
@@ -131,8 +131,8 @@ def test_three_closed_tickets_stop_no_pass(cli: Cli, application: Application) -
 
 
 def test_ten_closed_tickets_stop_no_pass_if_another_message_is_delivered(cli: Cli, application: Application) -> None:
-    for each in range(1, 26):
-        application.add(each, hours_ago=30 - each)
+    for message_id in range(1, 26):
+        application.add(message_id, hours_ago=30 - message_id)
     with api(lambda ticket: CLOSED if ticket < FIRST + 15 else TAKES) as server:
         done = cli.having(application.variables(server.url))("run-once")
     assert done.returncode == 0, done.stderr
@@ -141,8 +141,8 @@ def test_ten_closed_tickets_stop_no_pass_if_another_message_is_delivered(cli: Cl
 
 
 def check_stopped(cli: Cli, application: Application, answer: Answer, *, status: int, reason: str, said: str) -> None:
-    for each in range(1, 26):
-        application.add(each, hours_ago=30 - each)
+    for message_id in range(1, 26):
+        application.add(message_id, hours_ago=30 - message_id)
     with api(answer) as server:
         command = cli.having(application.variables(server.url))
         done = command("run-once")
@@ -159,19 +159,19 @@ def check_stopped(cli: Cli, application: Application, answer: Answer, *, status:
     assert queue(application) == {}
 
 
-def test_a_redirect_of_everything_escalates_nothing(cli: Cli, application: Application) -> None:
-    """A maintenance page."""
+def test_redirects_for_all_requests_escalate_nothing(cli: Cli, application: Application) -> None:
+    """A maintenance page redirects everything."""
     said = "responds with HTTP 302 to every request"
     check_stopped(cli, application, MOVED, status=69, reason="same_answer", said=said)
 
 
-def test_a_404_for_everything_escalates_nothing(cli: Cli, application: Application) -> None:
-    """A proxy that has lost its way to the API."""
+def test_a_404_for_all_requests_escalates_nothing(cli: Cli, application: Application) -> None:
+    """A misconfigured proxy answers 404 to everything."""
     said = "responds with HTTP 404 to every request"
     check_stopped(cli, application, MISSING, status=69, reason="same_answer", said=said)
 
 
-def test_a_403_for_everything_is_about_our_credentials(cli: Cli, application: Application) -> None:
+def test_a_403_for_all_requests_means_refused_credentials(cli: Cli, application: Application) -> None:
     said = "refuses the credentials (HTTP 403 to every request)"
     check_stopped(cli, application, CLOSED, status=77, reason="credentials_refused", said=said)
 
@@ -179,23 +179,23 @@ def test_a_403_for_everything_is_about_our_credentials(cli: Cli, application: Ap
 @pytest.mark.parametrize(
     ("answer", "said"), [(MOVED, "responds with HTTP 302 to"), (CLOSED, "the credentials (HTTP 403 to")]
 )
-def test_one_notification_says_what_everything_is_answered(
+def test_one_notification_reports_the_answer_to_all_requests(
     cli: Cli, application: Application, answer: Answer, said: str
 ) -> None:
-    for each in range(1, 26):
-        application.add(each)
+    for message_id in range(1, 26):
+        application.add(message_id)
     with api(answer) as server, webhook() as hook:
         urls = {"RETRYCLI_NOTIFY__URLS": f"json://{hook.host}/x"}
         command = cli.having(application.variables(server.url) | urls)
         first, second = command("run-once"), command("run-once")
-    assert [f"{said} everything" in each.stderr for each in (first, second)] == [True, False]
+    assert [f"{said} everything" in text.stderr for text in (first, second)] == [True, False]
     [request] = hook.requests
     assert f"{said} everything" in request.json["message"]
 
 
-def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, application: Application) -> None:
-    for each in range(1, 5):
-        application.add(each, hours_ago=30 - each)
+def test_answers_in_doubt_survive_the_death_of_their_pass(cli: Cli, application: Application) -> None:
+    for message_id in range(1, 5):
+        application.add(message_id, hours_ago=30 - message_id)
     gate = Gate()
     with api(lambda ticket: CLOSED if ticket < FIRST + 3 else TAKES, gate) as server:
         try:
@@ -205,7 +205,7 @@ def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, applic
             process.communicate()
         finally:
             gate.opened.set()
-        assert attempts(application) == [*((each, "permanent", 403) for each in (1, 2, 3)), (4, None, None)]
+        assert attempts(application) == [*((message_id, "permanent", 403) for message_id in (1, 2, 3)), (4, None, None)]
         later = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(hours=1))
         summary = run_pass.run_once(application.settings(server.url), runtime=later)
     assert (summary.escalated, summary.released) == (3, 3)
@@ -217,14 +217,14 @@ def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, applic
 
 
 def open_breaker(application: Application, passes: Passes) -> None:
-    for each in range(1, 8):
-        application.add(each)
+    for message_id in range(1, 8):
+        application.add(message_id)
     assert passes.run().reason == "breaker_open"
     [breaker] = application.rows("retrycli_breakers").values()
     assert breaker["state"] == "open"
 
 
-def test_a_delivery_by_hand_closes_the_breaker(cli: Cli, application: Application) -> None:
+def test_a_manual_delivery_closes_the_breaker(cli: Cli, application: Application) -> None:
     with api(BUSY) as server:
         open_breaker(application, Passes(application.settings(server.url), wiring.utc_now()))
         server.says = lambda _: TAKES
@@ -237,7 +237,7 @@ def test_a_delivery_by_hand_closes_the_breaker(cli: Cli, application: Applicatio
     assert set(queue(application)) == {2, 3, 4, 5}, "which wait for their second retry"
 
 
-def test_run_once_probes_now_if_it_is_told_to(cli: Cli, application: Application) -> None:
+def test_run_once_probes_immediately_if_requested(cli: Cli, application: Application) -> None:
     with api(BUSY) as server:
         open_breaker(application, Passes(application.settings(server.url), wiring.utc_now()))
         command = cli.having(application.variables(server.url))
@@ -250,7 +250,7 @@ def test_run_once_probes_now_if_it_is_told_to(cli: Cli, application: Application
     assert application.rows("retrycli_breakers") == {}
 
 
-def test_a_pass_made_from_python_probes_now_if_it_is_told_to(application: Application) -> None:
+def test_a_pass_started_from_python_probes_immediately_if_requested(application: Application) -> None:
     with api(BUSY) as server:
         passes = Passes(application.settings(server.url), wiring.utc_now())
         open_breaker(application, passes)

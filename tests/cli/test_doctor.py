@@ -1,4 +1,4 @@
-"""``doctor``: as a person and as cron would find things."""
+"""``doctor``: its findings for an operator and for cron."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -> Iterator[Cli]:
-    """The command, set up as the manual says, and a first pass made."""
+    """Provide the command, set up as in the manual, after a first pass."""
     need_own_program()
     with closing(sqlite3.connect(application.path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -45,19 +45,19 @@ def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -
 
 
 def levels(cli: Cli, *arguments: str, code: int) -> dict[str, str]:
-    """The worst level of each check."""
+    """Return the worst level of each check."""
     found = cli.json("doctor", *arguments, code=code)
     assert found["ok"] is (code == 0)
     order = ("ok", "warning", "failure")
     worst: dict[str, str] = {}
-    for each in found["findings"]:
-        assert list(each) == ["name", "level", "found", "remedy"]
-        assert (each["remedy"] is None) is (each["level"] == "ok")
-        worst[each["name"]] = max(each["level"], worst.get(each["name"], "ok"), key=order.index)
+    for finding in found["findings"]:
+        assert list(finding) == ["name", "level", "found", "remedy"]
+        assert (finding["remedy"] is None) is (finding["level"] == "ok")
+        worst[finding["name"]] = max(finding["level"], worst.get(finding["name"], "ok"), key=order.index)
     return worst
 
 
-def test_where_all_is_well_it_says_so_sends_nothing_and_writes_nothing(
+def test_a_healthy_setup_passes_without_sending_or_writing(
     desk: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.fill()
@@ -66,7 +66,7 @@ def test_where_all_is_well_it_says_so_sends_nothing_and_writes_nothing(
     assert set(levels(desk, code=0).values()) == {"ok"}
     assert application.dump() == before
     assert not sandbox.received
-    assert [each for each in sorted(desk.cwd.rglob("*")) if each not in files] == []
+    assert [path for path in sorted(desk.cwd.rglob("*")) if path not in files] == []
 
 
 def test_a_table_without_update_times_is_a_warning(desk: Cli, application: Application) -> None:
@@ -77,7 +77,7 @@ def test_a_table_without_update_times_is_a_warning(desk: Cli, application: Appli
     assert "pending_messages has no updated_at" in desk("doctor").stdout
 
 
-def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cli, application: Application) -> None:
+def test_on_a_terminal_it_shows_a_table_with_a_remedy_below_each_finding(desk: Cli, application: Application) -> None:
     screen = desk.on_terminal("doctor")
     assert screen.returncode == 0
     assert screen.text.endswith("Next: retrycli status\n")
@@ -89,25 +89,25 @@ def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cl
     screen = desk.having(cwd=deep).on_terminal("doctor")
     assert screen.returncode == 3
     assert "FAIL files" in screen.words
-    lines = [each.strip() for each in screen.text.splitlines()]
+    lines = [line.strip() for line in screen.text.splitlines()]
     command = f"chmod o-w '{deep}/agent.db'"
     assert len(command) > COLUMNS
     assert lines[lines.index(command) - 1] == "→ run:", "it can be pasted: nothing breaks it, and nothing else is there"
-    assert max(len(each) for each in screen.text.splitlines() if each.strip() != command) <= COLUMNS
+    assert max(len(line) for line in screen.text.splitlines() if line.strip() != command) <= COLUMNS
     assert screen.text.endswith("Next: fix what failed, then `retrycli doctor`\n")
 
 
-def test_piped_each_finding_is_a_line(desk: Cli) -> None:
-    lines = [each.split("\t") for each in desk("doctor").stdout.splitlines()]
-    assert {len(each) for each in lines} == {4}
-    assert {each[0] for each in lines} == {"ok"}
+def test_piped_output_has_one_line_per_finding(desk: Cli) -> None:
+    lines = [line.split("\t") for line in desk("doctor").stdout.splitlines()]
+    assert {len(line) for line in lines} == {4}
+    assert {line[0] for line in lines} == {"ok"}
 
 
-def test_an_unknown_variable_is_a_failure_and_no_other_end(desk: Cli) -> None:
+def test_an_unknown_variable_is_a_failed_check_and_not_an_error(desk: Cli) -> None:
     assert levels(desk.having({"RETRYCLI_DATABSE__URL": "x"}), code=3) == {"settings": "failure"}
 
 
-def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> None:
+def test_attempts_a_login_and_reports_a_refusal_as_a_failure(desk: Cli, cli: Cli) -> None:
     file = cli.cwd / "retrycli.toml"
     text = file.read_text().partition("[gateway]")[0]
     (cli.cwd / "password").touch(0o600)
@@ -123,16 +123,16 @@ def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> 
         assert set(api.paths) == {"/auth/login"}
 
 
-def test_the_age_of_what_would_be_sent_is_told(desk: Cli, application: Application) -> None:
+def test_reports_the_age_of_due_messages(desk: Cli, application: Application) -> None:
     application.add(1, created_at="2023-05-06 07:08:09")
-    [found] = [each for each in desk.json("doctor")["findings"] if "2023-05-06" in each["found"]]
+    [found] = [finding for finding in desk.json("doctor")["findings"] if "2023-05-06" in finding["found"]]
     assert found["found"].startswith("the oldest waiting message dates from ")
     assert found["level"] == "warning"
     assert "schedule.expires_after_hours" in found["remedy"]
 
 
-def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, application: Application) -> None:
-    """A GET can't prove a token. What was refused is told, though the API is there."""
+def test_quotes_the_last_refusal_until_a_message_is_accepted(desk: Cli, application: Application) -> None:
+    """A GET cannot verify a token. The refusal is reported although the API is reachable."""
     application.add_due(1)
     file = desk.cwd / "retrycli.toml"
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:
@@ -141,7 +141,7 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         file.chmod(0o600)
         assert desk("run-once").returncode == 77
         api._answers = [(404, {})]
-        [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
+        [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
         assert found["level"] == "failure"
         assert f"{api.url} responds (HTTP 404" in found["found"]
         assert desk("status", "--check").returncode == 3
@@ -157,7 +157,7 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         assert levels(desk, code=0)["api"] == "ok"
 
 
-def test_a_refusal_is_a_failure_also_if_no_credentials_are_set(desk: Cli, application: Application) -> None:
+def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, application: Application) -> None:
     """`status --check` fails then."""
     application.add_due(1)
     file = desk.cwd / "retrycli.toml"
@@ -165,12 +165,12 @@ def test_a_refusal_is_a_failure_also_if_no_credentials_are_set(desk: Cli, applic
         text = file.read_text().partition("[gateway]")[0]
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
         assert desk("run-once").returncode == 77
-        [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
+        [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
     assert "there are none; the last refusal" in found["found"]
 
 
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:
-    """An API that says what is wrong with a message has taken the credentials."""
+    """An API that reports an error in a message has accepted the credentials."""
     application.add_due(1)
     file = desk.cwd / "retrycli.toml"
     with Scripted(FORBIDS, FORBIDS, REJECTS) as api:
@@ -178,7 +178,7 @@ def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, 
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\nauth = "bearer"\ntoken = "t1"\n')
         file.chmod(0o600)
         assert desk("run-once").returncode == 77
-        assert [each["destination"] for each in desk.json("status")["refusals"]] == [api.url]
+        assert [refusal["destination"] for refusal in desk.json("status")["refusals"]] == [api.url]
         api._answers = [REJECTS]
         assert desk("run-once").returncode == 0
         assert desk.json("status", "--check")["refusals"] == []
@@ -186,10 +186,8 @@ def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, 
         assert levels(desk, code=0)["api"] == "ok"
 
 
-def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
-    desk: Cli, application: Application
-) -> None:
-    """A GET may be answered while no message is taken."""
+def test_an_open_breaker_is_a_failure_though_the_api_answers(desk: Cli, application: Application) -> None:
+    """A GET may be answered although no message is accepted."""
     application.add_due(6)
     file = desk.cwd / "retrycli.toml"
     with Scripted(BUSY) as api:
@@ -197,7 +195,7 @@ def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
         assert desk("run-once").returncode == 69
         api._answers = [TAKES]
-        there, found = (each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api")
+        there, found = (finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api")
     assert there["level"] == "ok"
     assert found["level"] == "failure"
     told = rf"nothing has reached {api.url} since \S+Z: 5 failures in a row; the next probe is at \S+Z"
@@ -206,8 +204,8 @@ def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
 
 
 @needs_no_file
-def test_as_cron_finds_what_only_cron_would_trip_over(desk: Cli, application: Application, sandbox: Sandbox) -> None:
-    """Settings in the environment, or in the folder that one happens to stand in, are not there for cron."""
+def test_as_cron_finds_problems_that_only_cron_has(desk: Cli, application: Application, sandbox: Sandbox) -> None:
+    """Settings from the operator's environment or current folder do not exist for cron."""
     desk = desk.having(NO_FILE)
     from_environment = desk.having(application.variables(sandbox.url), cwd=desk.cwd / "bin")
     assert levels(from_environment, code=0)["api"] == "ok"
@@ -218,8 +216,8 @@ def test_as_cron_finds_what_only_cron_would_trip_over(desk: Cli, application: Ap
     assert named["scheduler"] == "failure", "the crontab of this test is in a variable too"
 
 
-def test_in_crons_bare_environment_it_runs(cli: Cli, application: Application) -> None:
-    """``env -i PATH=/usr/bin:/bin``: not even a HOME."""
+def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> None:
+    """``env -i PATH=/usr/bin:/bin``: without even a HOME."""
     bare = cli.under("/usr/bin/env", "-i", "PATH=/usr/bin:/bin")
     (cli.cwd / "retrycli.toml").write_text(f'[database]\nurl = "{application.url}"\n')
     done = bare("doctor")
@@ -227,31 +225,29 @@ def test_in_crons_bare_environment_it_runs(cli: Cli, application: Application) -
     assert "failure\tapi\tgateway.base_url is not set" in done.stdout
 
 
-def test_a_cron_that_was_just_started_is_not_suspected(desk: Cli, application: Application) -> None:
-    """No tick of the line has gone by since."""
+def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Application) -> None:
+    """No tick of the line has passed since."""
     running = subprocess.run(["pgrep", "-x", "cron"], capture_output=True, check=False)
     if len(running.stdout.split()) != 1:
         pytest.skip("another cron runs on this machine")
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00', started_by = 'cron'")
-    [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "passes"]
+    [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "passes"]
     assert "may refuse" not in found["remedy"]
     assert re.search(r"newer than the last scheduled time; the first pass is at \d{4}-\S+:00Z$", found["remedy"])
     assert "may refuse" not in desk("status").stdout
 
 
-def test_a_user_who_finds_no_line_is_told_that_roots_crontab_can_not_be_read(
-    desk: Cli, application: Application
-) -> None:
-    """As after root's `cron remove`. No failure of it, as for `status --check`: passes came until now."""
+def test_reports_that_roots_crontab_cannot_be_read(desk: Cli, application: Application) -> None:
+    """This follows root's `cron remove`. As for `status --check` it is not a failure: passes came until now."""
     need_root()
     assert desk("run-once", "--started-by", "cron").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0
-    for each in (desk.cwd, *desk.cwd.iterdir(), application.lock):
-        if each.exists():
-            os.chown(each, OURS, OURS)
+    for path in (desk.cwd, *desk.cwd.iterdir(), application.lock):
+        if path.exists():
+            os.chown(path, OURS, OURS)
     cli = desk.under(*wrapper(OURS))
     findings = json.loads(cli("doctor", "--json", "--config", desk.cwd / "retrycli.toml").stdout)["findings"]
-    [found] = [each for each in findings if each["name"] == "scheduler"]
+    [found] = [finding for finding in findings if finding["name"] == "scheduler"]
     assert cli("status", "--check", "--config", desk.cwd / "retrycli.toml").returncode == 0
     assert found["level"] == "warning"
     assert "can't read other users' crontabs, such as root's" in found["found"]

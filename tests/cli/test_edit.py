@@ -1,4 +1,4 @@
-"""``edit``: a person gives a message another text."""
+"""``edit``: an operator changes the text of a message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = on_both
 
 
 def editor(folder: Path, script: str) -> dict[str, str]:
-    """An editor that does what a shell script says to its file, ``$1``."""
+    """Create an editor that runs a shell script on its file, ``$1``."""
     program = folder / "an editor"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -36,21 +36,21 @@ def editor(folder: Path, script: str) -> dict[str, str]:
 
 @pytest.fixture
 def at_desk(at_work: Cli) -> Cli:
-    """The command with a folder of its own for temporary files."""
+    """Provide the command with its own folder for temporary files."""
     (at_work.cwd / "tmp").mkdir()
     return at_work
 
 
 def keys_of(application: Application, message_id: int) -> list[object]:
-    """The keys of all attempts at a message."""
+    """Return the keys of all attempts at a message."""
     rows = application.rows("retrycli_attempts").values()
-    return [each["delivery_key"] for each in rows if each["message_id"] == message_id]
+    return [row["delivery_key"] for row in rows if row["message_id"] == message_id]
 
 
-def test_subject_and_body_are_edited_as_one_text_and_the_change_is_shown_before_it_is_written(
+def test_edits_subject_and_body_as_one_text_and_shows_the_difference_first(
     at_desk: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The message goes out with the new text under a new key, and the history says who edited it."""
+    """The new text is sent with a new key, and the history names the operator."""
     application.add(11)
     retrycli.run_once(application.settings("http://127.0.0.1:9"))
     [before], row = keys_of(application, 11), application.row(11)
@@ -71,10 +71,10 @@ def test_subject_and_body_are_edited_as_one_text_and_the_change_is_shown_before_
     assert (received.key, received.content["body"]) == (keys_of(application, 11)[1], "It is here.")
     assert received.key != before
     acts = application.rows("retrycli_acts").values()
-    assert [(each["by"], each["act"], each["detail"]) for each in acts] == [("anna", "edited", "subject, body")]
+    assert [(action["by"], action["act"], action["detail"]) for action in acts] == [("anna", "edited", "subject, body")]
 
 
-def test_options_take_the_place_of_the_editor(at_desk: Cli, application: Application) -> None:
+def test_options_replace_the_editor(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     (at_desk.cwd / "body.txt").write_bytes("Zeile\r\n日本\n".encode())
     told = at_desk.json(
@@ -87,8 +87,8 @@ def test_options_take_the_place_of_the_editor(at_desk: Cli, application: Applica
 
 @on_sqlite
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_the_body_may_come_from_stdin(at_desk: Cli, application: Application, encoding: str) -> None:
-    """What editors on Windows put before it is no part of it."""
+def test_reads_the_body_from_stdin(at_desk: Cli, application: Application, encoding: str) -> None:
+    """A byte order mark from an editor on Windows is not part of it."""
     application.add(11, hours_ago=0)
     (at_desk.cwd / "body.txt").write_text("From a pipe.", encoding=encoding)
     shell = at_desk.under("/bin/sh", "-c", '"$0" "$@" < body.txt')
@@ -96,8 +96,8 @@ def test_the_body_may_come_from_stdin(at_desk: Cli, application: Application, en
     assert (application.row(11)["body"], application.row(11)["subject"]) == ("From a pipe.", "Re: Invoice")
 
 
-def test_a_message_that_no_pass_has_seen_yet_gets_another_key_too(at_desk: Cli, application: Application) -> None:
-    """Than it would have had: it may have been in the queue before."""
+def test_a_message_unknown_to_all_passes_gets_a_new_key_too(at_desk: Cli, application: Application) -> None:
+    """The key differs from its first one: the message may have been in the queue before."""
     application.add(11)
     with Scripted(REJECTS, TAKES) as api:
         retrycli.run_once(application.settings(api.url))
@@ -108,7 +108,7 @@ def test_a_message_that_no_pass_has_seen_yet_gets_another_key_too(at_desk: Cli, 
         assert second != first
 
 
-def test_an_invalid_message_is_edited_and_then_requeued_or_retried(at_desk: Cli, application: Application) -> None:
+def test_an_invalid_message_can_be_edited_and_then_requeued_or_retried(at_desk: Cli, application: Application) -> None:
     """The output says so."""
     application.add(11, body=None)
     at_desk("run-once")
@@ -135,7 +135,7 @@ NOTHING = {
 
 @on_sqlite
 @pytest.mark.parametrize(("script", "why"), NOTHING.items())
-def test_an_edit_that_comes_to_nothing_is_one_line_and_changes_nothing(
+def test_a_rejected_edit_is_one_line_and_changes_nothing(
     at_desk: Cli, application: Application, script: str, why: str
 ) -> None:
     application.add(11, hours_ago=0)
@@ -149,7 +149,7 @@ def test_an_edit_that_comes_to_nothing_is_one_line_and_changes_nothing(
 
 
 @on_sqlite
-def test_a_text_that_is_left_as_it_is_is_no_edit(at_desk: Cli, application: Application) -> None:
+def test_an_unchanged_text_is_not_an_edit(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     before = application.dump()
     done = at_desk.having(editor(at_desk.cwd, "true"))("edit", "11", "--yes")
@@ -159,7 +159,7 @@ def test_a_text_that_is_left_as_it_is_is_no_edit(at_desk: Cli, application: Appl
 
 
 @on_sqlite
-def test_a_person_may_say_no(at_desk: Cli, application: Application) -> None:
+def test_the_operator_may_decline(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     before = application.dump()
     screen = at_desk.on_terminal("edit", "11", "--subject", "Re: bill", answers=["n"])
@@ -169,7 +169,7 @@ def test_a_person_may_say_no(at_desk: Cli, application: Application) -> None:
 
 
 @on_sqlite
-def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Application) -> None:
+def test_without_an_editor_it_suggests_a_remedy(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     done = at_desk("edit", "11", "--yes", env={"PATH": str(at_desk.cwd)})
     assert (done.returncode, done.stderr) == (
@@ -204,7 +204,7 @@ def test_a_subject_with_a_line_break_is_refused(at_desk: Cli, application: Appli
     assert done.stderr.startswith("retrycli: the subject must not contain a line break")
 
 
-def test_a_recipient_needs_its_column(at_desk: Cli, application: Application) -> None:
+def test_a_recipient_requires_its_column(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     application.execute("ALTER TABLE pending_messages DROP COLUMN recipient_email")
     done = at_desk("edit", "11", "--recipient", "bo@example.com", "--yes")
@@ -227,10 +227,8 @@ def test_a_message_that_is_being_sent_is_not_edited(cli: Cli, application: Appli
     assert application.row(101)["subject"] == "Re: Invoice"
 
 
-def test_a_message_that_another_changes_while_it_is_edited_is_left_alone(
-    at_desk: Cli, application: Application
-) -> None:
-    """The editor itself is that other here."""
+def test_a_message_modified_concurrently_is_left_alone(at_desk: Cli, application: Application) -> None:
+    """Here the editor itself makes the concurrent change."""
     application.add(11, hours_ago=0)
     (at_desk.cwd / "change.py").write_text(
         "from sqlalchemy import create_engine\n"
@@ -245,7 +243,7 @@ def test_a_message_that_another_changes_while_it_is_edited_is_left_alone(
 
 
 @pytest.mark.parametrize("message_id", ["1", "99"])
-def test_what_is_not_failed_is_not_edited(at_desk: Cli, application: Application, message_id: str) -> None:
+def test_only_failed_messages_can_be_edited(at_desk: Cli, application: Application, message_id: str) -> None:
     application.add(1, status="sent")
     done = at_desk("edit", message_id, "--subject", "x", "--yes")
     assert (done.returncode, done.stdout) == (4, "")
@@ -253,8 +251,8 @@ def test_what_is_not_failed_is_not_edited(at_desk: Cli, application: Application
 
 
 @on_sqlite
-def test_a_hostile_text_is_shown_harmlessly(at_desk: Cli, application: Application) -> None:
-    """In the difference; in the editor it is the editor's matter."""
+def test_a_hostile_text_is_shown_escaped(at_desk: Cli, application: Application) -> None:
+    """It is escaped in the difference; in the editor it is the editor's responsibility."""
     application.add(11, hours_ago=0, subject=EVIL, body=EVIL)
     env = editor(at_desk.cwd, 'echo "and more" >> "$2"')
     screen = at_desk.having(env).on_terminal("edit", "11", answers=["y"])
@@ -269,17 +267,17 @@ def test_a_hostile_text_is_shown_harmlessly(at_desk: Cli, application: Applicati
 
 @pytest.fixture
 def edited(at_desk: Cli, application: Application) -> Cli:
-    """Two messages of ticket 4711 and one of another, each edited."""
-    for each, ticket in ((11, 4711), (12, 4711), (13, 4712)):
-        application.add(each, hours_ago=0, ticket_id=ticket)
+    """Provide two messages of ticket 4711 and one of another, all edited."""
+    for message_id, ticket in ((11, 4711), (12, 4711), (13, 4712)):
+        application.add(message_id, hours_ago=0, ticket_id=ticket)
         (at_desk.cwd / "body.txt").write_text("It is here.\nSee \x1b[31mbelow.\n")
         args = ["--subject", "Re: bill", "--body-file", "body.txt", "--yes", "--by", "anna"]
-        assert at_desk("edit", str(each), *args).returncode == 0
+        assert at_desk("edit", str(message_id), *args).returncode == 0
     return at_desk
 
 
-def test_show_has_the_old_and_the_new_values_of_an_edit(edited: Cli, application: Application) -> None:
-    """Escaped, as bodies are; and no other command shows them."""
+def test_show_has_old_and_new_values_of_an_edit(edited: Cli, application: Application) -> None:
+    """Values are escaped, as bodies are; no other command shows them."""
     [act] = edited.json("show", "11")["acts"]
     assert act["before"] == {"subject": "Re: Invoice", "body": "It is attached."}
     assert act["after"] == {"subject": "Re: bill", "body": "It is here.\nSee \x1b[31mbelow.\n"}
@@ -300,8 +298,8 @@ def test_show_has_the_old_and_the_new_values_of_an_edit(edited: Cli, application
 
 
 @pytest.mark.parametrize("retention", [None, "90"])
-def test_the_values_go_with_the_history(edited: Cli, application: Application, retention: str | None) -> None:
-    """By hand, and by the passes."""
+def test_the_values_are_pruned_with_the_history(edited: Cli, application: Application, retention: str | None) -> None:
+    """This holds for `db prune` and for passes."""
     assert "-It is attached." in edited("show", "11").stdout
     application.execute("UPDATE retrycli_acts SET at = '2025-01-02 03:04:05'")
     if retention is None:
@@ -312,8 +310,8 @@ def test_the_values_go_with_the_history(edited: Cli, application: Application, r
     assert "-It is attached." not in edited("show", "11").stdout
 
 
-def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Application) -> None:
-    """Also of a message that was deleted, or is another ticket's now. That there were edits is still known."""
+def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) -> None:
+    """It includes messages that were deleted or moved to another ticket. The fact of the edits is kept."""
     application.execute("DELETE FROM pending_messages WHERE id = 11")
     application.execute("UPDATE pending_messages SET ticket_id = 4713 WHERE id = 12")
     refused = edited("db", "erase", "--ticket", "4711")
@@ -325,7 +323,7 @@ def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Applicati
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["y"])
     assert "Erased the texts of 2 edits.\n" in screen.text
     acts = application.rows("retrycli_acts").values()
-    assert [(each["act"], each["detail"], each["before"] is None) for each in acts] == [
+    assert [(action["act"], action["detail"], action["before"] is None) for action in acts] == [
         ("edited", "subject, body", True),
         ("edited", "subject, body", True),
         ("edited", "subject, body", False),
@@ -335,20 +333,20 @@ def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Applicati
 
 
 @on_sqlite
-def test_what_is_erased_is_not_in_the_file_any_more(at_desk: Cli, application: Application) -> None:
+def test_erased_values_are_removed_from_the_file(at_desk: Cli, application: Application) -> None:
     """SQLite leaves deleted text in the file's free space, and in its log."""
     application.add(11, hours_ago=0, ticket_id=4711, body="Winterreise" * 2_000)
     (at_desk.cwd / "body.txt").write_text("It is here.\n")
     assert at_desk("edit", "11", "--body-file", "body.txt", "--yes").returncode == 0
     files = [application.path, application.path.with_name(f"{application.path.name}-wal")]
-    there = [each for each in files if each.exists()]
-    assert any(b"Winterreise" in each.read_bytes() for each in there)
+    there = [path for path in files if path.exists()]
+    assert any(b"Winterreise" in path.read_bytes() for path in there)
     assert at_desk.json("db", "erase", "--ticket", "4711", "--yes")["edits"] == 1
-    assert not any(b"Winterreise" in each.read_bytes() for each in files if each.exists())
+    assert not any(b"Winterreise" in path.read_bytes() for path in files if path.exists())
 
 
-def test_an_editor_that_sudo_did_not_pass_on_is_told_of(at_desk: Cli, application: Application) -> None:
-    """Else another one opens, and nobody knows why."""
+def test_reports_an_editor_that_sudo_did_not_pass_on(at_desk: Cli, application: Application) -> None:
+    """Otherwise another editor opens without an explanation."""
     application.add(11, hours_ago=0)
     folder = at_desk.cwd / "editors"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Messages that a pause or an outage lets expire are announced before they do."""
+"""Messages that would expire during a pause or an outage are announced before they do."""
 
 from __future__ import annotations
 
@@ -44,16 +44,14 @@ def _the_logger_as_it_was() -> Iterator[None]:
 
 
 def fill(application: Application) -> None:
-    """Have one message that has expired, two that are about to, and one that has long to go."""
+    """Add one message that has expired, two that are about to, and one with a long time left."""
     application.add(1, hours_ago=9)
     application.add(2, hours_ago=7.5)
     application.add(3, hours_ago=3)
     application.add(4, hours_ago=-1)
 
 
-def test_a_pause_announces_what_it_would_let_expire_with_whose_it_is_and_how_to_end_it(
-    at_work: Cli, application: Application
-) -> None:
+def test_a_pause_announces_the_messages_that_would_expire(at_work: Cli, application: Application) -> None:
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--by", "anna", "--reason", "maintenance").returncode == 0
@@ -67,7 +65,7 @@ def test_a_pause_announces_what_it_would_let_expire_with_whose_it_is_and_how_to_
     assert "expire" not in expiring("run-once").stderr
 
 
-def test_the_pass_that_lets_them_expire_gives_no_all_clear(at_work: Cli, application: Application) -> None:
+def test_the_pass_in_which_messages_expire_sends_no_all_clear(at_work: Cli, application: Application) -> None:
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--by", "anna").returncode == 0
@@ -81,10 +79,10 @@ def test_the_pass_that_lets_them_expire_gives_no_all_clear(at_work: Cli, applica
 
 
 @pytest.mark.parametrize(("length", "number"), [("10m", 0), ("1h", 1), ("3d", 3)])
-def test_a_pause_with_an_end_announces_what_expires_before_that(
+def test_a_pause_with_an_end_announces_messages_that_expire_before_it(
     at_work: Cli, application: Application, length: str, number: int
 ) -> None:
-    """However long it is until then; the last of them expires in nine hours."""
+    """This holds for any length of the pause; the last message expires in nine hours."""
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--for", length, "--by", "anna").returncode == 0
@@ -93,10 +91,10 @@ def test_a_pause_with_an_end_announces_what_expires_before_that(
     assert int(found[1] if found else 0) == number, said
 
 
-def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_causes_no_second_warning(
+def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_no_second_warning(
     cli: Cli, application: Application
 ) -> None:
-    """In an outage: it waits for the next probe, and has not found out whether the API is back."""
+    """In an outage such a pass waits for the next probe, and has not found out whether the API is back."""
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
     assert re.search(ANNOUNCED, expiring("run-once").stderr)
@@ -106,7 +104,7 @@ def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_causes_no_second_war
     assert "expire" not in expiring("run-once").stderr
 
 
-def test_an_outage_announces_what_it_would_let_expire(cli: Cli, application: Application) -> None:
+def test_an_outage_announces_the_messages_that_would_expire(cli: Cli, application: Application) -> None:
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
     why = rf"{NOWHERE} is down since .* UTC\. Next: `retrycli list-failed --state waiting`$"
@@ -114,7 +112,7 @@ def test_an_outage_announces_what_it_would_let_expire(cli: Cli, application: App
     assert re.search(ANNOUNCED + why, said, re.MULTILINE), said
 
 
-def test_an_outage_announces_no_message_that_goes_elsewhere(
+def test_an_outage_announces_only_messages_of_its_destination(
     cli: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     fill(application)
@@ -137,10 +135,10 @@ def test_messages_that_do_not_expire_are_not_announced(
 
 
 @on_sqlite
-def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
+def test_a_database_locked_after_the_pass_does_not_fail_it(
     application: Application, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The messages are sent by then, and the pass is written down."""
+    """The messages are sent and the pass is recorded by then."""
     fill(application)
     settings = Settings(
         database=DatabaseSettings(url=f"{application.url}?timeout=0.1"),
@@ -155,12 +153,12 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
         logger.warning("a line that can't be written")
         with exclusively_locked(application):
             report_pass(settings, database, summary, utc_now())
-    warned = [each.getMessage() for each in caplog.records if "locked" in each.getMessage()]
-    assert any(each.startswith("The log file could not be checked: ") for each in warned)
-    assert any(each.startswith("Messages about to expire were not checked: ") for each in warned)
+    warned = [record.getMessage() for record in caplog.records if "locked" in record.getMessage()]
+    assert any(record.startswith("The log file could not be checked: ") for record in warned)
+    assert any(record.startswith("Messages about to expire were not checked: ") for record in warned)
 
 
-def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
+def test_announces_nothing_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
     fill(application)
     assert "expire" not in at_work("run-once", env=EXPIRY).stderr.replace("(expired", "")
 
@@ -169,13 +167,13 @@ def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, applica
 
 
 def enrol(application: Application, at_work: Cli) -> None:
-    """Have a pass that delivers nothing put messages into the queue."""
+    """Have a pass that delivers nothing enrol messages."""
     assert at_work("run-once", env={"TICKETING_API_BASE_URL": NOWHERE}).returncode in {0, 69}
     application.execute("DELETE FROM retrycli_breakers")
 
 
 def fill_to_be_listed(application: Application, at_work: Cli) -> None:
-    """Have one that has expired and is due, one that has and must wait, three that expire at times, one escalated."""
+    """Add an expired message that is due, one that must wait, three that expire later, and an escalated one."""
     application.add(1, hours_ago=9, ticket_id=4701, last_error="HTTP 503: overloaded")
     application.add(2, hours_ago=9, ticket_id=4702)
     application.add(3, hours_ago=5.5, ticket_id=4703)
@@ -193,7 +191,7 @@ def fill_to_be_listed(application: Application, at_work: Cli) -> None:
     application.execute(f"UPDATE retrycli_queue SET {escalated} WHERE message_id = 6")
 
 
-def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, application: Application) -> None:
+def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: Application) -> None:
     expiring = at_work.having(EXPIRY)
     fill_to_be_listed(application, at_work)
     explained = ("explain 1", "explain 2", "explain 6")
@@ -202,10 +200,10 @@ def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, applic
         on_terminal=("list-failed --sort id", "status"),
     )
     listed = shown.json("list-failed --json --sort id")["messages"]
-    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", each["expires_at"]) for each in listed)
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", message["expires_at"]) for message in listed)
     header, *lines = shown.piped["list-failed --sort id --header"].stdout.splitlines()
     assert header.endswith("\tLast error\tExpires")
-    assert [each.rpartition("\t")[2] for each in lines] == [each["expires_at"] for each in listed]
+    assert [each.rpartition("\t")[2] for each in lines] == [message["expires_at"] for message in listed]
     text = re.sub(" +\n", "\n", shown.screens["list-failed --sort id"].text)
     under = {line.split()[0]: rest for line, rest in re.findall(r"^(\d .*)\n((?:    .*\n)+)", text, re.MULTILINE)}
     assert under["1"].endswith("    expired; a pass will escalate it\n")
@@ -229,8 +227,8 @@ def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, applic
     assert "escalates it" not in shown.piped["explain 6"].stdout
 
 
-def test_status_says_that_the_next_pass_escalates_what_has_expired(at_work: Cli, application: Application) -> None:
-    """Also of messages that no pass has seen yet."""
+def test_status_announces_that_the_next_pass_escalates_expired_messages(at_work: Cli, application: Application) -> None:
+    """This includes messages that no pass has seen yet."""
     application.add(1, hours_ago=9)
     application.add(2, hours_ago=9)
     application.add(3, hours_ago=1)
@@ -245,7 +243,7 @@ def test_status_says_that_the_next_pass_escalates_what_has_expired(at_work: Cli,
 
 
 @on_sqlite
-def test_explain_says_that_a_message_expires_before_its_next_attempt(at_work: Cli, application: Application) -> None:
+def test_explain_reports_a_message_that_expires_before_its_next_attempt(at_work: Cli, application: Application) -> None:
     expiring = at_work.having(EXPIRY)
     application.add(1, hours_ago=7.5)
     enrol(application, at_work)

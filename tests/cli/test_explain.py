@@ -1,4 +1,4 @@
-"""``explain``: every gate before a message, and the tick at which a pass then really tries it."""
+"""``explain``: every gate before a message, and the tick at which a pass attempts it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Desk:
         self.application.add(message_id, hours_ago=0, **columns | {"created_at": at, "updated_at": at})
 
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
-        """Have cron make a pass, or whoever is named."""
+        """Make a pass of cron, or of another starter."""
         around = Runtime(now=self.clock(now), rng=self.rng)
         return run_pass.run_once(self.settings, runtime=around, started_by=starter)
 
@@ -84,13 +84,13 @@ class Desk:
         return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
 
     def tried_at(self, now: datetime) -> list[int]:
-        """The messages at which the pass of a time made an attempt, in order."""
+        """Return the messages that the pass at a time attempted, in order."""
         rows = self.application.execute(
             "SELECT message_id FROM retrycli_attempts JOIN retrycli_passes AS p ON p.id = pass_id"
             " WHERE p.started_at = ? ORDER BY retrycli_attempts.id",
             str(now.replace(tzinfo=None)),
         )
-        return [int(str(each["message_id"])) for each in rows]
+        return [int(str(row["message_id"])) for row in rows]
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def at(application: Application) -> Iterator[Desk]:
 
 @dataclass(frozen=True)
 class Case:
-    """A gate that is shut after the pass of noon."""
+    """A gate that is closed after the pass of noon."""
 
     arrange: Callable[[Desk], None]
     """Brings message 1 behind the gate; the pass of noon is made in it, or after it."""
@@ -117,7 +117,7 @@ class Case:
 
 
 def hurrying(now: datetime) -> Callable[[], datetime]:
-    """A clock of which every look takes 10 s, for passes that wait."""
+    """Return a clock that advances 10 s at every reading, for passes that wait."""
     looks = count()
     return lambda: now + timedelta(seconds=10) * next(looks)
 
@@ -131,7 +131,7 @@ def data(desk: Desk) -> None:
 
 
 def not_seen_yet(desk: Desk) -> None:
-    """It fails after the pass, 16 minutes before a later one."""
+    """The message fails after the pass, 16 minutes before a later one."""
     desk.run_at(NOON)
     desk.add(1, failed_at=NOON + 14 * MINUTE)
 
@@ -143,7 +143,7 @@ def escalation(desk: Desk) -> None:
 
 
 def tries(desk: Desk) -> None:
-    """It has failed seven times, and then max_retries is lowered."""
+    """The message has failed seven times, and then max_retries is lowered."""
     desk.add(1, retry_count=6)
     desk.answers(OVERLOADED, TAKES)
     desk.run_at(NOON)
@@ -151,9 +151,9 @@ def tries(desk: Desk) -> None:
 
 
 def claim(desk: Desk) -> None:
-    """A pass is killed with its request out. At 12:15 its claim has lapsed, and what came of it is unknown.
+    """Kill a pass during its request. At 12:15 its claim has lapsed, and the outcome is unknown.
 
-    So it waits: half an hour from then.
+    So the message waits: half an hour from then.
     """
     desk.add(1)
     desk.answers((429, {}), TAKES)
@@ -174,7 +174,7 @@ def wait(desk: Desk) -> None:
 
 
 def retry_after(desk: Desk) -> None:
-    """The API asks for 50 minutes, which is longer than the wait of 30."""
+    """The API requests 50 minutes, which is longer than the wait of 30."""
     desk.add(1)
     desk.api.retry_after[503] = "3000"
     desk.answers(OVERLOADED, TAKES)
@@ -182,7 +182,7 @@ def retry_after(desk: Desk) -> None:
 
 
 def throttled(desk: Desk) -> None:
-    """The API asks all to leave it alone for 50 minutes."""
+    """The API requests a rest of 50 minutes for all messages."""
     desk.add(1)
     desk.api.retry_after[429] = "3000"
     desk.answers((429, {}), TAKES)
@@ -190,7 +190,7 @@ def throttled(desk: Desk) -> None:
 
 
 def requeued(desk: Desk) -> None:
-    """The last of its tries was answered with a Retry-After of 50 minutes, and then a person requeued it."""
+    """The last retry was answered with a Retry-After of 50 minutes, and then an operator requeued the message."""
     desk.add(1, retry_count=9, failed_at=NOON - timedelta(hours=10))
     desk.api.retry_after[503] = "3000"
     desk.answers(OVERLOADED, TAKES)
@@ -200,7 +200,7 @@ def requeued(desk: Desk) -> None:
 
 
 def tried_by_hand(desk: Desk) -> None:
-    """It waits for an hour; an attempt by hand meanwhile, which leaves it where it was, is told to come in two."""
+    """The message waits for an hour; a manual attempt meanwhile is answered with a Retry-After of two hours."""
     desk.add(1, retry_count=1)
     desk.api.retry_after[503] = "0"
     desk.answers(OVERLOADED)
@@ -233,7 +233,7 @@ def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> Non
 
 
 def breaker(desk: Desk) -> None:
-    """It has opened at 11:45, and the probe of noon has failed: the next is made half an hour later."""
+    """The breaker opened at 11:45, and the probe of noon failed: the next one follows half an hour later."""
     for number in range(2, 12):
         desk.add(number, failed_at=NOON - timedelta(hours=20))
     desk.add(1, failed_at=NOON - timedelta(hours=10))
@@ -244,7 +244,7 @@ def breaker(desk: Desk) -> None:
 
 
 def limit(desk: Desk) -> None:
-    """Six go before it, two a pass; two have gone at noon."""
+    """Six messages go first, two per pass; two were sent at noon."""
     for number in range(2, 9):
         desk.add(number, failed_at=NOON - timedelta(hours=4))
     desk.add(1)
@@ -252,7 +252,7 @@ def limit(desk: Desk) -> None:
 
 
 def order(desk: Desk) -> None:
-    """An earlier message of its ticket has failed at noon, and waits for half an hour."""
+    """An earlier message of its ticket failed at noon, and waits for half an hour."""
     desk.add(0, ticket_id=7)
     desk.add(1, ticket_id=7)
     desk.answers(OVERLOADED, TAKES)
@@ -291,7 +291,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_shut_gate_is_named_and_the_message_is_tried_at_the_tick_that_is_told(at: Desk, name: str) -> None:
+def test_a_closed_gate_is_named_and_the_message_is_attempted_at_the_predicted_tick(at: Desk, name: str) -> None:
     case = CASES[name]
     at.have(**case.has)
     at.clock = case.clock
@@ -299,7 +299,7 @@ def test_a_shut_gate_is_named_and_the_message_is_tried_at_the_tick_that_is_told(
     if not at.application.execute("SELECT 1 FROM retrycli_passes"):
         at.run_at(NOON)
     found = at.explain(1, NOON + MINUTE)
-    assert {each.name for each in found.gates if not each.open} == case.shut
+    assert {gate.name for gate in found.gates if not gate.open} == case.shut
     assert found.next_attempt_at == (None if case.tick is None else NOON + case.tick * TICK)
     for number in range(1, 9):
         now = NOON + number * TICK
@@ -307,8 +307,8 @@ def test_a_shut_gate_is_named_and_the_message_is_tried_at_the_tick_that_is_told(
         assert (1 in at.tried_at(now)) is (number == case.tick), number
 
 
-def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
-    """Those that come due together go one pass after the other, and whoever comes due meanwhile goes behind."""
+def test_predicts_the_turn_of_each_message_if_a_pass_starts_only_a_few(at: Desk) -> None:
+    """Messages that are due together follow pass by pass, and later ones go to the end."""
     at.have(run={"limit": 2})
     due = {1: 15, 2: 15, 3: 15, 4: 15, 5: 15, 6: 31, 7: 46, 8: 200, 9: 200, 10: 200, 11: 201, 12: 400, 13: 401, 14: 402}
     for message_id in due:
@@ -318,7 +318,7 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     for message_id, minutes in due.items():
         time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)
-    told = {each: at.explain(each, NOON + MINUTE).next_attempt_at for each in due}
+    told = {message: at.explain(message, NOON + MINUTE).next_attempt_at for message in due}
     tried: dict[int, datetime] = {}
     for number in range(1, 31):
         at.run_at(NOON + number * TICK)
@@ -327,7 +327,7 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     assert list(tried) == sorted(due)
 
 
-def test_one_that_goes_first_is_seen_though_both_are_new(at: Desk) -> None:
+def test_finds_an_earlier_message_of_the_ticket_though_both_are_new(at: Desk) -> None:
     at.have(run={"per_ticket_order": True})
     at.run_at(NOON)
     for message_id in (11, 13):
@@ -337,14 +337,14 @@ def test_one_that_goes_first_is_seen_though_both_are_new(at: Desk) -> None:
     assert gate.figure == "message 11 of its ticket must be delivered first; due at"
 
 
-def test_without_a_pass_there_is_no_telling_when(at: Desk) -> None:
+def test_predicts_no_time_without_a_pass(at: Desk) -> None:
     at.add(1)
     found = at.explain(1, NOON)
-    assert [(each.name, each.figure) for each in found.gates if not each.open] == [("cron", "no pass has run yet")]
+    assert [(gate.name, gate.figure) for gate in found.gates if not gate.open] == [("cron", "no pass has run yet")]
     assert found.next_attempt_at is None
 
 
-def test_where_cron_is_dead_there_is_no_telling_when(at: Desk) -> None:
+def test_predicts_no_time_if_cron_is_dead(at: Desk) -> None:
     at.run_at(NOON)
     at.add(1)
     found = at.explain(1, NOON + 35 * MINUTE)
@@ -364,7 +364,7 @@ def test_where_cron_is_dead_there_is_no_telling_when(at: Desk) -> None:
     assert at.explain(1, NOON + 34 * MINUTE).next_attempt_at == NOON + 3 * TICK
 
 
-def test_a_pass_made_by_hand_does_not_move_the_ticks(at: Desk) -> None:
+def test_a_manual_pass_does_not_move_the_ticks(at: Desk) -> None:
     for number in range(4):
         at.run_at(NOON - number * TICK)
     at.run_at(NOON + 7 * MINUTE, StartedBy.PERSON)
@@ -372,7 +372,7 @@ def test_a_pass_made_by_hand_does_not_move_the_ticks(at: Desk) -> None:
     assert at.explain(1, NOON + 8 * MINUTE).next_attempt_at == NOON + TICK
 
 
-def test_after_a_first_pass_by_hand_the_ticks_are_the_clocks(at: Desk) -> None:
+def test_after_a_first_manual_pass_the_ticks_follow_the_clock(at: Desk) -> None:
     at.run_at(NOON - 6 * MINUTE, StartedBy.PERSON)
     at.add(1)
     assert at.explain(1, NOON - 5 * MINUTE).next_attempt_at == NOON.replace(second=0, microsecond=0)
@@ -382,8 +382,8 @@ def caller(when: str, kind: Literal["cron", "timer"] = "cron") -> Caller:
     return Caller(kind, "/etc/cron.d/retrycli", 1, when, "retrycli run-once", None, None, installed=False)
 
 
-def test_the_line_that_calls_tells_the_ticks_whatever_the_passes_were(at: Desk) -> None:
-    """Also one that calls at uneven times, or otherwise than the settings say."""
+def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at: Desk) -> None:
+    """The line may start passes at uneven times, or at other times than the settings."""
     for number in range(3, -1, -1):
         at.run_at(NOON - number * TICK)
     at.add(1)
@@ -395,7 +395,7 @@ def test_the_line_that_calls_tells_the_ticks_whatever_the_passes_were(at: Desk) 
     assert told.gates[-1].figure == "every 5 min; next at"
 
 
-def test_the_pass_after_one_by_a_line_of_each_minute_is_that_of_the_next_minute(at: Desk) -> None:
+def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
     """Cron's pass begins a second or two after its tick."""
     at.run_at(NOON + timedelta(seconds=2), StartedBy.CRON)
     now = NOON + timedelta(seconds=3)
@@ -403,8 +403,8 @@ def test_the_pass_after_one_by_a_line_of_each_minute_is_that_of_the_next_minute(
     assert found.next_run == NOON.replace(second=0, microsecond=0) + MINUTE
 
 
-def test_what_nothing_calls_is_tried_at_no_time(at: Desk) -> None:
-    """A cron that has been stopped, and passes by hand alone."""
+def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
+    """Cron was stopped, and all passes are manual."""
     at.run_at(NOON, StartedBy.PERSON)
     at.add(1)
     now = NOON + MINUTE
@@ -422,7 +422,7 @@ def test_what_nothing_calls_is_tried_at_no_time(at: Desk) -> None:
     assert desk.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
 
 
-def test_what_stopped_the_last_pass_is_quoted(at: Desk) -> None:
+def test_quotes_what_stopped_the_last_pass(at: Desk) -> None:
     """The reason is that of `passes`."""
     breaker(at)
     [gate] = [each for each in at.explain(1, NOON + MINUTE).gates if each.name == "last_pass"]
@@ -437,8 +437,8 @@ def test_what_stopped_the_last_pass_is_quoted(at: Desk) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "ticks_on"), [(1, 0), (3, 0), (10, 1)])
-def test_a_pause_that_ends_as_cron_starts_the_pass_is_over_for_it(at: Desk, seconds: int, ticks_on: int) -> None:
-    """A pass of cron's begins a few seconds after its minute."""
+def test_a_pause_that_ends_at_a_tick_is_over_for_that_pass(at: Desk, seconds: int, ticks_on: int) -> None:
+    """Cron's pass begins a few seconds after its minute."""
     at.run_at(NOON)
     at.add(1, failed_at=NOON - 3 * TICK)
     minute = NOON.replace(second=0, microsecond=0)
@@ -448,7 +448,7 @@ def test_a_pause_that_ends_as_cron_starts_the_pass_is_over_for_it(at: Desk, seco
     assert told == minute + TICK + ticks_on * TICK
 
 
-def test_explaining_writes_nothing(at: Desk) -> None:
+def test_explain_writes_nothing(at: Desk) -> None:
     not_seen_yet(at)
     before = at.application.dump()
     at.explain(1, NOON + 14 * MINUTE)
@@ -484,12 +484,12 @@ DAYS = {
 }
 
 
-@pytest.mark.long_except("test_through_a_day_every_message_is_tried_at_the_tick_that_is_told[eight hours]")
+@pytest.mark.long_except("test_each_message_is_attempted_at_the_predicted_tick_all_day[eight hours]")
 @pytest.mark.parametrize("name", DAYS)
-def test_through_a_day_every_message_is_tried_at_the_tick_that_is_told(at: Desk, name: str) -> None:
-    """Ticks with jitter, outages and pauses; each message is explained a minute before each tick.
+def test_each_message_is_attempted_at_the_predicted_tick_all_day(at: Desk, name: str) -> None:
+    """96 ticks with jitter, outages, and pauses; each message is explained a minute before each tick.
 
-    A pass that the breaker stops leaves some for later. That can't be foreseen, and is the one excuse.
+    A pass that the breaker stops leaves some messages for later. This is unpredictable, and the only exception.
     """
     day, rng, ids, foreseen = DAYS[name], random.Random(11), count(1), 0
     at.run_at(NOON)
@@ -537,14 +537,14 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
 
 
 @pytest.mark.parametrize("name", PREDICATES)
-def test_a_gate_and_the_pass_ask_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one place where something is patched, for only so can a test show that there is no second copy."""
+def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is the only patch in the tests: only so can a test show that there is no second copy."""
     at.add(1, failed_at=NOON - 5 * MINUTE)
     at.run_at(NOON)
     assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK
     monkeypatch.setattr(*PREDICATES[name])
     found = at.explain(1, NOON + 14 * MINUTE)
-    assert name in [each.name for each in found.gates if not each.open]
+    assert name in [gate.name for gate in found.gates if not gate.open]
     assert found.next_attempt_at != NOON + TICK
     at.run_at(NOON + TICK)
     assert at.tried_at(NOON + TICK) == []
@@ -557,13 +557,13 @@ def test_a_gate_and_the_pass_ask_the_same_predicate(at: Desk, name: str, monkeyp
 
 @pytest.fixture
 def waiting(at_work: Cli, application: Application) -> Cli:
-    """The command over a message that waits, after a pass that was made just now."""
+    """Provide the command with a waiting message, after a pass that has just been made."""
     application.add(8, retry_count=3, hours_ago=0)
     assert at_work("run-once").returncode == 0
     return at_work
 
 
-def test_on_a_terminal_each_gate_is_a_line_and_the_next_attempt_and_command_follow(waiting: Cli) -> None:
+def test_on_a_terminal_it_shows_gates_next_attempt_and_command(waiting: Cli) -> None:
     screen = waiting.on_terminal("explain", "8")
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
     assert re.search(r"^status       yes   failed ", screen.text, re.MULTILINE)
@@ -571,23 +571,23 @@ def test_on_a_terminal_each_gate_is_a_line_and_the_next_attempt_and_command_foll
     assert re.search(rf"Next attempt  {LOCAL_TIME}\nNext: `retrycli retry 8` attempts it now\n$", screen.text)
 
 
-def test_piped_each_gate_is_a_line_of_tabs(waiting: Cli) -> None:
-    lines = [each.split("\t") for each in waiting("explain", "8").stdout.splitlines()]
+def test_piped_output_has_one_tab_separated_line_per_gate(waiting: Cli) -> None:
+    lines = [line.split("\t") for line in waiting("explain", "8").stdout.splitlines()]
     assert lines[0] == ["status", "true", "failed", ""]
     assert [(name, is_open) for name, is_open, *_ in lines[:-1] if is_open != "true"] == [("wait", "false")]
     assert lines[-1][0] == "Next attempt"
     assert re.fullmatch(UTC_TIME, lines[-1][1])
 
 
-def test_in_json_the_gates_are_a_list(waiting: Cli) -> None:
+def test_json_has_the_gates_as_a_list(waiting: Cli) -> None:
     found = waiting.json("explain", "8")
     assert list(found) == ["id", "ticket_id", "message_type", "gates", "next_attempt_at"]
-    names = [each["name"] for each in found["gates"]]
+    names = [gate["name"] for gate in found["gates"]]
     assert names == [
         *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause", "breaker"),
         *("last_pass", "disk", "limit", "rate", "cron"),
     ]
-    assert all(list(each) == ["name", "open", "figure", "time"] for each in found["gates"])
+    assert all(list(gate) == ["name", "open", "figure", "time"] for gate in found["gates"])
 
 
 @pytest.mark.parametrize(
@@ -597,15 +597,15 @@ def test_in_json_the_gates_are_a_list(waiting: Cli) -> None:
         ("UPDATE pending_messages SET body = NULL", "Next: `retrycli show 8`; fix its row in the application"),
     ],
 )
-def test_the_command_for_the_first_shut_gate_is_named(
+def test_names_the_command_for_the_first_closed_gate(
     waiting: Cli, application: Application, statement: str, said: str
 ) -> None:
     application.execute(statement)
     assert waiting.on_terminal("explain", "8").text.splitlines()[-1] == said
 
 
-def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, application: Application) -> None:
-    """`retry` would end with 4. If the pass died, its claim lapses, and what follows is foreseen as before."""
+def test_does_not_suggest_retry_for_a_message_that_is_being_sent(waiting: Cli, application: Application) -> None:
+    """`retry` would end with 4. If the pass died, its claim lapses, and the prediction continues as before."""
     sending = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'a pass', claim_expires_at = ?"
     soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
     application.execute(sending, str(soon))
@@ -619,8 +619,8 @@ def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, ap
     assert screen.text.splitlines()[-1] == "Next: `retrycli retry 8` attempts it now"
 
 
-def test_of_a_pass_that_has_ended_nobody_is_told_that_it_sends(cli: Cli, application: Application) -> None:
-    """It was killed, or the disk was full at its end: nobody recorded its end, and its claim lasts on."""
+def test_a_pass_that_has_ended_is_not_reported_as_sending(cli: Cli, application: Application) -> None:
+    """It was killed, or the disk was full at its end: nobody recorded its end, and its claim is still valid."""
     application.add(8)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -650,15 +650,13 @@ def test_of_a_pass_that_has_ended_nobody_is_told_that_it_sends(cli: Cli, applica
 
 
 @pytest.mark.parametrize("answer", [BAD_GATEWAY, FORBIDS])
-def test_while_one_message_goes_first_the_others_are_promised_no_attempt(
-    cli: Cli, application: Application, answer: Answer
-) -> None:
-    """An open breaker lets one probe through, and who refuses the credentials is asked by one message."""
+def test_predicts_no_attempt_for_messages_behind_a_probe(cli: Cli, application: Application, answer: Answer) -> None:
+    """An open breaker lets one probe through, and refused credentials are tested with one message."""
     application.add_due(8)
     with Scripted(answer) as api:
         at_work = cli.having(application.variables(api.url))
         at_work("run-once")
-        last = max(int(str(each)) for each in application.rows())
+        last = max(int(str(row)) for row in application.rows())
         words = rf"not before {LOCAL_TIME}, and then only if this message is the first one attempted"
         assert re.search(words, at_work.on_terminal("explain", str(last)).words)
         assert at_work.json("explain", str(last))["next_attempt_at"] is not None
@@ -666,7 +664,7 @@ def test_while_one_message_goes_first_the_others_are_promised_no_attempt(
         assert re.search(rf"Next attempt {LOCAL_TIME}", at_work.on_terminal("explain", str(last)).words)
 
 
-def test_a_message_that_is_not_there_can_not_be_explained(waiting: Cli) -> None:
+def test_a_missing_message_cannot_be_explained(waiting: Cli) -> None:
     done = waiting("explain", "99")
     assert (done.returncode, done.stdout) == (4, "")
     assert "no message 99" in done.stderr

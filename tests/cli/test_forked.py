@@ -1,7 +1,4 @@
-"""A command that the tests call, or that their server forks, does what one does that the system starts.
-
-See `tests.in_process` and `tests.fork_server`.
-"""
+"""A command forked by the tests' server behaves like one that the system starts: see `tests.fork_server`."""
 
 from __future__ import annotations
 
@@ -61,7 +58,7 @@ def still(text: str) -> str:
 
 @pytest.fixture
 def at_desk(cli: Cli, application: Application) -> Cli:
-    """A command over a queue with a message of each state, far from the folder it belongs to."""
+    """Provide the command with a queue that has a message in each state, far from its folder."""
     application.fill()
     elsewhere = cli.cwd / "elsewhere"
     elsewhere.mkdir()
@@ -76,7 +73,7 @@ def called(cli: Cli) -> Cli:
     return replace(cli, is_forked=False)
 
 
-def test_piped_it_says_the_same_and_ends_with_the_same_code(at_desk: Cli) -> None:
+def test_piped_output_and_exit_code_are_the_same(at_desk: Cli) -> None:
     ways = at_desk.real(), at_desk, called(at_desk)
     started, forked, called_here = (
         {
@@ -90,10 +87,10 @@ def test_piped_it_says_the_same_and_ends_with_the_same_code(at_desk: Cli) -> Non
     assert {line: code for line, (*_, code) in started.items()} == COMMANDS
 
 
-def test_on_a_terminal_it_shows_the_same(at_desk: Cli) -> None:
-    for each in ("status", "list-failed", "--help", "no-such-command", "reject 7 --reason no"):
+def test_terminal_output_is_the_same(at_desk: Cli) -> None:
+    for command in ("status", "list-failed", "--help", "no-such-command", "reject 7 --reason no"):
         started, *others = (
-            way.on_terminal(*each.split(), columns=90, answers=["n"])
+            way.on_terminal(*command.split(), columns=90, answers=["n"])
             for way in (at_desk.real(), at_desk, called(at_desk))
         )
         for screen in others:
@@ -119,10 +116,10 @@ def _state() -> list[object]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGQUIT])
-def test_it_ends_by_the_same_signals(cli: Cli, number: signal.Signals) -> None:
+def test_ends_by_the_same_signals(cli: Cli, number: signal.Signals) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where this is run by `nohup`
     try:
-        ended = [_end_of_a_sandbox(each, number) for each in (cli, cli.real())]
+        ended = [_end_of_a_sandbox(run, number) for run in (cli, cli.real())]
     finally:
         signal.signal(signal.SIGHUP, before)
     assert ended[0] == ended[1]
@@ -136,7 +133,7 @@ def _end_of_a_sandbox(cli: Cli, number: signal.Signals) -> tuple[int, str]:
 
 
 def _sandbox(cli: Cli) -> subprocess.Popen[str]:
-    """Start one, and wait until it waits for requests."""
+    """Start a sandbox, and wait until it listens."""
     process = cli.start("sandbox", "--port", "0")
     assert process.stdout is not None
     found = re.search(r"http://\S+\d", process.stdout.readline())
@@ -146,7 +143,7 @@ def _sandbox(cli: Cli) -> subprocess.Popen[str]:
 
 
 OF_A_PROCESS: dict[str, Callable[[Path], object]] = {
-    "descriptors": lambda proc: sorted(int(each.name) for each in (proc / "fd").iterdir()),
+    "descriptors": lambda proc: sorted(int(path.name) for path in (proc / "fd").iterdir()),
     "kinds": lambda proc: [(proc / "fd" / str(each)).readlink().name.partition(":")[0] for each in range(3)],
     "folder": lambda proc: (proc / "cwd").readlink(),
     "limits": lambda proc: (proc / "limits").read_text(),
@@ -164,49 +161,49 @@ def _made(pid: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])
-def test_its_process_is_made_like_one_that_is_started(cli: Cli, umask: int) -> None:
+def test_its_process_inherits_no_descriptors(cli: Cli, umask: int) -> None:
     """No descriptor of the server or of another command is open in it."""
     before = os.umask(umask)
     try:
-        processes = [_sandbox(each) for each in (cli, cli, cli.real())]
+        processes = [_sandbox(run) for run in (cli, cli, cli.real())]
     finally:
         os.umask(before)
     try:
         forked, started = processes[1:]
         wait_until(lambda: _made(forked.pid) == _made(started.pid))  # when the answered connection is closed
     finally:
-        for each in processes:
-            each.kill()
-            end(each)
+        for process in processes:
+            process.kill()
+            end(process)
 
 
-def test_what_it_makes_has_the_callers_umask(at_desk: Cli) -> None:
+def test_files_it_creates_have_the_callers_umask(at_desk: Cli) -> None:
     before = os.umask(0o027)
     try:
         for command in (at_desk, at_desk.real()):
             assert command("report", "--html", f"{command.is_real}.html").returncode == 0
     finally:
         os.umask(before)
-    modes = {stat.S_IMODE(each.stat().st_mode) for each in at_desk.cwd.iterdir()}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in at_desk.cwd.iterdir()}
     assert len(modes) == 1
 
 
-def test_each_is_a_process_of_its_own(cli: Cli) -> None:
+def test_each_command_is_a_process_of_its_own(cli: Cli) -> None:
     processes = [_sandbox(cli) for _ in range(3)]
-    assert all(isinstance(each, Served) for each in processes)
-    assert len({each.pid for each in processes}) == 3
+    assert all(isinstance(process, Served) for process in processes)
+    assert len({process.pid for process in processes}) == 3
     processes[0].kill()
     processes[0].wait()
-    assert [each.poll() for each in processes] == [-signal.SIGKILL, None, None]
-    for each in processes[1:]:
-        each.kill()
-        each.wait()
-        assert not Path(f"/proc/{each.pid}").exists()
-    for each in processes:
-        each.communicate()
+    assert [process.poll() for process in processes] == [-signal.SIGKILL, None, None]
+    for process in processes[1:]:
+        process.kill()
+        process.wait()
+        assert not Path(f"/proc/{process.pid}").exists()
+    for process in processes:
+        process.communicate()
 
 
-def test_a_wait_with_a_limit_ends_with_it(cli: Cli) -> None:
+def test_a_wait_with_a_timeout_ends_in_time(cli: Cli) -> None:
     process = _sandbox(cli)
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=0.05)
@@ -216,5 +213,5 @@ def test_a_wait_with_a_limit_ends_with_it(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("name", ["PYTHONPATH", "LC_ALL", "LANG", "LD_PRELOAD", "NO_COLOR", "TYPER_USE_RICH", "FOO"])
-def test_it_is_started_where_python_or_a_module_may_read_a_variable_as_it_starts(name: str) -> None:
+def test_is_started_normally_if_the_environment_affects_python(name: str) -> None:
     assert not can_serve({"PATH": "/usr/bin", name: "1"})

@@ -1,6 +1,6 @@
-"""Rows that nobody would make by hand: each is delivered as it is or named, and none keeps the others from delivery.
+"""Unusual rows: each is delivered as it is or named, and none stops the others.
 
-On both databases, as far as they can hold them.
+The tests run on both databases, as far as these can store the rows.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The application after a pass at an API that is down."""
+    """The application after a pass while the API is down."""
 
     application: Application
     usable: Mapping[int, Row]
     unusable: Mapping[int, tuple[Row, str]]
 
     def settings(self, api: str) -> Settings:
-        """What a pass goes by; no outage ends it."""
+        """Return settings with which no outage ends a pass."""
         return self.application.settings(api).model_copy(update={"breaker": BreakerSettings(failures=1000)})
 
 
@@ -120,8 +120,8 @@ def scene(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             USABLE | ALSO_USABLE[application.is_sqlite],
             UNUSABLE | (ONLY_SQLITE if application.is_sqlite else ONLY_POSTGRESQL),
         )
-        for each, row in [*made.usable.items(), *((bad, row) for bad, (row, _) in made.unusable.items())]:
-            application.add(each, hours_ago=3, **{"ticket_id": f"T{each}", **row})
+        for message_id, row in [*made.usable.items(), *((bad, row) for bad, (row, _) in made.unusable.items())]:
+            application.add(message_id, hours_ago=3, **{"ticket_id": f"T{message_id}", **row})
         with Hostile(answer(503, b'{"error":' + b"[" * 10_000)) as down:
             retrycli.run_once(made.settings(down.url))
         yield made
@@ -134,8 +134,8 @@ def cli(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 
 def check_looks(cli: Cli, *looks: str) -> None:
-    """None of these fails, in any form, nor puts a control character through."""
-    shown = cli.show_all(piped=[*looks, *(f"{each} --json" for each in looks)], on_terminal=looks)
+    """Check that no command fails in any form, or prints a control character."""
+    shown = cli.show_all(piped=[*looks, *(f"{command} --json" for command in looks)], on_terminal=looks)
     for look, done in shown.piped.items():
         assert (done.returncode, done.stderr) == (0, ""), look
         assert all(char.isprintable() or char in "\t\n" for char in done.stdout), look
@@ -146,59 +146,60 @@ def check_looks(cli: Cli, *looks: str) -> None:
         assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw)), look
 
 
-def test_they_can_be_listed(cli: Cli) -> None:
+def test_lists_hostile_rows(cli: Cli) -> None:
     check_looks(cli, "list-failed", "escalations", "status")
 
 
-def test_single_ones_can_be_looked_at(cli: Cli) -> None:
+def test_shows_single_hostile_rows(cli: Cli) -> None:
     check_looks(cli, f"show {YEAR_1}", "show 50")
     check_looks(cli.having({"TZ": FAR_EAST}), f"explain {YEAR_9999}")
 
 
 @pytest.mark.long
-def test_each_can_be_looked_at(cli: Cli, scene: Scene) -> None:
+def test_shows_each_hostile_row(cli: Cli, scene: Scene) -> None:
     check_looks(
-        cli, *(f"{look} -- {each}" for each in (*scene.usable, *scene.unusable) for look in ("show", "explain"))
+        cli,
+        *(f"{look} -- {message_id}" for message_id in (*scene.usable, *scene.unusable) for look in ("show", "explain")),
     )
 
 
-def test_they_can_be_reported(cli: Cli) -> None:
+def test_reports_hostile_rows(cli: Cli) -> None:
     done = cli("report", "--html", "report.html")
     assert (done.returncode, done.stderr) == (0, "")
     page = (cli.cwd / "report.html").read_text(encoding="utf-8")
     assert all(char.isprintable() or char == "\n" for char in page)
 
 
-def test_times_are_shown_in_full_whatever_their_year(cli: Cli) -> None:
-    made = {each["id"]: each["created_at"] for each in cli.json("list-failed")["messages"]}
+def test_times_are_shown_in_full_for_any_year(cli: Cli) -> None:
+    made = {message["id"]: message["created_at"] for message in cli.json("list-failed")["messages"]}
     assert (made[YEAR_1], made[YEAR_9999]) == ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
 
 
-def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(cli: Cli) -> None:
-    """PostgreSQL gives it as a time, and SQLite as a text; what is no time is shown as it is."""
+def test_a_time_without_a_zone_is_utc_in_any_local_time_zone(cli: Cli) -> None:
+    """PostgreSQL returns a time, and SQLite a text; an invalid time is shown as it is."""
     assert cli.json("show", str(YEAR_9999))["message"]["created_at"] == "9999-12-31T23:59:59Z"
     assert cli.json("show", "36")["message"]["created_at"] == "infinity"
 
 
-def test_bad_ones_are_escalated_and_named(scene: Scene) -> None:
+def test_unusable_rows_are_escalated_and_named(scene: Scene) -> None:
     errors = dict(scene.application.asked("SELECT id, last_error FROM pending_messages WHERE id BETWEEN 30 AND 49"))
     own = scene.application.rows("retrycli_queue")
-    for each, (_, problem) in scene.unusable.items():
-        assert errors[each].startswith(f"Can't be sent: {problem}")
-        assert (own[each]["state"], own[each]["escalation_reason"]) == ("escalated", "invalid")
+    for message_id, (_, problem) in scene.unusable.items():
+        assert errors[message_id].startswith(f"Can't be sent: {problem}")
+        assert (own[message_id]["state"], own[message_id]["escalation_reason"]) == ("escalated", "invalid")
 
 
-def test_all_others_are_delivered_as_they_are(scene: Scene, cli: Cli) -> None:
-    """Each waits after the failure; a day later it is due, and all that it holds arrives."""
-    waiting = {each["id"] for each in cli.json("list-failed")["messages"] if each["state"] == "waiting"}
+def test_all_other_rows_are_delivered_unchanged(scene: Scene, cli: Cli) -> None:
+    """Each message waits after the failure; a day later it is due, and its whole content arrives."""
+    waiting = {message["id"] for message in cli.json("list-failed")["messages"] if message["state"] == "waiting"}
     assert waiting == set(scene.usable)
     tomorrow = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(days=1))
     with Hostile(answer(200, SUCCEEDED)) as server:
         done = run_pass.run_once(scene.settings(server.url), runtime=tomorrow)
     assert (done.sent, done.escalated) == (len(scene.usable), 0)
-    arrived = {each.path: json.loads(each.body) for each in server.requests}
-    for each, row in scene.usable.items():
-        content = arrived.pop(f"/tickets/T{each}/messages")
+    arrived = {request.path: json.loads(request.body) for request in server.requests}
+    for message_id, row in scene.usable.items():
+        content = arrived.pop(f"/tickets/T{message_id}/messages")
         kept = {"subject": "Re: Invoice", "body": "It is attached.", "recipient_email": "ana@example.com"} | row
         assert content["subject"] == kept["subject"]
         assert content["body"] == kept["body"]
@@ -216,10 +217,10 @@ files = "files"
 """
 
 
-def test_a_message_that_names_a_file_12_000_times_holds_up_no_pass(
+def test_a_message_that_names_a_file_12_000_times_delays_no_pass(
     cli: Cli, application: Application, tmp_path: Path
 ) -> None:
-    """To look for them held up all others."""
+    """Searching these files used to delay all other messages."""
     (tmp_path / "a.txt").touch()
     gateway = {"PRESET": preset_file(tmp_path, FILES), "ATTACHMENTS_DIR": str(tmp_path)}
     settings = {f"RETRYCLI_GATEWAY__{name}": value for name, value in gateway.items()}

@@ -1,4 +1,4 @@
-"""What other people wrote is data in every form of output: nothing in it moves a cursor or forges a line."""
+"""Outside texts are data in every form of output: nothing in them moves a cursor or forges a line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EACH = pytest.mark.parametrize("command", COMMANDS)
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
-    """What is shown of three messages whose every text is hostile, one of them tried at an API that answers so too."""
+    """Return the output for three messages with hostile texts, one of them attempted at an API that answers so too."""
     folder = tmp_path_factory.mktemp("evil")
     with prepared(folder) as application:
         texts: dict[str, Any] = {"subject": EVIL, "recipient_email": EVIL, "body": EVIL, "last_error": EVIL}
@@ -50,7 +50,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
 
 
 @EACH
-def test_piped_only_our_own_tabs_and_line_ends_are_left(evil: Shown, command: str) -> None:
+def test_piped_output_has_only_our_own_tabs_and_line_ends(evil: Shown, command: str) -> None:
     done = evil.piped[command]
     assert done.returncode == 0, done.stderr
     assert all(char.isprintable() or char in "\t\n" for char in done.stdout)
@@ -59,7 +59,7 @@ def test_piped_only_our_own_tabs_and_line_ends_are_left(evil: Shown, command: st
 
 
 @EACH
-def test_on_a_terminal_nothing_but_our_own_colours_is_left(evil: Shown, command: str) -> None:
+def test_terminal_output_has_only_our_own_colours(evil: Shown, command: str) -> None:
     screen = evil.screens[command]
     assert screen.returncode == 0, screen.text
     assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw))
@@ -69,7 +69,7 @@ def test_on_a_terminal_nothing_but_our_own_colours_is_left(evil: Shown, command:
 
 
 @pytest.mark.parametrize("command", AS_JSON)
-def test_json_holds_it_all_in_characters_that_do_nothing(evil: Shown, command: str) -> None:
+def test_json_escapes_hostile_characters(evil: Shown, command: str) -> None:
     done = evil.piped[command]
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
@@ -78,27 +78,27 @@ def test_json_holds_it_all_in_characters_that_do_nothing(evil: Shown, command: s
     json.loads(done.stdout)
 
 
-def test_piped_a_message_stays_one_line_of_seven_columns(evil: Shown) -> None:
+def test_piped_a_message_is_one_line_of_seven_columns(evil: Shown) -> None:
     lines = evil.piped["list-failed"].stdout.splitlines()
-    assert [len(each.split("\t")) for each in lines] == [7, 7, 7]
+    assert [len(line.split("\t")) for line in lines] == [7, 7, 7]
     assert lines[0].split("\t")[1] == SHOWN
 
 
-def test_a_body_is_shown_line_by_line_and_each_line_is_harmless(evil: Shown) -> None:
-    """It can't pass for a fact or an attempt, which have tabs."""
+def test_a_body_is_shown_line_by_line_and_escaped(evil: Shown) -> None:
+    """A line cannot look like a fact or an attempt, which have tabs."""
     shown = evil.piped["show 1"].stdout
     assert "\n" + r"\x1b[2J\x1b]0;title\x07[red]\tforged" + "\n" in shown
     assert "\n" + r"99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: " in shown
     assert f"subject\t{SHOWN}\n" in shown
 
 
-def test_json_gives_back_what_was_written(evil: Shown) -> None:
+def test_json_preserves_the_original_text(evil: Shown) -> None:
     assert evil.json("show 1 --json")["message"]["subject"] == EVIL
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_the_log_is_one_harmless_line_an_event(cli: Cli, application: Application, style: str) -> None:
-    """Ticket and type are all that it takes from a message."""
+def test_the_log_has_one_escaped_line_per_event(cli: Cli, application: Application, style: str) -> None:
+    """It contains only ticket and type of a message."""
     application.add(1, ticket_id=EVIL, message_type=EVIL)
     env = application.variables("http://127.0.0.1:9")
     done = cli("--log-format", style, "run-once", env=env)
@@ -107,13 +107,13 @@ def test_the_log_is_one_harmless_line_an_event(cli: Cli, application: Applicatio
     assert all(char.isprintable() or char == "\n" for char in done.stderr)
 
 
-def test_errors_show_arguments_and_paths_harmlessly(cli: Cli) -> None:
+def test_errors_escape_arguments_and_paths(cli: Cli) -> None:
     done = cli("--config", "no\x1b[2Jsuch\nfile", "status")
     assert done.returncode == 78
     assert done.stderr.startswith(r"retrycli: no configuration file no\x1b[2Jsuch\nfile (--config)")
 
 
-def test_a_terminal_that_knows_ascii_alone_sees_the_rest_escaped(cli: Cli, application: Application) -> None:
+def test_an_ascii_terminal_shows_other_characters_escaped(cli: Cli, application: Application) -> None:
     application.add(1, subject="日本", last_error="naïve")
     ascii_only = cli.having({**application.variables("http://127.0.0.1:9"), "PYTHONIOENCODING": "ascii"})
     shown = ascii_only.show_all(piped=["show 1"], on_terminal=["list-failed"])
@@ -123,7 +123,7 @@ def test_a_terminal_that_knows_ascii_alone_sees_the_rest_escaped(cli: Cli, appli
     assert r"na\xefve" in shown.screens["list-failed"].text
 
 
-def test_text_that_is_no_utf8_can_be_looked_at_in_every_form(cli: Cli, application: Application) -> None:
+def test_shows_text_that_is_not_valid_utf8_in_every_form(cli: Cli, application: Application) -> None:
     application.add(1)
     application.execute(
         "UPDATE pending_messages SET subject = CAST(x'ff41' AS TEXT), last_error = CAST(x'fe42' AS TEXT)"

@@ -1,4 +1,4 @@
-"""Several hosts over one table: each has its own lock, and nothing else is between them but the database."""
+"""Several hosts with one table: each has its own lock, and they share only the database."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ LOCK = "RETRYCLI_RUN__LOCK_FILE"
 
 @pytest.fixture
 def two_hosts(cli: Cli, tmp_path: Path) -> list[Cli]:
-    """Two machines: each has a lock of its own."""
+    """Provide two machines with a lock each."""
     return [cli.having({LOCK: str(tmp_path / f"{name}.lock")}) for name in ("one", "two")]
 
 
 def at_once(hosts: list[Cli], env: dict[str, str]) -> list[Finished]:
-    """A pass of each at the same time, whatever lock the environment names."""
+    """Make a pass on each host at the same time, with the lock of its environment."""
     env = {name: value for name, value in env.items() if name != LOCK}
     calls = {number: partial(host.having(env), "run-once") for number, host in enumerate(hosts)}
     return list(side_by_side(calls).values())
 
 
 def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: timedelta) -> PassSummary:
-    """Make a pass as another host does, when so much time has gone by."""
+    """Make a pass on another host, this much later."""
     settings = application.settings(api.url).model_copy(update={"run": RunSettings(lock_file=lock)})
     now = datetime.now(UTC) + later
     return run_pass.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
@@ -72,29 +72,31 @@ def test_hosts_share_the_work_and_send_each_message_once(
 ) -> None:
     ids = application.add_due(120)
     done = at_once(two_hosts, application.variables(sandbox.url))
-    assert [(each.returncode, each.stderr) for each in done] == [(0, "")] * 2
+    assert [(result.returncode, result.stderr) for result in done] == [(0, "")] * 2
     assert statuses(application) == {"sent": len(ids)}
-    assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
+    assert len(sandbox.received) == len({request.key for request in sandbox.received}) == len(ids)
 
 
 @on_postgresql
-def test_two_hosts_probe_a_dead_api_once(two_hosts: list[Cli], application: Application) -> None:
+def test_two_hosts_probe_a_failing_api_once(two_hosts: list[Cli], application: Application) -> None:
     application.add_due(300)
     with Scripted(BUSY) as api:
         env = {**application.variables(api.url), "RETRYCLI_RUN__CONCURRENCY": "1"}
         assert two_hosts[0]("run-once", env=env).returncode == 69
         for number in range(1, 4):
             application.execute("UPDATE retrycli_breakers SET probe_at = now() - interval '1 second'")
-            assert [each.returncode for each in at_once(two_hosts, env)] == [69, 69]
+            assert [result.returncode for result in at_once(two_hosts, env)] == [69, 69]
             assert len(api.paths) == 5 + number
     assert application.asked("SELECT sum(retry_count) FROM pending_messages") == [(5,)]
 
 
 @on_postgresql
-def test_the_rate_is_kept_over_two_hosts(two_hosts: list[Cli], application: Application, sandbox: Sandbox) -> None:
+def test_the_rate_limit_holds_across_two_hosts(
+    two_hosts: list[Cli], application: Application, sandbox: Sandbox
+) -> None:
     application.add_due(60)
     done = at_once(two_hosts, {**application.variables(sandbox.url), "RETRYCLI_RUN__RATE_PER_SECOND": "20"})
-    assert [each.returncode for each in done] == [0, 0]
+    assert [result.returncode for result in done] == [0, 0]
     assert statuses(application) == {"sent": 60}
     [(took,)] = application.asked("SELECT max(started_at) - min(started_at) FROM retrycli_attempts")
     assert took >= timedelta(seconds=59 / 20 - 0.1)
@@ -104,14 +106,16 @@ def test_the_rate_is_kept_over_two_hosts(two_hosts: list[Cli], application: Appl
 
 @on_postgresql
 @pytest.mark.long
-def test_what_two_hosts_find_out_is_told_once(two_hosts: list[Cli], application: Application) -> None:
-    """Both have escalated messages, and end at about the same time; what one leaves the next pass tells."""
+def test_two_hosts_notify_once_about_the_same_finding(two_hosts: list[Cli], application: Application) -> None:
+    """Both have escalated messages, and end at about the same time; the next pass reports what one leaves out."""
     application.add_due(1200)
     with Scripted(REJECTS) as api, webhook() as hook:
         env = {**application.variables(api.url), "RETRYCLI_NOTIFY__URLS": hook.slack_shaped}
-        assert [each.returncode for each in at_once(two_hosts, env)] == [0, 0]
+        assert [result.returncode for result in at_once(two_hosts, env)] == [0, 0]
         assert two_hosts[0]("run-once", env=env).returncode == 0
-        told = [int(each.replace(",", "")) for text in hook.texts for each in re.findall(r"([\d,]+) × HTTP 422", text)]
+        told = [
+            int(match.replace(",", "")) for text in hook.texts for match in re.findall(r"([\d,]+) × HTTP 422", text)
+        ]
     assert sum(told) == 1200
 
 
@@ -127,12 +131,12 @@ DECIDES: dict[str, tuple[Answer, set[object], set[object]]] = {
 
 @on_both
 @pytest.mark.parametrize("does", DECIDES)
-def test_a_pass_that_was_stopped_and_continued_changes_nothing_that_another_has_decided(
+def test_a_suspended_pass_changes_no_decision_of_another_host(
     tmp_path: Path, cli: Cli, application: Application, does: str
 ) -> None:
-    """A laptop that slept, a virtual machine that was moved: its claims have lapsed, and the messages are another's.
+    """A laptop slept, or a virtual machine was moved: its claims have lapsed, and the messages belong to another pass.
 
-    It had one message in flight, and had claimed the others: of those it sends none.
+    It had one message in flight, and had claimed the others: it sends none of those.
     """
     answer, in_table, in_queue = DECIDES[does]
     application.add_due(4)
@@ -144,15 +148,15 @@ def test_a_pass_that_was_stopped_and_continued_changes_nothing_that_another_has_
             for later in (PROCESS_DIED, ALL_DUE):
                 run_elsewhere(application, there, tmp_path / "other.lock", later)
         assert set(statuses(application)) == in_table
-        assert {each["state"] for each in application.rows("retrycli_queue").values()} == in_queue
-        decided = [application.rows(each) for each in DECIDED]
+        assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == in_queue
+        decided = [application.rows(table) for table in DECIDED]
         stopped.send_signal(signal.SIGCONT)
         gate.opened.set()
         done = end(stopped)
         assert len(api.received) == 1
     assert done.returncode == 0, done.stderr
     assert {name: json.loads(done.stdout)[name] for name in COUNTS} == dict.fromkeys(COUNTS, 0)
-    assert [application.rows(each) for each in DECIDED] == decided
+    assert [application.rows(table) for table in DECIDED] == decided
 
 
 DECIDED = ("pending_messages", "retrycli_queue", "retrycli_attempts", "retrycli_acts")
@@ -160,7 +164,7 @@ COUNTS = ("sent", "rescheduled", "escalated", "unknown")
 
 
 @on_both
-def test_what_a_killed_pass_had_in_flight_is_unknown_to_another_host_and_is_sent_again_with_its_key(
+def test_another_host_recovers_a_killed_pass_and_reuses_its_keys(
     tmp_path: Path, cli: Cli, application: Application
 ) -> None:
     application.add(101)
@@ -172,7 +176,7 @@ def test_what_a_killed_pass_had_in_flight_is_unknown_to_another_host_and_is_sent
     [attempt] = application.rows("retrycli_attempts").values()
     with Sandbox(Behaviour(), rng=Random(0)) as there:
         results = [run_elsewhere(application, there, tmp_path / "lock", later) for later in (PROCESS_DIED, ALL_DUE)]
-        assert [(each.unknown, each.sent) for each in results] == [(1, 0), (0, 1)]
-        assert [each.key for each in there.received] == [attempt["delivery_key"]]
+        assert [(summary.unknown, summary.sent) for summary in results] == [(1, 0), (0, 1)]
+        assert [request.key for request in there.received] == [attempt["delivery_key"]]
     outcomes = [each["outcome"] for each in application.rows("retrycli_attempts").values()]
     assert outcomes == ["unknown", "delivered"]

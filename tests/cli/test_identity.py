@@ -28,9 +28,7 @@ SEEN = pytest.mark.parametrize("seen", [False, True], ids=["between two passes",
 
 @SEEN
 @pytest.mark.parametrize("without", [(), ("updated_at",)], ids=["dated", "undated"])
-def test_a_new_text_in_a_row_that_was_sent_goes_out_under_a_key_of_its_own(
-    begin: Begin, without: tuple[str, ...], *, seen: bool
-) -> None:
+def test_a_new_text_in_a_sent_row_gets_a_new_key(begin: Begin, without: tuple[str, ...], *, seen: bool) -> None:
     with begin(without=without) as story:
         story.insert(body="a")
         story.tick()
@@ -39,7 +37,7 @@ def test_a_new_text_in_a_row_that_was_sent_goes_out_under_a_key_of_its_own(
         story.write(status="failed", last_error="HTTP 502")
         story.tick()
         assert story.status() == "sent"
-        assert [each.content["body"] for each in story.api.received] == ["a", "b"]
+        assert [request.content["body"] for request in story.api.received] == ["a", "b"]
         story.check_keys()
 
 
@@ -57,7 +55,7 @@ def test_a_text_that_was_delivered_is_escalated_when_its_row_fails_again(begin: 
 
 
 @pytest.mark.parametrize("command", ["requeue", "retry"])
-def test_an_operator_sends_a_delivered_text_again_under_the_next_key(begin: Begin, command: str) -> None:
+def test_an_operator_can_send_a_delivered_text_again_with_the_next_key(begin: Begin, command: str) -> None:
     with begin() as story:
         story.insert()
         story.tick()
@@ -85,7 +83,7 @@ def test_an_operators_decision_outlives_its_history_while_the_message_waits(begi
         story.check_keys()
 
 
-def test_an_operator_rejects_a_row_whose_text_was_delivered(begin: Begin) -> None:
+def test_an_operator_can_reject_a_row_whose_text_was_delivered(begin: Begin) -> None:
     with begin() as story:
         story.insert()
         story.tick()
@@ -96,7 +94,7 @@ def test_an_operator_rejects_a_row_whose_text_was_delivered(begin: Begin) -> Non
         assert (story.status(), story.api.bodies) == ("rejected", ["a"])
 
 
-def test_a_text_that_was_delivered_is_recognised_after_another_one_was(begin: Begin) -> None:
+def test_a_delivered_text_is_recognised_after_a_later_delivery(begin: Begin) -> None:
     with begin() as story:
         story.insert(body="a")
         story.tick()
@@ -118,8 +116,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_a_message_with_a_reused_id_is_not_marked_for_its_predecessor(begin: Begin, other: dict[str, object]) -> None:
-    """The attempt of the old one was delivered, and the new one is sent by a later pass, both once."""
+def test_a_reused_id_does_not_inherit_its_predecessors_delivery(begin: Begin, other: dict[str, object]) -> None:
+    """The old message's attempt was delivered, and a later pass sends the new one; each is sent once."""
     with begin() as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(**other)
@@ -131,13 +129,13 @@ def test_a_message_with_a_reused_id_is_not_marked_for_its_predecessor(begin: Beg
         story.check_keys()
 
 
-def test_a_reused_id_is_told_by_the_ticket_in_a_table_without_dates(begin: Begin) -> None:
+def test_without_dates_a_reused_id_is_detected_by_its_ticket(begin: Begin) -> None:
     with begin(without=NO_DATE) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(ticket_id=OTHER_TICKET, body="b")
         story.ticks(3)
         assert story.status() == "sent"
-        assert [(each.ticket, each.body) for each in story.api.requests] == [
+        assert [(request.ticket, request.body) for request in story.api.requests] == [
             (str(TICKET), "a"),
             (str(OTHER_TICKET), "b"),
         ]
@@ -145,9 +143,7 @@ def test_a_reused_id_is_told_by_the_ticket_in_a_table_without_dates(begin: Begin
 
 
 @pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
-def test_a_message_with_a_reused_id_gets_no_count_error_or_escalation_of_its_predecessor(
-    begin: Begin, answer: object
-) -> None:
+def test_a_reused_id_does_not_inherit_counts_errors_or_escalations(begin: Begin, answer: object) -> None:
     with begin(answer, OK) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(created_at=LATER, body="b", last_error="HTTP 504")
@@ -171,8 +167,8 @@ EDITS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("column", EDITS)
-def test_a_row_whose_text_changed_while_the_old_one_was_out_is_not_marked_sent(begin: Begin, column: str) -> None:
-    """The old text was delivered: an operator decides whether the new one is to be sent too."""
+def test_a_row_whose_text_changed_in_flight_is_not_marked_sent(begin: Begin, column: str) -> None:
+    """The old text was delivered: an operator decides whether to send the new one too."""
     with begin() as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(**{column: EDITS[column]})
@@ -184,7 +180,7 @@ def test_a_row_whose_text_changed_while_the_old_one_was_out_is_not_marked_sent(b
         assert len(story.api.requests) == 1
 
 
-def test_an_operator_sends_the_text_that_changed_while_the_old_one_was_out(begin: Begin) -> None:
+def test_an_operator_can_send_the_text_that_changed_in_flight(begin: Begin) -> None:
     with begin() as story:
         story.insert(body="a")
         story.api.meanwhile[1] = lambda: story.write(body="b")
@@ -196,9 +192,7 @@ def test_an_operator_sends_the_text_that_changed_while_the_old_one_was_out(begin
 
 
 @pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
-def test_no_count_or_error_is_written_to_a_row_whose_text_changed_while_it_was_out(
-    begin: Begin, answer: object
-) -> None:
+def test_a_row_whose_text_changed_in_flight_gets_no_count_or_error(begin: Begin, answer: object) -> None:
     with begin(answer, OK) as story:
         story.insert(body="a")
         story.api.meanwhile[1] = lambda: story.write(body="b")
@@ -209,7 +203,7 @@ def test_no_count_or_error_is_written_to_a_row_whose_text_changed_while_it_was_o
 
 
 @pytest.mark.parametrize("column", ["confidence_score", "updated_at", "last_error", "retry_count"])
-def test_what_is_not_part_of_the_text_may_change_while_it_is_out(begin: Begin, column: str) -> None:
+def test_columns_outside_the_text_may_change_in_flight(begin: Begin, column: str) -> None:
     values: dict[str, object] = {"confidence_score": 0.1, "updated_at": LATER, "last_error": "HTTP 1", "retry_count": 4}
     with begin() as story:
         story.insert()
@@ -222,10 +216,8 @@ def test_what_is_not_part_of_the_text_may_change_while_it_is_out(begin: Begin, c
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_an_id_reused_while_its_message_waits_for_its_turn_goes_out_under_a_key_of_its_own(
-    begin: Begin, other: dict[str, object]
-) -> None:
-    """Both attempts were lost. A pass sends one request first, and meanwhile the application reuses the second id."""
+def test_an_id_reused_before_its_turn_gets_a_new_key(begin: Begin, other: dict[str, object]) -> None:
+    """Both attempts were lost. A pass sends one request, and meanwhile the application reuses the second id."""
     with begin(LOST, LOST, OK) as story:
         story.insert(1, body="first", ticket_id=4720)
         story.insert(2, body="a")
@@ -239,7 +231,7 @@ def test_an_id_reused_while_its_message_waits_for_its_turn_goes_out_under_a_key_
         story.check_keys()
 
 
-def test_a_text_edited_while_its_message_waits_for_its_turn_goes_out_under_a_key_of_its_own(begin: Begin) -> None:
+def test_a_text_edited_before_its_turn_gets_a_new_key(begin: Begin) -> None:
     with begin(LOST, LOST, OK) as story:
         story.insert(1, body="first", ticket_id=4720)
         story.insert(2, body="a")
@@ -252,7 +244,7 @@ def test_a_text_edited_while_its_message_waits_for_its_turn_goes_out_under_a_key
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_a_retry_by_hand_of_a_reused_id_sends_the_new_message_under_a_key_of_its_own(
+def test_a_manual_retry_of_a_reused_id_sends_the_new_message_with_a_new_key(
     begin: Begin, other: dict[str, object]
 ) -> None:
     with begin(LOST, OK) as story:
@@ -265,7 +257,7 @@ def test_a_retry_by_hand_of_a_reused_id_sends_the_new_message_under_a_key_of_its
         assert len(set(story.api.keys)) == 2
 
 
-def test_a_retry_by_hand_of_an_edited_row_goes_out_under_a_key_of_its_own(begin: Begin) -> None:
+def test_a_manual_retry_of_an_edited_row_gets_a_new_key(begin: Begin) -> None:
     with begin(LOST, OK) as story:
         story.insert(body="a")
         story.tick()
@@ -300,10 +292,8 @@ def test_a_new_message_with_the_id_and_ticket_of_a_failed_one_is_sent(
 
 @SEEN
 @SAME_TICKET
-def test_a_new_message_with_the_id_and_ticket_of_one_that_may_have_arrived_has_all_its_attempts(
-    begin: Begin, body: str, *, seen: bool
-) -> None:
-    """It is another message, also if it says the same: no lost attempt of the old one counts for it."""
+def test_a_reused_id_does_not_inherit_its_predecessors_unknown_attempts(begin: Begin, body: str, *, seen: bool) -> None:
+    """It is another message, even with the same text: no lost attempt of the old one counts for it."""
     with begin(LOST) as story:
         story.insert()
         story.ticks(3)
@@ -320,7 +310,7 @@ def test_a_new_message_with_the_id_and_ticket_of_one_that_may_have_arrived_has_a
 
 @on_sqlite
 @pytest.mark.parametrize("same", ["2026-01-02T03:04:05Z", "2026-01-02 03:04:05.000000", "2026-01-02T04:04:05+01:00"])
-def test_the_creation_time_is_an_instant_however_it_is_written(begin: Begin, same: str) -> None:
+def test_the_creation_time_is_compared_as_an_instant(begin: Begin, same: str) -> None:
     with begin(LOST, OK) as story:
         story.insert()
         story.tick()
@@ -331,7 +321,7 @@ def test_the_creation_time_is_an_instant_however_it_is_written(begin: Begin, sam
 
 
 @pytest.mark.parametrize("without", [(), ("updated_at",), NO_DATE])
-def test_the_key_stays_while_a_message_is_retried(begin: Begin, without: tuple[str, ...]) -> None:
+def test_the_key_is_stable_across_retries(begin: Begin, without: tuple[str, ...]) -> None:
     with begin(LOST, REFUSED, REFUSED, OK, without=without) as story:
         story.insert()
         story.ticks(4)
@@ -340,14 +330,14 @@ def test_the_key_stays_while_a_message_is_retried(begin: Begin, without: tuple[s
 
 
 def test_a_message_moved_to_another_ticket_keeps_its_key(begin: Begin) -> None:
-    """Merged tickets: the API drops the second copy of a message that may have arrived."""
+    """After a merge of tickets the API drops the second copy of a message that may have arrived."""
     with begin(REFUSED, OK) as story:
         story.insert()
         story.tick()
         story.write(ticket_id=OTHER_TICKET)
         story.tick()
         assert story.status() == "sent"
-        assert [each.ticket for each in story.api.requests] == [str(TICKET), str(OTHER_TICKET)]
+        assert [request.ticket for request in story.api.requests] == [str(TICKET), str(OTHER_TICKET)]
         assert len(set(story.api.keys)) == 1
 
 
@@ -366,7 +356,7 @@ SHOWN: dict[str, dict[str, object]] = {
 def test_an_escalated_message_that_fails_again_is_sent(
     begin: Begin, shown: dict[str, object], without: tuple[str, ...], *, seen: bool
 ) -> None:
-    """Failed → approved → failed: with a pass between, or without one, the result is the same."""
+    """Failed → approved → failed: the result is the same with or without a pass between."""
     with begin(PERMANENT, OK, without=without) as story:
         story.insert()
         story.tick()
@@ -380,10 +370,10 @@ def test_an_escalated_message_that_fails_again_is_sent(
 
 
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
-def test_an_escalated_message_waits_again_if_the_application_changes_what_it_says(
+def test_an_escalated_message_waits_again_if_the_application_changes_its_text(
     begin: Begin, shown: dict[str, object]
 ) -> None:
-    """Its status never left ``failed``."""
+    """Its status stays ``failed``."""
     with begin(PERMANENT, OK) as story:
         story.insert()
         story.tick()
@@ -392,7 +382,7 @@ def test_an_escalated_message_waits_again_if_the_application_changes_what_it_say
         assert (story.status(), len(story.api.requests)) == ("sent", 2)
 
 
-def test_an_escalated_message_waits_again_if_a_pass_saw_that_it_was_not_failed(begin: Begin) -> None:
+def test_an_escalated_message_waits_again_after_a_pass_saw_it_not_failed(begin: Begin) -> None:
     with begin(PERMANENT, OK) as story:
         story.insert()
         story.tick()
@@ -404,10 +394,10 @@ def test_an_escalated_message_waits_again_if_a_pass_saw_that_it_was_not_failed(b
 
 
 @pytest.mark.parametrize("without", [(), ("updated_at",)], ids=["dated", "undated"])
-def test_an_escalated_message_stays_escalated_if_it_fails_again_unchanged_between_two_passes(
+def test_an_escalated_message_that_fails_again_unchanged_stays_escalated(
     begin: Begin, without: tuple[str, ...]
 ) -> None:
-    """An ``updated_at`` that is later is not enough: applications set it for many reasons."""
+    """A later ``updated_at`` is not enough: applications set it for many reasons."""
     with begin(PERMANENT, OK, without=without) as story:
         story.insert()
         story.tick()
@@ -433,7 +423,7 @@ def test_an_escalated_message_stays_escalated_if_only_other_columns_change(
         assert len(story.api.requests) == 1
 
 
-def test_an_exhausted_message_stays_escalated_until_the_application_gives_its_count_back(begin: Begin) -> None:
+def test_an_exhausted_message_stays_escalated_until_the_application_resets_its_count(begin: Begin) -> None:
     with begin(OK) as story:
         story.insert(retry_count=10)
         story.tick()
@@ -462,7 +452,7 @@ def test_a_message_that_may_have_arrived_stays_escalated_until_its_text_changes(
         story.check_keys()
 
 
-def test_a_waiting_message_takes_over_the_count_that_the_application_wrote(begin: Begin) -> None:
+def test_a_waiting_message_adopts_the_applications_retry_count(begin: Begin) -> None:
     with begin(REFUSED) as story:
         story.insert()
         story.tick()

@@ -1,4 +1,4 @@
-"""What the commands call, from Python: in an application with a scheduler of its own."""
+"""The commands' operations, called from Python in an application with its own scheduler."""
 
 from __future__ import annotations
 
@@ -65,18 +65,16 @@ asyncio.run(live_on())
 """
 
 
-def test_a_pass_is_a_call_that_gives_its_summary_and_tells_its_events(
-    application: Application, sandbox: Sandbox
-) -> None:
+def test_a_pass_returns_its_summary_and_reports_its_events(application: Application, sandbox: Sandbox) -> None:
     application.fill()
     told: list[Event] = []
     summary = retrycli.run_once(application.settings(sandbox.url), limit=2, listen=told.append)
     assert isinstance(summary, retrycli.PassSummary)
     assert (summary.result, summary.sent, summary.reason) == (PassResult.COMPLETED, 2, "limit")
-    assert [each.message_id for each in told if isinstance(each, MessageDelivered)] == [5, 6]
+    assert [event.message_id for event in told if isinstance(event, MessageDelivered)] == [5, 6]
 
 
-def test_a_pass_is_made_from_a_running_event_loop_in_a_thread(application: Application, sandbox: Sandbox) -> None:
+def test_a_pass_can_run_in_a_thread_beside_an_event_loop(application: Application, sandbox: Sandbox) -> None:
     application.fill()
 
     async def apply() -> retrycli.PassSummary:
@@ -85,10 +83,8 @@ def test_a_pass_is_made_from_a_running_event_loop_in_a_thread(application: Appli
     assert asyncio.run(apply()).sent == 3
 
 
-def test_what_sends_in_a_coroutine_is_refused_and_says_how_to_call_it(
-    application: Application, sandbox: Sandbox
-) -> None:
-    """Nothing is claimed or sent, and nothing is left that was never awaited."""
+def test_a_call_within_a_coroutine_is_refused_with_a_remedy(application: Application, sandbox: Sandbox) -> None:
+    """Nothing is claimed or sent, and no coroutine is left unawaited."""
     application.fill()
     settings = application.settings(sandbox.url)
     canary = retrycli.Canary(1)
@@ -109,8 +105,8 @@ def test_what_sends_in_a_coroutine_is_refused_and_says_how_to_call_it(
     assert (sandbox.received, application.rows("retrycli_queue")) == ((), {})
 
 
-def test_a_pass_from_python_and_the_command_take_the_same_lock(cli: Cli, application: Application) -> None:
-    """That the other holds it is a result here, and no error."""
+def test_passes_from_python_and_the_command_share_one_lock(cli: Cli, application: Application) -> None:
+    """A lock held by the other side is a result here, and not an error."""
     application.add(101)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("run-once")
@@ -122,7 +118,7 @@ def test_a_pass_from_python_and_the_command_take_the_same_lock(cli: Cli, applica
     assert f"pid {process.pid} on " in str(summary.detail)
 
 
-def test_status_is_a_value_with_the_same_facts_as_the_command(application: Application, sandbox: Sandbox) -> None:
+def test_status_returns_the_facts_of_the_command(application: Application, sandbox: Sandbox) -> None:
     application.fill()
     settings = application.settings(sandbox.url)
     assert retrycli.status(settings).state == "never_run"
@@ -132,7 +128,7 @@ def test_status_is_a_value_with_the_same_facts_as_the_command(application: Appli
     assert (status.state, status.running, status.messages["waiting"]) == ("ok", True, 1)
 
 
-def test_a_retry_gives_its_outcome_and_refuses_with_an_error_of_retryclis(application: Application) -> None:
+def test_a_retry_returns_its_outcome_or_raises_a_retrycli_error(application: Application) -> None:
     application.fill()
     with Scripted(BUSY) as api:
         outcome = retrycli.retry(application.settings(api.url), 5)
@@ -142,14 +138,14 @@ def test_a_retry_gives_its_outcome_and_refuses_with_an_error_of_retryclis(applic
             retrycli.retry(application.settings(api.url), 1)
 
 
-def test_settings_are_read_as_the_command_reads_them(tmp_path: Path) -> None:
+def test_settings_are_loaded_as_the_command_loads_them(tmp_path: Path) -> None:
     file = tmp_path / "retrycli.toml"
     file.write_text('[gateway]\nbase_url = "http://one"\n')
     assert retrycli.load_settings(file).gateway.base_url == "http://one"
     assert retrycli.load_settings(str(file)).gateway.base_url == "http://one"
 
 
-def test_importing_retrycli_loads_nothing_else() -> None:
+def test_importing_retrycli_loads_no_other_module() -> None:
     names = "print([each for each in sys.modules if each.startswith(('retrycli.', 'sqlalchemy', 'pydantic'))])"
     done = subprocess.run(
         [sys.executable, "-c", f"import retrycli, sys; {names}"], env=BARE, capture_output=True, text=True, check=True
@@ -158,7 +154,7 @@ def test_importing_retrycli_loads_nothing_else() -> None:
 
 
 def the_manuals_application(then: str, cwd: Path, variables: dict[str, str]) -> Finished:
-    """Its code as it stands there, and what is done with it."""
+    """Run the example code from the manual, and return its application."""
     [code] = re.findall(r"```python\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code + then],
@@ -171,8 +167,10 @@ def the_manuals_application(then: str, cwd: Path, variables: dict[str, str]) -> 
     )
 
 
-def test_the_manuals_application_delivers_while_it_lives(cli: Cli, application: Application, sandbox: Sandbox) -> None:
-    """FastAPI's lifespan begins the passes and ends them."""
+def test_the_manuals_application_delivers_during_its_lifespan(
+    cli: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """FastAPI's lifespan starts and stops the passes."""
     application.fill()
     done = the_manuals_application(LIVE_AND_LOOK, cli.cwd, application.variables(sandbox.url))
     assert (done.returncode, done.stderr) == (0, "")
@@ -181,34 +179,34 @@ def test_the_manuals_application_delivers_while_it_lives(cli: Cli, application: 
     assert len(sandbox.received) == 3
 
 
-def test_the_manuals_application_goes_on_after_a_pass_that_found_no_database(cli: Cli) -> None:
-    """Or deliveries would be over for good, and nobody told."""
+def test_the_manuals_application_continues_after_a_pass_without_a_database(cli: Cli) -> None:
+    """Otherwise deliveries would stop for good, unnoticed."""
     gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
     done = the_manuals_application(LIVE_ON, cli.cwd, gone)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("no database at ")
 
 
-def test_many_messages_are_found_and_acted_on(application: Application, sandbox: Sandbox) -> None:
-    """Those that could not be acted on are a result, each with why."""
+def test_finds_and_acts_on_many_messages(application: Application, sandbox: Sandbox) -> None:
+    """Messages that could not be changed are a result, each with a reason."""
     settings = application.settings(sandbox.url)
     application.add(12, hours_ago=0)
-    for each in (13, 14, 15, 16):
-        application.add(each, retry_count=10)
+    for message_id in (13, 14, 15, 16):
+        application.add(message_id, retry_count=10)
     retrycli.run_once(settings)
     found = retrycli.find(settings, retrycli.Filter(error="503", message_type=retrycli.MessageType.CUSTOMER))
-    assert list(found.ids) == [each.id for each in found.first] == [12, 13, 14, 15, 16]
+    assert list(found.ids) == [message.id for message in found.first] == [12, 13, 14, 15, 16]
     acknowledged = retrycli.acknowledge(settings, [13], by="anna")
     assert (acknowledged.matched, acknowledged.done, acknowledged.refused) == (1, 1, {})
     requeued = retrycli.requeue(settings, found.ids[1:4], canary=retrycli.Canary(1), by="anna")
-    assert ([each.delivered for each in requeued.tried], requeued.done) == ([True], 2)
+    assert ([attempt.delivered for attempt in requeued.tried], requeued.done) == ([True], 2)
     rejected = retrycli.reject(settings, [13, 16], "a double", by="anna")
     assert (rejected.done, list(rejected.refused)) == (1, [13])
     assert "message 13 is sent, not failed" in str(rejected.refused[13])
 
 
-def test_that_nothing_is_found_is_a_result(application: Application, sandbox: Sandbox) -> None:
-    """It can be acted on: nothing is done."""
+def test_an_empty_result_is_valid(application: Application, sandbox: Sandbox) -> None:
+    """An action on an empty selection does nothing."""
     settings = application.settings(sandbox.url)
     found = retrycli.find(settings, retrycli.Filter(ticket="none"))
     assert (list(found.ids), found.first) == ([], [])
@@ -219,6 +217,6 @@ def test_that_nothing_is_found_is_a_result(application: Application, sandbox: Sa
 
 
 @pytest.mark.parametrize(("old", "new"), [("Done", "ActionResult"), ("Found", "Match")])
-def test_names_of_the_last_release_still_work_and_name_their_successor(old: str, new: str) -> None:
+def test_deprecated_names_work_and_name_their_successors(old: str, new: str) -> None:
     with pytest.warns(DeprecationWarning, match=rf"retrycli\.{old} is now retrycli\.{new}"):
         assert getattr(retrycli, old) is getattr(retrycli, new)

@@ -1,4 +1,4 @@
-"""``list-failed``, ``escalations`` and ``show``: which messages, in which order, in which form."""
+"""``list-failed``, ``escalations`` and ``show``: their selection, order and format."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FILTERS = {
 }
 """Which messages of the queue below each of them lets through, in which order."""
 PIPED = (
-    *(f"list-failed {each}" for each in FILTERS),
+    *(f"list-failed {option}" for option in FILTERS),
     *("list-failed", "list-failed --json", "list-failed --sort id"),
     *("escalations", "escalations --json", "status --json"),
     *("show 1", "show 1 --json", "show 15 --json", "show 99"),
@@ -72,7 +72,7 @@ ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 14",
 
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Cli]:
-    """The command over a queue of every kind; nothing that these tests do changes it."""
+    """Provide the command with a queue of every kind; no test here changes it."""
     folder = tmp_path_factory.mktemp("lists")
     with prepared(folder) as application:
         application.add(1, status="sent", sent_at="2026-01-02 03:04:05")
@@ -89,38 +89,38 @@ def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Itera
 
 @pytest.fixture(scope="module")
 def shown(queue: Cli) -> Shown:
-    """What is shown of it."""
+    """Return the command's output for it."""
     return queue.show_all(piped=PIPED, on_terminal=ON_TERMINAL)
 
 
 # -- list-failed -----------------------------------------------------------------------------------------------------
 
 
-def test_list_failed_has_the_keys_that_are_promised(shown: Shown) -> None:
+def test_list_failed_has_the_documented_keys(shown: Shown) -> None:
     messages = shown.json("list-failed --json")["messages"]
-    assert all(list(each) == LIST_KEYS for each in messages)
-    [first] = [each for each in messages if each["id"] == 12]
+    assert all(list(message) == LIST_KEYS for message in messages)
+    [first] = [message for message in messages if message["id"] == 12]
     assert (first["state"], first["retry_count"], first["max_retries"]) == ("waiting", 5, 10)
     assert re.fullmatch(UTC_TIME, first["next_attempt_at"])
     assert re.fullmatch(UTC_TIME, first["created_at"])
 
 
 @pytest.mark.parametrize("arguments", FILTERS)
-def test_filters_and_sorts_of_list_failed(shown: Shown, arguments: str) -> None:
-    """All filters hold at once, a repeated one with either value; case does not matter, and % and _ are literal."""
+def test_list_failed_filters_and_sorts(shown: Shown, arguments: str) -> None:
+    """A message must meet all filters; a repeated filter accepts either value. Case is ignored; % and _ are literal."""
     lines = shown.piped[f"list-failed {arguments}"].stdout.splitlines()
-    assert [int(each.split("\t")[0]) for each in lines] == FILTERS[arguments]
+    assert [int(line.split("\t")[0]) for line in lines] == FILTERS[arguments]
 
 
-def test_list_failed_shows_first_what_comes_next(shown: Shown) -> None:
-    """What has no time stands at the end, by id."""
+def test_list_failed_shows_the_next_messages_first(shown: Shown) -> None:
+    """Messages without a time come last, sorted by id."""
     messages = shown.json("list-failed --json")["messages"]
-    times = [each["next_attempt_at"] for each in messages if each["next_attempt_at"]]
+    times = [message["next_attempt_at"] for message in messages if message["next_attempt_at"]]
     assert times == sorted(times)
-    assert [each["id"] for each in messages[len(times) :]] == [13, 14, 15]
+    assert [message["id"] for message in messages[len(times) :]] == [13, 14, 15]
 
 
-def test_piped_a_list_has_tabs_no_header_utc_and_nothing_cut(shown: Shown) -> None:
+def test_piped_lists_have_tabs_no_header_utc_and_full_texts(shown: Shown) -> None:
     lines = shown.piped["list-failed --sort id"].stdout.splitlines()
     assert len(lines) == 6
     message_id, ticket, kind, state, tries, due, error = lines[0].split("\t")
@@ -129,7 +129,7 @@ def test_piped_a_list_has_tabs_no_header_utc_and_nothing_cut(shown: Shown) -> No
     assert error == LONG
 
 
-def test_on_a_terminal_a_list_fits_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
+def test_lists_fit_80_columns_on_a_terminal_without_truncation(shown: Shown) -> None:
     screen = shown.screens["list-failed"]
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
     assert "…" not in screen.text
@@ -143,21 +143,25 @@ def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
     assert re.search(rf"12 +4712 +supplier +waiting +5/10 +{LOCAL_TIME} +HTTP 504 \(100% of it\)", screen.text)
 
 
-def test_a_list_that_is_cut_short_on_purpose_says_so(shown: Shown) -> None:
+def test_a_truncated_list_says_so(shown: Shown) -> None:
     assert "6 messages, 2 shown\n" in shown.screens["list-failed --limit 2"].text
 
 
 # -- escalations -----------------------------------------------------------------------------------------------------
 
 
-def test_escalations_have_the_keys_that_are_promised(shown: Shown) -> None:
+def test_escalations_has_the_documented_keys(shown: Shown) -> None:
     found = shown.json("escalations --json")["escalations"]
-    assert all(list(each) == ESCALATION_KEYS for each in found)
-    assert {each["id"]: each["reason"] for each in found} == {13: "exhausted", 14: "invalid", 15: "permanent"}
-    assert all(re.fullmatch(UTC_TIME, each["escalated_at"]) for each in found)
+    assert all(list(escalation) == ESCALATION_KEYS for escalation in found)
+    assert {escalation["id"]: escalation["reason"] for escalation in found} == {
+        13: "exhausted",
+        14: "invalid",
+        15: "permanent",
+    }
+    assert all(re.fullmatch(UTC_TIME, escalation["escalated_at"]) for escalation in found)
 
 
-def test_escalations_piped_name_the_command_for_each_next_step(shown: Shown) -> None:
+def test_piped_escalations_name_the_next_command(shown: Shown) -> None:
     lines = [line.split("\t") for line in shown.piped["escalations"].stdout.splitlines()]
     assert [(each[0], each[3], each[6]) for each in lines] == [
         ("13", "exhausted", "retrycli retry 13"),
@@ -167,7 +171,7 @@ def test_escalations_piped_name_the_command_for_each_next_step(shown: Shown) -> 
     assert lines[1][5] == "Can't be sent: body is missing"
 
 
-def test_escalations_fit_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
+def test_escalations_fits_80_columns_without_truncation(shown: Shown) -> None:
     screen = shown.screens["escalations"]
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
     assert "…" not in screen.text
@@ -177,14 +181,14 @@ def test_escalations_fit_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
     assert screen.text.endswith("Next: `retrycli show 13` or, when its cause is fixed, `retrycli retry 13`\n")
 
 
-def test_where_nothing_waits_for_a_person_escalations_says_so(at_work: Cli) -> None:
+def test_escalations_says_so_if_nothing_is_escalated(at_work: Cli) -> None:
     screen = at_work.on_terminal("escalations")
     assert screen.text.endswith("Nothing is escalated. Next: retrycli status\n")
 
 
 @pytest.fixture
 def alike(at_work: Cli, application: Application) -> Cli:
-    """Seven escalated messages: three of one cause, two of another, and two of their own."""
+    """Add seven escalated messages: three of one cause, two of another, and two with a cause of their own."""
     for number, error in enumerate(("no recipient 17", "no recipient 18", "no recipient 19", "no room", "no room")):
         application.add(20 + number, hours_ago=9, retry_count=10, last_error=f"HTTP 422: {error}")
     application.add(30, hours_ago=9, retry_count=10, message_type="supplier", last_error="HTTP 500")
@@ -193,7 +197,7 @@ def alike(at_work: Cli, application: Application) -> Cli:
     return at_work
 
 
-def test_escalations_of_one_cause_stand_on_top_as_one_line(alike: Cli) -> None:
+def test_escalations_groups_those_of_one_cause_in_one_line_on_top(alike: Cli) -> None:
     screen = alike.on_terminal("escalations")
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
     groups, singles = screen.text.split("\n\n")
@@ -203,15 +207,15 @@ def test_escalations_of_one_cause_stand_on_top_as_one_line(alike: Cli) -> None:
     assert "HTTP 422: no recipient …" in groups
     assert re.findall(r"^(\d+) ", singles, re.MULTILINE) == ["30", "31"]
     suggested = re.findall(r"retrycli requeue (--fingerprint [0-9a-f]{12}) --canary 3", screen.text)
-    listed = [alike("list-failed", *each.split()).stdout.splitlines() for each in suggested]
-    assert [[each.split("\t")[0] for each in lines] for lines in listed] == [["20", "21", "22"], ["23", "24"]]
+    listed = [alike("list-failed", *command.split()).stdout.splitlines() for command in suggested]
+    assert [[line.split("\t")[0] for line in lines] for lines in listed] == [["20", "21", "22"], ["23", "24"]]
     assert screen.text.splitlines()[-1] == "Next: retrycli list-failed --state escalated"
 
 
-def test_of_escalations_that_are_none_of_a_kind_a_terminal_is_shown_fifty(alike: Cli, application: Application) -> None:
-    """And how many there are besides. Piped there is no such limit."""
+def test_a_terminal_shows_at_most_fifty_ungrouped_escalations(alike: Cli, application: Application) -> None:
+    """It also prints the number of the others. Piped output has no such limit."""
     for number in range(52):
-        letters = "".join(chr(ord("a") + int(each)) for each in str(number))
+        letters = "".join(chr(ord("a") + int(digit)) for digit in str(number))
         application.add(100 + number, hours_ago=9, retry_count=10, last_error=f"HTTP 422: {letters}")
     alike("run-once")
     screen = alike.on_terminal("escalations")
@@ -224,25 +228,25 @@ def test_of_escalations_that_are_none_of_a_kind_a_terminal_is_shown_fifty(alike:
 
 def test_groups_of_escalations_in_json(alike: Cli) -> None:
     found = alike.json("escalations")
-    assert [each["id"] for each in found["escalations"]] == [20, 21, 22, 23, 24, 30, 31]
-    assert all(list(each) == GROUP_KEYS for each in found["groups"])
-    assert [(each["count"], each["example"]) for each in found["groups"]] == [(3, 20), (2, 23), (1, 30), (1, 31)]
+    assert [escalation["id"] for escalation in found["escalations"]] == [20, 21, 22, 23, 24, 30, 31]
+    assert all(list(group) == GROUP_KEYS for group in found["groups"])
+    assert [(group["count"], group["example"]) for group in found["groups"]] == [(3, 20), (2, 23), (1, 30), (1, 31)]
     assert found["groups"][0]["cause"] == "HTTP 422: no recipient …"
 
 
-def test_what_somebody_has_dealt_with_leaves_the_escalations(alike: Cli, application: Application) -> None:
-    """Also before a pass has noticed."""
+def test_handled_messages_leave_the_escalations(alike: Cli, application: Application) -> None:
+    """This holds also before a pass has noticed."""
     application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 20")
     application.execute("UPDATE pending_messages SET status = 'rejected' WHERE id = 23")
     found = alike.json("escalations")
-    assert [each["id"] for each in found["escalations"]] == [21, 22, 24, 30, 31]
-    assert [(each["count"], each["example"]) for each in found["groups"]] == [(2, 21), (1, 24), (1, 30), (1, 31)]
+    assert [escalation["id"] for escalation in found["escalations"]] == [21, 22, 24, 30, 31]
+    assert [(group["count"], group["example"]) for group in found["groups"]] == [(2, 21), (1, 24), (1, 30), (1, 31)]
 
 
 # -- show ------------------------------------------------------------------------------------------------------------
 
 
-def test_show_tells_everything_about_a_message_and_its_body_too(shown: Shown) -> None:
+def test_show_prints_all_facts_of_a_message_and_its_body(shown: Shown) -> None:
     found = shown.json("show 15 --json")
     assert list(found) == ["message", "queue", "attempts", "acts"]
     assert found["message"]["body"] == "It is attached."
@@ -263,33 +267,33 @@ def test_show_tells_everything_about_a_message_and_its_body_too(shown: Shown) ->
     assert screen.text.endswith("Next: retrycli retry 15\n")
 
 
-def test_show_has_times_in_json_as_the_lists_have_them(shown: Shown) -> None:
+def test_show_has_the_same_times_in_json_as_the_lists(shown: Shown) -> None:
     message = shown.json("show 1 --json")["message"]
     assert message["sent_at"] == "2026-01-02T03:04:05Z"
-    assert all(re.fullmatch(UTC_TIME, message[each]) for each in ("created_at", "updated_at"))
+    assert all(re.fullmatch(UTC_TIME, message[column]) for column in ("created_at", "updated_at"))
 
 
-def test_show_of_what_can_not_be_sent_names_what_comes_before_a_retry(shown: Shown) -> None:
+def test_show_names_the_step_before_a_retry_for_an_invalid_message(shown: Shown) -> None:
     assert shown.screens["show 14"].text.endswith(
         "Next: `retrycli edit 14`, or fix its row; then run `retrycli retry 14`\n"
     )
 
 
-def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown: Shown) -> None:
+def test_show_handles_every_status_and_missing_messages(shown: Shown) -> None:
     assert "status\tsent\n" in shown.piped["show 1"].stdout
     missing = shown.piped["show 99"]
     assert (missing.returncode, missing.stdout) == (4, "")
     assert re.fullmatch(r"retrycli: no message 99 in \S+; see `retrycli list-failed`\n", missing.stderr)
 
 
-def test_bodies_are_shown_by_show_alone(shown: Shown) -> None:
+def test_only_show_prints_bodies(shown: Shown) -> None:
     others = [done for command, done in shown.piped.items() if not command.startswith("show")]
-    assert not any("It is attached" in each.stdout + each.stderr for each in others)
+    assert not any("It is attached" in result.stdout + result.stderr for result in others)
 
 
 @pytest.mark.parametrize("arguments", ["list-failed", "--help"])
-def test_a_reader_that_has_enough_is_no_error_to_complain_of(queue: Cli, arguments: str) -> None:
-    """As with ``retrycli list-failed | head -0``: quiet, and the exit code that a shell gives to SIGPIPE."""
+def test_a_closed_pipe_ends_the_command_silently(queue: Cli, arguments: str) -> None:
+    """As with ``retrycli list-failed | head -0``: no output, and the exit code that a shell gives to SIGPIPE."""
     reader, writer = os.pipe()
     os.close(reader)
     process = queue.start(*arguments.split(), stdout=writer)
@@ -298,8 +302,8 @@ def test_a_reader_that_has_enough_is_no_error_to_complain_of(queue: Cli, argumen
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_piped_lists_have_their_columns_names_if_they_are_wanted(at_work: Cli, application: Application) -> None:
-    """A list of numbers says nothing without them."""
+def test_piped_lists_have_column_names_if_requested(at_work: Cli, application: Application) -> None:
+    """Numbers without column names are unreadable."""
     application.fill()
     application.add(9, body=None)
     at_work("run-once")

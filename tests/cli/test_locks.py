@@ -1,4 +1,4 @@
-"""The application holds locks while requests are out: no answer is lost, and what is free goes on."""
+"""The application holds locks during requests: no answer is lost, and unlocked messages continue."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MANY = range(1, 25)
 
 
 class Holder(Thread):
-    """The application: it holds a lock for a while."""
+    """The application holding a lock for a while."""
 
     def __init__(self, application: Application, statement: str) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class Holder(Thread):
         self._held = Event()
 
     def take(self) -> None:
-        """Take the lock; it is given back after a while."""
+        """Take the lock, and release it after a while."""
         self.start()
         assert self._held.wait(60)
 
     def run(self) -> None:
-        """Hold it."""
+        """Run until the end of the block."""
         with self._application.in_transaction(self._statement):
             self._held.set()
             time.sleep(HELD_SECONDS)
@@ -74,7 +74,7 @@ class Reader(Holder):
     """The application reads a file in one transaction. With a rollback journal nobody can commit meanwhile."""
 
     def run(self) -> None:
-        """Read."""
+        """Run until the end of the block."""
         with closing(sqlite3.connect(self._application.path, timeout=60, isolation_level=None)) as connection:
             connection.execute("BEGIN")
             connection.execute(self._statement).fetchone()
@@ -84,7 +84,7 @@ class Reader(Holder):
 
 
 def answer_slowly(story: Story) -> None:
-    """Have the API answer each message but the first after its own time, shorter than any request may take."""
+    """Make the API answer each message but the first after its own delay, shorter than the request timeout."""
     at_once = story.api.answer
 
     def slowly(method: str, path: str, key: str | None, body: bytes) -> Answer:
@@ -98,12 +98,12 @@ def answer_slowly(story: Story) -> None:
 
 
 def insert_many(story: Story) -> None:
-    for each in MANY:
-        story.insert(each, ticket_id=4700 + each, body=f"text {each}")
+    for message_id in MANY:
+        story.insert(message_id, ticket_id=4700 + message_id, body=f"text {message_id}")
 
 
 def write_tickets_too(application: Application) -> None:
-    """Have a trigger write a row of another table for each message that changes."""
+    """Create a trigger that writes a row of another table for each message that changes."""
     application.execute(
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "UPDATE ticket_states SET state = 'x' WHERE ticket_id = NEW.ticket_id; RETURN NEW; END $$"
@@ -126,20 +126,20 @@ def check_no_answer_is_lost(story: Story, holder: Holder) -> None:
     story.tick()
     holder.join()
     story.ticks(2)
-    assert sorted(story.api.bodies) == sorted(f"text {each}" for each in MANY)
-    assert {each: story.status(each) for each in MANY} == dict.fromkeys(MANY, "sent")
-    assert {each: story.outcomes(each) for each in MANY} == {each: ["delivered"] for each in MANY}
+    assert sorted(story.api.bodies) == sorted(f"text {message_id}" for message_id in MANY)
+    assert {message_id: story.status(message_id) for message_id in MANY} == dict.fromkeys(MANY, "sent")
+    assert {message_id: story.outcomes(message_id) for message_id in MANY} == {
+        message_id: ["delivered"] for message_id in MANY
+    }
 
 
 @on_postgresql
 @pytest.mark.long_except(
-    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take[postgresql-table]",
-    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take[postgresql-two rows]",
+    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_long[postgresql-table]",
+    "test_no_answer_is_lost_while_the_application_holds_a_lock_for_long[postgresql-two rows]",
 )
 @pytest.mark.parametrize("lock", LOCKS)
-def test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take(
-    begin: Begin, lock: str
-) -> None:
+def test_no_answer_is_lost_while_the_application_holds_a_lock_for_long(begin: Begin, lock: str) -> None:
     with begin() as story:
         insert_many(story)
         write_tickets_too(story.application)
@@ -149,14 +149,12 @@ def test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_
 
 @on_sqlite
 @pytest.mark.long_except(
-    "test_no_answer_is_lost_while_the_application_reads_or_writes_a_file[sqlite-True-delete]",
-    "test_no_answer_is_lost_while_the_application_reads_or_writes_a_file[sqlite-False-wal]",
+    "test_no_answer_is_lost_while_the_application_uses_the_file[sqlite-True-delete]",
+    "test_no_answer_is_lost_while_the_application_uses_the_file[sqlite-False-wal]",
 )
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 @pytest.mark.parametrize("reads", [True, False])
-def test_no_answer_is_lost_while_the_application_reads_or_writes_a_file(
-    begin: Begin, journal: str, *, reads: bool
-) -> None:
+def test_no_answer_is_lost_while_the_application_uses_the_file(begin: Begin, journal: str, *, reads: bool) -> None:
     with begin() as story:
         story.application.asked(f"PRAGMA journal_mode = {journal}")
         insert_many(story)
@@ -172,8 +170,8 @@ def test_no_answer_is_lost_while_the_application_reads_or_writes_a_file(
 
 @on_postgresql
 @pytest.mark.parametrize("lock", ["rows", "rows of a trigger"])
-def test_rows_that_are_held_keep_no_others_from_being_sent_and_written(begin: Begin, lock: str) -> None:
-    """Though they are the first ones."""
+def test_locked_rows_do_not_stop_other_rows(begin: Begin, lock: str) -> None:
+    """The locked rows are the first ones."""
     held, free = [1, 2, 3], [4, 5, 6, 7, 8, 9]
     tickets = "UPDATE ticket_states SET state = 'held' WHERE ticket_id IN (4701, 4702, 4703)"
     with begin() as story:
@@ -182,9 +180,11 @@ def test_rows_that_are_held_keep_no_others_from_being_sent_and_written(begin: Be
         story.be_impatient()
         with locked(story, held) if lock == "rows" else story.application.in_transaction(tickets):
             assert (story.tick().result, len(story.api.requests)) == ("completed", MESSAGES)
-            assert {story.status(each) for each in free} == {"sent"}
-            assert {story.status(each) for each in held} == {"failed"}
-            assert {each: story.outcomes(each) for each in ALL} == {each: ["delivered"] for each in ALL}
+            assert {story.status(message_id) for message_id in free} == {"sent"}
+            assert {story.status(message_id) for message_id in held} == {"failed"}
+            assert {message_id: story.outcomes(message_id) for message_id in ALL} == {
+                message_id: ["delivered"] for message_id in ALL
+            }
             assert story.tick().result == "completed"
         story.ticks(2)
         check_each_was_sent_once(story)
@@ -220,7 +220,7 @@ def test_a_deadlock_with_the_application_loses_no_answer(begin: Begin) -> None:
 
 
 @on_postgresql
-def test_a_row_that_is_deleted_and_inserted_in_one_transaction_is_not_taken_for_a_hidden_one(begin: Begin) -> None:
+def test_a_row_deleted_and_reinserted_in_one_transaction_is_not_reported_as_hidden(begin: Begin) -> None:
     with begin() as story:
         story.insert(body="a")
         story.be_impatient()
@@ -237,7 +237,7 @@ def test_a_row_that_is_deleted_and_inserted_in_one_transaction_is_not_taken_for_
 @on_postgresql
 @pytest.mark.parametrize("which", [IDS, BY_TYPE], ids=["by id", "by filter"])
 @pytest.mark.parametrize("lock", ["row", "row of a trigger"])
-def test_a_held_row_does_not_keep_others_from_being_requeued(begin: Begin, which: Sequence[str], lock: str) -> None:
+def test_a_locked_row_does_not_prevent_requeueing_others(begin: Begin, which: Sequence[str], lock: str) -> None:
     with begin() as story:
         insert_all(story)
         write_tickets_too(story.application)
@@ -250,13 +250,13 @@ def test_a_held_row_does_not_keep_others_from_being_requeued(begin: Begin, which
         named = which == IDS
         assert done.returncode == (4 if named else 0), done.stderr
         assert f"message {ONE} " in done.stderr or not named
-        assert {story.queued(each)["state"] for each in OTHERS} == {"waiting"}
+        assert {story.queued(message_id)["state"] for message_id in OTHERS} == {"waiting"}
         assert story.queued(ONE)["state"] == "escalated"
 
 
 @on_postgresql
 @pytest.mark.parametrize("act", [REJECT, ("mark-sent", "--yes")], ids=["reject", "mark-sent"])
-def test_a_row_of_which_a_trigger_is_held_is_named_and_nothing_is_done_to_it(begin: Begin, act: Sequence[str]) -> None:
+def test_a_row_whose_trigger_is_blocked_is_named_and_left_alone(begin: Begin, act: Sequence[str]) -> None:
     with begin() as story:
         insert_all(story)
         write_tickets_too(story.application)
@@ -265,7 +265,7 @@ def test_a_row_of_which_a_trigger_is_held_is_named_and_nothing_is_done_to_it(beg
             done = command(*act, *IDS)
         assert done.returncode == 4, done.stderr
         assert f"message {ONE} " in done.stderr
-        assert {story.status(each) for each in OTHERS} == {"rejected" if act == REJECT else "sent"}
+        assert {story.status(message_id) for message_id in OTHERS} == {"rejected" if act == REJECT else "sent"}
         story.tick()
         assert (story.status(ONE), story.api.bodies) == ("sent", [f"text {ONE}"])
 
@@ -280,7 +280,7 @@ CODES = (
 
 
 def refuse_with(application: Application, code: str) -> None:
-    """Have a trigger refuse every change of one row with a code of its own."""
+    """Create a trigger that refuses every change of one row with its own error code."""
     application.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"RAISE EXCEPTION 'closed' USING ERRCODE = '{code}'; END $$"
@@ -293,7 +293,7 @@ def refuse_with(application: Application, code: str) -> None:
 
 @on_postgresql
 @pytest.mark.parametrize("code", [CODES[0], *(pytest.param(each, marks=pytest.mark.long) for each in CODES[1:])])
-def test_a_row_that_refuses_with_any_code_is_escalated_alone(begin: Begin, code: str) -> None:
+def test_a_row_that_raises_any_error_code_is_escalated_alone(begin: Begin, code: str) -> None:
     with begin() as story:
         insert_all(story)
         refuse_with(story.application, code)
@@ -301,8 +301,8 @@ def test_a_row_that_refuses_with_any_code_is_escalated_alone(begin: Begin, code:
 
 
 @on_postgresql
-def test_a_row_of_which_a_trigger_fails_by_itself_is_escalated_alone(begin: Begin) -> None:
-    """It raises nothing: what it refers to is not there."""
+def test_a_row_whose_trigger_fails_is_escalated_alone(begin: Begin) -> None:
+    """The trigger raises nothing itself: it refers to something that does not exist."""
     with begin() as story:
         insert_all(story)
         story.application.execute(
@@ -317,7 +317,7 @@ def test_a_row_of_which_a_trigger_fails_by_itself_is_escalated_alone(begin: Begi
 
 
 def roll_back(application: Application, which: str = f"= {ONE}") -> None:
-    """Have a trigger roll back every transaction that changes some rows."""
+    """Create a trigger that rolls back every transaction that changes some rows."""
     application.execute(
         f"CREATE TRIGGER rolls_back BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
         "BEGIN SELECT RAISE(ROLLBACK, 'closed'); END"
@@ -347,33 +347,33 @@ def test_a_row_with_a_constraint_that_rolls_back_is_escalated_alone(begin: Begin
 
 
 @on_sqlite
-def test_many_rows_that_roll_back_their_transactions_are_escalated_and_no_others(begin: Begin) -> None:
+def test_only_rows_that_roll_back_their_transactions_are_escalated(begin: Begin) -> None:
     with begin() as story:
         insert_many(story)
         roll_back(story.application, "% 3 = 0")
         story.ticks(3)
-        assert sorted(story.api.bodies) == sorted(f"text {each}" for each in MANY)
-        for each in MANY:
-            if each % 3:
-                assert (story.status(each), story.outcomes(each)) == ("sent", ["delivered"])
+        assert sorted(story.api.bodies) == sorted(f"text {message_id}" for message_id in MANY)
+        for message_id in MANY:
+            if message_id % 3:
+                assert (story.status(message_id), story.outcomes(message_id)) == ("sent", ["delivered"])
             else:
-                story.check_escalated("invalid", each)
+                story.check_escalated("invalid", message_id)
 
 
 @on_sqlite
-def test_a_message_that_can_not_be_sent_and_rolls_back_keeps_no_other_from_being_sent(begin: Begin) -> None:
+def test_an_invalid_message_that_rolls_back_stops_no_other(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
         story.application.execute(f"UPDATE pending_messages SET body = NULL WHERE id = {ONE}")
         roll_back(story.application)
         story.ticks(3)
-        assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
+        assert sorted(story.api.bodies) == [f"text {message_id}" for message_id in OTHERS]
         story.check_escalated("invalid", ONE)
 
 
 @on_sqlite
 @pytest.mark.parametrize("which", [IDS, BY_TYPE], ids=["by id", "by filter"])
-def test_a_row_that_rolls_back_keeps_no_others_from_an_operator(begin: Begin, which: tuple[str, ...]) -> None:
+def test_a_row_that_rolls_back_does_not_stop_operator_actions_on_others(begin: Begin, which: tuple[str, ...]) -> None:
     with begin() as story:
         roll_back(story.application)
         check_rejected_but_one(story, *which)
@@ -382,7 +382,7 @@ def test_a_row_that_rolls_back_keeps_no_others_from_an_operator(begin: Begin, wh
 
 
 @on_sqlite
-def test_a_row_that_rolls_back_and_was_being_sent_when_its_pass_died_keeps_no_later_pass_from_its_work(
+def test_a_row_that_rolls_back_and_whose_pass_died_does_not_stop_later_passes(
     cli: Cli, application: Application
 ) -> None:
     check_a_later_pass_sends_others(cli, application, lambda here, closed: roll_back(here, f"= {closed}"))

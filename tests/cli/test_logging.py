@@ -1,4 +1,4 @@
-"""What goes to stderr: the log in the operators' words or as JSON, tracebacks when asked for, and never a secret."""
+"""Output on stderr: the log in the operators' words or as JSON, tracebacks on request, and never a secret."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 API = "http://127.0.0.1:9"
 
 
-def test_the_log_has_the_lines_that_operators_search_for(at_work: Cli, application: Application) -> None:
+def test_the_log_has_the_documented_lines(at_work: Cli, application: Application) -> None:
     application.fill()
     done = at_work("--log-level", "info", "run-once")
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO ", each) for each in lines)
-    assert [each.partition(" INFO ")[2] for each in lines[:2]] == [
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO ", line) for line in lines)
+    assert [line.partition(" INFO ")[2] for line in lines[:2]] == [
         "Message retry pass started",
         "Found 3 failed messages to retry",
     ]
-    assert [f"Message {each} sent successfully on retry" in done.stderr for each in (5, 6, 7, 8)] == [True] * 3 + [
-        False
-    ]
+    assert [f"Message {message_id} sent successfully on retry" in done.stderr for message_id in (5, 6, 7, 8)] == [
+        True
+    ] * 3 + [False]
 
 
-def test_as_json_the_log_is_one_object_a_line_with_the_events_own_fields(cli: Cli, application: Application) -> None:
+def test_the_json_log_has_one_object_per_line_with_the_events_fields(cli: Cli, application: Application) -> None:
     application.add_due(3)
     with Scripted(TAKES, REJECTS, BUSY) as api:
         env = application.variables(api.url) | {"RETRYCLI_LOGGING__FORMAT": "json", "RETRYCLI_LOGGING__LEVEL": "INFO"}
         done = cli("run-once", env=env)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert all(list(each)[:3] == ["time", "level", "event"] and list(each)[-1] == "message" for each in lines)
-    by_event = {each["event"]: each for each in lines}
+    assert all(list(entry)[:3] == ["time", "level", "event"] and list(entry)[-1] == "message" for entry in lines)
+    by_event = {entry["event"]: entry for entry in lines}
     assert by_event["PassStarted"]["due"] == 3
     assert by_event["MessageDelivered"]["message_id"] == 101
     assert by_event["MessageRescheduled"]["status_code"] == 503
     assert re.fullmatch(r"[-0-9]{10}T[0-9:]{8}Z", by_event["MessageRescheduled"]["next_attempt_at"])
-    assert {each["reason"] for each in lines if each["event"] == "MessageEscalated"} == {"permanent"}
+    assert {entry["reason"] for entry in lines if entry["event"] == "MessageEscalated"} == {"permanent"}
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -59,8 +59,8 @@ METRIC = "METRIC: message_escalated "
 
 
 def escalate_at_the_next_pass(application: Application, messages: int, causes: int) -> None:
-    """Have messages whose retries are used up, for so many different errors."""
-    errors = [f"HTTP 503: {LETTERS[each // 26]}{LETTERS[each % 26]}" for each in range(causes)]
+    """Add messages whose retries are used up, with this number of different errors."""
+    errors = [f"HTTP 503: {LETTERS[cause // 26]}{LETTERS[cause % 26]}" for cause in range(causes)]
     application.add_due(messages)
     for number, error in enumerate(errors):
         change = "UPDATE pending_messages SET retry_count = 10, last_error = ? WHERE id % ? = ?"
@@ -68,11 +68,11 @@ def escalate_at_the_next_pass(application: Application, messages: int, causes: i
 
 
 def counted(stderr: str) -> list[int]:
-    """The counts of messages in the lines that count those of a cause."""
-    return [int(each.replace(",", "")) for each in re.findall(r"WARNING ([\d,]+) messages with", stderr)]
+    """Return the message counts from the lines that summarise a cause."""
+    return [int(match.replace(",", "")) for match in re.findall(r"WARNING ([\d,]+) messages with", stderr)]
 
 
-def test_cron_mails_three_messages_of_a_cause_and_how_many_there_are(
+def test_cron_mails_three_messages_per_cause_and_their_count(
     at_work: Cli, application: Application, tmp_path: Path
 ) -> None:
     escalate_at_the_next_pass(application, 400, causes=1)
@@ -88,10 +88,10 @@ def test_cron_mails_three_messages_of_a_cause_and_how_many_there_are(
     assert file.read_text().count(METRIC) == 400
 
 
-def test_the_line_that_counts_the_messages_of_a_cause_has_the_status_and_not_the_answers_words(
+def test_the_count_line_of_a_cause_has_the_status_and_not_the_answers_text(
     cli: Cli, application: Application, tmp_path: Path
 ) -> None:
-    """They might be about a customer."""
+    """The text might be about a customer."""
     application.add_due(6)
     file = tmp_path / "retrycli.log"
     with Scripted((422, {"messages": ["no such user Anna"]})) as api:
@@ -100,9 +100,7 @@ def test_the_line_that_counts_the_messages_of_a_cause_has_the_status_and_not_the
     assert "Anna" not in done.stderr + file.read_text()
 
 
-def test_it_names_what_is_wrong_with_rows_and_no_words_of_the_application(
-    at_work: Cli, application: Application
-) -> None:
+def test_names_errors_in_rows_without_the_applications_texts(at_work: Cli, application: Application) -> None:
     application.add_due(10)
     application.execute("UPDATE pending_messages SET message_type = 'fax' WHERE id <= 105")
     application.execute("UPDATE pending_messages SET retry_count = 10, last_error = 'a customer''s' WHERE id > 105")
@@ -112,7 +110,7 @@ def test_it_names_what_is_wrong_with_rows_and_no_words_of_the_application(
     assert "a customer's" not in said
 
 
-def test_cron_mails_at_most_130_lines_and_the_count_of_each_cause(
+def test_cron_mails_at_most_130_lines_and_a_count_per_cause(
     at_work: Cli, application: Application, tmp_path: Path
 ) -> None:
     escalate_at_the_next_pass(application, 1200, causes=30)
@@ -123,7 +121,7 @@ def test_cron_mails_at_most_130_lines_and_the_count_of_each_cause(
     assert file.read_text().count(METRIC) == 1200
 
 
-def test_of_very_many_causes_the_rest_is_counted_together(at_work: Cli, application: Application) -> None:
+def test_many_causes_are_summarised_together(at_work: Cli, application: Application) -> None:
     escalate_at_the_next_pass(application, 400, causes=100)
     done = at_work("run-once")
     assert len(done.stderr.splitlines()) <= 130
@@ -135,7 +133,7 @@ def test_a_terminal_shows_each_escalation(at_work: Cli, application: Application
     assert at_work.on_terminal("run-once").text.count(METRIC) == 20
 
 
-def test_the_log_file_has_every_line_of_every_pass(at_work: Cli, application: Application, tmp_path: Path) -> None:
+def test_the_log_file_has_every_line_of_each_pass(at_work: Cli, application: Application, tmp_path: Path) -> None:
     file = tmp_path / "retrycli.log"
     logging = at_work.having({"RETRYCLI_LOGGING__FILE": str(file)})
     assert logging("status").returncode == 0
@@ -144,12 +142,12 @@ def test_the_log_file_has_every_line_of_every_pass(at_work: Cli, application: Ap
     first, second = logging("run-once"), logging("run-once")
     assert (first.stderr, second.stderr) == ("", "")
     lines = file.read_text().splitlines()
-    assert sum("Message retry pass started" in each for each in lines) == 2
-    assert sum("sent successfully" in each for each in lines) == 3
+    assert sum("Message retry pass started" in line for line in lines) == 2
+    assert sum("sent successfully" in line for line in lines) == 3
     assert stat.S_IMODE(file.stat().st_mode) & 0o137 == 0, "what is logged is not for everybody"
 
 
-def test_a_log_file_that_root_begins_is_its_folders_owners(
+def test_a_log_file_created_by_root_belongs_to_its_directorys_owner(
     at_work: Cli, application: Application, tmp_path: Path
 ) -> None:
     need_root()
@@ -162,10 +160,10 @@ def test_a_log_file_that_root_begins_is_its_folders_owners(
     assert (found.st_uid, found.st_gid) == (OURS, OURS)
 
 
-def test_a_file_that_another_user_may_have_linked_as_the_log_is_not_written(
+def test_refuses_a_log_file_that_another_user_may_have_linked(
     at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """A pass of root's would append to any file of root's. In a folder of one's own a second name is one's own."""
+    """A pass as root would append to any file of root's. In the user's own folder a hard link is the user's own."""
     folder, target = tmp_path / "logs", tmp_path / "target"
     folder.mkdir()
     target.touch()
@@ -181,7 +179,7 @@ def test_a_file_that_another_user_may_have_linked_as_the_log_is_not_written(
 
 
 @pytest.mark.parametrize("made", ["folder", "link", "fifo", "missing folder"])
-def test_a_log_file_that_can_not_be_written_is_a_warning_and_the_messages_are_sent(
+def test_an_unwritable_log_file_is_a_warning_and_messages_are_sent(
     at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path, made: str
 ) -> None:
     file, target = tmp_path / "retrycli.log", tmp_path / "target"
@@ -205,7 +203,7 @@ def test_a_log_file_that_can_not_be_written_is_a_warning_and_the_messages_are_se
     assert "The log file was written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
 
 
-def test_cron_mails_that_no_pass_was_recorded_for_a_while(at_work: Cli, application: Application) -> None:
+def test_cron_mails_a_gap_between_passes(at_work: Cli, application: Application) -> None:
     by_cron = ("run-once", "--started-by", "cron")
     assert at_work(*by_cron).stderr == ""
     application.execute("UPDATE retrycli_passes SET started_at = '2025-01-01', heartbeat_at = '2025-01-01'")
@@ -213,9 +211,7 @@ def test_cron_mails_that_no_pass_was_recorded_for_a_while(at_work: Cli, applicat
     assert at_work(*by_cron).stderr == ""
 
 
-def test_the_log_file_has_the_error_of_a_pass_that_could_not_begin_as_cron_is_mailed_it(
-    at_work: Cli, tmp_path: Path
-) -> None:
+def test_the_log_file_has_the_error_of_a_pass_that_could_not_begin(at_work: Cli, tmp_path: Path) -> None:
     file = tmp_path / "retrycli.log"
     missing = {"RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/none/x.db", "RETRYCLI_LOGGING__FILE": str(file)}
     done = at_work("run-once", env=missing)
@@ -233,26 +229,24 @@ def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None
     assert debug.stderr.endswith(plain.stderr)
 
 
-def test_a_fault_of_retryclis_own_is_one_line_that_quotes_nothing(cli: Cli, application: Application) -> None:
-    """Here somebody has written into retrycli's own tables."""
+def test_an_internal_error_is_one_line_without_quotations(cli: Cli, application: Application) -> None:
+    """Here somebody has written to retrycli's own tables."""
     application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
     done = cli("status", env=application.variables(API))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == ("retrycli: internal error: ValueError. Run it again with --debug before the command\n")
 
 
-def test_a_pass_whose_outputs_are_closed_delivers_all_the_same(
-    cli: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    """As crontabs do it that want no mail."""
+def test_a_pass_with_closed_outputs_still_delivers(cli: Cli, application: Application, sandbox: Sandbox) -> None:
+    """Crontabs close them to avoid mail."""
     application.add(101)
     closed = cli.under("/bin/sh", "-c", 'exec "$@" >&- 2>&-', "sh").having(application.variables(sandbox.url))
     assert closed("run-once").returncode == 0
     assert len(sandbox.received) == 1
 
 
-def test_output_that_can_not_be_written_is_no_fault_of_retryclis_own(cli: Cli, application: Application) -> None:
-    """Whether it is more than is written at once or less."""
+def test_unwritable_output_is_not_an_internal_error(cli: Cli, application: Application) -> None:
+    """This holds for output larger or smaller than one write."""
     application.add_due(100)
     env = application.variables(API)
     full = cli.under("/bin/sh", "-c", 'exec "$@" >/dev/full', "sh").having(env)
@@ -262,24 +256,22 @@ def test_output_that_can_not_be_written_is_no_fault_of_retryclis_own(cli: Cli, a
 
 
 @pytest.mark.long_except(
-    "test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is[/dev/full---config no.toml status-78]",
-    "test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is[/dev/full-deliver-2]",
-    "test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is[&---config no.toml status-78]",
+    "test_unreportable_errors_do_not_change_the_exit_code[/dev/full---config no.toml status-78]",
+    "test_unreportable_errors_do_not_change_the_exit_code[/dev/full-deliver-2]",
+    "test_unreportable_errors_do_not_change_the_exit_code[&---config no.toml status-78]",
 )
 @pytest.mark.parametrize(("arguments", "code"), [("--config no.toml status", 78), ("deliver", 2), ("version", 0)])
 @pytest.mark.parametrize("stderr", ["/dev/full", "&-"])
-def test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is(
-    cli: Cli, arguments: str, code: int, stderr: str
-) -> None:
+def test_unreportable_errors_do_not_change_the_exit_code(cli: Cli, arguments: str, code: int, stderr: str) -> None:
     assert cli.under("/bin/sh", "-c", f'exec "$@" 2>{stderr}', "sh")(*arguments.split()).returncode == code
 
 
-@pytest.mark.long_except("test_what_is_written_to_a_closed_stream_goes_nowhere_else[<&- >&- 2>&-]")
+@pytest.mark.long_except("test_writes_to_a_closed_stream_are_discarded[<&- >&- 2>&-]")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_what_is_written_to_a_closed_stream_goes_nowhere_else(
+def test_writes_to_a_closed_stream_are_discarded(
     cli: Cli, application: Application, sandbox: Sandbox, closed: str
 ) -> None:
-    """Not into what is opened next, which would get the number of the stream that is not there."""
+    """The next opened file would get the number of the missing stream."""
     application.add(101)
     into = cli.under("/bin/sh", "-c", f'exec "$@" {closed}', "sh").having(application.variables(sandbox.url))
     assert into("version").returncode == 0
@@ -290,7 +282,7 @@ def test_what_is_written_to_a_closed_stream_goes_nowhere_else(
 
 
 @pytest.mark.parametrize("arguments", ["version", "db prune --older-than 90d", "edit 101 --body-file - --yes"])
-def test_a_stdin_that_is_closed_is_an_empty_one(cli: Cli, application: Application, arguments: str) -> None:
+def test_a_closed_stdin_reads_as_empty(cli: Cli, application: Application, arguments: str) -> None:
     application.add(101)
     env = application.variables(API)
     closed = cli.under("/bin/sh", "-c", 'exec "$@" <&-', "sh").having(env)(*arguments.split())
@@ -307,7 +299,7 @@ LOOKING = ("status", "list-failed", "show 101", "passes", "config show --json", 
 
 
 def echo(status: int, *secrets: str) -> Answer:
-    """An API that sends back what it was sent."""
+    """Return an API that echoes each request."""
     return status, {"messages": [f"you sent {' and '.join(secrets)}"]}
 
 
@@ -323,10 +315,10 @@ def echo(status: int, *secrets: str) -> Answer:
     ],
     ids=["bearer", "login", "basic"],
 )
-def test_a_secret_is_neither_logged_nor_kept_though_the_other_side_sends_it_back(
+def test_a_secret_echoed_by_the_server_is_neither_logged_nor_stored(
     cli: Cli, application: Application, auth: dict[str, str], answers: list[Answer]
 ) -> None:
-    """With tracebacks and all that can be logged."""
+    """Tracebacks and the most verbose logging are enabled."""
     application.add(101)
     (cli.cwd / "password").write_text(f"{PASSWORD}\n")
     password = {} if auth is BEARER else {"RETRYCLI_GATEWAY__PASSWORD_FILE": "password"}
@@ -335,17 +327,17 @@ def test_a_secret_is_neither_logged_nor_kept_though_the_other_side_sends_it_back
         done = talkative("--debug", "--log-level", "debug", "run-once", "--json")
     shown = done.stdout + done.stderr + "\n".join(application.dump())
     assert "you sent" in shown
-    assert not any(each in shown for each in (TOKEN, PASSWORD, BASIC))
+    assert not any(secret in shown for secret in (TOKEN, PASSWORD, BASIC))
 
 
-def test_a_secret_is_shown_by_no_command(cli: Cli, application: Application) -> None:
+def test_no_command_shows_a_secret(cli: Cli, application: Application) -> None:
     application.add(101)
     with Scripted(echo(422, TOKEN)) as api:
         known = cli.having(application.variables(api.url) | BEARER)
         assert known("run-once").returncode == 0
     done = known.show_all(piped=LOOKING).piped.values()
-    assert [each.returncode for each in done] == [0] * len(LOOKING)
-    assert not any(TOKEN in each.stdout + each.stderr for each in done)
+    assert [result.returncode for result in done] == [0] * len(LOOKING)
+    assert not any(TOKEN in result.stdout + result.stderr for result in done)
 
 
 def test_an_error_about_a_setting_does_not_quote_the_secret_in_it(cli: Cli, application: Application) -> None:

@@ -36,7 +36,7 @@ LONG_AGO = "2026-01-02 04:00:00.000000"
 
 
 def asking(url: str) -> Mapping[str, str]:
-    """Settings for a Redmine."""
+    """Return settings for a Redmine."""
     return {
         "TICKETING_API_BASE_URL": url,
         "RETRYCLI_GATEWAY__PRESET": "redmine",
@@ -54,26 +54,26 @@ class Desk:
 
     @property
     def key(self) -> str:
-        """The key under which the message was sent."""
+        """Return the key of the message's attempts."""
         return str(self.story.queued()["delivery_key"])
 
     def arrive(self) -> None:
-        """Have the lost request arrive in Redmine."""
+        """Make the lost request arrive in Redmine."""
         self.fake.arrived.append(Arrived(1, str(TICKET), f"a\n\nRef. {self.key}"))
 
     def look_up(self, *args: str, code: int = 0) -> list[tuple[object, object]]:
-        """Look up messages: the id and the result of each."""
+        """Look up messages; return the id and the result of each."""
         told = self.command.json("look-up", *(args or ("1",)), "--by", "anna", code=code)
-        return [(each["id"], each["result"]) for each in told["results"]]
+        return [(result["id"], result["result"]) for result in told["results"]]
 
     def acts(self) -> list[tuple[object, ...]]:
-        """The history of what operators did."""
+        """Return the recorded actions of operators."""
         rows = self.story.application.rows("retrycli_acts").values()
-        return [(each["message_id"], each["by"], each["act"], each["detail"]) for each in rows]
+        return [(row["message_id"], row["by"], row["act"], row["detail"]) for row in rows]
 
     def check_sent_nothing(self) -> None:
-        """Check that only questions were asked."""
-        assert {each.method for each in self.fake.asked} <= {"GET"}
+        """Check that Redmine received only queries."""
+        assert {request.method for request in self.fake.asked} <= {"GET"}
 
     def check_as_before(self, before: Mapping[str, object], row: Mapping[str, object]) -> None:
         """Check that neither the queue nor the application's row changed, and that there was no attempt."""
@@ -85,7 +85,7 @@ class Desk:
 
 @contextmanager
 def lost(begin: Begin, fake: Fake, **columns: object) -> Iterator[Desk]:
-    """A message that was sent three times without an answer, long ago."""
+    """Provide a message that was sent three times without an answer, long ago."""
     with begin(LOST) as story, fake:
         story.insert(**columns)
         story.ticks(3)
@@ -94,7 +94,7 @@ def lost(begin: Begin, fake: Fake, **columns: object) -> Iterator[Desk]:
         yield Desk(story, fake)
 
 
-def test_a_message_that_has_arrived_is_recorded_as_delivered(begin: Begin) -> None:
+def test_a_message_found_in_the_system_is_recorded_as_delivered(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         desk.arrive()
         key = desk.key
@@ -111,7 +111,7 @@ def test_a_message_that_has_arrived_is_recorded_as_delivered(begin: Begin) -> No
         desk.check_sent_nothing()
 
 
-def test_a_message_that_was_found_is_not_sent_when_its_row_fails_again(begin: Begin) -> None:
+def test_a_found_message_is_not_sent_when_its_row_fails_again(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         desk.arrive()
         desk.look_up()
@@ -125,7 +125,7 @@ def test_a_message_that_was_found_is_not_sent_when_its_row_fails_again(begin: Be
         assert "retrycli mark-sent 1" in done.stderr
 
 
-def test_a_message_that_is_absent_stays_as_it_is(begin: Begin) -> None:
+def test_a_message_not_found_stays_unchanged(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         before, row = desk.story.queued(), desk.story.application.row(1)
         assert desk.look_up() == [(1, "absent")]
@@ -136,8 +136,8 @@ def test_a_message_that_is_absent_stays_as_it_is(begin: Begin) -> None:
         assert "Next: retrycli retry 1" in screen.words
 
 
-def test_a_message_that_does_not_show_yet_is_not_called_absent(begin: Begin) -> None:
-    """The system takes a while to list what it has stored."""
+def test_a_message_that_may_still_appear_is_not_reported_as_absent(begin: Begin) -> None:
+    """The system takes a while to list new entries."""
     with begin(LOST) as story, Redmine() as fake:
         story.insert()
         story.ticks(1)
@@ -156,29 +156,29 @@ def test_a_message_that_does_not_show_yet_is_not_called_absent(begin: Begin) -> 
     ],
     ids=["401", "500", "incomplete", "not JSON"],
 )
-def test_an_answer_that_proves_nothing_changes_nothing(begin: Begin, fake: Refusing, said: str) -> None:
+def test_an_inconclusive_answer_changes_nothing(begin: Begin, fake: Refusing, said: str) -> None:
     again = Refusing(200, b"")
     again._answered = fake._answered  # a server can be entered once, and each database needs one
     with lost(begin, again) as desk:
         before, row = desk.story.queued(), desk.story.application.row(1)
         told = desk.command.json("look-up", "1", code=3)["results"]
-        assert [(each["id"], each["result"]) for each in told] == [(1, "unknown")]
+        assert [(entry["id"], entry["result"]) for entry in told] == [(1, "unknown")]
         assert said in told[0]["error"]
         desk.check_as_before(before, row)
 
 
-def test_an_error_has_neither_our_secrets_nor_a_customer_s_words_in_it(begin: Begin) -> None:
+def test_an_error_contains_no_secrets_and_no_customer_texts(begin: Begin) -> None:
     subject = "Re: Invoice of the second of March"
     with lost(begin, Refusing(401, {"errors": [f"our-redmine-key is wrong for {subject}"]}), subject=subject) as desk:
         done = desk.command("look-up", "1")
         assert done.returncode == 3
         assert "401" in done.stdout
         [act] = desk.acts()
-        assert not [each for each in ("our-redmine-key", subject) if each in f"{done.stdout} {done.stderr} {act}"]
+        assert not [secret for secret in ("our-redmine-key", subject) if secret in f"{done.stdout} {done.stderr} {act}"]
 
 
 @pytest.mark.parametrize("place", [closed_port, mute_port], ids=["closed", "mute"])
-def test_a_system_that_does_not_answer_changes_nothing(
+def test_a_system_without_an_answer_changes_nothing(
     begin: Begin, place: Callable[[], AbstractContextManager[int]]
 ) -> None:
     with lost(begin, Redmine()) as desk, place() as port:
@@ -201,7 +201,7 @@ def check_not_possible(done: Finished) -> None:
     assert "retrycli mark-sent 5" in said
 
 
-def test_a_gateway_without_a_look_up_is_named_and_the_manual_way(at_work: Cli, application: Application) -> None:
+def test_a_gateway_without_a_look_up_is_reported_with_the_manual_way(at_work: Cli, application: Application) -> None:
     application.add(5)
     check_not_possible(at_work("look-up", "5"))
     assert application.state(5) == "waiting"
@@ -216,7 +216,7 @@ def test_a_gateway_without_a_look_up_is_named_and_the_manual_way(at_work: Cli, a
 
 
 class Slow(Redmine):
-    """A Redmine that answers when it is told to."""
+    """A Redmine that answers when a test tells it to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,8 +228,8 @@ class Slow(Redmine):
         return super().answer(asked)
 
 
-def test_no_pass_sends_a_message_while_it_is_looked_up(cli: Cli, application: Application) -> None:
-    """Nor is it looked up while it is being looked up."""
+def test_no_pass_sends_a_message_during_its_look_up(cli: Cli, application: Application) -> None:
+    """A second look-up is refused too."""
     application.add(5)
     with Slow() as fake:
         variables = {**application.variables(fake.url), **asking(fake.url)}
@@ -242,14 +242,14 @@ def test_no_pass_sends_a_message_while_it_is_looked_up(cli: Cli, application: Ap
         assert end(process).returncode == 0
         assert second.returncode == 4
         assert "message 5 is being sent now" in second.stderr
-        assert {each.method for each in fake.asked} == {"GET"}
+        assert {request.method for request in fake.asked} == {"GET"}
         assert application.state(5) == "waiting"
         assert at_work.json("run-once")["sent"] == 1
 
 
 @pytest.mark.databases("postgresql")
-def test_an_arrival_is_kept_while_the_application_holds_the_row(begin: Begin) -> None:
-    """The row is written as soon as it is free."""
+def test_an_arrival_is_kept_while_the_application_locks_the_row(begin: Begin) -> None:
+    """The row is written as soon as it is unlocked."""
     with lost(begin, Slow()) as desk:
         desk.arrive()
         process = desk.command.having({"RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "60"}).start("look-up", "1")
@@ -264,34 +264,34 @@ def test_an_arrival_is_kept_while_the_application_holds_the_row(begin: Begin) ->
         assert desk.story.outcomes() == [*["unknown"] * 3, "delivered"]
 
 
-def test_messages_that_can_not_be_looked_up_are_named_and_the_others_are(cli: Cli, application: Application) -> None:
-    """One that is sent, one that does not exist, one whose row can't be sent, and one that waits."""
+def test_reports_messages_that_cannot_be_looked_up_and_looks_up_the_others(cli: Cli, application: Application) -> None:
+    """The four are sent, missing, invalid, and waiting."""
     application.fill()
     application.add(9, body=None)
     with Redmine() as fake:
         at_work = cli.having({**application.variables(fake.url), **asking(fake.url)})
         done = at_work("look-up", "1", "404", "9", "7")
         assert done.returncode == 4
-        one, none, bad = (each for each in done.stderr.splitlines() if each.startswith("retrycli: "))
+        one, none, bad = (line for line in done.stderr.splitlines() if line.startswith("retrycli: "))
         assert "message 1 is sent, not failed: there is nothing to look up" in one
         assert "no message 404" in none
         assert "message 9 can't be sent: body is missing" in bad
         assert done.stdout.splitlines()[0].startswith("7\tabsent")
 
 
-def test_a_row_that_takes_no_change_is_escalated_and_said_to_have_arrived(begin: Begin) -> None:
+def test_a_row_that_refuses_changes_is_escalated_and_reported_as_arrived(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         desk.arrive()
         desk.story.insert(2)  # a table that takes no change at all is refused before anything is asked
         desk.story.tick()
         refuse(desk.story.application, 1)
         told = desk.command.json("look-up", "1")["results"]
-        assert [(each["result"], "could not be marked" in each["error"]) for each in told] == [("arrived", True)]
+        assert [(result["result"], "could not be marked" in result["error"]) for result in told] == [("arrived", True)]
         desk.story.check_escalated("invalid")
         assert desk.story.outcomes() == [*["unknown"] * 3, "delivered"]
 
 
-def test_it_is_public_python(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_public_in_python(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     application.add(5)
     with Redmine() as fake:
         for name, value in {**application.variables(fake.url), **asking(fake.url)}.items():
@@ -305,7 +305,7 @@ def test_it_is_public_python(application: Application, monkeypatch: pytest.Monke
             retrycli.look_up(settings, 5, runtime=stopping)
 
 
-def test_it_takes_ids_and_no_filter(at_work: Cli) -> None:
+def test_accepts_ids_and_no_filters(at_work: Cli) -> None:
     done = at_work("look-up")
     assert done.returncode == 2
     assert "give the ids of the messages" in " ".join(done.stderr.split())

@@ -1,4 +1,4 @@
-"""The manual as `retrycli manual` shows it: without settings, without a database, wherever it is run."""
+"""The manual as `retrycli manual` shows it: without settings, without a database, in any folder."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def page(topic: str) -> str:
 
 @pytest.fixture
 def shown(cli: Cli) -> Cli:
-    """The command whose pager is `cat`, so that a test sees the whole page."""
+    """Provide the command with `cat` as its pager, so that a test sees the whole page."""
     return cli.having(PAGER)
 
 
-def test_each_page_is_a_topic_and_each_topic_a_page() -> None:
+def test_each_page_is_a_topic() -> None:
     assert sorted(TOPICS) == sorted(path.stem for path in PAGES.iterdir())
     assert len(set(TOPICS)) == len(TOPICS)
 
 
-def test_without_a_topic_it_lists_every_page_with_its_first_sentence(cli: Cli) -> None:
+def test_lists_each_page_with_its_first_sentence(cli: Cli) -> None:
     done = cli("manual")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
@@ -41,7 +41,7 @@ def test_without_a_topic_it_lists_every_page_with_its_first_sentence(cli: Cli) -
         assert " ".join(page(topic).replace("`", "").split()).find(sentence) > 0, topic
 
 
-def test_the_list_has_one_line_a_page_on_a_terminal_of_80_columns_and_ends_with_the_next_command(cli: Cli) -> None:
+def test_the_list_has_one_line_per_page_in_80_columns_and_ends_with_the_next_command(cli: Cli) -> None:
     screen = cli.on_terminal("manual")
     assert screen.returncode == 0
     *lines, last = screen.text.splitlines()
@@ -50,7 +50,7 @@ def test_the_list_has_one_line_a_page_on_a_terminal_of_80_columns_and_ends_with_
     assert last == "Next: retrycli manual getting-started"
 
 
-def test_a_piped_page_is_the_markdown_of_its_file(cli: Cli) -> None:
+def test_a_piped_page_is_its_markdown_file(cli: Cli) -> None:
     done = {topic: cli("manual", topic) for topic in TOPICS}
     said = {topic: (it.returncode, it.stdout, it.stderr) for topic, it in done.items()}
     assert [topic for topic in TOPICS if said[topic] != (0, page(topic), "")] == []
@@ -69,12 +69,12 @@ def test_a_page_on_a_terminal_of_80_columns_is_rendered_and_fits(shown: Cli, top
     assert screen.text.count("…") == page(topic).count("…"), "no cell of a table is cut"
 
 
-def test_a_link_to_another_page_is_shown_as_the_command_that_shows_it(shown: Cli) -> None:
+def test_a_link_to_another_page_is_shown_as_a_command(shown: Cli) -> None:
     assert "(settings.md)" in page("getting-started")
     assert "retrycli manual settings" in shown.on_terminal("manual", "getting-started").words
 
 
-def test_the_pager_is_the_one_that_the_environment_names(cli: Cli) -> None:
+def test_uses_the_pager_from_the_environment(cli: Cli) -> None:
     screen = cli.having({"PAGER": "sed 's/^/> /'"}).on_terminal("manual", "getting-started")
     assert {line[:2] for line in screen.text.splitlines()} == {"> "}
 
@@ -89,7 +89,7 @@ def test_the_pager_is_the_one_that_the_environment_names(cli: Cli) -> None:
         ("../manual/settings", "'../manual/settings' is not a topic; "),
     ],
 )
-def test_an_unknown_topic_is_wrong_usage_and_names_close_ones_in_one_line(cli: Cli, topic: str, hint: str) -> None:
+def test_an_unknown_topic_is_wrong_usage_with_suggestions(cli: Cli, topic: str, hint: str) -> None:
     done = cli("manual", topic)
     assert (done.returncode, done.stdout) == (2, "")
     [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
@@ -97,13 +97,13 @@ def test_an_unknown_topic_is_wrong_usage_and_names_close_ones_in_one_line(cli: C
     assert hint in line
 
 
-def test_it_needs_no_settings_and_reads_none(cli: Cli) -> None:
+def test_needs_and_reads_no_settings(cli: Cli) -> None:
     (cli.cwd / "retrycli.toml").write_text("[database\n")
     broken = cli.having({"RETRYCLI_DATABSE": "x", "RETRYCLI_CONFIG": "no/such.toml"})
     assert broken("manual", "settings").returncode == 0
 
 
-def test_a_shell_completes_topics_with_their_first_sentences(cli: Cli) -> None:
-    assert bash(cli, "retrycli manual sys").stdout.split() == [each for each in TOPICS if each.startswith("systems")]
+def test_the_shell_completes_topics_with_their_first_sentences(cli: Cli) -> None:
+    assert bash(cli, "retrycli manual sys").stdout.split() == [name for name in TOPICS if name.startswith("systems")]
     assert bash(cli, "retrycli manual zz").stdout.split() == []
     assert '"settings":"' in zsh(cli, "retrycli manual sett").stdout

@@ -28,7 +28,7 @@ MARK = ("mark-sent", "--yes", "--by", "anna")
 # -- what is recorded --------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_may_have_arrived_is_marked_as_sent_and_its_attempt_recorded(begin: Begin) -> None:
+def test_a_message_that_may_have_arrived_is_marked_sent_and_recorded(begin: Begin) -> None:
     with begin(LOST) as story:
         story.insert()
         story.ticks(3)
@@ -49,7 +49,7 @@ def test_a_message_that_may_have_arrived_is_marked_as_sent_and_its_attempt_recor
 
 
 def test_a_marked_text_is_never_sent_again_by_a_pass(begin: Begin) -> None:
-    """The application fails it again, more than once; another text goes out under another key."""
+    """The application fails it again, more than once; another text is sent with another key."""
     with begin(LOST, LOST, LOST, OK) as story:
         story.insert()
         story.ticks(3)
@@ -68,7 +68,7 @@ def test_a_marked_text_is_never_sent_again_by_a_pass(begin: Begin) -> None:
         assert story.api.keys[3] not in story.api.keys[:3]
 
 
-def test_a_message_whose_text_was_already_delivered_is_closed(begin: Begin) -> None:
+def test_a_message_whose_text_was_delivered_is_closed(begin: Begin) -> None:
     with begin() as story:
         story.insert()
         story.tick()
@@ -80,7 +80,7 @@ def test_a_message_whose_text_was_already_delivered_is_closed(begin: Begin) -> N
         assert (story.status(), story.api.bodies) == ("sent", ["a"])
 
 
-def test_an_operator_sends_a_marked_text_under_the_next_key(begin: Begin) -> None:
+def test_an_operator_can_send_a_marked_text_with_the_next_key(begin: Begin) -> None:
     with begin(LOST, LOST, LOST, OK) as story:
         story.insert()
         story.ticks(3)
@@ -91,18 +91,18 @@ def test_an_operator_sends_a_marked_text_under_the_next_key(begin: Begin) -> Non
         assert len(set(story.api.keys)) == 2
 
 
-def test_figures_count_a_stated_delivery(at_work: Cli, application: Application) -> None:
-    """It took no time and went nowhere."""
+def test_statistics_count_a_marked_delivery(at_work: Cli, application: Application) -> None:
+    """It has no duration and no destination."""
     application.add(5)
     assert at_work(*MARK, "5").returncode == 0
     shown = at_work.show_all(piped=["stats", "metrics", "status --json", "show 5", "run-once", "report --html -"])
-    assert {name: (each.returncode, each.stderr) for name, each in shown.piped.items()} == dict.fromkeys(
+    assert {name: (result.returncode, result.stderr) for name, result in shown.piped.items()} == dict.fromkeys(
         shown.piped, (0, "")
     )
 
 
-def test_a_message_that_no_pass_has_seen_is_marked(begin: Begin) -> None:
-    """Its row tells all that has to be remembered."""
+def test_marks_a_message_that_no_pass_has_seen(begin: Begin) -> None:
+    """Its row contains everything that must be recorded."""
     with begin() as story:
         story.insert()
         story.operator(*MARK, "1")
@@ -113,7 +113,7 @@ def test_a_message_that_no_pass_has_seen_is_marked(begin: Begin) -> None:
         assert story.api.requests == []
 
 
-def test_a_waiting_message_is_marked(begin: Begin) -> None:
+def test_marks_a_waiting_message(begin: Begin) -> None:
     with begin(REFUSED) as story:
         story.insert()
         story.tick()
@@ -123,7 +123,7 @@ def test_a_waiting_message_is_marked(begin: Begin) -> None:
         assert (story.status(), len(story.api.requests)) == ("sent", 1)
 
 
-def test_a_message_that_can_not_be_sent_is_marked(at_work: Cli, application: Application) -> None:
+def test_marks_an_invalid_message(at_work: Cli, application: Application) -> None:
     application.add(9, body=None)
     assert facts(at_work(*MARK, "9")) == {"marked_sent": 1, "refused": 0, "left": 0}
     assert application.row(9)["status"] == "sent"
@@ -133,7 +133,7 @@ def test_a_message_that_can_not_be_sent_is_marked(at_work: Cli, application: App
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_is_being_sent_is_not_marked(cli: Cli, application: Application) -> None:
+def test_does_not_mark_a_message_that_is_being_sent(cli: Cli, application: Application) -> None:
     application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -149,11 +149,11 @@ def test_a_message_that_is_being_sent_is_not_marked(cli: Cli, application: Appli
     assert acts(application) == []
 
 
-def test_messages_that_are_not_failed_or_do_not_exist_are_named(at_work: Cli, application: Application) -> None:
+def test_reports_messages_that_are_not_failed_or_do_not_exist(at_work: Cli, application: Application) -> None:
     application.fill()
     done = at_work(*MARK, "1", "2", "404", "5")
     assert (done.returncode, facts(done)) == (4, {"marked_sent": 1, "refused": 3, "left": 0})
-    assert [each.partition(":")[2] for each in sorted(done.stderr.splitlines())] == [
+    assert [line.partition(":")[2] for line in sorted(done.stderr.splitlines())] == [
         " message 1 is sent, not failed: there is nothing to mark as sent",
         " message 2 is pending, not failed: there is nothing to mark as sent",
         " no message 404; `retrycli list-failed` lists the failed messages",
@@ -161,17 +161,17 @@ def test_messages_that_are_not_failed_or_do_not_exist_are_named(at_work: Cli, ap
     assert application.row(5)["status"] == "sent"
 
 
-def test_a_row_that_takes_no_change_is_named_and_no_pass_sends_it(
+def test_a_row_that_refuses_changes_is_named_and_not_sent_again(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The others are marked. When its table is corrected, it can be marked again."""
+    """The other messages are marked. After its table is corrected, it can be marked too."""
     first, closed, *others = application.add_due(4)
     refuse(application, closed)
     done = at_work(*MARK, *map(str, (first, closed, *others)))
     assert (done.returncode, facts(done)) == (4, {"marked_sent": 3, "refused": 1, "left": 0})
     assert f"message {closed} is recorded as delivered, and no pass sends it" in done.stderr
     assert "ticket 12 is closed" in done.stderr
-    assert {row["status"] for each, row in application.rows().items() if each != closed} == {"sent"}
+    assert {row["status"] for message_id, row in application.rows().items() if message_id != closed} == {"sent"}
     assert application.state(closed) == "escalated"
     application.execute("DROP TRIGGER closed" + ("" if application.is_sqlite else " ON pending_messages"))
     application.execute("UPDATE pending_messages SET last_error = 'HTTP 502', retry_count = 1 WHERE status = 'failed'")
@@ -184,7 +184,7 @@ def test_a_row_that_takes_no_change_is_named_and_no_pass_sends_it(
 # -- choosing and confirming -------------------------------------------------------------------------------------------
 
 
-def test_filters_choose_messages(at_work: Cli, application: Application) -> None:
+def test_filters_select_messages(at_work: Cli, application: Application) -> None:
     escalate(application, 11)
     application.add(12, message_type="supplier", last_error="HTTP 502")
     application.add(13, message_type="supplier", last_error="HTTP 504")
@@ -192,12 +192,16 @@ def test_filters_choose_messages(at_work: Cli, application: Application) -> None
     assert facts(at_work(*MARK, *chosen)) == {"marked_sent": 1, "refused": 0, "left": 0}
     assert facts(at_work(*MARK, "--reason", "exhausted"))["marked_sent"] == 1
     assert at_work(*MARK, "--ticket", "4713", "--older-than", "1d").returncode == 4
-    assert {each: row["status"] for each, row in application.rows().items()} == {11: "sent", 12: "sent", 13: "failed"}
+    assert {message_id: row["status"] for message_id, row in application.rows().items()} == {
+        11: "sent",
+        12: "sent",
+        13: "failed",
+    }
     assert at_work(*MARK, "--type", "internal").returncode == 4
 
 
-def test_it_asks_for_one_message_too(at_work: Cli, application: Application) -> None:
-    """It can't be undone. Off a terminal it wants to be told."""
+def test_asks_for_confirmation_even_for_one_message(at_work: Cli, application: Application) -> None:
+    """It cannot be undone. Off a terminal it requires --yes."""
     application.add(5)
     off = at_work("mark-sent", "5")
     assert off.returncode == 2
@@ -212,13 +216,13 @@ def test_it_asks_for_one_message_too(at_work: Cli, application: Application) -> 
     assert "Marked 1 message as sent." in yes.words
 
 
-def test_it_tells_a_program_what_it_did(at_work: Cli, application: Application) -> None:
+def test_json_output_reports_the_result(at_work: Cli, application: Application) -> None:
     application.add(5)
     told = at_work.json(*MARK, "5")
     assert (told["act"], told["matched"], told["done"], told["refused"]) == ("marked_sent", 1, 1, [])
 
 
-def test_it_is_public_python(application: Application) -> None:
+def test_is_public_in_python(application: Application) -> None:
     application.add_due(2)
     settings = application.settings("http://127.0.0.1:9")
     done = retrycli.mark_sent(settings, [101, 404], note="by telephone", by="anna")
@@ -231,11 +235,11 @@ def test_it_is_public_python(application: Application) -> None:
 # -- what operators are advised ----------------------------------------------------------------------------------------
 
 
-def test_the_advice_for_a_message_that_may_have_arrived_is_to_find_out(begin: Begin) -> None:
-    """A second send is the last thing that is named."""
+def test_advises_to_investigate_a_message_that_may_have_arrived_before_resending(begin: Begin) -> None:
+    """A second send is the last suggestion."""
     with begin(LOST) as story:
-        for each in (1, 2):
-            story.insert(each)
+        for message_id in (1, 2):
+            story.insert(message_id)
         story.ticks(3)
         shown = story.command.on_terminal("show", "1").words
         assert "Next: `retrycli look-up 1`, or check its ticket; then `retrycli mark-sent 1`" in shown

@@ -1,4 +1,4 @@
-"""The application merges tickets: their messages go out in one order."""
+"""The application merges tickets: their messages are sent in one order."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IN_ORDER = {"RETRYCLI_RUN__PER_TICKET_ORDER": "true"}
 LONG_AGO = "2026-01-02 03:04:05"
 
 
-def test_a_message_of_a_merged_ticket_waits_for_the_earlier_ones(
+def test_a_message_of_a_merged_ticket_waits_for_earlier_ones(
     cli: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The earlier one is not due yet: it was refused a moment ago."""
+    """The earlier message is not due yet: it was just refused."""
     earlier, later, elsewhere = application.add_due(3)
     with Scripted(BUSY) as api:
         cli.having(application.variables(api.url) | IN_ORDER)("run-once")
@@ -32,7 +32,7 @@ def test_a_message_of_a_merged_ticket_waits_for_the_earlier_ones(
         f"WHERE id = {later}"
     )
     cli.having(application.variables(sandbox.url) | IN_ORDER)("run-once")
-    sent = {each: row["status"] for each, row in application.rows().items()}
+    sent = {message_id: row["status"] for message_id, row in application.rows().items()}
     assert sent == {earlier: "failed", later: "failed", elsewhere: "sent"}
     application.execute(f"UPDATE retrycli_queue SET next_attempt_at = '{LONG_AGO}'")
     assert cli.having(application.variables(sandbox.url) | IN_ORDER).json("run-once")["sent"] == 2

@@ -39,7 +39,7 @@ WARNING = "The metrics were not written: "
 
 
 def read(text: str) -> dict[str, float]:
-    """The samples of a text by name and label values, as in ``retrycli_messages/waiting/customer``."""
+    """Return the samples of a text by name and label values, as in ``retrycli_messages/waiting/customer``."""
     return {
         "/".join([sample.name, *sample.labels.values()]): sample.value
         for family in text_string_to_metric_families(text)
@@ -49,7 +49,7 @@ def read(text: str) -> dict[str, float]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The folder that node_exporter reads."""
+    """Provide the folder that node_exporter reads."""
     made = tmp_path / "textfile"
     made.mkdir()
     return made
@@ -57,24 +57,24 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def measuring(at_work: Cli, folder: Path) -> Cli:
-    """The command, told to write its metrics into that folder."""
+    """Provide the command, configured to write its metrics to this folder."""
     return at_work.having({"RETRYCLI_METRICS__PATH": str(folder / NAME)})
 
 
 def settings_of(application: Application, api: str, folder: Path) -> Settings:
-    """The same as settings, for calls from Python."""
+    """Return the same as settings, for calls from Python."""
     return application.settings(api).model_copy(update={"metrics": MetricsSettings(path=folder / NAME)})
 
 
 def clock_at(time: datetime) -> Runtime:
-    """A machine whose clock stands still."""
+    """Return a machine whose clock stands still."""
     return Runtime(now=lambda: time)
 
 
 # The command.
 
 
-def test_metrics_tell_of_passes_attempts_and_the_queue(at_work: Cli, application: Application) -> None:
+def test_metrics_cover_passes_attempts_and_the_queue(at_work: Cli, application: Application) -> None:
     application.fill()
     assert at_work("run-once").returncode == 0
     application.add(9, message_type="fax", hours_ago=5)
@@ -97,7 +97,7 @@ def test_metrics_tell_of_passes_attempts_and_the_queue(at_work: Cli, application
     assert 0 <= escalated < 60
 
 
-def test_metrics_before_the_first_pass_are_zero_or_not_there(at_work: Cli) -> None:
+def test_metrics_before_the_first_pass_are_zero_or_absent(at_work: Cli) -> None:
     found = read(at_work("metrics").stdout)
     assert not any("start" in name or "success" in name for name in found)
     assert found["retrycli_passes_total/completed"] == found["retrycli_attempts_total/delivered"] == 0
@@ -111,16 +111,16 @@ def test_metrics_change_nothing(at_work: Cli, application: Application) -> None:
     assert application.dump() == before
 
 
-def test_metrics_as_json_are_the_same(at_work: Cli, application: Application) -> None:
+def test_json_has_the_same_metrics(at_work: Cli, application: Application) -> None:
     application.fill()
     assert at_work("run-once").returncode == 0
     found = at_work.json("metrics")["metrics"]
     assert {"name": "retrycli_attempts_total", "labels": {"outcome": "delivered"}, "value": 3} in found
-    names = {each["name"] for each in found}
+    names = {entry["name"] for entry in found}
     assert names == {name.partition("/")[0] for name in read(at_work("metrics").stdout)}
 
 
-def test_on_a_terminal_metrics_end_with_what_comes_next(at_work: Cli, measuring: Cli, folder: Path) -> None:
+def test_on_a_terminal_metrics_end_with_the_next_step(at_work: Cli, measuring: Cli, folder: Path) -> None:
     assert at_work.on_terminal("metrics").text.endswith(
         "To have each pass write the metrics to a file, set metrics.path.\nNext: retrycli status\n"
     )
@@ -129,7 +129,7 @@ def test_on_a_terminal_metrics_end_with_what_comes_next(at_work: Cli, measuring:
     )
 
 
-def test_a_path_that_the_collector_would_not_read_is_refused(at_work: Cli) -> None:
+def test_refuses_a_path_that_the_collector_would_not_read(at_work: Cli) -> None:
     done = at_work("run-once", env={"RETRYCLI_METRICS__PATH": "/var/lib/metrics.txt"})
     assert done.returncode == 78
     assert done.stderr == (
@@ -140,14 +140,14 @@ def test_a_path_that_the_collector_would_not_read_is_refused(at_work: Cli) -> No
 
 @pytest.fixture
 def without_the_extra(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Python that has no prometheus-client."""
+    """Return the environment of a Python without prometheus-client."""
     hiding = tmp_path / "hiding"
     hiding.mkdir()
     (hiding / "prometheus_client.py").write_text("raise ModuleNotFoundError(name='prometheus_client')\n")
     return {"PYTHONPATH": str(hiding)}
 
 
-def test_without_prometheus_client_it_is_said_what_to_install(
+def test_a_missing_prometheus_client_is_reported_with_a_remedy(
     measuring: Cli, application: Application, without_the_extra: dict[str, str]
 ) -> None:
     """The command fails; a pass does not."""
@@ -166,7 +166,7 @@ def test_without_prometheus_client_it_is_said_what_to_install(
 # The file.
 
 
-def test_each_pass_writes_the_file_and_the_counters_go_up(
+def test_each_pass_writes_the_file_and_counters_increase(
     measuring: Cli, application: Application, folder: Path
 ) -> None:
     application.fill()
@@ -176,23 +176,23 @@ def test_each_pass_writes_the_file_and_the_counters_go_up(
         done = measuring("run-once")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         seen.append(read((folder / NAME).read_text()))
-    assert [each["retrycli_passes_total/completed"] for each in seen] == [1, 2, 3]
-    assert [each["retrycli_attempts_total/delivered"] for each in seen] == [4, 5, 6]
-    starts = [each["retrycli_last_pass_start_timestamp_seconds"] for each in seen]
+    assert [sample["retrycli_passes_total/completed"] for sample in seen] == [1, 2, 3]
+    assert [sample["retrycli_attempts_total/delivered"] for sample in seen] == [4, 5, 6]
+    starts = [sample["retrycli_last_pass_start_timestamp_seconds"] for sample in seen]
     assert starts == sorted(set(starts))
 
 
-def test_the_file_can_be_read_by_all_whatever_crons_umask(measuring: Cli, folder: Path) -> None:
+def test_the_file_is_readable_by_everyone_under_any_umask(measuring: Cli, folder: Path) -> None:
     done = measuring.under("/bin/sh", "-c", 'umask 077; exec "$@"', "sh")("run-once")
     assert (done.returncode, done.stderr) == (0, "")
     assert stat.S_IMODE((folder / NAME).stat().st_mode) == 0o644
-    assert [each.name for each in folder.iterdir()] == [NAME]
+    assert [path.name for path in folder.iterdir()] == [NAME]
 
 
-def test_a_pass_that_was_skipped_or_paused_writes_it_too(
+def test_a_skipped_or_paused_pass_writes_the_file_too(
     measuring: Cli, application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
-    """It began, which is what `late` goes by; it is no success."""
+    """It updates the start, which `late` depends on; it is not a success."""
     with lock_path(application.settings(sandbox.url)).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert measuring("run-once", "--wait-lock", "0").returncode == 75
@@ -206,7 +206,9 @@ def test_a_pass_that_was_skipped_or_paused_writes_it_too(
     assert "retrycli_last_success_timestamp_seconds" not in later
 
 
-def test_a_pass_that_the_breaker_stopped_writes_it_too(measuring: Cli, application: Application, folder: Path) -> None:
+def test_a_pass_stopped_by_the_breaker_writes_the_file_too(
+    measuring: Cli, application: Application, folder: Path
+) -> None:
     application.add_due(6)
     with Sandbox(Behaviour(down=True), rng=Random(0)) as down:
         assert measuring("run-once", env={"TICKETING_API_BASE_URL": down.url}).returncode == 69
@@ -216,15 +218,15 @@ def test_a_pass_that_the_breaker_stopped_writes_it_too(measuring: Cli, applicati
     assert found["retrycli_attempts_total/transient"] == 5
 
 
-def test_without_the_setting_nothing_is_written(at_work: Cli, folder: Path) -> None:
+def test_writes_nothing_without_the_setting(at_work: Cli, folder: Path) -> None:
     assert at_work("run-once").returncode == 0
     assert list(folder.iterdir()) == []
 
 
-def test_what_died_under_way_is_counted_when_its_end_is_known(
+def test_an_interrupted_attempt_is_counted_when_its_outcome_is_known(
     application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
-    """A pass dies with an attempt in flight; half an hour later another one writes down that nobody knows what came."""
+    """A pass dies with an attempt in flight; half an hour later another pass records that the outcome is unknown."""
     settings = settings_of(application, sandbox.url, folder)
     application.add(101)
     now = datetime.now(UTC)
@@ -253,7 +255,7 @@ def test_what_died_under_way_is_counted_when_its_end_is_known(
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """What is logged meanwhile."""
+    """Capture the log."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -262,10 +264,10 @@ def logged() -> Iterator[list[str]]:
     log_lines.logger.removeHandler(handler)
 
 
-def test_a_missing_folder_is_a_warning_with_its_remedy_and_the_pass_goes_on(
+def test_a_missing_directory_is_a_warning_with_a_remedy_and_the_pass_continues(
     measuring: Cli, application: Application, folder: Path
 ) -> None:
-    """It is said when it begins, not with every pass, and when it is over."""
+    """The warning is logged at the beginning and the end of the problem, not by every pass."""
     folder.rmdir()
     application.fill()
     done = measuring("run-once")
@@ -286,7 +288,7 @@ def test_a_missing_folder_is_a_warning_with_its_remedy_and_the_pass_goes_on(
     assert read((folder / NAME).read_text())["retrycli_passes_total/completed"] == 4
 
 
-def test_a_folder_that_stays_unwritable_is_spoken_of_again_after_six_hours(
+def test_an_unwritable_directory_is_reported_again_after_six_hours(
     application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
     folder.rmdir()
@@ -301,7 +303,7 @@ def test_a_folder_that_stays_unwritable_is_spoken_of_again_after_six_hours(
     assert said == [0, 6, 12]
 
 
-def test_a_folder_of_somebody_elses_is_a_warning_that_names_who_must_write_there(measuring: Cli, folder: Path) -> None:
+def test_another_users_directory_is_reported_with_the_user_who_must_write_there(measuring: Cli, folder: Path) -> None:
     folder.chmod(0o500)
     done = without_roots_powers(measuring)("run-once")
     folder.chmod(0o700)
@@ -309,17 +311,17 @@ def test_a_folder_of_somebody_elses_is_a_warning_that_names_who_must_write_there
     assert re.search(rf"Permission denied; give user \d+ write permission for the folder {folder}: ", done.stderr)
 
 
-def test_a_file_that_was_there_stays_when_it_cant_be_replaced(measuring: Cli, folder: Path) -> None:
+def test_a_file_that_cannot_be_replaced_is_kept(measuring: Cli, folder: Path) -> None:
     assert measuring("run-once").returncode == 0
     before = (folder / NAME).read_text()
     folder.chmod(0o500)
     assert without_roots_powers(measuring)("run-once").returncode == 0
     folder.chmod(0o700)
     assert (folder / NAME).read_text() == before
-    assert [each.name for each in folder.iterdir()] == [NAME]
+    assert [path.name for path in folder.iterdir()] == [NAME]
 
 
-def test_a_database_that_is_taken_away_at_the_last_moment_does_not_fail_the_pass(
+def test_a_database_that_disappears_at_the_end_does_not_fail_the_pass(
     application: Application, sandbox: Sandbox, folder: Path
 ) -> None:
     impatient = DatabaseSettings(url=f"{application.url}?timeout=0.1")
@@ -338,8 +340,8 @@ def settings(application: Application, sandbox: Sandbox, folder: Path) -> Settin
     return settings_of(application, sandbox.url, folder)
 
 
-def test_each_pass_counts_what_is_new_for_good(application: Application, settings: Settings) -> None:
-    """What becomes of the rows changes no total any more, and no later pass reads them."""
+def test_each_pass_adds_to_permanent_totals(application: Application, settings: Settings) -> None:
+    """Later changes of the rows affect no total, and no later pass reads them."""
     now = datetime.now(UTC)
     application.fill()
     retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))
@@ -358,7 +360,7 @@ def test_a_message_is_due_when_the_next_pass_would_send_it(application: Applicat
         assert metrics.measure(settings, now=lambda: at + timedelta(seconds=seconds)).due == due  # noqa: B023  called now
 
 
-def test_the_last_start_is_that_of_a_pass_under_way_and_the_last_duration_is_not(
+def test_a_running_pass_counts_for_the_last_start_and_not_for_the_duration(
     application: Application, settings: Settings
 ) -> None:
     retrycli.run_once(settings)
@@ -375,8 +377,8 @@ def test_the_last_start_is_that_of_a_pass_under_way_and_the_last_duration_is_not
     assert after.last_duration_seconds == before.last_duration_seconds is not None
 
 
-def test_the_last_success_stays_though_its_pass_is_forgotten(application: Application, folder: Path) -> None:
-    """Credentials are refused for longer than passes are kept: nothing is mended by that."""
+def test_the_last_success_survives_pruning(application: Application, folder: Path) -> None:
+    """Credentials are refused for longer than passes are kept; the problem remains."""
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     with Scripted(FORBIDS) as api:
         settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
@@ -388,10 +390,8 @@ def test_the_last_success_stays_though_its_pass_is_forgotten(application: Applic
     assert metrics.measure(settings).last_success == begun
 
 
-def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
-    application: Application, folder: Path
-) -> None:
-    """A wrong token from the beginning, for longer than passes are kept. A success that never was is not told."""
+def test_without_a_completed_pass_the_first_start_is_kept(application: Application, folder: Path) -> None:
+    """The token is wrong from the beginning, for longer than passes are kept. No success is reported."""
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     application.add(101, hours_ago=80)
     with Scripted(FORBIDS) as api:
@@ -404,8 +404,8 @@ def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
 
 
 @pytest.mark.parametrize("down", ["suppliers", "customers"])
-def test_of_two_gateways_at_one_host_either_is_down(application: Application, settings: Settings, down: str) -> None:
-    """And one that was given up long ago, at a host that is still in use, is none of them."""
+def test_two_gateways_at_one_host_have_separate_states(application: Application, settings: Settings, down: str) -> None:
+    """A gateway that was removed long ago, at a host that is still in use, is not counted."""
     gateway = RoutedGatewaySettings(
         base_url="http://desk/suppliers", customer=RoutedGatewaySettings(base_url="http://desk/customers")
     )
@@ -422,9 +422,7 @@ def test_of_two_gateways_at_one_host_either_is_down(application: Application, se
     assert metrics.measure(both).breakers == {"desk": True}
 
 
-def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
-    application: Application, settings: Settings
-) -> None:
+def test_an_acknowledged_escalation_still_counts(application: Application, settings: Settings) -> None:
     application.add(101, body=None)
     retrycli.run_once(settings, runtime=clock_at(datetime.now(UTC) - timedelta(hours=2)))
     found = metrics.measure(settings)

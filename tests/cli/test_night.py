@@ -1,7 +1,6 @@
 """A night: the ticketing API is down for nine hours, 300 messages fail meanwhile, three of them for good.
 
-What operators are told of it, what becomes of the messages, and what statistics and report show in the morning. The
-store's suite runs the same queries on both databases.
+The test covers the notifications, the messages, and the statistics and report of the morning.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ NOTIFICATIONS_AT_MOST = 5
 
 @dataclass
 class Clock:
-    """A clock that goes on by a moment whenever somebody looks at it."""
+    """A clock that advances a little at every reading."""
 
     time: datetime
 
@@ -47,7 +46,7 @@ class Clock:
 
 
 class Api(Sandbox):
-    """Is down for its nine hours, and will never take three of the messages."""
+    """An API that is down for nine hours, and never accepts three of the messages."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -56,20 +55,20 @@ class Api(Sandbox):
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         if GOES_DOWN <= self._clock_of_the_night.time < COMES_BACK:
             return 503, {"messages": ["upstream is away"]}
-        if any(f"/tickets/{10_000 + each}/" in path for each in PERMANENT):
+        if any(f"/tickets/{10_000 + message_id}/" in path for message_id in PERMANENT):
             return 422, {"messages": ["recipient unknown"]}
         return super().answer(method, path, key, body)
 
 
 def fail(application: Application, number: int, at: datetime) -> None:
-    """The application has tried to send a message, and could not."""
+    """Fail a message, as the application does."""
     made = str(at.replace(tzinfo=None))
     application.execute(f"INSERT INTO ticket_states VALUES ({10_000 + number}, 'open')")
     application.add(number, ticket_id=10_000 + number, created_at=made, updated_at=made)
 
 
 @pytest.mark.databases("sqlite", "postgresql", once=True)
-def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application: Application) -> None:
+def test_a_nightly_outage_sends_few_notifications_and_loses_no_message(application: Application) -> None:
     clock = Clock(EVENING)
     jitter = Random(1)
     told: list[tuple[datetime, str]] = []
@@ -101,7 +100,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
     assert "3 × HTTP 422: recipient unknown" in told[-1][1]
     assert "tickets 10050, 10150, 10250;" in told[-1][1]
     rows = application.rows()
-    assert {each for each, row in rows.items() if row["status"] != "sent"} == set(PERMANENT)
+    assert {message_id for message_id, row in rows.items() if row["status"] != "sent"} == set(PERMANENT)
     assert {each for each in rows if application.state(int(str(each))) == "escalated"} == set(PERMANENT)
     [outage] = listing.stats(settings, GroupBy.OUTCOME, span=timedelta(days=1), limit=9, now=lambda: MORNING)[0].outages
     assert abs(outage.began_at - GOES_DOWN) <= 2 * TICK

@@ -47,15 +47,15 @@ def ping_at(server: Webhook) -> dict[str, str]:
 
 
 def hostile(application: Application, number: int = 2) -> None:
-    """Messages whose every text is out to be more than text."""
-    for each in range(1, number + 1):
-        application.add(each, subject=SUBJECT, body=f"Body {SUBJECT}", ticket_id=f"47<b>{each}</b>\n@here")
+    """Add messages with hostile texts in every column."""
+    for message_id in range(1, number + 1):
+        application.add(message_id, subject=SUBJECT, body=f"Body {SUBJECT}", ticket_id=f"47<b>{message_id}</b>\n@here")
 
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
 
-def test_a_mail_and_a_webhook_get_the_escalations_of_a_pass_as_plain_text(
+def test_mail_and_webhook_get_a_passs_escalations_as_plain_text(
     cli: Cli, application: Application, hook: Webhook
 ) -> None:
     hostile(application)
@@ -82,10 +82,8 @@ def test_a_mail_and_a_webhook_get_the_escalations_of_a_pass_as_plain_text(
     assert page is None or "<script" not in page.get_content()
 
 
-def test_passes_that_fail_are_told_of_and_when_they_no_longer_do(
-    cli: Cli, application: Application, hook: Webhook
-) -> None:
-    """Here by an internal error: somebody has written into retrycli's own tables."""
+def test_reports_failing_passes_and_their_recovery(cli: Cli, application: Application, hook: Webhook) -> None:
+    """Here with an internal error: somebody has written to retrycli's own tables."""
     application.add(101)
     with Scripted(TAKES) as api:
         told = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
@@ -101,7 +99,9 @@ def test_passes_that_fail_are_told_of_and_when_they_no_longer_do(
     assert "private" not in fail
 
 
-def test_no_word_of_a_message_and_no_recipient_is_sent(cli: Cli, application: Application, hook: Webhook) -> None:
+def test_notifications_contain_no_message_text_and_no_recipient(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
     hostile(application)
     with Scripted(REFUSES) as api:
         cli.having(application.variables(api.url) | urls(hook.slack_shaped))("run-once")
@@ -110,7 +110,7 @@ def test_no_word_of_a_message_and_no_recipient_is_sent(cli: Cli, application: Ap
         assert word not in hook.texts[0]
 
 
-def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalated_meanwhile(
+def test_reports_an_outage_when_it_begins_and_ends_with_its_escalations(
     cli: Cli, application: Application, hook: Webhook
 ) -> None:
     application.add_due(5)
@@ -126,7 +126,9 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalat
     assert f"\n{api.url} accepts messages again" in ended
 
 
-def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Application, hook: Webhook) -> None:
+def test_of_several_destinations_the_one_that_is_down_is_named(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
     for number in range(1, 6):
         application.add(number, message_type="supplier")
     application.add(6)
@@ -140,20 +142,18 @@ def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Applica
     assert f"\none of {well.url}, {api.url} accepts messages again" in ended
 
 
-def test_refused_credentials_are_told_and_that_they_are_accepted_again(
-    cli: Cli, application: Application, hook: Webhook
-) -> None:
+def test_reports_refused_credentials_and_their_acceptance(cli: Cli, application: Application, hook: Webhook) -> None:
     application.add_due(2)
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:
         at_work = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
         codes = [at_work("run-once").returncode for _ in range(4)]
     assert codes == [77, 77, 0, 0]
-    titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
+    titles = [text.splitlines()[0].partition(": ")[2] for text in hook.texts]
     assert titles == ["the credentials are refused", "the credentials are accepted again"]
     assert "refuses the credentials (HTTP 401), since" in hook.texts[0]
 
 
-def test_nobody_is_reminded_of_a_refusal_by_passes_that_had_nothing_to_send(
+def test_sends_no_reminder_of_a_refusal_if_passes_had_nothing_to_send(
     cli: Cli, application: Application, hook: Webhook
 ) -> None:
     """The token may have been corrected hours ago."""
@@ -170,7 +170,7 @@ def test_nobody_is_reminded_of_a_refusal_by_passes_that_had_nothing_to_send(
     assert len(hook.texts) == 2
 
 
-def test_messages_that_a_pause_would_let_expire_are_told_of_before_they_do(
+def test_reports_messages_that_would_expire_during_a_pause(
     at_work: Cli, application: Application, hook: Webhook
 ) -> None:
     application.add(1, hours_ago=7.5)
@@ -181,9 +181,7 @@ def test_messages_that_a_pause_would_let_expire_are_told_of_before_they_do(
     assert "1 message expires" in text
 
 
-def test_a_gap_between_passes_is_told_when_they_come_back(
-    at_work: Cli, application: Application, hook: Webhook
-) -> None:
+def test_reports_a_gap_between_passes_when_they_resume(at_work: Cli, application: Application, hook: Webhook) -> None:
     at_work("run-once")
     application.execute("UPDATE retrycli_passes SET started_at = '2026-01-02 03:04:05.000000'")
     told = at_work.having(urls(hook.slack_shaped))
@@ -193,7 +191,7 @@ def test_a_gap_between_passes_is_told_when_they_come_back(
     assert "No pass began between 2026-01-02 03:04 UTC and " in text
 
 
-def test_passes_that_are_skipped_three_times_in_a_row_are_told_of(
+def test_reports_passes_that_are_skipped_three_times_in_a_row(
     at_work: Cli, application: Application, hook: Webhook
 ) -> None:
     told = at_work.having(urls(hook.slack_shaped))
@@ -201,7 +199,7 @@ def test_passes_that_are_skipped_three_times_in_a_row_are_told_of(
         codes = [told("run-once", "--wait-lock", "0").returncode for _ in range(4)]
     told("run-once")
     assert codes == [75] * 4
-    titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
+    titles = [text.splitlines()[0].partition(": ")[2] for text in hook.texts]
     assert titles == ["passes are skipped", "passes are no longer skipped"]
     assert "another pass holds the lock (" in hook.texts[0]
 
@@ -209,7 +207,7 @@ def test_passes_that_are_skipped_three_times_in_a_row_are_told_of(
 # -- what does not get through ---------------------------------------------------------------------------------------
 
 
-def test_a_notification_that_fails_is_warned_of_once_and_sent_with_the_next_pass(
+def test_a_failed_notification_is_one_warning_and_is_sent_with_the_next_pass(
     at_work: Cli, application: Application, hook: Webhook
 ) -> None:
     application.add(1, cc_emails="no list")
@@ -218,7 +216,7 @@ def test_a_notification_that_fails_is_warned_of_once_and_sent_with_the_next_pass
     failed, again = told("run-once"), told("run-once")
     hook.status = 200
     heard, quiet = told("--log-level", "INFO", "run-once"), told("run-once")
-    assert [each.returncode for each in (failed, again, heard, quiet)] == [0] * 4
+    assert [result.returncode for result in (failed, again, heard, quiet)] == [0] * 4
     warning = "No notification reached target 1 (mmost) of notify.urls: not accepted: HTTP 500. The next"
     assert warning in failed.stderr
     assert again.stderr == quiet.stderr == ""
@@ -227,9 +225,7 @@ def test_a_notification_that_fails_is_warned_of_once_and_sent_with_the_next_pass
     assert len(set(hook.texts)) == 1
 
 
-def test_one_target_that_fails_keeps_nothing_from_the_other(
-    at_work: Cli, application: Application, hook: Webhook
-) -> None:
+def test_one_failing_target_does_not_affect_the_other(at_work: Cli, application: Application, hook: Webhook) -> None:
     application.add(1, cc_emails="no list")
     told = at_work.having(urls(NOBODY, hook.slack_shaped))
     assert "target 1 (json)" in told("run-once").stderr
@@ -240,7 +236,7 @@ def test_one_target_that_fails_keeps_nothing_from_the_other(
     assert hook.paths == [f"/hooks/{TOKEN}", "/late"]
 
 
-def test_without_apprise_a_pass_is_made_and_says_what_to_install(
+def test_a_pass_without_apprise_runs_and_suggests_a_remedy(
     at_work: Cli, application: Application, tmp_path: Path
 ) -> None:
     (tmp_path / "stub").mkdir()
@@ -261,20 +257,20 @@ def test_without_apprise_a_pass_is_made_and_says_what_to_install(
 
 
 def pings(server: Webhook) -> list[str]:
-    """The paths that were asked for, without the pass's id."""
-    return [each.partition("?rid=")[0].removeprefix(f"/{TOKEN}") for each in server.paths]
+    """Return the requested paths, without the pass's id."""
+    return [path.partition("?rid=")[0].removeprefix(f"/{TOKEN}") for path in server.paths]
 
 
-def test_a_pass_is_begun_and_ended_under_its_id(at_work: Cli, application: Application, hook: Webhook) -> None:
+def test_the_start_and_end_pings_have_the_passs_id(at_work: Cli, application: Application, hook: Webhook) -> None:
     application.fill()
     summary = at_work.having(ping_at(hook)).json("run-once")
     assert hook.paths == [f"/{TOKEN}{path}?rid={summary['pass_id']}" for path in ("/start", "")]
 
 
-def test_no_message_waits_for_the_ping_that_the_pass_has_begun(
+def test_messages_do_not_wait_for_the_start_ping(
     at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
 ) -> None:
-    """The switch answers once all messages have come; a pass that waited for it would not have been heard."""
+    """The switch answers after all messages have come, so a pass that waited for it would fail."""
     application.fill()
     hook.hold = lambda: wait_until(lambda: len(sandbox.received) == 3)
     done = at_work.having(ping_at(hook))("run-once")
@@ -282,7 +278,7 @@ def test_no_message_waits_for_the_ping_that_the_pass_has_begun(
     assert pings(hook) == ["/start", ""]
 
 
-def test_a_pass_that_goes_wrong_tells_its_exit_status(cli: Cli, application: Application, hook: Webhook) -> None:
+def test_a_failed_pass_sends_its_exit_status(cli: Cli, application: Application, hook: Webhook) -> None:
     application.add_due(6)
     with Scripted(BUSY) as api:
         assert cli.having(application.variables(api.url) | ping_at(hook))("run-once").returncode == 69
@@ -297,36 +293,32 @@ def test_a_pass_that_goes_wrong_tells_its_exit_status(cli: Cli, application: App
         ({"TICKETING_API_BASE_URL": ""}, 78),
     ],
 )
-def test_a_pass_that_could_not_be_made_tells_its_exit_status(
+def test_a_pass_that_could_not_start_sends_its_exit_status(
     at_work: Cli, hook: Webhook, wrong: dict[str, str], status: int
 ) -> None:
     assert at_work.having(ping_at(hook) | wrong)("run-once").returncode == status
     assert pings(hook) == [f"/{status}"]
 
 
-def test_a_paused_pass_is_a_sign_of_life(at_work: Cli, hook: Webhook) -> None:
+def test_a_paused_pass_sends_a_ping(at_work: Cli, hook: Webhook) -> None:
     at_work("pause")
     assert at_work.having(ping_at(hook))("run-once").returncode == 0
     assert pings(hook) == [""]
 
 
-def test_a_skipped_pass_says_nothing_for_the_one_that_holds_the_lock(
-    at_work: Cli, application: Application, hook: Webhook
-) -> None:
+def test_a_skipped_pass_sends_no_ping(at_work: Cli, application: Application, hook: Webhook) -> None:
     with application.held():
         assert at_work.having(ping_at(hook))("run-once", "--wait-lock", "0").returncode == 75
     assert hook.paths == []
 
 
-def test_looking_at_what_would_be_sent_is_no_pass(at_work: Cli, application: Application, hook: Webhook) -> None:
+def test_a_dry_run_sends_no_ping(at_work: Cli, application: Application, hook: Webhook) -> None:
     application.fill()
     at_work.having(ping_at(hook) | urls(hook.slack_shaped))("run-once", "--dry-run")
     assert hook.requests == []
 
 
-def test_a_ping_that_is_not_heard_is_warned_of_once_and_fails_nothing(
-    at_work: Cli, application: Application, hook: Webhook
-) -> None:
+def test_a_failed_ping_is_one_warning_and_fails_nothing(at_work: Cli, application: Application, hook: Webhook) -> None:
     application.fill()
     hook.status = 404
     told = at_work.having(ping_at(hook))
@@ -339,7 +331,7 @@ def test_a_ping_that_is_not_heard_is_warned_of_once_and_fails_nothing(
 # -- trying it out ---------------------------------------------------------------------------------------------------
 
 
-def test_the_test_sends_one_to_each_and_says_what_came_of_it(cli: Cli, hook: Webhook) -> None:
+def test_notify_test_sends_to_each_target_and_reports_the_result(cli: Cli, hook: Webhook) -> None:
     with mail_server() as (mailbox, mail_url):
         told = cli.having(urls(hook.slack_shaped, mail_url) | ping_at(hook))
         done = told("notify", "test")
@@ -347,13 +339,13 @@ def test_the_test_sends_one_to_each_and_says_what_came_of_it(cli: Cli, hook: Web
     assert done.returncode == 0
     assert done.stdout == "1\tmmost\taccepted\n2\tmailto\taccepted\nping\thttp\taccepted\n"
     assert "Nothing is wrong" in hook.texts[0]
-    assert [each.partition("?")[0] for each in hook.paths] == [f"/hooks/{TOKEN}", f"/{TOKEN}/log"]
+    assert [path.partition("?")[0] for path in hook.paths] == [f"/hooks/{TOKEN}", f"/{TOKEN}/log"]
 
 
-def test_one_that_is_not_accepted_ends_it_with_3_and_the_others_are_tried(cli: Cli, hook: Webhook) -> None:
+def test_a_refused_target_ends_the_test_with_3_after_trying_the_others(cli: Cli, hook: Webhook) -> None:
     told = cli.having(urls(NOBODY, f"nosuch://{TOKEN}", hook.slack_shaped))
     found = told.json("notify", "test", code=3)["targets"]
-    assert [(each["target"], each["scheme"], each["accepted"]) for each in found] == [
+    assert [(entry["target"], entry["scheme"], entry["accepted"]) for entry in found] == [
         ("1", "json", False),
         ("2", "nosuch", False),
         ("3", "mmost", True),
@@ -362,7 +354,7 @@ def test_one_that_is_not_accepted_ends_it_with_3_and_the_others_are_tried(cli: C
     assert "does not support this nosuch:// URL" in found[1]["error"]
 
 
-def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webhook) -> None:
+def test_on_a_terminal_the_test_fits_and_ends_with_the_next_step(cli: Cli, hook: Webhook) -> None:
     good = cli.having(urls(hook.slack_shaped)).on_terminal("notify", "test")
     bad = cli.having(urls(f"nosuch://{TOKEN}", NOBODY)).on_terminal("notify", "test")
     assert good.text.endswith("Next: retrycli status\n")
@@ -371,7 +363,7 @@ def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webho
     assert (good.returncode, bad.returncode) == (0, 3)
 
 
-def test_the_next_step_names_the_setting_whose_target_did_not_take_it(cli: Cli, hook: Webhook) -> None:
+def test_the_next_step_names_the_setting_of_the_failed_target(cli: Cli, hook: Webhook) -> None:
     deaf = {"RETRYCLI_NOTIFY__PING_URL": "http://127.0.0.1:9/"}
     ping_alone = cli.having(urls(hook.slack_shaped) | deaf).on_terminal("notify", "test")
     assert ping_alone.text.endswith("Next: fix notify.ping_url, then `retrycli notify test`\n")
@@ -379,7 +371,7 @@ def test_the_next_step_names_the_setting_whose_target_did_not_take_it(cli: Cli, 
     assert both.text.endswith("Next: fix notify.urls and notify.ping_url, then `retrycli notify test`\n")
 
 
-def test_with_no_target_it_says_what_to_set(cli: Cli) -> None:
+def test_without_a_target_it_names_the_setting(cli: Cli) -> None:
     done = cli("notify", "test")
     assert done.returncode == 78
     assert "neither notify.urls nor notify.ping_url is set" in done.stderr
@@ -393,8 +385,8 @@ def shown_by(done: Finished) -> str:
     return done.stdout + done.stderr
 
 
-def test_no_output_and_no_table_holds_a_url(cli: Cli, application: Application, hook: Webhook) -> None:
-    """Whatever goes wrong, and at the most talkative."""
+def test_no_output_and_no_table_contains_a_url(cli: Cli, application: Application, hook: Webhook) -> None:
+    """This covers every kind of error, at the most verbose level."""
     hostile(application)
     hook.status, hook.text = 500, f"no {TOKEN} here".encode()
     places = (hook.slack_shaped, f"json://ann:{TOKEN}@127.0.0.1:9/", f"nosuch://{TOKEN}", f"slack://{TOKEN}")
@@ -402,14 +394,14 @@ def test_no_output_and_no_table_holds_a_url(cli: Cli, application: Application, 
         told = cli.having(application.variables(api.url) | urls(*places) | ping_at(hook))
         talkative = ("--debug", "--log-level", "DEBUG")
         made = [
-            told(*talkative, *each)
-            for each in (("run-once",), ("notify", "test"), ("notify", "test", "--json"), ("config", "show"))
+            told(*talkative, *command)
+            for command in (("run-once",), ("notify", "test"), ("notify", "test", "--json"), ("config", "show"))
         ]
         gone = told.having({"RETRYCLI_DATABASE__URL": "sqlite:////nowhere/agent.db"})(*talkative, "run-once")
-    assert [each.returncode for each in made] == [0, 3, 3, 0]
+    assert [text.returncode for text in made] == [0, 3, 3, 0]
     assert len(hook.requests) > 3
-    for each in (*made, gone):
-        assert TOKEN not in shown_by(each)
+    for text in (*made, gone):
+        assert TOKEN not in shown_by(text)
     assert TOKEN not in "\n".join(application.dump())
 
 
@@ -423,7 +415,7 @@ def test_no_output_and_no_table_holds_a_url(cli: Cli, application: Application, 
         {"RETRYCLI_NOTIFY__PING_URL": f"https://h/{TOKEN} x"},
     ],
 )
-def test_a_url_that_is_wrong_is_named_by_its_key_or_number_alone(at_work: Cli, wrong: dict[str, str]) -> None:
+def test_an_invalid_url_is_named_only_by_its_key_or_number(at_work: Cli, wrong: dict[str, str]) -> None:
     done = at_work.having(wrong)("--debug", "run-once")
     assert done.returncode == 78
     [(name, _)] = wrong.items()
@@ -433,19 +425,19 @@ def test_a_url_that_is_wrong_is_named_by_its_key_or_number_alone(at_work: Cli, w
         assert "URL 2 is none" in done.stderr
 
 
-def test_urls_come_from_a_file_of_their_own(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
+def test_urls_can_come_from_a_file(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text(f"# chat, then mail\n{hook.slack_shaped}\n\n  # json://x\njson://{hook.host}/a,b\n")
     (tmp_path / "ping").write_text(f"http://{hook.host}/{TOKEN}\n")
     (tmp_path / "retrycli.toml").write_text('[notify]\nurls_file = "urls"\nping_url_file = "ping"\n')
     assert cli("notify", "test").returncode == 0
-    assert {each.partition("?")[0] for each in hook.paths} == {f"/hooks/{TOKEN}", "/a%2Cb", f"/{TOKEN}/log"}
+    assert {path.partition("?")[0] for path in hook.paths} == {f"/hooks/{TOKEN}", "/a%2Cb", f"/{TOKEN}/log"}
     shown = cli.json("config", "show")["settings"]
-    values = {each["key"]: each["value"] for each in shown}
+    values = {entry["key"]: entry["value"] for entry in shown}
     assert values["notify.urls"] == "********, ********"
     assert values["notify.ping_url"] == "********"
 
 
-def test_urls_come_from_a_credential_of_systemd_or_a_list(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
+def test_urls_can_come_from_a_systemd_credential_or_a_list(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
     (tmp_path / "credentials").mkdir()
     (tmp_path / "credentials" / "notify.urls").write_text(f"{hook.slack_shaped}\n")
     assert cli("notify", "test", env={"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}).returncode == 0
@@ -454,10 +446,10 @@ def test_urls_come_from_a_credential_of_systemd_or_a_list(cli: Cli, hook: Webhoo
     assert len(hook.texts) == 2
 
 
-def test_a_delivery_that_is_told_of_goes_on_as_usual(
+def test_notifications_do_not_delay_deliveries(
     at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
 ) -> None:
-    """Nothing is sent of messages that need nobody."""
+    """No notification is sent, because no message is escalated."""
     application.fill()
     sandbox.behaviour = Behaviour()
     assert at_work.having(urls(hook.slack_shaped)).json("run-once")["sent"] == 3
@@ -465,10 +457,10 @@ def test_a_delivery_that_is_told_of_goes_on_as_usual(
 
 
 @pytest.mark.parametrize(("hours", "latest"), [(0.75, ""), (5, " at the latest")])
-def test_a_fault_begins_with_the_first_pass_whose_end_was_not_recorded(
+def test_an_incident_begins_with_the_first_pass_without_a_recorded_end(
     cli: Cli, application: Application, hook: Webhook, hours: float, latest: str
 ) -> None:
-    """As on a full disk: two passes could write their start and no end, others maybe not even that."""
+    """On a full disk two passes could record their start and no end; others may not have recorded anything."""
     now = datetime.now(UTC)
     lost = now - timedelta(minutes=30)
     for number, at in enumerate((now - timedelta(hours=hours), lost, now - timedelta(minutes=15))):

@@ -43,10 +43,8 @@ PASS_KEYS = [
 ]
 
 
-def test_a_pause_holds_deliveries_back_until_it_is_ended(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
-    """A pass is written down as paused, ends with 0 and says nothing."""
+def test_a_pause_stops_deliveries_until_it_is_ended(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    """A paused pass is recorded as paused, ends with 0 and prints nothing."""
     application.fill()
     assert at_work("pause", "--reason", "the API moves").returncode == 0
     done = at_work("run-once")
@@ -58,7 +56,7 @@ def test_a_pause_holds_deliveries_back_until_it_is_ended(
     assert at_work.json("run-once")["sent"] == 3
 
 
-def test_a_pause_for_a_time_ends_by_itself(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_a_pause_with_a_duration_ends_by_itself(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     application.add(101)
     screen = at_work.on_terminal("pause", "--for", "2h")
     assert re.search(
@@ -72,21 +70,21 @@ def test_a_pause_for_a_time_ends_by_itself(at_work: Cli, application: Applicatio
     assert retrycli.run_once(application.settings(sandbox.url)).sent == 1
 
 
-def test_a_second_pause_takes_the_place_of_the_first(at_work: Cli, application: Application) -> None:
+def test_a_second_pause_replaces_the_first(at_work: Cli, application: Application) -> None:
     for arguments in (["--for", "1m", "--reason", "short"], ["--reason", "long"]):
         assert at_work("pause", *arguments).returncode == 0
     [pause] = application.rows("retrycli_pause").values()
     assert (pause["until"], pause["reason"]) == (None, "long")
 
 
-def test_resume_says_when_nothing_was_paused(at_work: Cli) -> None:
+def test_resume_reports_that_nothing_was_paused(at_work: Cli) -> None:
     screen = at_work.on_terminal("resume")
     assert (screen.returncode, screen.text) == (0, "Nothing was paused.\nNext: retrycli status\n")
 
 
 @pytest.fixture(scope="module")
 def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
-    """What is shown of three passes: one with all sorts of outcomes, one with nothing due, and one in a pause."""
+    """Return the output for three passes: one with various outcomes, one with nothing due, and one during a pause."""
     folder = tmp_path_factory.mktemp("passes")
     with prepared(folder) as application, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
         application.fill()
@@ -100,20 +98,20 @@ def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Show
         return Cli(folder, application.variables("http://127.0.0.1:9")).show_all(piped=commands, on_terminal=["passes"])
 
 
-def test_passes_have_the_keys_that_are_promised_and_the_newest_stands_first(passes: Shown) -> None:
+def test_passes_has_the_documented_keys_and_lists_the_newest_first(passes: Shown) -> None:
     found = passes.json("passes --json")["passes"]
-    assert all(list(each) == PASS_KEYS for each in found)
-    assert [each["result"] for each in found] == ["paused", "completed", "completed"]
-    assert [(each["sent"], each["escalated"]) for each in found] == [(0, 0), (0, 0), (3, 1)]
+    assert all(list(summary) == PASS_KEYS for summary in found)
+    assert [summary["result"] for summary in found] == ["paused", "completed", "completed"]
+    assert [(summary["sent"], summary["escalated"]) for summary in found] == [(0, 0), (0, 0), (3, 1)]
     assert passes.json("passes --json --limit 2")["passes"] == found[:2]
 
 
-def test_passes_piped_have_all_their_counts(passes: Shown) -> None:
+def test_piped_passes_have_all_counts(passes: Shown) -> None:
     first = passes.piped["passes"].stdout.splitlines()[-1].split("\t")
     assert first[2:] == ["completed", "3", "0", "1", "0", "0", "", "library"]
 
 
-def test_passes_on_a_terminal_fit_in_80_columns_and_tell_what_came_of_them(passes: Shown) -> None:
+def test_passes_fit_80_columns_on_a_terminal_and_show_their_results(passes: Shown) -> None:
     screen = passes.screens["passes"]
     assert max(map(len, screen.text.splitlines())) <= COLUMNS
     assert re.search(r"completed  3 sent, 1 escalated *\n", screen.text)
@@ -124,7 +122,7 @@ def test_passes_on_a_terminal_fit_in_80_columns_and_tell_what_came_of_them(passe
 # -- who paused, and until when --------------------------------------------------------------------------------------
 
 
-def test_pauses_are_kept_in_the_history_with_who_until_when_and_why(at_work: Cli, application: Application) -> None:
+def test_the_history_has_each_pause_with_its_author_end_and_reason(at_work: Cli, application: Application) -> None:
     application.add(101)
     assert at_work("pause", "--for", "2h", "--reason", "the API moves", "--by", "anna").returncode == 0
     assert at_work.json("run-once")["result"] == "paused"
@@ -146,8 +144,8 @@ def test_pauses_are_kept_in_the_history_with_who_until_when_and_why(at_work: Cli
     assert at_work.json("status")["paused"] is None
 
 
-def test_a_second_pause_says_which_end_it_replaces(at_work: Cli) -> None:
-    """Else whoever began the first one believes that deliveries go on at its end."""
+def test_a_second_pause_reports_the_end_it_replaces(at_work: Cli) -> None:
+    """Otherwise the author of the first one believes that deliveries resume at its end."""
     first = at_work("pause", "--for", "2h", "--reason", "the API moves", env={"SUDO_USER": "anna"})
     assert first.stderr == ""
     second = at_work("pause", "--reason", "it is moved", env={"SUDO_USER": "bob"})
@@ -170,8 +168,8 @@ def test_a_name_with_control_characters_is_refused(at_work: Cli, application: Ap
     assert application.dump() == before
 
 
-def test_passes_show_who_started_each(at_work: Cli) -> None:
-    """By what the installed line says, else by where the process comes from."""
+def test_passes_shows_who_started_each_pass(at_work: Cli) -> None:
+    """The starter comes from the installed line, or from the process's surroundings."""
     assert at_work("run-once", "--started-by", "cron").returncode == 0
     assert at_work.on_terminal("run-once").returncode == 0
-    assert [each["started_by"] for each in at_work.json("passes")["passes"]] == ["person", "cron"]
+    assert [summary["started_by"] for summary in at_work.json("passes")["passes"]] == ["person", "cron"]

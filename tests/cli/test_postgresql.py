@@ -1,4 +1,4 @@
-"""PostgreSQL as hosts meet it: behind a pooler, and with a clock that is not theirs."""
+"""PostgreSQL as hosts meet it: behind a pooler, and with a different clock."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ user = {user}
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have PgBouncer be another user")
-def test_behind_a_pooler_in_transaction_mode_all_is_well(
+def test_works_behind_a_pooler_in_transaction_mode(
     cli: Cli, tmp_path: Path, application: Application, sandbox: Sandbox
 ) -> None:
-    """It gives each transaction any connection, so that nothing may be left in one: two passes take turns with it."""
+    """A pooler gives each transaction any connection, so sessions must have no state: two passes alternate on it."""
     ids = application.add_due(60)
     url = make_url(application.url)
     port = postgresql.free_port()
@@ -75,7 +75,7 @@ def test_behind_a_pooler_in_transaction_mode_all_is_well(
         finally:
             process.terminate()
             process.wait(30)
-    assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
+    assert [(result.returncode, result.stderr) for result in done.values()] == [(0, "")] * 2
     assert {row["status"] for row in application.rows().values()} == {"sent"}
     assert len(sandbox.received) == len(ids)
 
@@ -85,8 +85,10 @@ def listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_the_lock_is_where_others_can_not_make_it_first(at_work: Cli, application: Application, tmp_path: Path) -> None:
-    """And where a service with a /tmp of its own sees it too."""
+def test_the_lock_is_in_a_directory_that_others_cannot_write_to(
+    at_work: Cli, application: Application, tmp_path: Path
+) -> None:
+    """A service with a private /tmp must see the same lock."""
     state = tmp_path / "lib" / "retrycli"
     state.mkdir(mode=0o700, parents=True)
     without = {name: value for name, value in at_work.env.items() if name != "RETRYCLI_RUN__LOCK_FILE"}
@@ -100,10 +102,10 @@ FAKETIME = shutil.which("faketime")
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
-@pytest.mark.long_except("test_what_is_due_is_told_by_the_clock_of_the_database[postgresql-+20m]")
+@pytest.mark.long_except("test_the_databases_clock_decides_what_is_due[postgresql-+20m]")
 @pytest.mark.parametrize("shift", ["+20m", "-20m"])
-def test_what_is_due_is_told_by_the_clock_of_the_database(at_work: Cli, application: Application, shift: str) -> None:
-    """A host whose clock is wrong sends nothing early and nothing late, and its claims lapse with everybody's."""
+def test_the_databases_clock_decides_what_is_due(at_work: Cli, application: Application, shift: str) -> None:
+    """A host with a wrong clock sends nothing early or late, and its claims lapse at the right time."""
     for message_id, minutes in {1: -10, 2: 10}.items():
         application.add(message_id)
         at = datetime.now(UTC) + timedelta(minutes=minutes)
@@ -118,14 +120,14 @@ def test_what_is_due_is_told_by_the_clock_of_the_database(at_work: Cli, applicat
     assert abs(datetime.now(UTC) - begun) < timedelta(minutes=5)
 
 
-def test_a_row_that_the_application_holds_keeps_no_other_from_being_recorded(
+def test_a_row_that_the_application_locks_does_not_stop_others_from_being_recorded(
     cli: Cli, application: Application
 ) -> None:
-    """It is recorded as soon as it is free, and nothing goes out twice."""
+    """The row is recorded as soon as it is unlocked, and nothing is sent twice."""
     first, *others = application.add_due(5)
 
     def statuses() -> set[object]:
-        return {application.row(each)["status"] for each in others}
+        return {application.row(message_id)["status"] for message_id in others}
 
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -137,18 +139,16 @@ def test_a_row_that_the_application_holds_keeps_no_other_from_being_recorded(
             assert application.row(first)["status"] == "failed"
         assert json.loads(end(process).stdout)["sent"] == 5
     assert application.row(first)["status"] == "sent"
-    assert [each.times for each in sandbox.received] == [1] * 5
+    assert [request.times for request in sandbox.received] == [1] * 5
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
-@pytest.mark.long_except("test_what_people_do_is_done_by_the_clock_of_the_database[postgresql-+3h]")
+@pytest.mark.long_except("test_operator_actions_use_the_databases_clock[postgresql-+3h]")
 @pytest.mark.parametrize("shift", ["+3h", "-3h"])
-def test_what_people_do_is_done_by_the_clock_of_the_database(
-    at_work: Cli, application: Application, shift: str
-) -> None:
-    """Where their own is wrong, a pause lasts as long as it was to, and what is requeued is due at once.
+def test_operator_actions_use_the_databases_clock(at_work: Cli, application: Application, shift: str) -> None:
+    """With a wrong local clock, a pause has its intended duration, and a requeued message is due at once.
 
-    The history has each act in its place.
+    The history has each action in order.
     """
     application.add(1)
     application.add(2)
@@ -168,16 +168,16 @@ def test_what_people_do_is_done_by_the_clock_of_the_database(
         "rejected": ["reject", "2", "--reason", "sent by hand"],
         "requeued": ["requeue", "1"],
     }
-    for each in acts.values():
-        assert wrong(*each).returncode == 0
+    for action in acts.values():
+        assert wrong(*action).returncode == 0
     history = [*application.rows("retrycli_acts").values()]
-    assert [each["act"] for each in history] == ["paused", "resumed", *acts]
-    done_at = [datetime.fromisoformat(str(each["at"])) for each in history]
-    assert all(abs(datetime.now(UTC) - each) < timedelta(minutes=5) for each in done_at)
+    assert [entry["act"] for entry in history] == ["paused", "resumed", *acts]
+    done_at = [datetime.fromisoformat(str(entry["at"])) for entry in history]
+    assert all(abs(datetime.now(UTC) - time) < timedelta(minutes=5) for time in done_at)
     assert at_work.json("run-once")["sent"] == 1
 
 
-def test_a_letter_that_the_encoding_lacks_costs_no_message_and_is_put_into_none(cli: Cli) -> None:
+def test_a_character_missing_from_the_encoding_costs_no_message(cli: Cli) -> None:
     with (
         postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as url,
         Scripted((503, {"messages": ["überlastet: 中 …"]})) as api,

@@ -1,4 +1,4 @@
-"""``presets`` and ``deliver-test``, and a pass with a gateway for each message type: as a new user meets them."""
+"""``presets`` and ``deliver-test``, and a pass with a gateway for each message type, as a new user meets them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ body = { text = "{body}", private = true }
 """
 
 
-def test_the_list_names_every_preset_and_what_it_can_do(cli: Cli) -> None:
+def test_the_list_names_each_preset_and_its_capabilities(cli: Cli) -> None:
     shown = cli("presets")
     assert (shown.returncode, shown.stderr) == (0, "")
     rows = [line.split("\t") for line in shown.stdout.splitlines()]
     assert [row[0] for row in rows] == known_presets()
     assert ["generic", "A plain HTTP API", "cc, bcc, internal notes"] in rows
     told = cli.json("presets")["presets"]
-    assert [each["name"] for each in told] == known_presets()
-    assert all(each["checked"] for each in told)
+    assert [entry["name"] for entry in told] == known_presets()
+    assert all(entry["checked"] for entry in told)
 
 
 def test_the_list_fits_a_terminal(cli: Cli) -> None:
@@ -47,16 +47,16 @@ def test_the_list_fits_a_terminal(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("name", known_presets())
-def test_each_preset_is_shown_as_it_is_written_and_passes_its_own_check(name: str, cli: Cli, tmp_path: Path) -> None:
-    """What is shown is a beginning for one of one's own."""
+def test_each_preset_is_shown_verbatim_and_passes_its_own_check(name: str, cli: Cli, tmp_path: Path) -> None:
+    """The output is a template for a preset of one's own."""
     own = tmp_path / "own.toml"
     own.write_text(cli("presets", "show", name).stdout, encoding="utf-8")
-    for each in (name, str(own)):
-        checked = cli("presets", "check", each)
+    for preset in (name, str(own)):
+        checked = cli("presets", "check", preset)
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_a_preset_is_checked_against_the_table_where_there_is_one(at_work: Cli, tmp_path: Path) -> None:
+def test_a_preset_is_checked_against_an_existing_table(at_work: Cli, tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(OWN.replace("{body}", "{colour}"), encoding="utf-8")
     refused = at_work("presets", "check", file)
@@ -64,7 +64,7 @@ def test_a_preset_is_checked_against_the_table_where_there_is_one(at_work: Cli, 
     assert "messages.customer refers to column colour, which does not exist" in refused.stderr
 
 
-def test_without_a_table_a_check_says_what_it_would_have_to_have(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_table_the_check_lists_the_required_columns(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(OWN.replace("{body}", "{colour}"), encoding="utf-8")
     told = cli.json("presets", "check", file)
@@ -91,7 +91,7 @@ def test_without_a_table_a_check_says_what_it_would_have_to_have(cli: Cli, tmp_p
         ("ignores = [", 'headers = { X-Subject = "{subject}" }\nignores = [', "write {subject|base64}"),
     ],
 )
-def test_what_is_wrong_with_a_preset_is_said_with_key_and_line(
+def test_a_preset_error_is_reported_with_key_and_line(
     wrong: str, right: str, said: str, cli: Cli, tmp_path: Path
 ) -> None:
     file = tmp_path / "own.toml"
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_a_preset_is_said_with_key_and_line(
     assert said in refused.stderr
 
 
-def test_all_that_is_wrong_with_a_preset_is_said_at_once(cli: Cli, tmp_path: Path) -> None:
+def test_all_errors_of_a_preset_are_reported_together(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(OWN.replace("path = ", "pfad = ", 1).replace('"{token}"', '"{tokens}"'), encoding="utf-8")
     refused = cli("presets", "check", file)
@@ -113,7 +113,7 @@ def test_all_that_is_wrong_with_a_preset_is_said_at_once(cli: Cli, tmp_path: Pat
 # deliver-test
 
 
-def test_a_test_is_sent_and_shown_with_its_secrets_masked(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_test_message_is_shown_with_masked_secrets(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "own.toml"
     config.write_text(OWN.replace("/cases/", "/tickets/"), encoding="utf-8")
     env = {"RETRYCLI_GATEWAY__PRESET": str(config), "RETRYCLI_GATEWAY__TOKEN": "geheim-17"}
@@ -129,11 +129,11 @@ def test_a_test_is_sent_and_shown_with_its_secrets_masked(at_work: Cli, sandbox:
     assert received.content["private"] is True
 
 
-def test_a_test_takes_files_along(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_test_message_can_have_attachments(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "own.toml"
     config.write_text(OWN.replace("/cases/", "/tickets/").replace("/replies", "/messages"), encoding="utf-8")
-    for each in ("bill.pdf", "räder.png"):
-        (tmp_path / each).write_bytes(b"\x89")
+    for file_name in ("bill.pdf", "räder.png"):
+        (tmp_path / file_name).write_bytes(b"\x89")
     with_files = at_work.having(
         {
             "RETRYCLI_GATEWAY__PRESET": str(config),
@@ -150,7 +150,7 @@ def test_a_test_takes_files_along(at_work: Cli, sandbox: Sandbox, tmp_path: Path
     assert len(sandbox.received) == 1
 
 
-def test_a_test_has_copies(at_work: Cli, sandbox: Sandbox) -> None:
+def test_a_test_message_can_have_copies(at_work: Cli, sandbox: Sandbox) -> None:
     to_ben = ("deliver-test", "--ticket", "1", "--type", "customer", "--to", "ben@example.com", "--yes")
     copies = ("--cc", "ana@example.com", "--cc", "cy@example.com", "--bcc", "dan@example.com")
     assert at_work(*to_ben, *copies).returncode == 0
@@ -159,14 +159,14 @@ def test_a_test_has_copies(at_work: Cli, sandbox: Sandbox) -> None:
     assert received.content["bcc"] == ["dan@example.com"]
 
 
-def test_a_test_that_does_not_arrive_ends_with_3(at_work: Cli) -> None:
+def test_a_test_message_that_does_not_arrive_ends_with_3(at_work: Cli) -> None:
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
         told = at_work.having({"TICKETING_API_BASE_URL": server.url}).json("deliver-test", "--ticket", "1", code=3)
     assert (told["outcome"], told["status_code"]) == ("transient", 503)
     assert told["exchanges"]
 
 
-def test_a_test_to_a_customer_is_not_sent_unasked(at_work: Cli, sandbox: Sandbox) -> None:
+def test_a_test_message_to_a_customer_requires_confirmation(at_work: Cli, sandbox: Sandbox) -> None:
     refused = at_work("deliver-test", "--ticket", "1", "--type", "customer")
     assert refused.returncode == 2
     assert not sandbox.received
@@ -183,7 +183,7 @@ def second() -> Iterator[Sandbox]:
         yield server
 
 
-def test_each_type_goes_through_its_own_gateway(
+def test_each_message_type_uses_its_own_gateway(
     at_work: Cli, application: Application, sandbox: Sandbox, second: Sandbox
 ) -> None:
     for number, kind in enumerate(["customer", "supplier", "internal"], 1):
@@ -191,10 +191,10 @@ def test_each_type_goes_through_its_own_gateway(
     told = at_work.having({"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": second.url}).json("run-once")
     assert told["sent"] == 3
     assert len(sandbox.received) == 2
-    assert [each.kind for each in second.received] == ["note"]
+    assert [request.kind for request in second.received] == ["note"]
 
 
-def test_one_that_is_down_holds_up_no_other_and_is_told_of(
+def test_a_gateway_that_is_down_is_reported_and_stops_no_other(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     for number in range(1, 8):
@@ -210,7 +210,7 @@ def test_one_that_is_down_holds_up_no_other_and_is_told_of(
     assert "failed 5 times in a row" in explained
 
 
-def test_a_gateway_of_its_own_has_the_keys_of_all_but_those_of_a_destination(cli: Cli, tmp_path: Path) -> None:
+def test_a_gateway_of_a_type_inherits_all_keys_but_those_of_a_destination(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "retrycli.toml").write_text(
         """
         [gateway]

@@ -1,4 +1,4 @@
-"""A row of which the application's table takes no change keeps no other from being taken in, sent and written down."""
+"""A row whose table refuses changes does not stop other rows from being enrolled, sent and recorded."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CLOSED = "ticket 12 is closed"
 
 
 def refuse(application: Application, message_id: object) -> None:
-    """Have a trigger of the application's refuse every change of a message."""
+    """Create a trigger of the application that refuses every change of a message."""
     refuse_rows(application, f"= {message_id}")
 
 
 def refuse_rows(application: Application, which: str) -> None:
-    """Have a trigger of the application's refuse every change of some rows, by their ids."""
+    """Create a trigger of the application that refuses every change of some rows, by their ids."""
     if application.is_sqlite:
         application.execute(
             f"CREATE TRIGGER closed BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
@@ -49,22 +49,22 @@ def refuse_rows(application: Application, which: str) -> None:
 
 
 def allow(application: Application) -> None:
-    """Have the trigger refuse no change any more."""
+    """Make the trigger accept all changes."""
     application.execute("DROP TRIGGER closed" + ("" if application.is_sqlite else " ON pending_messages"))
 
 
 def check_handed_over(application: Application, sandbox: Sandbox, message_id: object, others: Sequence[object]) -> None:
-    """It is in a person's hands and as it was; each other was sent, once."""
+    """Check that the message is escalated with its row unchanged, and that each other message was sent once."""
     rows = application.rows()
     assert {rows[each]["status"] for each in others} == {"sent"}
     assert (rows[message_id]["status"], rows[message_id]["last_error"]) == ("failed", "HTTP 503")
     [own] = application.rows("retrycli_queue").values()
     assert (own["message_id"], own["state"], own["escalation_reason"]) == (message_id, "escalated", "invalid")
-    assert {each.times for each in sandbox.received} == {1}
+    assert {request.times for request in sandbox.received} == {1}
 
 
 def check_told(done: Finished, message_id: object) -> None:
-    """The pass is none that failed, and its log names the message and what is in the way."""
+    """Check that the pass did not fail, and that its log names the message and the cause."""
     assert done.returncode == 0, done.stderr
     told, metric = done.stderr.splitlines()
     assert f"Message {message_id} needs an operator (invalid: " in told
@@ -72,8 +72,10 @@ def check_told(done: Finished, message_id: object) -> None:
     assert "METRIC: message_escalated" in metric
 
 
-def test_it_is_sent_once_and_a_person_is_told(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    """What came of the attempt is in the history, so that nobody has to guess."""
+def test_a_message_whose_row_refuses_changes_is_sent_once_and_escalated(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """The history has the outcome of the attempt, so that nobody has to guess."""
     first, closed, *others = application.add_due(MESSAGES)
     refuse(application, closed)
     check_told(at_work("run-once"), closed)
@@ -85,20 +87,20 @@ def test_it_is_sent_once_and_a_person_is_told(at_work: Cli, application: Applica
     assert len(sandbox.received) == MESSAGES
 
 
-def test_what_begins_in_the_transaction_that_it_undoes_is_sent_once(
+def test_an_exhausted_message_whose_row_refuses_changes_is_sent_once(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Its tries are used up when its turn comes, which is together with the turn of others."""
+    """Its retries are used up at its turn, which is that of other messages too."""
     application.add_due(MESSAGES)
     assert at_work.json("run-once", "--limit", "1")["sent"] == 1
-    *others, closed = (each for each, row in application.rows().items() if row["status"] == "failed")
+    *others, closed = (message_id for message_id, row in application.rows().items() if row["status"] == "failed")
     application.execute(f"UPDATE pending_messages SET retry_count = 10 WHERE id = {closed}")
     refuse(application, closed)
     check_told(at_work("run-once"), closed)
     check_handed_over(application, sandbox, closed, others)
 
 
-def test_what_can_not_be_sent_keeps_no_other_from_being_taken_in(
+def test_an_invalid_message_whose_row_refuses_changes_does_not_stop_enrolment(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     closed = application.add(1, body=None)
@@ -113,7 +115,7 @@ def test_what_can_not_be_sent_keeps_no_other_from_being_taken_in(
 def check_a_later_pass_sends_others(
     cli: Cli, application: Application, close: Callable[[Application, int], None]
 ) -> None:
-    """Kill a pass that sends a message, close its row, and check that a later pass escalates it and sends others."""
+    """Kill a pass that sends a message, lock its row, and check that a later pass escalates it and sends others."""
     [closed] = application.add_due(1)
     with held_back() as (api, gate):
         process = cli.having(application.variables(api.url)).start("run-once")
@@ -129,16 +131,16 @@ def check_a_later_pass_sends_others(
         check_handed_over(application, api, closed, others)
 
 
-def test_one_that_was_being_sent_when_its_pass_died_keeps_no_later_pass_from_its_work(
+def test_a_row_that_refuses_changes_and_whose_pass_died_does_not_stop_later_passes(
     cli: Cli, application: Application
 ) -> None:
     check_a_later_pass_sends_others(cli, application, refuse)
 
 
-def test_the_pass_before_it_that_finds_the_row_sends_all_the_same(
+def test_the_pass_that_first_finds_the_row_still_sends(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """What is tried out before anything is sent is tried with another message where one takes no change."""
+    """The trial write uses another message if the first one refuses changes."""
     *others, closed = application.add_due(MESSAGES)
     refuse(application, closed)
     check_told(at_work("run-once"), closed)
@@ -146,7 +148,7 @@ def test_the_pass_before_it_that_finds_the_row_sends_all_the_same(
 
 
 @pytest.mark.parametrize("number", [1, MESSAGES])
-def test_a_table_that_takes_no_change_at_all_is_told_before_anything_is_sent(
+def test_a_table_that_refuses_all_changes_is_reported_before_anything_is_sent(
     at_work: Cli, application: Application, sandbox: Sandbox, number: int
 ) -> None:
     application.add_due(number)
@@ -158,4 +160,4 @@ def test_a_table_that_takes_no_change_at_all_is_told_before_anything_is_sent(
     done = at_work("run-once")
     assert (done.returncode, sandbox.received) == (78, ())
     assert "rejects results of messages" in done.stderr
-    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+    assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}

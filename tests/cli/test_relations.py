@@ -1,4 +1,4 @@
-"""A table that can't be used as it is: one line that names it and the remedy, exit 78, and nothing is sent."""
+"""Unusable tables: one line that names the table and the remedy, exit 78, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ INDEX = "CREATE INDEX retrycli_failed ON"
 
 
 def failed(application: Application) -> str:
-    """What the index compares: on PostgreSQL the catalogue has an operator for texts, and none for varchar."""
+    """Return the index's comparison: PostgreSQL's catalogue has an operator for text, and none for varchar."""
     return "status" if application.is_sqlite else "CAST(status AS text)"
 
 
 def without_a_key(application: Application, source: str = "SELECT * FROM pending_messages") -> None:
-    """Put a copy in the table's place that has no key, and lets an id be null."""
+    """Replace the table with a copy that has no key, and permits null ids."""
     application.execute(f"CREATE TABLE copied AS {source}")
     application.execute("DROP TABLE pending_messages")
     application.execute("ALTER TABLE copied RENAME TO pending_messages")
 
 
 def view(application: Application, query: str = "SELECT * FROM stored") -> None:
-    """Put a view in the table's place."""
+    """Replace the table with a view."""
     application.execute("ALTER TABLE pending_messages RENAME TO stored")
     application.execute(f"CREATE VIEW pending_messages AS {query}")
 
 
 def check_refused(done: Finished, *words: str, code: int = 78) -> None:
-    """It is one line, and says what is wrong and what to do."""
+    """Check that the error is one line with the problem and a remedy."""
     assert done.returncode == code, done.stderr
     [line] = done.stderr.splitlines()
-    for each in ("pending_messages", *words):
-        assert each in line
+    for word in ("pending_messages", *words):
+        assert word in line
 
 
 @pytest.mark.parametrize("twin", ["failed", "sent"])
-def test_two_rows_with_one_id_are_refused(at_work: Cli, application: Application, sandbox: Sandbox, twin: str) -> None:
-    """Also if the other one is not failed: a result would be written to both."""
+def test_refuses_two_rows_with_one_id(at_work: Cli, application: Application, sandbox: Sandbox, twin: str) -> None:
+    """This holds also if the other row is not failed: a result would be written to both."""
     application.add_due(2)
     without_a_key(application)
     application.add(102, status=twin)
-    for each in ("run-once", "run-once --dry-run", "retry 102", "reject 101 --reason double", "status"):
-        check_refused(at_work(*each.split()), "more than one row with the id 102", "PRIMARY KEY")
+    for command in ("run-once", "run-once --dry-run", "retry 102", "reject 101 --reason double", "status"):
+        check_refused(at_work(*command.split()), "more than one row with the id 102", "PRIMARY KEY")
     assert sandbox.received == ()
     assert application.rows("retrycli_attempts") == {}
 
 
-def test_two_rows_with_one_id_in_a_view_are_refused(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_refuses_two_rows_with_one_id_in_a_view(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     application.add_due(2)
     view(application, "SELECT * FROM stored UNION ALL SELECT * FROM stored WHERE id = 102")
     check_refused(at_work("run-once"), "more than one row with the id 102")
     assert sandbox.received == ()
 
 
-def test_two_rows_with_one_id_that_are_not_failed_concern_only_who_asks_for_them(
+def test_duplicate_ids_of_rows_that_are_not_failed_affect_only_their_readers(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.add(101)
@@ -77,7 +77,7 @@ def test_two_rows_with_one_id_that_are_not_failed_concern_only_who_asks_for_them
     assert len(sandbox.received) == 1
 
 
-def test_a_failed_message_without_an_id_is_refused(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_refuses_a_failed_message_without_an_id(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     application.add_due(2)
     without_a_key(application)
     application.execute("UPDATE pending_messages SET id = NULL WHERE id = 102")
@@ -85,7 +85,7 @@ def test_a_failed_message_without_an_id_is_refused(at_work: Cli, application: Ap
     assert sandbox.received == ()
 
 
-def test_a_table_without_a_key_whose_ids_differ_is_used(
+def test_accepts_a_table_without_a_key_if_its_ids_are_unique(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.add_due(2)
@@ -95,7 +95,7 @@ def test_a_table_without_a_key_whose_ids_differ_is_used(
 
 
 @pytest.mark.parametrize("command", WRITING)
-def test_a_view_that_takes_no_changes_is_refused(
+def test_refuses_a_view_that_is_not_updatable(
     at_work: Cli, application: Application, sandbox: Sandbox, command: str
 ) -> None:
     application.add_due(2)
@@ -105,7 +105,7 @@ def test_a_view_that_takes_no_changes_is_refused(
 
 
 @pytest.mark.parametrize("more", [(), ("--yes",)])
-def test_an_index_on_a_view_is_refused_before_it_is_offered(
+def test_refuses_an_index_on_a_view_before_it_asks(
     at_work: Cli, application: Application, more: tuple[str, ...]
 ) -> None:
     view(application)
@@ -115,8 +115,8 @@ def test_an_index_on_a_view_is_refused_before_it_is_offered(
 
 
 @pytest.mark.databases("postgresql")
-def test_an_index_on_a_foreign_table_is_refused(at_work: Cli, application: Application) -> None:
-    columns = ", ".join(f"{each} TEXT" for each in REQUIRED_COLUMNS if each != "id")
+def test_refuses_an_index_on_a_foreign_table(at_work: Cli, application: Application) -> None:
+    columns = ", ".join(f"{column} TEXT" for column in REQUIRED_COLUMNS if column != "id")
     application.execute("DROP TABLE pending_messages")
     application.execute("CREATE FOREIGN DATA WRAPPER elsewhere")
     application.execute("CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere")
@@ -125,10 +125,8 @@ def test_an_index_on_a_foreign_table_is_refused(at_work: Cli, application: Appli
 
 
 @pytest.mark.databases("postgresql")
-def test_an_index_on_a_partitioned_table_is_left_to_whoever_can_stop_writers(
-    at_work: Cli, application: Application
-) -> None:
-    """Made as the error says, it is found and used."""
+def test_an_index_on_a_partitioned_table_is_left_to_the_operator(at_work: Cli, application: Application) -> None:
+    """Created as the error says, it is found and used."""
     application.execute("CREATE TABLE parts (LIKE pending_messages) PARTITION BY RANGE (id)")
     application.execute("CREATE TABLE part_1 PARTITION OF parts DEFAULT")
     application.execute("DROP TABLE pending_messages")

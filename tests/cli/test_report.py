@@ -30,14 +30,14 @@ HOSTILE = "<script>alert(1)</script>" + "x" * 2000
 
 
 def heading(page: str) -> str:
-    """How things are, as a page has it."""
+    """Return the headline of a page."""
     found = re.search("<h1>(.*)</h1>", page)
     assert found is not None
     return found[1]
 
 
 def hour_old(path: Path) -> None:
-    """Let an hour pass for a file."""
+    """Make a file an hour old."""
     then = path.stat().st_mtime - 3601
     os.utime(path, (then, then))
 
@@ -45,8 +45,8 @@ def hour_old(path: Path) -> None:
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_a_page_that_others_may_read(at_work: Cli, tmp_path: Path) -> None:
-    """Whatever the umask; a web server has a user of its own."""
+def test_a_report_is_readable_by_others(at_work: Cli, tmp_path: Path) -> None:
+    """This holds under any umask; a web server has its own user."""
     done = at_work.under("sh", "-c", 'umask 077; exec "$0" "$@"')("report", "--html", "page.html")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = tmp_path / "page.html"
@@ -55,7 +55,7 @@ def test_a_report_is_a_page_that_others_may_read(at_work: Cli, tmp_path: Path) -
     assert heading(page.read_text(encoding="utf-8")).startswith("No pass has run yet")
 
 
-def test_a_report_goes_to_stdout_when_asked(at_work: Cli, tmp_path: Path) -> None:
+def test_writes_a_report_to_stdout_on_request(at_work: Cli, tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
     done = at_work("report", "--html", "-")
     assert (done.returncode, done.stderr) == (0, "")
@@ -64,7 +64,7 @@ def test_a_report_goes_to_stdout_when_asked(at_work: Cli, tmp_path: Path) -> Non
     assert set(tmp_path.iterdir()) == before
 
 
-def test_on_a_terminal_it_says_what_it_wrote_and_what_to_do_next(at_work: Cli) -> None:
+def test_on_a_terminal_it_names_the_file_and_the_next_step(at_work: Cli) -> None:
     screen = at_work.on_terminal("report", "--html", "page.html")
     assert re.fullmatch(
         r"Wrote page\.html \(\d\d KiB\)\.\nNext: open the report in a browser, such as with xdg-open page\.html\n",
@@ -72,7 +72,7 @@ def test_on_a_terminal_it_says_what_it_wrote_and_what_to_do_next(at_work: Cli) -
     )
 
 
-def test_without_a_file_the_one_that_is_set_is_written(at_work: Cli, tmp_path: Path) -> None:
+def test_without_a_file_argument_it_writes_the_configured_one(at_work: Cli, tmp_path: Path) -> None:
     assert at_work("report", env={"RETRYCLI_REPORT__PATH": "set.html"}).returncode == 0
     assert (tmp_path / "set.html").exists()
     none = at_work("report")
@@ -80,8 +80,8 @@ def test_without_a_file_the_one_that_is_set_is_written(at_work: Cli, tmp_path: P
     assert "no file given; name one, or - for stdout, or set report.path" in " ".join(none.stderr.split())
 
 
-def test_a_link_is_replaced_and_not_followed(at_work: Cli, tmp_path: Path) -> None:
-    """Somebody else may have put it there, to have a pass that root makes overwrite a file."""
+def test_replaces_a_symbolic_link_and_does_not_follow_it(at_work: Cli, tmp_path: Path) -> None:
+    """Somebody else may have created it, so that a pass as root overwrites another file."""
     (tmp_path / "other").write_text("old")
     (tmp_path / "page.html").symlink_to("other")
     assert at_work("report", "--html", "page.html").returncode == 0
@@ -97,14 +97,14 @@ def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path:
     assert (tmp_path / "page.html").read_text() == DOCTYPE
 
 
-def test_a_device_is_written_to_and_not_replaced(at_work: Cli) -> None:
+def test_writes_to_a_device_and_does_not_replace_it(at_work: Cli) -> None:
     done = at_work.forked()("report", "--html", "/dev/stdout")  # a pipe
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(DOCTYPE)
 
 
 @pytest.mark.parametrize("path", ["nowhere/page.html", ".", "agent.db/page.html", "x" * 300, "/proc/page.html"])
-def test_a_path_that_cant_be_written_is_one_line_with_the_remedy_and_nothing_changes(
+def test_an_unwritable_path_is_one_line_with_a_remedy_and_changes_nothing(
     at_work: Cli, tmp_path: Path, path: str
 ) -> None:
     before = {each: each.read_bytes() for each in tmp_path.iterdir()}
@@ -117,23 +117,21 @@ def test_a_path_that_cant_be_written_is_one_line_with_the_remedy_and_nothing_cha
 
 
 @pytest.mark.parametrize("since", ["soon", "0d"])
-def test_a_time_that_is_none_is_wrong_usage(at_work: Cli, tmp_path: Path, since: str) -> None:
+def test_an_invalid_time_is_wrong_usage(at_work: Cli, tmp_path: Path, since: str) -> None:
     done = at_work("report", "--html", "page.html", "--since", since)
     assert (done.returncode, done.stdout) == (2, "")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_without_jinja2_the_error_says_how_to_get_it(at_work: Cli, tmp_path: Path) -> None:
+def test_without_jinja2_the_error_suggests_how_to_install_it(at_work: Cli, tmp_path: Path) -> None:
     done = replace(at_work, program=WITHOUT_JINJA2)("report", "--html", "page.html")
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == f"retrycli: a report needs Jinja2: {sys.executable} -m pip install 'retrycli[report]'\n"
     assert not (tmp_path / "page.html").exists()
 
 
-def test_what_comes_from_a_message_or_an_answer_is_text_and_customers_words_are_not_in_it(
-    cli: Cli, application: Application
-) -> None:
-    """Ids of tickets, types and errors are hostile here, and 2,000 characters long."""
+def test_the_page_escapes_texts_and_has_no_customer_texts(cli: Cli, application: Application) -> None:
+    """Ticket ids, types and errors are hostile here, and 2,000 characters long."""
     texts: dict[str, Any] = {
         "subject": f"SUBJECT{HOSTILE}",
         "body": f"BODY{HOSTILE}",
@@ -158,11 +156,11 @@ def test_what_comes_from_a_message_or_an_answer_is_text_and_customers_words_are_
 
 @pytest.fixture
 def with_page(at_work: Cli, tmp_path: Path) -> Cli:
-    """The command, set to renew a page."""
+    """Provide the command, configured to renew a page."""
     return at_work.having({"RETRYCLI_REPORT__PATH": str(tmp_path / "page.html")})
 
 
-def test_a_pass_renews_the_page_when_it_did_something_or_the_page_is_an_hour_old(
+def test_a_pass_renews_the_page_if_it_acted_or_the_page_is_an_hour_old(
     with_page: Cli, application: Application, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
@@ -190,10 +188,10 @@ def test_a_pass_renews_the_page_when_it_did_something_or_the_page_is_an_hour_old
         (WITHOUT_JINJA2, "page.html", "a report needs Jinja2: "),
     ],
 )
-def test_a_page_that_cant_be_renewed_fails_no_pass(
+def test_a_page_that_cannot_be_renewed_fails_no_pass(
     at_work: Cli, application: Application, program: tuple[str, ...] | None, path: str, said: str
 ) -> None:
-    """It is said, with the remedy, and all messages are sent; then once every six hours, for cron mails each word."""
+    """A warning has the remedy, and all messages are sent. It is repeated every six hours, because cron mails it."""
     application.fill_due()
     done: Finished = replace(at_work, program=program or at_work.program)(
         "run-once", env={"RETRYCLI_REPORT__PATH": path}
@@ -207,8 +205,8 @@ def test_a_page_that_cant_be_renewed_fails_no_pass(
     assert mended.stderr.endswith(" WARNING The report was renewed again\n")
 
 
-def test_a_pass_that_is_stopped_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:
-    """An outage is what a person looks for."""
+def test_a_pass_that_stops_early_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """In an outage an operator looks at the page."""
     application.add_due(6)
     at_work = cli.having({**application.variables("http://127.0.0.1:9"), "RETRYCLI_REPORT__PATH": "page.html"})
     assert at_work("run-once").returncode == 69
@@ -216,8 +214,10 @@ def test_a_pass_that_is_stopped_renews_the_page_too(cli: Cli, application: Appli
     assert re.match(r"The ticketing API has been down since .*, and 6 messages are waiting\.", heading(page))
 
 
-def test_a_relative_path_in_a_file_is_beside_the_file(cli: Cli, application: Application, tmp_path: Path) -> None:
-    """Cron starts us in a folder of its own."""
+def test_a_relative_path_is_relative_to_its_configuration_file(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    """Cron starts the command in another folder."""
     folder = tmp_path / "etc"
     folder.mkdir()
     settings = f"[database]\nurl = '{application.url}'\n[gateway]\nbase_url = 'http://127.0.0.1:9'\n"
@@ -227,7 +227,7 @@ def test_a_relative_path_in_a_file_is_beside_the_file(cli: Cli, application: App
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_message_that_went_to_a_person_is_there_with_its_commands(cli: Cli, application: Application) -> None:
+def test_the_page_shows_an_escalated_message_with_its_commands(cli: Cli, application: Application) -> None:
     application.add_due(2)
     with Scripted(REJECTS) as api:
         at_work = cli.having(application.variables(api.url))

@@ -1,4 +1,4 @@
-"""``retry``: one attempt now, for a person who asks for it."""
+"""``retry``: one attempt now, at an operator's request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ pytestmark = on_both
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 
-def test_a_message_that_waits_is_sent_at_once_and_the_history_says_for_whom(
+def test_a_waiting_message_is_sent_at_once_and_the_history_names_the_operator(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Whatever its wait, and whether a pass has seen it yet or not. Without --by it is the login name."""
+    """This holds during any wait, and before any pass has seen it. Without --by the history has the login name."""
     message = application.add(8, hours_ago=0, retry_count=3)
     done = at_work("retry", str(message))
     assert (done.returncode, done.stdout, done.stderr) == (0, "8\tdelivered\t200\t\n", "")
@@ -35,8 +35,8 @@ def test_a_message_that_waits_is_sent_at_once_and_the_history_says_for_whom(
     assert (attempt["made_by"], attempt["pass_id"], attempt["outcome"]) == (USER, None, "delivered")
 
 
-def test_a_message_that_is_not_taken_stays_where_it_was_and_keeps_its_tries(cli: Cli, application: Application) -> None:
-    """Exit 3. Row and queue are as before, but for the text's identity; the history has the attempt."""
+def test_a_message_that_is_refused_keeps_its_state_and_retries(cli: Cli, application: Application) -> None:
+    """It exits with 3. Row and queue are unchanged, except for the text's identity; the history has the attempt."""
     application.add(8, hours_ago=0, retry_count=3)
     with Scripted(BUSY) as api:
         retrycli.run_once(application.settings(api.url))
@@ -50,9 +50,7 @@ def test_a_message_that_is_not_taken_stays_where_it_was_and_keeps_its_tries(cli:
     assert (application.rows(), application.rows("retrycli_queue")) == (rows, {8: queued | read})
 
 
-def test_an_escalated_message_is_tried_too_and_stays_escalated_until_it_is_taken(
-    cli: Cli, application: Application
-) -> None:
+def test_an_escalated_message_stays_escalated_until_it_is_accepted(cli: Cli, application: Application) -> None:
     application.add(9, retry_count=10)
     with Scripted(REJECTS, TAKES) as api:
         retrycli.run_once(application.settings(api.url))
@@ -70,7 +68,7 @@ def test_an_escalated_message_is_tried_too_and_stays_escalated_until_it_is_taken
     assert "Message 9 sent.\n" in sent.text
 
 
-def test_what_is_sent_rejected_or_not_there_is_refused_each_with_a_line_that_says_why(
+def test_refuses_sent_rejected_and_missing_messages_with_one_line_each(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.fill()
@@ -86,14 +84,14 @@ def test_what_is_sent_rejected_or_not_there_is_refused_each_with_a_line_that_say
     assert sandbox.received == ()
 
 
-def test_several_messages_are_tried_each_for_itself_and_not_delivered_weighs_most(
+def test_several_messages_are_attempted_separately_and_the_worst_result_decides(
     cli: Cli, application: Application
 ) -> None:
     application.fill()
     with Scripted(BUSY, TAKES) as api:
         done = cli.having(application.variables(api.url))("retry", "5", "1", "6", "--json")
     assert done.returncode == 3
-    assert [(each["id"], each["outcome"]) for each in json.loads(done.stdout)["results"]] == [
+    assert [(result["id"], result["outcome"]) for result in json.loads(done.stdout)["results"]] == [
         (5, "transient"),
         (1, None),
         (6, "delivered"),
@@ -101,10 +99,10 @@ def test_several_messages_are_tried_each_for_itself_and_not_delivered_weighs_mos
     assert done.stderr == "retrycli: message 1 is sent, not failed: there is nothing to retry\n"
 
 
-def test_however_many_are_tried_there_is_one_log_in(cli: Cli, application: Application) -> None:
-    """A ticketing system may well lock an account that logs in hundreds of times in a minute."""
-    for each in (101, 102, 103):
-        application.add(each)
+def test_many_attempts_use_one_login(cli: Cli, application: Application) -> None:
+    """A ticketing system may lock an account that logs in hundreds of times in a minute."""
+    for message_id in (101, 102, 103):
+        application.add(message_id)
     account = {"AUTH": "login", "USERNAME": "anna", "PASSWORD": "correct horse"}
     log_in = {f"RETRYCLI_GATEWAY__{name}": value for name, value in account.items()}
     with Scripted((200, {"succeeded": True, "access_token": "t0k3n"})) as api:
@@ -114,8 +112,8 @@ def test_however_many_are_tried_there_is_one_log_in(cli: Cli, application: Appli
     assert api.paths[0] == "/auth/login"
 
 
-def test_a_message_that_a_pass_is_sending_just_now_is_refused(cli: Cli, application: Application) -> None:
-    """It would arrive twice."""
+def test_refuses_a_message_that_a_pass_is_sending(cli: Cli, application: Application) -> None:
+    """Otherwise it would arrive twice."""
     application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -129,8 +127,8 @@ def test_a_message_that_a_pass_is_sending_just_now_is_refused(cli: Cli, applicat
     assert len(sandbox.received) == 1
 
 
-def test_a_message_with_unusable_data_is_refused_with_what_to_mend(at_work: Cli, application: Application) -> None:
-    """And once its row is mended, it goes out."""
+def test_refuses_a_message_with_unusable_data_and_says_what_to_fix(at_work: Cli, application: Application) -> None:
+    """After its row is fixed, it is sent."""
     application.add(9, body=None)
     done = at_work("retry", "9")
     assert done.returncode == 4
@@ -140,8 +138,8 @@ def test_a_message_with_unusable_data_is_refused_with_what_to_mend(at_work: Cli,
     assert at_work("retry", "9").returncode == 0
 
 
-def test_a_hand_takes_nothing_from_the_ten_tries(cli: Cli, application: Application) -> None:
-    """After a failed attempt by hand, the pass's own is still the tenth, and escalates."""
+def test_a_manual_attempt_uses_up_no_retry(cli: Cli, application: Application) -> None:
+    """After a failed manual attempt, the pass's own is still the tenth, and escalates."""
     application.add(101, retry_count=9, hours_ago=5)
     with Scripted(BUSY) as api:
         settings = application.settings(api.url)

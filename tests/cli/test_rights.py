@@ -1,4 +1,4 @@
-"""What retrycli makes is its owner's alone, whatever the umask, but for what others are there to read."""
+"""Files that retrycli creates are private to their owner under any umask, except those for others to read."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ exit 1
 """
 
 
-def test_all_that_commands_make_is_private(cli: Cli, application: Application) -> None:
+def test_files_that_commands_create_are_private(cli: Cli, application: Application) -> None:
     application.path.chmod(0o600)  # what SQLite puts beside it has the same
     application.execute("PRAGMA journal_mode = WAL")
     application.add(1)
     editor = cli.cwd / "editor"
     editor.write_text(EDITOR)
     editor.chmod(0o700)
-    before = {each.name for each in cli.cwd.iterdir()}
+    before = {path.name for path in cli.cwd.iterdir()}
     (folder := cli.cwd / "temporary").mkdir()
     at_work = cli.under(*OPEN_TO_ALL).having({"TMPDIR": str(folder), "EDITOR": str(editor)})
     assert at_work("init", "--database-url", application.url, "--base-url", "http://127.0.0.1:9").returncode == 0
@@ -43,7 +43,7 @@ def test_all_that_commands_make_is_private(cli: Cli, application: Application) -
     assert [mode for mode, _ in seen] == ["600", "700"]
     assert all(name.startswith(str(folder)) for _, name in seen)
     assert list(folder.iterdir()) == []
-    made = {each.name: stat.S_IMODE(each.stat().st_mode) for each in cli.cwd.iterdir() if each.is_file()}
+    made = {path.name: stat.S_IMODE(path.stat().st_mode) for path in cli.cwd.iterdir() if path.is_file()}
     own = {name: mode for name, mode in made.items() if name not in before | {"seen"}}
     assert own.keys() > FOR_OTHERS.keys() | {"retrycli.toml"}
     assert own == dict.fromkeys(own, 0o600) | FOR_OTHERS

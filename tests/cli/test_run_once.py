@@ -1,4 +1,4 @@
-"""``run-once``: what it sends, what it writes, what it says, and how it ends."""
+"""``run-once``: what it sends, writes and prints, and how it ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ JSON_KEYS = [
 
 
 def changes(before: dict[object, Row], after: dict[object, Row]) -> dict[object, dict[str, object]]:
-    """For each row that differs, the columns that do, with what is in them now."""
+    """Return the changed columns of each changed row, with their new values."""
     assert before.keys() == after.keys()
     found = {
         key: {name: value for name, value in row.items() if value != before[key][name]} for key, row in after.items()
@@ -64,19 +64,19 @@ class Story:
 
     @property
     def changed(self) -> dict[object, dict[str, object]]:
-        """What the pass changed in the application's table."""
+        """Return the pass's changes in the application's table."""
         return changes(self.before, self.application.rows())
 
 
 def others(application: Application) -> object:
-    """The database without retrycli's own tables and without the messages' rows."""
+    """Return the database without retrycli's own tables and without the messages' rows."""
     schema = [line for line in application.schema() if "retrycli_" not in line]
     return schema, application.rows("ticket_states")
 
 
 @pytest.fixture(scope="module")
 def well(tmp_path_factory: pytest.TempPathFactory, engine: Factory) -> Iterator[Story]:
-    """A pass with two environment variables, and a ticketing API that takes everything."""
+    """Make a pass with two environment variables, and a ticketing API that accepts everything."""
     folder = tmp_path_factory.mktemp("well")
     with engine(folder, None) as url, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
         application = Application(url).fill()
@@ -86,17 +86,17 @@ def well(tmp_path_factory: pytest.TempPathFactory, engine: Factory) -> Iterator[
         application.lock.unlink(missing_ok=True)
 
 
-def test_two_environment_variables_are_all_that_a_pass_needs(well: Story) -> None:
+def test_a_pass_needs_only_two_environment_variables(well: Story) -> None:
     assert well.done.returncode == 0
     assert len(well.received) == len(DUE)
 
 
-def test_a_pass_in_which_all_is_well_says_nothing_off_a_terminal(well: Story) -> None:
+def test_a_successful_pass_prints_nothing_off_a_terminal(well: Story) -> None:
     assert (well.done.stdout, well.done.stderr) == ("", "")
 
 
-def test_a_message_arrives_as_it_was_written(well: Story) -> None:
-    [reply] = [each for each in well.received if each.ticket_id == "4705"]
+def test_a_message_arrives_unchanged(well: Story) -> None:
+    [reply] = [request for request in well.received if request.ticket_id == "4705"]
     assert reply.kind == "message"
     assert reply.content == {
         "message_type": "customer",
@@ -109,11 +109,11 @@ def test_a_message_arrives_as_it_was_written(well: Story) -> None:
 
 
 def test_an_internal_message_becomes_a_note(well: Story) -> None:
-    assert [each.ticket_id for each in well.received if each.kind == "note"] == ["4707"]
+    assert [request.ticket_id for request in well.received if request.kind == "note"] == ["4707"]
 
 
-def test_what_was_due_is_sent_and_nothing_else_in_its_row_changes(well: Story) -> None:
-    """Of a delivered message status, sent_at and last_error change, and of the other statuses nothing at all."""
+def test_due_messages_are_sent_and_only_their_result_columns_change(well: Story) -> None:
+    """Of a delivered message status, sent_at and last_error change; rows with other statuses do not change."""
     assert well.changed.keys() == set(DUE)
     for columns in well.changed.values():
         assert columns.keys() == {"status", "sent_at", "last_error"}
@@ -122,17 +122,17 @@ def test_what_was_due_is_sent_and_nothing_else_in_its_row_changes(well: Story) -
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", str(columns["sent_at"]))
 
 
-def test_a_message_whose_time_has_not_come_waits(well: Story) -> None:
+def test_a_message_that_is_not_due_waits(well: Story) -> None:
     assert well.application.state(8) == "waiting"
 
 
-def test_the_applications_other_tables_and_its_schema_stay_as_they_are(well: Story) -> None:
+def test_the_applications_other_tables_and_schema_stay_unchanged(well: Story) -> None:
     assert others(well.application) == well.others_before
-    assert {*OWN, "retrycli_version"} == {each for each in well.application.tables() if "retrycli" in each}
+    assert {*OWN, "retrycli_version"} == {table for table in well.application.tables() if "retrycli" in table}
 
 
 @on_sqlite
-def test_the_files_journal_mode_stays_the_applications(well: Story) -> None:
+def test_the_files_journal_mode_stays_unchanged(well: Story) -> None:
     assert well.application.execute("PRAGMA journal_mode") == [{"journal_mode": "delete"}]
 
 
@@ -140,10 +140,10 @@ def test_the_files_journal_mode_stays_the_applications(well: Story) -> None:
 
 
 @on_sqlite
-def test_a_configuration_file_of_two_lines_is_enough_from_anywhere(
+def test_a_configuration_file_of_two_lines_works_from_any_directory(
     cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """From ``env -i`` and another folder, with ``--config``; the file's relative path is relative to the file."""
+    """It is run with ``env -i`` in another folder, with ``--config``; a relative path is relative to the file."""
     application.fill()
     file = tmp_path / "retrycli.toml"
     file.write_text(f'database.url = "sqlite:///agent.db"\ngateway.base_url = "{sandbox.url}"\n')
@@ -153,7 +153,7 @@ def test_a_configuration_file_of_two_lines_is_enough_from_anywhere(
     assert len(sandbox.received) == len(DUE)
 
 
-def test_a_configuration_file_in_the_folder_is_found_by_the_module_as_by_the_script(
+def test_module_and_script_find_a_configuration_file_in_the_directory(
     cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     application.add(101)
@@ -166,7 +166,7 @@ def test_a_configuration_file_in_the_folder_is_found_by_the_module_as_by_the_scr
 # -- what it says ----------------------------------------------------------------------------------------------------
 
 
-def test_json_has_exactly_the_keys_that_are_promised(at_work: Cli, application: Application) -> None:
+def test_json_has_exactly_the_documented_keys(at_work: Cli, application: Application) -> None:
     application.fill()
     summary = at_work.json("run-once")
     assert list(summary) == JSON_KEYS
@@ -175,15 +175,15 @@ def test_json_has_exactly_the_keys_that_are_promised(at_work: Cli, application: 
     assert application.last_pass()["id"] == summary["pass_id"]
 
 
-def test_with_nothing_due_it_is_silent_and_the_pass_is_written_down(at_work: Cli, application: Application) -> None:
+def test_an_idle_pass_is_silent_and_recorded(at_work: Cli, application: Application) -> None:
     application.add(8, hours_ago=0)
     done = at_work("run-once")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert application.last_pass()["result"] == "completed"
 
 
-def test_a_message_that_is_not_taken_waits_longer_with_one_try_less(cli: Cli, application: Application) -> None:
-    """It is no failed pass: exit 0. Only retry_count and last_error of the row change."""
+def test_a_message_that_is_refused_waits_longer_with_one_retry_less(cli: Cli, application: Application) -> None:
+    """The pass has not failed: exit 0. Only retry_count and last_error of the row change."""
     application.add(101, retry_count=2)
     before = application.rows()
     with Scripted(BUSY) as api:
@@ -193,14 +193,14 @@ def test_a_message_that_is_not_taken_waits_longer_with_one_try_less(cli: Cli, ap
     assert application.state(101) == "waiting"
 
 
-def test_limit_says_how_many_messages_are_tried(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_limit_caps_the_number_of_attempted_messages(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     application.fill()
     summary = at_work.json("run-once", "--limit", "2")
     assert (summary["sent"], summary["result"], summary["reason"]) == (2, "completed", "limit")
     assert len(sandbox.received) == 2
 
 
-def test_an_escalation_is_told_on_stderr_with_its_metric(cli: Cli, application: Application) -> None:
+def test_an_escalation_is_reported_on_stderr_with_its_metric(cli: Cli, application: Application) -> None:
     application.add(101, retry_count=9, message_type="supplier", hours_ago=5)
     with Scripted(BUSY) as api:
         done = cli.having(application.variables(api.url))("run-once")
@@ -213,7 +213,7 @@ def test_an_escalation_is_told_on_stderr_with_its_metric(cli: Cli, application: 
     )
 
 
-def test_a_message_that_will_never_be_taken_is_escalated_at_once(cli: Cli, application: Application) -> None:
+def test_a_message_that_is_permanently_refused_is_escalated_at_once(cli: Cli, application: Application) -> None:
     application.add(101)
     with Scripted(REJECTS) as api:
         done = cli.having(application.variables(api.url))("run-once")
@@ -223,7 +223,7 @@ def test_a_message_that_will_never_be_taken_is_escalated_at_once(cli: Cli, appli
     assert application.state(101) == "escalated"
 
 
-def test_a_person_at_a_terminal_sees_log_lines_a_summary_and_what_to_do_next(
+def test_on_a_terminal_the_operator_sees_log_lines_a_summary_and_the_next_step(
     at_work: Cli, application: Application
 ) -> None:
     application.fill()
@@ -240,10 +240,8 @@ def test_a_person_at_a_terminal_sees_log_lines_a_summary_and_what_to_do_next(
 # -- --dry-run -------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_writes_nothing_and_lists_what_would_be_sent(
-    cli: Cli, untouched: Application, sandbox: Sandbox
-) -> None:
-    """Where retrycli's tables are not there yet, they are not there afterwards either."""
+def test_a_dry_run_writes_nothing_and_lists_due_messages(cli: Cli, untouched: Application, sandbox: Sandbox) -> None:
+    """Missing tables of retrycli are still missing afterwards."""
     untouched.fill()
     untouched.add(9, body=None)
     before = untouched.dump()
@@ -262,23 +260,23 @@ def test_a_dry_run_writes_nothing_and_lists_what_would_be_sent(
     assert sandbox.received == ()
 
 
-def test_a_dry_run_over_tables_that_are_there_writes_nothing_either(at_work: Cli, application: Application) -> None:
+def test_a_dry_run_over_existing_tables_writes_nothing(at_work: Cli, application: Application) -> None:
     application.fill()
     before = application.dump()
     shown = at_work.json("run-once", "--dry-run", "--limit", "2")
     listed = shown["would_send"]
-    assert [each["id"] for each in listed] == [5, 6]
+    assert [message["id"] for message in listed] == [5, 6]
     assert list(listed[0]) == [
         *("id", "ticket_id", "message_type", "retry_count", "next_attempt_at"),
         *("recipient", "created_at", "destination"),
     ]
     assert shown["count"] == 2
-    assert shown["oldest"] == min(each["created_at"] for each in listed)
+    assert shown["oldest"] == min(message["created_at"] for message in listed)
     assert shown["destinations"] == {listed[0]["destination"]: 2}
     assert application.dump() == before
 
 
-def test_a_dry_run_tells_a_person_that_nothing_was_sent(at_work: Cli, application: Application) -> None:
+def test_a_dry_run_on_a_terminal_says_that_nothing_was_sent(at_work: Cli, application: Application) -> None:
     application.fill()
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(
@@ -290,10 +288,12 @@ def test_a_dry_run_tells_a_person_that_nothing_was_sent(at_work: Cli, applicatio
     assert max(map(len, screen.text.splitlines())) <= 80
 
 
-def test_a_dry_run_says_how_old_the_oldest_is_and_what_to_do(at_work: Cli, application: Application) -> None:
-    """Also if it is not among those that are shown."""
-    for each in range(101, 161):
-        application.add(each, created_at="2026-01-02 03:04:05", updated_at=None)
+def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
+    at_work: Cli, application: Application
+) -> None:
+    """This holds also if it is not among the listed messages."""
+    for message_id in range(101, 161):
+        application.add(message_id, created_at="2026-01-02 03:04:05", updated_at=None)
     application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(r"The oldest dates from 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
@@ -302,10 +302,10 @@ def test_a_dry_run_says_how_old_the_oldest_is_and_what_to_do(at_work: Cli, appli
     assert "schedule.expires_after_hours" not in limited.on_terminal("run-once", "--dry-run").words
 
 
-def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pass(
+def test_a_dry_run_lists_new_and_queued_messages_in_the_order_of_a_pass(
     application: Application, sandbox: Sandbox
 ) -> None:
-    """It has each message's time, and no pass of its own: what is new stays new."""
+    """It has each message's time, and no pass of its own: new messages stay new."""
     settings = application.settings(sandbox.url)
     application.add(1, hours_ago=2)
     application.add(2, hours_ago=5, retry_count=2)
@@ -320,28 +320,30 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
     with preview(settings) as foreseen:
         found = list(foreseen.messages)
     assert foreseen.number == 4
-    assert [each.id for each in found] == [2, 4, 1, 5]
-    times = [each.next_attempt_at for each in found if each.next_attempt_at]
+    assert [message.id for message in found] == [2, 4, 1, 5]
+    times = [message.next_attempt_at for message in found if message.next_attempt_at]
     assert times == sorted(times)
     assert len(times) == 4
     assert application.state(4) is None
     with preview(settings, limit=3) as limited:
-        assert (limited.number, [each.id for each in limited.messages]) == (3, [2, 4, 1])
+        assert (limited.number, [message.id for message in limited.messages]) == (3, [2, 4, 1])
 
 
-def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: Application, sandbox: Sandbox) -> None:
-    """Whatever the application has done since the last pass: rows that are new, other messages now, or changed."""
+def test_status_dry_run_and_pass_agree_on_due_messages(application: Application, sandbox: Sandbox) -> None:
+    """The application may have changed anything since the last pass: new rows, reused ids, or new texts."""
     settings = application.settings(sandbox.url)
     earlier = replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)  # takes in and sends nothing
-    for each in (1, 2, 3):
-        application.add(each, hours_ago=0)
-    for each in (4, 5):
-        application.add(each, hours_ago=3)
-    for each in (6, 7, 8):
-        application.add(each, hours_ago=3, retry_count=10)
+    for message_id in (1, 2, 3):
+        application.add(message_id, hours_ago=0)
+    for message_id in (4, 5):
+        application.add(message_id, hours_ago=3)
+    for message_id in (6, 7, 8):
+        application.add(message_id, hours_ago=3, retry_count=10)
     run_pass.run_once(settings, runtime=earlier)
-    assert [application.state(each) for each in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
-    long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=each)) for each in (5, 0))
+    assert [application.state(message_id) for message_id in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
+    long_ago, just_now = (
+        str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=message_id)) for message_id in (5, 0)
+    )
     change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
     application.execute(change, long_ago, long_ago, 1)
     application.execute(change, just_now, just_now, 4)
@@ -354,14 +356,14 @@ def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: 
     application.add(11, hours_ago=3, body=None)
     due = status.status(settings).messages["due"]
     with preview(settings) as found:
-        foreseen, number = {each.id for each in found.messages}, found.number
+        foreseen, number = {message.id for message in found.messages}, found.number
     run_pass.run_once(settings)
-    tried = {each["message_id"] for each in application.execute("SELECT message_id FROM retrycli_attempts")}
+    tried = {attempt["message_id"] for attempt in application.execute("SELECT message_id FROM retrycli_attempts")}
     assert foreseen == tried == {1, 6, 7, 9}
     assert (due, number) == (4, 4)
 
 
-def test_a_dry_run_says_why_nothing_is_due(at_work: Cli, application: Application) -> None:
+def test_a_dry_run_explains_why_nothing_is_due(at_work: Cli, application: Application) -> None:
     """A message that has just failed waits first."""
     application.add(1, hours_ago=0)
     screen = at_work.on_terminal("run-once", "--dry-run")
@@ -369,17 +371,17 @@ def test_a_dry_run_says_why_nothing_is_due(at_work: Cli, application: Applicatio
     assert at_work.json("run-once", "--dry-run")["count"] == 0
 
 
-def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
+def test_dry_run_and_status_omit_messages_that_a_pass_would_escalate_unsent(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Messages that have expired or have no tries left, new or in the queue: the pass then does as was foreseen."""
-    for each, columns in {
+    """Expired or exhausted messages, new or queued: the pass then does what was predicted."""
+    for message_id, columns in {
         1: {"hours_ago": 5},
         2: {"hours_ago": 5, "retry_count": 3},
         3: {"hours_ago": 90},
         8: {"hours_ago": 0, "retry_count": 2},
     }.items():
-        application.add(each, **columns)
+        application.add(message_id, **columns)
     settings = application.settings(sandbox.url)
     run_pass.run_once(
         settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
@@ -391,7 +393,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     application.add(6, hours_ago=5, retry_count=3)
     application.add(7, hours_ago=5, body=None, recipient_email=None)
     shown = cli.json("run-once", "--dry-run")
-    assert {each["id"] for each in shown["would_send"]} == {1, 4}
+    assert {message["id"] for message in shown["would_send"]} == {1, 4}
     assert (shown["count"], shown["escalated"]) == (2, 5)
     assert cli.json("status")["messages"]["due"] == 2
     screen = cli.on_terminal("run-once", "--dry-run")
@@ -405,9 +407,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     assert (done["sent"], done["escalated"]) == (2, 5)
 
 
-def test_a_dry_run_while_passes_are_paused_says_that_nothing_would_be_sent(
-    at_work: Cli, application: Application
-) -> None:
+def test_a_dry_run_during_a_pause_says_that_nothing_would_be_sent(at_work: Cli, application: Application) -> None:
     application.fill()
     at_work("pause", "--for", "2h", "--by", "ada")
     screen = at_work.on_terminal("run-once", "--dry-run")
@@ -422,9 +422,7 @@ def test_a_dry_run_while_passes_are_paused_says_that_nothing_would_be_sent(
     assert (shown["count"], shown["paused"]["by"]) == (3, "ada")
 
 
-def test_a_dry_run_says_that_nothing_goes_to_a_destination_that_is_down_but_a_probe(
-    cli: Cli, application: Application
-) -> None:
+def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, application: Application) -> None:
     application.add_due(8)
     with Scripted(BAD_GATEWAY) as api:
         at_work = cli.having(application.variables(api.url))
@@ -445,17 +443,17 @@ def test_a_dry_run_says_that_nothing_goes_to_a_destination_that_is_down_but_a_pr
     assert len(application.rows("retrycli_attempts")) == 6
 
 
-def test_a_dry_run_keeps_nobody_from_writing(application: Application, sandbox: Sandbox) -> None:
-    """Whoever reads what it shows may take his time."""
+def test_a_dry_run_blocks_no_writer(application: Application, sandbox: Sandbox) -> None:
+    """A reader of its output may be slow."""
     application.fill()
     with preview(application.settings(sandbox.url)) as found:
         messages = found.messages
         assert next(messages).id == 5
         application.execute("UPDATE pending_messages SET status = 'sent' WHERE id IN (5, 6)")
-        assert [each.id for each in messages] == [6, 7], "what is on the same page was read before"
+        assert [message.id for message in messages] == [6, 7], "what is on the same page was read before"
 
 
-def test_a_dry_run_shows_a_person_no_more_than_fifty(at_work: Cli, application: Application) -> None:
+def test_a_dry_run_on_a_terminal_shows_at_most_fifty_messages(at_work: Cli, application: Application) -> None:
     application.add_due(52)
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(r"\n… and 2 more\nA pass would send 52 messages to \S+\.\n", screen.text)
@@ -465,7 +463,7 @@ def test_a_dry_run_shows_a_person_no_more_than_fifty(at_work: Cli, application: 
 # -- trouble on the other side ---------------------------------------------------------------------------------------
 
 
-def test_an_api_that_is_down_ends_the_pass_with_69_and_costs_five_messages_one_try(
+def test_an_unavailable_api_ends_the_pass_with_69_and_costs_five_messages_one_retry(
     cli: Cli, application: Application
 ) -> None:
     application.add_due(8)
@@ -478,11 +476,11 @@ def test_an_api_that_is_down_ends_the_pass_with_69_and_costs_five_messages_one_t
         "The failures that revealed the outage used up one retry each. So does a probe that gets a response, from "
         in done.stderr
     )
-    assert [each["retry_count"] for each in application.rows().values()] == [1] * 5 + [0] * 3
-    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+    assert [row["retry_count"] for row in application.rows().values()] == [1] * 5 + [0] * 3
+    assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
 
 
-def test_a_port_that_nobody_listens_on_ends_the_pass_with_69(cli: Cli, application: Application) -> None:
+def test_a_closed_port_ends_the_pass_with_69(cli: Cli, application: Application) -> None:
     application.add_due(6)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -491,10 +489,8 @@ def test_a_port_that_nobody_listens_on_ends_the_pass_with_69(cli: Cli, applicati
         assert at_work.json("run-once", code=69)["reason"] == "breaker_open"
 
 
-def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
-    cli: Cli, application: Application
-) -> None:
-    """The exit code tells it each time. The waits between probes are a moment, so that each pass makes one."""
+def test_an_incident_is_reported_when_it_begins_and_ends_and_not_each_time(cli: Cli, application: Application) -> None:
+    """The exit code reports it each time. The waits between probes are short, so that each pass makes one."""
     application.add_due(6)
     quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
     with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
@@ -502,7 +498,7 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
         began, lasts = at_work("run-once"), at_work("run-once")
         sandbox.behaviour = Behaviour()
         ended, usual = at_work("run-once"), at_work("run-once")
-    assert [each.returncode for each in (began, lasts, ended, usual)] == [69, 69, 0, 0]
+    assert [text.returncode for text in (began, lasts, ended, usual)] == [69, 69, 0, 0]
     assert "The ticketing API can't be reached" in began.stderr
     assert lasts.stderr == ""
     assert re.search(
@@ -511,7 +507,7 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
     assert usual.stderr == ""
 
 
-def test_a_trouble_is_told_again_as_often_as_notify_remind_hours_says(cli: Cli, application: Application) -> None:
+def test_an_incident_is_repeated_as_often_as_notify_remind_hours_says(cli: Cli, application: Application) -> None:
     application.add_due(6)
     quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
     at_work = cli.having(application.variables("http://127.0.0.1:9") | quick)
@@ -522,21 +518,21 @@ def test_a_trouble_is_told_again_as_often_as_notify_remind_hours_says(cli: Cli, 
     assert "can't be reached" not in at_work("run-once").stderr
 
 
-def test_what_a_pass_by_hand_has_told_a_person_cron_mails_all_the_same(cli: Cli, application: Application) -> None:
+def test_cron_mails_an_incident_that_a_manual_pass_has_already_reported(cli: Cli, application: Application) -> None:
     application.add_due(6)
     quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
     with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
         at_work = cli.having(application.variables(sandbox.url) | quick)
         by_hand, by_cron = ("run-once", "--started-by", "person"), ("run-once", "--started-by", "cron")
-        for each in (by_hand, by_cron):
-            assert "The ticketing API can't be reached" in at_work(*each).stderr
+        for summary in (by_hand, by_cron):
+            assert "The ticketing API can't be reached" in at_work(*summary).stderr
         sandbox.behaviour = Behaviour()
         assert "accepts messages again" in at_work(*by_hand, "--limit", "2").stderr
         assert "accepts messages again" in at_work(*by_cron).stderr
         assert at_work(*by_cron).stderr == ""
 
 
-def test_a_trouble_is_told_though_another_pass_was_skipped_meanwhile(cli: Cli, application: Application) -> None:
+def test_an_incident_is_reported_though_another_pass_was_skipped_meanwhile(cli: Cli, application: Application) -> None:
     application.add_due(6)
     skipped: list[Finished] = []
 
@@ -546,15 +542,15 @@ def test_a_trouble_is_told_though_another_pass_was_skipped_meanwhile(cli: Cli, a
     with Meanwhile(by_hand, BAD_GATEWAY) as api:
         at_work = cli.having(application.variables(api.url))
         done = at_work("run-once")
-    assert [each.returncode for each in skipped] == [75]
+    assert [result.returncode for result in skipped] == [75]
     assert (done.returncode, len(done.stderr.splitlines())) == (69, 1)
     assert "The ticketing API can't be reached" in done.stderr
 
 
-def test_that_passes_have_time_again_is_told_though_many_were_skipped_meanwhile(
+def test_recovered_time_is_reported_though_many_passes_were_skipped_meanwhile(
     at_work: Cli, application: Application
 ) -> None:
-    """By one with nothing to send: it has not run out of time."""
+    """The pass that reports it has nothing to send, so it has not run out of time."""
     application.add_due(1)
     late = at_work.having({"RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"})("run-once")
     with application.held():
@@ -565,7 +561,7 @@ def test_that_passes_have_time_again_is_told_though_many_were_skipped_meanwhile(
     assert "Message retry passes have enough time again (they ran out of it at " in done.stderr
 
 
-def test_refused_credentials_end_the_pass_with_77_and_cost_no_message_a_try(cli: Cli, application: Application) -> None:
+def test_refused_credentials_end_the_pass_with_77_and_cost_no_retry(cli: Cli, application: Application) -> None:
     application.add_due(3)
     before = application.rows()
     with Scripted(FORBIDS) as api:
@@ -575,10 +571,10 @@ def test_refused_credentials_end_the_pass_with_77_and_cost_no_message_a_try(cli:
     [line] = done.stderr.splitlines()
     assert "The ticketing API refuses the credentials (HTTP 401). This uses up no retries." in line
     assert application.rows() == before
-    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+    assert {queued["state"] for queued in application.rows("retrycli_queue").values()} == {"waiting"}
 
 
-def test_without_a_base_url_it_ends_with_78_and_says_where_to_set_it(cli: Cli, application: Application) -> None:
+def test_a_missing_base_url_ends_with_78_and_names_the_setting(cli: Cli, application: Application) -> None:
     before = application.dump()
     done = cli("run-once", env={"RETRYCLI_DATABASE__URL": application.url})
     assert (done.returncode, done.stdout) == (78, "")
@@ -592,7 +588,7 @@ def test_without_a_base_url_it_ends_with_78_and_says_where_to_set_it(cli: Cli, a
 # -- two at once -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_pass_ends_with_75_names_the_first_and_is_written_down(cli: Cli, application: Application) -> None:
+def test_a_second_pass_ends_with_75_names_the_first_and_is_recorded(cli: Cli, application: Application) -> None:
     application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -620,11 +616,11 @@ def test_wait_lock_waits_for_the_first_pass_to_end(cli: Cli, application: Applic
         wait_until(lambda: len(application.rows("retrycli_passes")) == 2, second)
         gate.opened.set()
         assert [end(first).returncode, end(second).returncode] == [0, 0]
-    assert [each["result"] for each in application.rows("retrycli_passes").values()] == ["completed"] * 2
+    assert [row["result"] for row in application.rows("retrycli_passes").values()] == ["completed"] * 2
     assert len(sandbox.received) == 1
 
 
-def test_a_lock_file_that_a_dead_process_left_blocks_nothing(at_work: Cli, application: Application) -> None:
+def test_a_lock_file_of_a_dead_process_blocks_nothing(at_work: Cli, application: Application) -> None:
     application.add(101)
     application.lock.write_text(
         json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-01T00:00:00+00:00"})
@@ -632,7 +628,7 @@ def test_a_lock_file_that_a_dead_process_left_blocks_nothing(at_work: Cli, appli
     assert at_work.json("run-once")["sent"] == 1
 
 
-def test_the_lock_file_is_for_its_owner_alone(well: Story) -> None:
+def test_the_lock_file_is_private_to_its_owner(well: Story) -> None:
     assert stat.S_IMODE(well.application.lock.stat().st_mode) == 0o600
 
 
@@ -651,7 +647,7 @@ BaseConnector._get = changed
 """An aiohttp whose connections may be got in another way than ours."""
 
 
-def test_an_aiohttp_that_lacks_what_safe_delivery_relies_on_is_refused_before_the_first_message(
+def test_an_aiohttp_without_the_required_internals_is_refused_before_sending(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.add(101)
@@ -664,8 +660,8 @@ def test_an_aiohttp_that_lacks_what_safe_delivery_relies_on_is_refused_before_th
 
 
 @on_sqlite
-def test_what_is_put_back_is_not_said_to_be_released_untried(cli: Cli, application: Application) -> None:
-    """A request went out for it; only its try was not counted."""
+def test_messages_put_back_after_a_request_are_not_reported_as_unattempted(cli: Cli, application: Application) -> None:
+    """A request was made for it; only its retry was not counted."""
     application.add_due(1)
     with Scripted((429, {})) as api:
         at_work = cli.having(application.variables(api.url))

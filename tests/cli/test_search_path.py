@@ -1,4 +1,4 @@
-"""Whoever may CREATE in a schema of the search path can have nothing of theirs run as us."""
+"""A role that may CREATE in a schema of the search path cannot run its code as us."""
 
 from __future__ import annotations
 
@@ -74,21 +74,21 @@ def planted(engine: Factory, template: str, tmp_path: Path) -> Iterator[Applicat
         made.lock.unlink(missing_ok=True)
 
 
-def test_nothing_that_is_planted_is_run_as_us(planted: Application, cli: Cli) -> None:
-    """From the first call on, which makes the tables. What resolves outside the catalogue is listed by this test."""
+def test_planted_functions_and_operators_are_never_run(planted: Application, cli: Cli) -> None:
+    """The first call creates the tables. The test lists names that resolve outside the catalogue."""
     planted.fill()
     _assert_no_command_runs_one(planted, cli)
 
 
-def test_nor_where_the_applications_numbers_are_numeric(planted: Application, cli: Cli) -> None:
+def test_planted_functions_are_never_run_over_numeric_columns(planted: Application, cli: Cli) -> None:
     for column in ("id", "retry_count"):
         planted.execute(f"ALTER TABLE pending_messages ALTER {column} TYPE numeric")
     planted.fill()
     _assert_no_command_runs_one(planted, cli)
 
 
-def test_nor_over_tables_that_are_full(planted: Application, cli: Cli) -> None:
-    """An operator is only run where there are rows to compare."""
+def test_planted_functions_are_never_run_over_full_tables(planted: Application, cli: Cli) -> None:
+    """An operator is only run if there are rows to compare."""
     planted.fill()
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
@@ -105,13 +105,13 @@ def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
         command = cli.having(application.variables(api.url))
         said = {each: command(*each.split()) for each in FIRST}
         said |= command.show_all(piped=LOOKS).piped
-        said |= {each: command(*each.split()) for each in ACTS}
+        said |= {action: command(*action.split()) for action in ACTS}
     assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr + done.stdout} == {}
     assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
 
 
-def test_nor_when_a_message_is_escalated_that_others_were_before(planted: Application, cli: Cli) -> None:
-    """The keys of known escalations are asked for as an array."""
+def test_planted_functions_are_never_run_when_escalations_repeat(planted: Application, cli: Cli) -> None:
+    """The keys of known escalations are passed as an array."""
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
         assert command("db", "upgrade").returncode == 0
@@ -122,8 +122,8 @@ def test_nor_when_a_message_is_escalated_that_others_were_before(planted: Applic
     assert [row["state"] for row in planted.rows("retrycli_queue").values()] == ["escalated"]
 
 
-def test_nor_when_old_passes_are_forgotten_and_messages_requeued(planted: Application, cli: Cli) -> None:
-    """Texts are looked for among those of a sub-select."""
+def test_planted_functions_are_never_run_when_pruning_and_requeueing(planted: Application, cli: Cli) -> None:
+    """Texts are compared with the result of a sub-select."""
     planted.fill()
     with Scripted(REJECTS) as api:
         command = cli.having(planted.variables(api.url))
@@ -155,18 +155,18 @@ ENUMERATIONS = """
 
 @contextmanager
 def lesser_role(application: Application) -> Iterator[str]:
-    """Give the table to a role that may run no trap: a server looks at that right as soon as a statement begins.
+    """Give the table to a role that may run no trap: a server checks this right at the start of a statement.
 
-    So what resolves outside the catalogue is told though there is no row to run it for.
+    So names that resolve outside the catalogue are found even if there is no row to run them for.
     """
     role = f"desk {make_url(application.url).database}"
-    for each in (
+    for statement in (
         f"CREATE ROLE \"{role}\" LOGIN PASSWORD 'desk'",
         f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"',
         "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC",
         f'ALTER TABLE pending_messages OWNER TO "{role}"',
     ):
-        application.execute(each)
+        application.execute(statement)
     try:
         yield make_url(application.url).set(username=role, password="desk").render_as_string(hide_password=False)
     finally:
@@ -174,11 +174,9 @@ def lesser_role(application: Application) -> Iterator[str]:
         application.execute(f'DROP ROLE "{role}"')
 
 
-@pytest.mark.long_except(
-    "test_nothing_resolves_outside_the_catalogue_whatever_the_columns_types[postgresql-enumerations]"
-)
+@pytest.mark.long_except("test_nothing_resolves_outside_the_catalogue_for_any_column_type[postgresql-enumerations]")
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_nothing_resolves_outside_the_catalogue_whatever_the_columns_types(
+def test_nothing_resolves_outside_the_catalogue_for_any_column_type(
     untouched: Application, cli: Cli, columns: str
 ) -> None:
     untouched.execute(ENUMERATIONS)
@@ -191,19 +189,17 @@ def test_nothing_resolves_outside_the_catalogue_whatever_the_columns_types(
         command = cli.having({**untouched.variables(api.url), "RETRYCLI_DATABASE__URL": url})
         said = {each: command(*each.split()) for each in FIRST}
         said |= command.show_all(piped=LOOKS).piped
-        said |= {each: command(*each.split()) for each in ACTS}
+        said |= {action: command(*action.split()) for action in ACTS}
     found = {each: OUTSIDE.findall(done.stderr + done.stdout) for each, done in said.items()}
     assert {each: traps for each, traps in found.items() if traps} == {}
     assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
 
 
 def of_search_path(command: Cli) -> list[dict[str, str]]:
-    return [each for each in command.json("doctor", code=3)["findings"] if each["name"] == "search path"]
+    return [finding for finding in command.json("doctor", code=3)["findings"] if finding["name"] == "search path"]
 
 
-def test_doctor_warns_of_others_who_may_create_in_a_schema_of_the_search_path(
-    application: Application, cli: Cli
-) -> None:
+def test_doctor_reports_other_roles_that_may_create_in_the_search_path(application: Application, cli: Cli) -> None:
     command = cli.having(application.variables("http://127.0.0.1:9"))
     [found] = of_search_path(command)
     assert (found["level"], found["found"]) == (

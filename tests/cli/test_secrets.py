@@ -1,7 +1,7 @@
-"""No secret is shown or kept anywhere, and customers' words only by the commands that are there for them.
+"""No command shows or stores a secret, and only the commands meant for it show customers' texts.
 
-Marked ones are put wherever they may come from, the ticketing API's answers among them, and looked for wherever
-anything may come out.
+The tests put marked values in every possible source, including the ticketing API's answers, and search every output for
+them.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ MAY_SHOW = {
 
 
 def echo(status: int) -> Behaviour:
-    """An answer that sends back whatever it was sent: the credentials, the whole request, and each of its texts."""
+    """Return an answer that echoes the credentials, the whole request, and each of its texts."""
 
     def play(connection: Connection) -> None:
         assert connection.asked is not None
         sent, credentials = connection.asked.body.decode(), connection.asked.headers.get("authorization", "")
-        texts = [json.dumps(each) if isinstance(each, list) else str(each) for each in json.loads(sent).values()]
+        texts = [json.dumps(value) if isinstance(value, list) else str(value) for value in json.loads(sent).values()]
         said = {"succeeded": False, "messages": [credentials, *texts, sent]}
         connection.send(http(status, json.dumps(said).encode()))
 
@@ -121,7 +121,7 @@ def echo(status: int) -> Behaviour:
 
 
 def short_echo(connection: Connection) -> None:
-    """The same of the texts alone, within what is kept of an error."""
+    """Return an answer that echoes only the texts, short enough for a stored error."""
     assert connection.asked is not None
     sent = json.loads(connection.asked.body)
     said = {"messages": [f"{sent['subject']} to {sent['recipient']}: {sent['body']}"]}
@@ -130,7 +130,7 @@ def short_echo(connection: Connection) -> None:
 
 @contextmanager
 def ticketing_api(*behaviours: Behaviour) -> Iterator[Hostile]:
-    """One that gives a token to whoever logs in."""
+    """Run an API that returns a token for any login."""
     token = json.dumps({"access_token": SECRETS["access token"]}).encode()
     with Hostile(*behaviours, at={LOG_IN: [answer(200, token)]}) as server:
         yield server
@@ -138,7 +138,7 @@ def ticketing_api(*behaviours: Behaviour) -> Iterator[Hostile]:
 
 @dataclass(frozen=True)
 class Scene:
-    """An application, its settings with every secret that there can be, and whom passes tell."""
+    """An application, its settings with every possible secret, and the targets of notifications."""
 
     cli: Cli
     application: Application
@@ -146,14 +146,14 @@ class Scene:
 
     @property
     def url(self) -> str:
-        """The database's, a server's with a password. It lets everybody in."""
+        """Return the database's URL; a server's has a password. The server accepts any."""
         there = make_url(self.application.url)
         if not self.application.is_sqlite:
             there = there.set(password=SECRETS["database password"])
         return there.render_as_string(hide_password=False)
 
     def add(self, *ids: int, **columns: str) -> None:
-        """Add messages whose every text is marked."""
+        """Add messages with marked texts in every column."""
         texts = {
             "subject": WORDS["subject"],
             "body": f"{WORDS['body']}\n\nmore of it",
@@ -161,11 +161,11 @@ class Scene:
             "cc_emails": json.dumps([WORDS["cc"]]),
             "bcc_emails": json.dumps([WORDS["bcc"]]),
         }
-        for each in ids:
-            self.application.add(each, hours_ago=3, **texts | columns)
+        for message_id in ids:
+            self.application.add(message_id, hours_ago=3, **texts | columns)
 
     def configure(self, api: str) -> None:
-        """Write the settings, the secrets in files of their own where there is a key for that."""
+        """Write the settings, with secrets in separate files if there is a key for it."""
         host, channel = self.hook.host, quote(SECRETS["channel password"], safe="")
         secrets = {
             "password": SECRETS["password"],
@@ -182,15 +182,15 @@ class Scene:
         )
 
     def places(self) -> dict[str, str]:
-        """All that is kept or sent, but for the answers of commands."""
+        """Return everything that is stored or sent, except the output of commands."""
         kept = {name: self.application.rows(name) for name in self.application.tables() if name.startswith("retrycli_")}
-        errors = [each["last_error"] for each in self.application.rows().values()]
+        errors = [row["last_error"] for row in self.application.rows().values()]
         files = ("lock", "retrycli.prom", "report.html", "crontab")
         return {
             **{name: repr(rows) for name, rows in kept.items()},
             "the table's errors": repr(errors),
             **{name: file.read_text() for name in files if (file := self.cli.cwd / name).exists()},
-            "notifications": "\n".join(each.body.decode() for each in self.hook.requests),
+            "notifications": "\n".join(request.body.decode() for request in self.hook.requests),
         }
 
     def run_all(self, closed: int) -> dict[str, Finished]:
@@ -206,7 +206,7 @@ class Scene:
         return done | {"sandbox": self._played(sandbox)}
 
     def _played(self, sandbox: list[str]) -> Finished:
-        """A ticketing API that a pass has sent a message to."""
+        """Return a ticketing API that has received a message from a pass."""
         process = self.cli.start(*LOUD, *sandbox)
         assert process.stdout is not None
         first = process.stdout.readline()
@@ -227,12 +227,12 @@ def scene(prepared: Prepared, tmp_path: Path) -> Iterator[Scene]:
 
 
 def shown(done: Mapping[str, Finished]) -> dict[str, str]:
-    """All that commands said."""
-    return {name: each.stdout + each.stderr for name, each in done.items()}
+    """Return the output of all commands."""
+    return {name: result.stdout + result.stderr for name, result in done.items()}
 
 
 @pytest.mark.databases("postgresql")
-def test_nothing_that_is_marked_comes_out_of_any_command(scene: Scene) -> None:
+def test_no_command_output_contains_a_marked_text(scene: Scene) -> None:
     scene.add(1, 2, 3, 4, 5)
     scene.add(6, cc_emails=json.dumps({"no list": WORDS["cc"]}))
     scene.add(7, attachments=json.dumps([WORDS["attachment"]]))
@@ -241,7 +241,7 @@ def test_nothing_that_is_marked_comes_out_of_any_command(scene: Scene) -> None:
         with a_cron(scene.cli.cwd):
             done = scene.run_all(closed)
         assert leaks(repr(api.requests)) >= {"password", "access token", "body", "subject", *ADDRESSES}
-    codes = {name: each.returncode for name, each in done.items() if each.returncode}
+    codes = {name: result.returncode for name, result in done.items() if result.returncode}
     assert codes == ENDS_WITH, {name: done[name].stderr for name in codes}
     assert len(scene.hook.requests) > 2
     found: dict[str, set[str]] = {}
@@ -251,12 +251,12 @@ def test_nothing_that_is_marked_comes_out_of_any_command(scene: Scene) -> None:
     assert set(found) == set(MAY_SHOW)
 
 
-def test_every_command_is_run() -> None:
+def test_covers_every_command() -> None:
     assert set(_leaves(get_command(app))) == set(COMMANDS) | ELSEWHERE
 
 
 def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer keeps click's types to itself
-    """The commands that do something, by all their names."""
+    """Return the full names of all commands without subcommands."""
     if not hasattr(command, "list_commands"):
         yield " ".join(names)
         return
@@ -288,21 +288,21 @@ WRONG = {
 
 
 def garbage(connection: Connection) -> None:
-    """No HTTP, but the credentials again."""
+    """Return an answer that is not HTTP but contains the credentials."""
     assert connection.asked is not None
     connection.send(f"{connection.asked.headers.get('authorization')} who?\r\n\r\n".encode())
 
 
 @pytest.mark.databases("postgresql")
-def test_nothing_that_is_marked_comes_out_of_what_goes_wrong(scene: Scene) -> None:
-    """With tracebacks. At last the database itself refuses a row, and quotes it."""
+def test_no_error_contains_a_marked_text(scene: Scene) -> None:
+    """Tracebacks are enabled. At the end the database itself refuses a row, and quotes it."""
     scene.add(11, 12)
     loud = partial(scene.cli, *LOUD)
     with ticketing_api(echo(401)) as refuses, ticketing_api(garbage) as babbles, closed_port() as closed:
         scene.configure(refuses.url)
         gone = {"RETRYCLI_DATABASE__URL": f"postgresql://anna:{IN_A_URL['database password']}@127.0.0.1:{closed}/desk"}
         done = {name: loud("run-once", env=env) for name, env in {**WRONG, "gone": gone}.items()}
-        assert {name: each.returncode for name, each in done.items()} == dict.fromkeys(WRONG, 78) | {"gone": 69}
+        assert {name: result.returncode for name, result in done.items()} == dict.fromkeys(WRONG, 78) | {"gone": 69}
         for name, auth in {"login": {}, "bearer": TOKEN, "basic": PAIR}.items():
             done[f"401 {name}"] = loud("run-once", env=auth)
             assert done[f"401 {name}"].returncode == 77
@@ -314,7 +314,7 @@ def test_nothing_that_is_marked_comes_out_of_what_goes_wrong(scene: Scene) -> No
         done["constraint"] = loud("retry", "12", env={"TICKETING_API_BASE_URL": api.url})
         done["constraint on an edit"] = loud("edit", "11", "--subject", "tea", "--yes")
     assert (done["constraint"].returncode, done["constraint on an edit"].returncode) == (78, 4)
-    assert all("Traceback" in each.stderr for each in done.values() if each.returncode in {69, 78})
+    assert all("Traceback" in result.stderr for result in done.values() if result.returncode in {69, 78})
     assert leaking(shown(done) | scene.places()) == {"retrycli_attempts": ADDRESSES}
 
 
@@ -330,8 +330,8 @@ plugin = Plugin()
 """
 
 
-def test_a_plugin_of_pydantic_s_is_not_shown_the_settings(tmp_path: Path) -> None:
-    """One that is installed for another program in the same environment, unless whoever starts us wants it."""
+def test_another_programs_pydantic_plugin_does_not_see_the_settings(tmp_path: Path) -> None:
+    """It is installed for another program in the same environment, and enabled only if the environment says so."""
     folder = tmp_path / "prying-1.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Name: prying\nVersion: 1\n")
@@ -359,7 +359,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_mark_is_found_in_every_form(form: str) -> None:
+def test_finds_a_mark_in_every_encoding(form: str) -> None:
     assert leaks(f"2026 INFO said: {FORMS[form]}, and more") == {"password"}
     assert leaks(f"2026 INFO said: {FORMS[form][:-12]}, and more") == set()
 
@@ -372,7 +372,7 @@ log_lines.configure("INFO", "json")
 """
 
 
-def test_a_mark_is_found_in_every_place(scene: Scene) -> None:
+def test_finds_a_mark_in_every_place(scene: Scene) -> None:
     scene.add(21)
     with ticketing_api(short_echo) as api:
         scene.configure(api.url)

@@ -1,7 +1,7 @@
-"""Sequences of what an application, passes and operators do that broke drafts of the rules of identity.
+"""Sequences of actions of an application, passes and operators that broke drafts of the rules of identity.
 
-``P`` is a pass with nothing to do: it must not change the result. Retry counters that retrycli keeps itself are not
-here, because it does not keep any yet.
+``P`` is a pass with nothing to do: it must not change the result. Retry counters that retrycli would keep itself are
+not covered, because it does not keep any yet.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TICK = timedelta(minutes=15)
 
 @contextmanager
 def row_held(story: Story) -> Iterator[None]:
-    """Have the application hold row 1: on PostgreSQL it locks the row, in a file a trigger refuses every change."""
+    """Lock row 1 as the application: on PostgreSQL by a lock, in a file by a trigger that refuses every change."""
     if story.application.is_sqlite:
         refuse(story.application, 1)
         yield
@@ -52,8 +52,8 @@ def row_held(story: Story) -> Iterator[None]:
 
 
 @P
-def test_insert_snapshot_refused_ok_restore(begin: Begin, *, p: bool) -> None:
-    """A backup from before the delivery does not make a pass send the message again."""
+def test_insert_snapshot_refused_delivered_restore(begin: Begin, *, p: bool) -> None:
+    """A pass does not send the message again after the restore of a backup from before its delivery."""
     with begin(REFUSED, OK) as story:
         story.insert()
         backup = story.snapshot()
@@ -67,7 +67,7 @@ def test_insert_snapshot_refused_ok_restore(begin: Begin, *, p: bool) -> None:
 
 
 @P
-def test_insert_out_edit_ok_edit_back(begin: Begin, *, p: bool) -> None:
+def test_insert_in_flight_edit_delivered_edit_back(begin: Begin, *, p: bool) -> None:
     with begin(OK) as story:
         story.insert(body="a")
         story.api.meanwhile[1] = lambda: story.write(body="b")
@@ -81,8 +81,8 @@ def test_insert_out_edit_ok_edit_back(begin: Begin, *, p: bool) -> None:
 
 @P
 @DATED
-def test_insert_hold_ok_release_move(begin: Begin, without: tuple[str, ...], *, p: bool) -> None:
-    """The answer is kept though the row can't be written, and the message is the same on another ticket."""
+def test_insert_row_locked_delivered_unlocked_move(begin: Begin, without: tuple[str, ...], *, p: bool) -> None:
+    """The answer is kept although the row cannot be written, and the message on the other ticket is the same."""
     with begin(OK, without=without) as story:
         story.insert()
         story.be_impatient()
@@ -101,8 +101,8 @@ def test_insert_hold_ok_release_move(begin: Begin, without: tuple[str, ...], *, 
 
 
 @P
-def test_insert_lost_edit_ok_edit_back_fail(begin: Begin, *, p: bool) -> None:
-    """The lost attempt of the first text is still known: the same key, and the limit counts it."""
+def test_insert_no_answer_edit_delivered_edit_back_fail(begin: Begin, *, p: bool) -> None:
+    """The lost attempt of the first text is remembered: the same key is used, and the limit counts it."""
     with begin(LOST, OK, LOST) as story:
         story.insert(body="a")
         story.tick()
@@ -113,14 +113,14 @@ def test_insert_lost_edit_ok_edit_back_fail(begin: Begin, *, p: bool) -> None:
         story.write(body="a", status="failed", last_error="HTTP 504")
         story.ticks(5)
         story.check_escalated("unknown")
-        of_a = [each.key for each in story.api.requests if each.body == "a"]
+        of_a = [request.key for request in story.api.requests if request.body == "a"]
         assert (len(of_a), len(set(of_a))) == (1 + UNKNOWN_LIMIT, 1)
         story.check_keys()
 
 
 @P
-def test_ok_fail_requeue_ok_fail_prune(begin: Begin, *, p: bool) -> None:
-    """No key is used twice, though the attempts under it are older than the retention."""
+def test_delivered_fail_requeue_delivered_fail_prune(begin: Begin, *, p: bool) -> None:
+    """No key is used twice, although its attempts are older than the retention."""
     with begin(OK) as story:
         story.set("run", retention_days=RETENTION_DAYS)
         story.insert()
@@ -137,7 +137,7 @@ def test_ok_fail_requeue_ok_fail_prune(begin: Begin, *, p: bool) -> None:
         story.check_keys()
 
 
-def test_a_delivered_text_is_known_after_its_other_attempts_were_pruned(begin: Begin) -> None:
+def test_a_delivered_text_is_recognised_after_pruning_of_its_other_attempts(begin: Begin) -> None:
     with begin(REFUSED, REFUSED, OK) as story:
         story.set("run", retention_days=RETENTION_DAYS)
         story.insert()
@@ -150,19 +150,19 @@ def test_a_delivered_text_is_known_after_its_other_attempts_were_pruned(begin: B
         story.check_already_delivered()
 
 
-def test_not_delivered_prune_lost_lost(begin: Begin) -> None:
-    """The limit of attempts that may have arrived holds, however old the first of them are."""
+def test_refused_prune_no_answer_no_answer(begin: Begin) -> None:
+    """The limit of unknown attempts applies, however old the first of them is."""
     with begin(REFUSED, LOST) as story:
         story.set("run", retention_days=RETENTION_DAYS)
         story.insert()
         story.tick()
         for _ in range(6):
             story.tick(DAYS)
-        assert [each.answer for each in story.api.requests] == [REFUSED] + [LOST] * (1 + UNKNOWN_LIMIT)
+        assert [request.answer for request in story.api.requests] == [REFUSED] + [LOST] * (1 + UNKNOWN_LIMIT)
         story.check_escalated("unknown")
 
 
-def test_lost_attempts_are_known_after_the_application_withdrew_the_message_and_a_prune(begin: Begin) -> None:
+def test_unanswered_attempts_survive_withdrawal_and_pruning(begin: Begin) -> None:
     with begin(LOST) as story:
         story.set("run", retention_days=RETENTION_DAYS)
         story.insert()
@@ -181,8 +181,10 @@ def test_lost_attempts_are_known_after_the_application_withdrew_the_message_and_
 
 
 @DATED
-def test_insert_out_delete_insert_the_same_for_another_ticket_ok(begin: Begin, without: tuple[str, ...]) -> None:
-    """Nothing but the ticket tells the two apart: the second one is neither marked nor sent."""
+def test_insert_in_flight_delete_insert_same_text_for_another_ticket_delivered(
+    begin: Begin, without: tuple[str, ...]
+) -> None:
+    """Only the ticket distinguishes the two: the second one is neither marked nor sent."""
     with begin(OK, without=without) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(ticket_id=OTHER_TICKET)
@@ -194,7 +196,7 @@ def test_insert_out_delete_insert_the_same_for_another_ticket_ok(begin: Begin, w
         assert story.outcomes() == ["delivered"]
 
 
-def test_lost_move_in_a_table_without_creation_times(begin: Begin) -> None:
+def test_no_answer_move_without_creation_times(begin: Begin) -> None:
     """It may be the message that may have arrived, or another one: an operator decides."""
     with begin(LOST, OK, without=("created_at",)) as story:
         story.insert()
@@ -205,8 +207,8 @@ def test_lost_move_in_a_table_without_creation_times(begin: Begin) -> None:
         story.check_escalated("changed")
 
 
-def test_lost_move_in_a_table_with_creation_times(begin: Begin) -> None:
-    """A second request for another ticket would be a second copy for an API that files it by ticket."""
+def test_no_answer_move_with_creation_times(begin: Begin) -> None:
+    """A second request for another ticket would be a second copy in an API that files messages by ticket."""
     with begin(LOST, OK) as story:
         story.insert()
         story.tick()
@@ -230,7 +232,7 @@ THIRD_TICKET = 4713
 
 
 def fail_again(story: Story, *, p: bool, **columns: object) -> None:
-    """Have the application take the message back and fail it again."""
+    """Make the application withdraw the message and fail it again."""
     story.write(status="approved", **columns)
     story.ticks(p)
     story.write(status="failed", last_error="HTTP 502")
@@ -238,10 +240,10 @@ def fail_again(story: Story, *, p: bool, **columns: object) -> None:
 
 @DATED
 @pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
-def test_insert_out_move_ok_stays_escalated_whatever_the_application_does(
+def test_a_message_moved_in_flight_and_delivered_stays_escalated(
     begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
 ) -> None:
-    """Only an operator, or another text, ends it."""
+    """Only an operator, or another text, ends the escalation."""
     with begin(OK, without=without) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
@@ -261,7 +263,7 @@ def test_insert_out_move_ok_stays_escalated_whatever_the_application_does(
 
 @DATED
 @pytest.mark.parametrize("again", [AGAIN["a new error"], AGAIN["moves on"]], ids=["a new error", "moves on"])
-def test_insert_out_move_lost_stays_escalated(
+def test_insert_in_flight_move_no_answer_stays_escalated(
     begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
 ) -> None:
     with begin(LOST, OK, without=without) as story:
@@ -276,19 +278,19 @@ def test_insert_out_move_lost_stays_escalated(
 
 
 @DATED
-def test_insert_out_move_ok_edit(begin: Begin, without: tuple[str, ...]) -> None:
-    """Another text is another message for the other ticket."""
+def test_insert_in_flight_move_delivered_edit(begin: Begin, without: tuple[str, ...]) -> None:
+    """Another text makes it another message, for the other ticket."""
     with begin(OK, without=without) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
         story.tick()
         story.write(body="b")
         story.ticks(2)
-        assert [(each.ticket, each.body) for each in story.api.requests] == [("4711", "a"), ("4712", "b")]
+        assert [(request.ticket, request.body) for request in story.api.requests] == [("4711", "a"), ("4712", "b")]
         assert story.status() == "sent"
 
 
-def test_one_notification_of_a_message_that_moved_while_it_was_out(begin: Begin) -> None:
+def test_a_message_moved_in_flight_causes_one_notification(begin: Begin) -> None:
     with begin(OK, without=NO_DATE) as story, webhook() as hook:
         story.set("notify", urls=(SecretStr(hook.slack_shaped),))
         story.insert()
@@ -299,12 +301,12 @@ def test_one_notification_of_a_message_that_moved_while_it_was_out(begin: Begin)
             story.write(last_error=f"failed for the {number}. time")
         fail_again(story, p=True)
         story.ticks(2)
-        assert len([each for each in hook.texts if "1 × Changed" in each or "1 × Not sent" in each]) == 1
+        assert len([text for text in hook.texts if "1 × Changed" in text or "1 × Not sent" in text]) == 1
 
 
 @P
-def test_an_id_is_reused_for_the_same_text_after_a_move_and_an_operator_closed_it(begin: Begin, *, p: bool) -> None:
-    """What was delivered is marked, so that the next row is another message: of any ticket, under a key of its own."""
+def test_an_id_reused_for_the_same_text_after_an_operator_closed_it(begin: Begin, *, p: bool) -> None:
+    """The delivered text is marked, so the next row is another message: for any ticket, with its own key."""
     with begin(OK, without=NO_DATE) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
@@ -315,12 +317,12 @@ def test_an_id_is_reused_for_the_same_text_after_a_move_and_an_operator_closed_i
             story.replace(ticket_id=ticket)
             story.tick()
             assert story.status() == "sent"
-        assert [each.ticket for each in story.api.requests] == ["4711", "4713", "4711"]
+        assert [request.ticket for request in story.api.requests] == ["4711", "4713", "4711"]
         story.check_keys()
 
 
-def test_insert_out_approve_ok_move_fail_in_a_table_without_creation_times(begin: Begin) -> None:
-    """The row never said `sent`, so that the one on the other ticket may be the same message."""
+def test_insert_in_flight_approve_delivered_move_fail_without_creation_times(begin: Begin) -> None:
+    """The row never said `sent`, so the row on the other ticket may be the same message."""
     with begin(OK, without=NO_DATE) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.write(status="approved")
@@ -332,7 +334,7 @@ def test_insert_out_approve_ok_move_fail_in_a_table_without_creation_times(begin
         story.check_escalated("changed")
 
 
-def test_a_delivery_that_its_row_refused_is_known_when_the_row_moves(begin: Begin) -> None:
+def test_a_delivery_that_its_row_refused_is_recognised_when_the_row_moves(begin: Begin) -> None:
     with begin(OK, without=NO_DATE) as story:
         story.insert()
         story.insert(2, ticket_id=THIRD_TICKET)
@@ -364,7 +366,7 @@ def test_permanent_approve_fail_with_a_new_error(begin: Begin, *, p: bool) -> No
 
 
 @P
-def test_permanent_approve_edit_fail_in_a_table_without_update_times(begin: Begin, *, p: bool) -> None:
+def test_permanent_approve_edit_fail_without_update_times(begin: Begin, *, p: bool) -> None:
     with begin(PERMANENT, REFUSED, OK, without=("updated_at",)) as story:
         story.insert(body="a")
         story.tick()
@@ -390,9 +392,9 @@ WRITES = {"a new error": "last_error", "a count of 0": "retry_count"}
 def test_the_application_writes_at_every_tick(
     begin: Begin, column: str, answer: Answer, max_retries: int, ticks: int
 ) -> None:
-    """In the end the message is escalated as exhausted, and stays so, whatever the application writes.
+    """Finally the message is escalated as exhausted and stays escalated, whatever the application writes.
 
-    That is a second reason, and a second notification, for a message that was escalated as permanent before.
+    This is a second reason, and a second notification, for a message that was escalated as permanent before.
     """
     with begin(answer) as story, webhook() as hook:
         story.set("notify", urls=(SecretStr(hook.slack_shaped),))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # -- init ------------------------------------------------------------------------------------------------------------
 
 
-def test_init_writes_a_file_for_its_owner_alone_and_makes_the_tables(cli: Cli, untouched: Application) -> None:
-    """Whatever the umask. The application's own table stays as it is."""
+def test_init_writes_a_private_file_and_creates_the_tables(cli: Cli, untouched: Application) -> None:
+    """This holds under any umask. The application's own table is unchanged."""
     untouched.fill()
     before = untouched.rows()
     done = cli.under(*OPEN_TO_ALL)("init", "--database-url", "sqlite:///agent.db")
@@ -39,8 +39,8 @@ def test_init_writes_a_file_for_its_owner_alone_and_makes_the_tables(cli: Cli, u
     assert untouched.rows() == before
 
 
-def test_inits_file_loads_to_the_defaults(cli: Cli, application: Application) -> None:
-    """Both as it stands and with every example in it taken at its word."""
+def test_inits_file_loads_as_the_defaults(cli: Cli, application: Application) -> None:
+    """This holds for the file as it is, and with every example in it enabled."""
     assert cli("init", "--database-url", "sqlite:///agent.db").returncode == 0
     file = cli.cwd / "retrycli.toml"
     text = file.read_text()
@@ -58,7 +58,7 @@ def test_inits_file_loads_to_the_defaults(cli: Cli, application: Application) ->
     assert load(file, {}).settings == defaults
 
 
-def test_init_takes_the_address_of_the_api_and_says_what_comes_next(cli: Cli, application: Application) -> None:
+def test_init_accepts_the_apis_address_and_names_the_next_step(cli: Cli, application: Application) -> None:
     file = cli.cwd / "conf.toml"
     screen = cli.on_terminal(
         "init", "--config", file, "--database-url", application.url, "--base-url", "https://tickets.example.com/api"
@@ -77,8 +77,8 @@ def test_init_takes_the_address_of_the_api_and_says_what_comes_next(cli: Cli, ap
         ("postgresql://db/desk", "retrycli.log"),
     ],
 )
-def test_init_sets_a_log_where_passes_can_write_it(tmp_path: Path, url: str, log: str) -> None:
-    """In the folder of logs, if that is to be had, else beside the database, else beside the settings."""
+def test_init_sets_a_log_file_that_passes_can_write(tmp_path: Path, url: str, log: str) -> None:
+    """The log is in the system's log folder if possible, otherwise beside the database or the settings."""
     (tmp_path / "logs").mkdir()
     for name, logs, expected in (("a", tmp_path / "logs", tmp_path / "logs/retrycli.log"), ("b", tmp_path / "no", log)):
         write_config(tmp_path / name, database_url=url, base_url=None, logs=logs)
@@ -102,7 +102,7 @@ def test_init_overwrites_nothing(cli: Cli, application: Application) -> None:
         ("--base-url", "tickets.example.com", 78),
     ],
 )
-def test_init_leaves_nothing_in_the_way_of_the_command_that_is_put_right(
+def test_a_failed_init_leaves_nothing_in_the_way_of_the_corrected_command(
     cli: Cli, application: Application, option: str, wrong: str, code: int
 ) -> None:
     right = ["--database-url", application.url, "--base-url", "https://tickets.example.com/api"]
@@ -112,7 +112,7 @@ def test_init_leaves_nothing_in_the_way_of_the_command_that_is_put_right(
     assert cli("init", *right).returncode == 0
 
 
-def test_init_says_which_folder_is_not_there(cli: Cli) -> None:
+def test_init_names_a_missing_directory(cli: Cli) -> None:
     done = cli("init", "--config", "no/such/retrycli.toml")
     assert done.returncode == 78
     assert (
@@ -125,14 +125,14 @@ def test_init_says_which_folder_is_not_there(cli: Cli) -> None:
 
 
 def shown(cli: Cli, *arguments: str | Path) -> dict[str, tuple[str, str]]:
-    """Each setting's value and source, as ``config show`` prints them when piped."""
+    """Return each setting's value and source, from the piped output of ``config show``."""
     done = cli(*arguments, "config", "show")
     assert done.returncode == 0, done.stderr
     return {key: (value, source) for key, value, source in (line.split("\t") for line in done.stdout.splitlines())}
 
 
-def test_config_show_says_where_each_value_came_from(cli: Cli) -> None:
-    """The environment goes before the file, the file before the default; nothing need be reachable for it."""
+def test_config_show_names_the_source_of_each_value(cli: Cli) -> None:
+    """The environment overrides the file, and the file the default; nothing needs to be reachable."""
     file = cli.cwd / "retrycli.toml"
     file.write_text(
         '[gateway]\nbase_url = "http://one"\nunknown_limit = 3\n[schedule.types.supplier]\nmax_retries = 5\n'
@@ -146,13 +146,13 @@ def test_config_show_says_where_each_value_came_from(cli: Cli) -> None:
     assert found["schedule.max_retries"] == ("10", "default")
     assert found["breaker.probe_minutes"] == ("15, 30, 60", "default")
     listed = cli.having(env).json("config", "show")["settings"]
-    assert [(each["key"], each["value"] or "", each["source"]) for each in listed] == [
+    assert [(message["key"], message["value"] or "", message["source"]) for message in listed] == [
         (k, *v) for k, v in found.items()
     ]
 
 
-def test_config_show_masks_secrets_wherever_they_came_from(cli: Cli) -> None:
-    """A token, a password from a file, and the passwords in a database's URL, in all three forms of output."""
+def test_config_show_masks_secrets_from_every_source(cli: Cli) -> None:
+    """The secrets are a token, a password from a file, and a database's passwords, in all three forms of output."""
     (cli.cwd / "password").write_text("hunter1\n")
     secret = cli.having(
         {
@@ -180,7 +180,7 @@ def test_config_show_fits_a_terminal_of_80_columns(cli: Cli) -> None:
     assert screen.text.endswith("Next: retrycli config check\n")
 
 
-def test_config_check_tells_what_it_found_and_sends_nothing(cli: Cli, application: Application) -> None:
+def test_config_check_reports_its_findings_and_sends_nothing(cli: Cli, application: Application) -> None:
     env = application.variables("http://127.0.0.1:9")
     found = cli.having(env).json("config", "check")
     assert found["ok"] is True
@@ -190,7 +190,7 @@ def test_config_check_tells_what_it_found_and_sends_nothing(cli: Cli, applicatio
     assert found["lock"] == f"{application.path}.retrycli.lock"
 
 
-def test_config_check_finds_a_preset_that_names_a_column_that_is_not_there(cli: Cli, application: Application) -> None:
+def test_config_check_finds_a_preset_that_names_a_missing_column(cli: Cli, application: Application) -> None:
     preset = cli.cwd / "preset.toml"
     preset.write_text('[messages.customer]\npath = "/t/{ticket_id}"\nbody = { to = "{reply_to}" }\n')
     env = {**application.variables("http://127.0.0.1:9"), "RETRYCLI_GATEWAY__PRESET": str(preset)}
@@ -209,7 +209,7 @@ def test_config_check_finds_a_preset_that_names_a_column_that_is_not_there(cli: 
         ({"RETRYCLI_GATEWAY__AUTH": "bearer", "RETRYCLI_GATEWAY__TOKEN": "to ken"}, "gateway.token"),
     ],
 )
-def test_config_check_finds_what_no_pass_could_send_with(
+def test_config_check_finds_settings_that_no_pass_could_send_with(
     cli: Cli, application: Application, wrong: dict[str, str], said: str
 ) -> None:
     application.add(101)
@@ -223,7 +223,7 @@ def test_config_check_finds_what_no_pass_could_send_with(
 # -- db and version --------------------------------------------------------------------------------------------------
 
 
-def test_db_upgrade_makes_the_tables_and_a_second_time_changes_nothing(cli: Cli, untouched: Application) -> None:
+def test_db_upgrade_creates_the_tables_and_then_changes_nothing(cli: Cli, untouched: Application) -> None:
     known = cli.having({"RETRYCLI_DATABASE__URL": untouched.url})
     assert known.on_terminal("db", "upgrade").text == f"Tables are at version {HEAD}.\nNext: retrycli status\n"
     before = untouched.dump()
@@ -246,15 +246,18 @@ HISTORY = ("retrycli_attempts", "retrycli_passes")
 
 
 @on_both
-def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, application: Application) -> None:
-    """In batches, until nothing old is left; what has not ended is kept, and so is what may have delivered."""
+def test_db_prune_deletes_old_history_and_no_message(cli: Cli, application: Application) -> None:
+    """It prunes in batches, until nothing old is left; unfinished attempts and possible deliveries are kept."""
     application.fill()
     attempt = {"message_id": 1, "made_by": "pass", "started_at": "2020-01-01 00:00:00"}
     ended = {number: "2020-01-01 00:00:01" if number > 10 else None for number in range(1, 18_001)}
     outcomes = {number: "refused" if number <= 6_000 or number > 12_000 else "unknown" for number in ended}
     application.insert(
         "retrycli_attempts",
-        [{**attempt, "number": each, "finished_at": ended[each], "outcome": outcomes[each]} for each in ended],
+        [
+            {**attempt, "number": summary, "finished_at": ended[summary], "outcome": outcomes[summary]}
+            for summary in ended
+        ],
     )
     known = cli.having(application.variables("http://127.0.0.1:9"))
     assert known("run-once").returncode == 0  # a pass of today, and its attempts
@@ -273,7 +276,7 @@ def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, applicati
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "acts": 0, "passes": 0}
 
 
-def test_db_prune_asks_and_where_nobody_can_be_asked_does_nothing(cli: Cli, application: Application) -> None:
+def test_db_prune_asks_and_does_nothing_without_confirmation(cli: Cli, application: Application) -> None:
     application.execute(
         "INSERT INTO retrycli_attempts (message_id, number, made_by, started_at, finished_at) "
         "VALUES (5, 1, 'pass', '2020-01-01 00:00:00', '2020-01-01 00:00:01')"
@@ -290,19 +293,19 @@ def test_db_prune_asks_and_where_nobody_can_be_asked_does_nothing(cli: Cli, appl
     assert application.rows("retrycli_attempts") == {}
 
 
-def test_db_prune_must_be_told_how_old(cli: Cli, application: Application) -> None:
+def test_db_prune_requires_an_age(cli: Cli, application: Application) -> None:
     known = cli.having(application.variables("http://127.0.0.1:9"))
     assert "Missing option '--older-than'" in known("db", "prune").stderr
     assert "is not a valid duration" in known("db", "prune", "--older-than", "old").stderr
 
 
-def test_version_is_the_packages_own(cli: Cli) -> None:
+def test_version_prints_the_packages_version(cli: Cli) -> None:
     assert cli("version").stdout == f"retrycli {version('retrycli')}\n"
     assert cli.json("version") == {"version": version("retrycli")}
 
 
-def test_no_settings_of_the_machine_change_a_result(at_work: Cli, tmp_path: Path) -> None:
-    """The command of these tests finds none in /etc."""
+def test_settings_of_the_machine_do_not_affect_results(at_work: Cli, tmp_path: Path) -> None:
+    """The command of these tests finds no settings in /etc."""
     settings = tmp_path / "etc" / "retrycli" / "retrycli.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text("nonsense")

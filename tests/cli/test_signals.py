@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP in the middle of a pass."""
+"""SIGTERM, SIGINT and SIGHUP during a pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [on_both, pytest.mark.real]
 
 @pytest.fixture(autouse=True)
 def _not_under_nohup() -> Iterator[None]:
-    """What is ignored here is ignored by the processes that are started."""
+    """Stop ignoring signals; processes that are started inherit ignored ones."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -38,10 +38,10 @@ ENDS = pytest.mark.parametrize(
 
 
 @ENDS
-def test_a_signal_lets_what_is_in_flight_finish_and_begins_nothing_more(
+def test_a_signal_lets_requests_in_flight_finish_and_starts_no_more(
     cli: Cli, application: Application, number: signal.Signals, code: int
 ) -> None:
-    """What was sent is recorded, what was claimed is given back, and nothing is left in sending."""
+    """Sent messages are recorded, claimed ones released, and none is left in sending."""
     first, *others = application.add_due(4)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("run-once", "--json")
@@ -52,17 +52,15 @@ def test_a_signal_lets_what_is_in_flight_finish_and_begins_nothing_more(
     assert done.returncode == code
     summary = json.loads(done.stdout)
     assert (summary["result"], summary["reason"], summary["sent"]) == ("interrupted", "signal", 1)
-    assert [each.ticket_id for each in sandbox.received] == [str(application.row(first)["ticket_id"])]
+    assert [request.ticket_id for request in sandbox.received] == [str(application.row(first)["ticket_id"])]
     assert application.row(first)["status"] == "sent"
-    assert [application.state(each) for each in others] == ["waiting"] * 3
-    assert [each["outcome"] for each in application.rows("retrycli_attempts").values()] == ["delivered"]
+    assert [application.state(message_id) for message_id in others] == ["waiting"] * 3
+    assert [attempt["outcome"] for attempt in application.rows("retrycli_attempts").values()] == ["delivered"]
     assert application.last_pass()["result"] == "interrupted"
 
 
-def test_a_second_signal_leaves_at_once_and_what_was_in_flight_keeps_its_claim(
-    cli: Cli, application: Application
-) -> None:
-    """The claim lapses in its time; until then no other pass touches the message."""
+def test_a_second_signal_exits_at_once_and_claims_stay_until_they_lapse(cli: Cli, application: Application) -> None:
+    """The claim lapses in time; until then no other pass touches the message."""
     message = application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -82,7 +80,7 @@ def test_a_second_signal_leaves_at_once_and_what_was_in_flight_keeps_its_claim(
 
 
 def test_a_signal_ends_the_wait_for_another_pass(cli: Cli, application: Application) -> None:
-    """However long the wait was to be."""
+    """This holds for a wait of any length."""
     application.add(101)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -94,14 +92,12 @@ def test_a_signal_ends_the_wait_for_another_pass(cli: Cli, application: Applicat
         assert end(second).returncode == 143
         gate.opened.set()
         assert end(first).returncode == 0
-    results = {each["pid"]: each["result"] for each in application.rows("retrycli_passes").values()}
+    results = {row["pid"]: row["result"] for row in application.rows("retrycli_passes").values()}
     assert results == {first.pid: "completed", second.pid: "skipped"}
     assert application.row(101)["status"] == "sent"
 
 
-def test_ctrl_c_lets_a_message_that_is_tried_by_hand_have_its_answer_and_begins_no_more(
-    cli: Cli, application: Application
-) -> None:
+def test_ctrl_c_lets_a_manual_attempt_finish_and_starts_no_more(cli: Cli, application: Application) -> None:
     first, second = application.add(101), application.add(102)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("retry", str(first), str(second))
@@ -113,11 +109,11 @@ def test_ctrl_c_lets_a_message_that_is_tried_by_hand_have_its_answer_and_begins_
     assert "Traceback" not in done.stderr
     assert application.row(first)["status"] == "sent"
     assert application.row(second)["status"] == "failed"
-    assert [each["outcome"] for each in application.rows("retrycli_attempts").values()] == ["delivered"]
+    assert [attempt["outcome"] for attempt in application.rows("retrycli_attempts").values()] == ["delivered"]
 
 
-def test_a_second_ctrl_c_leaves_a_message_that_is_tried_by_hand_at_once(cli: Cli, application: Application) -> None:
-    """Its attempt keeps its claim, and the next pass after that takes it for unknown."""
+def test_a_second_ctrl_c_abandons_a_manual_attempt_at_once(cli: Cli, application: Application) -> None:
+    """Its attempt keeps its claim, and a pass after its end records it as unknown."""
     message = application.add(101)
     with held_back() as (sandbox, gate):
         process = cli.having(application.variables(sandbox.url)).start("retry", str(message))
@@ -148,8 +144,8 @@ AT_AN_IMPORT = """\
 
 
 @pytest.mark.parametrize("module", ["typer", "retrycli.system.process", "sqlalchemy"])
-def test_ctrl_c_while_the_command_starts_is_no_fault(cli: Cli, application: Application, module: str) -> None:
-    """A person who has mistyped is quicker than the imports."""
+def test_ctrl_c_during_startup_is_not_an_error(cli: Cli, application: Application, module: str) -> None:
+    """An operator who has mistyped is faster than the imports."""
     (cli.cwd / "sitecustomize.py").write_text(dedent(AT_AN_IMPORT))
     env = application.variables("http://127.0.0.1:9") | {"PYTHONPATH": str(cli.cwd), "INTERRUPTED": module}
     done = cli("status", env=env)

@@ -1,4 +1,4 @@
-"""``stats``: what came of the attempts of some days, in every form."""
+"""``stats``: the outcomes of the attempts of some days, in every form."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ BY = ("outcome", "type", "ticket", "hour", "error")
 UTC_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 LOCAL_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d"
 ATTEMPTS = 800
-PIPED = ("stats", *(f"stats --by {each} --json" for each in BY), "stats --since 12h --json", "stats --by hour")
-ON_TERMINAL = ("stats", *(f"stats --by {each}" for each in BY[1:]))
+PIPED = ("stats", *(f"stats --by {group_by} --json" for group_by in BY), "stats --since 12h --json", "stats --by hour")
+ON_TERMINAL = ("stats", *(f"stats --by {group_by}" for group_by in BY[1:]))
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """The command over a made-up week that nothing here changes."""
+    """Provide the command with a generated week that no test changes."""
     folder = tmp_path_factory.mktemp("stats")
     history.make(folder / "agent.db", attempts=ATTEMPTS, now=datetime.now(UTC))
     return Cli(folder, {"RETRYCLI_DATABASE__URL": f"sqlite:///{folder / 'agent.db'}"})
@@ -47,7 +47,7 @@ def shown(desk: Cli) -> Shown:
     return desk.show_all(piped=PIPED, on_terminal=ON_TERMINAL)
 
 
-def test_json_has_the_keys_that_are_promised(shown: Shown) -> None:
+def test_json_has_the_documented_keys(shown: Shown) -> None:
     found = shown.json("stats --by outcome --json")
     assert list(found) == KEYS
     assert found["by"] == "outcome"
@@ -60,35 +60,35 @@ def test_json_has_the_keys_that_are_promised(shown: Shown) -> None:
 
 
 @pytest.mark.parametrize("by", BY)
-def test_the_groups_of_each_kind_add_up_to_all_attempts(shown: Shown, by: str) -> None:
+def test_each_groups_counts_add_up_to_all_attempts(shown: Shown, by: str) -> None:
     found = shown.json(f"stats --by {by} --json")
     assert 0.95 * ATTEMPTS < found["attempts"] <= ATTEMPTS
-    counted = sum(each["attempts"] for each in found["groups"])
+    counted = sum(group["attempts"] for group in found["groups"])
     assert counted == found["attempts"] - (found["delivered"] if by == "error" else 0)
     if by != "error":
-        assert sum(each["delivered"] for each in found["groups"]) == found["delivered"]
-    assert sum(each["messages"] for each in found["tries_until_delivered"]) == found["delivered"]
+        assert sum(group["delivered"] for group in found["groups"]) == found["delivered"]
+    assert sum(entry["messages"] for entry in found["tries_until_delivered"]) == found["delivered"]
 
 
-def test_the_figures_are_those_of_the_week(shown: Shown) -> None:
-    """A night's outage, and another of an hour and a quarter, each to a tick; most messages take 15 to 30 minutes."""
+def test_the_figures_match_the_generated_week(shown: Shown) -> None:
+    """A night's outage, and one of an hour and a quarter, are exact to a tick; most waits are 15 to 30 minutes."""
     found = shown.json("stats --by outcome --json")
-    lengths = sorted(each["seconds"] / 3600 for each in found["outages"])
+    lengths = sorted(outage["seconds"] / 3600 for outage in found["outages"])
     assert lengths == [pytest.approx(1.25, abs=0.26), pytest.approx(9, abs=0.26)]
     waited = found["seconds_until_delivered"]
     assert 15 * 60 <= waited["median"] <= 30 * 60 < waited["p95"] <= waited["max"]
     assert waited["max"] > 9 * 3600
-    [locked] = [each for each in found["errors"] if each["outcome"] == "refused"]
+    [locked] = [error for error in found["errors"] if error["outcome"] == "refused"]
     assert locked["cause"] == "refused: ticket … is locked"
 
 
-def test_only_so_far_back_is_looked_at(shown: Shown) -> None:
+def test_covers_only_the_requested_days(shown: Shown) -> None:
     found = shown.json("stats --since 12h --json")
     assert 0 < found["attempts"] < 100
     assert found["outages"] == []
 
 
-def test_piped_each_line_says_what_it_is_about(shown: Shown) -> None:
+def test_each_piped_line_names_its_subject(shown: Shown) -> None:
     lines = [line.split("\t") for line in shown.piped["stats"].stdout.splitlines()]
     kinds = {each[0]: len(each) for each in lines}
     assert kinds == {"outcome": 4, "tries": 3, "seconds": 3, "outage": 4, "error": 6}
@@ -96,7 +96,7 @@ def test_piped_each_line_says_what_it_is_about(shown: Shown) -> None:
     assert all(re.fullmatch(UTC_TIME, time) for each in lines if each[0] == "outage" for time in each[1:3])
     hours = [line.split("\t")[1] for line in shown.piped["stats --by hour"].stdout.splitlines() if line[:4] == "hour"]
     assert hours == sorted(hours)
-    assert all(re.fullmatch(r"\S+T\d\d:00:00Z", each) for each in hours)
+    assert all(re.fullmatch(r"\S+T\d\d:00:00Z", entry) for entry in hours)
 
 
 @pytest.mark.parametrize("command", ON_TERMINAL)
@@ -107,7 +107,7 @@ def test_on_a_terminal_it_fits_in_80_columns_and_ends_with_the_next_step(shown: 
     assert screen.text.endswith("\nNext: retrycli report --html report.html\n")
 
 
-def test_on_a_terminal_there_are_curves_and_bars(shown: Shown) -> None:
+def test_on_a_terminal_it_shows_curves_and_bars(shown: Shown) -> None:
     screen = shown.screens["stats"].text
     assert re.search(r"^Attempts +\d+ +[ ▁▂▃▄▅▆▇█]{40,}$", screen, re.MULTILINE)
     assert re.search(
@@ -121,7 +121,7 @@ def test_on_a_terminal_there_are_curves_and_bars(shown: Shown) -> None:
     assert "6 errors, 5 shown: retrycli stats --by error" in screen
 
 
-def test_where_nothing_was_tried_it_says_so(at_work: Cli) -> None:
+def test_says_so_if_nothing_was_attempted(at_work: Cli) -> None:
     assert at_work("stats").stdout == ""
     screen = at_work.on_terminal("stats").text
     assert re.search(r"^Attempts +0 *$", screen, re.MULTILINE)
@@ -144,11 +144,11 @@ def test_where_nothing_was_tried_it_says_so(at_work: Cli) -> None:
         (["--by", "weather"], "'weather' is not one of"),
     ],
 )
-def test_wrong_usage_is_named(at_work: Cli, arguments: list[str], said: str) -> None:
+def test_wrong_usage_is_reported(at_work: Cli, arguments: list[str], said: str) -> None:
     done = at_work("stats", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in " ".join(done.stderr.split())
 
 
-def test_the_longest_look_back_is_one_that_can_be_made(at_work: Cli) -> None:
+def test_the_longest_period_is_a_representable_one(at_work: Cli) -> None:
     assert at_work.json("stats", "--since", "36500d")["attempts"] == 0

@@ -1,4 +1,4 @@
-"""``status``: whether passes are made, what waits, and what stands in the way."""
+"""``status``: scheduler health, queue counts, and problems."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def made_a_pass(application: Application, sandbox: Sandbox, *, minutes_ago: int = 0) -> None:
-    """Make a pass, and have it begun some time ago."""
+    """Make a pass that began some time ago."""
     retrycli.run_once(application.settings(sandbox.url))
     began = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=minutes_ago)
     application.execute("UPDATE retrycli_passes SET started_at = ?", str(began))
 
 
-def test_before_the_first_pass_it_says_so_and_what_to_do(at_work: Cli, application: Application) -> None:
-    """What has failed and is not in the queue yet counts as due, unless it has just failed and so waits first."""
+def test_before_the_first_pass_status_says_so_and_suggests_a_remedy(at_work: Cli, application: Application) -> None:
+    """A failed message that is not in the queue yet counts as due, unless it has just failed and waits first."""
     application.fill()
     found = at_work.json("status", "--check", code=3)
     assert list(found) == KEYS
@@ -64,7 +64,7 @@ def test_before_the_first_pass_it_says_so_and_what_to_do(at_work: Cli, applicati
     assert "Next: `retrycli run-once`, and then `retrycli cron install`\n" in at_work.on_terminal("status").text
 
 
-def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_clocks_next_quarter(
+def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_next_quarter_hour(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.fill()
@@ -84,23 +84,23 @@ def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_clocks_next_quarte
     )
     assert UTC_TIME.fullmatch(last["started_at"])
     assert last["started_by"] == "library"
-    began, runs = (datetime.fromisoformat(each) for each in (last["started_at"], found["next_run"]))
+    began, runs = (datetime.fromisoformat(time) for time in (last["started_at"], found["next_run"]))
     assert timedelta() < runs - began <= timedelta(minutes=16)
     assert (runs.minute % 15, runs.second) == (0, 0)
 
 
-def test_after_a_first_pass_by_hand_the_next_run_is_the_clocks_next_quarter(
+def test_after_a_first_manual_pass_the_next_run_is_the_next_quarter_hour(
     at_work: Cli, application: Application
 ) -> None:
-    """Cron's tick, not fifteen minutes after a pass that it knows nothing of."""
+    """It shows cron's tick, and not fifteen minutes after a pass that cron does not know."""
     application.add(8, retry_count=3, hours_ago=0)
     assert at_work("run-once").returncode == 0
     runs = datetime.fromisoformat(at_work.json("status")["next_run"])
     tried = datetime.fromisoformat(at_work.json("explain", "8")["next_attempt_at"])
-    assert {(each.minute % 15, each.second) for each in (runs, tried)} == {(0, 0)}
+    assert {(summary.minute % 15, summary.second) for summary in (runs, tried)} == {(0, 0)}
 
 
-def test_when_the_last_pass_began_47_minutes_ago_passes_are_late(
+def test_passes_are_late_when_the_last_one_began_47_minutes_ago(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     made_a_pass(application, sandbox, minutes_ago=47)
@@ -115,14 +115,14 @@ def test_when_the_last_pass_began_47_minutes_ago_passes_are_late(
     assert "service cron status" in screen.words or "systemctl status cron" in screen.words
 
 
-def test_two_intervals_and_almost_five_minutes_are_not_late(
+def test_two_intervals_and_nearly_five_minutes_are_not_late(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     made_a_pass(application, sandbox, minutes_ago=34)
     assert at_work.json("status", "--check")["state"] == "ok"
 
 
-def test_paused_says_by_whom_until_when_and_why(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_a_pause_is_shown_with_author_end_and_reason(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     made_a_pass(application, sandbox)
     assert at_work("pause", "--for", "2h", "--reason", "the API moves").returncode == 0
     found = at_work.json("status", "--check", code=3)
@@ -135,7 +135,9 @@ def test_paused_says_by_whom_until_when_and_why(at_work: Cli, application: Appli
     assert screen.text.endswith("Next: retrycli resume\n")
 
 
-def test_an_open_breaker_is_down_and_says_until_when(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_an_open_breaker_is_shown_as_down_with_its_end(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
     application.add_due(6)
     sandbox.behaviour = Behaviour(down=True)
     made_a_pass(application, sandbox)
@@ -149,7 +151,7 @@ def test_an_open_breaker_is_down_and_says_until_when(at_work: Cli, application: 
     assert re.search(rf"Breaker open\t{sandbox.url}, until {UTC_TIME.pattern}, 5 failures in a row\n", piped)
 
 
-def test_an_api_that_has_moved_is_no_longer_down_at_its_old_place(
+def test_an_api_that_has_moved_is_not_down_at_its_old_address(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     application.add_due(6)
@@ -160,8 +162,8 @@ def test_an_api_that_has_moved_is_no_longer_down_at_its_old_place(
     assert (found["state"], found["breaker"]) == ("ok", [])
 
 
-def test_refused_credentials_are_not_ok_either(cli: Cli, application: Application) -> None:
-    """Every pass would end so, and nothing would go out."""
+def test_refused_credentials_are_not_ok(cli: Cli, application: Application) -> None:
+    """Every pass would end so, and send nothing."""
     application.add(101)
     with Scripted(FORBIDS) as api:
         retrycli.run_once(application.settings(api.url))
@@ -173,8 +175,8 @@ def test_refused_credentials_are_not_ok_either(cli: Cli, application: Applicatio
 
 
 @on_sqlite
-def test_a_pass_that_failed_is_not_ok_either(at_work: Cli, application: Application) -> None:
-    """As each after it may: cron calls them, and nothing goes out."""
+def test_a_failed_pass_is_not_ok(at_work: Cli, application: Application) -> None:
+    """Later passes may fail too: cron starts them, and nothing is sent."""
     application.add(101)
     application.execute("CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(ABORT, 'no'); END")
     assert at_work("run-once").returncode == 78
@@ -187,10 +189,10 @@ def test_a_pass_that_failed_is_not_ok_either(at_work: Cli, application: Applicat
     assert at_work.json("status", "--check")["state"] == "ok"
 
 
-def test_where_several_hosts_make_passes_each_is_told_of_and_which_is_late(
+def test_each_of_several_hosts_is_listed_with_its_lateness(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """One host alone is what the line of the passes is about."""
+    """With one host the line about passes is enough."""
     made_a_pass(application, sandbox)
     [here] = at_work.json("status")["hosts"]
     assert (list(here), here["late"]) == (["host", "started_at", "late"], False)
@@ -203,13 +205,11 @@ def test_where_several_hosts_make_passes_each_is_told_of_and_which_is_late(
         two_hours_ago,
     )
     found = at_work.json("status")
-    assert (found["state"], {each["host"]: each["late"] for each in found["hosts"]}["mill"]) == ("ok", True)
+    assert (found["state"], {host["host"]: host["late"] for host in found["hosts"]}["mill"]) == ("ok", True)
     assert "Host mill\tits last pass began 2 hours ago; check cron on that host\n" in at_work("status").stdout
 
 
-def test_a_rest_that_the_api_asked_for_is_over_when_its_time_is(
-    at_work: Cli, application: Application, sandbox: Sandbox
-) -> None:
+def test_a_rest_that_the_api_requested_ends_on_time(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
     """With nothing due, no request comes to show it."""
     made_a_pass(application, sandbox)
     application.execute(
@@ -219,7 +219,7 @@ def test_a_rest_that_the_api_asked_for_is_over_when_its_time_is(
     assert at_work.json("status", "--check")["state"] == "ok"
 
 
-def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, application: Application) -> None:
+def test_a_running_pass_is_shown_with_its_lock_and_its_messages(cli: Cli, application: Application) -> None:
     application.add_due(2)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -237,8 +237,8 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
     assert "\trunning" + 6 * "\t" in passes
 
 
-def test_while_a_pass_runs_a_due_message_may_go_out_in_it(cli: Cli, application: Application) -> None:
-    """And once it has ended, nothing says that the lock kept another pass away."""
+def test_a_due_message_may_be_sent_by_the_running_pass(cli: Cli, application: Application) -> None:
+    """After its end, the output does not say that the lock stopped another pass."""
     application.add_due(2)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -257,8 +257,8 @@ def test_while_a_pass_runs_a_due_message_may_go_out_in_it(cli: Cli, application:
     assert "Cause" not in afterwards
 
 
-def test_a_pass_whose_end_nobody_recorded_is_not_running_and_not_ok(cli: Cli, application: Application) -> None:
-    """It was killed, or the disk was full at its end: until a pass takes its messages back, nothing goes on."""
+def test_a_pass_without_a_recorded_end_is_neither_running_nor_ok(cli: Cli, application: Application) -> None:
+    """It was killed, or the disk was full at its end: until a pass recovers its messages, nothing continues."""
     application.add_due(2)
     with held_back() as (sandbox, gate):
         at_work = cli.having(application.variables(sandbox.url))
@@ -280,25 +280,25 @@ def test_a_pass_whose_end_nobody_recorded_is_not_running_and_not_ok(cli: Cli, ap
         assert at_work.json("status", "--check")["state"] == "ok"
 
 
-def test_it_needs_no_base_url(cli: Cli, application: Application) -> None:
-    """Whoever only looks need not know where the API is."""
+def test_needs_no_base_url(cli: Cli, application: Application) -> None:
+    """A read-only command does not need the API's address."""
     assert cli("status", env={"RETRYCLI_DATABASE__URL": application.url}).returncode == 0
 
 
-def test_looking_changes_nothing(at_work: Cli, application: Application) -> None:
+def test_status_changes_nothing(at_work: Cli, application: Application) -> None:
     application.fill()
     before = application.dump()
     shown = at_work.show_all(piped=["status", "list-failed", "escalations", "show 5", "passes", "config check"])
-    assert {each.returncode for each in shown.piped.values()} == {0}
+    assert {text.returncode for text in shown.piped.values()} == {0}
     assert application.dump() == before
 
 
-def test_why_the_last_pass_failed_is_told_by_status_and_passes_in_one_line(at_work: Cli) -> None:
-    """As the pass said on stderr, which cron may have mailed to nobody."""
+def test_status_and_passes_show_the_failure_of_the_last_pass_in_one_line(at_work: Cli) -> None:
+    """The line is that of the pass on stderr, which cron may have mailed to nobody."""
     nowhere = {"RETRYCLI_RUN__LOCK_FILE": "/proc/none/retrycli.lock"}
     done = at_work.having(nowhere)("run-once")
     assert done.returncode == 78
-    [why] = (each.removeprefix("retrycli: ") for each in done.stderr.splitlines())
+    [why] = (line.removeprefix("retrycli: ") for line in done.stderr.splitlines())
     assert "/proc/none/retrycli.lock" in why
     shown = at_work.show_all(
         piped=["status", "status --json", "passes", "passes --json"], on_terminal=["status", "passes"]
@@ -309,15 +309,15 @@ def test_why_the_last_pass_failed_is_told_by_status_and_passes_in_one_line(at_wo
     assert f"\nCause\t{why}\n" in shown.piped["status"].stdout
     assert shown.piped["passes"].stdout.endswith(f"\tfault: {why}\tunknown\n")
     assert f"{why} " in shown.screens["status"].words, "no word is broken in two"
-    for each in shown.screens.values():
-        assert "/proc/none/retrycli.lock" in each.text
-        assert max(map(len, each.text.splitlines())) <= COLUMNS
+    for screen in shown.screens.values():
+        assert "/proc/none/retrycli.lock" in screen.text
+        assert max(map(len, screen.text.splitlines())) <= COLUMNS
 
 
 def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
-    """So a monitor that asks for the exit code alone sees them."""
-    for each in (9, 10):
-        application.add(each, body=None)
+    """So a monitor that checks only the exit code sees them."""
+    for message_id in (9, 10):
+        application.add(message_id, body=None)
     made_a_pass(application, sandbox)
     few = at_work("status", "--check", "--max-escalated", "2")
     assert (few.returncode, few.stderr) == (0, "")
@@ -335,8 +335,8 @@ UNCALLED = "no cron line or timer found here starts passes; see `retrycli cron i
 
 
 @on_sqlite
-def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, application: Application, tmp_path: Path) -> None:
-    """A line of cron's, or one pass that another has started, is enough for one."""
+def test_without_a_scheduler_there_is_no_next_run(at_work: Cli, application: Application, tmp_path: Path) -> None:
+    """A line of cron, or one pass from another starter, is enough for one."""
     crontab = Crontab(tmp_path)
     desk = at_work.having(crontab.variables)
     application.add(1)
@@ -348,7 +348,7 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     assert "\nState\tok, but no pass is scheduled\n" in "\n" + desk("status").stdout
     checked = desk("status", "--check")
     assert (checked.returncode, checked.stderr) == (3, f"retrycli: {UNCALLED}\n")
-    [cron] = [each for each in desk.json("explain", "2")["gates"] if each["name"] == "cron"]
+    [cron] = [gate for gate in desk.json("explain", "2")["gates"] if gate["name"] == "cron"]
     assert (cron["open"], cron["figure"]) == (False, UNCALLED)
     crontab.file.write_text("*/15 * * * * retrycli run-once\n")
     with a_cron(tmp_path):
@@ -362,8 +362,8 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     assert desk.json("status")["next_run"] is not None
 
 
-def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Application) -> None:
-    """Passes that had nothing to deliver have not found out. With a message that waits it is `down`."""
+def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: Application) -> None:
+    """Passes without due messages have not found out. With a waiting message the state is `down`."""
     application.add(1)
     with Scripted(FORBIDS, FORBIDS, TAKES) as api:
         desk = cli.having(application.variables(api.url))
@@ -382,7 +382,7 @@ def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Ap
         assert desk("run-once").returncode == 0
         assert desk.json("status", "--check", code=3)["state"] == "down"
         assert desk("status", "--check").returncode == 3
-        gates = {each["name"]: each for each in desk.json("explain", "2")["gates"]}
+        gates = {gate["name"]: gate for gate in desk.json("explain", "2")["gates"]}
         assert gates["last_pass"]["open"]
         assert re.fullmatch(r"the last one .* refused: .*401.*; each pass .*", gates["last_pass"]["figure"])
         assert gates["last_pass"]["time"] == refusal["at"]
@@ -394,10 +394,8 @@ def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Ap
 
 @pytest.mark.slow
 @on_sqlite
-def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
-    cli: Cli, application: Application, tmp_path: Path
-) -> None:
-    """The command has a minute here; it waited two."""
+def test_an_unresponsive_crontab_times_out_and_is_reported(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """The command may take a minute here; it used to wait two."""
     crontab = Crontab(tmp_path)
     crontab.program.write_text("#!/bin/sh\nexec sleep 600\n")
     file = cli.cwd / "retrycli.toml"
@@ -417,10 +415,10 @@ def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
 
 
 @on_sqlite
-def test_the_next_run_does_not_go_by_the_operators_time_zone(
+def test_the_next_run_ignores_the_operators_time_zone(
     cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Cron goes by the system's."""
+    """Cron uses the system's time zone."""
     made_a_pass(application, sandbox)
     crontab = Crontab(tmp_path)
     file = cli.cwd / "retrycli.toml"
@@ -429,13 +427,13 @@ def test_the_next_run_does_not_go_by_the_operators_time_zone(
     crontab.file.write_text(f"0 {far_off} * * * retrycli run-once\n")
     with a_cron(tmp_path):
         abroad = (cli.having({**crontab.variables, "TZ": zone}) for zone in ("UTC", "XYZ-5:45", "ABC+9"))
-        [told] = {each.json("status", "--config", file)["next_run"] for each in abroad}
+        [told] = {text.json("status", "--config", file)["next_run"] for text in abroad}
     assert datetime.fromisoformat(told).astimezone(system_zone()).hour == far_off
 
 
 @on_sqlite
-def test_a_refusal_is_told_of_whom_it_came_from(cli: Cli, application: Application) -> None:
-    """Another destination that was in trouble in the same pass has refused nothing."""
+def test_a_refusal_names_the_destination_that_it_came_from(cli: Cli, application: Application) -> None:
+    """Another destination with a problem in the same pass has refused nothing."""
     application.add(1)
     application.add(2, message_type="supplier")
     with Scripted(FORBIDS) as api, Scripted(BUSY) as other:
@@ -443,11 +441,11 @@ def test_a_refusal_is_told_of_whom_it_came_from(cli: Cli, application: Applicati
         desk = cli.having({**application.variables(api.url), **own})
         assert desk("run-once").returncode == 77
         assert other.paths, "it was tried"
-        assert [each["destination"] for each in desk.json("status")["refusals"]] == [api.url]
+        assert [refusal["destination"] for refusal in desk.json("status")["refusals"]] == [api.url]
 
 
-def test_no_word_is_broken_in_two_on_a_terminal(at_work: Cli) -> None:
-    words = [f"migration-{each:05}" for each in range(20)]
+def test_a_terminal_breaks_no_word(at_work: Cli) -> None:
+    words = [f"migration-{width:05}" for width in range(20)]
     assert at_work("pause", "--reason", " ".join(words)).returncode == 0
     screen = at_work.on_terminal("status")
     assert max(map(len, screen.text.splitlines())) <= COLUMNS

@@ -41,7 +41,7 @@ SUGGESTED_ANYWHERE = re.compile(SUGGESTED.pattern.replace("`", ""))
 
 @pytest.fixture
 def far(at_work: Cli, application: Application, tmp_path: Path) -> Cli:
-    """The command in a folder that has the settings in another, in a file whose name has a blank."""
+    """Provide the command in a folder with its settings in another one, in a file with a blank in its name."""
     there = tmp_path / "etc" / "the settings.toml"
     there.parent.mkdir()
     lines = [f'[database]\nurl = "{application.url}"', '[gateway]\nbase_url = "http://127.0.0.1:9"']
@@ -50,9 +50,9 @@ def far(at_work: Cli, application: Application, tmp_path: Path) -> Cli:
 
 
 def suggested(text: str, program: str) -> list[list[str]]:
-    """The commands that a text suggests, as a shell takes them apart."""
+    """Return the commands that a text suggests, parsed as by a shell."""
     ends = re.findall(rf"(?:`|Next: )({re.escape(program)} [^`;,\n]*)", text)
-    return [shlex.split(each) for each in ends]
+    return [shlex.split(end) for end in ends]
 
 
 def pasted(line: list[str], cli: Cli) -> Finished:
@@ -70,23 +70,23 @@ def pasted(line: list[str], cli: Cli) -> Finished:
     )
 
 
-def test_a_suggestion_has_the_configuration_file_that_was_given(far: Cli, application: Application) -> None:
-    """Wherever it was given, and though its name has a blank."""
+def test_a_suggestion_names_the_given_configuration_file(far: Cli, application: Application) -> None:
+    """This holds for every way to give the file, and for a blank in its name."""
     application.fill()
     file = far.env["FILE"]
     for args in (["--config", file, "list-failed"], ["list-failed", "--config", file]):
         screen = far.on_terminal(*args)
         assert screen.returncode == 0, screen.text
         show, retry = suggested(screen.words, "retrycli")
-        assert [each[:4] for each in (show, retry)] == [
+        assert [command[:4] for command in (show, retry)] == [
             ["retrycli", "--config", file, "show"],
             ["retrycli", "--config", file, "retry"],
         ]
         assert pasted(show, far).returncode == 0
 
 
-def test_a_suggestion_names_the_program_by_the_path_that_it_was_called_by(far: Cli, application: Application) -> None:
-    """If a shell would not find it by its name."""
+def test_a_suggestion_names_the_program_by_the_path_of_its_call(far: Cli, application: Application) -> None:
+    """This is needed if a shell would not find it by its name."""
     application.fill()
     file = far.env["FILE"]
     link = far.cwd / "bin" / "retry it"
@@ -118,17 +118,17 @@ def test_an_error_suggests_a_command_that_works(far: Cli) -> None:
     assert pasted(line, cli).returncode == 0
 
 
-def test_the_steps_of_escalations_work_too(far: Cli, application: Application) -> None:
+def test_the_commands_of_escalations_work(far: Cli, application: Application) -> None:
     application.add(101, message_type="carrier pigeon")
     far("run-once", "--config", far.env["FILE"])
     done = far("escalations", "--config", far.env["FILE"])
-    step = next(each for each in done.stdout.split("\t") if each.startswith("retrycli "))
+    step = next(cell for cell in done.stdout.split("\t") if cell.startswith("retrycli "))
     assert shlex.split(step)[:3] == ["retrycli", "--config", far.env["FILE"]]
     assert pasted(shlex.split(step), far).returncode != 2
 
 
-def test_what_cron_is_mailed_suggests_commands_that_work(far: Cli, application: Application) -> None:
-    """The line of crontab names the interpreter, and so do they."""
+def test_cron_mails_suggest_commands_that_work(far: Cli, application: Application) -> None:
+    """The crontab line names the interpreter, and so do they."""
     application.add(101, message_type="carrier pigeon")
     start = [sys.executable, "-P", "-m", "retrycli"]
     cli = replace(far.having(ELSEWHERE), program=tuple(start))
@@ -139,11 +139,11 @@ def test_what_cron_is_mailed_suggests_commands_that_work(far: Cli, application: 
 
 
 @pytest.mark.long_except(
-    "test_an_error_of_usage_suggests_a_command_that_works[show abc-show]",
-    "test_an_error_of_usage_suggests_a_command_that_works[non-]",
+    "test_a_usage_error_suggests_a_command_that_works[show abc-show]",
+    "test_a_usage_error_suggests_a_command_that_works[non-]",
 )
 @pytest.mark.parametrize(("wrong", "command"), [("run-once --nonsense", "run-once"), ("show abc", "show"), ("non", "")])
-def test_an_error_of_usage_suggests_a_command_that_works(far: Cli, wrong: str, command: str) -> None:
+def test_a_usage_error_suggests_a_command_that_works(far: Cli, wrong: str, command: str) -> None:
     link = far.cwd / "bin" / "retry-it"
     link.parent.mkdir()
     link.symlink_to(SCRIPT[0])
@@ -158,15 +158,15 @@ def test_an_error_of_usage_suggests_a_command_that_works(far: Cli, wrong: str, c
     assert "Try 'retrycli run-once -h' for help." in far("run-once", "--nonsense").stderr
 
 
-def test_the_remedies_of_doctor_work_too(far: Cli) -> None:
+def test_the_remedies_of_doctor_work(far: Cli) -> None:
     cli = far.having(ELSEWHERE)
     found = cli("doctor", "--json", "--config", far.env["FILE"]).stdout
     assert f"`{SCRIPT[0]} --config '{far.env['FILE']}' cron install`" in found
     assert "`retrycli" not in found
 
 
-def test_another_users_commands_are_suggested_with_sudo(far: Cli) -> None:
-    """As they were called: without it they would run as somebody else."""
+def test_commands_of_another_user_are_suggested_with_sudo(far: Cli) -> None:
+    """Without sudo they would run as another user."""
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} status"}
     name = pwd.getpwuid(os.geteuid()).pw_name
     sudo = "sudo" if os.geteuid() == 0 else f"sudo -u {name}"
@@ -179,8 +179,8 @@ def test_another_users_commands_are_suggested_with_sudo(far: Cli) -> None:
     assert "Next: `retrycli --config" in screen.text
 
 
-def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once(far: Cli, tmp_path: Path) -> None:
-    """Root's search path and home are others, and sudo's own user is not the one to become."""
+def test_a_command_for_root_has_the_programs_path_the_settings_and_one_sudo(far: Cli, tmp_path: Path) -> None:
+    """Root has another search path and home, and sudo must not switch to its own user."""
     need_root()
     crontab = Crontab(tmp_path)
     crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
@@ -195,8 +195,8 @@ def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once
         assert shlex.split(line) == ["sudo", SCRIPT[0], "--config", file, "cron", "check"], done.stderr
 
 
-def test_a_service_user_by_sudo_is_told_to_install_as_root_as_the_manual_says(far: Cli, tmp_path: Path) -> None:
-    """The system's schedule is then removed as root too. Others can have a schedule of their own."""
+def test_a_service_user_under_sudo_is_told_to_install_as_root(far: Cli, tmp_path: Path) -> None:
+    """The system's schedule must then be removed as root too. Others can have their own schedule."""
     need_root()
     cli = far.under(*wrapper(OURS)).having(Crontab(tmp_path).variables)
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
@@ -213,27 +213,27 @@ def test_a_service_user_by_sudo_is_told_to_install_as_root_as_the_manual_says(fa
             assert [shlex.split(each) for each in re.findall("`([^`]*cron install[^`]*)`", text)] == expected
 
 
-def test_somebody_elses_words_are_left_as_they_are(far: Cli, application: Application) -> None:
-    """An error that an API gave quotes a command of ours: it stays a quotation."""
+def test_texts_from_outside_are_left_unchanged(far: Cli, application: Application) -> None:
+    """An API's error that quotes a command of ours stays a quotation."""
     application.add(101, last_error="Next: retrycli status")
     shown = far.having(ELSEWHERE)("list-failed", "--config", far.env["FILE"]).stdout
     assert "Next: retrycli status" in shown
 
 
 def strings(tree: ast.AST) -> Iterator[tuple[ast.Constant, str]]:
-    """The texts of a module that are no docstrings."""
-    alone = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
-    for each in ast.walk(tree):
-        if isinstance(each, ast.Constant) and isinstance(each.value, str) and id(each) not in alone:
-            yield each, each.value
+    """Return the texts of a module except docstrings."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node, node.value
 
 
 TOLD_ELSEWHERE = {"cron_line.py", "systemd.py"}
 """What they write is the same whoever writes it: they know it again by that."""
 
 
-def test_every_suggestion_is_one_that_is_rewritten() -> None:
-    """It stands in backticks, or where only our own words are: in `console.say`, or `suggested.own`."""
+def test_every_suggestion_is_rewritten() -> None:
+    """A suggestion is in backticks, or in texts of our own: in `console.say`, or `suggested.own`."""
     loose = []
     for file in sorted(PACKAGE.rglob("*.py")):
         if file.parent.name == "cli" or file.name in TOLD_ELSEWHERE:
@@ -247,29 +247,29 @@ def test_every_suggestion_is_one_that_is_rewritten() -> None:
             for text in ast.walk(call)
         }
         loose += [
-            f"{file}:{each.lineno}: {text}"
-            for each, text in strings(tree)
-            if id(each) not in said and SUGGESTED.search(text)
+            f"{file}:{node.lineno}: {text}"
+            for node, text in strings(tree)
+            if id(node) not in said and SUGGESTED.search(text)
         ]
     assert not loose
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """The texts of a module that are no docstrings, with a 1 for each value that is filled in."""
-    alone = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
-    parts = {id(part) for each in ast.walk(tree) if isinstance(each, ast.JoinedStr) for part in ast.walk(each)}
-    for each in ast.walk(tree):
-        if isinstance(each, ast.JoinedStr):
+    """Return the texts of a module except docstrings, with a 1 for each inserted value."""
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
             yield (
-                each.lineno,
-                "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in each.values),
+                node.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in node.values),
             )
-        elif isinstance(each, ast.Constant) and isinstance(each.value, str) and not {id(each)} & (alone | parts):
-            yield each.lineno, each.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not {id(node)} & (alone | parts):
+            yield node.lineno, node.value
 
 
 def is_command(words: Sequence[str]) -> bool:
-    """Whether the program takes these words as one of its commands with its arguments."""
+    """Return whether the program accepts these words as a command with its arguments."""
     command = get_command(app)
     context = command.make_context("retrycli", [], resilient_parsing=True)
     rest = list(words)
@@ -286,8 +286,8 @@ def is_command(words: Sequence[str]) -> bool:
     return True
 
 
-def test_every_suggestion_is_a_whole_command_and_nothing_else() -> None:
-    """It ends with its backtick, or with the text: no prose runs into it."""
+def test_every_suggestion_is_exactly_one_command() -> None:
+    """It ends with its backtick, or with the text: no prose follows."""
     wrong = []
     for file in sorted(PACKAGE.rglob("*.py")):
         if file.name in TOLD_ELSEWHERE:
@@ -307,11 +307,13 @@ UNUSABLE = {2, 78, 126, 127}
 
 
 def commands_in(text: str, start: str) -> list[str]:
-    """All commands that a screen suggests: what is in backticks, and else from the program's name to the line's end."""
+    """Return all commands that a screen suggests: in backticks, or from the program's name to the line's end."""
     found = []
     for line in text.splitlines():
         found += [
-            each for each in re.findall("`([^`]+)`", line) if each.startswith((start, "sudo ", "service", "/usr/sbin"))
+            command
+            for command in re.findall("`([^`]+)`", line)
+            if command.startswith((start, "sudo ", "service", "/usr/sbin"))
         ]
         if "`" not in line and (at := re.search(rf"(?:^|: ){re.escape(start)} (.*)$", line)) is not None:
             found.append(f"{start} {at[1]}")
@@ -365,8 +367,8 @@ def prepare(step: str, cli: Cli, application: Application, file: Path) -> None:
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_what_is_suggested_can_be_pasted_as_it_stands(far: Cli, application: Application, situation: str) -> None:
-    """Into a shell that finds no retrycli by its name, and is in another folder than the settings."""
+def test_every_suggestion_can_be_pasted(far: Cli, application: Application, situation: str) -> None:
+    """The shell does not find retrycli by its name, and is in another folder than the settings."""
     before, command, least = SITUATIONS[situation]
     file = Path(far.env["FILE"])
     cli = replace(far.having(ELSEWHERE), program=(*SCRIPT, "--config", str(file)))
@@ -392,8 +394,8 @@ def test_what_is_suggested_can_be_pasted_as_it_stands(far: Cli, application: App
     assert not re.search(r"(?<![\w/.-])retrycli (?:" + "|".join(HOMES) + r")\b", screen.text), "without its path"
 
 
-def test_a_cron_without_systemd_is_looked_at_by_service(far: Cli, application: Application) -> None:
-    """And with systemd by systemctl."""
+def test_cron_is_checked_with_service_on_a_machine_without_systemd(far: Cli, application: Application) -> None:
+    """With systemd systemctl is used."""
     need_root()
     file = far.env["FILE"]
     prepare("late", replace(far, program=(*SCRIPT, "--config", file)), application, Path(file))
@@ -407,8 +409,8 @@ def test_a_cron_without_systemd_is_looked_at_by_service(far: Cli, application: A
         (run / "systemd/system").mkdir(parents=True, exist_ok=True)
 
 
-def test_escalations_suggests_what_to_do_about_each_of_the_biggest_causes(far: Cli, application: Application) -> None:
-    """One line a cause, for three of them, and one command for all that is shown."""
+def test_escalations_suggests_a_command_for_each_of_the_biggest_causes(far: Cli, application: Application) -> None:
+    """There is one line per cause, for three causes, and one command for all listed messages."""
     file = far.env["FILE"]
     for cause, number in enumerate((2, 4, 3, 5)):
         for each in range(number):

@@ -1,4 +1,4 @@
-"""Another user of the host can't have us obey a file of theirs."""
+"""Another user of the host cannot make us obey a file of theirs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = "for root alone"
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
-    """Another user's folder, in which root may well stand."""
+    """Create another user's folder, which may be root's current folder."""
     need_root()
     made = tmp_path / "trap"
     made.mkdir(0o755)
@@ -31,7 +31,7 @@ def trap(tmp_path: Path) -> Path:
     return made
 
 
-def test_root_in_another_users_folder_does_not_send_a_secret_to_their_server(cli: Cli, trap: Path) -> None:
+def test_root_in_another_users_directory_does_not_send_a_secret_to_their_server(cli: Cli, trap: Path) -> None:
     with Scripted((200, {"access_token": "t1", **TAKES[1]})) as api:
         file = trap / "retrycli.toml"
         file.write_text(
@@ -48,7 +48,7 @@ def test_root_in_another_users_folder_does_not_send_a_secret_to_their_server(cli
     assert "\tapi\t" in named.stdout
 
 
-def test_root_in_another_users_folder_does_not_replace_a_file_of_its_own(cli: Cli, trap: Path, tmp_path: Path) -> None:
+def test_root_in_another_users_directory_does_not_replace_its_own_file(cli: Cli, trap: Path, tmp_path: Path) -> None:
     precious = tmp_path / "secret"
     with Scripted(TAKES) as api:
         file = trap / "retrycli.toml"
@@ -60,8 +60,8 @@ def test_root_in_another_users_folder_does_not_replace_a_file_of_its_own(cli: Cl
     assert precious.read_text() == SECRET
 
 
-def test_a_config_of_roots_that_one_user_may_read_is_how_it_should_be(cli: Cli, sandbox: Sandbox) -> None:
-    """``root:svc 0640``, with a database of that user's, who makes the passes."""
+def test_a_config_owned_by_root_and_readable_by_one_user_is_accepted(cli: Cli, sandbox: Sandbox) -> None:
+    """``root:svc 0640``, with a database of the user who makes the passes."""
     need_own_program()
     with open_place() as place:
         config, data = place / "retrycli.toml", place / "data"
@@ -72,13 +72,13 @@ def test_a_config_of_roots_that_one_user_may_read_is_how_it_should_be(cli: Cli, 
             f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\ntoken = "s"\n'
         )
         os.chown(config, 0, OURS)
-        for each in (data, *data.iterdir()):
-            os.chown(each, OURS, OURS)
+        for path in (data, *data.iterdir()):
+            os.chown(path, OURS, OURS)
         ours = cli.having(cwd=place).under(*wrapper(OURS))
         assert ours("run-once").returncode == 0
-        levels = {each["name"]: each for each in ours.json("doctor", code=3)["findings"]}
+        levels = {finding["name"]: finding for finding in ours.json("doctor", code=3)["findings"]}
         assert levels["files"]["level"] == "ok", levels["files"]
         os.chown(config, THEIRS, OURS)
         assert ours("run-once").returncode == 78
         found = ours.json("doctor", "--config", "retrycli.toml", code=3)["findings"]
-        assert any(each["name"] == "files" and each["found"] == f"{config} belongs to {THEIRS}" for each in found)
+        assert any(entry["name"] == "files" and entry["found"] == f"{config} belongs to {THEIRS}" for entry in found)

@@ -32,7 +32,7 @@ ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+); press Ctrl-C to stop it\.")
 
 @contextmanager
 def started(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A sandbox that listens, and where."""
+    """Run a sandbox, and return its address."""
     process = cli.start("sandbox", "--port", "0", *arguments)
     try:
         assert process.stdout is not None
@@ -46,7 +46,7 @@ def started(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def asked(url: str, content: object = None) -> dict[str, Any]:
-    """What it answers to a GET, or to a POST with a JSON object."""
+    """Return its answer to a GET, or to a POST with a JSON object."""
     body = None if content is None else json.dumps(content).encode()
     with urlopen(Request(url, body, {"Idempotency-Key": "k-1"}), timeout=LONGEST) as answer:
         found: dict[str, Any] = json.load(answer)
@@ -54,7 +54,7 @@ def asked(url: str, content: object = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_sandbox_takes_a_message_shows_it_and_ends_when_told_to(cli: Cli, number: signal.Signals) -> None:
+def test_the_sandbox_accepts_a_message_shows_it_and_stops_on_request(cli: Cli, number: signal.Signals) -> None:
     with started(cli) as (process, url):
         assert asked(f"{url}/tickets/4711/messages", {"body": "Hello"})["succeeded"] is True
         assert asked(f"{url}/tickets/4711/messages", {"body": "Hello"})["succeeded"] is True
@@ -71,13 +71,13 @@ def test_the_sandbox_takes_a_message_shows_it_and_ends_when_told_to(cli: Cli, nu
     )
 
 
-def test_the_sandbox_can_play_an_outage(cli: Cli) -> None:
+def test_the_sandbox_can_simulate_an_outage(cli: Cli) -> None:
     with started(cli, "--down") as (_, url), pytest.raises(HTTPError, match="503") as failure:
         asked(f"{url}/received")
     failure.value.close()
 
 
-def test_a_port_that_is_taken_is_told_with_the_way_out(cli: Cli) -> None:
+def test_a_port_in_use_is_reported_with_a_remedy(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cli("sandbox", "--port", str(port))
@@ -87,18 +87,18 @@ def test_a_port_that_is_taken_is_told_with_the_way_out(cli: Cli) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, Finished]:
-    """The demo with its temporary folder where it can be found, and a umask and settings that it must not heed."""
+    """Run the demo with a known temporary folder, and a umask and settings that it must ignore."""
     folder = tmp_path_factory.mktemp("demo")
     other = {"RETRYCLI_DATABASE__URL": "sqlite:////no/such.db", "TICKETING_API_BASE_URL": "http://192.0.2.1"}
     cli = Cli(folder)
     return cli, cli.having({"TMPDIR": str(folder), **other}).under(*OPEN_TO_ALL)("demo")
 
 
-def test_the_demos_files_are_its_owners_alone(demo: tuple[Cli, Finished]) -> None:
+def test_the_demos_files_are_private(demo: tuple[Cli, Finished]) -> None:
     cli, _ = demo
     [folder] = cli.cwd.iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {each.name: stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == dict.fromkeys(
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == dict.fromkeys(
         ("retrycli.toml", "ticketing_agent.db", "ticketing_agent.db.retrycli.lock"), 0o600
     )
 
@@ -112,11 +112,11 @@ def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Fini
     assert "METRIC: message_escalated" in done.stderr
 
 
-def test_the_demo_leaves_its_files_and_what_to_type_next_can_be_typed(demo: tuple[Cli, Finished]) -> None:
+def test_the_demo_keeps_its_files_and_its_suggested_commands_work(demo: tuple[Cli, Finished]) -> None:
     cli, done = demo
     folder = Path(re.findall(r"^  cd (\S+)$", done.stdout, re.MULTILINE)[0])
     assert folder.parent == cli.cwd
-    assert {each.name for each in folder.iterdir()} > {"retrycli.toml", "ticketing_agent.db"}
+    assert {path.name for path in folder.iterdir()} > {"retrycli.toml", "ticketing_agent.db"}
     typed = "\n".join(re.findall(r"^  (cd .+|export .+|\S+ show \d+)$", done.stdout, re.MULTILINE))
     shell = subprocess.run(["/bin/sh", "-e", "-c", typed], env=BARE, capture_output=True, text=True, check=False)
     assert (shell.returncode, shell.stderr) == (0, "")
@@ -124,7 +124,7 @@ def test_the_demo_leaves_its_files_and_what_to_type_next_can_be_typed(demo: tupl
 
 
 def test_the_demos_pass_delivers_reschedules_and_escalates(demo: tuple[Cli, Finished]) -> None:
-    """And the API kept as many messages as were sent."""
+    """The API received as many messages as were sent."""
     cli, done = demo
     with closing(sqlite3.connect(next(cli.cwd.glob("retrycli-demo-*/ticketing_agent.db")))) as connection:
         [(sent, rescheduled, escalated)] = connection.execute(

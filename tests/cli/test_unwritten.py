@@ -1,4 +1,4 @@
-"""An answer is known and the application's table does not take it: rows that are held, skipped or refused."""
+"""Known answers that the application's table does not accept: rows that are locked, skipped or refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MESSAGES = 9
 ALL = range(1, MESSAGES + 1)
 ONE = 5
 """The row that takes no change, among others that do."""
-OTHERS = [each for each in ALL if each != ONE]
+OTHERS = [message_id for message_id in ALL if message_id != ONE]
 IDS, BY_TYPE = tuple(map(str, ALL)), ("--type", "customer")
 REJECT = ("reject", "--yes", "--reason", "no longer true")
 HELD_SECONDS = 2
@@ -40,15 +40,17 @@ HELD_SECONDS = 2
 
 
 def insert_all(story: Story) -> None:
-    for each in ALL:
-        story.insert(each, ticket_id=4700 + each, body=f"text {each}")
+    for message_id in ALL:
+        story.insert(message_id, ticket_id=4700 + message_id, body=f"text {message_id}")
 
 
 def check_each_was_sent_once(story: Story, ids: Sequence[int] = ALL) -> None:
-    """Check that the API received each once, that each row says so, and that each attempt is recorded as delivered."""
-    assert sorted(story.api.bodies) == [f"text {each}" for each in ALL]
-    assert {each: story.status(each) for each in ids} == dict.fromkeys(ids, "sent")
-    assert {each: story.outcomes(each) for each in ALL} == {each: ["delivered"] for each in ALL}
+    """Check that the API received each message once, that each row says so, and that each attempt is delivered."""
+    assert sorted(story.api.bodies) == [f"text {message_id}" for message_id in ALL]
+    assert {message_id: story.status(message_id) for message_id in ids} == dict.fromkeys(ids, "sent")
+    assert {message_id: story.outcomes(message_id) for message_id in ALL} == {
+        message_id: ["delivered"] for message_id in ALL
+    }
 
 
 # -- the application holds a lock for longer than a pass waits --------------------------------------------------------
@@ -63,12 +65,12 @@ class WriteLock:
         self._thread = Thread(target=self._hold)
 
     def take(self) -> None:
-        """Take the lock, and give it back after a while."""
+        """Take the lock, and release it after a while."""
         self._thread.start()
         assert self._held.wait(60)
 
     def join(self) -> None:
-        """Wait until it is given back."""
+        """Wait until it is released."""
         self._thread.join()
 
     def _hold(self) -> None:
@@ -98,7 +100,7 @@ def test_no_answer_is_lost_while_the_application_holds_the_write_lock(begin: Beg
 
 @contextmanager
 def locked(story: Story, ids: Sequence[int]) -> Iterator[None]:
-    """Have the application hold rows until the block ends."""
+    """Make the application lock rows until the block ends."""
     these = ", ".join(map(str, ids))
     with story.application.in_transaction(f"SELECT * FROM pending_messages WHERE id IN ({these}) FOR UPDATE"):
         yield
@@ -106,23 +108,23 @@ def locked(story: Story, ids: Sequence[int]) -> Iterator[None]:
 
 @on_postgresql
 @pytest.mark.parametrize("ids", [[ONE], [1], list(ALL)], ids=["one", "the first", "all"])
-def test_no_answer_is_lost_while_the_application_holds_rows_for_a_whole_pass(begin: Begin, ids: list[int]) -> None:
-    """The attempts are recorded though the rows can't be; a later pass writes the rows, and sends nothing."""
+def test_no_answer_is_lost_while_the_application_locks_rows_for_a_whole_pass(begin: Begin, ids: list[int]) -> None:
+    """The attempts are recorded although the rows are locked; a later pass writes the rows, and sends nothing."""
     with begin() as story:
         insert_all(story)
         story.be_impatient()
         with locked(story, ids):
             assert story.tick().result == "completed"
-        assert "unknown" not in {kind for each in ALL for kind in story.outcomes(each)}
-        assert {kind for each in set(ALL) - set(ids) for kind in story.outcomes(each)} <= {"delivered"}
-        sent = {each.body for each in story.api.requests}
-        assert {f"text {each}" for each in ALL if story.outcomes(each) == ["delivered"]} == sent
+        assert "unknown" not in {kind for message_id in ALL for kind in story.outcomes(message_id)}
+        assert {kind for message_id in set(ALL) - set(ids) for kind in story.outcomes(message_id)} <= {"delivered"}
+        sent = {request.body for request in story.api.requests}
+        assert {f"text {message_id}" for message_id in ALL if story.outcomes(message_id) == ["delivered"]} == sent
         story.ticks(3)
         check_each_was_sent_once(story)
 
 
 @on_postgresql
-def test_a_held_row_of_which_the_answer_was_delivered_is_written_by_the_next_pass(begin: Begin) -> None:
+def test_a_locked_row_with_a_known_delivery_is_written_by_the_next_pass(begin: Begin) -> None:
     with begin() as story:
         story.insert()
         story.be_impatient()
@@ -135,7 +137,7 @@ def test_a_held_row_of_which_the_answer_was_delivered_is_written_by_the_next_pas
 
 
 @on_postgresql
-def test_a_row_that_is_held_and_then_edited_is_not_marked_sent(begin: Begin) -> None:
+def test_a_row_that_is_locked_and_then_edited_is_not_marked_sent(begin: Begin) -> None:
     with begin() as story:
         story.insert(body="a")
         story.be_impatient()
@@ -149,7 +151,7 @@ def test_a_row_that_is_held_and_then_edited_is_not_marked_sent(begin: Begin) -> 
 
 @on_postgresql
 @pytest.mark.parametrize("answer", [REFUSED, LOST, PERMANENT], ids=["refused", "lost", "permanent"])
-def test_an_answer_that_is_no_delivery_is_kept_too_while_the_row_is_held(begin: Begin, answer: object) -> None:
+def test_an_answer_other_than_a_delivery_is_also_kept_while_the_row_is_locked(begin: Begin, answer: object) -> None:
     kinds = {str(REFUSED): "refused", LOST: "unknown", str(PERMANENT): "permanent"}
     with begin(answer, OK) as story:
         story.insert()
@@ -161,7 +163,7 @@ def test_an_answer_that_is_no_delivery_is_kept_too_while_the_row_is_held(begin: 
 
 
 @on_postgresql
-def test_attempts_by_hand_have_their_results_though_the_breaker_can_not_be_closed(begin: Begin) -> None:
+def test_manual_attempts_are_recorded_though_the_breaker_cannot_be_closed(begin: Begin) -> None:
     """The next probe finds out that the destination works."""
     with begin() as story:
         insert_all(story)
@@ -173,7 +175,7 @@ def test_attempts_by_hand_have_their_results_though_the_breaker_can_not_be_close
 
 
 @on_postgresql
-def test_a_held_row_does_not_keep_other_rows_from_being_rejected(begin: Begin) -> None:
+def test_a_locked_row_does_not_prevent_rejecting_others(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
         command = story.command.having({"RETRYCLI_DATABASE__URL": impatient(story.application.url)})
@@ -181,7 +183,7 @@ def test_a_held_row_does_not_keep_other_rows_from_being_rejected(begin: Begin) -
             done = command(*REJECT, *IDS)
         assert done.returncode == 4
         assert f"message {ONE} " in done.stderr
-        assert {story.status(each) for each in OTHERS} == {"rejected"}
+        assert {story.status(message_id) for message_id in OTHERS} == {"rejected"}
         assert story.status(ONE) == "failed"
 
 
@@ -189,7 +191,7 @@ def test_a_held_row_does_not_keep_other_rows_from_being_rejected(begin: Begin) -
 
 
 def skip_by_trigger(application: Application, which: str) -> None:
-    """Have a trigger skip every update of some rows."""
+    """Create a trigger that skips every update of some rows."""
     if application.is_sqlite:
         application.execute(
             f"CREATE TRIGGER skip BEFORE UPDATE ON pending_messages WHEN OLD.id {which} BEGIN SELECT RAISE(IGNORE); END"
@@ -203,18 +205,18 @@ def skip_by_trigger(application: Application, which: str) -> None:
 
 
 def skip_by_rule(application: Application, which: str) -> None:
-    """Have a rule of PostgreSQL do nothing instead."""
+    """Create a rule of PostgreSQL that does nothing instead."""
     application.execute(f"CREATE RULE skip AS ON UPDATE TO pending_messages WHERE OLD.id {which} DO INSTEAD NOTHING")
 
 
 @contextmanager
 def role(story: Story) -> Iterator[str]:
-    """Have passes connect with a role that owns nothing, so that policies hold for it; its name."""
+    """Make passes connect with a role that owns nothing, so that policies apply to it; return its name."""
     name = f"passes_of_{make_url(story.application.url).database}"
     there = make_url(story.application.url).update_query_dict({"options": f"-c role={name}"})
     story.application.execute(f"CREATE ROLE {name}")
-    for each in ("TABLES", "SEQUENCES"):
-        story.application.execute(f"GRANT ALL ON ALL {each} IN SCHEMA public TO {name}")
+    for kind in ("TABLES", "SEQUENCES"):
+        story.application.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA public TO {name}")
     try:
         yield there.render_as_string(hide_password=False)
     finally:
@@ -223,21 +225,21 @@ def role(story: Story) -> Iterator[str]:
 
 
 def skip_by_policy(application: Application, which: str) -> None:
-    """Have row-level security hide some rows from updates."""
-    for each in (
+    """Use row-level security to hide some rows from updates."""
+    for statement in (
         "ALTER TABLE pending_messages ENABLE ROW LEVEL SECURITY",
         "CREATE POLICY reading ON pending_messages FOR SELECT USING (true)",
         f"CREATE POLICY writing ON pending_messages FOR UPDATE USING (NOT (id {which}))",
     ):
-        application.execute(each)
+        application.execute(statement)
 
 
 def check_escalated_alone(story: Story, one: int = ONE) -> None:
-    """Check that a row which takes no change is escalated, and each message was sent once."""
+    """Check that a row which refuses changes is escalated, and each message was sent once."""
     summary = story.tick()
     assert (summary.result, summary.sent) == ("completed", MESSAGES - 1)
     story.ticks(3)
-    check_each_was_sent_once(story, [each for each in ALL if each != one])
+    check_each_was_sent_once(story, [message_id for message_id in ALL if message_id != one])
     story.check_escalated("invalid", one)
 
 
@@ -247,7 +249,7 @@ ENDS = [pytest.param(number, marks=pytest.mark.long) for number in (1, MESSAGES)
 
 @pytest.mark.parametrize("one", [1, ONE, MESSAGES])
 def test_a_message_whose_row_skips_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
-    """Also if it is the one that the pass tries out before it sends anything."""
+    """This holds also for the message of the trial write."""
     with begin() as story:
         insert_all(story)
         skip_by_trigger(story.application, f"= {one}")
@@ -274,24 +276,24 @@ def test_a_message_that_a_policy_hides_from_updates_is_sent_once_and_escalated_a
 
 
 @pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
-def test_a_failure_that_a_row_skips_escalates_it_and_it_is_not_tried_again(begin: Begin, answer: object) -> None:
-    """Its count can't be kept, so that nothing else would ever end its attempts."""
+def test_a_failure_whose_row_skips_updates_is_escalated_and_not_attempted_again(begin: Begin, answer: object) -> None:
+    """Its count cannot be stored, so nothing else would end its attempts."""
     with begin(answer) as story:
         story.insert()
         story.insert(2, ticket_id=4720)
         skip_by_trigger(story.application, "= 1")
         story.ticks(4)
-        assert [each.ticket for each in story.api.requests].count("4711") == 1
+        assert [request.ticket for request in story.api.requests].count("4711") == 1
         story.check_escalated("invalid")
 
 
-def test_a_message_that_can_not_be_sent_and_skips_updates_keeps_no_other_from_being_sent(begin: Begin) -> None:
+def test_an_invalid_message_that_skips_updates_stops_no_other(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
         story.application.execute(f"UPDATE pending_messages SET body = NULL WHERE id = {ONE}")
         skip_by_trigger(story.application, f"= {ONE}")
         story.ticks(3)
-        assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
+        assert sorted(story.api.bodies) == [f"text {message_id}" for message_id in OTHERS]
         story.check_escalated("invalid", ONE)
 
 
@@ -301,27 +303,27 @@ MANY = range(101, 131)
 
 @pytest.mark.parametrize("refuses", [skip_by_trigger, refuse_rows], ids=["in silence", "with an error"])
 @pytest.mark.parametrize("due", ["later", "at once"])
-def test_many_rows_that_take_no_change_keep_no_other_from_being_sent(
+def test_many_rows_that_refuse_changes_stop_no_other(
     begin: Begin, refuses: Callable[[Application, str], None], due: str
 ) -> None:
-    """Each of them is sent once at most, and escalated alone."""
+    """Each message is sent at most once, and escalated alone."""
     with begin() as story:
         insert_all(story)
         now = str(utc_now().replace(tzinfo=None))
         failed_at = {"created_at": now, "updated_at": now} if due == "later" else {}
-        for each in MANY:
-            story.insert(each, ticket_id=4720 + each % 8, body=f"text {each}", **failed_at)
+        for message_id in MANY:
+            story.insert(message_id, ticket_id=4720 + message_id % 8, body=f"text {message_id}", **failed_at)
         refuses(story.application, "> 100")
         story.tick(timedelta(0))
-        assert {story.status(each) for each in ALL} == {"sent"}
+        assert {story.status(message_id) for message_id in ALL} == {"sent"}
         # A queue of nothing but them would look like a table that takes no change at all.
         story.insert(MESSAGES + 1, body="text 10")
         story.ticks(2)
-        assert sorted(story.api.bodies) == sorted(f"text {each}" for each in (*ALL, 10, *MANY))
-        assert {story.queued(each)["escalation_reason"] for each in MANY} == {"invalid"}
+        assert sorted(story.api.bodies) == sorted(f"text {message_id}" for message_id in (*ALL, 10, *MANY))
+        assert {story.queued(message_id)["escalation_reason"] for message_id in MANY} == {"invalid"}
 
 
-def test_a_table_that_skips_all_updates_is_a_wrong_configuration_and_nothing_is_sent(begin: Begin) -> None:
+def test_a_table_that_skips_all_updates_is_an_invalid_configuration(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
         skip_by_trigger(story.application, "> 0")
@@ -337,18 +339,18 @@ def test_a_row_that_skips_updates_is_not_reported_as_rejected_and_is_not_sent(be
         done = story.command(*REJECT, *IDS)
         assert done.returncode == 4
         assert f"message {ONE} " in done.stderr
-        assert {story.status(each) for each in OTHERS} == {"rejected"}
-        assert ONE not in {each["message_id"] for each in story.application.rows("retrycli_acts").values()}
+        assert {story.status(message_id) for message_id in OTHERS} == {"rejected"}
+        assert ONE not in {action["message_id"] for action in story.application.rows("retrycli_acts").values()}
         story.ticks(2)
         assert not story.api.requests
         story.check_escalated("invalid", ONE)
 
 
 @pytest.mark.parametrize("command", [REJECT, ("mark-sent", "--yes")], ids=["reject", "mark-sent"])
-def test_a_row_that_was_tried_and_skips_an_operators_change_stays_escalated(
+def test_an_attempted_row_that_skips_an_operators_change_stays_escalated(
     begin: Begin, command: tuple[str, ...]
 ) -> None:
-    """It waits again only if the application changes it: also if that is before the next pass."""
+    """It waits again only after a change by the application, even one before the next pass."""
     with begin(REFUSED, OK) as story:
         story.insert()
         story.tick()
@@ -357,11 +359,11 @@ def test_a_row_that_was_tried_and_skips_an_operators_change_stays_escalated(
         story.insert(2, ticket_id=4720)
         story.ticks(2)
         story.check_escalated("invalid")
-        assert [each.ticket for each in story.api.requests] == ["4711", "4720"]
+        assert [request.ticket for request in story.api.requests] == ["4711", "4720"]
 
 
-def test_a_row_that_skips_an_operators_change_waits_again_if_the_application_changes_it(begin: Begin) -> None:
-    """Also if no pass has run between the two, and none before them."""
+def test_a_row_that_skipped_an_operators_change_waits_again_after_an_edit(begin: Begin) -> None:
+    """This holds also if no pass has run between the two, or before them."""
     with begin() as story:
         story.insert()
         skip_by_trigger(story.application, "= 1 AND NEW.status = 'rejected'")
@@ -375,7 +377,7 @@ def test_a_row_that_skips_an_operators_change_waits_again_if_the_application_cha
 
 
 def refuse_at_commit(application: Application, which: str) -> None:
-    """Have a deferred constraint trigger refuse every change of some rows."""
+    """Create a deferred constraint trigger that refuses every change of some rows."""
     application.execute(
         f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{CLOSED}'; END $$"
     )
@@ -393,10 +395,10 @@ how_it_refuses = pytest.mark.parametrize("refuses", HOW.values(), ids=HOW)
 
 
 def check_rejected_but_one(story: Story, *which: str) -> None:
-    """Check that an operator rejects all but the row that takes no change, which is named."""
+    """Check that an operator rejects all but the row that refuses changes, which is named."""
     insert_all(story)
     check_one_refused(story.command(*REJECT, *which))
-    assert {story.status(each) for each in OTHERS} == {"rejected"}
+    assert {story.status(message_id) for message_id in OTHERS} == {"rejected"}
     assert story.status(ONE) == "failed"
 
 
@@ -404,7 +406,7 @@ which_ones = pytest.mark.parametrize("which", [IDS, BY_TYPE], ids=["by id", "by 
 
 
 def check_one_refused(done: Finished) -> None:
-    """Check that one message was refused and the others were not; the command names it if it was named."""
+    """Check that one message was refused and the others were not; the command names it if it was given by id."""
     named = str(ONE) in done.args
     assert done.returncode == (4 if named else 0), done.stderr
     assert f"message {ONE} " in done.stderr or not named
@@ -413,7 +415,7 @@ def check_one_refused(done: Finished) -> None:
 
 @how_it_refuses
 @which_ones
-def test_a_row_that_refuses_does_not_keep_others_from_being_rejected(
+def test_a_row_that_refuses_changes_does_not_prevent_rejecting_others(
     begin: Begin, refuses: Callable[[Application], None], which: tuple[str, ...]
 ) -> None:
     with begin() as story:
@@ -422,21 +424,21 @@ def test_a_row_that_refuses_does_not_keep_others_from_being_rejected(
 
 
 def check_requeued_but_one(story: Story, refuses: Callable[[Application], None], *which: str) -> None:
-    """Check that an operator requeues all but the row that takes no change, which is named and stays escalated."""
+    """Check that an operator requeues all but the row that refuses changes, which is named and stays escalated."""
     insert_all(story)
     story.application.execute("UPDATE pending_messages SET retry_count = 10")
     story.tick()
     refuses(story.application)
     check_one_refused(story.command("requeue", *which, "--yes"))
-    assert {story.queued(each)["state"] for each in OTHERS} == {"waiting"}
+    assert {story.queued(message_id)["state"] for message_id in OTHERS} == {"waiting"}
     assert story.queued(ONE)["state"] == "escalated"
     story.tick()
-    assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
+    assert sorted(story.api.bodies) == [f"text {message_id}" for message_id in OTHERS]
 
 
 @how_it_refuses
 @which_ones
-def test_a_row_that_refuses_does_not_keep_others_from_being_requeued(
+def test_a_row_that_refuses_changes_does_not_prevent_requeueing_others(
     begin: Begin, refuses: Callable[[Application], None], which: tuple[str, ...]
 ) -> None:
     with begin() as story:
@@ -453,20 +455,20 @@ def test_a_message_that_a_deferred_constraint_refuses_is_sent_once_and_escalated
 
 
 @on_postgresql
-def test_a_row_that_a_deferred_constraint_refuses_does_not_keep_others_from_being_rejected(begin: Begin) -> None:
+def test_a_deferred_constraint_does_not_prevent_rejecting_others(begin: Begin) -> None:
     with begin() as story:
         refuse_at_commit(story.application, f"= {ONE}")
         check_rejected_but_one(story, *IDS)
 
 
 @on_postgresql
-def test_a_row_that_a_deferred_constraint_refuses_does_not_keep_others_from_being_requeued(begin: Begin) -> None:
+def test_a_deferred_constraint_does_not_prevent_requeueing_others(begin: Begin) -> None:
     with begin() as story:
         check_requeued_but_one(story, lambda application: refuse_at_commit(application, f"= {ONE}"), *IDS)
 
 
 @on_postgresql
-def test_a_table_that_refuses_all_changes_at_commit_is_a_wrong_configuration_and_nothing_is_sent(begin: Begin) -> None:
+def test_a_table_that_refuses_all_changes_at_commit_is_an_invalid_configuration(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
         refuse_at_commit(story.application, "> 0")

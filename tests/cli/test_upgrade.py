@@ -1,4 +1,4 @@
-"""retrycli's own tables go from one version to the next and back, while a pass of the older version may be at work."""
+"""retrycli's own tables are upgraded and downgraded, even during a pass of the previous version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NEW_COLUMNS = {"birth", "digest", "seen_count", "seen_error", "seen_updated_at"}
 
 @dataclass(frozen=True)
 class OldPass:
-    """A pass of the version before, by the statements that it runs: they name none of the new columns."""
+    """A pass of the previous version, by the statements that it runs: they name none of the new columns."""
 
     application: Application
     now: datetime
@@ -46,25 +46,25 @@ class OldPass:
         )
 
     def enrol(self, ids: Sequence[int]) -> None:
-        for each in ids:
+        for message_id in ids:
             self.application.execute(
                 "INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, "
                 "unknown_count, escalated_at, escalation_reason, fingerprint, ticket) "
                 "VALUES (?, 'waiting', ?, ?, ?, 0, NULL, NULL, NULL, ?)",
-                each,
+                message_id,
                 self._time(),
-                f"key {each}",
+                f"key {message_id}",
                 self._time(hours=-3),
-                str(self.application.row(each)["ticket_id"]),
+                str(self.application.row(message_id)["ticket_id"]),
             )
 
     def claim(self, ids: Sequence[int], *, minutes: float = 1) -> None:
-        for each in ids:
+        for message_id in ids:
             self.application.execute(
                 "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'old', claim_expires_at = ? "
                 "WHERE message_id = ? AND state = 'waiting'",
                 self._time(minutes=minutes),
-                each,
+                message_id,
             )
 
     def begin(self, message_id: int) -> None:
@@ -79,7 +79,7 @@ class OldPass:
         )
 
     def have(self, message_id: int, *outcomes: str, **queue: object) -> None:
-        """Enrol a message, with attempts that have ended and with values of its queue row."""
+        """Enrol a message, with finished attempts and with values of its queue row."""
         self.enrol([message_id])
         for number, outcome in enumerate(outcomes, 1):
             self.application.execute(
@@ -108,7 +108,7 @@ class OldPass:
         )
 
     def requeue(self, message_id: int) -> None:
-        """Do what ``requeue`` does: the version before does not record how many attempts there were."""
+        """Do what ``requeue`` does: the previous version does not record the number of attempts."""
         self.application.execute(
             "UPDATE retrycli_queue SET state = 'waiting', unknown_count = 0, escalated_at = NULL, "
             "escalation_reason = NULL, fingerprint = NULL, acknowledged_by = NULL, acknowledged_at = NULL, "
@@ -156,7 +156,7 @@ class OldPass:
 
 
 def go_back(application: Application) -> None:
-    """Bring the tables to the version that the statements below are of; `db downgrade` goes back by one version."""
+    """Downgrade the tables to the version of the statements below; `db downgrade` goes back by one version."""
     with closing(Database(application.url, "pending_messages")) as database:
         while database.revision() != BEFORE:
             own_tables.downgrade_tables(database)
@@ -164,7 +164,7 @@ def go_back(application: Application) -> None:
 
 @pytest.fixture
 def old(application: Application) -> OldPass:
-    """A pass of the version before, over tables of that version."""
+    """Provide a pass of the previous version, over tables of that version."""
     go_back(application)
     return OldPass(application, datetime.now(UTC))
 
@@ -174,7 +174,7 @@ def version(application: Application) -> object:
     return found
 
 
-def test_a_pass_of_the_version_before_ends_well_over_tables_that_were_upgraded_beneath_it(
+def test_a_pass_of_the_previous_version_survives_an_upgrade(
     old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     """A pass of this version on another host sends nothing that the old one has claimed."""
@@ -187,9 +187,9 @@ def test_a_pass_of_the_version_before_ends_well_over_tables_that_were_upgraded_b
     assert at_work("db", "upgrade").returncode == 0
     assert at_work.json("run-once")["sent"] == 0
     old.record_delivered(ids[0])
-    for each in ids[1:]:
-        old.begin(each)
-        old.record_delivered(each)
+    for message_id in ids[1:]:
+        old.begin(message_id)
+        old.record_delivered(message_id)
     old.finish(3)
     assert at_work.json("run-once")["sent"] == 0
     assert sandbox.received == ()
@@ -198,10 +198,10 @@ def test_a_pass_of_the_version_before_ends_well_over_tables_that_were_upgraded_b
     assert at_work.json("stats")["attempts"] == 3
 
 
-def test_what_a_pass_of_the_version_before_was_killed_over_is_recovered_with_its_keys(
+def test_a_killed_pass_of_the_previous_version_is_recovered_with_its_keys(
     old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """Its claims have expired. The message whose request was out may have arrived; the others were not sent."""
+    """Its claims have expired. The message with a request in flight may have arrived; the others were not sent."""
     ids = application.add_due(3)
     old.start()
     old.enrol(ids)
@@ -213,8 +213,8 @@ def test_what_a_pass_of_the_version_before_was_killed_over_is_recovered_with_its
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
     assert at_work.json("run-once")["sent"] == 1
     assert at_work.json("run-once")["sent"] == 0
-    assert sorted(str(each.key) for each in sandbox.received) == [f"key {each}" for each in ids]
-    assert {each.times for each in sandbox.received} == {1}
+    assert sorted(str(request.key) for request in sandbox.received) == [f"key {message_id}" for message_id in ids]
+    assert {request.times for request in sandbox.received} == {1}
 
 
 WAITING, UNKNOWN, PERMANENT, DYING, MAILED = HISTORY = range(101, 106)
@@ -227,7 +227,7 @@ def make_due(application: Application) -> None:
 
 @pytest.fixture
 def with_history(old: OldPass, application: Application) -> OldPass:
-    """A queue of the version before, with one message in each state that an upgrade must keep."""
+    """Provide a queue of the previous version, with one message in each state that an upgrade must keep."""
     application.add_due(len(HISTORY))
     old.start()
     old.have(WAITING, "unknown", unknown_count=1)
@@ -242,28 +242,30 @@ def with_history(old: OldPass, application: Application) -> OldPass:
 
 
 @pytest.mark.usefixtures("with_history")
-def test_a_queue_with_a_history_is_upgraded_and_nothing_is_sent_twice(cli: Cli, application: Application) -> None:
-    """Each message keeps its key, also after it was taken over, and what is known of it."""
+def test_a_queue_with_history_is_upgraded_and_nothing_is_sent_twice(cli: Cli, application: Application) -> None:
+    """Each message keeps its key, even after it was recovered, and its history."""
     with Api(REFUSED, REFUSED, OK) as api:
         command = cli.having(application.variables(api.url))
         command.json("run-once")
         assert version(application) == schema.HEAD
-        assert sorted(api.keys) == [f"key {each}" for each in (WAITING, MAILED)]
+        assert sorted(api.keys) == [f"key {message_id}" for message_id in (WAITING, MAILED)]
         queue = application.rows("retrycli_queue")
-        assert [(queue[each]["state"], queue[each]["unknown_count"]) for each in HISTORY] == [
+        assert [(queue[statement]["state"], queue[statement]["unknown_count"]) for statement in HISTORY] == [
             ("waiting", 1),
             ("escalated", 3),
             ("escalated", 0),
             ("waiting", 1),
             ("waiting", 0),
         ]
-        assert [queue[each]["delivery_key"] for each in HISTORY] == [f"key {each}" for each in HISTORY]
-        assert [queue[each]["delivered_to"] for each in HISTORY] == [None] * 4 + [MAILED_TO]
+        assert [queue[statement]["delivery_key"] for statement in HISTORY] == [
+            f"key {statement}" for statement in HISTORY
+        ]
+        assert [queue[statement]["delivered_to"] for statement in HISTORY] == [None] * 4 + [MAILED_TO]
         for _ in range(2):
             make_due(application)
             command.json("run-once")
-        assert sorted(api.keys[2:]) == [f"key {each}" for each in (WAITING, DYING, MAILED)]
-        assert {each: application.state(each) for each in (UNKNOWN, PERMANENT)} == {
+        assert sorted(api.keys[2:]) == [f"key {message_id}" for message_id in (WAITING, DYING, MAILED)]
+        assert {message_id: application.state(message_id) for message_id in (UNKNOWN, PERMANENT)} == {
             UNKNOWN: "escalated",
             PERMANENT: "escalated",
         }
@@ -272,12 +274,12 @@ def test_a_queue_with_a_history_is_upgraded_and_nothing_is_sent_twice(cli: Cli, 
         for _ in range(2):
             command.json("run-once")
             make_due(application)
-        assert sorted(api.keys[5:]) == [f"key {each}" for each in (UNKNOWN, PERMANENT)]
-        assert {each.times for each in api.received} == {1}
+        assert sorted(api.keys[5:]) == [f"key {message_id}" for message_id in (UNKNOWN, PERMANENT)]
+        assert {request.times for request in api.received} == {1}
     assert {row["status"] for row in application.rows().values()} == {"sent"}
 
 
-def test_unknown_attempts_of_the_version_before_count_towards_the_limit(
+def test_unknown_attempts_of_the_previous_version_count_towards_the_limit(
     old: OldPass, cli: Cli, application: Application
 ) -> None:
     application.add_due(1)
@@ -293,8 +295,8 @@ def test_unknown_attempts_of_the_version_before_count_towards_the_limit(
     assert (queued["escalation_reason"], queued["unknown_count"]) == ("unknown", 3)
 
 
-def test_a_requeue_by_the_version_before_counts(old: OldPass, cli: Cli, application: Application) -> None:
-    """Before the upgrade, and after it from another host: the key that was delivered is not used again."""
+def test_a_requeue_by_the_previous_version_counts(old: OldPass, cli: Cli, application: Application) -> None:
+    """The requeue comes before the upgrade, or after it from another host: the delivered key is not used again."""
     application.add_due(1)
     old.start()
     old.escalate(WAITING, "unknown", *["unknown"] * 3, unknown_count=3)
@@ -318,10 +320,10 @@ def test_a_requeue_by_the_version_before_counts(old: OldPass, cli: Cli, applicat
     assert application.row(WAITING)["status"] == "sent"
 
 
-def test_a_text_that_an_operator_writes_after_the_upgrade_has_a_key_of_its_own(
+def test_a_text_edited_after_the_upgrade_has_a_new_key(
     old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
-    """The text before may have arrived under the key that the version before chose."""
+    """The previous text may have arrived with the key that the previous version chose."""
     application.add_due(1)
     old.start()
     old.have(WAITING, "unknown", unknown_count=1)
@@ -334,7 +336,7 @@ def test_a_text_that_an_operator_writes_after_the_upgrade_has_a_key_of_its_own(
 
 @pytest.fixture
 def waiting(cli: Cli, application: Application) -> list[int]:
-    """Messages that a pass of this version could not deliver."""
+    """Provide messages that a pass of this version could not deliver."""
     ids = application.add_due(3)
     with Scripted(BUSY) as api:
         cli.having(application.variables(api.url))("run-once")
@@ -342,12 +344,12 @@ def waiting(cli: Cli, application: Application) -> list[int]:
 
 
 def known_before(application: Application) -> list[dict[str, object]]:
-    """The queue, as far as the version before knows it."""
+    """Return the queue, as far as the previous version knows it."""
     rows = application.rows("retrycli_queue").values()
     return [{name: value for name, value in row.items() if name not in NEW_COLUMNS} for row in rows]
 
 
-def test_the_tables_go_back_and_forth_with_queue_and_history(
+def test_downgrade_and_upgrade_keep_queue_and_history(
     waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     before = known_before(application)
@@ -356,11 +358,11 @@ def test_the_tables_go_back_and_forth_with_queue_and_history(
     assert {"retrycli_selection", "retrycli_escalations"}.isdisjoint(application.tables())
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
     assert at_work.json("run-once")["sent"] == len(waiting), "the next pass upgrades them"
-    assert {str(each.key) for each in sandbox.received} == {str(each["delivery_key"]) for each in before}
+    assert {str(request.key) for request in sandbox.received} == {str(row["delivery_key"]) for row in before}
     assert len(at_work.json("show", str(waiting[0]))["attempts"]) == 2
 
 
-def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
+def test_a_delivery_that_the_previous_version_would_repeat_is_escalated(
     waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     """The answer is known, and the application's row is not written yet."""
@@ -372,7 +374,7 @@ def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
         first,
     )
     go_back(application)
-    states = {each: row["state"] for each, row in application.rows("retrycli_queue").items()}
+    states = {message_id: row["state"] for message_id, row in application.rows("retrycli_queue").items()}
     assert states == {first: "escalated", **dict.fromkeys(others, "waiting")}
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05' WHERE state = 'waiting'")
     assert at_work.json("run-once")["sent"] == len(others)
@@ -382,7 +384,7 @@ def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
 
 
 @pytest.mark.usefixtures("waiting")
-def test_it_asks_and_says_what_comes_next(at_work: Cli, application: Application) -> None:
+def test_downgrade_asks_and_names_the_next_step(at_work: Cli, application: Application) -> None:
     assert at_work("db", "downgrade").returncode == 2
     assert at_work.on_terminal("db", "downgrade", answers=["n"]).text.endswith("Nothing was changed.\n")
     assert version(application) == schema.HEAD
@@ -395,16 +397,16 @@ def test_it_asks_and_says_what_comes_next(at_work: Cli, application: Application
     assert "downgrade the tables with the version of retrycli that upgraded them" in again.stderr
 
 
-def test_it_waits_for_a_pass(cli: Cli, application: Application) -> None:
-    """Also for one on another host, which holds another lock: what came of its messages could not be recorded."""
+def test_downgrade_waits_for_a_pass(cli: Cli, application: Application) -> None:
+    """This includes a pass on another host with another lock, whose outcomes could not be recorded."""
     application.add_due(1)
     with held_back() as (api, gate):
         here = cli.having(application.variables(api.url))
         process = here.start("run-once")
         assert gate.reached.wait(60)
         elsewhere = here.having({"RETRYCLI_RUN__LOCK_FILE": str(cli.cwd / "other.lock")})
-        for each in (here.having({"RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"}), elsewhere):
-            refused = each("db", "downgrade", "--yes")
+        for run in (here.having({"RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"}), elsewhere):
+            refused = run("db", "downgrade", "--yes")
             assert refused.returncode == 75, refused.stderr
         assert version(application) == schema.HEAD
         gate.opened.set()
@@ -412,8 +414,8 @@ def test_it_waits_for_a_pass(cli: Cli, application: Application) -> None:
     assert {row["status"] for row in application.rows().values()} == {"sent"}
 
 
-def test_edits_and_pauses_go_back_and_forth(at_work: Cli, application: Application) -> None:
-    """What edits changed goes, and who paused; that there was an edit stays."""
+def test_edits_and_pauses_survive_downgrade_and_upgrade(at_work: Cli, application: Application) -> None:
+    """The edited values and the author of a pause are lost; the fact of an edit is kept."""
     application.add(11)
     assert at_work("edit", "11", "--subject", "Re: bill", "--yes", "--by", "anna").returncode == 0
     assert at_work("pause", "--by", "anna").returncode == 0

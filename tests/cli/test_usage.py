@@ -91,7 +91,7 @@ for command in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
-    """The help of each command."""
+    """Return the help of each command, and from stderr its imports."""
     shown = Cli(tmp_path_factory.mktemp("help")).show_all(piped=[f"{command} -h" for command in COMMANDS])
     return {command: shown.piped[f"{command} -h"] for command in COMMANDS}
 
@@ -111,34 +111,34 @@ def test_the_help_of_no_command_loads_database_or_network(tmp_path: Path) -> Non
     assert done.stdout.splitlines() == [str([command]) for command in COMMANDS]
 
 
-def test_the_help_names_every_command_with_what_it_does_and_cuts_no_sentence(helps: dict[str, Finished]) -> None:
+def test_the_help_lists_every_command_with_a_whole_sentence(helps: dict[str, Finished]) -> None:
     told = dict(re.findall(r"^  ([a-z-]+)  +(\S.+)$", helps[""].stdout.partition("Core commands:")[2], re.MULTILINE))
-    assert told.keys() == {each.split()[0] for each in COMMANDS if each}
-    assert all(each.endswith(".") and not each.endswith("...") for each in told.values())
+    assert told.keys() == {command.split()[0] for command in COMMANDS if command}
+    assert all(text.endswith(".") and not text.endswith("...") for text in told.values())
 
 
-def test_the_help_of_a_group_cuts_no_sentence_either(helps: dict[str, Finished]) -> None:
+def test_the_help_of_a_group_truncates_no_sentence(helps: dict[str, Finished]) -> None:
     listed = {group: helps[group].stdout.partition("Commands:")[2] for group in GROUPS}
     assert [group for group, text in listed.items() if not text or "..." in text] == []
 
 
-def test_the_help_of_presets_says_what_it_does_without_a_command(helps: dict[str, Finished]) -> None:
+def test_the_help_of_presets_describes_its_default(helps: dict[str, Finished]) -> None:
     assert "Without a command, list the presets." in " ".join(helps["presets"].stdout.split())
 
 
-def test_the_help_has_the_commands_in_groups(helps: dict[str, Finished]) -> None:
+def test_the_help_groups_the_commands(helps: dict[str, Finished]) -> None:
     titles = re.findall(r"^([A-Z][a-z ]+):$", helps[""].stdout, re.MULTILINE)
     assert titles == ["Options", "Core commands", "Messages", "Passes", "Setting up", "Trying out"]
 
 
-def test_the_help_of_each_command_has_an_example_of_it(helps: dict[str, Finished]) -> None:
+def test_the_help_of_each_command_has_an_example(helps: dict[str, Finished]) -> None:
     example = re.compile(r"^  Example:\n    (retrycli .+)$", re.MULTILINE)
     found = {command: example.findall(helps[command].stdout) for command in COMMANDS if command}
     assert {command: lines for command, lines in found.items() if len(lines) != 1} == {}
     assert [command for command, [line] in found.items() if not line.startswith(f"retrycli {command}")] == []
 
 
-def test_each_example_is_one_that_the_command_takes() -> None:
+def test_each_example_is_a_valid_command() -> None:
     wrong = {}
     for name, example in EXAMPLES.items():
         command: Any = get_command(app)  # typer keeps click's types to itself
@@ -152,7 +152,7 @@ def test_each_example_is_one_that_the_command_takes() -> None:
     assert wrong == {}
 
 
-def test_the_version_is_told_by_an_option_too(tmp_path: Path) -> None:
+def test_an_option_prints_the_version_too(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     assert cli("--version").stdout == cli("version").stdout
 
@@ -208,7 +208,7 @@ WRONG = {
 }
 
 
-def test_wrong_usage_ends_with_2_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+def test_wrong_usage_ends_with_2_and_names_the_error(tmp_path: Path) -> None:
     done = Cli(tmp_path).show_all(piped=WRONG).piped
     assert {line: each.returncode for line, each in done.items() if each.returncode != 2 or each.stdout} == {}
     assert {line: done[line].stderr for line, said in WRONG.items() if said not in done[line].stderr} == {}

@@ -1,4 +1,4 @@
-"""What tests of passes that come to grief need: an API, a database of either kind, a disk of their own, and strace."""
+"""Fixtures for passes that fail: an API, a database of either kind, a separate disk, and strace."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Disk:
     folder: Path
 
     def fill(self, pages: int) -> None:
-        """Leave so many pages free."""
+        """Leave this number of pages free."""
         self.free()
         state = os.statvfs(self.folder)
         self._ballast.write_bytes(bytes(state.f_bavail * state.f_frsize - pages * PAGE))
 
     def free(self) -> None:
-        """Free what was filled."""
+        """Free the space that was filled."""
         self._ballast.unlink(missing_ok=True)
 
     def remount(self, how: str) -> None:
-        """Have it be ``ro`` or ``rw``."""
+        """Remount it as ``ro`` or ``rw``."""
         subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
 
     @property
@@ -50,21 +50,21 @@ class Disk:
 
 @pytest.fixture
 def api() -> Iterator[Sandbox]:
-    """A ticketing API that takes everything."""
+    """Provide a ticketing API that accepts everything."""
     with Sandbox(Behaviour(), rng=Random(0)) as running:
         yield running
 
 
 @pytest.fixture
 def url(engine: Factory, tmp_path: Path) -> Iterator[str]:
-    """An empty database."""
+    """Provide an empty database; return its URL."""
     with engine(tmp_path, None) as made:
         yield made
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A disk that can be filled."""
+    """Provide a disk that can be filled."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
@@ -77,7 +77,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture(scope="session")
 def strace() -> Sequence[str]:
-    """The program, and how it is started."""
+    """Return the program and its arguments."""
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace is not installed: apt-get install strace")

@@ -1,8 +1,8 @@
-"""Real passes, each in a process of its own, which one that has imported everything forks: ``python -m
-tests.crash.forked``.
+"""Make real passes, each in a process forked from one that has imported everything: ``python -m tests.crash.forked``.
 
-So one that is killed soon is killed in its pass, and not while Python starts; and many can be. It is told what to do by
-lines of JSON, and says what came of it by such lines. It is a process of its own because one with threads can't fork.
+So a process that is killed early is killed in its pass, and not while Python starts, and many passes are affordable. It
+receives its orders as lines of JSON, and reports the results in the same way. It is a separate process because a
+process with threads cannot fork.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ IMPORTED_LATE = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A pass, and when its process is to be killed, if at all: after so many seconds, or by itself at a point."""
+    """A pass, and when to kill its process, if at all: after some seconds, or by itself at a point."""
 
     config: str
     ahead_seconds: float
@@ -72,7 +72,7 @@ class Ended:
 
 @contextmanager
 def forking(folder: Path) -> Iterator[Callable[[Wanted], Ended]]:
-    """What runs passes one after the other; each must end well, or be killed as wanted."""
+    """Run passes one after the other; each must succeed, or be killed as requested."""
     errors = folder / "errors"
     command = [sys.executable, "-m", "tests.crash.forked"]
     with (
@@ -97,8 +97,8 @@ def forking(folder: Path) -> Iterator[Callable[[Wanted], Ended]]:
 
 def main() -> None:
     """Fork a process for each line."""
-    for each in IMPORTED_LATE:
-        import_module(each)
+    for module in IMPORTED_LATE:
+        import_module(module)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     for line in sys.stdin:
         wanted = Wanted(**json.loads(line))
@@ -134,7 +134,7 @@ def _make_pass_and_end(wanted: Wanted) -> None:
 
 
 def _make_pass_with_points(wanted: Wanted, runtime: wiring.Runtime) -> None:
-    """As `app.run_once` does, with a world in which there are points."""
+    """Make a pass as `app.run_once` does, with dependencies that have points."""
     settings = load_settings(Path(wanted.config))
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()

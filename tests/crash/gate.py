@@ -1,4 +1,4 @@
-"""Holds requests back at the sandbox, so that a test decides what is in flight when something happens."""
+"""Hold requests at the sandbox, so that a test decides what is in flight when something happens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_SECONDS = 30.0
 
 
 class Gate:
-    """Lets the first `FREE` requests through, and then those that it is told to."""
+    """Lets the first `FREE` requests through, and then as many as a test permits."""
 
     def __init__(self) -> None:
         self._free = threading.Semaphore(FREE)
@@ -23,7 +23,7 @@ class Gate:
             self._free.acquire()
 
     def wait_until_held(self, requests: int) -> None:
-        """Wait until so many more requests stand before it."""
+        """Wait until this number of further requests are held."""
         for _ in range(requests):
             assert self._held.acquire(timeout=LONGEST_SECONDS), "the pass sends too little"
 

@@ -1,8 +1,8 @@
-"""Measures calls of ``run-once`` in turns: ``python -m tests.crash.in_turns ROUNDS CONFIG…``.
+"""Measure calls of ``run-once`` in turns: ``python -m tests.crash.in_turns ROUNDS CONFIG…``.
 
-It prints a line for each call: its configuration, its seconds from start to exit, its seconds of CPU, its peak memory
-in KiB. It is a process of its own, and a small one: Linux counts what the starter has in memory as the child's until
-that runs its own program.
+It prints a line for each call: its configuration, its seconds from start to exit, its seconds of CPU, and its peak
+memory in KiB. It is a separate and small process: Linux counts the starter's memory as the child's until the child runs
+its own program.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What holds of an application's database and of what arrived, whenever and however often passes were killed."""
+"""Invariants of an application's database and of the received messages, however often passes were killed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ COUNTED = {"unknown", "transient"}
 
 
 def message_id(ticket_id: str) -> int:
-    """The message that a ticket has; there is one of each."""
+    """Return the message of a ticket; each ticket has one."""
     return int(ticket_id) - FIRST_TICKET
 
 
 def nothing_is_left(stage: Scene) -> bool:
-    """Whether each message is sent or in a person's hands."""
+    """Return whether each message is sent or escalated."""
     if not stage.has_tables():
         return False
     escalated = "SELECT message_id FROM retrycli_queue WHERE state = 'escalated'"
@@ -43,7 +43,7 @@ def nothing_is_left(stage: Scene) -> bool:
 
 
 def clear_up(stage: Scene, now: datetime) -> None:
-    """Make passes until nothing is left; the first one clears up after the dead."""
+    """Make passes until nothing is left; the first one recovers messages of dead passes."""
     for _ in range(MOST_PASSES):
         stage.run_once_at(now)
         if nothing_is_left(stage):
@@ -53,13 +53,13 @@ def clear_up(stage: Scene, now: datetime) -> None:
 
 
 def wait_until_forgotten(stage: Scene) -> None:
-    """What a server was told, it does before it notices that nobody is there any more."""
+    """Wait until a server has noticed that a client is gone; it executes what it had received before."""
     if not stage.application.is_sqlite:
         wait_until(lambda: stage.count(OTHERS_AT_THE_SERVER) == 0)
 
 
 def phase_of(stage: Scene, pid: int) -> tuple[str, int]:
-    """Where a process was when it died, and how many of its requests may have been in flight."""
+    """Return where a process was when it died, and how many of its requests may have been in flight."""
     if not stage.has_tables():
         return "1 before there were tables", 0
     passes = stage.rows("SELECT id, finished_at FROM retrycli_passes WHERE pid = ?", pid)
@@ -77,7 +77,7 @@ def phase_of(stage: Scene, pid: int) -> tuple[str, int]:
 
 
 def check_nothing_is_lost(stage: Scene, server: Sandbox, messages: int) -> None:
-    """Right after a kill: each message is sent, waits with a time, is claimed, or is in a person's hands."""
+    """Check right after a kill that each message is sent, waiting with a time, claimed, or escalated."""
     if not stage.has_tables():
         assert server.received == ()
         return
@@ -95,26 +95,26 @@ def check_nothing_is_lost(stage: Scene, server: Sandbox, messages: int) -> None:
 
 
 def _check_attempts_cover_arrivals(stage: Scene, server: Sandbox) -> None:
-    """No request without an attempt that was written down before."""
+    """Check that each request has an attempt that was recorded before it."""
     arrived = server.received  # before the attempts: those of the dead may still arrive
     attempts = dict(stage.rows("SELECT message_id, count(*) FROM retrycli_attempts GROUP BY message_id"))
-    assert [each for each in arrived if each.times > attempts.get(message_id(each.ticket_id), 0)] == []
+    assert [mail for mail in arrived if mail.times > attempts.get(message_id(mail.ticket_id), 0)] == []
 
 
 def check_messages(
     stage: Scene, server: Sandbox, messages: int, answers: Mapping[int, Sequence[str]] | None = None
 ) -> None:
-    """In the end each message is sent or in a person's hands, and its history says why.
+    """Check that in the end each message is sent or escalated, and that its history has the reason.
 
     Args:
-        stage: where.
-        server: what they arrived at.
+        stage: the database.
+        server: what received the messages.
         messages: those with ids up to this failed.
-        answers: the outcomes that the API's answers to a message have, in turn, where it does not take it at once.
-            Those that a kill has kept from being recorded are unknown; after three of them a person has the message.
+        answers: the outcomes of the API's answers to a message, in turn, if it is not accepted at once.
+            Outcomes that a kill has kept from being recorded are unknown; three of them escalate the message.
     """
     received = server.received
-    arrivals = {message_id(each.ticket_id): each for each in received}
+    arrivals = {message_id(request.ticket_id): request for request in received}
     assert len(arrivals) == len(received), "a message has come under two keys"
     history: dict[int, list[Any]] = {}
     for of_id, *attempt in stage.rows(
@@ -156,7 +156,7 @@ def check_messages(
 
 
 def check_passes(stage: Scene, killed: Mapping[int, str]) -> None:
-    """Each pass has ended, those of killed processes as interrupted, and has counted what it sent."""
+    """Check that each pass has ended, killed ones as interrupted, and has counted its sent messages."""
     delivered = dict(
         stage.rows("SELECT pass_id, count(*) FROM retrycli_attempts WHERE outcome = 'delivered' GROUP BY pass_id")
     )
@@ -170,7 +170,7 @@ def check_passes(stage: Scene, killed: Mapping[int, str]) -> None:
 
 
 def left_alone(stage: Scene, messages: int) -> list[Any]:
-    """What no pass may change: these columns, other rows than those that failed, and the application's tables."""
+    """Return what no pass may change: these columns, rows that did not fail, and the application's tables."""
     return [
         stage.rows(f"SELECT {LEFT_ALONE} FROM pending_messages ORDER BY id"),
         stage.rows("SELECT * FROM pending_messages WHERE id > ? ORDER BY id", messages),

@@ -1,7 +1,7 @@
-"""The points of a pass at which it can be killed: before and after each of its commits and requests, and some more.
+"""Points of a pass at which it can be killed: before and after each commit and each request, and some more.
 
-They are found from outside, and the pass knows nothing of them: what a transaction has written is heard from the
-database's driver, and the gateway is one that a `Dependencies` is given.
+They are outside the pass, which does not know them: the database's driver reports the writes of a transaction, and the
+gateway is a wrapper in the `Dependencies`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def stands_for_others(name: str) -> bool:
 
 
 class Points:
-    """Counts the points that this process comes to, and kills it at one of them.
+    """Counts the points that this process reaches, and kills it at one of them.
 
     Args:
-        fatal: which one, and at which time that it is reached.
+        fatal: the point, and the number of the visit to it.
     """
 
     def __init__(self, fatal: tuple[str, int] | None) -> None:
@@ -60,13 +60,13 @@ class Points:
         self._not_yet_recorded = False
 
     def reach(self, name: str) -> None:
-        """Be at a point."""
+        """Reach a point."""
         self.reached[name] += 1
         if (name, self.reached[name]) == self._fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def listen(self) -> None:
-        """Hear, from now on, what this process does."""
+        """Listen to this process from now on."""
         event.listen(Engine, "before_cursor_execute", self._on_commit)
         event.listen(Engine, "after_cursor_execute", self._on_statement)
         event.listen(Engine, "commit", self._on_commit_to_a_file)
@@ -75,7 +75,7 @@ class Points:
         sys.addaudithook(self._on_audit)
 
     def watch(self, deps: Dependencies) -> Dependencies:
-        """The same with a gateway that is at a point before each request and after each answer."""
+        """Return a gateway with a point before each request and after each answer."""
         return deps._replace(open_gateway=lambda: self._watched(deps.open_gateway))
 
     # -- what is heard ------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class Points:
             self._before_commit()
 
     def _on_commit(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        """COMMIT is often a statement of our own, and SQLAlchemy tells of a commit when that is done."""
+        """Handle a commit: COMMIT is often a statement of our own, and SQLAlchemy reports a commit after it."""
         if statement == "COMMIT":
             self._before_commit()
 
@@ -105,7 +105,7 @@ class Points:
         self._written.clear()
 
     def _on_checkin(self, *_: object) -> None:
-        """A connection is given back: what it has written is committed."""
+        """Handle the return of a connection: its writes are committed."""
         if self._written:
             written = self._in_words()
             self._written.clear()
@@ -129,7 +129,7 @@ class Points:
             yield _Watched(gateway, self)
 
     async def in_turn(self, gateway: Gateway, queued: QueuedMessage) -> Outcome:
-        """Deliver when the answer before this one is recorded, so that a pass comes to the same points each time."""
+        """Deliver after the previous answer is recorded, so that a pass reaches the same points each time."""
         await self._turn.acquire()
         self.reach(BEFORE_A_REQUEST)
         outcome = await gateway.deliver(queued)
@@ -139,7 +139,7 @@ class Points:
 
 
 class _Watched:
-    """A gateway whose requests go out one at a time, though several attempts are under way."""
+    """A gateway that sends one request at a time, although several attempts are in progress."""
 
     def __init__(self, gateway: Gateway, points: Points) -> None:
         self._gateway = gateway

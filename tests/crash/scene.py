@@ -1,4 +1,4 @@
-"""An application with its database, its configuration and the passes over it; each test has one of its own."""
+"""An application with its database, its configuration and the passes over it; each test has its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIRST_TICKET = 7_000
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One folder with all of it, but for a database that a server has."""
+    """One folder with everything, except a database on a server."""
 
     folder: Path
     application: Application
@@ -54,29 +54,29 @@ class Scene:
         return self.folder / "retrycli.toml"
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """What a query finds."""
+        """Return the rows of a query."""
         return self.application.asked(query, *values)
 
     def count(self, source: str, *values: object) -> int:
-        """How many rows there are of what follows FROM."""
+        """Count the rows of the text that follows FROM."""
         [[found]] = self.rows(f"SELECT count(*) FROM {source}", *values)
         return int(found)
 
     def change(self, statement: str) -> None:
-        """Do what the application does."""
+        """Run a statement as the application."""
         self.application.execute(statement)
 
     def make_tables(self) -> None:
-        """Make retrycli's own tables, as ``init`` does."""
+        """Create retrycli's own tables, as ``init`` does."""
         with wiring.open_database(load_settings(self.config)):
             pass
 
     def has_tables(self) -> bool:
-        """Whether a pass has made retrycli's own tables."""
+        """Return whether a pass has created retrycli's own tables."""
         return "retrycli_queue" in self.application.tables()
 
     def run_once_at(self, now: datetime) -> PassSummary:
-        """Make a pass within this process, at a time that stands still."""
+        """Make a pass within this process, at a fixed time."""
         return run_pass.run_once(load_settings(self.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def start(
@@ -114,22 +114,22 @@ def start(
 def set_up(
     folder: Path, base_url: str, *, failed: int, url: str | None = None, journal_mode: str | None = "wal", **run: object
 ) -> Scene:
-    """Make an application's database with so many failed messages among others, and a configuration.
+    """Create an application's database with this number of failed messages among others, and a configuration.
 
-    The database is a SQLite file in the folder, unless a URL is given of one that is empty. A file's journal mode is
-    made that one, unless it is to be left as it is.
+    The database is a SQLite file in the folder, unless the URL of an empty one is given. A file gets this journal
+    mode, unless its own is to be kept.
     """
     application = Application(url or f"sqlite:///{folder / 'agent.db'}", tables=TABLES)
     if application.is_sqlite and journal_mode is not None:
         application.execute(f"PRAGMA journal_mode = {journal_mode}")
-    rows = [*others(failed), *(message(each, "failed") for each in range(1, failed + 1))]
+    rows = [*others(failed), *(message(message_id, "failed") for message_id in range(1, failed + 1))]
     application.insert("ticket_states", [{"ticket_id": row["ticket_id"], "state": "open"} for row in rows])
     application.insert("pending_messages", rows)
     return configure(folder, application, base_url, **run)
 
 
 def configure(folder: Path, application: Application, base_url: str, **run: object) -> Scene:
-    """Write the configuration of an application that is there."""
+    """Write the configuration of an existing application."""
     scene = Scene(folder, application)
     lines = [
         f'[database]\nurl = "{application.url}"',
@@ -143,13 +143,13 @@ def configure(folder: Path, application: Application, base_url: str, **run: obje
 
 
 def others(after: int) -> list[Row]:
-    """A message in each of the statuses that are none of retrycli's business."""
+    """Add a message in each of the statuses that retrycli ignores."""
     statuses = ("pending", "approved", "rejected", "sent")
     return [message(after + number, status) for number, status in enumerate(statuses, start=1)]
 
 
 def message(number: int, status: str) -> Row:
-    """A row of the application's table."""
+    """Return a row of the application's table."""
     return {
         "id": number,
         "ticket_id": FIRST_TICKET + number,

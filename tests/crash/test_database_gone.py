@@ -1,4 +1,4 @@
-"""A database that is replaced, cut off, restored or locked: a pass does what can be done, or says what is wrong."""
+"""A database that is replaced, truncated, restored or locked: a pass does what is possible, or reports the problem."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
 
 @pytest.fixture
 def stage(mode: str, api: Sandbox, tmp_path: Path) -> Scene:
-    """A database that no pass has seen yet."""
+    """Provide a database that no pass has seen yet."""
     return scene.set_up(tmp_path, api.url, failed=MESSAGES, journal_mode=mode)
 
 
 def _back_up(stage: Scene) -> Path:
-    """A copy as an operator makes one: by SQLite itself."""
+    """Back up the database as an operator does: with SQLite itself."""
     copy = stage.folder / "backup.db"
     with closing(sqlite3.connect(stage.database)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
@@ -52,19 +52,19 @@ def _back_up(stage: Scene) -> Path:
 
 
 def _restore(stage: Scene, backup: Path) -> None:
-    """The same the other way round."""
+    """Restore a backup in the same way."""
     with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(stage.database)) as target:
         source.backup(target)
 
 
 def _die_in_flight(stage: Scene) -> None:
-    """Make a pass that is killed when the API has taken a message, and that is not recorded yet."""
+    """Make a pass that is killed after the API has accepted a message, before this is recorded."""
     with forking(stage.folder) as run:
         assert run(Wanted(str(stage.config), 0, point=(AFTER_AN_ANSWER, 1))).killed
 
 
 class Locking(Sandbox):
-    """Takes everything; with the first request an application begins to write to its database, and does not end."""
+    """Accepts everything; at the first request an application begins to write to its database, and does not end."""
 
     def __init__(self) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -87,7 +87,7 @@ class Locking(Sandbox):
 
 
 @both_modes
-def test_another_database_in_its_place_is_looked_after_from_the_start(
+def test_a_replacement_database_is_processed_from_the_start(
     mode: str, stage: Scene, api: Sandbox, tmp_path: Path
 ) -> None:
     stage.run_once_at(utc_now())
@@ -99,7 +99,7 @@ def test_another_database_in_its_place_is_looked_after_from_the_start(
     assert stage.rows("SELECT result, sent FROM retrycli_passes") == [("completed", 2)]
 
 
-def test_a_file_without_the_table_gets_none_of_ours(api: Sandbox, tmp_path: Path) -> None:
+def test_creates_no_tables_in_a_file_without_the_applications_table(api: Sandbox, tmp_path: Path) -> None:
     stage = scene.set_up(tmp_path, api.url, failed=MESSAGES)
     stage.run_once_at(utc_now())
     stage.database.unlink()
@@ -110,8 +110,8 @@ def test_a_file_without_the_table_gets_none_of_ours(api: Sandbox, tmp_path: Path
 
 
 @both_modes
-def test_a_file_that_was_cut_off_anywhere_is_told_in_words(mode: str, stage: Scene, api: Sandbox) -> None:
-    """After any of its pages, and in the middle of some."""
+def test_a_truncated_file_is_reported_in_words(mode: str, stage: Scene, api: Sandbox) -> None:
+    """It is truncated after each of its pages, and within some."""
     stage.make_tables()
     stage.change("VACUUM")  # a page without content would not be missed
     whole = stage.database.read_bytes()
@@ -129,33 +129,31 @@ def test_a_file_that_was_cut_off_anywhere_is_told_in_words(mode: str, stage: Sce
 
 
 @both_modes
-def test_what_a_backup_has_as_failed_goes_out_again_under_the_key_that_it_had(
+def test_messages_that_a_backup_marks_failed_are_sent_again_with_the_same_key(
     mode: str, stage: Scene, api: Sandbox
 ) -> None:
-    """Also where the backup is older than retrycli's own tables: the key follows from the message."""
+    """This holds also if the backup is older than retrycli's own tables: the key follows from the message."""
     backup = _back_up(stage)
     clear_up(stage, utc_now())
     _restore(stage, backup)
     clear_up(stage, utc_now() + LATER)
-    assert [each.times for each in api.received] == [2] * MESSAGES
+    assert [request.times for request in api.received] == [2] * MESSAGES
 
 
 @both_modes
-def test_a_message_without_any_time_goes_out_again_under_the_key_that_it_had(
-    mode: str, stage: Scene, api: Sandbox
-) -> None:
-    """Its ticket and its text make the key."""
+def test_a_message_without_times_is_sent_again_with_the_same_key(mode: str, stage: Scene, api: Sandbox) -> None:
+    """Its ticket and its text determine the key."""
     for column in ("created_at", "updated_at"):
         stage.change(f"ALTER TABLE pending_messages DROP COLUMN {column}")
     backup = _back_up(stage)
     clear_up(stage, utc_now())
     _restore(stage, backup)
     clear_up(stage, utc_now() + LATER)
-    assert [each.times for each in api.received] == [2] * MESSAGES
+    assert [request.times for request in api.received] == [2] * MESSAGES
 
 
 @both_modes
-def test_a_backup_that_was_made_while_a_message_was_sent_knows_that_it_may_have_arrived(
+def test_a_backup_made_during_a_request_knows_that_the_message_may_have_arrived(
     mode: str, stage: Scene, api: Sandbox
 ) -> None:
     _die_in_flight(stage)
@@ -166,14 +164,14 @@ def test_a_backup_that_was_made_while_a_message_was_sent_knows_that_it_may_have_
     clear_up(stage, utc_now() + LATER)
     history = "SELECT outcome FROM retrycli_attempts WHERE message_id = ? ORDER BY number"
     assert stage.rows(history, sending) == [("unknown",), ("delivered",)]
-    assert sorted(each.times for each in api.received) == [2] * (MESSAGES - 1) + [3]
+    assert sorted(request.times for request in api.received) == [2] * (MESSAGES - 1) + [3]
 
 
 # -- what SQLite keeps beside the file --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["wal"])
-def test_the_shared_memory_of_a_write_ahead_log_is_made_anew(mode: str, stage: Scene, api: Sandbox) -> None:
+def test_the_shared_memory_of_a_write_ahead_log_is_recreated(mode: str, stage: Scene, api: Sandbox) -> None:
     _die_in_flight(stage)
     stage.database.with_name("agent.db-shm").unlink()
     check_nothing_is_lost(stage, api, MESSAGES)
@@ -182,14 +180,14 @@ def test_the_shared_memory_of_a_write_ahead_log_is_made_anew(mode: str, stage: S
 
 
 @pytest.mark.parametrize("mode", ["wal"])
-def test_without_its_write_ahead_log_a_database_is_as_an_old_backup(mode: str, stage: Scene, api: Sandbox) -> None:
-    """Nothing is lost, and what had arrived arrives again, under its key, with no word of it in its history."""
+def test_a_database_without_its_write_ahead_log_is_like_an_old_backup(mode: str, stage: Scene, api: Sandbox) -> None:
+    """No message is lost. A message that had arrived is sent again with its key, and without its history."""
     _die_in_flight(stage)
     for left in ("agent.db-wal", "agent.db-shm"):
         stage.database.with_name(left).unlink()
     assert not stage.has_tables()
     clear_up(stage, utc_now() + LATER)
-    assert sorted(each.times for each in api.received) == [1] * (MESSAGES - 1) + [2]
+    assert sorted(request.times for request in api.received) == [1] * (MESSAGES - 1) + [2]
     assert stage.rows("SELECT outcome, count(*) FROM retrycli_attempts GROUP BY 1") == [("delivered", MESSAGES)]
 
 
@@ -198,10 +196,8 @@ def test_without_its_write_ahead_log_a_database_is_as_an_old_backup(mode: str, s
 
 @both_modes
 @pytest.mark.parametrize("patience", ["?timeout=0.1", pytest.param("", marks=pytest.mark.long)], ids=["short", "real"])
-def test_claims_outlive_the_wait_for_an_application_that_holds_the_write_lock(
-    mode: str, patience: str, tmp_path: Path
-) -> None:
-    """A pass gives up at last, and what it was sending stays its own by the clock of everybody else.
+def test_claims_outlive_the_wait_for_the_applications_write_lock(mode: str, patience: str, tmp_path: Path) -> None:
+    """A pass gives up at last, and keeps its claims by everybody else's clock.
 
     It gives up when its own clock says that its claims have expired and that it should have ended.
     """
@@ -218,6 +214,6 @@ def test_claims_outlive_the_wait_for_an_application_that_holds_the_write_lock(
         api.unlock()
         check_nothing_is_lost(stage, api, MESSAGES)
         run_pass.run_once(load_settings(stage.config))
-        assert [each.times for each in api.received] == [1], "another pass touched what was claimed"
+        assert [request.times for request in api.received] == [1], "another pass touched what was claimed"
         clear_up(stage, utc_now() + LATER)
         check_messages(stage, api, MESSAGES)

@@ -1,4 +1,4 @@
-"""A disk that is full, is mounted read-only or fails costs no message, and nothing goes out that can't be recorded."""
+"""A full, read-only or failing disk costs no message, and nothing is sent that cannot be recorded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", mark
 
 
 class Filling(Sandbox):
-    """Takes everything; as one of its requests comes, something happens to the disk."""
+    """Accepts everything; at one of its requests, something happens to the disk."""
 
     def __init__(self, number: int, what: Callable[[], None]) -> None:
         super().__init__(Behaviour(), rng=Random(0))
@@ -56,14 +56,14 @@ class Filling(Sandbox):
 
 @pytest.fixture
 def template(mode: str, tmp_path: Path) -> Scene:
-    """A database to be copied onto the disk."""
+    """Provide a database to copy to the disk."""
     made = scene.set_up(tmp_path, "http://127.0.0.1:9", failed=MESSAGES, journal_mode=mode)
     made.make_tables()
     return made
 
 
 def _on(disk: Disk, template: Scene, api: Sandbox, **run: object) -> Scene:
-    """A copy of the database there."""
+    """Copy the database to the disk."""
     disk.free()
     shutil.copy(template.database, disk.folder)
     there = Application(f"sqlite:///{disk.folder / template.database.name}", tables=None)
@@ -78,7 +78,7 @@ def _outcomes(stage: Scene) -> Counter[tuple[int, str | None]]:
 
 
 @both_modes
-def test_nothing_goes_out_where_there_is_no_room_to_write_down_what_comes_of_it(
+def test_nothing_is_sent_if_there_is_no_space_to_record_the_outcome(
     mode: str, disk: Disk, template: Scene, api: Sandbox
 ) -> None:
     stage = _on(disk, template, api)
@@ -91,11 +91,13 @@ def test_nothing_goes_out_where_there_is_no_room_to_write_down_what_comes_of_it(
     disk.fill(ENOUGH)
     clear_up(stage, utc_now() + LATER)
     check_messages(stage, api, MESSAGES)
-    assert [each for each in api.received if each.times > 1] == []
+    assert [request for request in api.received if request.times > 1] == []
 
 
 @both_modes
-def test_a_full_disk_is_told_in_one_line_with_what_to_do(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
+def test_a_full_disk_is_reported_in_one_line_with_a_remedy(
+    mode: str, disk: Disk, template: Scene, api: Sandbox
+) -> None:
     stage = _on(disk, template, api)
     disk.fill(0)
     with stage.start("-m", "retrycli", "run-once") as process:
@@ -113,15 +115,15 @@ def _asked(stage: Scene, *command: str) -> tuple[int, dict[str, Any]]:
 
 
 @both_modes
-def test_while_the_disk_is_full_status_and_explain_say_so(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
-    """Also after a pass that had nothing to deliver, and so did not fail."""
+def test_status_and_explain_report_a_full_disk(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
+    """This holds also after a pass that had nothing to deliver, and so did not fail."""
     stage = _on(disk, template, api)
     disk.fill(MIN_FREE // PAGE - 1)
     with pytest.raises(DatabaseUnavailable):
         stage.run_once_at(utc_now())
     code, explained = _asked(stage, "explain", "1")
     assert (code, explained["next_attempt_at"]) == (0, None)
-    gates = {each["name"]: each for each in explained["gates"]}
+    gates = {gate["name"]: gate for gate in explained["gates"]}
     assert gates["last_pass"]["open"]
     assert "it failed: " in gates["last_pass"]["figure"]
     assert not gates["disk"]["open"]
@@ -138,24 +140,22 @@ def test_while_the_disk_is_full_status_and_explain_say_so(mode: str, disk: Disk,
 
 @both_modes
 @pytest.mark.parametrize("pages", [0, 64])
-def test_doctor_says_once_that_the_disk_is_full(
-    mode: str, pages: int, disk: Disk, template: Scene, api: Sandbox
-) -> None:
-    """It blames nothing else for it, and leaves out what it can't look at."""
+def test_doctor_reports_a_full_disk_once(mode: str, pages: int, disk: Disk, template: Scene, api: Sandbox) -> None:
+    """It blames nothing else for it, and omits checks that are impossible."""
     stage = _on(disk, template, api)
     _, told = _asked(stage, "doctor")
-    before = {each["name"] for each in told["findings"] if each["level"] == "failure"}
+    before = {finding["name"] for finding in told["findings"] if finding["level"] == "failure"}
     disk.fill(pages)
     code, told = _asked(stage, "doctor")
-    new = [each for each in told["findings"] if each["level"] == "failure" and each["name"] not in before]
-    assert (code, [each["name"] for each in new]) == (3, ["disk"])
+    new = [finding for finding in told["findings"] if finding["level"] == "failure" and finding["name"] not in before]
+    assert (code, [row["name"] for row in new]) == (3, ["disk"])
     assert re.search(r"its disk has \d+ KiB free, and 4096 are needed", new[0]["found"])
     assert new[0]["remedy"] == "free some space"
-    assert {"api", "scheduler"} <= {each["name"] for each in told["findings"]}
+    assert {"api", "scheduler"} <= {finding["name"] for finding in told["findings"]}
 
 
 def _mail(stage: Scene, **settings: object) -> list[str]:
-    """What cron mails of a pass."""
+    """Return what cron mails about a pass."""
     with stage.start("-m", "retrycli", "run-once", settings=settings) as process:
         _, errors = process.communicate()
     lines: list[str] = errors.splitlines()
@@ -163,7 +163,7 @@ def _mail(stage: Scene, **settings: object) -> list[str]:
 
 
 @both_modes
-def test_a_full_disk_is_told_once_and_so_is_its_end_if_the_passes_could_be_written_down(
+def test_a_full_disk_and_its_end_are_reported_once_if_passes_could_be_recorded(
     mode: str, disk: Disk, template: Scene, api: Sandbox
 ) -> None:
     stage = _on(disk, template, api)
@@ -171,7 +171,7 @@ def test_a_full_disk_is_told_once_and_so_is_its_end_if_the_passes_could_be_writt
     for pages in (200, 150, 100):
         disk.fill(pages)
         mails.append(_mail(stage))
-    assert [len(each) for each in mails] == [1, 0, 0]
+    assert [len(mail) for mail in mails] == [1, 0, 0]
     disk.free()
     [over] = _mail(stage)
     assert re.search(r"WARNING Message retry passes no longer fail\. They failed (at|from .* to) .* UTC: ", over)
@@ -179,7 +179,7 @@ def test_a_full_disk_is_told_once_and_so_is_its_end_if_the_passes_could_be_writt
 
 
 @both_modes
-def test_so_it_is_by_a_notification(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
+def test_a_full_disk_and_its_end_are_notified_once(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
     stage = _on(disk, template, api)
     with webhook() as hook:
         settings = {"notify.urls": f"json://{hook.host}/x"}
@@ -188,16 +188,16 @@ def test_so_it_is_by_a_notification(mode: str, disk: Disk, template: Scene, api:
             _mail(stage, **settings)
         disk.free()
         _mail(stage, **settings)
-        titles = [each.json["title"] for each in hook.requests]
-        assert [each.partition(": ")[2] for each in titles] == ["passes fail", "passes no longer fail"]
+        titles = [request.json["title"] for request in hook.requests]
+        assert [title.partition(": ")[2] for title in titles] == ["passes fail", "passes no longer fail"]
         assert "its disk has" in hook.requests[0].json["message"]
 
 
 @both_modes
-def test_a_full_disk_on_which_no_pass_can_be_written_down_is_told_each_time(
+def test_a_full_disk_without_recorded_passes_is_reported_each_time(
     mode: str, disk: Disk, template: Scene, api: Sandbox
 ) -> None:
-    """There is no room to remember it in."""
+    """There is no space to remember the earlier report."""
     stage = _on(disk, template, api)
     disk.fill(0)
     assert [len(_mail(stage)) for _ in range(2)] == [1, 1]
@@ -205,10 +205,10 @@ def test_a_full_disk_on_which_no_pass_can_be_written_down_is_told_each_time(
 
 @both_modes
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_disk_that_fills_up_in_the_middle_of_a_pass_costs_no_message_and_no_outcome(
+def test_a_disk_that_fills_up_during_a_pass_costs_no_message_and_no_outcome(
     mode: str, number: int, disk: Disk, template: Scene
 ) -> None:
-    """With any number of pages left at its first request, or at the third; one goes out after another."""
+    """Any number of pages is left at the first request, or at the third; requests are sent one after another."""
     failed = 0
     for pages in (0, 1, 2, 3, 5, 8, 13):
         with Filling(number, partial(disk.fill, pages)) as api:
@@ -233,7 +233,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_pass_costs_no_message_and_no_ou
 
 
 @both_modes
-def test_a_disk_that_may_only_be_read_is_told_before_anything_goes_out(
+def test_a_read_only_disk_is_reported_before_anything_is_sent(
     mode: str, disk: Disk, template: Scene, api: Sandbox
 ) -> None:
     stage = _on(disk, template, api)
@@ -247,10 +247,10 @@ def test_a_disk_that_may_only_be_read_is_told_before_anything_goes_out(
 
 
 @pytest.mark.parametrize("error", ["EROFS", "EIO", "ENOSPC"])
-def test_a_disk_that_fails_in_the_middle_of_a_pass_costs_no_message(
+def test_a_disk_that_fails_during_a_pass_costs_no_message(
     error: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
 ) -> None:
-    """From some write on, each one fails; a file system that has found a fault in itself goes on as read-only."""
+    """After some write, all writes fail; a file system that has found an error in itself becomes read-only."""
     stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, concurrency=1)
     stage.make_tables()
     fails = ["-o", str(tmp_path / "trace"), "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=70+"]

@@ -1,6 +1,6 @@
-"""What a commit promises is on the disk before a request goes out, and a kill at any wait for the disk costs nothing.
+"""A commit is on the disk before a request is sent, and a kill at any wait for the disk costs nothing.
 
-strace(1) stands between the pass and the kernel.
+strace(1) observes and controls the system calls of the pass.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEP = timedelta(hours=5)
 
 
 def _traced(stage: Scene, strace: Sequence[str], *how: str) -> tuple[int, list[str]]:
-    """Make a pass: its exit code, and what it asked of the kernel."""
+    """Make a pass; return its exit code and its system calls."""
     trace = stage.folder / "trace"
     with stage.start("-m", "retrycli", "run-once", under=[*strace, "-y", "-o", str(trace), *how]) as process:
         _, errors = process.communicate()
@@ -50,10 +50,10 @@ def _scene(folder: Path, api: Sandbox, mode: str) -> Scene:
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_an_attempt_is_on_the_disk_before_its_request_goes_out(
+def test_an_attempt_is_on_disk_before_its_request_is_sent(
     mode: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
 ) -> None:
-    """Also that the journal is gone, by which a database that has lost its power would undo the attempt."""
+    """The journal is gone too; with it, a database would undo the attempt after a power failure."""
     stage = _scene(tmp_path / mode, api, mode)
     code, trace = _traced(stage, strace, "-e", f"trace={WAITS},pwrite64,unlink,sendto")
     assert code == 0
@@ -83,10 +83,10 @@ def test_an_attempt_is_on_the_disk_before_its_request_goes_out(
         pytest.param("delete", 1, marks=pytest.mark.long),
     ],
 )
-def test_killed_as_it_waits_for_the_disk_a_pass_loses_nothing(
+def test_a_pass_killed_while_it_waits_for_the_disk_loses_nothing(
     mode: str, every: int, strace: Sequence[str], tmp_path: Path
 ) -> None:
-    """At every wait, or at one in so many."""
+    """It is killed at every wait, or at every nth."""
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         _, trace = _traced(_scene(tmp_path / "alone", api, mode), strace, "-e", f"trace={WAITS}")
     waits = range(1, len(trace) + 1, every)
@@ -102,5 +102,5 @@ def test_killed_as_it_waits_for_the_disk_a_pass_loses_nothing(
             clear_up(stage, utc_now() + STEP)
             check_messages(stage, api, MESSAGES)
             assert stage.rows("PRAGMA integrity_check") == [("ok",)]
-            twice += sum(each.times > 1 for each in api.received)
+            twice += sum(request.times > 1 for request in api.received)
     print(f"\n{mode}: killed at {len(waits)} of {len(trace)} waits; {under_way} under way, {twice} arrived twice")

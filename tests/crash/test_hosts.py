@@ -1,4 +1,4 @@
-"""Four hosts over one PostgreSQL, killed again and again: every message arrives, and no two hosts send one at once."""
+"""Four hosts with one PostgreSQL, killed repeatedly: every message arrives, and no two hosts send one at once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ LONG_AGO = "heartbeat_at - interval '1 hour'"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One that the API was asked, by the clock of this process."""
+    """One request that the API received, by the clock of this process."""
 
     process: str
     key: str | None
@@ -75,7 +75,7 @@ class Request:
 
 
 class Api(Sandbox):
-    """Takes everything, and remembers which process it was in flight for, and when."""
+    """Accepts everything, and records the process and the time of each request."""
 
     def __init__(self) -> None:
         super().__init__(Behaviour(latency=LATENCY), rng=Random(0))
@@ -99,7 +99,7 @@ class Api(Sandbox):
 
 @dataclass
 class Fleet:
-    """The hosts, each with a lock of its own, and the fate of their processes."""
+    """The hosts, each with its own lock, and the fate of their processes."""
 
     stage: Scene
     api: Api
@@ -114,7 +114,7 @@ class Fleet:
     runs: int = 0
 
     def deliver(self) -> None:
-        """Run all hosts side by side until nothing is left."""
+        """Run all hosts in parallel until nothing is left."""
         deadline = time.monotonic() + LONGEST_SECONDS
         for name in ("0-takes-all-in", "0-is-short"):
             began = time.monotonic()
@@ -126,7 +126,7 @@ class Fleet:
                 gone.result()
 
     def _live(self, host: int, rng: Random, deadline: float) -> None:
-        """What happens at one host: passes, one after the other. The last one is left in peace, to clear up."""
+        """Run the passes of one host, one after the other. The last one is not killed, to recover the rest."""
         done = False
         while not done:
             assert time.monotonic() < deadline, "still not done"
@@ -143,7 +143,7 @@ class Fleet:
                 self._let_its_claims_lapse(name, process.pid)
 
     def _comes_to_its_moment(self, name: str, process: subprocess.Popen[str], rng: Random) -> bool:
-        """Wait for the moment at which a process is to be killed; False where it has ended before."""
+        """Wait for the moment at which a process is to be killed; return False if it has ended before."""
         early = rng.random() < EARLY
         requests = 0 if early else rng.randint(1, self.most)
         wait_until(lambda: self.api.begun[name] >= requests or process.poll() is not None)
@@ -164,10 +164,10 @@ class Fleet:
         return self.stage.start("-m", "retrycli", "run-once", *options, settings=AGAIN_AND_AGAIN | own)
 
     def _let_its_claims_lapse(self, name: str, pid: int) -> None:
-        """Let the time of a dead process and its claims be over; those of the living are by the clock, as ever.
+        """Make the claims of a dead process lapse; those of living ones depend on the clock, as usual.
 
-        What the server was told by it, it does before it notices that nobody is there. They lapse now and no earlier: a
-        pass that began before, and goes by the time at which it did, would end an attempt before its beginning.
+        The server executes what it had received before it notices the end of the connection. The claims lapse now and
+        not earlier: a pass that began before would end an attempt before its start.
         """
         wait_until(lambda: self.stage.count("pg_stat_activity WHERE application_name = ?", name) == 0)
         self.died[name] = time.monotonic()
@@ -188,7 +188,7 @@ class Fleet:
     ],
     ids=["200", "2000", "20000"],
 )
-def test_hosts_that_are_killed_at_random_lose_no_message_and_no_two_send_one_at_once(
+def test_hosts_killed_at_random_lose_no_message_and_never_send_one_concurrently(
     tmp_path: Path, url: str, messages: int, kills: int
 ) -> None:
     with Api() as api:
@@ -209,20 +209,20 @@ def test_hosts_that_are_killed_at_random_lose_no_message_and_no_two_send_one_at_
 
 
 def _check_requests(api: Api, fleet: Fleet) -> int:
-    """A message is sent again only when the process that sent it is dead; how many were."""
+    """Check that a message is sent again only after the death of its sender; return how many were."""
     twice = 0
     for message_id, unordered in api.requests.items():
         requests = sorted(unordered, key=lambda each: each.began)
-        assert len({each.key for each in requests}) == 1, f"message {message_id} has come under two keys"
+        assert len({request.key for request in requests}) == 1, f"message {message_id} has come under two keys"
         for before, after in pairwise(requests):
             assert fleet.died.get(before.process, after.ended) < after.began, f"message {message_id}: {requests}"
         twice += len(requests) > 1
-    assert {each.process.partition("-")[0] for own in api.requests.values() for each in own} == set("0123")
+    assert {result.process.partition("-")[0] for own in api.requests.values() for result in own} == set("0123")
     return twice
 
 
 def _check_history(stage: Scene, api: Api, messages: int) -> None:
-    """Each message has arrived, no more often than attempts were written down, and its history says why."""
+    """Check that each message arrived at most as often as it was attempted, and that its history has the reason."""
     history: defaultdict[int, list[Any]] = defaultdict(list)
     for message_id, *attempt in stage.rows(
         "SELECT message_id, outcome, started_at, finished_at FROM retrycli_attempts ORDER BY message_id, id"
@@ -242,7 +242,7 @@ def _check_history(stage: Scene, api: Api, messages: int) -> None:
 
 
 def _check_passes(stage: Scene, messages: int) -> None:
-    """Each pass has ended, the dead by the next one that began, and all together have sent each message once."""
+    """Check that each pass has ended, dead ones by the next pass, and that together they sent each message once."""
     results = dict(stage.rows("SELECT result, sum(sent) FROM retrycli_passes GROUP BY result"))
     assert results.keys() == {"completed", "interrupted"}
     assert sum(results.values()) == messages
@@ -264,10 +264,10 @@ ALL_ARE_DUE = (
 
 @pytest.mark.long
 @pytest.mark.alone
-def test_two_hosts_deliver_nearly_twice_as_many_messages_a_second_as_one(tmp_path: Path, url: str) -> None:
-    """From the first attempt's start to the last one's end, at an API that takes its time.
+def test_two_hosts_deliver_nearly_twice_as_many_messages_per_second(tmp_path: Path, url: str) -> None:
+    """The time runs from the first attempt's start to the last one's end, at a slow API.
 
-    The best of some rounds: what else the machine does can only make one slower.
+    The best of some rounds counts: the machine's load can only make one slower.
     """
     with Server(DELAY_MS) as server:
         stage = scene.set_up(tmp_path, server.url, failed=DUE, url=url, concurrency=8)
@@ -275,13 +275,13 @@ def test_two_hosts_deliver_nearly_twice_as_many_messages_a_second_as_one(tmp_pat
         rates: defaultdict[int, list[float]] = defaultdict(list)
         for hosts in (1, 2) * ROUNDS:
             rates[hosts].append(_messages_a_second(stage, hosts))
-    print("\nhosts, and messages a second:", {hosts: [round(each) for each in own] for hosts, own in rates.items()})
+    print("\nhosts, and messages a second:", {hosts: [round(result) for result in own] for hosts, own in rates.items()})
     assert max(rates[2]) >= TIMES_AS_FAST * max(rates[1])
 
 
 def _messages_a_second(stage: Scene, hosts: int) -> float:
-    for each in ALL_ARE_DUE:
-        stage.change(each)
+    for statement in ALL_ARE_DUE:
+        stage.change(statement)
     with ExitStack() as until_the_end:
         for number in range(hosts):
             settings = {"run.lock_file": stage.folder / f"{number}.lock"}

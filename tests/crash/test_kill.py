@@ -1,4 +1,4 @@
-"""Kill -9 at any moment costs nothing but a lapsed claim."""
+"""Kill -9 at any moment costs only a lapsed claim."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MOST_RUNS, MOST_DATABASES = 100, 100
 
 @dataclass
 class Lane:
-    """Runs over one database after the other, until all its kills are spent; and where they hit."""
+    """Passes over several databases, until all kills are used; and the phases that they hit."""
 
     folder: Path
     name: str
@@ -82,7 +82,7 @@ class Lane:
             check_messages(stage, server, self.messages)
             check_passes(stage, killed)
             assert left_alone(stage, self.messages) == before
-            self.twice += sum(each.times > 1 for each in server.received)
+            self.twice += sum(request.times > 1 for request in server.received)
             self.escalated += stage.count("retrycli_queue")
             if stage.application.is_sqlite:
                 assert stage.rows("PRAGMA integrity_check") == [("ok",)]
@@ -101,9 +101,9 @@ class Lane:
     def _run_until_nothing_is_left(
         self, stage: Scene, server: Sandbox, run: Callable[[Wanted], Ended], life: float
     ) -> dict[int, str]:
-        """Run, and kill as long as there are moments for it; the phase of each killed process.
+        """Make passes, and kill them while there are kills left; return the phase of each killed process.
 
-        The last run is not killed. Its clock is past the lease of every pass before it, so that it can close them.
+        The last pass is not killed. Its clock is after the lease of every earlier pass, so that it can recover them.
         """
         ahead, lease = timedelta(0), wiring.pass_rules(load_settings(stage.config)).lease
         killed = {}
@@ -142,7 +142,7 @@ class Lane:
     ],
     ids=["16", "720"],
 )
-def test_no_message_is_lost_or_stuck_however_often_a_run_is_killed(
+def test_no_message_is_lost_or_stuck_however_often_a_pass_is_killed(
     messages: int, kills: Mapping[str, int], tmp_path: Path
 ) -> None:
     lanes = [_lane(tmp_path / name, name, messages, kills[name], Random(seed)) for seed, name in enumerate(LANES)]
@@ -163,7 +163,7 @@ def _lane(folder: Path, name: str, messages: int, kills: int, rng: Random) -> La
 
 def _report(lanes: Sequence[Lane]) -> str:
     def line(what: str, *figures: object) -> str:
-        return f"{what:<50}" + "".join(f"{each!s:>12}" for each in figures)
+        return f"{what:<50}" + "".join(f"{figure!s:>12}" for figure in figures)
 
     phases = sorted({phase for lane in lanes for phase in lane.by_phase})
     return "\n".join(

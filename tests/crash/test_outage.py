@@ -1,4 +1,4 @@
-"""An outage of the ticketing API costs no message its chances, however long it lasts."""
+"""An outage of the ticketing API uses up no retries, however long it lasts."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ BREAKER_FAILURES = 5
 
 @dataclass
 class Attempts:
-    """Looks at the attempts of a scene, each at most once."""
+    """Reads the attempts of a database, each at most once."""
 
     stage: Scene
     seen: int = 0
 
     def new(self) -> list[tuple[int, str]]:
-        """Those since the last look: message and outcome."""
+        """Return the attempts since the last call: message and outcome."""
         found = self.stage.rows(
             "SELECT id, message_id, outcome FROM retrycli_attempts WHERE id > ? ORDER BY id", self.seen
         )
@@ -54,7 +54,7 @@ class Attempts:
 
 @contextmanager
 def closed_port() -> Iterator[tuple[int, str]]:
-    """A port that refuses connections and that nobody else gets: bound, and never listened at."""
+    """Reserve a port that refuses connections: bound, and without a listener."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1], "unreachable"
@@ -72,7 +72,7 @@ Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", [closed_port, answers_503])
-def test_an_outage_charges_five_messages_and_then_probes_until_the_server_is_back(
+def test_an_outage_charges_five_messages_and_probes_until_the_server_is_back(
     outage: Outage, tmp_path: Path, url: str
 ) -> None:
     with outage() as (port, outcome):
@@ -83,7 +83,7 @@ def test_an_outage_charges_five_messages_and_then_probes_until_the_server_is_bac
         assert process.returncode == OUTAGE_ENDS_A_PASS, errors
         attempts = Attempts(stage)
         first = attempts.new()
-        assert [each for _, each in first] == [outcome] * BREAKER_FAILURES
+        assert [attempt for _, attempt in first] == [outcome] * BREAKER_FAILURES
         _check_charged(stage, [message_id for message_id, _ in first])
 
         probed = []
@@ -109,10 +109,10 @@ def test_an_outage_charges_five_messages_and_then_probes_until_the_server_is_bac
 
 
 @pytest.mark.slow
-def test_a_night_of_outage_escalates_nothing_and_floods_nobody(
+def test_an_outage_of_a_night_escalates_nothing_and_floods_no_one(
     tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """14 hours of ticks, over messages that have from no try to all but one behind them."""
+    """14 hours of ticks, over messages with zero to all but one of their retries used up."""
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
         stage = scene.set_up(tmp_path, server.url, failed=90, url=url)
         stage.change("UPDATE pending_messages SET retry_count = id % 9 WHERE status = 'failed'")
@@ -138,8 +138,8 @@ def test_a_night_of_outage_escalates_nothing_and_floods_nobody(
         _check_each_arrived_once(server.received, 90)
 
 
-def test_a_server_that_goes_down_under_load_charges_five_messages(tmp_path: Path, url: str) -> None:
-    """What else was in flight fails too, and is not charged."""
+def test_a_server_that_fails_under_load_charges_five_messages(tmp_path: Path, url: str) -> None:
+    """Other requests in flight fail too, and are not charged."""
     gate, failed, in_flight = Gate(), 300, 16
     with Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through) as server:
         stage = scene.set_up(tmp_path, server.url, failed=failed, url=url, concurrency=in_flight)
@@ -167,5 +167,5 @@ def _check_charged(stage: Scene, ids: list[int]) -> None:
 
 
 def _check_each_arrived_once(received: tuple[Received, ...], count: int) -> None:
-    assert len({each.ticket_id for each in received}) == len(received) == count
-    assert {each.times for each in received} == {1}
+    assert len({request.ticket_id for request in received}) == len(received) == count
+    assert {request.times for request in received} == {1}

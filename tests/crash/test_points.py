@@ -1,4 +1,4 @@
-"""Kill -9 before and after each commit and each request of a pass costs nothing but a lapsed claim."""
+"""Kill -9 before and after each commit and each request of a pass costs only a lapsed claim."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ NOBODY = "http://127.0.0.1:9"
 
 
 class Api(Sandbox):
-    """Says to some messages what it is told to, and remembers what arrived before."""
+    """Gives some messages a configured answer, and records what arrived before."""
 
     def __init__(self, before: Iterable[Received] = ()) -> None:
         super().__init__(Behaviour(), rng=Random(0))
-        self._kept.update({each.key or each.id: each for each in before})
+        self._kept.update({row.key or row.id: row for row in before})
         self._left = {of_id: list(answers) for of_id, answers in ANSWERS.items()}
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
@@ -77,7 +77,7 @@ class Api(Sandbox):
 
 @dataclass(frozen=True)
 class Start:
-    """Where the passes begin that are killed: a database to be copied, and what had happened until then."""
+    """The start of the passes that are killed: a database to copy, and its history."""
 
     url: str
     left_alone: Sequence[object] = ()
@@ -88,15 +88,15 @@ class Start:
 
     @property
     def seconds(self) -> float:
-        """How far the clock is ahead."""
+        """Return how far the clock is ahead."""
         return self.ahead.total_seconds()
 
 
 @dataclass
 class Table:
-    """What was seen at each point: messages being sent, attempts without an end, and messages that arrived twice.
+    """The findings at each point: messages being sent, unfinished attempts, and messages that arrived twice.
 
-    Of these the later pass finds one of each, of the pass that died before.
+    The later pass finds one of each, left by the dead pass.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -106,11 +106,11 @@ class Table:
 
     def text(self) -> str:
         columns = (self.kills, self.sending, self.under_way, self.twice)
-        lines = [(name, *(each[name] for each in columns)) for name in self.kills]
+        lines = [(name, *(column[name] for column in columns)) for name in self.kills]
         heading = ("point", "kills", "sending", "under way", "twice")
         return "\n".join(
-            f"{name:<80}" + "".join(f"{each!s:>11}" for each in figures)
-            for name, *figures in [heading, *lines, ("in all", *(each.total() for each in columns))]
+            f"{name:<80}" + "".join(f"{figure!s:>11}" for figure in figures)
+            for name, *figures in [heading, *lines, ("in all", *(column.total() for column in columns))]
         )
 
 
@@ -126,7 +126,7 @@ class Field:
 
     @contextmanager
     def scene_from(self, start: Start) -> Iterator[tuple[Scene, Api]]:
-        """A copy, with an API of its own."""
+        """Copy a database, with its own API."""
         self.scenes += 1
         folder = self.folder / f"{self.scenes}"
         folder.mkdir()
@@ -135,7 +135,7 @@ class Field:
             yield scene.configure(folder, there, api.url, concurrency=4, retention_days=365), api
 
     def points_from(self, start: Start) -> dict[str, int]:
-        """The points of a pass that is left alone, and how often it comes to each."""
+        """Return the points of an undisturbed pass, and how often it reaches each."""
         with self.scene_from(start) as (stage, _):
             listing = stage.folder / "points"
             assert not self.run(Wanted(str(stage.config), start.seconds, listing=str(listing))).killed
@@ -143,7 +143,7 @@ class Field:
             return found
 
     def kill_at(self, start: Start, name: str, nth: int) -> None:
-        """Kill a pass at a point, and see that the next ones make it good."""
+        """Kill a pass at a point, and check that the next ones repair the result."""
         with self.scene_from(start) as (stage, api):
             ended = self.run(Wanted(str(stage.config), start.seconds, point=(name, nth)))
             assert ended.killed, f"{name} was not reached {nth} times"
@@ -152,7 +152,7 @@ class Field:
             killed = start.killed | {ended.pid: phase_of(stage, ended.pid)[0]}
             self._note(stage, name)
             clear_up(stage, utc_now() + start.ahead + LATER)
-            self.table.twice[name] += sum(each.times > 1 for each in api.received)
+            self.table.twice[name] += sum(request.times > 1 for request in api.received)
             check_messages(stage, api, MESSAGES, ANSWERS)
             check_passes(stage, killed)
             assert left_alone(stage, MESSAGES) == start.left_alone
@@ -169,14 +169,14 @@ class Field:
 
     @contextmanager
     def starts(self) -> Iterator[list[Start]]:
-        """A database without tables of ours, and one in which a pass has died, and much has happened since."""
+        """Provide a database without our tables, and one with a long history in which a pass has died."""
         folder = self.folder / "start"
         folder.mkdir()
         with self.engine(folder, None) as url:
             empty = scene.set_up(folder, NOBODY, failed=MESSAGES, url=url, journal_mode=None)
             made = {CLAIMED: scene.FAILED_AT, WAITING: str(utc_now().replace(tzinfo=None))}
-            rows = [scene.message(each, "failed") | {"created_at": at, "updated_at": at} for each, at in made.items()]
-            tickets = [{"ticket_id": each["ticket_id"], "state": "open"} for each in rows]
+            rows = [scene.message(point, "failed") | {"created_at": at, "updated_at": at} for point, at in made.items()]
+            tickets = [{"ticket_id": row["ticket_id"], "state": "open"} for row in rows]
             empty.application.insert("ticket_states", tickets)
             empty.application.insert("pending_messages", rows)
             _set_status(empty, "approved", FAIL_LATER)
@@ -185,8 +185,8 @@ class Field:
                 wait_until_forgotten(later)
                 phase, in_flight = phase_of(later, died.pid)
                 assert in_flight == 1
-                for each in OLD_ROWS:
-                    later.change(each)
+                for row in OLD_ROWS:
+                    later.change(row)
                 for stage in (empty, later):
                     _set_status(stage, "sent", list(made))
                     _set_status(stage, "failed", FAIL_LATER)
@@ -196,7 +196,7 @@ class Field:
 
 
 def _set_status(stage: Scene, status: str, ids: Sequence[int]) -> None:
-    """What the application does."""
+    """Set a status, as the application does."""
     stage.change(f"UPDATE pending_messages SET status = '{status}' WHERE id IN ({', '.join(map(str, ids))})")
 
 
@@ -208,8 +208,8 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Field]:
 
 @pytest.mark.slow
 @pytest.mark.databases("sqlite-wal", "postgresql", once=True)
-def test_killed_at_any_point_a_pass_loses_nothing(ground: Field) -> None:
-    """Kill it once at each point that stands for others, in the later pass if that pass comes to it."""
+def test_a_pass_killed_at_any_point_loses_nothing(ground: Field) -> None:
+    """It is killed once at each point, in the later pass if it reaches the point."""
     with ground.starts() as starts:
         where = {name: start for start in starts for name in ground.points_from(start) if stands_for_others(name)}
         for name, start in where.items():
@@ -220,7 +220,7 @@ def test_killed_at_any_point_a_pass_loses_nothing(ground: Field) -> None:
 
 @pytest.mark.long
 @pytest.mark.databases("sqlite", "sqlite-wal", "postgresql")
-def test_killed_at_any_point_however_often_it_has_come_there_a_pass_loses_nothing(ground: Field) -> None:
+def test_a_pass_killed_at_any_visit_to_any_point_loses_nothing(ground: Field) -> None:
     with ground.starts() as starts:
         found = [(start, ground.points_from(start)) for start in starts]
         for start, points in found:

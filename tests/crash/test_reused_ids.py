@@ -1,4 +1,4 @@
-"""Kill -9 before and after each commit and each request, of an application that reuses ids and rewrites its rows."""
+"""Kill -9 before and after each commit and each request, while an application reuses ids and rewrites its rows."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ CREATED_AT = "2025-03-04 05:06:07.000000"
 
 
 def rewrite(stage: Scene) -> None:
-    """Delete rows and reuse their ids, edit one, and fail one again, whatever a pass has made of them."""
-    for each, other in REUSED.items():
-        row = scene.message(each, "failed") | {"created_at": CREATED_AT, "updated_at": CREATED_AT, **other}
-        stage.application.execute("DELETE FROM pending_messages WHERE id = ?", each)
+    """Delete rows and reuse their ids, edit one, and fail one again, whatever a pass has done with them."""
+    for message_id, other in REUSED.items():
+        row = scene.message(message_id, "failed") | {"created_at": CREATED_AT, "updated_at": CREATED_AT, **other}
+        stage.application.execute("DELETE FROM pending_messages WHERE id = ?", message_id)
         stage.application.insert("pending_messages", [row])
     stage.change(f"UPDATE pending_messages SET body = 'edited', status = 'failed' WHERE id = {EDITED}")
     stage.change(f"UPDATE pending_messages SET status = 'approved' WHERE id = {FAILED_AGAIN}")
@@ -52,39 +52,39 @@ def rewrite(stage: Scene) -> None:
 
 
 def check(stage: Scene, api: Api, before: int) -> None:
-    """Check that each row says what became of its own text.
+    """Check that each row has the result of its own text.
 
     Args:
-        stage: where.
+        stage: the database.
         api: what received the requests.
-        before: how many of them came before the application rewrote its rows.
+        before: the number of requests before the application rewrote its rows.
     """
-    rows = {each["id"]: each for each in stage.application.execute("SELECT * FROM pending_messages ORDER BY id")}
+    rows = {row["id"]: row for row in stage.application.execute("SELECT * FROM pending_messages ORDER BY id")}
     reasons = dict(stage.rows("SELECT message_id, escalation_reason FROM retrycli_queue"))
     anew = [each.body for each in api.requests[before:]]
-    for each in range(1, MESSAGES + 1):
-        sent = rows[each]["status"] == "sent"
-        assert sent or each in reasons, f"message {each} is lost"
-        if each in REUSED:
-            assert sent, f"message {each} is another one than before, and is {reasons[each]}"
-        if sent and each in {*REUSED, EDITED}:
-            assert rows[each]["body"] in anew, f"message {each} is marked for another text"
+    for message_id in range(1, MESSAGES + 1):
+        sent = rows[message_id]["status"] == "sent"
+        assert sent or message_id in reasons, f"message {message_id} is lost"
+        if message_id in REUSED:
+            assert sent, f"message {message_id} is another one than before, and is {reasons[message_id]}"
+        if sent and message_id in {*REUSED, EDITED}:
+            assert rows[message_id]["body"] in anew, f"message {message_id} is marked for another text"
     assert set(reasons) <= {EDITED, FAILED_AGAIN}
     assert set(reasons.values()) <= {"changed"}
     texts: dict[str, set[str]] = {}
     for request in api.requests:
         texts.setdefault(request.key, set()).add(f"{request.ticket} {request.body}")
-    assert all(len(each) == 1 for each in texts.values()), f"a key was used for two texts: {texts}"
+    assert all(len(text) == 1 for text in texts.values()), f"a key was used for two texts: {texts}"
     _check_sent_once(stage, api)
 
 
 def _check_sent_once(stage: Scene, api: Api) -> None:
-    """Check that a text went out again only after attempts whose outcome is unknown, or that never left."""
+    """Check that a text was sent again only after attempts that are unknown or were never sent."""
     unknown = Counter(
-        each for (each,) in stage.rows("SELECT message_id FROM retrycli_attempts WHERE outcome = 'unknown'")
+        attempt for (attempt,) in stage.rows("SELECT message_id FROM retrycli_attempts WHERE outcome = 'unknown'")
     )
     for key, times in Counter(api.keys).items():
-        [ticket] = {each.ticket for each in api.requests if each.key == key}
+        [ticket] = {request.ticket for request in api.requests if request.key == key}
         message_id = int(ticket) - scene.FIRST_TICKET if ticket != str(NEW_TICKET) else 3
         assert times <= 1 + unknown[message_id], f"message {message_id} was sent {times} times under one key"
 
@@ -101,7 +101,7 @@ class Ground:
 
     @contextmanager
     def empty(self) -> Iterator[str]:
-        """A database with messages, in which no pass was made yet; its URL."""
+        """Return the URL of a database with messages and without a pass."""
         folder = self.folder / "start"
         folder.mkdir()
         with self.engine(folder, None) as url:
@@ -111,7 +111,7 @@ class Ground:
 
     @contextmanager
     def copy(self, url: str) -> Iterator[tuple[Scene, Api]]:
-        """A copy of a database, with an API of its own."""
+        """Copy a database, with its own API."""
         self.scenes += 1
         folder = self.folder / f"{self.scenes}"
         folder.mkdir()
@@ -120,7 +120,7 @@ class Ground:
             yield scene.configure(folder, there, api.url, concurrency=4), api
 
     def points(self, stage: Scene, ahead: timedelta) -> list[str]:
-        """Make a pass that is left alone; the points that it comes to."""
+        """Make an undisturbed pass; return the points that it reaches."""
         listing = stage.folder / "points"
         assert not self.run(Wanted(str(stage.config), ahead.total_seconds(), listing=str(listing))).killed
         return list(json.loads(listing.read_text()))
@@ -140,7 +140,9 @@ def ground(engine: Factory, tmp_path: Path) -> Iterator[Ground]:
 
 
 @pytest.mark.parametrize("wanted", [stands_for_others, pytest.param(bool, marks=pytest.mark.long)], ids=["some", "all"])
-def test_rows_are_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground, wanted: Callable[[str], bool]) -> None:
+def test_rows_may_be_rewritten_after_a_pass_was_killed_at_any_point(
+    ground: Ground, wanted: Callable[[str], bool]
+) -> None:
     with ground.empty() as url:
         with ground.copy(url) as (stage, _):
             points = [name for name in ground.points(stage, timedelta(0)) if wanted(name)]
@@ -155,7 +157,7 @@ def test_rows_are_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground,
 
 
 @pytest.mark.long
-def test_the_pass_that_finds_rewritten_rows_is_killed_at_any_point(ground: Ground) -> None:
+def test_a_pass_that_finds_rewritten_rows_may_be_killed_at_any_point(ground: Ground) -> None:
     """The pass before it was killed with requests in flight, and its claims have expired."""
 
     @contextmanager

@@ -1,7 +1,6 @@
-"""A pass with nothing due costs the same whether the tables are empty or hold a million rows, on both databases.
+"""An idle pass costs the same whether the tables are empty or hold a million rows, on both databases.
 
-And one that has to deliver needs the same memory, whether a hundred thousand messages of a million are due or all of a
-thousand.
+A delivering pass needs the same memory, whether a hundred thousand messages of a million are due or all of a thousand.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ DUE_THERE = "UPDATE retrycli_queue SET next_attempt_at = '2025-01-02 03:04:05Z'"
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What calls take: medians."""
+    """The medians of several calls."""
 
     seconds: float
     fastest: float
@@ -91,35 +90,35 @@ class Taken:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene]]:
-    """An empty table, two of a million rows, and one of a thousand."""
+    """Provide an empty table, two of a million rows, and one of a thousand."""
     folder = tmp_path_factory.mktemp("scale")
     made = {name: _scene(folder / name) for name in ("empty", "waiting", "sent", "thousand")}
     _fill(made["waiting"], "failed", QUEUE)
     _fill(made["sent"], "sent")
     _fill(made["thousand"], "failed", QUEUE, rows=LIMIT)
     yield made
-    for each in made.values():
-        each.database.unlink()  # 800 MB that pytest would keep for its next three runs
+    for value in made.values():
+        value.database.unlink()  # 800 MB that pytest would keep for its next three runs
 
 
 @pytest.fixture(scope="session")
 def idle(scenes: dict[str, Scene]) -> dict[str, Taken]:
-    """Calls in turns, over all but the last of these."""
+    """Measure calls in turns, over all but the last of these tables."""
     return _idle({name: scenes[name].config for name in ("empty", "waiting", "sent")})
 
 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("million", ["waiting", "sent"])
-def test_a_pass_with_nothing_due_takes_no_longer_for_a_million_rows(million: str, idle: dict[str, Taken]) -> None:
-    """In CPU time, which depends far less than the other on what else the machine is doing."""
+def test_an_idle_pass_takes_no_longer_for_a_million_rows(million: str, idle: dict[str, Taken]) -> None:
+    """It measures CPU time, which depends far less than real time on the machine's load."""
     assert idle[million].cpu_seconds <= MOST_TIME * idle["empty"].cpu_seconds
 
 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("million", ["waiting", "sent"])
-def test_a_pass_with_nothing_due_needs_no_more_memory_for_a_million_rows(million: str, idle: dict[str, Taken]) -> None:
+def test_an_idle_pass_needs_no_more_memory_for_a_million_rows(million: str, idle: dict[str, Taken]) -> None:
     assert idle[million].kib <= MOST_MEMORY * idle["empty"].kib
 
 
@@ -131,19 +130,19 @@ def test_a_pass_over_a_hundred_thousand_due_messages_needs_no_more_memory(scenes
     there["thousand"].change(DUE)
     there["waiting"].change(DUE + A_TENTH)
     with Sandbox(Behaviour(), rng=random.Random(0)) as api:
-        taken = _measure(1, {name: _with_api(each.config, api.url) for name, each in there.items()}, limit=LIMIT)
+        taken = _measure(1, {name: _with_api(result.config, api.url) for name, result in there.items()}, limit=LIMIT)
     print(_table(f"passes that deliver {LIMIT:,} messages", taken))
-    assert [each.count("pending_messages WHERE status = 'sent'") for each in there.values()] == [LIMIT, LIMIT]
+    assert [value.count("pending_messages WHERE status = 'sent'") for value in there.values()] == [LIMIT, LIMIT]
     assert taken["waiting"].kib <= MOST_MEMORY * taken["thousand"].kib
 
 
 @pytest.mark.long
 @pytest.mark.alone
-def test_on_postgresql_a_million_rows_take_no_more_either(tmp_path: Path) -> None:
-    """Idle passes are compared in real time, for the server does most of it: the fastest is the least disturbed one."""
+def test_an_idle_pass_on_postgresql_takes_no_longer_for_a_million_rows(tmp_path: Path) -> None:
+    """Real time is compared, because the server does most of the work: the fastest pass is the least disturbed."""
     with ExitStack() as stack:
         rows = {"empty": 0, "waiting": MILLION, "thousand": LIMIT}
-        there = {name: stack.enter_context(_database(tmp_path / f"{name}.toml", each)) for name, each in rows.items()}
+        there = {name: stack.enter_context(_database(tmp_path / f"{name}.toml", row)) for name, row in rows.items()}
         idle = _idle({name: there[name] for name in ("empty", "waiting")})
         _execute(there["waiting"], DUE_THERE + A_TENTH)
         _execute(there["thousand"], DUE_THERE)
@@ -151,7 +150,9 @@ def test_on_postgresql_a_million_rows_take_no_more_either(tmp_path: Path) -> Non
         busy = {name: _with_api(there[name], api.url) for name in ("thousand", "waiting")}
         taken = _measure(1, busy, limit=LIMIT)
         print(_table(f"passes that deliver {LIMIT:,} messages", taken))
-        sent = [_execute(each, "SELECT count(*) FROM pending_messages WHERE status = 'sent'") for each in busy.values()]
+        sent = [
+            _execute(value, "SELECT count(*) FROM pending_messages WHERE status = 'sent'") for value in busy.values()
+        ]
     assert sent == [LIMIT, LIMIT]
     assert idle["waiting"].fastest <= MOST_TIME * idle["empty"].fastest
     assert idle["waiting"].kib <= MOST_MEMORY * idle["empty"].kib
@@ -169,7 +170,7 @@ def _scene(folder: Path) -> Scene:
 
 
 def _fill(stage: Scene, status: str, queue: str | None = None, *, rows: int = MILLION) -> None:
-    """Put so many rows into a table, and into the queue."""
+    """Insert this number of rows into a table, and into the queue."""
     stage.make_tables()
     with closing(sqlite3.connect(stage.database)) as connection:
         connection.execute("PRAGMA synchronous = off")
@@ -182,7 +183,7 @@ def _fill(stage: Scene, status: str, queue: str | None = None, *, rows: int = MI
 
 @contextmanager
 def _database(config: Path, rows: int) -> Iterator[Path]:
-    """The settings of a database with so many messages, none of which is due."""
+    """Create a database with this number of messages, none of them due; return its settings."""
     with postgresql.database() as url:
         config.write_text(f'[database]\nurl = "{url}"\n[gateway]\nbase_url = "{NOBODY}"\n')
         _execute(config, TABLE_THERE)
@@ -195,7 +196,7 @@ def _database(config: Path, rows: int) -> Iterator[Path]:
 
 
 def _execute(config: Path, statement: str, **values: object) -> object:
-    """Do what an application does; the first value that comes of it, if any does."""
+    """Run a statement as the application; return its first value, if any."""
     engine = create_engine(load_settings(config).database.url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
@@ -206,7 +207,7 @@ def _execute(config: Path, statement: str, **values: object) -> object:
 
 
 def _with_api(config: Path, url: str) -> Path:
-    """The same settings with an API that takes messages."""
+    """Return the same settings with an API that accepts messages."""
     other = config.with_name(f"with-api-{config.name}")
     other.write_text(config.read_text().replace(NOBODY, url))
     return other
@@ -232,7 +233,7 @@ def _measure(rounds: int, configs: Mapping[str, Path], **run: object) -> dict[st
     assert (process.returncode, errors) == (0, "")
     for line in output.splitlines():
         config, *figures = line.split()
-        samples[names[config]].append([float(each) for each in figures])
+        samples[names[config]].append([float(figure) for figure in figures])
     return {name: _taken(*zip(*own, strict=True)) for name, own in samples.items()}
 
 
@@ -242,7 +243,7 @@ def _taken(seconds: Sequence[float], cpu_seconds: Sequence[float], kib: Sequence
 
 def _table(title: str, taken: dict[str, Taken]) -> str:
     lines = (
-        f"{name:<10}{each.seconds * 1000:>8.0f} ms{each.cpu_seconds * 1000:>8.0f} ms CPU{each.kib / 1024:>8.1f} MiB"
-        for name, each in taken.items()
+        f"{name:<10}{own.seconds * 1000:>8.0f} ms{own.cpu_seconds * 1000:>8.0f} ms CPU{own.kib / 1024:>8.1f} MiB"
+        for name, own in taken.items()
     )
     return "\n".join(["", title, *lines])

@@ -1,4 +1,4 @@
-"""A signal under load: what is in flight is recorded, and all else goes back to wait."""
+"""A signal under load: requests in flight are recorded, and all other messages wait again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def server(gate: Gate) -> Iterator[Sandbox]:
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_what_is_in_flight_is_waited_for_and_recorded_and_nothing_else_begins(
+def test_a_signal_waits_for_requests_in_flight_records_them_and_starts_no_more(
     number: signal.Signals, exit_code: int, gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
@@ -68,10 +68,10 @@ def test_what_is_in_flight_is_waited_for_and_recorded_and_nothing_else_begins(
     assert stage.rows("SELECT result, reason, sent FROM retrycli_passes") == [("interrupted", "signal", sent)]
 
     assert stage.run_once_at(utc_now()).sent == MESSAGES - sent
-    assert [each for each in server.received if each.times > 1] == []
+    assert [request for request in server.received if request.times > 1] == []
 
 
-def test_what_is_not_answered_in_time_is_recorded_as_unknown(
+def test_a_request_without_an_answer_in_time_is_recorded_as_unknown(
     gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
@@ -88,10 +88,10 @@ def test_what_is_not_answered_in_time_is_recorded_as_unknown(
     assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
 
 
-def test_answers_that_came_while_a_pass_was_suspended_are_recorded(
+def test_answers_that_arrived_during_a_suspension_are_recorded(
     gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
-    """A virtual machine that is moved, or a disk that is slow: the time is over before the answers can be read."""
+    """A virtual machine is moved, or a disk is slow: the time is over before the answers can be read."""
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     timeout = {"gateway.request_timeout_seconds": 1}
     with stage.start("-m", "retrycli", "run-once", settings=timeout) as process:
@@ -105,7 +105,7 @@ def test_answers_that_came_while_a_pass_was_suspended_are_recorded(
     assert _outcomes(stage) == {"delivered": MESSAGES}
 
 
-def test_a_second_signal_leaves_claims_that_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
+def test_a_second_signal_leaves_claims_to_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once") as process:
         gate.wait_until_held(CONCURRENCY)
@@ -124,7 +124,7 @@ def test_a_second_signal_leaves_claims_that_lapse(gate: Gate, server: Sandbox, t
     assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, claimed - CONCURRENCY, CONCURRENCY)
     assert stage.run_once_at(now + 3 * NEXT_TICK).sent == CONCURRENCY
     assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": CONCURRENCY}
-    _poll_until(lambda: sum(each.times == 2 for each in server.received) == CONCURRENCY)
+    _poll_until(lambda: sum(request.times == 2 for request in server.received) == CONCURRENCY)
     assert len(server.received) == MESSAGES
 
 

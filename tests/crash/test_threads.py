@@ -1,4 +1,4 @@
-"""An application that makes passes in threads of its own."""
+"""An application that makes passes in its own threads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 THREADS = 4
 
 
-def test_threads_that_begin_with_databases_of_their_own_each_make_its_tables(tmp_path: Path) -> None:
-    """Alembic is not made for that: side by side, its upgrades write to each other's connections."""
+def test_threads_with_separate_databases_each_create_their_tables(tmp_path: Path) -> None:
+    """Alembic does not support this: concurrent upgrades write to each other's connections."""
     stages = []
     for number in range(THREADS):
         folder = tmp_path / str(number)

@@ -1,4 +1,4 @@
-"""A machine of its own for real cron, and what else the tests of schedules need."""
+"""A private machine for real cron, and other helpers for tests of schedules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAM = "/opt/retrycli/bin/python3"
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a real tool; the test is skipped where it is not installed."""
+    """Return the path of a real tool; skip the test if it is not installed."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if found is None:
         pytest.skip(f"{name} is not installed: apt-get install {package}")
@@ -30,7 +30,7 @@ def tool(name: str, package: str) -> str:
 
 
 def an_empty_queue(database: Path) -> None:
-    """The application's table, with nothing in it that has failed."""
+    """Create the application's table without failed messages."""
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(
             "CREATE TABLE pending_messages (id INTEGER PRIMARY KEY, ticket_id TEXT, message_type TEXT, "
@@ -59,10 +59,10 @@ cat > "/opt/mails/mail.$$"
 
 
 class Machine:
-    """Real cron, in a mount namespace where the folders that are compiled into it are private ones.
+    """Real cron, in a mount namespace with private copies of its compiled-in folders.
 
-    So it runs the files of ``cron/`` as they are, path and user included, at their own places, beside no other job
-    and whether or not a cron daemon runs outside. Its clock is libfaketime's: at 600 times the speed a quarter of an
+    So it runs the files of ``cron/`` unchanged, path and user included, in their own places, without other jobs and
+    whether or not a cron daemon runs outside. Its clock is libfaketime's: at 600 times the speed a quarter of an
     hour takes 1.5 s.
     """
 
@@ -87,7 +87,7 @@ class Machine:
             (root / "etc" / mine).unlink(missing_ok=True)
         shutil.rmtree(root / "etc/retrycli", ignore_errors=True)
         passwd = root / "etc/passwd"
-        known = [each for each in passwd.read_text().splitlines() if not each.startswith("ticketing:")]
+        known = [line for line in passwd.read_text().splitlines() if not line.startswith("ticketing:")]
         # root by another name, to read a Python in /root
         passwd.write_text("\n".join([*known, "ticketing:*:0:0::/opt:/bin/sh", ""]))
         shutil.copy(cron, root / "usr/sbin/cron")
@@ -111,7 +111,7 @@ class Machine:
         return run(*self._unshare, "sh", "-c", f'{self._binds}exec "$@"', "sh", *command)
 
     def beside_cron(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a program in the namespace while cron runs there, with the clock as it is."""
+        """Run a program in the namespace while cron runs there, with the real clock."""
         script = f"{self._binds}/usr/sbin/cron -f -L 0 &\n"
         script += 'until grep -qx cron "/proc/$!/comm"; do sleep 0.05; done\nexec "$@"\n'  # poll
         return run(*self._unshare, "sh", "-c", script, "sh", *command)
@@ -122,7 +122,7 @@ class Machine:
         return "set -e\n" + "".join(each)
 
     def run_until(self, done: Callable[[], bool], *, speed: int = 600) -> None:
-        """Let cron run from just before noon until something holds, at most 60 s."""
+        """Run cron from just before noon until a condition holds, at most 60 s."""
         script = f"{self._binds}exec {self._faketime} -f '@2026-01-01 11:59:00 x{speed}' /usr/sbin/cron -f -L 0\n"
         with subprocess.Popen([*self._unshare, "sh", "-c", script]) as process:
             try:

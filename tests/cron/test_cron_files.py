@@ -1,4 +1,4 @@
-"""The files in ``cron/``, each tried with the tool that will read it in earnest, where that is installed."""
+"""The files in ``cron/``, each tested with the tool that reads it, if it is installed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Job:
 
 
 def jobs(name: str) -> tuple[dict[str, str], list[Job]]:
-    """A crontab's variables and jobs, by the rules of crontab(5)."""
+    """Return a crontab's variables and jobs, by the rules of crontab(5)."""
     variables: dict[str, str] = {}
     found = []
     for line in (FILES / name).read_text().splitlines():
@@ -78,13 +78,13 @@ def crontab(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: str) -> None:
+def test_cron_starts_a_pass_every_quarter_of_an_hour_by_its_full_path(crontab: str) -> None:
     _, [job] = jobs(crontab)
     assert job.schedule == QUARTERS
     assert job.command == f"umask 077; exec {PROGRAM} {CRONS}"
 
 
-def test_cron_install_writes_what_the_files_recommend_and_the_manual_shows(crontab: str) -> None:
+def test_cron_install_writes_the_recommended_line_that_the_manual_shows(crontab: str) -> None:
     system = crontab == "retrycli.cron.d"
     longest = timedelta(minutes=14)
     block = cron_line.block(
@@ -96,28 +96,28 @@ def test_cron_install_writes_what_the_files_recommend_and_the_manual_shows(cront
     assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in page
 
 
-def test_only_the_file_for_etc_cron_d_names_a_user_and_it_is_not_root() -> None:
+def test_only_the_file_for_etc_cron_d_names_a_user_other_than_root() -> None:
     (_, [own]), (_, [system]) = jobs("crontab"), jobs("retrycli.cron.d")
     assert own.user is None
     assert system.user == "ticketing"
 
 
-def test_cron_is_told_whom_to_mail_and_where_programs_are(crontab: str) -> None:
+def test_the_crontab_sets_mailto_and_path(crontab: str) -> None:
     variables, _ = jobs(crontab)
     assert variables == {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAILTO": "operators@example.com"}
 
 
-def test_no_percent_sign_cuts_a_command_short(crontab: str) -> None:
+def test_no_percent_sign_truncates_a_command(crontab: str) -> None:
     _, [job] = jobs(crontab)
     assert not re.search(r"(?<!\\)%", job.command)
 
 
-def test_a_crontab_ends_with_a_line_end(crontab: str) -> None:
-    """Cron ignores a last line without one."""
+def test_a_crontab_ends_with_a_newline(crontab: str) -> None:
+    """Cron ignores a last line without a newline."""
     assert (FILES / crontab).read_bytes().endswith(b"\n")
 
 
-def test_debians_crontab_finds_no_fault_with_the_crontab(tmp_path: Path) -> None:
+def test_debians_crontab_accepts_the_crontab(tmp_path: Path) -> None:
     command = tool("crontab", "cron")
     if "dry" not in run(command, "-h").stderr:
         pytest.skip("this crontab has no dry run (-n): Debian's has one from 3.0pl1-160 on")
@@ -134,8 +134,8 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.mark.slow
-@pytest.mark.long_except("test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names[retrycli.cron.d]")
-def test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names(machine: Machine, crontab: str) -> None:
+@pytest.mark.long_except("test_real_cron_runs_the_line_every_15_minutes_in_its_environment[retrycli.cron.d]")
+def test_real_cron_runs_the_line_every_15_minutes_in_its_environment(machine: Machine, crontab: str) -> None:
     machine.install(crontab)
     (machine.root / "etc/cron.d/minute-hand").write_text(MINUTE_HAND)
     machine.run_until(lambda: machine.journal().count("call") >= 3)
@@ -156,7 +156,7 @@ def test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names(
 
 
 @pytest.mark.slow
-def test_real_cron_mails_what_the_command_prints_to_the_person_named(machine: Machine, crontab: str) -> None:
+def test_real_cron_mails_the_commands_output_to_mailto(machine: Machine, crontab: str) -> None:
     machine.install(crontab)
     (machine.root / "opt/noisy").touch()
     machine.run_until(lambda: any("something is wrong" in mail for mail in machine.mails()))
@@ -191,12 +191,12 @@ def test_a_pass_that_real_cron_starts_finds_its_settings_and_prints_nothing(mach
 
 
 def unit(name: str) -> dict[str, list[str]]:
-    """A unit's settings; one that is written twice has two values."""
+    """Parse a unit's settings; a repeated setting has two values."""
     return settings((FILES / name).read_text())
 
 
 def settings(text: str) -> dict[str, list[str]]:
-    """The same of a unit's text."""
+    """Parse the settings of a unit's text."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if "=" in line and not line.startswith("#"):
@@ -212,20 +212,20 @@ def seconds(span: str) -> timedelta:
 
 @pytest.fixture
 def units(tmp_path: Path) -> tuple[Path, Path]:
-    """Copies of both units that start a program that is there: systemd-analyze refuses one that is not."""
+    """Provide copies of both units that start an existing program: systemd-analyze refuses a missing one."""
     service, timer = tmp_path / "retrycli.service", tmp_path / "retrycli.timer"
     service.write_text((FILES / service.name).read_text().replace(PROGRAM, sys.executable))
     timer.write_text((FILES / timer.name).read_text())
     return service, timer
 
 
-def test_systemd_finds_no_fault_with_the_units(units: tuple[Path, Path]) -> None:
+def test_systemd_accepts_the_units(units: tuple[Path, Path]) -> None:
     verified = run(tool("systemd-analyze", "systemd"), "verify", *units)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
 
-def test_systemd_would_have_named_a_misspelt_setting(units: tuple[Path, Path]) -> None:
-    """Or the test above would show nothing."""
+def test_systemd_would_report_a_misspelt_setting(units: tuple[Path, Path]) -> None:
+    """Otherwise the test above would prove nothing."""
     service, _ = units
     service.write_text(service.read_text().replace("PrivateTmp=", "PrivateTemp="))
     assert "PrivateTemp" in run(tool("systemd-analyze", "systemd"), "verify", service).stderr
@@ -237,7 +237,7 @@ def test_systemd_rates_the_service_as_well_confined(units: tuple[Path, Path]) ->
     assert rated.returncode == 0, rated.stdout.splitlines()[-1:]
 
 
-def test_the_timer_fires_at_each_quarter_of_an_hour() -> None:
+def test_the_timer_fires_every_quarter_of_an_hour() -> None:
     [when] = unit("retrycli.timer")["OnCalendar"]
     analyze = tool("systemd-analyze", "systemd")
     noon = "--base-time=2026-01-01 11:59:30 UTC"
@@ -252,25 +252,25 @@ def test_the_timer_fires_at_each_quarter_of_an_hour() -> None:
     ]
 
 
-def test_the_timer_is_exact_and_makes_up_for_a_tick_while_the_machine_was_off() -> None:
+def test_the_timer_is_exact_and_catches_up_after_downtime() -> None:
     timer = unit("retrycli.timer")
     assert timer["Persistent"] == ["true"]
     assert timer["AccuracySec"] == ["1s"]
     assert timer["RandomizedDelaySec"] == ["0"]
 
 
-def test_systemd_runs_the_command_that_cron_runs_as_the_user_that_cron_takes() -> None:
+def test_systemd_runs_the_same_command_as_the_same_user_as_cron() -> None:
     service = unit("retrycli.service")
     assert service["ExecStart"] == [f"{PROGRAM} {TIMERS}"]
     assert service["User"] == [jobs("retrycli.cron.d")[1][0].user]
     assert (service["Type"], service["UMask"], service["KillSignal"]) == (["oneshot"], ["0077"], ["SIGTERM"])
 
 
-def test_systemd_takes_a_held_lock_and_a_wanted_stop_for_no_failure_and_nothing_else() -> None:
+def test_for_systemd_only_a_held_lock_and_a_requested_stop_are_not_failures() -> None:
     assert unit("retrycli.service")["SuccessExitStatus"] == [f"{LockHeld.exit_code} 143"]
 
 
-def test_systemd_gives_a_pass_its_time_and_no_more() -> None:
+def test_systemd_limits_the_duration_of_a_pass() -> None:
     service = unit("retrycli.service")
     [longest], [stop] = service["TimeoutStartSec"], service["TimeoutStopSec"]
     assert seconds(longest) > LONGEST_PASS
@@ -281,18 +281,18 @@ def test_systemd_gives_a_pass_its_time_and_no_more() -> None:
 OF_THE_PLACE = {"Description", "ExecStart", "User", "Group", "TimeoutStartSec", "ReadWritePaths", "LoadCredential"}
 
 
-def test_cron_install_writes_a_unit_that_is_confined_as_the_file_is() -> None:
+def test_cron_install_writes_a_unit_as_confined_as_the_file() -> None:
     job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", timedelta(minutes=14))
     written = settings(systemd.service(replace(job, writes=("/var/lib/ticketing",)), system=True))
     shipped = settings((FILES / "retrycli.service").read_text())
     assert written["ExecStart"] == shipped["ExecStart"]
     assert written["ReadWritePaths"] == [f'"-{shipped["ReadWritePaths"][0]}"']
-    assert [{k: v for k, v in each.items() if k not in OF_THE_PLACE} for each in (written, shipped)] == [
+    assert [{k: v for k, v in unit.items() if k not in OF_THE_PLACE} for unit in (written, shipped)] == [
         {k: v for k, v in shipped.items() if k not in OF_THE_PLACE}
     ] * 2
 
 
-def test_every_credential_has_a_name_that_retrycli_looks_for() -> None:
+def test_every_credential_has_a_name_that_retrycli_knows() -> None:
     text = (FILES / "retrycli.service").read_text()
     names = re.findall(r"^#?LoadCredential=([^:]+):/", text, re.MULTILINE)
     assert names
@@ -314,7 +314,7 @@ def pod(cronjob: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_the_cronjob_keeps_the_crontabs_schedule_and_never_overlaps(cronjob: dict[str, Any]) -> None:
+def test_the_cronjob_has_the_crontabs_schedule_and_never_overlaps(cronjob: dict[str, Any]) -> None:
     assert (cronjob["apiVersion"], cronjob["kind"]) == ("batch/v1", "CronJob")
     spec = cronjob["spec"]
     assert spec["schedule"] == jobs("crontab")[1][0].schedule
@@ -323,7 +323,9 @@ def test_the_cronjob_keeps_the_crontabs_schedule_and_never_overlaps(cronjob: dic
     assert timedelta(seconds=10) < timedelta(seconds=spec["startingDeadlineSeconds"]) < INTERVAL
 
 
-def test_kubernetes_gives_a_pass_its_time_and_no_second_try(cronjob: dict[str, Any], pod: dict[str, Any]) -> None:
+def test_kubernetes_limits_the_duration_of_a_pass_and_does_not_repeat_it(
+    cronjob: dict[str, Any], pod: dict[str, Any]
+) -> None:
     job = cronjob["spec"]["jobTemplate"]["spec"]
     longest = timedelta(seconds=job["activeDeadlineSeconds"])
     grace = timedelta(seconds=pod["terminationGracePeriodSeconds"])
@@ -334,12 +336,12 @@ def test_kubernetes_gives_a_pass_its_time_and_no_second_try(cronjob: dict[str, A
     assert pod["restartPolicy"] == "Never"
 
 
-def test_the_pods_of_all_ticks_are_one_host(pod: dict[str, Any]) -> None:
-    """A host that is not heard of again shows as one whose cron has died, and nobody ends the pass that it died in."""
+def test_all_pods_share_one_host_name(pod: dict[str, Any]) -> None:
+    """A host without further passes looks like one with a dead cron, and nobody ends the pass that died there."""
     assert pod["hostname"] == "retrycli"
 
 
-def test_the_pod_has_no_rights_that_it_does_not_need(pod: dict[str, Any]) -> None:
+def test_the_pod_has_only_the_rights_that_it_needs(pod: dict[str, Any]) -> None:
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
@@ -350,16 +352,16 @@ def test_the_pod_has_no_rights_that_it_does_not_need(pod: dict[str, Any]) -> Non
     }
 
 
-def test_the_pod_is_not_given_variables_that_retrycli_would_refuse(pod: dict[str, Any]) -> None:
+def test_the_pod_gets_no_variables_that_retrycli_would_refuse(pod: dict[str, Any]) -> None:
     """A Service named retrycli would become RETRYCLI_SERVICE_HOST and more."""
     assert pod["enableServiceLinks"] is False
 
 
-def test_the_pod_mounts_what_its_variables_name(pod: dict[str, Any]) -> None:
+def test_the_pod_mounts_the_files_named_by_its_variables(pod: dict[str, Any]) -> None:
     [container] = pod["containers"]
-    values = {each["name"]: each.get("value", "") for each in container["env"]}
-    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
-    volumes = {each["name"]: each for each in pod["volumes"]}
+    values = {env["name"]: env.get("value", "") for env in container["env"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert mounts.keys() == volumes.keys()
     [item] = volumes["secrets"]["secret"]["items"]
     assert values["RETRYCLI_GATEWAY__TOKEN_FILE"] == f"{mounts['secrets']}/{item['path']}"
@@ -368,16 +370,16 @@ def test_the_pod_mounts_what_its_variables_name(pod: dict[str, Any]) -> None:
     assert values["RETRYCLI_RUN__LOCK_FILE"] == f"{mounts['tmp']}/retrycli.lock"
 
 
-def test_no_secret_is_written_into_the_manifest(pod: dict[str, Any]) -> None:
+def test_the_manifest_contains_no_secret(pod: dict[str, Any]) -> None:
     [container] = pod["containers"]
-    [url] = [each for each in container["env"] if each["name"] == "RETRYCLI_DATABASE__URL"]
+    [url] = [env for env in container["env"] if env["name"] == "RETRYCLI_DATABASE__URL"]
     assert url["valueFrom"] == {"secretKeyRef": {"name": "retrycli", "key": "database-url"}}
 
 
 def test_retrycli_understands_the_pods_environment(pod: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     [container] = pod["containers"]
-    environment = {each["name"]: each.get("value", "postgresql://db/tickets") for each in container["env"]}
+    environment = {env["name"]: env.get("value", "postgresql://db/tickets") for env in container["env"]}
     environment["RETRYCLI_GATEWAY__TOKEN_FILE"] = str(tmp_path / "token")
     (tmp_path / "retrycli.toml").touch()  # named, so that no configuration of this machine is read
     settings = load(tmp_path / "retrycli.toml", environment).settings
@@ -387,13 +389,13 @@ def test_retrycli_understands_the_pods_environment(pod: dict[str, Any], tmp_path
     assert settings.run.lock_file == Path("/tmp/retrycli.lock")
 
 
-def test_the_pods_command_makes_a_pass_in_its_environment(pod: dict[str, Any], tmp_path: Path) -> None:
-    """With SQLite in PostgreSQL's place: what is tried is the command, its options and its variables."""
+def test_the_pods_command_runs_a_pass_in_its_environment(pod: dict[str, Any], tmp_path: Path) -> None:
+    """SQLite replaces PostgreSQL here: the test covers the command, its options and its variables."""
     an_empty_queue(tmp_path / "tickets.db")
     (tmp_path / "token").write_text("s3cret\n")
     (tmp_path / "retrycli.toml").touch()
     [container] = pod["containers"]
-    environment = {each["name"]: each.get("value", "") for each in container["env"]} | {
+    environment = {env["name"]: env.get("value", "") for env in container["env"]} | {
         "RETRYCLI_CONFIG": str(tmp_path / "retrycli.toml"),  # an empty one, so that this machine's is not read
         "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/tickets.db",
         "RETRYCLI_GATEWAY__TOKEN_FILE": str(tmp_path / "token"),
@@ -410,7 +412,7 @@ def test_the_pods_command_makes_a_pass_in_its_environment(pod: dict[str, Any], t
 
 @pytest.fixture
 def rotation(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run logrotate on a copy of the file that names a folder and a user that are there."""
+    """Run logrotate on a copy of the file that names an existing folder and user."""
     if os.geteuid() != 0:
         pytest.skip("the file makes logrotate become another user, so it has to be run by root")
     logrotate = tool("logrotate", "logrotate")
@@ -425,7 +427,7 @@ def rotation(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return rotate
 
 
-def test_logrotate_finds_no_fault_with_its_file(
+def test_logrotate_accepts_its_file(
     rotation: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     checked = rotation("--debug")
@@ -433,7 +435,7 @@ def test_logrotate_finds_no_fault_with_its_file(
     assert "error" not in checked.stderr
 
 
-def test_logrotate_loses_no_line_of_a_pass_that_is_running(
+def test_logrotate_loses_no_line_of_a_running_pass(
     rotation: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     log = tmp_path / "retrycli.log"
@@ -452,7 +454,7 @@ def test_logrotate_loses_no_line_of_a_pass_that_is_running(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_variable_of_ours_that_a_file_names_is_a_setting(name: str) -> None:
+def test_each_variable_in_the_files_is_a_setting(name: str) -> None:
     for variable in _variables((FILES / name).read_text()):
         section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
         assert section in Settings.model_fields, variable
@@ -466,11 +468,11 @@ def _variables(text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_says_where_it_goes_and_what_to_change(name: str) -> None:
+def test_each_file_says_where_to_install_it_and_what_to_change(name: str) -> None:
     head = (FILES / name).read_text().split("\n\n")[0]
     assert "# Where: " in head
     assert re.search(r"^# (Change|For): ", head, re.MULTILINE)
 
 
-def test_no_file_is_left_out_here() -> None:
+def test_covers_every_file() -> None:
     assert {path.name for path in FILES.iterdir()} == {*NAMES, *WITHOUT_COMMENTS}

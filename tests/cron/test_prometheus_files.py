@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard in ``cron/``: Prometheus takes them, and they ask for what a pass tells.
+"""The alert rules and the dashboard in ``cron/``: Prometheus accepts them, and their metrics exist.
 
 The cases of the alerts are in ``prometheus-rules-test.yml``, in the language of `promtool test rules`.
 """
@@ -25,12 +25,12 @@ RULES = FILES / "prometheus-rules.yml"
 CASES = Path(__file__).with_name("prometheus-rules-test.yml")
 DASHBOARD: dict[str, Any] = json.loads((FILES / "grafana-dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
-VARIABLES = [each["name"] for each in DASHBOARD["templating"]["list"]]
+VARIABLES = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
 ALERTS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
 
-TOLD = {str(each["name"]) for each in samples(AT_WORK)}
+TOLD = {str(sample["name"]) for sample in samples(AT_WORK)}
 """The names of all series that a pass may write."""
-LABELS = {label for each in samples(AT_WORK) if isinstance(each["labels"], dict) for label in each["labels"]}
+LABELS = {label for sample in samples(AT_WORK) if isinstance(sample["labels"], dict) for label in sample["labels"]}
 OF_THE_SCRAPE = {"instance", "job"}
 """Labels that Prometheus adds."""
 
@@ -40,12 +40,12 @@ def promtool() -> str:
 
 
 def expressions(panel: dict[str, Any]) -> list[str]:
-    return [each["expr"] for each in panel["targets"]]
+    return [target["expr"] for target in panel["targets"]]
 
 
 def filled(panel: dict[str, Any], host: str) -> list[str]:
-    """The same as Grafana asks them when a host is chosen."""
-    return [each.replace("$__interval", "30m").replace("$instance", host) for each in expressions(panel)]
+    """Return a query as Grafana sends it when a host is chosen."""
+    return [expression.replace("$__interval", "30m").replace("$instance", host) for expression in expressions(panel)]
 
 
 EXPRESSIONS = [
@@ -57,60 +57,60 @@ EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_metric_that_is_asked_for_is_one_that_is_told(expression: str) -> None:
+def test_every_metric_in_a_query_exists(expression: str) -> None:
     asked = set(re.findall(r"\bretrycli_\w+", expression))
     assert asked
     assert asked <= TOLD
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_label_that_is_asked_for_is_one_that_is_told(expression: str) -> None:
+def test_every_label_in_a_query_exists(expression: str) -> None:
     matched = re.findall(r"(\w+)=~?\"", expression)
     grouped = re.findall(r"(?:by|without) \((\w+)\)", expression)
     assert {*matched, *grouped} <= LABELS | OF_THE_SCRAPE
 
 
-def test_every_state_that_is_asked_for_is_there() -> None:
-    asked = {each for case in EXPRESSIONS for each in re.findall(r'state="(\w+)"', str(case.values[0]))}
+def test_every_state_in_a_query_exists() -> None:
+    asked = {match for case in EXPRESSIONS for match in re.findall(r'state="(\w+)"', str(case.values[0]))}
     assert asked == {"waiting", "escalated"} <= set(State)
 
 
 # The alerts.
 
 
-def test_promtool_takes_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     done = run(promtool(), "check", "rules", RULES)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"SUCCESS: {len(ALERTS)} rules found" in done.stdout
 
 
-def test_each_alert_fires_when_it_should_and_not_before() -> None:
-    """`RetrycliLate` after two missed ticks and five minutes, and the others as their cases say."""
+def test_each_alert_fires_when_it_should_and_not_earlier() -> None:
+    """`RetrycliLate` fires after two missed ticks and five minutes, the others as their cases say."""
     done = run(promtool(), "test", "rules", CASES)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout
 
 
-def test_each_alert_has_its_case() -> None:
-    assert {each["alert"] for each in ALERTS} == set(re.findall(r"alertname: (\w+)", CASES.read_text()))
+def test_each_alert_has_a_test_case() -> None:
+    assert {alert["alert"] for alert in ALERTS} == set(re.findall(r"alertname: (\w+)", CASES.read_text()))
 
 
-def test_late_is_what_status_calls_late() -> None:
-    [late] = [each["expr"] for each in ALERTS if each["alert"] == "RetrycliLate"]
+def test_the_late_alert_agrees_with_status() -> None:
+    [late] = [alert["expr"] for alert in ALERTS if alert["alert"] == "RetrycliLate"]
     grace = passes.LATE_GRACE.total_seconds()
     allowed = f"{passes.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {grace:g}"
     assert late.endswith(f">= {allowed}")
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_each_alert_ends_its_summary_with_the_command_to_run(alert: dict[str, Any]) -> None:
+def test_each_alerts_summary_ends_with_a_command(alert: dict[str, Any]) -> None:
     _, _, command = alert["annotations"]["summary"].rpartition(": retrycli ")
     assert command.split()[0] in HOMES
     assert alert["labels"]["severity"] in {"warning", "critical"}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_the_commands_that_a_description_names_are_there(alert: dict[str, Any]) -> None:
+def test_commands_in_descriptions_exist(alert: dict[str, Any]) -> None:
     named = re.findall(r"`retrycli ([a-z-]+)`", alert["annotations"]["description"])
     assert set(named) <= set(HOMES)
 
@@ -118,29 +118,29 @@ def test_the_commands_that_a_description_names_are_there(alert: dict[str, Any]) 
 # The dashboard.
 
 
-def test_each_panel_takes_its_values_from_the_prometheus_that_is_chosen() -> None:
-    """A dashboard that names a source of its own shows nothing anywhere else."""
-    sources = [each["datasource"] for panel in PANELS for each in (panel, *panel["targets"])]
-    assert all(each == {"type": "prometheus", "uid": "${datasource}"} for each in sources)
-    [chosen] = [each for each in DASHBOARD["templating"]["list"] if each["name"] == "datasource"]
+def test_each_panel_uses_the_chosen_prometheus() -> None:
+    """A dashboard that names its own data source shows nothing elsewhere."""
+    sources = [entry["datasource"] for panel in PANELS for entry in (panel, *panel["targets"])]
+    assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
+    [chosen] = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "datasource"]
     assert (chosen["type"], chosen["query"]) == ("datasource", "prometheus")
 
 
-def test_each_variable_that_is_used_is_defined() -> None:
+def test_each_used_variable_is_defined() -> None:
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(PANELS)))
     assert used - {"__interval"} == set(VARIABLES)
 
 
-def test_panels_have_names_and_tell_what_they_show() -> None:
-    assert len({each["title"] for each in PANELS}) == len({each["id"] for each in PANELS}) == len(PANELS)
-    assert all(each["description"] for each in PANELS)
-    named = {word for each in PANELS for word in re.findall(r"retrycli ([a-z-]+)", each["description"])}
+def test_panels_have_titles_and_descriptions() -> None:
+    assert len({panel["title"] for panel in PANELS}) == len({panel["id"] for panel in PANELS}) == len(PANELS)
+    assert all(panel["description"] for panel in PANELS)
+    named = {word for panel in PANELS for word in re.findall(r"retrycli ([a-z-]+)", panel["description"])}
     assert named <= set(HOMES)
 
 
-def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
-    places = [each["gridPos"] for each in PANELS]
-    assert all(each["x"] + each["w"] <= 24 for each in places)
+def test_panels_do_not_overlap_or_leave_the_grid() -> None:
+    places = [panel["gridPos"] for panel in PANELS]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
     for one, other in combinations(places, 2):
         apart = (
             one["x"] + one["w"] <= other["x"]
@@ -163,9 +163,9 @@ SHARED = {
 
 
 @pytest.mark.parametrize("host", ["mill", "quarry"])
-def test_what_two_hosts_tell_of_one_database_is_counted_once(tmp_path: Path, host: str) -> None:
-    """Each tells of all of it. So one host is looked at, and never the sum of several; a third has its own database."""
-    [chosen] = [each for each in DASHBOARD["templating"]["list"] if each["name"] == "instance"]
+def test_metrics_of_two_hosts_with_one_database_are_counted_once(tmp_path: Path, host: str) -> None:
+    """Each host reports the whole database, so the dashboard never shows a sum. A third has its own database."""
+    [chosen] = [variable for variable in DASHBOARD["templating"]["list"] if variable["name"] == "instance"]
     assert (chosen["multi"], chosen["includeAll"]) == (False, False)
     told = {
         'retrycli_messages{instance="HOST",state="waiting",type="customer"}': "4x4",
@@ -180,7 +180,9 @@ def test_what_two_hosts_tell_of_one_database_is_counted_once(tmp_path: Path, hos
         for each in ("mill", "quarry", "alone")
         for name, values in told.items()
     ]
-    questions = {panel["title"]: " or ".join(f"({each})" for each in filled(panel, host)) for panel in PANELS}
+    questions = {
+        panel["title"]: " or ".join(f"({expression})" for expression in filled(panel, host)) for panel in PANELS
+    }
     asked = [
         {
             "expr": questions[title],
@@ -195,16 +197,16 @@ def test_what_two_hosts_tell_of_one_database_is_counted_once(tmp_path: Path, hos
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_host_that_makes_no_passes_is_seen_whichever_is_looked_at() -> None:
-    [began] = [each for each in PANELS if each["title"] == "Last pass began"]
+def test_a_host_without_passes_is_visible_whichever_host_is_chosen() -> None:
+    [began] = [panel for panel in PANELS if panel["title"] == "Last pass began"]
     assert expressions(began) == ["time() - retrycli_last_pass_start_timestamp_seconds"]
 
 
-def test_prometheus_can_read_every_question_of_the_dashboard(tmp_path: Path) -> None:
-    """Each as a rule of its own, with Grafana's variables filled in."""
-    asked = [each for panel in PANELS for each in filled(panel, "box:9100")]
+def test_prometheus_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    """Each query becomes a rule, with Grafana's variables filled in."""
+    asked = [expression for panel in PANELS for expression in filled(panel, "box:9100")]
     assert "$" not in "".join(asked)
-    rules = [{"record": f"asked:{number}", "expr": each} for number, each in enumerate(asked)]
+    rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
     file = tmp_path / "asked.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = run(promtool(), "check", "rules", file)

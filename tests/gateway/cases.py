@@ -1,7 +1,7 @@
-"""What a ticketing API, or whoever answers in its place, may do to a request, and what the message comes to.
+"""The possible reactions of a ticketing API, or of a server in its place, to a request, and the resulting outcomes.
 
-It is the table of outcomes as a server can bring them about, beyond answers that are in order. Every row is played over
-plain HTTP and over TLS, and holds within the request's deadline and a second, in little memory, and without a secret.
+These rows are the failures in the table of outcomes. Each row is tested over plain HTTP and over TLS, and must hold
+within the request's deadline and a second, in little memory, and without a secret in the output.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that a server does once it has a request, and what comes of it."""
+    """One action of a server after a request, and its outcome."""
 
     name: str
     behaviour: Behaviour
@@ -68,12 +68,12 @@ class Case:
 
     @property
     def deadline(self) -> float:
-        """The request's."""
+        """Return the request's deadline."""
         return DEADLINE if self.says in {NO_ANSWER, NOT_SENT} else PATIENCE
 
 
 def bomb(*, wbits: int, coding: str, status: int = 200) -> Behaviour:
-    """An answer of about a MiB that is a GiB when it is unpacked."""
+    """Return an answer of about a MiB that unpacks to a GiB."""
     packer = zlib.compressobj(9, wbits=-15)
     mib = packer.compress(b"a" * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
     start = zlib.compressobj(9, wbits=wbits).flush()[: {31: 10, 15: 2, -15: 0}[wbits]]
@@ -81,13 +81,13 @@ def bomb(*, wbits: int, coding: str, status: int = 200) -> Behaviour:
 
 
 def reset_within_the_body(connection: Connection) -> None:
-    """Read a piece of the request's body, and reset the connection."""
+    """Read a part of the request's body, and reset the connection."""
     connection.sock.recv(4096)
     connection.reset()
 
 
 def echo(connection: Connection) -> None:
-    """Send back what came, as one does that only mirrors."""
+    """Echo the request."""
     asked = connection.asked
     assert asked is not None
     head = "".join(f"{name}: {value}\r\n" for name, value in asked.headers.items())
@@ -165,7 +165,7 @@ CASES = (
     Case("hints and an answer", raw(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + http(200)), DELIVERED, 200),
     Case("a long reason", raw(b"HTTP/1.1 200 " + b"K" * 60_000 + http(200, SUCCEEDED)[15:]), DELIVERED, 200),
     Case("a long header", raw(http(200, SUCCEEDED, {"X": "a" * 65_000})), DELIVERED, 200),
-    Case("many headers", raw(http(200, SUCCEEDED, {f"X-{each}": "" for each in range(250)})), DELIVERED, 200),
+    Case("many headers", raw(http(200, SUCCEEDED, {f"X-{number}": "" for number in range(250)})), DELIVERED, 200),
     Case("a long reason", raw(b"HTTP/1.1 200 %b\r\nContent-Length: 0\r\n\r\n" % (b"a" * 65_000)), DELIVERED, 200),
     Case("two answers at once", raw(http(200, SUCCEEDED) + http(500)), DELIVERED, 200),
     Case("an answer in chunks", in_pieces(CHUNKED, b"13\r\n", SUCCEEDED, b"\r\n0\r\n\r\n"), DELIVERED, 200),
@@ -195,7 +195,7 @@ CASES = (
 
 
 def token(text: str) -> bytes:
-    """The content of an answer that brings a token."""
+    """Return the content of an answer with a token."""
     return json.dumps({"access_token": text, "token_type": "bearer"}).encode()
 
 

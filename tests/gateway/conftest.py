@@ -1,4 +1,4 @@
-"""Certificates, made by the openssl command, and a look for connections that are left open."""
+"""Certificates, made by the openssl command, and a check for connections that are left open."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 
 def _signed_by_itself(folder: Path, since: str, until: str) -> Path:
-    """A certificate for 127.0.0.1 that nobody but itself vouches for, with its key in the same file."""
+    """Create a self-signed certificate for 127.0.0.1, with its key in the same file."""
     (folder / "ca.cnf").write_text(AUTHORITY)
     (folder / "index.txt").touch()
     new_key = ("-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", "key.pem")
@@ -53,18 +53,18 @@ def _signed_by_itself(folder: Path, since: str, until: str) -> Path:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate that is good for those who trust it."""
+    """Provide a certificate that is valid for clients that trust it."""
     return _signed_by_itself(tmp_path_factory.mktemp("tls"), "20250101000000Z", "20991231235959Z")
 
 
 @pytest.fixture(scope="session")
 def expired_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose days are over."""
+    """Provide an expired certificate."""
     return _signed_by_itself(tmp_path_factory.mktemp("expired"), "20250101000000Z", "20250102000000Z")
 
 
 def speaking(certificate: Path) -> ssl.SSLContext:
-    """The server's side of a certificate."""
+    """Return the server's TLS context for a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
@@ -72,15 +72,15 @@ def speaking(certificate: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def tls(certificate: Path) -> ssl.SSLContext:
-    """The server's side of the good one."""
+    """Provide the server's TLS context for the valid certificate."""
     return speaking(certificate)
 
 
 @pytest.fixture(scope="module")
 def nothing_is_left_open() -> Iterator[None]:
-    """A connection that outlives its event loop is only seen when it is collected, and then as an error.
+    """Check that no connection outlives its event loop; Python reports it only when the connection is collected.
 
-    It is looked for once a module: it takes as long as ten tests.
+    The check runs once per module, because it takes as long as ten tests.
     """
     yield
     gc.collect()

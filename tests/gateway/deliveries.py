@@ -1,4 +1,4 @@
-"""Messages to deliver, and the shortest way to have the HTTP gateway deliver them."""
+"""Messages to deliver, and short functions that deliver them with the HTTP gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 def queued(key: str = KEY, /, **changes: object) -> QueuedMessage:
-    """A message to a customer, but for what a test changes."""
+    """Return a message to a customer, with a test's changes."""
     row: dict[str, object] = {
         "id": 7,
         "ticket_id": 12345,
@@ -41,12 +41,12 @@ def queued(key: str = KEY, /, **changes: object) -> QueuedMessage:
 
 
 def gateway_settings(url: str, **changes: object) -> RoutedGatewaySettings:
-    """Settings for a server, with a deadline that no test waits for unless it asks for a shorter one."""
+    """Return settings for a server, with a long deadline unless a test asks for a shorter one."""
     return RoutedGatewaySettings.model_validate({"base_url": url, "request_timeout_seconds": 10} | changes)
 
 
 async def no_wait(_seconds: float) -> None:
-    """What the gateway sleeps with here."""
+    """Replace the gateway's sleep."""
 
 
 def open_gateway(
@@ -55,7 +55,7 @@ def open_gateway(
     columns: Sequence[str] = COLUMNS,
     sleep: Callable[[float], Awaitable[None]] = no_wait,
 ) -> HttpGateway:
-    """A gateway whose clock stands at noon."""
+    """Open a gateway whose clock stands at noon."""
     return HttpGateway(settings, columns=columns, connections=16, now=lambda: NOON, sleep=sleep)
 
 
@@ -79,7 +79,7 @@ def deliver_in_turn(
 ) -> list[Outcome]:
     """Deliver messages one after the other through one gateway, and so over a kept connection.
 
-    With ``until``, wait after each for this to come true at the server, and for us to hear of it.
+    With ``until``, wait after each message until this is true at the server, and until we have noticed it.
     """
 
     async def all_of_them() -> list[Outcome]:
@@ -111,7 +111,7 @@ def deliver_together(settings: RoutedGatewaySettings, *messages: QueuedMessage) 
 
 
 def preset_file(folder: Path, text: str) -> str:
-    """Write a preset, and give its path as ``gateway.preset`` takes it."""
+    """Write a preset; return its path for ``gateway.preset``."""
     file = folder / "own.toml"
     file.write_text(text, encoding="utf-8")
     return str(file)

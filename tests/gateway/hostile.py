@@ -1,13 +1,13 @@
-"""A real HTTP server on loopback that misbehaves as a test tells it to, and remembers all that it was sent.
+"""A real HTTP server on loopback that misbehaves as a test tells it to, and records everything it received.
 
-What it does with a request is a `Behaviour`, a function that is given the connection. Behaviours are played in
-turn, and the last one repeats::
+Its reaction to a request is a `Behaviour`, a function of the connection. Behaviours are used in turn, and the last
+one repeats::
 
     with Hostile(answer(401), answer(200)) as server:
         ...
-    assert [request.path for request in server.requests] == [...]
+    assert [each.path for each in server.requests] == [...]
 
-It works with sockets and threads, because no HTTP server would do what these tests need.
+It uses sockets and threads, because no HTTP server would do what these tests need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SUCCEEDED = b'{"succeeded": true}'
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it came in. Header names are in small letters."""
+    """One request as it was received. Header names are in lower case."""
 
     method: str
     path: str
@@ -58,21 +58,21 @@ class Connection:
     _read: bytearray = field(default_factory=bytearray)
 
     def send(self, data: bytes) -> None:
-        """Write all of it, or as much as the client lets us."""
+        """Send all of it, or as much as the client accepts."""
         for start in range(0, len(data), SEND_BUFFER):
             piece = data[start : start + SEND_BUFFER]
             self.sock.sendall(piece)
             self.sent += len(piece)
 
     def drip(self, data: bytes, seconds: float) -> None:
-        """Write one byte at a time, with a pause after each."""
+        """Send one byte at a time, with a pause after each."""
         for byte in data:
             self.send(bytes([byte]))
             if self.closing.wait(seconds):
                 return
 
     def wait_until_client_leaves(self) -> None:
-        """Say nothing, and read whatever still comes."""
+        """Stay silent, and read until the client leaves."""
         while self.sock.recv(4096):
             pass
 
@@ -88,7 +88,7 @@ class Connection:
         self.sock.close()
 
     def request(self, *, hasty: bool) -> Received | None:
-        """Read the next request; None where the client has left."""
+        """Read the next request, or return None if the client has left."""
         while b"\r\n\r\n" not in self._read:
             if not (data := self.sock.recv(65536)):
                 return None
@@ -110,16 +110,16 @@ Behaviour = Callable[[Connection], None]
 
 
 class Hostile:
-    """The server; its port is closed until it is entered.
+    """The server; its port is closed until the block begins.
 
-    Behaviours given as arguments are for every path that ``at`` has none of its own for.
+    Behaviours given as arguments apply to every path that ``at`` does not name.
 
     Args:
-        behaviours: what it does with the first request, the second, and so on; the last repeats.
+        behaviours: the reactions to the first request, the second, and so on; the last repeats.
         at: the same for single paths.
         tls: with it, the server speaks HTTPS.
-        hasty: answer as soon as the head has come, and let the body be.
-        at_accept: what it does with each connection before a request, or a handshake, and instead of either.
+        hasty: answer as soon as the head has come, and do not read the body.
+        at_accept: what it does with each connection instead of a handshake or a request.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Hostile:
         hasty: bool = False,
         at_accept: Behaviour | None = None,
     ) -> None:
-        self._scripts = {"*": _Script(behaviours)} | {path: _Script(each) for path, each in (at or {}).items()}
+        self._scripts = {"*": _Script(behaviours)} | {path: _Script(answer) for path, answer in (at or {}).items()}
         self._tls = tls
         self._hasty = hasty
         self._at_accept = at_accept
@@ -157,30 +157,30 @@ class Hostile:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         with self._lock:
-            for each in self.connections:
+            for connection in self.connections:
                 with suppress(OSError):
-                    each.sock.shutdown(socket.SHUT_RDWR)
+                    connection.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(timeout=10)
         self._listener.close()
 
     @property
     def paths(self) -> list[str]:
-        """What was asked for, in turn."""
+        """Return the requested paths, in order."""
         return [request.path for request in self.requests]
 
     def wait_until_asked(self) -> None:
-        """Wait until a request has been read: on a busy machine, whoever sent it may have given up before."""
+        """Wait until a request has been read: on a busy machine, the client may have given up before."""
         assert self._asked.wait(timeout=10), "no request came"
 
     @property
     def open_connections(self) -> int:
-        """How many connections the server has not closed."""
+        """Return how many connections the server has not closed."""
         return sum(connection.sock.fileno() != -1 for connection in self.connections)
 
     @property
     def sent(self) -> int:
-        """How many bytes all its answers came to, as far as the clients took them."""
+        """Return the size of all answers, as far as clients accepted them."""
         return sum(connection.sent for connection in self.connections)
 
     def _start(self, target: Callable[[], None]) -> None:
@@ -203,7 +203,7 @@ class Hostile:
                 self._start(partial(self._serve, connection))
 
     def _serve(self, connection: Connection) -> None:
-        """Answer until either side has had enough; that the client leaves is what many tests are about."""
+        """Answer until either side ends the connection; many tests are about clients that leave."""
         try:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -241,7 +241,7 @@ class _Script:
 def http(
     status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *, length: int | None = None
 ) -> bytes:
-    """An answer's bytes; ``length`` lies about the body's."""
+    """Return the bytes of an answer; ``length`` falsifies the body's."""
     reason = next((each.phrase for each in HTTPStatus if each == status), "Something")
     lines = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/json"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -251,17 +251,17 @@ def http(
 
 
 def answer(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Behaviour:
-    """A plain answer, and the connection stays open."""
+    """Send a plain answer, and keep the connection open."""
     return raw(http(status, body, headers))
 
 
 def raw(data: bytes) -> Behaviour:
-    """These bytes, whatever they are, and the connection stays open."""
+    """Send these bytes, and keep the connection open."""
     return lambda connection: connection.send(data)
 
 
 def in_pieces(*pieces: bytes, seconds: float = 0.02) -> Behaviour:
-    """These bytes, each piece on its own a moment after the one before."""
+    """Send these bytes in pieces, with a pause before each."""
 
     def play(connection: Connection) -> None:
         for piece in pieces:
@@ -272,7 +272,7 @@ def in_pieces(*pieces: bytes, seconds: float = 0.02) -> Behaviour:
 
 
 def then_close(data: bytes) -> Behaviour:
-    """These bytes, and then the end."""
+    """Send these bytes, and close."""
 
     def play(connection: Connection) -> None:
         connection.send(data)
@@ -282,7 +282,7 @@ def then_close(data: bytes) -> Behaviour:
 
 
 def then_reset(data: bytes) -> Behaviour:
-    """These bytes, and a moment later a reset, which takes from the client what it has not read."""
+    """Send these bytes, and a moment later reset the connection, which discards data that the client has not read."""
 
     def play(connection: Connection) -> None:
         connection.send(data)
@@ -293,9 +293,9 @@ def then_reset(data: bytes) -> Behaviour:
 
 
 def flood(data: bytes, *, after: bytes = b"") -> Behaviour:
-    """``after`` once, and then these bytes over and over, for as long as the client takes them.
+    """Send ``after`` once, and then repeat these bytes as long as the client accepts them.
 
-    ``after`` goes out in one piece with the first of them, so that no client reads it alone.
+    ``after`` is sent in one piece with the first of them, so that no client reads it alone.
     """
 
     def play(connection: Connection) -> None:
@@ -322,12 +322,12 @@ def silence(connection: Connection) -> None:
 
 
 def deafness(connection: Connection) -> None:
-    """Never answer, and never read again either: not even that the client leaves is heard."""
+    """Never answer and never read again, so that even the end of the client goes unnoticed."""
     connection.closing.wait()
 
 
 def drip(data: bytes, *, after: bytes = b"", seconds: float = 0.05) -> Behaviour:
-    """``after`` at once, and then one byte at a time."""
+    """Send one byte at a time, with a pause after each."""
 
     def play(connection: Connection) -> None:
         connection.send(after)
@@ -341,7 +341,7 @@ def drip(data: bytes, *, after: bytes = b"", seconds: float = 0.05) -> Behaviour
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port that refuses connections."""
+    """Reserve a port that refuses connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((LOOPBACK, 0))
         yield sock.getsockname()[1]
@@ -349,14 +349,14 @@ def closed_port() -> Iterator[int]:
 
 @contextmanager
 def mute_port() -> Iterator[int]:
-    """A port that takes a connection and then neither reads nor writes."""
+    """Provide a port that accepts a connection and then neither reads nor writes."""
     with socket.create_server((LOOPBACK, 0), backlog=8) as sock:
         yield sock.getsockname()[1]
 
 
 @contextmanager
 def full_port() -> Iterator[int]:
-    """A port that does not even answer to a connection, because its queue is full."""
+    """Provide a port that does not even accept a connection, because its queue is full."""
     with socket.create_server((LOOPBACK, 0), backlog=0) as sock, ExitStack() as stack:
         for _ in range(4):
             waiting = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))

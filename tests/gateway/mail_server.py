@@ -1,6 +1,6 @@
-"""A mail server on loopback that answers as a test tells it to, and remembers what it was told.
+"""A mail server on loopback that answers as a test tells it to, and records what it received.
 
-Each step of a conversation has an answer: a reply, or something to be done with the connection instead::
+Each step of a conversation has an answer: a reply, or an action on the connection instead::
 
     with MailServer(RCPT={"bo@x.test": "550 5.1.1 no such user"}, end=hang_up) as server:
         ...
@@ -51,11 +51,11 @@ class Peer:
     _read: bytes = b""
 
     def send(self, data: bytes) -> None:
-        """Write it."""
+        """Send a reply."""
         self.sock.sendall(data)
 
     def line(self) -> str | None:
-        """The next line; None where the client has left."""
+        """Read the next line, or return None if the client has left."""
         while b"\r\n" not in self._read:
             if not (data := self.sock.recv(65536)):
                 return None
@@ -64,10 +64,10 @@ class Peer:
         return line.decode()
 
     def mail(self, upto: int) -> bytes | None:
-        """A mail as it came, without the dot that ends it; None where the client left before that.
+        """Read a mail without the dot that ends it, or return None if the client left before.
 
         Args:
-            upto: stop after so many bytes.
+            upto: stop after this number of bytes.
         """
         data = bytearray(self._read)
         while not data.endswith(b"\r\n.\r\n"):
@@ -78,7 +78,7 @@ class Peer:
         return bytes(data[:-3])
 
     def wait_until_client_leaves(self) -> None:
-        """Say nothing, and read whatever still comes."""
+        """Stay silent, and read until the client leaves."""
         while self.sock.recv(65536):
             pass
 
@@ -87,7 +87,7 @@ Answer = str | bytes | Callable[[Peer], None]
 
 
 class Gone(Exception):
-    """The connection was ended, or there is nothing more to say on it."""
+    """The connection was closed, or the conversation has ended."""
 
 
 def hang_up(peer: Peer) -> None:
@@ -98,33 +98,33 @@ def hang_up(peer: Peer) -> None:
 
 
 def reset(peer: Peer) -> None:
-    """Close it as a server does that has crashed."""
+    """Reset the connection as a server does that has crashed."""
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
     peer.sock.close()
     raise Gone
 
 
 def stall(peer: Peer) -> None:
-    """Say nothing any more."""
+    """Stop answering."""
     peer.wait_until_client_leaves()
     raise Gone
 
 
 def drip(peer: Peer) -> None:
-    """Say something that never ends, a byte now and then."""
+    """Send an endless reply, a byte now and then."""
     while not peer.closing.wait(0.01):
         peer.send(b"2")
 
 
 def without_end(peer: Peer) -> None:
-    """Say one line after the other, of which none is the last."""
+    """Send lines without end."""
     while not peer.closing.is_set():
         peer.send(b"250-and so on\r\n" * 1000)
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A mail that the server has taken."""
+    """A mail that the server has accepted."""
 
     sender: str
     recipients: Sequence[str]
@@ -132,18 +132,18 @@ class Taken:
 
     @property
     def parsed(self) -> EmailMessage:
-        """As the standard library reads it, which others wrote than we."""
+        """Parse it with the standard library, an independent implementation."""
         return message_from_bytes(self.raw, policy=default)
 
 
 class MailServer:
-    """The server; it listens while it is entered.
+    """The server; it listens during its block.
 
     Args:
-        extensions: what it offers.
-        tls: its side of a certificate, for STARTTLS, which it then offers.
-        from_the_start: whether TLS comes before the first word.
-        upto: so many bytes of a mail it reads, and then does ``middle``.
+        extensions: the extensions that it announces.
+        tls: its certificate for STARTTLS, which it then announces.
+        from_the_start: use TLS before the first line.
+        upto: read this number of bytes of a mail, and then do ``middle``.
         answers: by step: ``greeting``, a command's name, ``middle`` (of the mail) and ``end``; for ``RCPT`` also by
             address.
     """
@@ -159,7 +159,7 @@ class MailServer:
     ) -> None:
         offered = extensions if tls is None or from_the_start else [*extensions, "STARTTLS"]
         lines = ["mx.test", *offered]
-        hello = "\r\n".join(f"250{' ' if each is lines[-1] else '-'}{each}" for each in lines)
+        hello = "\r\n".join(f"250{' ' if line is lines[-1] else '-'}{line}" for line in lines)
         self._answers: dict[str, Answer | Mapping[str, Answer]] = {
             **USUAL,
             "EHLO": hello,
@@ -177,17 +177,17 @@ class MailServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Return its port."""
         return int(self._socket.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Its ``gateway.base_url``."""
+        """Return its ``gateway.base_url``."""
         return f"{'smtps' if self._from_the_start else 'smtp'}://{LOOPBACK}:{self.port}"
 
     @property
     def said(self) -> list[str]:
-        """What it was told, in all conversations."""
+        """Return all lines that it received, in all conversations."""
         return [line for peer in self.peers for line in peer.said]
 
     def __enter__(self) -> Self:
@@ -204,9 +204,9 @@ class MailServer:
         for peer in self.peers:
             with suppress(OSError):
                 socket.socket.shutdown(peer.sock, socket.SHUT_RDWR)
-        for each in self._threads:
-            each.join(10)
-            assert not each.is_alive(), "the server did not end"
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive(), "the server did not end"
 
     def _start(self, work: Callable[..., None], *given: object) -> None:
         thread = threading.Thread(target=work, args=given, daemon=True)

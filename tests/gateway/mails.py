@@ -1,4 +1,4 @@
-"""The shortest way to have the SMTP gateway deliver."""
+"""Short functions that deliver with the SMTP gateway."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SENDER = "Support <support@example.com>"
 
 
 def mail_settings(url: str, **changes: object) -> RoutedGatewaySettings:
-    """Settings for a server that is not encrypted, with a deadline that no test waits for unless it asks for one."""
+    """Return settings for a server without encryption, with a long deadline unless a test asks for a shorter one."""
     usual = {"kind": "smtp", "base_url": url, "sender": SENDER, "starttls": False, "request_timeout_seconds": 10}
     return RoutedGatewaySettings.model_validate(usual | changes)
 
 
 def open_smtp(settings: RoutedGatewaySettings, *, columns: Sequence[str] = COLUMNS) -> SmtpGateway:
-    """A gateway whose clock stands at noon."""
+    """Open a gateway whose clock stands at noon."""
     return SmtpGateway(settings, columns=columns, connections=4, now=lambda: NOON, sleep=no_wait)
 
 
@@ -37,6 +37,6 @@ def mail(settings: RoutedGatewaySettings, message: QueuedMessage | None = None) 
 
 
 def three(*had: str, **changes: object) -> QueuedMessage:
-    """A message to Ana, Ben and Cy, of whom some may have it already."""
+    """Return a message to Ana, Ben and Cy, of whom some may have it already."""
     message = queued(cc_emails='["ben@example.com"]', bcc_emails='["cy@example.com"]', **changes)
     return replace(message, delivered_to=frozenset(had))

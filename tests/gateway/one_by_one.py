@@ -1,4 +1,4 @@
-"""A process that delivers a message to one server after the other, and tells its memory: see `peaks`."""
+"""A process that delivers a message to one server after the other, and reports its memory: see `peaks`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ ROOT = Path(__file__).parents[2]
 
 
 def peaks(servers: Sequence[Mapping[str, object]]) -> list[float]:
-    """The most memory in MiB that a process has had, before it does anything and then after each delivery.
+    """Return a process's peak memory in MiB, at its start and after each delivery.
 
     Args:
-        servers: the gateway's settings for each.
+        servers: the gateway's settings for each server.
     """
     command = [sys.executable, "-m", "tests.gateway.one_by_one"]
     done = subprocess.run(command, cwd=ROOT, input=json.dumps(servers), stdout=subprocess.PIPE, text=True, check=True)
-    return [float(each) for each in done.stdout.split()]
+    return [float(word) for word in done.stdout.split()]
 
 
 async def _deliver_to_each(servers: Sequence[Mapping[str, object]]) -> None:
     print(_peak())
-    for each in servers:
-        async with open_gateway(RoutedGatewaySettings.model_validate(each)) as gateway:
+    for server in servers:
+        async with open_gateway(RoutedGatewaySettings.model_validate(server)) as gateway:
             await gateway.deliver(queued())
         print(_peak())
 
 
 def _peak() -> float:
-    """Of this program alone; what getrusage gives goes on from the process that started it."""
+    """Return the peak of this program alone; getrusage continues from the process that started it."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024

@@ -1,4 +1,4 @@
-"""The gateway relies on what aiohttp has inside: a version that lacks it is refused before the first message."""
+"""The gateway depends on internals of aiohttp: a version without them is refused before the first message."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from retrycli.gateway.http.transport import check_aiohttp
 
 
 class Renamed:
-    """A connector whose connections are got in another way."""
+    """A connector that gets its connections in another way."""
 
     async def _get_connection(self, key: object) -> None: ...
 
 
 class Changed:
-    """A connector that wants to know more."""
+    """A connector with a further parameter."""
 
     async def _get(self, key: object, traces: object, ceil: float) -> None: ...
 
@@ -27,12 +27,12 @@ class Session:
     ATTRS = frozenset({"_retries"})
 
 
-def test_the_aiohttp_that_is_installed_has_it() -> None:
+def test_accepts_the_installed_aiohttp() -> None:
     check_aiohttp()
 
 
 @pytest.mark.parametrize("connector", [Renamed, Changed])
-def test_a_method_that_would_not_be_called_any_more_is_named(connector: type) -> None:
+def test_names_a_hook_method_that_would_no_longer_be_called(connector: type) -> None:
     with pytest.raises(ConfigurationError) as refused:
         check_aiohttp([(connector, "_get", ("self", "key", "traces"))])
     assert str(refused.value) == (
@@ -41,6 +41,6 @@ def test_a_method_that_would_not_be_called_any_more_is_named(connector: type) ->
     )
 
 
-def test_a_switch_that_would_not_be_heeded_any_more_is_named() -> None:
+def test_names_a_switch_that_would_no_longer_be_honoured() -> None:
     with pytest.raises(ConfigurationError, match=r"lacks Session\._retry_connection, which safe delivery requires"):
         check_aiohttp(session=Session)

@@ -1,4 +1,4 @@
-"""What an answer says of a message that has arrived, and questions whose answer comes in pages."""
+"""The content of answers about arrived messages, and look-ups with several pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ more = { path = "1" }
 
 
 class Notes(Fake):
-    """Takes what it is sent, and gives it out in pages of two."""
+    """Stores what it receives, and returns it in pages of two."""
 
     def __init__(self, answer: object = b"", keys: list[str] | None = None) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Notes(Fake):
             self.posted += 1
             return Answered(201, self._answer)
         start = 2 * int(asked.query["page"]) - 2
-        return Answered(200, [{"key": each} for each in self._keys[start : start + 2]])
+        return Answered(200, [{"key": key} for key in self._keys[start : start + 2]])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ class Notes(Fake):
         (b"<html>", OutcomeKind.UNKNOWN),
     ],
 )
-def test_what_the_answer_does_not_confirm_goes_to_a_person(answer: object, kind: OutcomeKind, tmp_path: Path) -> None:
+def test_an_unconfirmed_answer_escalates_the_message(answer: object, kind: OutcomeKind, tmp_path: Path) -> None:
     with Notes(answer) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)))
         assert (outcome.kind, outcome.status_code, notes.posted) == (kind, 201, 1)
@@ -62,7 +62,7 @@ def test_what_the_answer_does_not_confirm_goes_to_a_person(answer: object, kind:
 
 @pytest.mark.parametrize(("others", "pages"), [(0, 1), (1, 1), (2, 2), (7, 4)])
 @pytest.mark.parametrize("there", [True, False])
-def test_a_look_up_goes_through_all_pages(others: int, pages: int, there: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_a_look_up_reads_all_pages(others: int, pages: int, there: bool, tmp_path: Path) -> None:  # noqa: FBT001
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     keys = [f"other-{number}" for number in range(others)] + ([KEY] if there else [])
     with Notes({"internal": True}, keys) as notes:
@@ -71,7 +71,7 @@ def test_a_look_up_goes_through_all_pages(others: int, pages: int, there: bool, 
         assert len([request for request in notes.asked if request.method == "GET"]) == pages
 
 
-def test_an_answer_that_is_too_long_to_be_parsed_beside_requests_proves_nothing(tmp_path: Path) -> None:
+def test_an_answer_too_large_to_parse_during_a_pass_proves_nothing(tmp_path: Path) -> None:
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     with Notes({"internal": True}, ["x" * LOOK_UP_LIMIT, KEY]) as notes:
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
@@ -80,7 +80,7 @@ def test_an_answer_that_is_too_long_to_be_parsed_beside_requests_proves_nothing(
     assert LOOK_UP_LIMIT <= 2 * 1024 * 1024
 
 
-def test_what_has_pages_without_end_proves_nothing(tmp_path: Path) -> None:
+def test_endless_pages_prove_nothing(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, PRESET.replace("{page}", "1"))
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     with Notes({"internal": True}, ["other-1", "other-2"]) as notes:
@@ -104,7 +104,7 @@ MORE = 'more = { path = "next" }\n'
 
 
 class Says(Fake):
-    """Answers each question in one way, and takes what it is sent."""
+    """Answers each look-up in one way, and accepts messages."""
 
     def __init__(self, said: object) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Says(Fake):
 
 
 def has_lookup(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
-    """What a message that may have arrived comes to, and how often it is sent."""
+    """Return the outcome of a message that may have arrived, and how often it is sent."""
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     with Says(said) as system:
         settings = gateway_settings(system.url, preset=preset_file(folder, LOOKED_FOR + rule))
@@ -136,7 +136,7 @@ def has_lookup(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
         ('holds = { path = "[text*={delivery_key}].id" }\nmore = { path = "99" }\n', [{"id": 1}, {"id": 2}]),
     ],
 )
-def test_absence_is_proven_by_an_answer_that_has_all_that_is_read(rule: str, said: object, tmp_path: Path) -> None:
+def test_an_answer_with_all_the_paths_proves_absence(rule: str, said: object, tmp_path: Path) -> None:
     outcome, posted = has_lookup(tmp_path, rule, said)
     assert (outcome.kind, posted) == (OutcomeKind.DELIVERED, 1)
 
@@ -159,16 +159,16 @@ def test_absence_is_proven_by_an_answer_that_has_all_that_is_read(rule: str, sai
         (BY_POSITION, [], "0"),
     ],
 )
-def test_absence_is_not_proven_by_an_answer_that_lacks_what_is_read(
+def test_an_answer_that_lacks_a_path_does_not_prove_absence(
     rule: str, said: object, missing: str, tmp_path: Path
 ) -> None:
-    """The message may be there, and not be shown: it waits, and is not sent again."""
+    """The message may exist without being shown: it waits, and is not sent again."""
     outcome, posted = has_lookup(tmp_path, rule, said)
     said_so = f"look-up: HTTP 200, but the response has no {missing!r}, so it proves nothing"
     assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so), 0)
 
 
 @pytest.mark.parametrize("others", [[{"title": "other"}], ["other"], []])
-def test_what_is_found_is_there_whatever_the_rest_lacks(others: list[object], tmp_path: Path) -> None:
+def test_a_found_message_counts_whatever_the_answer_lacks(others: list[object], tmp_path: Path) -> None:
     outcome, posted = has_lookup(tmp_path, BY_TEXT + MORE, {"notes": [*others, {"text": f"Ref. {KEY}"}]})
     assert (outcome, posted) == (Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True), 0)

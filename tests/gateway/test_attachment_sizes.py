@@ -1,4 +1,4 @@
-"""An attachment arrives byte for byte, or its message does not arrive: by each preset that has a place for one."""
+"""An attachment arrives byte for byte, or its message does not arrive, with each preset that supports attachments."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ NAME = "export.txt"
 
 @dataclass
 class Sender:
-    """Delivers a message with one file by one preset to its played system."""
+    """Delivers a message with one file by one preset to its fake system."""
 
     fake: Fake
     settings: dict[str, object]
@@ -66,7 +66,7 @@ class Sender:
 
     @property
     def arrived(self) -> list[tuple[bytes, ...]]:
-        """The files of each message that arrived."""
+        """Return the files of each message that arrived."""
         return [tuple(content for _, _, content in message.attachments) for message in self.fake.arrived]
 
 
@@ -87,7 +87,7 @@ def sender(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sender]:
 
 
 def growing(fake: Fake, grow: Callable[[], object]) -> None:
-    """Have something done when the system is asked first, whatever it is asked."""
+    """Run something during the first request to the system."""
     answer, left = fake.answer, [grow]
 
     def answer_and_grow(asked: Asked) -> Answered:
@@ -98,7 +98,7 @@ def growing(fake: Fake, grow: Callable[[], object]) -> None:
     fake.answer = answer_and_grow  # type: ignore[method-assign]
 
 
-def test_an_empty_file_is_never_filled(sender: Sender) -> None:
+def test_an_empty_file_is_never_padded(sender: Sender) -> None:
     sender.file.write_bytes(b"")
     outcome = sender.send()
     preset = str(sender.settings["preset"])
@@ -127,8 +127,8 @@ def test_a_file_of_one_byte_arrives(sender: Sender) -> None:
 @pytest.mark.parametrize(
     "size", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long), 200_000]
 )
-def test_a_file_that_grows_while_it_is_sent_does_not_arrive_in_part(sender: Sender, size: int) -> None:
-    """The message is looked for first, and its file grows meanwhile. It is sent again with the file as it is then."""
+def test_a_file_that_grows_while_it_is_sent_is_never_delivered_in_part(sender: Sender, size: int) -> None:
+    """The look-up comes first, and the file grows meanwhile. It is sent again with its content at that time."""
     sender.file.write_bytes(b"x" * size)
     growing(sender.fake, lambda: sender.file.write_bytes(b"x" * size + b"more"))
     lost = replace(sender.message, unsettled_since=NOON - timedelta(days=1))

@@ -1,4 +1,4 @@
-"""Whoever may write to the attachments' folder exchanges what is in it while messages are sent."""
+"""A user with write access to the attachments' folder exchanges files while messages are sent."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ MESSAGE = queued(attachments=json.dumps(["2026/a.txt"]), cc_emails=None)
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder of another user's, beside a folder that only root may look into."""
+    """Create a folder of another user, beside a folder that only root may read."""
     with open_place() as made:
         invoices = made / "attachments" / "2026"
         invoices.mkdir(parents=True)
         (invoices / "a.txt").write_bytes(HARMLESS)
-        for each in (invoices.parent, invoices, invoices / "a.txt"):
-            os.chown(each, THEIRS, THEIRS)
+        for path in (invoices.parent, invoices, invoices / "a.txt"):
+            os.chown(path, THEIRS, THEIRS)
         private = made / "private"
         private.mkdir(0o700)
         (private / "a.txt").touch(0o600)
@@ -76,7 +76,7 @@ def folder(file: Path, secret: Path) -> None:
 
 
 def hard_link(file: Path, secret: Path) -> None:
-    """Without fs.protected_hardlinks another user may do this."""
+    """Create a hard link, as another user may without fs.protected_hardlinks."""
     file.unlink()
     file.hardlink_to(secret)
 
@@ -92,8 +92,8 @@ on_each_swap = pytest.mark.parametrize("swap", SWAPS, ids=[each.__name__ for eac
 
 
 @on_each_swap
-def test_what_was_exchanged_once_it_was_looked_at_is_not_sent_by_http(swap: Swap, place: Path, tmp_path: Path) -> None:
-    """The account's right is asked for once the file was found."""
+def test_a_file_exchanged_after_its_check_is_not_sent_by_http(swap: Swap, place: Path, tmp_path: Path) -> None:
+    """The preflight comes after the file was found."""
 
     def exchange_and_answer(connection: Connection) -> None:
         swap(place / "attachments" / "2026" / "a.txt", place / "private" / "a.txt")
@@ -107,7 +107,7 @@ def test_what_was_exchanged_once_it_was_looked_at_is_not_sent_by_http(swap: Swap
 
 
 @on_each_swap
-def test_what_was_exchanged_once_it_was_looked_at_is_not_sent_by_mail(swap: Swap, place: Path) -> None:
+def test_a_file_exchanged_after_its_check_is_not_sent_by_mail(swap: Swap, place: Path) -> None:
     def exchange_and_go_on(peer: Peer) -> None:
         swap(place / "attachments" / "2026" / "a.txt", place / "private" / "a.txt")
         peer.send(b"354 go on\r\n")
@@ -128,7 +128,7 @@ def settings(server: Hostile, place: Path, tmp_path: Path) -> RoutedGatewaySetti
 
 @contextmanager
 def in_turn(*acts: Callable[[], object]) -> Iterator[None]:
-    """Another user does these things over and over, in a process of their own."""
+    """Repeat these actions as another user, in a separate process."""
     tests = os.getpid()
     if (child := os.fork()) == 0:
         try:
@@ -147,7 +147,7 @@ def in_turn(*acts: Callable[[], object]) -> Iterator[None]:
         os.waitpid(child, 0)
 
 
-def test_another_user_who_exchanges_the_file_all_the_time_gets_nothing_out(place: Path, tmp_path: Path) -> None:
+def test_another_user_who_keeps_exchanging_the_file_reads_nothing_else(place: Path, tmp_path: Path) -> None:
     file, secret = place / "attachments" / "2026" / "a.txt", place / "private" / "a.txt"
     other = file.with_name("other")
 
@@ -177,8 +177,8 @@ def test_another_user_who_exchanges_the_file_all_the_time_gets_nothing_out(place
 # What may block.
 
 
-def test_a_file_that_another_program_has_leased_is_not_waited_for(tmp_path: Path) -> None:
-    """Opening it would take until the lease is given up, 45 s by default (fcntl(2), F_SETLEASE)."""
+def test_does_not_wait_for_a_file_leased_by_another_program(tmp_path: Path) -> None:
+    """Opening it would block until the lease ends, after 45 s by default (fcntl(2), F_SETLEASE)."""
     file = tmp_path / "a.txt"
     file.write_bytes(HARMLESS)
     held = os.open(file, os.O_RDWR)
@@ -200,8 +200,8 @@ def test_a_file_that_another_program_has_leased_is_not_waited_for(tmp_path: Path
         signal.signal(signal.SIGIO, signal.SIG_DFL)
 
 
-def test_work_that_never_ends_holds_up_neither_the_loop_nor_its_end() -> None:
-    """As reading a file on a network share that is gone."""
+def test_blocked_file_work_delays_neither_the_loop_nor_its_end() -> None:
+    """Reading a file on a disconnected network share blocks in this way."""
     never = Event()
 
     async def look() -> str:
@@ -214,7 +214,7 @@ def test_work_that_never_ends_holds_up_neither_the_loop_nor_its_end() -> None:
     never.set()
 
 
-def test_what_a_thread_raises_is_raised_where_it_is_waited_for() -> None:
+def test_an_exception_in_a_thread_is_raised_where_it_is_awaited() -> None:
     async def divide() -> None:
         await in_thread(divmod, 1, 0)
 

@@ -1,4 +1,4 @@
-"""Attachments: which file is meant, what is shown of it, and what is refused before anything is sent."""
+"""Attachments: the files that are meant, their shown names, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 1000
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with an invoice, beside a file that is none of its own."""
+    """Provide a folder with an invoice, beside a file outside it."""
     made = tmp_path / "attachments"
     (made / "2026").mkdir(parents=True)
     (made / "invoice.pdf").write_bytes(b"%PDF")
@@ -41,7 +41,7 @@ def refused(folder: Path | None, *entries: object, limit: int = LIMIT) -> str:
 
 
 @pytest.mark.parametrize("nothing", [None, "", "[]", "null"])
-def test_a_message_without_attachments_needs_no_folder(nothing: str | None) -> None:
+def test_a_message_without_attachments_needs_no_directory(nothing: str | None) -> None:
     assert asyncio.run(find(queued(attachments=nothing).message, None, LIMIT)) == []
 
 
@@ -67,23 +67,23 @@ def test_an_entry_is_a_path_or_an_object_with_one(
     assert found(folder, entry) == [Attachment(name, content_type, folder / path, size)]
 
 
-def test_a_path_may_be_absolute_as_the_folder_is_named_or_as_it_is(folder: Path, tmp_path: Path) -> None:
-    """The folder's own links are the settings' business, and are followed."""
+def test_a_path_may_be_absolute_in_either_spelling_of_the_directory(folder: Path, tmp_path: Path) -> None:
+    """Links in the folder's own path are part of the settings, and are followed."""
     (tmp_path / "way").symlink_to(folder)
     entries = (str(folder / "invoice.pdf"), str(tmp_path / "way" / "invoice.pdf"))
-    assert [each.path for each in found(tmp_path / "way", *entries)] == [folder / "invoice.pdf"] * 2
+    assert [entry.path for entry in found(tmp_path / "way", *entries)] == [folder / "invoice.pdf"] * 2
 
 
 @pytest.mark.parametrize("entry", ["../secret.txt", "/etc/passwd", "2026/../../secret.txt", "../missing"])
-def test_what_is_outside_the_folder_is_refused_whether_it_is_there_or_not(entry: str, folder: Path) -> None:
+def test_refuses_paths_outside_the_directory_whether_they_exist_or_not(entry: str, folder: Path) -> None:
     assert refused(folder, entry) == "attachment 1 is outside gateway.attachments_dir; put the file into that folder"
 
 
 @pytest.mark.parametrize(
     "entry", ["link", "inner", "away/secret.txt", "year/photo.jpeg", "2026/up/invoice.pdf", "loop"]
 )
-def test_no_link_is_followed_wherever_it_leads(entry: str, folder: Path) -> None:
-    """Whoever may write to the folder could point it elsewhere once it was looked at."""
+def test_follows_no_link(entry: str, folder: Path) -> None:
+    """A user with write access to the folder could change a link after the check."""
     (folder / "link").symlink_to(folder.parent / "secret.txt")
     (folder / "inner").symlink_to("invoice.pdf")
     (folder / "away").symlink_to(folder.parent)
@@ -94,8 +94,8 @@ def test_no_link_is_followed_wherever_it_leads(entry: str, folder: Path) -> None
     assert refused(folder, entry) == said
 
 
-def test_a_second_name_that_only_the_files_owner_can_have_made_is_no_danger(folder: Path) -> None:
-    """As where a backup is made of hard links."""
+def test_accepts_a_hard_link_that_only_the_files_owner_can_have_made(folder: Path) -> None:
+    """Backups are sometimes made of hard links."""
     (folder.parent / "backup").hardlink_to(folder / "invoice.pdf")
     assert found(folder, "invoice.pdf")
     folder.chmod(0o777)
@@ -128,31 +128,31 @@ UNUSABLE: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("entry", "problem"), UNUSABLE)
-def test_what_cannot_be_sent_is_refused_by_its_number(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
+def test_an_invalid_attachment_is_refused_by_its_number(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
     os.mkfifo(folder / "pipe")
     said = refused(folder, "invoice.pdf", entry)
     assert said.startswith("attachment 2 ")
     assert problem in said
 
 
-def test_so_many_files_are_refused_that_looking_for_them_would_hold_up_the_pass(folder: Path) -> None:
+def test_refuses_too_many_files(folder: Path) -> None:
     assert len(found(folder, *["invoice.pdf"] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
     said = "attachments: 50,000 are listed; send at most 100, or an archive"
     assert refused(folder, *["invoice.pdf"] * 50_000) == said
 
 
-def test_without_a_folder_nothing_can_be_attached() -> None:
+def test_without_a_directory_no_attachment_is_possible() -> None:
     assert refused(None, "invoice.pdf") == (
         "attachments: gateway.attachments_dir is not set; set it to the folder that contains the attachments"
     )
 
 
-def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+def test_a_missing_directory_contains_no_files(tmp_path: Path) -> None:
     assert "is not in gateway.attachments_dir" in refused(tmp_path / "gone", "invoice.pdf")
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(6, True), (5, False)])
-def test_the_limit_is_for_all_of_them_together(limit: int, *, taken: bool, folder: Path) -> None:
+def test_the_size_limit_applies_to_the_sum_of_all_files(limit: int, *, taken: bool, folder: Path) -> None:
     entries = ("invoice.pdf", "2026/photo.jpeg")
     if taken:
         assert len(found(folder, *entries, limit=limit)) == 2
@@ -163,6 +163,6 @@ def test_the_limit_is_for_all_of_them_together(limit: int, *, taken: bool, folde
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_we_may_not_read_is_refused_before_anything_is_sent(folder: Path) -> None:
+def test_an_unreadable_file_is_refused_before_anything_is_sent(folder: Path) -> None:
     (folder / "invoice.pdf").chmod(0)
     assert "can't be read: Permission denied" in refused(folder, "invoice.pdf")

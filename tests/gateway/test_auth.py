@@ -1,4 +1,4 @@
-"""Credentials: how they are sent, got and renewed, and that nobody reads them in an error."""
+"""Credentials: how they are sent, obtained and renewed, and that no error contains them."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ SHORT = 0.3
 
 
 def token(text: str) -> Behaviour:
-    """A log-in that is let in, and gets this token."""
+    """Return a login that succeeds with this token."""
     return answer(200, json.dumps({"access_token": text, "token_type": "bearer"}).encode())
 
 
 def only_with(text: str) -> Behaviour:
-    """Deliver with this token, and refuse any other."""
+    """Accept this token, and refuse any other."""
 
     def play(connection: Connection) -> None:
         asked = connection.asked
@@ -82,13 +82,13 @@ def authorizations(server: Hostile) -> list[str | None]:
 # Fixed credentials.
 
 
-def test_none() -> None:
+def test_no_authentication() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         assert deliver(gateway_settings(server.url)).kind is OutcomeKind.DELIVERED
     assert authorizations(server) == [None]
 
 
-def test_bearer() -> None:
+def test_bearer_authentication() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         assert (
             deliver(gateway_settings(server.url, auth="bearer", token="abc.d-e_f~/+==")).kind is OutcomeKind.DELIVERED
@@ -97,7 +97,7 @@ def test_bearer() -> None:
 
 
 @pytest.mark.parametrize(("username", "password"), [("agent", "geheim"), ("Jürgen", "pass: wört\n"), (" ", " ")])
-def test_basic(username: str, password: str) -> None:
+def test_basic_authentication(username: str, password: str) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         settings = gateway_settings(server.url, auth="basic", username=username, password=password)
         assert deliver(settings).kind is OutcomeKind.DELIVERED
@@ -111,9 +111,7 @@ def test_basic(username: str, password: str) -> None:
     [("none", {}), ("bearer", {"token": "abc"}), ("basic", {"username": "agent", "password": "geheim"})],
 )
 @pytest.mark.parametrize("status", [401, 407])
-def test_fixed_credentials_that_are_refused_are_not_tried_again(
-    auth: str, more: dict[str, object], status: int
-) -> None:
+def test_refused_fixed_credentials_are_not_repeated(auth: str, more: dict[str, object], status: int) -> None:
     with Hostile(answer(status, b'{"error": "who are you?"}')) as server:
         outcome = deliver(gateway_settings(server.url, auth=auth, **more))
     assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, status, f"HTTP {status}: who are you?")
@@ -121,7 +119,7 @@ def test_fixed_credentials_that_are_refused_are_not_tried_again(
 
 
 @pytest.mark.parametrize("bad", ["two words", "line\nfeed", "tökén"])
-def test_a_token_that_cannot_be_sent_is_wrong_settings(bad: str) -> None:
+def test_a_token_that_cannot_be_sent_is_an_invalid_setting(bad: str) -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.token") as raised:
         deliver(gateway_settings("http://127.0.0.1:1", auth="bearer", token=bad))
     assert bad not in str(raised.value)
@@ -130,7 +128,7 @@ def test_a_token_that_cannot_be_sent_is_wrong_settings(bad: str) -> None:
 # Logging in.
 
 
-def test_a_log_in_posts_user_and_password() -> None:
+def test_a_login_posts_user_and_password() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [token("t1")]}) as server:
         assert deliver(gateway_settings(server.url, **ACCOUNT)) == Outcome(OutcomeKind.DELIVERED, 200)
     assert server.paths == [LOG_IN, PATH]
@@ -141,7 +139,7 @@ def test_a_log_in_posts_user_and_password() -> None:
     assert "idempotency-key" not in asked.headers
 
 
-def test_a_header_of_a_preset_s_log_in_takes_the_place_of_ours_whatever_its_case() -> None:
+def test_a_presets_login_header_replaces_ours_whatever_its_case() -> None:
     session = Session(path="/login", token="access_token", headers={"Accept": "text/plain", "user-agent": "a friend"})
     credentials = Credentials(gateway_settings("http://127.0.0.1:1"), Preset(messages={}, auth=Auth(session=session)))
     asked: list[httpx.Request] = []
@@ -156,7 +154,7 @@ def test_a_header_of_a_preset_s_log_in_takes_the_place_of_ours_whatever_its_case
     assert request.headers.get_list("user-agent") == ["a friend"]
 
 
-def test_the_log_in_path_is_below_the_base_url() -> None:
+def test_the_login_path_is_below_the_base_url() -> None:
     with Hostile(only_with("t1"), at={"/api/session": [token("t1")]}) as server:
         outcome = deliver(gateway_settings(f"{server.url}/api/", login_path="/session", **ACCOUNT))
     assert outcome.kind is OutcomeKind.DELIVERED
@@ -170,14 +168,14 @@ def test_a_password_may_be_any_text() -> None:
     assert json.loads(server.requests[0].body)["password"] == password
 
 
-def test_one_log_in_serves_all_messages() -> None:
+def test_one_login_serves_all_messages() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), *[queued()] * 5)
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
     assert server.paths == [LOG_IN, *[PATH] * 5]
 
 
-def test_one_log_in_serves_messages_sent_at_once() -> None:
+def test_one_login_serves_concurrent_messages() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 12)
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
@@ -185,7 +183,7 @@ def test_one_log_in_serves_messages_sent_at_once() -> None:
 
 
 @pytest.mark.parametrize(("said", "kept"), [("geheim-1", None), ("Bearer geheim-1", None), ("4711", "4711")])
-def test_a_secret_that_the_answer_gives_for_an_id_is_not_kept(said: str, kept: str | None, tmp_path: Path) -> None:
+def test_a_secret_returned_as_an_id_is_not_stored(said: str, kept: str | None, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, PUT_PRESET + '[answer]\nid = "id"\n')
     with Hostile(answer(200, json.dumps({"id": said}).encode())) as server:
         settings = gateway_settings(server.url, preset=preset, auth="bearer", token="geheim-1")
@@ -193,7 +191,7 @@ def test_a_secret_that_the_answer_gives_for_an_id_is_not_kept(said: str, kept: s
     assert (outcome.kind, outcome.external_id) == (OutcomeKind.DELIVERED, kept)
 
 
-def test_a_token_that_has_run_out_is_renewed_once() -> None:
+def test_an_expired_token_is_renewed_once() -> None:
     with Hostile(only_with("t2"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
     assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
@@ -204,7 +202,7 @@ def test_a_token_that_has_run_out_is_renewed_once() -> None:
     assert (first.body, first.headers["idempotency-key"]) == (second.body, second.headers["idempotency-key"])
 
 
-def test_a_token_that_has_run_out_is_renewed_once_for_all() -> None:
+def test_an_expired_token_is_renewed_once_for_all_messages() -> None:
     with Hostile(only_with("t2"), at={LOG_IN: [token("t1"), token("t2"), token("t3")]}) as server:
         outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 8)
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
@@ -229,14 +227,14 @@ def test_only_a_401_asks_for_a_new_token(status: int) -> None:
 
 
 @pytest.mark.parametrize("behaviour", [close, reset], ids=["closed", "reset"])
-def test_what_breaks_after_the_renewal_is_not_sent_a_third_time(behaviour: Behaviour) -> None:
+def test_a_failure_after_the_renewal_is_not_sent_a_third_time(behaviour: Behaviour) -> None:
     with Hostile(answer(401), behaviour, at={LOG_IN: [token("t1"), token("t2")]}) as server:
         outcome = deliver(gateway_settings(server.url, immediate_retries=5, **ACCOUNT))
     assert outcome.kind is OutcomeKind.UNKNOWN
     assert server.paths == [LOG_IN, PATH, LOG_IN, PATH]
 
 
-def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
+def test_an_invalid_login_path_is_an_invalid_setting() -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.login_path"):
         deliver(gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"login_path": "/log\nin"}))
 
@@ -265,7 +263,7 @@ def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
         (answer(200, b"<html>Please log in</html>"), OutcomeKind.UNAUTHORIZED, 200, None),
     ],
 )
-def test_an_answer_without_a_token(
+def test_an_answer_without_a_token_is_reported(
     behaviour: Behaviour, kind: OutcomeKind, status: int, wait: timedelta | None
 ) -> None:
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
@@ -274,29 +272,29 @@ def test_an_answer_without_a_token(
     assert server.paths == [LOG_IN]
 
 
-def test_a_log_in_that_is_refused_shows_the_servers_own_words() -> None:
+def test_a_refused_login_shows_the_servers_message() -> None:
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [answer(401, b'{"error": "account locked"}')]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
     error = "log-in: HTTP 401, but the response has no access_token: account locked"
     assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, error)
 
 
-def test_a_log_in_that_breaks_once_is_made_up_for_at_once() -> None:
+def test_a_login_that_fails_once_is_repeated_at_once() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [close, token("t1")]}) as server:
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
     assert outcome.kind is OutcomeKind.DELIVERED
     assert server.paths == [LOG_IN, LOG_IN, PATH]
 
 
-def test_a_log_in_to_a_closed_port() -> None:
+def test_a_login_to_a_closed_port() -> None:
     with closed_port() as port:
         outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", **ACCOUNT))
     assert outcome.kind is OutcomeKind.UNREACHABLE
     assert (outcome.error or "").startswith("log-in: ClientConnectorError")
 
 
-def test_a_log_in_without_an_answer_leaves_the_message_unsent() -> None:
-    """That of the message whose turn it was, and those that waited for its token."""
+def test_a_login_without_an_answer_leaves_the_message_unsent() -> None:
+    """This concerns the current message, and those that waited for its token."""
     with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [silence]}) as server:
         settings = gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT)
         outcomes = deliver_together(settings, *[queued()] * 3)
@@ -305,7 +303,7 @@ def test_a_log_in_without_an_answer_leaves_the_message_unsent() -> None:
 
 
 def test_a_renewal_without_an_answer_leaves_the_message_unsent() -> None:
-    """It was sent once, but a 401 has done nothing."""
+    """It was sent once, but a 401 has no effect."""
     with Hostile(answer(401), at={LOG_IN: [token("t1"), silence]}) as server:
         outcome = deliver(gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT))
     assert outcome == Outcome(OutcomeKind.UNREACHABLE, None, f"not sent within {SHORT} s")
@@ -319,14 +317,14 @@ def test_a_renewal_that_fails_leaves_the_message_unsent() -> None:
     assert server.paths == [LOG_IN, PATH, LOG_IN]
 
 
-def test_a_message_without_an_answer_is_unknown_after_a_log_in_as_well() -> None:
+def test_a_message_without_an_answer_is_unknown_also_after_a_login() -> None:
     with Hostile(silence, at={LOG_IN: [token("t1")]}) as server:
         outcome = deliver(gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT))
     assert outcome == Outcome(OutcomeKind.UNKNOWN, None, f"no response within {SHORT} s")
     assert server.paths == [LOG_IN, PATH]
 
 
-def test_a_log_in_that_failed_is_tried_again_for_the_next_message() -> None:
+def test_a_failed_login_is_repeated_for_the_next_message() -> None:
     with Hostile(only_with("t1"), at={LOG_IN: [answer(500), token("t1")]}) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), queued(), queued())
     assert [outcome.kind for outcome in outcomes] == [OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED]
@@ -350,14 +348,14 @@ def test_a_log_in_that_failed_is_tried_again_for_the_next_message() -> None:
     ids=["bearer", "basic", "password of words", "login"],
 )
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
-def test_secrets_that_are_echoed_are_starred_out(settings: dict[str, object], secrets: list[str], status: int) -> None:
+def test_echoed_secrets_are_masked(settings: dict[str, object], secrets: list[str], status: int) -> None:
     echo = json.dumps({"succeeded": False, "error": f"no good: {', '.join(secrets)}!"}).encode()
     with Hostile(answer(status, echo), at={LOG_IN: [token("t1.very.secret")]}) as server:
         outcome = deliver(gateway_settings(server.url, **settings))
     assert (outcome.error or "").endswith(f": no good: {', '.join('***' for _ in secrets)}!")
 
 
-def test_secrets_that_are_echoed_in_no_http_are_starred_out() -> None:
+def test_secrets_echoed_outside_http_are_masked() -> None:
     with Hostile(raw(b"Bearer abc.def is not known here\r\n\r\n")) as server:
         outcome = deliver(gateway_settings(server.url, auth="bearer", token="abc.def"))
     assert "Bearer *** is not known" in (outcome.error or "")
@@ -385,20 +383,20 @@ def in_json(content: object) -> bytes:
     ],
     ids=["JSON", "text", "JSON in text", "in a list", "JSON in JSON", "bytes", "JSON in bytes"],
 )
-def test_a_secret_is_starred_out_however_it_is_written(behaviour: Behaviour, error: str) -> None:
+def test_a_secret_is_masked_in_every_encoding(behaviour: Behaviour, error: str) -> None:
     with Hostile(behaviour) as server:
         outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password=ODD))
     assert error in (outcome.error or "")
 
 
-def test_a_secret_is_starred_out_of_bytes_between_quotation_marks() -> None:
-    """Python shows bytes between these where they hold an apostrophe and none of them, and lets the apostrophe be."""
+def test_a_secret_is_masked_in_bytes_between_quotation_marks() -> None:
+    """Python uses these quotation marks for bytes that contain only an apostrophe, and does not escape it."""
     with Hostile(raw("It'sü wrong\r\n\r\n".encode())) as server:
         outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password="It'sü"))
     assert 'b"*** wrong"' in (outcome.error or "")
 
 
-def test_a_secret_is_starred_out_of_a_log_in_that_is_echoed() -> None:
+def test_a_secret_is_masked_in_an_echoed_login() -> None:
     def echo(connection: Connection) -> None:
         assert connection.asked is not None
         connection.send(connection.asked.body + b"\r\n\r\n")
@@ -408,8 +406,8 @@ def test_a_secret_is_starred_out_of_a_log_in_that_is_echoed() -> None:
     assert '"password":"***"' in (outcome.error or "")
 
 
-def test_a_token_that_was_renewed_is_starred_out_as_well() -> None:
-    """Another message's answer, sent with it, may still be on its way."""
+def test_a_renewed_token_is_masked_too() -> None:
+    """The answer to a concurrent message may still arrive."""
     echo = json.dumps({"error": "t1.very.secret has run out, t2.very.secret is new"}).encode()
     with Hostile(
         answer(401), answer(503, echo), at={LOG_IN: [token("t1.very.secret"), token("t2.very.secret")]}

@@ -1,4 +1,4 @@
-"""A message that can't be sent for lack of file descriptors was certainly not sent, and the error names them."""
+"""A message that cannot be sent for lack of file descriptors was certainly not sent, and the error names the limit."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NOWHERE = "127.0.0.1:9"
 
 @contextmanager
 def left(number: int) -> Iterator[None]:
-    """Leave this process so many descriptors. The highest may be that of the listing, which is free again."""
+    """Leave this process this number of descriptors. The highest may be that of the listing, which is free again."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []
-    highest = max(int(each.name) for each in Path("/dev/fd").iterdir())
+    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
     while (filler := os.open(os.devnull, os.O_RDONLY)) < highest:
         fillers.append(filler)
     os.close(filler)
@@ -43,8 +43,8 @@ def left(number: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [0, process.RESERVE])
-def test_a_connection_without_a_descriptor_was_never_made(number: int) -> None:
-    """Nor does it take one of the last: they are for recording outcomes."""
+def test_a_connection_without_a_descriptor_is_certainly_unsent(number: int) -> None:
+    """It does not use the last descriptors either: they are for recording outcomes."""
 
     async def both() -> list[Outcome]:
         async with (
@@ -59,7 +59,7 @@ def test_a_connection_without_a_descriptor_was_never_made(number: int) -> None:
         assert "too few file descriptors (EMFILE)" in str(outcome.error)
 
 
-def test_an_attachment_without_a_descriptor_is_not_the_messages_fault(tmp_path: Path) -> None:
+def test_an_attachment_without_a_descriptor_is_not_an_error_of_the_message(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"a")
     message = queued(attachments='["a.pdf"]')
     here = {"attachments_dir": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""The net below a delivery: a fault of retrycli's own, raised here by the ports, is told and ends no pass."""
+"""The last safeguard of a delivery: an internal error, raised here by the ports, is logged and ends no pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def noon() -> datetime:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What is logged as an error."""
+    """Return the logged errors."""
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.ERROR)
     return caplog
@@ -75,21 +75,21 @@ def assert_told(told: pytest.LogCaptureFixture, outcome: Outcome, kind: OutcomeK
     assert WORDS not in told.text + str(outcome.error)
 
 
-def test_a_fault_before_a_message_is_sent(told: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_before_a_message_is_sent(told: pytest.LogCaptureFixture) -> None:
     assert_told(told, by_http(NOWHERE, sleep=fault), OutcomeKind.TRANSIENT)
 
 
-def test_a_fault_as_an_answer_is_read(told: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_while_an_answer_is_read(told: pytest.LogCaptureFixture) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         assert_told(told, by_http(server.url, now=fault), OutcomeKind.UNKNOWN)
 
 
-def test_a_fault_after_the_answer(told: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_after_the_answer(told: pytest.LogCaptureFixture) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         assert_told(told, by_http(server.url, watch=fault), OutcomeKind.UNKNOWN)
 
 
-def test_a_fault_after_the_delivery(told: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_an_internal_error_after_the_delivery(told: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     read_back = '[messages.customer.verify]\npath = "/tickets/1"\nholds = { path = "public" }\n'
     times = iter([NOON])
     with Hostile(answer(200, SUCCEEDED), answer(200, b"{}")) as server:
@@ -102,20 +102,22 @@ def test_a_fault_after_the_delivery(told: pytest.LogCaptureFixture, tmp_path: Pa
     assert_told(told, outcome, OutcomeKind.DELIVERED)
 
 
-def test_a_fault_before_a_mail_is_sent(told: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_before_a_mail_is_sent(told: pytest.LogCaptureFixture) -> None:
     with MailServer() as server:
         assert_told(told, by_smtp(server.url, now=fault), OutcomeKind.TRANSIENT)
         assert server.mails == []
 
 
-def test_a_fault_after_a_mail_was_sent(told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_after_a_mail_was_sent(
+    told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SmtpReply, "queued_as", property(fault))
     with MailServer() as server:
         assert_told(told, by_smtp(server.url), OutcomeKind.UNKNOWN)
 
 
 @pytest.mark.parametrize("end", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
-def test_who_ends_a_delivery_ends_it(end: type[BaseException], told: pytest.LogCaptureFixture) -> None:
+def test_cancelling_a_delivery_ends_it(end: type[BaseException], told: pytest.LogCaptureFixture) -> None:
     async def ended() -> NoReturn:
         raise end
 

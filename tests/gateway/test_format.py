@@ -1,4 +1,4 @@
-"""The pieces of a preset's format, one by one: filters, paths, conditions, forms, look-ups, preflights, uploads."""
+"""The parts of a preset's format: filters, paths, conditions, forms, look-ups, preflights, uploads."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ LONG_AGO = NOON - timedelta(days=1)
         ("{{{x}}}", "in braces", "{in braces}"),
     ],
 )
-def test_what_stands_in_a_place_goes_through_its_filters(template: str, value: object, filled: object) -> None:
+def test_a_placeholder_applies_its_filters(template: str, value: object, filled: object) -> None:
     assert fill_text(template, {"x": value}) == filled
 
 
 @pytest.mark.parametrize("value", ["", None, "1/2", "1e3", "٣", "12345678901234567890", "1 "])
-def test_what_is_no_whole_number_is_none(value: object) -> None:
+def test_a_value_that_is_not_an_integer_becomes_null(value: object) -> None:
     with pytest.raises(InvalidMessage, match="must be an integer"):
         fill_text("{x|int}", {"x": value})
 
 
-def test_what_is_optional_and_empty_is_left_out_wherever_it_stands() -> None:
+def test_an_optional_empty_value_is_omitted_everywhere() -> None:
     body = {
         "cc": "{cc|optional}",
         "to": ["{to|optional}", "{cc|optional}"],
@@ -83,7 +83,7 @@ def test_what_is_optional_and_empty_is_left_out_wherever_it_stands() -> None:
     assert fill_path("/x", {"cc": None, "to": "ü&"}, {"cc": "{cc|optional}", "to": "{to}"}) == "/x?to=%C3%BC%26"
 
 
-def test_a_list_of_tables_has_one_for_each_entry() -> None:
+def test_a_list_of_tables_has_one_table_per_entry() -> None:
     body = {
         "ccs": {"for_each": "cc", "give": {"mail": "{each}", "of": "{ticket}"}},
         "none": {"for_each": "bcc", "give": "{each}"},
@@ -93,7 +93,7 @@ def test_a_list_of_tables_has_one_for_each_entry() -> None:
 
 
 @pytest.mark.parametrize("empty", [None, []])
-def test_an_optional_list_leaves_its_key_out_where_it_is_empty(empty: object) -> None:
+def test_an_optional_empty_list_omits_its_key(empty: object) -> None:
     files = {"for_each": "files", "give": {"name": "{each}"}, "optional": True}
     body = {"files": files, "within": {"files": files}, "listed": [files, 1]}
     assert fill(body, {"files": empty}) == {"within": {}, "listed": [1]}
@@ -102,7 +102,7 @@ def test_an_optional_list_leaves_its_key_out_where_it_is_empty(empty: object) ->
 
 
 @pytest.mark.parametrize("optional", ["yes", 1, None])
-def test_an_optional_list_is_said_to_be_so_by_true_or_false(optional: object) -> None:
+def test_a_list_is_marked_optional_with_true_or_false(optional: object) -> None:
     files = {"for_each": "cc_emails", "give": "{each}", "optional": optional}
     with pytest.raises(ValidationError, match="optional"):
         MessageRule.model_validate({"path": "/x", "body": {"files": files}})
@@ -111,7 +111,7 @@ def test_an_optional_list_is_said_to_be_so_by_true_or_false(optional: object) ->
 @pytest.mark.parametrize(
     "entry", [{"for_each": "cc"}, {"for_each": "cc", "give": "{each}", "more": 1}, {"for_each": 7, "give": "{each}"}]
 )
-def test_a_list_that_is_not_one_is_wrong(entry: object) -> None:
+def test_a_value_that_is_not_a_list_is_invalid(entry: object) -> None:
     with pytest.raises(ValidationError, match="for_each"):
         MessageRule.model_validate({"path": "/x", "body": {"list": [entry]}})
 
@@ -133,7 +133,7 @@ def test_a_list_that_is_not_one_is_wrong(entry: object) -> None:
         (f"&#{'9' * 5000}; &#65;", f"&#{'9' * 5000}; A"),
     ],
 )
-def test_html_as_plain_text_is_what_a_reader_sees(html: str, text: str) -> None:
+def test_html_becomes_the_text_that_a_reader_sees(html: str, text: str) -> None:
     assert plain_text(html) == text
     assert fill_text("{x|text}", {"x": html}) == text
 
@@ -142,14 +142,14 @@ PIECES = ["<", ">", "<!", "<![", "<!--", "-->", "</", "<?", "&#", "a", "script",
 
 
 @law(pieces=st.lists(st.sampled_from(PIECES), max_size=20))
-def test_any_html_has_a_plain_text(pieces: list[str]) -> None:
+def test_any_html_becomes_plain_text(pieces: list[str]) -> None:
     plain_text("".join(pieces))
 
 
 @pytest.mark.parametrize("end", ["", ">", "'>"])
 @pytest.mark.parametrize("piece", ["<a ", "<a b='", "</", "<!--", "<!--x>", "<![", "<!", "<?", "<script>", "&#9"])
-def test_no_html_takes_long_to_read(piece: str, end: str) -> None:
-    """Eight times as much of it takes no more than thrice as long as it should."""
+def test_no_html_takes_long_to_convert(piece: str, end: str) -> None:
+    """Eight times the text takes at most three times as long as expected."""
     some, much = (cpu_seconds(partial(plain_text, piece * times + end)) for times in (2000, 16_000))
     assert much < 24 * max(some, 1e-3)
 
@@ -158,8 +158,8 @@ def test_no_html_takes_long_to_read(piece: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("condition", [{"path": "kind", "contains": "x"}, {"path": "all.[kind=x]"}])
-def test_what_is_nested_too_deeply_to_be_compared_cannot_be_read(condition: dict[str, str]) -> None:
-    """An answer that came after the message was sent, and may not be taken for a fault."""
+def test_an_answer_nested_too_deeply_to_compare_is_unreadable(condition: dict[str, str]) -> None:
+    """The answer came after the message was sent, and must not be treated as an internal error."""
     deep = "[" * 600 + "]" * 600
     answered = Answer(200, None, f'{{"kind": {deep}, "all": [{{"kind": {deep}}}]}}', whole=True)
     with pytest.raises(ValueError, match="nested too deeply"):
@@ -198,12 +198,12 @@ TREE = {
         ("none.x", []),
     ],
 )
-def test_a_path_leads_to_all_that_is_there(path: str, found: list[object]) -> None:
+def test_a_path_selects_all_matching_values(path: str, found: list[object]) -> None:
     assert find(TREE, path, {"key": "xy"}) == found
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", "a..b", ".a", "a.[b]", "a.[b=c", "a]", "[=x]", "[a.=x]", "[a!x]"])
-def test_what_is_no_path_is_wrong(path: str) -> None:
+def test_an_invalid_path_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a valid path"):
         check_path(path)
 
@@ -229,17 +229,17 @@ def said(content: object, *, whole: bool = True) -> Answer:
         ({"text": "nowhere"}, False),
     ],
 )
-def test_a_condition_holds_or_not(condition: dict[str, object], is_so: bool) -> None:  # noqa: FBT001  the case's own
+def test_evaluates_conditions(condition: dict[str, object], is_so: bool) -> None:  # noqa: FBT001  the case's own
     assert holds(Condition.model_validate(condition), said(TREE), {"key": "xy"}) is is_so
 
 
-def test_a_list_contains_its_entries_and_not_their_pieces() -> None:
+def test_a_list_contains_its_entries_and_not_parts_of_them() -> None:
     rights = said({"rights": ["set_notes_private"]})
     assert holds(Condition(path="rights", contains="set_notes_private"), rights, {})
     assert not holds(Condition(path="rights", contains="notes"), rights, {})
 
 
-def test_of_half_an_answer_nothing_is_said() -> None:
+def test_a_truncated_answer_matches_nothing() -> None:
     with pytest.raises(ValueError, match="too long"):
         holds(Condition(path="a"), said(TREE, whole=False), {})
     with pytest.raises(ValueError, match="too long"):
@@ -248,7 +248,7 @@ def test_of_half_an_answer_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{}, {"path": "a", "text": "b"}])
-def test_a_condition_is_about_one_thing(wrong: dict[str, str]) -> None:
+def test_a_condition_has_exactly_one_subject(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="set path or text"):
         Condition.model_validate(wrong)
 
@@ -257,7 +257,7 @@ def test_a_condition_is_about_one_thing(wrong: dict[str, str]) -> None:
     ("key", "line"),
     [(("a",), 1), (("a", "b", "c"), 3), (("x", 1, "y"), 8), (("x", 1, "z"), 7), (("q r",), None), (("a", "d", "e"), 4)],
 )
-def test_a_key_is_found_where_it_is_written(key: tuple[str | int, ...], line: int | None) -> None:
+def test_finds_a_key_where_it_is_written(key: tuple[str | int, ...], line: int | None) -> None:
     text = "[a]\n# c = 0\nb.c = 1\nd = { e = 2 }\n[[x]]\ny = 3\n[[x]]\n'y' = 4\n"
     assert line_of(text, key) == line
 
@@ -276,7 +276,7 @@ def photo(tmp_path: Path) -> Attachment:
     return Attachment('Foto "1"; ü\n.png', "image/png", file, 128_000)
 
 
-def test_a_file_stands_in_json_as_base64(photo: Attachment) -> None:
+def test_a_file_is_base64_in_json(photo: Attachment) -> None:
     part = FilePart(photo.path, photo.size, as_base64=True)
     content = json_content({"a": [{"data": part}, "text", f"data:image/png;base64,{part}"]}, [part])
     sent = asyncio.run(whole(content))
@@ -286,7 +286,7 @@ def test_a_file_stands_in_json_as_base64(photo: Attachment) -> None:
     assert "128000 bytes" in content.shown()
 
 
-def test_a_form_has_fields_and_files_and_none_breaks_out_of_its_own(photo: Attachment) -> None:
+def test_a_form_has_fields_and_files_that_cannot_break_out(photo: Attachment) -> None:
     content = multipart_content({"body": 'a "b"\r\n--x', "cc": ["a", "b"], 'x"\r\ny': 1}, "files[]", [photo])
     sent = asyncio.run(whole(content))
     assert len(content) == len(sent)
@@ -302,7 +302,7 @@ def test_a_form_has_fields_and_files_and_none_breaks_out_of_its_own(photo: Attac
     assert parts[-2].partition(b"\r\n\r\n")[2][:-2] == photo.path.read_bytes()
 
 
-def test_a_file_that_has_become_shorter_is_not_filled_up(photo: Attachment) -> None:
+def test_a_file_that_has_become_shorter_is_not_padded(photo: Attachment) -> None:
     photo.path.write_bytes(b"short")
     with pytest.raises(OSError, match="became shorter"):
         asyncio.run(whole(file_content(photo, None)))
@@ -374,10 +374,10 @@ def body(content: object) -> bytes:
         ("no JSON", {}, OutcomeKind.REFUSED, [ME]),
     ],
 )
-def test_nothing_is_sent_until_it_is_proven(
+def test_nothing_is_sent_until_the_preflight_proves_it_safe(
     me: object, roles: dict[int, list[str]], kind: OutcomeKind, paths: list[str], tmp_path: Path
 ) -> None:
-    at = {f"/roles/{each}": [answer(200, body({"rights": rights}))] for each, rights in roles.items()}
+    at = {f"/roles/{role}": [answer(200, body({"rights": rights}))] for role, rights in roles.items()}
     at[ME] = [answer(200, me.encode() if isinstance(me, str) else body(me))]
     with Hostile(answer(201), at=at) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, ASKING)))
@@ -405,7 +405,7 @@ def test_a_preflight_without_an_answer_leaves_the_message_unsent(
         assert set(server.paths) == {ME}
 
 
-def test_what_a_preflight_has_learnt_holds_for_a_pass(tmp_path: Path) -> None:
+def test_a_preflights_result_is_kept_for_the_pass(tmp_path: Path) -> None:
     with Hostile(answer(201), at={ME: [answer(200, body({"admin": True}))]}) as server:
         deliver_in_turn(gateway_settings(server.url, preset=preset_file(tmp_path, ASKING)), queued(), queued())
     assert server.paths == [ME, NOTES, NOTES]
@@ -421,14 +421,14 @@ def unsettled(ago: timedelta = timedelta(days=1)) -> QueuedMessage:
 LOOKING = ASKING.replace('preflight = "right"\n', "")
 
 
-def test_what_is_there_is_delivered_and_not_sent(tmp_path: Path) -> None:
+def test_a_message_that_is_found_counts_as_delivered_and_is_not_sent(tmp_path: Path) -> None:
     with Hostile(answer(201), at={FOUND: [answer(200, body({"count": 1}))]}) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING)), unsettled())
     assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     assert server.paths == [FOUND]
 
 
-def test_what_is_not_there_is_sent_once_it_can_turn_up_no_more(tmp_path: Path) -> None:
+def test_a_message_that_is_absent_is_sent_after_the_settling_time(tmp_path: Path) -> None:
     with Hostile(answer(201), at={FOUND: [answer(200, body({"count": 0}))]}) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING))
         early = deliver(settings, unsettled(timedelta(seconds=119)))
@@ -450,7 +450,7 @@ def test_what_is_not_there_is_sent_once_it_can_turn_up_no_more(tmp_path: Path) -
         (silence, OutcomeKind.UNREACHABLE),
     ],
 )
-def test_a_look_up_without_an_answer_sends_nothing_and_delivers_nothing(
+def test_a_look_up_without_an_answer_neither_sends_nor_delivers(
     behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path
 ) -> None:
     with Hostile(answer(201), at={FOUND: [behaviour]}) as server:
@@ -475,7 +475,7 @@ def test_a_look_up_without_an_answer_sends_nothing_and_delivers_nothing(
         (silence, OutcomeKind.DELIVERED, "delivered, but not read back within 0.5 s"),
     ],
 )
-def test_what_can_t_be_read_back_was_delivered_all_the_same(
+def test_a_failed_read_back_does_not_undo_the_delivery(
     behaviour: Behaviour, kind: OutcomeKind, error: str | None, tmp_path: Path
 ) -> None:
     with Hostile(answer(201), at={"/tickets/12345": [behaviour]}) as server:
@@ -512,7 +512,7 @@ token = "upload.token"
         (close, OutcomeKind.TRANSIENT),
     ],
 )
-def test_without_its_attachment_no_message_is_sent(behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path) -> None:
+def test_a_message_without_its_attachment_is_not_sent(behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path) -> None:
     (tmp_path / "ü.txt").write_text("text")
     with Hostile(answer(201), at={"/uploads?name=%C3%BC.txt": [behaviour]}) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, AHEAD), attachments_dir=tmp_path)
@@ -522,7 +522,7 @@ def test_without_its_attachment_no_message_is_sent(behaviour: Behaviour, kind: O
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "../secret"])
-def test_without_a_file_that_is_there_nothing_is_sent(name: str, tmp_path: Path) -> None:
+def test_a_message_whose_file_is_missing_is_not_sent(name: str, tmp_path: Path) -> None:
     with Hostile(answer(201)) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, AHEAD), attachments_dir=tmp_path)
         outcome = deliver(settings, queued(attachments=json.dumps([name])))
@@ -539,14 +539,14 @@ def test_without_a_file_that_is_there_nothing_is_sent(name: str, tmp_path: Path)
         ("like = 'supplier'\n", "messages.customer.like"),
     ],
 )
-def test_what_can_t_work_is_said_when_the_preset_is_read(text: str, said: str, tmp_path: Path) -> None:
+def test_an_impossible_preset_is_refused_when_it_is_loaded(text: str, said: str, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, f"[messages.customer]\npath = '/'\nignores = ['cc_emails']\n{text}")
     with pytest.raises(ConfigurationError) as raised:
         deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
     assert said in str(raised.value)
 
 
-def test_a_url_beyond_what_can_be_is_told_as_such(tmp_path: Path) -> None:
+def test_a_url_out_of_range_is_reported(tmp_path: Path) -> None:
     with pytest.raises(httpx.InvalidURL):
         httpx.URL("http://127.0.0.1/" + "x" * 70_000)
     preset = preset_file(tmp_path, PUT_PRESET.replace("{ticket_id}", "{subject}"))

@@ -1,4 +1,4 @@
-"""Whatever a server does, a message comes to the outcome of the table, in time, in little memory, and in confidence."""
+"""Whatever a server does, a message gets the documented outcome, in time, in little memory, and without leaks."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ Deliver = Callable[..., Outcome]
 
 @pytest.fixture
 def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
-    """Deliver to a server, in time and in confidence: no secret and no word of the message is in a log or the error.
+    """Deliver to a server, in time and confidentially: no log and no error contains a secret or a word of the message.
 
-    Every logger tells all it can, and asyncio of each step that it takes.
+    All loggers are at their most verbose level, and asyncio is in debug mode.
     """
     caplog.set_level(logging.DEBUG)
 
@@ -89,19 +89,19 @@ def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
 
 
 def kept_waiting() -> float:
-    """How many seconds this process could have run while the machine ran others: they are no delay of ours.
+    """Return the seconds in which the machine ran other processes instead of this one: this delay is not ours.
 
-    Not all of them, and none where the system does not tell: what is left over counts as ours.
+    It is a lower bound, and zero if the system does not report it: the rest counts as ours.
     """
     seconds = 0.0
-    for each in Path("/proc/self/task").glob("*/schedstat"):
+    for path in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError):  # a thread that has ended
-            seconds += int(each.read_text().split()[1]) / 1e9
+            seconds += int(path.read_text().split()[1]) / 1e9
     return seconds
 
 
 class Scheme:
-    """Plain HTTP or HTTPS: starts servers that speak it, and knows the settings that trust them."""
+    """Plain HTTP or HTTPS: starts its servers, and has the settings that trust them."""
 
     def __init__(self, tls: SSLContext | None, ca_file: Path | None, until_the_end: ExitStack) -> None:
         self._tls = tls
@@ -145,8 +145,8 @@ def scheme(request: pytest.FixtureRequest, certificate: Path, tls: SSLContext) -
 
 
 @over_either(CASES)
-def test_what_a_server_does_to_a_message(case: Case, scheme: Scheme, deliver: Deliver) -> None:
-    """What may have been sent is never sent a second time."""
+def test_a_servers_behaviour_leads_to_its_outcome(case: Case, scheme: Scheme, deliver: Deliver) -> None:
+    """A request that may have been sent is never repeated."""
     server = scheme.start(case.behaviour, hasty=case.hasty)
     body = LARGE if case.hasty else MARK
     outcome = deliver(server, deadline=case.deadline, body=body, **TOKEN, **scheme.trust)
@@ -159,8 +159,8 @@ def test_what_a_server_does_to_a_message(case: Case, scheme: Scheme, deliver: De
 
 
 @over_either(LOG_INS)
-def test_what_a_server_does_to_a_log_in(case: Case, scheme: Scheme, deliver: Deliver) -> None:
-    """The message is not sent, and the log-in is tried again only where that may help."""
+def test_a_servers_behaviour_at_login_leads_to_its_outcome(case: Case, scheme: Scheme, deliver: Deliver) -> None:
+    """The message is not sent, and the login is repeated only if this may help."""
     server = scheme.start(at={LOG_IN: [case.behaviour]})
     outcome = deliver(server, deadline=case.deadline, **ACCOUNT, **scheme.trust)
     assert (outcome.kind, outcome.status_code) == (case.kind, case.status)
@@ -171,7 +171,7 @@ def test_what_a_server_does_to_a_log_in(case: Case, scheme: Scheme, deliver: Del
         assert server.sent < READ_AT_MOST
 
 
-def test_a_log_in_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
+def test_a_login_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
     server = scheme.start(answer(401), at={LOG_IN: [answer(200, token(MARK)), answer(403)]})
     outcome = deliver(server, **ACCOUNT, **scheme.trust)
     assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, but the response has no access_token")
@@ -179,13 +179,15 @@ def test_a_log_in_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", pytest.param("https", marks=pytest.mark.long)], indirect=True)
-def test_no_answer_takes_memory(scheme: Scheme) -> None:
-    """Neither to a message nor to a log-in. The process delivers to one server after the other."""
-    hungry = {each.name: scheme.start(each.behaviour) for each in CASES if each.hungry}
-    log_ins = {f"log-in: {each.name}": scheme.start(at={LOG_IN: [each.behaviour]}) for each in LOG_INS if each.hungry}
+def test_no_answer_uses_much_memory(scheme: Scheme) -> None:
+    """This holds for answers to a message and to a login. The process delivers to one server after the other."""
+    hungry = {case.name: scheme.start(case.behaviour) for case in CASES if case.hungry}
+    log_ins = {
+        f"log-in: {log_in.name}": scheme.start(at={LOG_IN: [log_in.behaviour]}) for log_in in LOG_INS if log_in.hungry
+    }
     settings = {"request_timeout_seconds": DEADLINE, **scheme.trust}
-    servers = [{"base_url": each.url, **settings} for each in hungry.values()]
-    servers += [{"base_url": each.url, **settings, **ACCOUNT} for each in log_ins.values()]
+    servers = [{"base_url": value.url, **settings} for value in hungry.values()]
+    servers += [{"base_url": value.url, **settings, **ACCOUNT} for value in log_ins.values()]
     idle, *after = peaks(servers)
     assert all(each.requests for each in (*hungry.values(), *log_ins.values()))
     taken = {name: peak - idle for name, peak in zip([*hungry, *log_ins], after, strict=True)}
@@ -200,14 +202,14 @@ def reset_within_its_first_bytes(connection: Connection) -> None:
     connection.reset()
 
 
-def test_a_connection_that_is_reset_within_the_request_may_have_had_it(deliver: Deliver) -> None:
+def test_a_connection_reset_within_the_request_is_unknown(deliver: Deliver) -> None:
     with Hostile(at_accept=reset_within_its_first_bytes) as server:
         assert deliver(server, **TOKEN).kind is UNKNOWN
     assert len(server.connections) == 1
 
 
-def test_a_connection_that_is_reset_at_once_is_tried_again_only_where_it_was_never_made(deliver: Deliver) -> None:
-    """Which of the two it is, is a race between them and us, at each of six tries."""
+def test_a_connection_reset_at_once_is_repeated_only_if_it_was_never_established(deliver: Deliver) -> None:
+    """The result of each of six attempts is a race between the server and us."""
     with Hostile(at_accept=reset) as server:
         kind = deliver(server, **TOKEN).kind
     assert kind in {UNREACHABLE, UNKNOWN}
@@ -219,7 +221,7 @@ def test_a_connection_that_is_reset_at_once_is_tried_again_only_where_it_was_nev
     [reset, close, reset_within_its_first_bytes, silence, raw(b"\x16\x03\x03\xff\xff"), then_close(http(400))],
     ids=["is reset at once", "is closed", "is reset", "stalls", "stalls within a record", "meets plain HTTP"],
 )
-def test_without_a_handshake_nothing_is_sent(
+def test_nothing_is_sent_without_a_handshake(
     behaviour: Behaviour, tls: SSLContext, certificate: Path, deliver: Deliver
 ) -> None:
     with Hostile(at_accept=behaviour, tls=tls) as server:
@@ -230,7 +232,7 @@ def test_without_a_handshake_nothing_is_sent(
     assert len(server.connections) == 2
 
 
-def test_plain_http_to_a_server_that_speaks_tls(tls: SSLContext, deliver: Deliver) -> None:
+def test_plain_http_to_a_tls_server(tls: SSLContext, deliver: Deliver) -> None:
     with Hostile(tls=tls) as server:
         server.url = server.url.replace("https", "http")
         assert deliver(server, **TOKEN).kind is UNKNOWN
@@ -238,7 +240,7 @@ def test_plain_http_to_a_server_that_speaks_tls(tls: SSLContext, deliver: Delive
 
 
 @pytest.mark.parametrize("name", ["expired", "self-signed", "of another name"])
-def test_a_certificate_that_does_not_verify_gets_no_message(
+def test_a_message_is_not_sent_if_the_certificate_is_invalid(
     name: Literal["expired", "self-signed", "of another name"],
     certificate: Path,
     expired_certificate: Path,
@@ -266,12 +268,12 @@ def test_a_certificate_that_does_not_verify_gets_no_message(
     [raw(http(200, SUCCEEDED)), then_close(http(408)), raw(b"HTTP/1.1 200 OK\r\n"), close],
     ids=["an answer", "an answer and the end", "half an answer", "the end"],
 )
-def test_a_word_between_two_messages_is_not_taken_for_an_answer(
+def test_data_between_two_messages_is_not_taken_for_an_answer(
     word: Behaviour,
     heard: bool,  # noqa: FBT001  pytest's
     scheme: Scheme,
 ) -> None:
-    """One message would be taken for delivered on the answer to another, and be lost."""
+    """Otherwise a message would count as delivered by the answer to another one, and be lost."""
     cue, said = Event(), Event()
 
     def speak_twice(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""A connection that the server may be about to close is not used: nobody would know whether its message arrived."""
+"""A connection that the server may be about to close is not used: its message's outcome would be unknown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMITS = {"Starman": 1, "gunicorn": 2, "Apache": 5, "Jetty": 30, "nginx": 75}
 
 @dataclass
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test moves."""
 
     seconds: float = 1000.0
 
@@ -66,7 +66,7 @@ def deliver_every(seconds: float, clock: Clock, url: str) -> list[Outcome]:
 
 @pytest.mark.parametrize("gap", [lambda limit: limit, lambda limit: limit + 0.43, lambda limit: limit * 0.99])
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
-def test_a_server_that_closes_idle_connections_costs_no_message_its_outcome(
+def test_a_server_that_closes_idle_connections_makes_no_outcome_unknown(
     limit: float, gap: Callable[[float], float]
 ) -> None:
     clock = Clock()
@@ -75,12 +75,12 @@ def test_a_server_that_closes_idle_connections_costs_no_message_its_outcome(
         assert len(server.requests) == MESSAGES
 
 
-def test_a_connection_is_used_again_for_half_the_shortest_of_these_limits() -> None:
+def test_a_connection_is_reused_for_half_of_the_shortest_limit() -> None:
     assert min(LIMITS.values()) / 2 >= IDLE_SECONDS
 
 
 @pytest.mark.parametrize(("seconds", "connections"), [(0, 1), (IDLE_SECONDS, 1), (IDLE_SECONDS + 0.001, MESSAGES)])
-def test_a_connection_that_was_idle_for_longer_is_replaced(seconds: float, connections: int) -> None:
+def test_a_connection_idle_for_longer_is_replaced(seconds: float, connections: int) -> None:
     clock = Clock()
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_every(seconds, clock, server.url)
@@ -89,13 +89,13 @@ def test_a_connection_that_was_idle_for_longer_is_replaced(seconds: float, conne
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("behaviour", [close, reset])
-def test_a_reused_connection_that_ends_without_an_answer_leaves_its_message_unknown(
+def test_a_reused_connection_that_ends_without_an_answer_is_unknown(
     behaviour: Behaviour,
     encrypted: bool,  # noqa: FBT001  pytest's
     tls: ssl.SSLContext,
     certificate: Path,
 ) -> None:
-    """The request was written: the server may have read it, and it is not sent again at once."""
+    """The request was written: the server may have read it, so it is not repeated at once."""
     trust = {"ca_file": certificate} if encrypted else {}
     with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED), tls=tls if encrypted else None) as server:
         settings = gateway_settings(server.url, immediate_retries=5, **trust)

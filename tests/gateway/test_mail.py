@@ -1,4 +1,4 @@
-"""The mail that a message becomes, as another program reads it: whom it is for, what stands in it, what it carries."""
+"""The mail of a message, parsed by another program: its recipients, texts and attachments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEAM = "team@example.com"
 
 
 def sent(settings: dict[str, Any] | None = None, key: str = "key-7", /, **columns: object) -> Taken:
-    """What arrives of a message with these columns."""
+    """Return the mail of a message with these columns."""
     with MailServer() as server:
         outcome = mail(mail_settings(server.url, **settings or {}), queued(key, **columns))
     assert outcome.kind is OutcomeKind.DELIVERED, outcome.error
@@ -35,7 +35,7 @@ def sent(settings: dict[str, Any] | None = None, key: str = "key-7", /, **column
 
 
 def problem(settings: dict[str, Any] | None = None, /, **columns: object) -> str:
-    """Why a message with these columns can't be sent; nobody is called for that."""
+    """Return why a message with these columns cannot be sent; no connection is made."""
     with MailServer() as server:
         outcome = mail(mail_settings(server.url, **settings or {}), queued(**columns))
     assert outcome.kind is OutcomeKind.INVALID
@@ -47,7 +47,7 @@ def problem(settings: dict[str, Any] | None = None, /, **columns: object) -> str
 
 
 @pytest.mark.parametrize("kind", ["customer", "supplier"])
-def test_a_mail_names_all_its_recipients_but_those_in_bcc(kind: str) -> None:
+def test_a_mail_names_all_recipients_except_bcc(kind: str) -> None:
     taken = sent(
         message_type=kind,
         recipient_email="Anna Ö <anna@example.com>",
@@ -66,7 +66,7 @@ def test_a_mail_names_all_its_recipients_but_those_in_bcc(kind: str) -> None:
     assert b"eve@" not in taken.raw
 
 
-def test_an_internal_message_goes_to_nobody_that_its_row_names() -> None:
+def test_an_internal_message_ignores_the_rows_recipients() -> None:
     columns = {"message_type": "internal", "recipient_email": "anna@example.com", "bcc_emails": '["eve@example.com"]'}
     taken = sent({"recipient": f"Team <{TEAM}>"}, **columns)
     assert taken.recipients == (TEAM,)
@@ -81,7 +81,7 @@ def test_an_internal_message_without_a_fixed_recipient_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("nobody", [None, ""])
-def test_who_is_not_named_is_the_fixed_recipient(nobody: str | None) -> None:
+def test_the_fixed_recipient_replaces_a_missing_one(nobody: str | None) -> None:
     taken = sent({"recipient": TEAM}, recipient_email=nobody)
     assert taken.recipients == (TEAM, "ben@example.com")
     assert problem(recipient_email=nobody) == (
@@ -115,7 +115,7 @@ def test_who_is_not_named_is_the_fixed_recipient(nobody: str | None) -> None:
         ({"attachments": '["a.pdf"]'}, "attachments: gateway.attachments_dir is not set"),
     ],
 )
-def test_what_can_not_stand_in_a_mail_is_named(columns: dict[str, object], said: str) -> None:
+def test_names_values_that_are_invalid_in_a_mail(columns: dict[str, object], said: str) -> None:
     assert said in problem(**columns)
 
 
@@ -136,7 +136,7 @@ SUBJECTS = {
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda each: ascii(each[:20]))
-def test_a_subject_is_one_line_and_nothing_but_a_subject(subject: str) -> None:
+def test_a_subject_is_one_header_line(subject: str) -> None:
     taken = sent(subject=subject)
     assert str(taken.parsed["Subject"]) == SUBJECTS[subject]
     assert taken.parsed["Bcc"] is None
@@ -146,13 +146,13 @@ def test_a_subject_is_one_line_and_nothing_but_a_subject(subject: str) -> None:
     assert b"\r" not in taken.raw.replace(b"\r\n", b"")
 
 
-def test_a_subject_may_be_made_of_columns() -> None:
+def test_a_subject_can_contain_columns() -> None:
     template = {"subject": "[example.com #{ticket_id}] {subject} {sent_at}{cc_emails}"}
     taken = sent(template, subject="{body}")
     assert taken.parsed["Subject"] == "[example.com #12345] {body} ben@example.com"
 
 
-def test_a_name_can_not_become_another_address() -> None:
+def test_a_name_cannot_become_another_address() -> None:
     names = ['"Eve <eve@evil.example>, \\"" <anna@example.com>', '"=?utf-8?q?a=0D=0AX:_y?=" <anna@example.com>']
     for name in names:
         taken = sent(recipient_email=name)
@@ -168,8 +168,8 @@ def test_a_name_may_be_longer_than_a_line(name: str) -> None:
     assert str(make_header(decode_header(header))) == f"{name} <anna@example.com>"
 
 
-def test_the_same_mail_is_the_same_each_time() -> None:
-    """So that whoever has got it twice can tell."""
+def test_the_same_message_always_makes_the_same_mail() -> None:
+    """A recipient of two copies can recognise them."""
     made = "2025-03-03 09:15:00"
     first, second = (sent(created_at=made) for _ in range(2))
     assert first.raw == second.raw
@@ -178,12 +178,12 @@ def test_the_same_mail_is_the_same_each_time() -> None:
 
 
 @pytest.mark.parametrize(("made", "dated"), [(None, NOON), ("2031-01-01 00:00:00", NOON)])
-def test_a_mail_is_never_from_a_time_to_come(made: str | None, dated: datetime) -> None:
+def test_a_mail_never_has_a_date_in_the_future(made: str | None, dated: datetime) -> None:
     assert sent(created_at=made).parsed["Date"].datetime == dated
 
 
-def test_a_mail_by_a_person_is_not_called_automatic() -> None:
-    """So that an out-of-office reply comes back (RFC 3834, section 5)."""
+def test_a_manual_mail_is_not_marked_automatic() -> None:
+    """An out-of-office reply is then possible (RFC 3834, section 5)."""
     assert sent().parsed["Auto-Submitted"] is None
 
 
@@ -197,7 +197,7 @@ def test_a_mail_by_a_person_is_not_called_automatic() -> None:
         ({"references": ["<a@x>", "<b@x>"]}, None, "<a@x> <b@x>"),
     ],
 )
-def test_a_mail_stands_in_its_thread(columns: dict[str, object], reply_to: str | None, references: str | None) -> None:
+def test_a_mail_belongs_to_its_thread(columns: dict[str, object], reply_to: str | None, references: str | None) -> None:
     parsed = sent(**columns).parsed
     assert (parsed["In-Reply-To"], parsed["References"]) == (reply_to, references)
 
@@ -222,7 +222,7 @@ BODIES = [
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda each: ascii(each[:16]))
 @pytest.mark.parametrize("carrying", [False, True])
-def test_a_text_arrives_as_it_was_written(body: str, tmp_path: Path, *, carrying: bool) -> None:
+def test_a_text_arrives_unchanged(body: str, tmp_path: Path, *, carrying: bool) -> None:
     (tmp_path / "a.txt").write_bytes(b".\r\n..\r\n")
     files = '["a.txt"]' if carrying else None
     taken = sent({"attachments_dir": tmp_path}, body=body, attachments=files)
@@ -236,7 +236,7 @@ def test_a_text_arrives_as_it_was_written(body: str, tmp_path: Path, *, carrying
     assert text.get_content_charset() == "utf-8"
     assert taken.raw.isascii()
     assert max(map(len, taken.raw.split(b"\r\n"))) <= 998
-    assert [each.get_content() for each in taken.parsed.iter_attachments()] == [".\r\n..\r\n"] * carrying
+    assert [part.get_content() for part in taken.parsed.iter_attachments()] == [".\r\n..\r\n"] * carrying
 
 
 # -- what it carries ---------------------------------------------------------------------------------------------------
@@ -267,14 +267,14 @@ def test_a_file_arrives_under_its_name(name: str, tmp_path: Path) -> None:
     assert max(map(len, taken.raw.split(b"\r\n"))) <= 78
 
 
-def test_a_mail_that_is_attached_arrives_as_a_file(tmp_path: Path) -> None:
-    """Encoded it may not be called a mail (RFC 2046, section 5.2.1)."""
+def test_an_attached_mail_arrives_as_a_file(tmp_path: Path) -> None:
+    """An encoded attachment must not have the type of a mail (RFC 2046, section 5.2.1)."""
     (tmp_path / "old.eml").write_bytes(b"Subject: x\n\nText\n")
     [part] = sent({"attachments_dir": tmp_path}, attachments='["old.eml"]').parsed.iter_attachments()
     assert (part.get_content_type(), part.get_content()) == ("application/octet-stream", b"Subject: x\n\nText\n")
 
 
-def test_a_limit_that_is_set_is_kept(tmp_path: Path) -> None:
+def test_a_configured_limit_is_enforced(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(1001))
     said = problem({"attachments_dir": tmp_path, "attachments_limit_mb": 0.001}, attachments='["a.bin"]')
     assert said.startswith("attachments total 0.001 MB, more than gateway.attachments_limit_mb")
@@ -286,7 +286,7 @@ def made(attachment: Attachment) -> Mail:
     )
 
 
-def test_a_big_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     file = tmp_path / "big.bin"
     with file.open("wb") as written:
         written.truncate(20_000_000)
@@ -301,7 +301,7 @@ def test_a_big_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     assert peak < 1_000_000
 
 
-def test_who_has_it_already_is_left_out_of_the_envelope_alone(tmp_path: Path) -> None:
+def test_recipients_who_have_the_mail_are_omitted_only_from_the_envelope(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     composed = made(Attachment("a", "text/plain", tmp_path / "a", 1))
     assert [address.spec for address in composed.envelope] == ["anna@example.com", "ben@example.com", "cy@example.com"]

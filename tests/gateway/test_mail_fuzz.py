@@ -1,4 +1,4 @@
-"""Mails of texts at random: whatever customers write, no header comes of it that was not meant."""
+"""Mails of random texts: no text of a customer adds an unintended header."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = TEXTS.filter(lambda name: not CONTROL.search(name))
 
 
 @law(subject=TEXTS, body=TEXTS, name=NAMES)
-def test_any_subject_text_and_name(subject: str, body: str, name: str) -> None:
+def test_any_subject_text_and_name_are_safe(subject: str, body: str, name: str) -> None:
     quoted = '"' + re.sub(r'(["\\])', r"\\\1", name) + '" <anna@example.com>'
     message = queued(subject=subject, body=body, recipient_email=quoted, cc_emails=None)
     support = Address("support", "example.com", "Support")
@@ -31,14 +31,14 @@ def test_any_subject_text_and_name(subject: str, body: str, name: str) -> None:
     assert max(map(len, lines)) <= 998
     assert not {"\r", "\n"} & set("".join(lines))
     head = lines[: lines.index("")]
-    assert [each.partition(":")[0] for each in head if not each.startswith(" ")] == HEADERS
+    assert [line.partition(":")[0] for line in head if not line.startswith(" ")] == HEADERS
     unfolded = "\n".join(head).replace("\n ", " ").split("\n")
     shown = str(make_header(decode_header(unfolded[4].partition(":")[2].strip())))
     assert shown == re.sub(f"(?:{CONTROL.pattern})+", " ", subject).strip()
 
 
 @law(code=st.integers(200, 599), text=TEXTS | st.from_regex(r"[2-6]\.\d{1,4}\.\d{1,4} ?x?", fullmatch=True))
-def test_any_reply_is_a_yes_or_comes_to_something(code: int, text: str) -> None:
+def test_any_reply_has_an_outcome(code: int, text: str) -> None:
     reply = SmtpReply.of((code, text.encode()))
     assert reply.good == (code < 300)
     assert reply.kind in {OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT, OutcomeKind.UNAUTHORIZED}

@@ -1,4 +1,4 @@
-"""The line by which a message is found again: left out only where that is proven not to be needed."""
+"""The line that identifies a message: it is left out only if it is proven to be unnecessary."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def said(count: int) -> Behaviour:
     ("ticket", "found", "text"),
     [(QUEUE, said(1), WITHOUT), (QUEUE, said(0), WITH), (NOBODY, said(1), WITH), (QUEUE, NOBODY, WITH)],
 )
-def test_it_is_left_out_where_a_preflight_is_proven_and_nowhere_else(
+def test_the_marker_is_omitted_only_if_a_preflight_proves_it_unnecessary(
     ticket: Behaviour, found: Behaviour, text: str, tmp_path: Path
 ) -> None:
     with Hostile(answer(200), at={TICKET: [ticket], FOUND: [found]}) as server:
@@ -59,28 +59,28 @@ def test_it_is_left_out_where_a_preflight_is_proven_and_nowhere_else(
         assert json.loads(note.body)["text"] == text
 
 
-def test_nothing_is_sent_while_nobody_knows(tmp_path: Path) -> None:
+def test_nothing_is_sent_while_the_preflight_is_undecided(tmp_path: Path) -> None:
     with Hostile(answer(200), at={TICKET: [QUEUE], FOUND: [answer(503)]}) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, PRESET)))
         assert outcome.kind is OutcomeKind.TRANSIENT
         assert server.paths == [TICKET, FOUND]
 
 
-def test_a_queue_is_asked_about_once(tmp_path: Path) -> None:
+def test_each_queue_is_asked_once(tmp_path: Path) -> None:
     with Hostile(answer(200), at={TICKET: [QUEUE], "/tickets/2": [QUEUE], FOUND: [said(1)]}) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, PRESET))
         deliver_in_turn(settings, queued(), queued(), queued(ticket_id=2))
         assert server.paths == [TICKET, FOUND, NOTES, NOTES, "/tickets/2", "/tickets/2/notes"]
 
 
-def test_what_decides_it_must_be_there() -> None:
+def test_the_preflight_that_decides_must_exist() -> None:
     marker = {"text": "{delivery_key}", "unless": "nothing"}
     rule = {"path": "/notes", "body": {"text": "{marker}"}, "marker": marker}
     with pytest.raises(ValidationError, match=r"marker\.unless: no such preflight: preflight\.nothing"):
         Preset.model_validate({"messages": {"customer": rule}})
 
 
-def test_a_name_may_go_as_mail_headers_have_it() -> None:
+def test_a_name_may_use_the_encoding_of_mail_headers() -> None:
     name = "=?a?= Rechnung 日本 ü, 100%.pdf"
     word = fill_text("{name|mime}", {"name": name})
     assert word == "=?utf-8?b?PT9hPz0gUmVjaG51bmcg5pel5pysIMO8LCAxMDAlLnBkZg==?="

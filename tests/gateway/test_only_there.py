@@ -1,6 +1,6 @@
-"""Only the base URL's host is ever spoken to, whatever a preset, a ticket, an answer or the environment says.
+"""Only the base URL's host is contacted, whatever a preset, a ticket, an answer or the environment says.
 
-A second server, which stands for anybody else's, is never even connected to.
+A second server, in the role of a stranger, never gets a connection.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def good() -> Iterator[Hostile]:
 
 
 @pytest.mark.parametrize("trick", FROM_A_SLASH)
-def test_a_path_in_a_preset_leads_nowhere_else(trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
+def test_a_presets_path_stays_on_the_host(trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
     path = json.dumps(trick.format(f"127.0.0.1:{evil.port}"))
     preset = preset_file(tmp_path, f'[messages.customer]\npath = {path}\nignores = ["cc_emails"]\n')
     with pytest.raises(ConfigurationError, match="outside the base URL") if trick in REFUSED else nullcontext():
@@ -67,7 +67,7 @@ def test_a_path_in_a_preset_leads_nowhere_else(trick: str, good: Hostile, evil: 
 
 @pytest.mark.parametrize("template", ["/{ticket_id}", "/x{ticket_id}", "/tickets/{ticket_id}/messages"])
 @pytest.mark.parametrize("trick", TRICKS)
-def test_a_ticket_leads_nowhere_else(template: str, trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
+def test_a_ticket_id_stays_on_the_host(template: str, trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, f'[messages.customer]\npath = "{template}"\nignores = ["cc_emails"]\n')
     ticket_id = trick.format(f"127.0.0.1:{evil.port}")
     assert deliver(gateway_settings(good.url, preset=preset), queued(ticket_id=ticket_id)).kind is OutcomeKind.DELIVERED
@@ -75,7 +75,7 @@ def test_a_ticket_leads_nowhere_else(template: str, trick: str, good: Hostile, e
 
 
 @pytest.mark.parametrize("trick", FROM_A_SLASH)
-def test_the_password_of_a_log_in_goes_nowhere_else(trick: str, good: Hostile, evil: Hostile) -> None:
+def test_a_logins_password_stays_on_the_host(trick: str, good: Hostile, evil: Hostile) -> None:
     settings = gateway_settings(good.url, login_path=trick.format(f"127.0.0.1:{evil.port}"), **ACCOUNT)
     with pytest.raises(ConfigurationError, match=r"gateway\.login_path") if trick in REFUSED else nullcontext():
         deliver(settings)
@@ -85,7 +85,7 @@ def test_the_password_of_a_log_in_goes_nowhere_else(trick: str, good: Hostile, e
 @pytest.mark.parametrize(
     "base", ["{good}@{evil}", "u:p@{evil}", "{evil}\\@{good}", "{good}\\@{evil}", "{good}#@{evil}"]
 )
-def test_a_base_url_that_one_may_read_in_two_ways_is_refused(base: str, good: Hostile, evil: Hostile) -> None:
+def test_an_ambiguous_base_url_is_refused(base: str, good: Hostile, evil: Hostile) -> None:
     url = "http://" + base.format(good=f"127.0.0.1:{good.port}", evil=f"127.0.0.1:{evil.port}")
     with pytest.raises((ValidationError, ConfigurationError)):
         deliver(gateway_settings(url))
@@ -93,21 +93,23 @@ def test_a_base_url_that_one_may_read_in_two_ways_is_refused(base: str, good: Ho
 
 
 @pytest.mark.parametrize("trick", [each for each in TRICKS if each.startswith("/") and each[1] not in "?#"])
-def test_the_path_of_a_base_url_leads_nowhere_else(trick: str, good: Hostile, evil: Hostile) -> None:
+def test_a_base_urls_path_stays_on_the_host(trick: str, good: Hostile, evil: Hostile) -> None:
     deliver(gateway_settings(good.url + trick.format(f"127.0.0.1:{evil.port}")))
     assert len(good.requests) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_the_redirect_of_a_log_in_or_a_probe_is_not_followed(status: int, evil: Hostile) -> None:
+def test_redirects_of_a_login_or_probe_are_not_followed(status: int, evil: Hostile) -> None:
     with Hostile(answer(status, headers={"Location": f"{evil.url}/auth/login"})) as server:
         assert deliver(gateway_settings(server.url, **ACCOUNT)).kind is OutcomeKind.UNAUTHORIZED
         asyncio.run(probe(gateway_settings(server.url), now=lambda: NOON))
     assert server.paths == ["/auth/login", "/"]
 
 
-def test_an_environments_proxy_is_not_asked(good: Hostile, evil: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would see the messages, and of a plain URL the credentials."""
+def test_a_proxy_from_the_environment_is_not_used(
+    good: Hostile, evil: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy would see the messages and, for a plain URL, the credentials."""
     for name in NAMES:
         monkeypatch.setenv(name, evil.url)
     assert deliver(gateway_settings(good.url, **ACCOUNT)).kind is OutcomeKind.DELIVERED
@@ -115,8 +117,8 @@ def test_an_environments_proxy_is_not_asked(good: Hostile, evil: Hostile, monkey
     assert len(good.requests) == 3
 
 
-def test_an_https_url_is_not_spoken_to_without_tls(good: Hostile) -> None:
-    """Not even when that is all it knows."""
+def test_an_https_url_is_never_requested_without_tls(good: Hostile) -> None:
+    """This holds even if the server speaks only plain HTTP."""
     for scheme in ("https", "HTTPS"):
         settings = gateway_settings(f"{scheme}://127.0.0.1:{good.port}", **IMPATIENT)
         assert deliver(settings).kind is not OutcomeKind.DELIVERED

@@ -1,6 +1,6 @@
-"""What the ticketing API, or whoever answers in its place, does to a request, and the outcome it stands for.
+"""The reactions of the ticketing API, or of a server in its place, to a request, and their outcomes.
 
-Each row meets a real server. Everywhere the server counts: what may have been sent is never sent a second time.
+Each row uses a real server, which counts requests: a request that may have been sent is never repeated.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def nested(depth: int) -> list[object]:
-    """A list in a list in a list."""
+    """Return a deeply nested list."""
     tree: list[object] = []
     for _ in range(depth):
         tree = [tree]
@@ -80,7 +80,7 @@ def nested(depth: int) -> list[object]:
 
 
 def outcome_of(behaviour: Behaviour, **settings: object) -> Outcome:
-    """Deliver to a server that does this; it must get the message exactly once."""
+    """Deliver to a server with this behaviour; it must receive the message exactly once."""
     with Hostile(behaviour) as server:
         outcome = deliver(gateway_settings(server.url, immediate_retries=5, **settings))
     assert server.paths == [PATH]
@@ -122,7 +122,7 @@ def outcome_of(behaviour: Behaviour, **settings: object) -> Outcome:
         (999, TRANSIENT),
     ],
 )
-def test_a_status_without_a_word(status: int, kind: OutcomeKind) -> None:
+def test_a_status_without_a_body(status: int, kind: OutcomeKind) -> None:
     outcome = outcome_of(answer(status))
     in_doubt = status in {300, 304, 403, 404, 405, 501}
     assert outcome == Outcome(kind, status, None if kind is DELIVERED else f"HTTP {status}", in_doubt=in_doubt)
@@ -130,7 +130,7 @@ def test_a_status_without_a_word(status: int, kind: OutcomeKind) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 @pytest.mark.parametrize("body", [SUCCEEDED, b"{}", b" \r\n", b"[]", b"null", b'"queued"', b'{"id": 31}'])
-def test_a_success_that_does_not_say_otherwise(status: int, body: bytes) -> None:
+def test_a_success_without_a_contradiction(status: int, body: bytes) -> None:
     assert outcome_of(answer(status, body)) == Outcome(DELIVERED, status)
 
 
@@ -147,7 +147,7 @@ def test_a_success_that_does_not_say_otherwise(status: int, body: bytes) -> None
         ({"succeeded": None, "detail": ["a\r\nb", 7]}, "a b; 7"),
     ],
 )
-def test_a_success_that_says_otherwise(body: object, error: str) -> None:
+def test_a_success_that_reports_a_failure(body: object, error: str) -> None:
     assert outcome_of(answer(200, json.dumps(body).encode())) == Outcome(REFUSED, 200, f"refused: {error}")
 
 
@@ -176,23 +176,23 @@ def test_a_refusal_without_a_reason() -> None:
         "blank beyond the limit",
     ],
 )
-def test_a_success_that_cannot_be_judged(body: bytes) -> None:
+def test_a_success_that_cannot_be_interpreted(body: bytes) -> None:
     outcome = outcome_of(answer(200, body))
     assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the response is not valid JSON")
 
 
 @pytest.mark.parametrize("name", ["messages", "errors", "message", "error", "detail"])
-def test_an_error_says_what_the_server_says(name: str) -> None:
+def test_an_error_contains_the_servers_message(name: str) -> None:
     outcome = outcome_of(answer(422, json.dumps({name: "to is empty"}).encode()))
     assert outcome == Outcome(PERMANENT, 422, "HTTP 422: to is empty")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>Bad gateway</html>", b'["a"]', b'{"error": null}', b"\xff", b"[" * 9000])
-def test_an_error_page_is_no_hindrance(body: bytes) -> None:
+def test_an_error_page_is_handled(body: bytes) -> None:
     assert outcome_of(answer(502, body)) == Outcome(TRANSIENT, 502, "HTTP 502")
 
 
-def test_an_error_that_is_looked_for_among_what_is_nested_too_deeply_has_no_words(tmp_path: Path) -> None:
+def test_an_error_nested_too_deeply_has_no_text(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, PUT_PRESET + '[answer]\nerrors = ["errors.[kind=fatal].text"]\n')
     deep = "[" * 600 + "]" * 600
     for kind, error in (('"fatal"', "HTTP 422: no"), (deep, "HTTP 422")):
@@ -200,14 +200,14 @@ def test_an_error_that_is_looked_for_among_what_is_nested_too_deeply_has_no_word
         assert outcome_of(answer(422, body.encode()), preset=preset) == Outcome(PERMANENT, 422, error)
 
 
-def test_an_error_text_is_kept_short() -> None:
+def test_an_error_text_is_truncated() -> None:
     error = outcome_of(answer(400, json.dumps({"error": "long " * 5000}).encode())).error
     assert error is not None
     assert len(error) == ERROR_LENGTH
 
 
-def test_an_error_text_can_be_stored_in_any_database() -> None:
-    """JSON can write a NUL and half of a surrogate pair; PostgreSQL takes neither, and SQLite not the latter."""
+def test_an_error_text_can_be_stored_in_every_database() -> None:
+    """JSON can contain a NUL and half of a surrogate pair; PostgreSQL accepts neither, and SQLite not the latter."""
     outcome = outcome_of(answer(400, rb'{"error": "a\u0000b\ud800c"}'))
     assert outcome.error == "HTTP 400: a b?c"
 
@@ -227,7 +227,7 @@ def test_a_header_may_be_in_any_charset() -> None:
 
 
 @pytest.mark.parametrize("cookie", ["session=1; Path=/", "=;\x01@=,; Expires=never"])
-def test_cookies_are_neither_minded_nor_kept(cookie: str) -> None:
+def test_cookies_are_ignored(cookie: str) -> None:
     with Hostile(answer(200, SUCCEEDED, {"Set-Cookie": cookie})) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
     assert [outcome.kind for outcome in outcomes] == [DELIVERED, DELIVERED]
@@ -271,9 +271,7 @@ def test_retry_after(status: int, kind: OutcomeKind, header: str | None, wait: t
         ("soon", PERMANENT, None),
     ],
 )
-def test_too_large_passes_only_where_the_server_says_when(
-    header: str, kind: OutcomeKind, wait: timedelta | None
-) -> None:
+def test_a_413_is_temporary_only_with_retry_after(header: str, kind: OutcomeKind, wait: timedelta | None) -> None:
     assert outcome_of(answer(413, headers={"Retry-After": header})) == Outcome(kind, 413, "HTTP 413", wait)
 
 
@@ -296,12 +294,12 @@ def test_a_redirect_is_not_followed_on_the_same_server(status: int) -> None:
 # Long answers.
 
 
-def test_an_answer_of_just_the_limit_is_read() -> None:
+def test_an_answer_of_exactly_the_limit_is_read() -> None:
     body = SUCCEEDED + b" " * (ANSWER_LIMIT - len(SUCCEEDED))
     assert outcome_of(answer(200, body)) == Outcome(DELIVERED, 200)
 
 
-def test_a_connection_that_was_not_read_to_the_end_is_not_used_again() -> None:
+def test_a_connection_that_was_not_fully_read_is_not_reused() -> None:
     with Hostile(answer(500, b"a" * TEN_MB), answer(200, SUCCEEDED)) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
     assert [outcome.kind for outcome in outcomes] == [TRANSIENT, DELIVERED]
@@ -312,8 +310,8 @@ def test_a_connection_that_was_not_read_to_the_end_is_not_used_again() -> None:
 
 
 @pytest.mark.parametrize("behaviour", [close, reset])
-def test_a_put_is_not_sent_again_over_a_kept_connection(tmp_path: Path, behaviour: Behaviour) -> None:
-    """Left alone, aiohttp sends a PUT again when a kept connection breaks, and the customer would be told twice."""
+def test_a_put_is_not_repeated_over_a_kept_connection(tmp_path: Path, behaviour: Behaviour) -> None:
+    """By default, aiohttp repeats a PUT when a kept connection breaks, and the customer would get two copies."""
     preset = preset_file(tmp_path, PUT_PRESET)
     with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED)) as server:
         outcomes = deliver_in_turn(
@@ -326,7 +324,7 @@ def test_a_put_is_not_sent_again_over_a_kept_connection(tmp_path: Path, behaviou
     ]
 
 
-def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
+def test_a_connection_closed_by_the_server_is_not_reused() -> None:
     with Hostile(then_close(http(200, SUCCEEDED))) as server:
         outcomes = deliver_in_turn(
             gateway_settings(server.url), queued(), queued(), until=lambda: not server.open_connections
@@ -342,8 +340,8 @@ def test_one_connection_serves_many_messages() -> None:
     assert len(server.connections) == 1
 
 
-def test_each_of_many_at_once_has_its_own_outcome() -> None:
-    """Answers do not get mixed up between connections."""
+def test_each_of_many_concurrent_messages_has_its_own_outcome() -> None:
+    """Answers are not mixed up between connections."""
     paths = {f"/tickets/{status}/messages": [answer(status)] for status in (200, 404, 429, 500)}
     messages = [queued(ticket_id=status) for status in (200, 404, 429, 500)] * 4
     with Hostile(at=paths) as server:
@@ -369,7 +367,7 @@ def test_an_unknown_name() -> None:
     assert "name.invalid" in (outcome.error or "")
 
 
-def test_a_connection_that_is_not_made_in_time() -> None:
+def test_a_connection_that_times_out() -> None:
     with full_port() as port:
         outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", connect_timeout_seconds=0.1))
     assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
@@ -377,7 +375,7 @@ def test_a_connection_that_is_not_made_in_time() -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
-def test_only_what_was_not_sent_is_tried_again_at_once(retries: int) -> None:
+def test_only_unsent_messages_are_repeated_at_once(retries: int) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -403,8 +401,8 @@ def test_the_immediate_retry_finds_a_server_that_has_just_started() -> None:
     assert server.paths == [PATH]
 
 
-def test_what_the_immediate_retry_sends_is_not_sent_again() -> None:
-    """The second try may have arrived, so there is no third, whatever is allowed."""
+def test_a_sent_immediate_retry_is_not_repeated() -> None:
+    """The second attempt may have arrived, so there is no third, whatever is permitted."""
     server = Hostile(close)
     with ExitStack() as stack:
 
@@ -416,7 +414,7 @@ def test_what_the_immediate_retry_sends_is_not_sent_again() -> None:
     assert server.paths == [PATH]
 
 
-def test_a_retry_that_the_deadline_would_overtake_is_not_waited_for() -> None:
+def test_a_retry_beyond_the_deadline_is_not_awaited() -> None:
     async def sleep(_seconds: float) -> None:
         raise AssertionError("there is no time for it")
 
@@ -427,7 +425,7 @@ def test_a_retry_that_the_deadline_would_overtake_is_not_waited_for() -> None:
     assert (outcome.error or "").startswith("ClientConnectorError"), "what was wrong, and not that time was short"
 
 
-def test_a_deadline_between_two_tries_leaves_it_unsent() -> None:
+def test_a_deadline_between_two_attempts_leaves_the_message_unsent() -> None:
     async def sleep(_seconds: float) -> None:
         raise TimeoutError
 
@@ -436,15 +434,15 @@ def test_a_deadline_between_two_tries_leaves_it_unsent() -> None:
     assert outcome == Outcome(UNREACHABLE, None, "not sent within 7 s")
 
 
-def test_a_mute_port_may_have_read_it() -> None:
-    """The kernel takes connection and request, so nobody can tell."""
+def test_a_mute_port_may_have_read_the_request() -> None:
+    """The kernel accepts connection and request, so the outcome is unknown."""
     with mute_port() as port:
         outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=SHORT))
     assert outcome == Outcome(UNKNOWN, None, f"no response within {SHORT} s")
 
 
 @pytest.mark.parametrize("error", [OSError(5, "?"), TimeoutError(), UnicodeError("?"), httpx.ReadError("?")])
-def test_what_is_not_proven_unsent_is_unknown(error: Exception) -> None:
+def test_a_request_not_proven_unsent_is_unknown(error: Exception) -> None:
     assert isinstance(error, TRANSPORT_ERRORS)
     assert kind_of_exception(error) is UNKNOWN
 
@@ -463,7 +461,7 @@ def test_what_is_not_proven_unsent_is_unknown(error: Exception) -> None:
     ],
     ids=["long URL", "step up", "surrogate", "nesting", "NaN"],
 )
-def test_a_message_that_cannot_become_a_request(changes: dict[str, object]) -> None:
+def test_a_message_that_cannot_be_made_into_a_request(changes: dict[str, object]) -> None:
     """Reading a row refuses some of these already; the gateway does not rely on it."""
     message = queued()
     message = replace(message, message=replace(message.message, fields={**message.message.fields, **changes}))
@@ -474,7 +472,7 @@ def test_a_message_that_cannot_become_a_request(changes: dict[str, object]) -> N
     assert not server.connections
 
 
-def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
+def test_a_type_missing_from_the_preset(tmp_path: Path) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, PUT_PRESET))
         outcome = deliver(settings, queued(message_type="internal"))
@@ -483,7 +481,7 @@ def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
     assert not server.connections
 
 
-def test_a_port_that_cannot_be() -> None:
+def test_an_invalid_port_is_an_invalid_setting() -> None:
     """The settings refuse it; should one get through, no message is sent or escalated for it."""
     with pytest.raises(ValidationError, match="invalid URL or port"):
         gateway_settings("http://127.0.0.1:65536")
@@ -495,13 +493,13 @@ def test_a_port_that_cannot_be() -> None:
 @pytest.mark.parametrize(
     "url", ["http://256.1.1.1", "http://a..b", f"http://{'a' * 64}.com", "http://[v1.x]", "http://xn--"]
 )
-def test_a_host_that_cannot_be_is_wrong_settings(url: str) -> None:
-    """It is no fault of the messages, so none is escalated for it."""
+def test_an_invalid_host_is_an_invalid_setting(url: str) -> None:
+    """The messages are valid, so none is escalated for it."""
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
         deliver(gateway_settings(url))
 
 
-def test_there_must_be_a_base_url() -> None:
+def test_a_base_url_is_required() -> None:
     settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": None})
     with pytest.raises(ConfigurationError, match="TICKETING_API_BASE_URL"):
         deliver(settings)
@@ -514,7 +512,7 @@ LARGE = "ü" * 5_000_000
 """10 MB; of more than a MiB aiohttp warns where it is given them as one."""
 
 
-def test_large_messages_arrive_whole() -> None:
+def test_large_messages_arrive_complete() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         outcomes = deliver_in_turn(gateway_settings(server.url), *[queued(body=LARGE)] * 3)
     assert outcomes == [Outcome(DELIVERED, 200)] * 3
@@ -526,8 +524,8 @@ def test_large_messages_arrive_whole() -> None:
     [answer(413), then_close(http(413)), in_pieces(http(413), b"", seconds=60)],
     ids=["reads on", "leaves", "deaf"],
 )
-def test_an_answer_that_comes_before_the_message_is_through_is_an_answer(behaviour: Behaviour) -> None:
-    """A server that has a limit does not read on to the end just to say no."""
+def test_an_answer_before_the_end_of_the_request_counts(behaviour: Behaviour) -> None:
+    """A server with a limit refuses a request without reading it to its end."""
     with Hostile(behaviour, hasty=True) as server:
         outcome = deliver(gateway_settings(server.url), queued(body=LARGE))
     assert outcome == Outcome(PERMANENT, 413, "HTTP 413")

@@ -1,4 +1,4 @@
-"""Places in a preset: what a log-in brought, credentials that may be left out, text that is rendered on arrival."""
+"""Placeholders in a preset: session tokens, optional credentials, and text that is rendered on arrival."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ settle_seconds = 0
 
 
 def session(name: str) -> bytes:
-    """What a log-in brings."""
+    """Return the answer to a login."""
     return json.dumps({"session": name}).encode()
 
 
-def test_a_question_bears_the_session_of_a_log_in_and_of_the_next(tmp_path: Path) -> None:
+def test_a_look_up_carries_the_current_sessions_token(tmp_path: Path) -> None:
     settings = {"preset": preset_file(tmp_path, LOGGED_IN), "username": "agent", "verify": True}
     answers = {
         "/log-in": [answer(200, session("s1")), answer(200, session("s2"))],
@@ -69,7 +69,7 @@ def test_a_credential_may_be_optional(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["{", "}", "%", "#", "{{ ticket }}", "{% endverbatim %}", "'", '"', "&", " ", "\n"])))
-def test_text_is_as_it_was_when_django_has_rendered_it(pieces: list[str]) -> None:
+def test_a_text_survives_djangos_rendering(pieces: list[str]) -> None:
     text = "".join(pieces)
     given_to_it = fill_text("{body|django}", {"body": text})
     assert isinstance(given_to_it, str)
@@ -94,7 +94,7 @@ body = { user = "{identity}" }
 
 
 @pytest.mark.parametrize("auth", [{}, {"auth": "none"}, {"auth": "bearer", "token": "abc"}])
-def test_a_message_may_say_who_we_are(auth: dict[str, str], tmp_path: Path) -> None:
+def test_a_message_may_contain_our_user_id(auth: dict[str, str], tmp_path: Path) -> None:
     preset = preset_file(tmp_path, OURSELVES)
     with Hostile(answer(200, SUCCEEDED)) as server:
         settings = gateway_settings(server.url, preset=preset, username="3", **auth)
@@ -107,7 +107,7 @@ def test_a_message_may_say_who_we_are(auth: dict[str, str], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("username", "why"), [(None, "gateway.username is not set"), ("bo", "'bo' must be an integer")]
 )
-def test_who_we_are_is_checked_before_anything_is_sent(username: str | None, why: str, tmp_path: Path) -> None:
+def test_our_user_id_is_checked_before_anything_is_sent(username: str | None, why: str, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, OURSELVES)
     with pytest.raises(ConfigurationError, match=why):
         deliver(gateway_settings("http://127.0.0.1:1", preset=preset, username=username))
@@ -122,7 +122,7 @@ def test_who_we_are_is_checked_before_anything_is_sent(username: str | None, why
         ("a.txt.exe", OutcomeKind.INVALID),
     ],
 )
-def test_a_preset_says_how_files_may_end(name: str, kind: OutcomeKind, tmp_path: Path) -> None:
+def test_a_preset_restricts_file_extensions(name: str, kind: OutcomeKind, tmp_path: Path) -> None:
     text = '[messages.customer]\npath = "/"\nignores = ["cc_emails"]\nencoding = "multipart"\nfiles = "file"\n'
     preset = preset_file(tmp_path, text + 'endings = ["", "txt"]')
     (tmp_path / name).write_text("x")

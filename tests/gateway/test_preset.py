@@ -1,4 +1,4 @@
-"""Presets: templates are filled without harm, answers are judged by their rules, and mistakes are named."""
+"""Presets: templates are filled safely, answers are classified by their rules, and errors are named."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TEXTS = [
 
 
 def sent(message: QueuedMessage, **changes: object) -> Received:
-    """What reaches the server."""
+    """Return what the server receives."""
     with Hostile(answer(200, SUCCEEDED)) as server:
         outcome = deliver(gateway_settings(server.url, **changes), message)
     assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
@@ -62,7 +62,7 @@ def sent(message: QueuedMessage, **changes: object) -> Received:
 
 
 def sent_body(message: QueuedMessage, **changes: object) -> dict[str, object]:
-    """The JSON that reaches the server."""
+    """Return the JSON that the server receives."""
     received = sent(message, **changes)
     assert received.headers["content-type"] == "application/json"
     content: dict[str, object] = json.loads(received.body)
@@ -70,7 +70,7 @@ def sent_body(message: QueuedMessage, **changes: object) -> dict[str, object]:
 
 
 def refused(message: QueuedMessage, **changes: object) -> str:
-    """What is said of a message that never leaves."""
+    """Return the error of a message that is not sent."""
     with Hostile(answer(200, SUCCEEDED)) as server:
         outcome = deliver(gateway_settings(server.url, **changes), message)
     assert (outcome.kind, outcome.status_code) == (OutcomeKind.PERMANENT, None)
@@ -81,7 +81,7 @@ def refused(message: QueuedMessage, **changes: object) -> str:
 # The generic preset.
 
 
-def test_a_message_to_a_customer() -> None:
+def test_delivers_a_message_to_a_customer() -> None:
     received = sent(queued())
     assert (received.method, received.path) == ("POST", PATH)
     assert json.loads(received.body) == {
@@ -94,13 +94,13 @@ def test_a_message_to_a_customer() -> None:
     }
 
 
-def test_a_message_to_a_supplier() -> None:
+def test_delivers_a_message_to_a_supplier() -> None:
     received = sent(queued(message_type="supplier"))
     assert received.path == PATH
     assert json.loads(received.body)["message_type"] == "supplier"
 
 
-def test_an_internal_note_goes_to_nobody() -> None:
+def test_an_internal_note_has_no_recipient() -> None:
     received = sent(queued(message_type="internal"))
     assert received.path == "/tickets/12345/notes"
     assert json.loads(received.body) == {
@@ -121,7 +121,7 @@ def test_each_bundled_preset_is_valid(name: str) -> None:
     load_preset(name).check_columns(COLUMNS)
 
 
-def test_a_request_has_these_headers_and_no_others() -> None:
+def test_a_request_has_exactly_these_headers() -> None:
     received = sent(queued())
     assert {name: value for name, value in received.headers.items() if name != "host"} == {
         "accept": "application/json",
@@ -136,7 +136,7 @@ def test_a_request_has_these_headers_and_no_others() -> None:
 # Texts arrive as they were.
 
 
-def test_texts_arrive_as_they_were() -> None:
+def test_texts_arrive_unchanged() -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         deliver_in_turn(gateway_settings(server.url), *(queued(subject=text, body=text) for text in TEXTS))
     contents = [json.loads(request.body) for request in server.requests]
@@ -145,14 +145,14 @@ def test_texts_arrive_as_they_were() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(subject=st.text(), body=st.text(), recipient=st.text())
-def test_any_text_arrives_as_it_was(subject: str, body: str, recipient: str) -> None:
+def test_any_text_arrives_unchanged(subject: str, body: str, recipient: str) -> None:
     content = sent_body(queued(subject=subject, body=body, recipient_email=recipient))
     assert (content["subject"], content["body"], content["recipient"]) == (subject, body, recipient)
 
 
 @given(before=st.text(), body=st.text(), after=st.text())
-def test_any_text_within_a_template_arrives_as_it_was(before: str, body: str, after: str) -> None:
-    literal = [each.replace("{", "{{").replace("}", "}}") for each in (before, after)]
+def test_any_text_in_a_template_arrives_unchanged(before: str, body: str, after: str) -> None:
+    literal = [text.replace("{", "{{").replace("}", "}}") for text in (before, after)]
     rule = MessageRule.model_validate({"path": "/", "body": {"text": f"{literal[0]}{{body}}{literal[1]}"}})
     assert fill(rule.body, {"body": body}) == {"text": before + body + after}
 
@@ -164,7 +164,7 @@ def test_the_body_is_sent_as_utf_8() -> None:
 # Columns keep their types.
 
 
-def test_lists_stay_lists() -> None:
+def test_a_list_stays_a_list() -> None:
     content = sent_body(queued(cc_emails='["a@example.com", "ü@example.com"]', bcc_emails='[{"name": "B"}]'))
     assert content["cc"] == ["a@example.com", "ü@example.com"]
     assert content["bcc"] == [{"name": "B"}]
@@ -180,8 +180,8 @@ def test_a_null_stays_null(name: str) -> None:
     assert sent_body(queued(**{name: None}))[name.removesuffix("_email")] is None
 
 
-def test_an_optional_column_that_the_table_has_not_is_null() -> None:
-    """The generic preset suits a table that has nothing but what it must have."""
+def test_an_optional_missing_column_is_null() -> None:
+    """The generic preset works with a table of only the required columns."""
     rule = load_preset("generic").messages[queued().message.message_type]
     fields = {name: queued().message.fields[name] for name in REQUIRED_COLUMNS}
     body = fill(rule.body, fields)
@@ -190,7 +190,7 @@ def test_an_optional_column_that_the_table_has_not_is_null() -> None:
     open_gateway(gateway_settings("http://127.0.0.1:1"), columns=REQUIRED_COLUMNS)
 
 
-def test_a_column_of_the_application_may_be_used(tmp_path: Path) -> None:
+def test_an_application_column_may_be_used(tmp_path: Path) -> None:
     file = preset_file(
         tmp_path,
         """
@@ -216,7 +216,7 @@ def test_a_column_of_the_application_may_be_used(tmp_path: Path) -> None:
     }
 
 
-def test_within_a_text_a_list_is_its_entries_and_a_null_is_nothing(tmp_path: Path) -> None:
+def test_in_a_text_a_list_is_joined_and_a_null_is_empty(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, NOTE.replace('"{body}"', '"to {cc_emails}; {bcc_emails}; {recipient_email}."'))
     message = queued(cc_emails='["a@example.com", "b@example.com"]', recipient_email=None)
     assert sent_body(message, preset=preset) == {"text": "to a@example.com, b@example.com; ; ."}
@@ -242,24 +242,24 @@ def test_within_a_text_a_list_is_its_entries_and_a_null_is_nothing(tmp_path: Pat
         ("...", "/tickets/.../messages"),
     ],
 )
-def test_a_ticket_id_stays_one_step_of_the_path(ticket_id: str, path: str) -> None:
+def test_a_ticket_id_stays_one_path_segment(ticket_id: str, path: str) -> None:
     assert sent(queued(ticket_id=ticket_id)).path == path
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=200).filter(lambda text: text.strip() not in {"", ".", ".."}))
-def test_any_ticket_id_stays_one_step_of_the_path(ticket_id: str) -> None:
+def test_any_ticket_id_stays_one_path_segment(ticket_id: str) -> None:
     steps = sent(queued(ticket_id=ticket_id)).path.split("/")
     assert [unquote(step, errors="strict") for step in steps] == ["", "tickets", ticket_id, "messages"]
 
 
 @pytest.mark.parametrize("ticket_id", [".", ".."])
-def test_a_ticket_id_that_is_a_step_elsewhere_is_not_sent(ticket_id: str) -> None:
+def test_a_ticket_id_that_would_leave_its_segment_is_not_sent(ticket_id: str) -> None:
     assert "ticket_id has an invalid value for the path" in refused(queued(ticket_id=ticket_id))
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_path_has_no_gaps(value: str | None, tmp_path: Path) -> None:
+def test_a_path_has_no_empty_segments(value: str | None, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, NOTE.replace("/notes", "/notes/{recipient_email}"))
     assert "recipient_email has an invalid value for the path" in refused(queued(recipient_email=value), preset=preset)
 
@@ -277,12 +277,12 @@ def test_a_header_from_a_template(tmp_path: Path) -> None:
     assert (headers["x-on-behalf-of"], headers["x-ticket"]) == ("anna@example.com", "no. 12345")
 
 
-def test_a_null_in_a_header_is_nothing(tmp_path: Path) -> None:
+def test_a_null_in_a_header_is_empty(tmp_path: Path) -> None:
     preset = header_preset(tmp_path, 'X-To = "{recipient_email}"')
     assert sent(queued(recipient_email=None), preset=preset).headers["x-to"] == ""
 
 
-def test_a_header_of_a_preset_takes_the_place_of_ours(tmp_path: Path) -> None:
+def test_a_presets_header_replaces_ours(tmp_path: Path) -> None:
     preset = header_preset(tmp_path, 'accept = "text/plain", USER-AGENT = "agent", idempotency-key = "{ticket_id}"')
     headers = sent(queued(), preset=preset).headers
     assert (headers["accept"], headers["user-agent"]) == ("text/plain", "agent")
@@ -290,7 +290,7 @@ def test_a_header_of_a_preset_takes_the_place_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "a\x7fb", "Grüße", "🎫"])
-def test_nothing_is_smuggled_into_a_header(value: str, tmp_path: Path) -> None:
+def test_no_value_can_inject_a_header(value: str, tmp_path: Path) -> None:
     preset = header_preset(tmp_path, 'X-To = "for {recipient_email}"')
     error = refused(queued(recipient_email=value), preset=preset)
     assert error == "the request can't be built: invalid value for the header X-To: it must be printable ASCII"
@@ -305,7 +305,7 @@ def test_each_request_carries_its_messages_key() -> None:
     assert [request.headers["idempotency-key"] for request in server.requests] == ["key-1", "key-2", "key-1"]
 
 
-def test_the_key_may_go_by_another_name(tmp_path: Path) -> None:
+def test_the_key_header_can_be_renamed(tmp_path: Path) -> None:
     headers = sent(queued(), preset=preset_file(tmp_path, 'key_header = "X-Request-Id"\n' + NOTE)).headers
     assert headers["x-request-id"] == KEY
     assert "idempotency-key" not in headers
@@ -315,55 +315,55 @@ def test_the_key_may_go_by_another_name(tmp_path: Path) -> None:
 
 
 def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
-    """What is said of a preset that is wrong."""
+    """Return the error of an invalid preset."""
     with pytest.raises(ConfigurationError) as raised:
         open_gateway(gateway_settings("http://127.0.0.1:1", preset=name), columns=columns)
     return str(raised.value)
 
 
-def test_a_preset_that_is_not_there() -> None:
+def test_a_missing_preset() -> None:
     assert mistake("zendsk").startswith("gateway.preset: no preset 'zendsk'; write a .toml file or ")
 
 
 @pytest.mark.parametrize("name", ["", "../presets/generic", "generic.", "GENERIC"])
-def test_a_name_is_no_way_out_of_our_presets(name: str) -> None:
+def test_a_name_cannot_leave_the_presets_directory(name: str) -> None:
     assert mistake(name).startswith("gateway.preset: no preset")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     file = tmp_path / "missing.toml"
     assert mistake(str(file)) == f"gateway.preset: no file {file}"
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_directory_instead_of_a_file(tmp_path: Path) -> None:
     folder = tmp_path / "folder.toml"
     folder.mkdir()
     assert mistake(str(folder)) == f"gateway.preset: no file {folder}"
 
 
-def test_a_file_that_cant_be_looked_for(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_looked_up(tmp_path: Path) -> None:
     file = tmp_path / f"{'x' * 300}.toml"
     assert mistake(str(file)) == f"gateway.preset: can't read {file}: File name too long"
 
 
-def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.customer\n")
     assert mistake(file).startswith(f"preset {file} is not valid TOML: ")
 
 
-def test_a_file_may_begin_as_editors_on_windows_have_it(tmp_path: Path) -> None:
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(preset_text("generic"), encoding="utf-8-sig")
     assert load_preset(str(file)) == load_preset("generic")
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_bytes(b'title = "\xff"')
     assert mistake(str(file)) == f"gateway.preset: can't read {file}: the file is not valid UTF-8; save it as UTF-8"
 
 
-def test_a_figure_without_end_is_no_toml(tmp_path: Path) -> None:
+def test_an_infinite_number_is_refused(tmp_path: Path) -> None:
     file = preset_file(tmp_path, f"x = {'9' * 5000}")
     assert mistake(file).startswith(f"preset {file} is not valid TOML: ")
 
@@ -396,7 +396,7 @@ def test_a_file_that_is_nested_too_deeply(deep: str, tmp_path: Path) -> None:
         ("[success]\nfield = 'ok'", "messages"),
     ],
 )
-def test_a_key_that_is_wrong_is_named(text: str, key: str, tmp_path: Path) -> None:
+def test_an_invalid_key_is_named(text: str, key: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, text)
     assert mistake(file).startswith(f"preset {file}: {key}")
 
@@ -431,8 +431,8 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
         (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key (valid keys: remedy, steps"),
     ],
 )
-def test_what_would_come_to_something_else_than_is_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
-    """Above all a look-up that finds any message, or none."""
+def test_a_setting_with_an_unintended_effect_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    """A look-up that finds any message, or none, is the worst case."""
     file = preset_file(tmp_path, text)
     assert mistake(file).startswith(f"preset {file}: {said}")
 
@@ -476,12 +476,14 @@ PREFLIGHT = "[preflight.may]\nremedy = 'r'\n[[preflight.may.steps]]\npath = '/p'
         (NOTE + "[upload]\npath = '/u/{each.token}'\ntoken = 't'", "upload", "each.token"),
     ],
 )
-def test_a_name_without_a_value_is_refused_and_not_sent_empty(text: str, where: str, name: str, tmp_path: Path) -> None:
+def test_a_placeholder_without_a_value_is_refused_and_not_sent_empty(
+    text: str, where: str, name: str, tmp_path: Path
+) -> None:
     file = preset_file(tmp_path, text)
     assert mistake(file).startswith(f"preset {file}: {where}: {{{name}}} ")
 
 
-def test_all_names_without_a_value_are_told_at_once(tmp_path: Path) -> None:
+def test_all_placeholders_without_a_value_are_reported_together(tmp_path: Path) -> None:
     file = preset_file(
         tmp_path, NOTE + "[check]\npath = '/{username}/{token}'\n" + LOOK_UP.replace("/all", "/{session}")
     )
@@ -503,7 +505,7 @@ def test_all_names_without_a_value_are_told_at_once(tmp_path: Path) -> None:
         NOTE + "verify = { path = '/x/{external_id}', query = { p = '{page}' }, holds = { path = '{external_id}' } }",
     ],
 )
-def test_a_name_with_a_value_is_accepted(text: str, tmp_path: Path) -> None:
+def test_a_placeholder_with_a_value_is_accepted(text: str, tmp_path: Path) -> None:
     open_gateway(gateway_settings("http://127.0.0.1:1", preset=preset_file(tmp_path, text), username="u", token="t"))
 
 
@@ -516,12 +518,12 @@ def test_a_name_with_a_value_is_accepted(text: str, tmp_path: Path) -> None:
         (NOTE + PREFLIGHT + "each = 'colour'", "preflight.may"),
     ],
 )
-def test_a_column_that_the_table_has_not_is_named_wherever_it_stands(text: str, where: str, tmp_path: Path) -> None:
+def test_a_missing_column_is_named_wherever_it_is_used(text: str, where: str, tmp_path: Path) -> None:
     said = f"the preset's {where} refers to column colour, which does not exist"
     assert mistake(preset_file(tmp_path, text)) == said
 
 
-def test_what_is_only_read_back_is_no_place_for_a_column(tmp_path: Path) -> None:
+def test_a_read_back_only_path_does_not_send_a_column(tmp_path: Path) -> None:
     """A message whose copies would be dropped is not sent."""
     verify = "verify = { path = '/last', holds = { path = 'cc', contains = '{cc_emails}' } }\n"
     file = preset_file(tmp_path, NOTE.replace('ignores = ["cc_emails"]\n', verify))
@@ -530,8 +532,8 @@ def test_what_is_only_read_back_is_no_place_for_a_column(tmp_path: Path) -> None
     assert not server.requests
 
 
-def test_a_column_in_the_path_of_an_answer_must_be_there(tmp_path: Path) -> None:
-    """Else it would be taken for an empty text, and match each entry without a key."""
+def test_a_column_in_an_answers_path_must_exist(tmp_path: Path) -> None:
+    """Otherwise it would count as an empty text, and match each entry without a key."""
     file = preset_file(tmp_path, NOTE + LOOK + "{ path = '[key={delivery_kye}].id', contains = '{delivery_key}' }")
     assert mistake(file) == "the preset's look_up refers to column delivery_kye, which does not exist"
 
@@ -560,7 +562,7 @@ def test_a_column_in_the_path_of_an_answer_must_be_there(tmp_path: Path) -> None
     ],
     ids=["path", "header", "body", "list in body"],
 )
-def test_a_template_that_is_wrong_is_named(key: str, place: str, template: str, tmp_path: Path) -> None:
+def test_an_invalid_template_is_named(key: str, place: str, template: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.customer]\n" + place.replace("{template}", template))
     assert mistake(file).startswith(f"preset {file}: {key} (line ")
 
@@ -568,7 +570,7 @@ def test_a_template_that_is_wrong_is_named(key: str, place: str, template: str, 
 @pytest.mark.parametrize(
     "place", ["path = '/{colour}'", "path = '/'\nheaders.X = '{colour}'", "path = '/'\nbody.x = ['{colour}']"]
 )
-def test_a_column_that_the_table_has_not_is_named(place: str, tmp_path: Path) -> None:
+def test_a_missing_column_is_named(place: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.supplier]\n" + place)
     assert mistake(file) == "the preset's messages.supplier refers to column colour, which does not exist"
     open_gateway(gateway_settings("http://127.0.0.1:1", preset=file), columns=[*COLUMNS, "colour"])
@@ -614,7 +616,7 @@ outcome = "refused"
         (500, "already sent", OutcomeKind.TRANSIENT),
     ],
 )
-def test_a_preset_moves_answers_to_another_outcome(status: int, text: str, kind: OutcomeKind, tmp_path: Path) -> None:
+def test_a_preset_maps_answers_to_other_outcomes(status: int, text: str, kind: OutcomeKind, tmp_path: Path) -> None:
     with Hostile(answer(status, json.dumps({"error": text}).encode())) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, CLASSIFY)))
     error = None if kind is OutcomeKind.DELIVERED else f"HTTP {status}: {text}"
@@ -623,8 +625,8 @@ def test_a_preset_moves_answers_to_another_outcome(status: int, text: str, kind:
 
 
 @pytest.mark.parametrize("status", [302, 403, 404, 405, 501])
-def test_an_outcome_that_a_preset_assigns_is_not_in_doubt(status: int, tmp_path: Path) -> None:
-    """Also where it is the usual one."""
+def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(status: int, tmp_path: Path) -> None:
+    """This holds also for the default outcome."""
     rule = f"[[classify]]\nstatus = [{status}]\ntext = 'closed'\noutcome = 'permanent'"
     with Hostile(answer(status, b'{"error": "closed"}'), answer(status, b'{"error": "moved"}')) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}\n{rule}"))
@@ -654,13 +656,13 @@ def test_an_outcome_that_a_preset_assigns_is_not_in_doubt(status: int, tmp_path:
         ("field = 'code'\nequals = 0", b'{"code": 1}', OutcomeKind.REFUSED),
     ],
 )
-def test_a_preset_says_what_success_is(rule: str, body: bytes, kind: OutcomeKind, tmp_path: Path) -> None:
+def test_a_preset_defines_success(rule: str, body: bytes, kind: OutcomeKind, tmp_path: Path) -> None:
     with Hostile(answer(200, body)) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}[success]\n{rule}")))
     assert (outcome.kind, outcome.status_code) == (kind, 200)
 
 
-def test_a_preset_says_where_an_answer_tells_what_is_wrong(tmp_path: Path) -> None:
+def test_a_preset_defines_where_an_answer_holds_its_error(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, NOTE + "[answer]\nerrors = ['reason', 'code']")
     with Hostile(answer(400, b'{"error": "E", "code": 7, "reason": ""}')) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset))
@@ -668,19 +670,19 @@ def test_a_preset_says_where_an_answer_tells_what_is_wrong(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-def test_a_preset_names_the_method(method: str, tmp_path: Path) -> None:
+def test_a_preset_defines_the_method(method: str, tmp_path: Path) -> None:
     assert sent(queued(), preset=preset_file(tmp_path, NOTE + f"method = '{method}'")).method == method
 
 
-def test_a_message_may_lack_what_a_path_needs() -> None:
+def test_a_message_may_lack_a_value_for_the_path() -> None:
     rule = MessageRule(path="/tickets/{ticket_id}")
     with pytest.raises(InvalidMessage, match="ticket_id has an invalid value for the path"):
         fill_path(rule.path, {})
 
 
 @pytest.mark.parametrize("name", known_presets())
-def test_no_preset_takes_an_answer_for_another_by_what_somebody_wrote_in_it(name: str) -> None:
-    """Answers hold articles of customers, and errors may quote a message."""
+def test_no_preset_is_misled_by_text_in_an_answer(name: str) -> None:
+    """Answers contain articles of customers, and errors may quote a message."""
     for rule in [each for each in load_preset(name).classify if each.text]:
         for written in (rule.text, f"a {rule.text}", f"{rule.text} b"):
             quoting = json.dumps({"body": written, "all": [written]}, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Asking a ticketing API for nothing: it is never a message, and never a surprise."""
+"""Probing a ticketing API: a probe never sends a message and never raises."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOUR = timedelta(hours=1)
 
 
 def probed(url: str, **changes: object) -> Probe:
-    """What a probe finds, with a clock that stands at noon."""
+    """Return the result of a probe, with a clock that stands at noon."""
     return asyncio.run(probe(gateway_settings(url, **changes), now=lambda: NOON))
 
 
@@ -35,7 +35,7 @@ def probed(url: str, **changes: object) -> Probe:
         (429, OutcomeKind.THROTTLED),
     ],
 )
-def test_it_is_one_get_of_the_base_url_with_our_credentials(status: int, kind: OutcomeKind) -> None:
+def test_is_one_get_of_the_base_url_with_our_credentials(status: int, kind: OutcomeKind) -> None:
     with Hostile(answer(status, b"{}", {"Location": "/elsewhere"})) as server:
         found = probed(f"{server.url}/api", auth="bearer", token="abc")
     assert found.outcome == Outcome(kind, status, f"HTTP {status}")
@@ -45,27 +45,27 @@ def test_it_is_one_get_of_the_base_url_with_our_credentials(status: int, kind: O
     assert "idempotency-key" not in asked.headers
 
 
-def test_without_credentials_none_are_sent() -> None:
+def test_without_credentials_it_sends_none() -> None:
     with Hostile(answer(404)) as server:
         probed(server.url)
     assert "authorization" not in server.requests[0].headers
 
 
-def test_a_log_in_is_the_proof_itself_and_nothing_more_is_asked() -> None:
+def test_a_login_is_sufficient_and_nothing_more_is_requested() -> None:
     with Hostile(answer(500), at={"/auth/login": [answer(200, TOKEN)]}) as server:
         found = probed(server.url, **ACCOUNT)
     assert found.outcome.kind is OutcomeKind.DELIVERED
     assert server.paths == ["/auth/login"]
 
 
-def test_a_log_in_that_is_refused_says_so_without_the_password() -> None:
+def test_a_refused_login_is_reported_without_the_password() -> None:
     with Hostile(answer(401, b'{"error": "geheim is wrong"}')) as server:
         found = probed(server.url, **ACCOUNT)
     error = "log-in: HTTP 401, but the response has no access_token: *** is wrong"
     assert found.outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, error)
 
 
-def test_credentials_that_are_sent_back_in_no_http_are_starred_out() -> None:
+def test_credentials_echoed_outside_http_are_masked() -> None:
     with Hostile(raw(b"Bearer abc.def is not known here\r\n\r\n")) as server:
         found = probed(server.url, auth="bearer", token="abc.def")
     assert found.outcome.error is not None
@@ -73,7 +73,7 @@ def test_credentials_that_are_sent_back_in_no_http_are_starred_out() -> None:
     assert "abc.def" not in found.outcome.error
 
 
-def test_what_is_not_there_does_not_answer_or_is_no_http_is_out_of_reach() -> None:
+def test_a_missing_silent_or_non_http_server_is_unreachable() -> None:
     with closed_port() as port:
         assert probed(f"http://127.0.0.1:{port}").outcome.kind is OutcomeKind.UNREACHABLE
     for behaviour in (silence, close, raw(b"SSH-2.0-OpenSSH\r\n")):
@@ -94,12 +94,12 @@ def test_what_is_not_there_does_not_answer_or_is_no_http_is_out_of_reach() -> No
         ("Mon, 99 Mar 2025 12:00:00 GMT", None),
     ],
 )
-def test_the_other_clock_is_told_by_the_date_of_the_answer(date: str, ahead: float | None) -> None:
+def test_the_servers_clock_comes_from_the_date_header(date: str, ahead: float | None) -> None:
     with Hostile(answer(404, b"", {"Date": date})) as server:
         assert probed(server.url).ahead_seconds == ahead
 
 
-def test_settings_by_which_nothing_can_be_asked_are_an_error() -> None:
+def test_settings_that_allow_no_probe_are_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.token"):
         probed("http://127.0.0.1:9", auth="bearer", token="two words")
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):

@@ -1,4 +1,4 @@
-"""What an answer quotes of its message is left out of the error that is kept, and nothing else is."""
+"""Quotations of a message are removed from the stored error, and nothing else is."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ def cleaned(error: str, **texts: str) -> str:
     ],
     ids=["whole", "beginning", "middle", "JSON", "JSON with its umlauts", "one line"],
 )
-def test_a_quotation_is_left_out_however_it_is_written(quotation: str) -> None:
+def test_a_quotation_is_removed_in_every_encoding(quotation: str) -> None:
     assert cleaned(f"HTTP 422: <{quotation}> is no text") == "HTTP 422: <…> is no text"
 
 
-def test_the_subject_is_the_customers_as_well() -> None:
+def test_the_subject_is_removed_too() -> None:
     assert cleaned("HTTP 422: no ticket for Re: Invoice 2026-118!", subject="Re: Invoice 2026-118") == (
         "HTTP 422: no ticket for …!"
     )
 
 
-def test_what_a_message_and_an_answer_have_in_common_by_chance_stays() -> None:
+def test_accidental_matches_are_kept() -> None:
     error = "HTTP 422: your message is too long"
     assert cleaned(error) == error
     assert cleaned("x" * QUOTED, body="x" * (QUOTED - 1)) == "x" * QUOTED
     assert cleaned("x" * QUOTED, body="x" * QUOTED) == "…"
 
 
-def test_a_text_without_end_is_compared_as_far_as_it_is_likely_to_be_quoted() -> None:
+def test_an_endless_text_is_compared_only_as_far_as_it_may_be_quoted() -> None:
     long = "x" * LOOKED_AT + " and a rare word at its end"
     assert cleaned(f"HTTP 413: {long[:100]}", body=long) == "HTTP 413: …"
     assert cleaned("HTTP 413: a rare word at its end", body=long) == "HTTP 413: a rare word at its end"
 
 
 @given(before=st.text(), body=st.text(min_size=QUOTED), after=st.text())
-def test_whatever_a_body_is_no_sixteen_characters_of_it_are_left(before: str, body: str, after: str) -> None:
+def test_no_sixteen_characters_of_a_body_remain(before: str, body: str, after: str) -> None:
     line = one_line(body)
     left = cleaned(before + body + after, body=body)
     runs = {line[at : at + QUOTED] for at in range(len(line) - QUOTED + 1)}
@@ -64,7 +64,7 @@ def test_whatever_a_body_is_no_sixteen_characters_of_it_are_left(before: str, bo
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])
-def test_an_answer_that_sends_a_message_back_leaves_no_word_of_it_behind(status: int) -> None:
+def test_an_answer_that_echoes_a_message_keeps_no_word_of_it(status: int) -> None:
     message = queued(body=BODY)
     with Hostile(answer(status, json.dumps({"succeeded": False, "errors": [{"sent": BODY}]}).encode())) as server:
         outcome = deliver(gateway_settings(server.url), message)

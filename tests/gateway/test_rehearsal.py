@@ -1,4 +1,4 @@
-"""URLs that the transport refuses are found before a message is sent, and are never a message's fault."""
+"""URLs that the transport refuses are found before a message is sent, and never count against a message."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def test_usable_urls_are_accepted_without_a_network(url: str) -> None:
         "http://[v1.a]",
     ],
 )
-def test_refused_urls_are_named_with_their_setting(url: str) -> None:
+def test_refused_urls_are_named_with_their_settings(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^gateway\.internal\.base_url: invalid URL '") as raised:
         asyncio.run(check_urls(gateway_settings(url), "gateway.internal"))
     assert url in str(raised.value)
 
 
-def test_the_path_of_a_log_in_is_checked_too() -> None:
+def test_checks_the_login_path_too() -> None:
     settings = gateway_settings(NOWHERE, login_path=f"/{'a' * 70_000}")
     with pytest.raises(ConfigurationError, match=r"^gateway\.login_path: "):
         asyncio.run(check_urls(settings))
 
 
-def test_nothing_is_sent_for_it() -> None:
+def test_sends_nothing() -> None:
     with Hostile(answer(200)) as server:
         asyncio.run(check_urls(gateway_settings(server.url)))
         assert server.connections == []
@@ -91,8 +91,8 @@ class Refusing(httpx.AsyncBaseTransport):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_url_that_is_refused_all_the_same_is_a_wrong_setting(error: Exception) -> None:
-    """The transport may know more when it sends than when it was asked."""
+def test_a_url_that_is_refused_only_when_sending_is_an_invalid_setting(error: Exception) -> None:
+    """The transport may detect more when it sends than during the check."""
     client = ApiClient(Refusing(error), gateway_settings(NOWHERE), load_preset("generic"), now=lambda: NOON)
 
     async def deliver() -> Outcome:

@@ -1,4 +1,4 @@
-"""The SMTP gateway against a mail server that answers at each step as it likes: what each of it comes to."""
+"""The SMTP gateway with a mail server that answers in any way at each step, and the outcomes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ SHORT = {"request_timeout_seconds": 0.2, "immediate_retries": 0}
 
 
 def at(step: str, answer: Answer) -> dict[str, Any]:
-    """What a `MailServer` is told to answer at a step."""
+    """Return an answer of a `MailServer` at a step."""
     return {step: answer}
 
 
 def outcome_of(**answers: Any) -> Outcome:  # noqa: ANN401
-    """What comes of a mail to a server that answers so."""
+    """Return the outcome of a mail to this server."""
     with MailServer(**answers) as server:
         outcome = mail(mail_settings(server.url, immediate_retries=0))
     if outcome.kind is not OutcomeKind.UNKNOWN:
@@ -87,7 +87,7 @@ REPLIES: list[tuple[str, str, OutcomeKind]] = [
 
 
 @pytest.mark.parametrize(("step", "reply", "kind"), REPLIES)
-def test_a_reply(step: str, reply: str, kind: OutcomeKind) -> None:
+def test_a_reply_leads_to_its_outcome(step: str, reply: str, kind: OutcomeKind) -> None:
     outcome = outcome_of(**at(step, reply))
     assert outcome.kind is kind
     assert outcome.status_code == (250 if step == "QUIT" else int(reply[:3]))
@@ -129,8 +129,8 @@ IN_THE_MAIL = ("MAIL", "RCPT", "DATA")
     ],
     ids=named,
 )
-def test_what_is_no_reply(step: str, kind: OutcomeKind, misbehaviour: Answer) -> None:
-    """Before the dot that ends the mail it was certainly not sent, and after it nobody knows."""
+def test_an_invalid_reply_leads_to_its_outcome(step: str, kind: OutcomeKind, misbehaviour: Answer) -> None:
+    """Before the final dot the mail was certainly not sent, and after it the outcome is unknown."""
     if misbehaviour == b"25":
 
         def half_a_reply(peer: Peer) -> None:
@@ -153,7 +153,7 @@ def test_what_is_no_reply(step: str, kind: OutcomeKind, misbehaviour: Answer) ->
         ("QUIT", OutcomeKind.DELIVERED, None),
     ],
 )
-def test_who_says_nothing_in_time_is_left_and_no_thread_stays(
+def test_a_silent_server_is_abandoned_in_time_without_a_leftover_thread(
     step: str, kind: OutcomeKind, words: str | None, misbehaviour: Answer
 ) -> None:
     with MailServer(**at(step, misbehaviour)) as server:
@@ -162,7 +162,7 @@ def test_who_says_nothing_in_time_is_left_and_no_thread_stays(
         wait_until(lambda: not any(thread.name.startswith("SmtpSession") for thread in threading.enumerate()))
 
 
-def test_a_mail_that_is_not_read_is_given_up_in_time(tmp_path: Path) -> None:
+def test_a_mail_that_is_not_read_is_abandoned_in_time(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
 
     def read_nothing(peer: Peer) -> None:
@@ -184,8 +184,8 @@ def test_a_mail_that_is_not_read_is_given_up_in_time(tmp_path: Path) -> None:
     ],
     ids=["hang_up", "reset", "552", "452"],
 )
-def test_a_server_that_goes_in_the_middle_of_a_mail(middle: Answer, kind: OutcomeKind, tmp_path: Path) -> None:
-    """What it says before it goes is heard; without a word the mail was not taken, for its end was not there."""
+def test_a_server_that_disconnects_during_a_mail(middle: Answer, kind: OutcomeKind, tmp_path: Path) -> None:
+    """The server's last reply is read; without one the mail was not accepted, because its end was missing."""
     (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
     with MailServer(upto=1, middle=middle) as server:
         outcome = mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a.bin"]'))
@@ -193,7 +193,7 @@ def test_a_server_that_goes_in_the_middle_of_a_mail(middle: Answer, kind: Outcom
     assert server.mails == []
 
 
-def test_an_attachment_that_shrinks_meanwhile_ends_the_mail_without_its_dot(tmp_path: Path) -> None:
+def test_a_shrinking_attachment_ends_the_mail_without_its_dot(tmp_path: Path) -> None:
     file = tmp_path / "a.bin"
     file.write_bytes(bytes(100))
 
@@ -213,7 +213,7 @@ def test_an_attachment_that_shrinks_meanwhile_ends_the_mail_without_its_dot(tmp_
 # -- the connection ----------------------------------------------------------------------------------------------------
 
 
-def test_where_nobody_listens_nothing_was_sent_and_it_is_tried_once_more() -> None:
+def test_a_closed_port_sends_nothing_and_is_tried_once_more() -> None:
     with MailServer() as server:
         closed = server.url
     outcome = mail(mail_settings(closed))
@@ -222,19 +222,19 @@ def test_where_nobody_listens_nothing_was_sent_and_it_is_tried_once_more() -> No
 
 
 @pytest.mark.parametrize(("retries", "conversations"), [(0, 1), (1, 2), (3, 4)])
-def test_what_was_certainly_not_sent_is_tried_again_at_once(retries: int, conversations: int) -> None:
+def test_a_certainly_unsent_mail_is_repeated_at_once(retries: int, conversations: int) -> None:
     with MailServer(greeting=hang_up) as server:
         assert mail(mail_settings(server.url, immediate_retries=retries)).kind is OutcomeKind.UNREACHABLE
     assert len(server.peers) == conversations
 
 
-def test_a_refusal_is_not_tried_again_at_once() -> None:
+def test_a_refusal_is_not_repeated_at_once() -> None:
     with MailServer(RCPT="450 4.2.0 busy") as server:
         mail(mail_settings(server.url, immediate_retries=5))
     assert len(server.peers) == 1
 
 
-def test_a_delivery_that_is_cancelled_leaves_no_thread() -> None:
+def test_a_cancelled_delivery_leaves_no_thread() -> None:
     async def cancelled() -> None:
         async with open_smtp(mail_settings(server.url)) as gateway:
             task = asyncio.create_task(gateway.deliver(queued()))
@@ -249,22 +249,24 @@ def test_a_delivery_that_is_cancelled_leaves_no_thread() -> None:
         wait_until(lambda: not any(thread.name.startswith("SmtpSession") for thread in threading.enumerate()))
 
 
-def test_many_mails_go_side_by_side() -> None:
+def test_many_mails_are_sent_concurrently() -> None:
     async def all_of_them() -> list[Outcome]:
         async with open_smtp(mail_settings(server.url)) as gateway:
-            return await asyncio.gather(*(gateway.deliver(queued(f"key-{each}")) for each in range(20)))
+            return await asyncio.gather(*(gateway.deliver(queued(f"key-{number}")) for number in range(20)))
 
     with MailServer() as server:
         outcomes = asyncio.run(all_of_them())
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.DELIVERED}
-    assert {each.parsed["Message-ID"] for each in server.mails} == {f"<key-{each}@example.com>" for each in range(20)}
+    assert {mail.parsed["Message-ID"] for mail in server.mails} == {
+        f"<key-{number}@example.com>" for number in range(20)
+    }
 
 
 # -- TLS and log-in ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("from_the_start", [False, True])
-def test_a_mail_goes_encrypted_to_whom_the_ca_file_vouches_for(
+def test_a_mail_is_encrypted_for_a_server_trusted_by_the_ca_file(
     tls: ssl.SSLContext, certificate: Path, *, from_the_start: bool
 ) -> None:
     with MailServer(tls=tls, from_the_start=from_the_start) as server:
@@ -276,7 +278,7 @@ def test_a_mail_goes_encrypted_to_whom_the_ca_file_vouches_for(
 
 
 @pytest.mark.parametrize("from_the_start", [False, True])
-def test_a_certificate_that_nobody_vouches_for_is_told_nothing(tls: ssl.SSLContext, *, from_the_start: bool) -> None:
+def test_an_untrusted_certificate_receives_nothing(tls: ssl.SSLContext, *, from_the_start: bool) -> None:
     with MailServer(tls=tls, from_the_start=from_the_start) as server:
         outcome = mail(mail_settings(server.url, starttls=True, username="agent", password=PASSWORD))
     assert (outcome.kind, outcome.status_code) == (OutcomeKind.UNAUTHORIZED, None)
@@ -285,7 +287,7 @@ def test_a_certificate_that_nobody_vouches_for_is_told_nothing(tls: ssl.SSLConte
 
 
 @pytest.mark.parametrize("answers", [{}, {"EHLO": "502 no such command"}])
-def test_a_server_without_starttls_is_told_nothing(answers: dict[str, Any]) -> None:
+def test_a_server_without_starttls_receives_nothing(answers: dict[str, Any]) -> None:
     with MailServer(**answers) as server:
         outcome = mail(mail_settings(server.url, starttls=True))
     assert outcome.kind is OutcomeKind.UNAUTHORIZED
@@ -304,8 +306,8 @@ def test_starttls_that_is_refused(tls: ssl.SSLContext, reply: str, kind: Outcome
     assert not [line for line in server.said if line.startswith("MAIL")]
 
 
-def test_what_was_said_before_tls_is_forgotten(tls: ssl.SSLContext, certificate: Path) -> None:
-    """Somebody on the line could say more than the answer to STARTTLS (RFC 3207, section 6)."""
+def test_data_received_before_tls_is_discarded(tls: ssl.SSLContext, certificate: Path) -> None:
+    """An attacker on the line could add data to the answer to STARTTLS (RFC 3207, section 6)."""
     with MailServer(tls=tls, STARTTLS=b"220 go ahead\r\n250-evil.test\r\n250 AUTH PLAIN\r\n") as server:
         outcome = mail(mail_settings(server.url, starttls=True, ca_file=certificate))
     assert outcome.kind is OutcomeKind.DELIVERED
@@ -325,7 +327,7 @@ LOG_INS: list[tuple[str, OutcomeKind]] = [
 
 
 @pytest.mark.parametrize(("reply", "kind"), LOG_INS)
-def test_a_log_in(reply: str, kind: OutcomeKind) -> None:
+def test_a_login(reply: str, kind: OutcomeKind) -> None:
     with MailServer(extensions=[*EXTENSIONS, "AUTH PLAIN LOGIN"], AUTH=reply) as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome.kind is kind
@@ -333,7 +335,7 @@ def test_a_log_in(reply: str, kind: OutcomeKind) -> None:
     assert base64.b64decode(said.removeprefix("AUTH PLAIN ")).decode() == f"\0agent\0{PASSWORD}"
 
 
-def test_a_server_that_knows_no_log_in_is_told_no_password() -> None:
+def test_a_server_without_login_receives_no_password() -> None:
     with MailServer() as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome.kind is OutcomeKind.UNAUTHORIZED
@@ -341,7 +343,7 @@ def test_a_server_that_knows_no_log_in_is_told_no_password() -> None:
 
 
 @pytest.mark.parametrize("ways", ["LOGIN", "GSSAPI"])
-def test_by_older_ways_a_password_beyond_ascii_can_not_be_said(ways: str) -> None:
+def test_older_login_methods_cannot_send_a_password_beyond_ascii(ways: str) -> None:
     with MailServer(extensions=[f"AUTH {ways}"], AUTH="334 VXNlcm5hbWU6") as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome == Outcome(
@@ -349,7 +351,7 @@ def test_by_older_ways_a_password_beyond_ascii_can_not_be_said(ways: str) -> Non
     )
 
 
-def test_a_password_that_the_server_echoes_is_starred() -> None:
+def test_a_password_echoed_by_the_server_is_masked() -> None:
     words = base64.b64encode(f"\0agent\0{PASSWORD}".encode()).decode()
     with MailServer(extensions=["AUTH PLAIN"], AUTH=f"535 5.7.8 {words} is no {PASSWORD}") as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
@@ -363,7 +365,7 @@ def test_a_password_that_the_server_echoes_is_starred() -> None:
     ("reply", "kind"),
     [("550 5.1.1 no such user", OutcomeKind.PERMANENT), ("450 4.2.0 busy", OutcomeKind.TRANSIENT)],
 )
-def test_who_is_refused_keeps_it_from_nobody_else(reply: str, kind: OutcomeKind) -> None:
+def test_a_refused_recipient_does_not_stop_the_others(reply: str, kind: OutcomeKind) -> None:
     with MailServer(RCPT={BEN: reply}) as server:
         outcome = mail(mail_settings(server.url), three())
     assert (outcome.kind, outcome.status_code) == (kind, int(reply[:3]))
@@ -373,14 +375,14 @@ def test_who_is_refused_keeps_it_from_nobody_else(reply: str, kind: OutcomeKind)
 
 
 @pytest.mark.parametrize("reply", ["550 5.1.1 no such user", "530 5.7.0 log in first"])
-def test_while_one_may_still_be_accepted_the_mail_is_tried_again(reply: str) -> None:
+def test_the_mail_is_retried_while_a_recipient_may_still_be_accepted(reply: str) -> None:
     with MailServer(RCPT={ANNA: reply, BEN: "450 4.2.0 busy"}) as server:
         outcome = mail(mail_settings(server.url), three())
     assert (outcome.kind, outcome.status_code, outcome.delivered_to) == (OutcomeKind.TRANSIENT, 450, (CY,))
     assert f"RCPT {ANNA}: SMTP {reply}" in (outcome.error or "")
 
 
-def test_who_has_it_is_never_sent_it_again_though_the_mail_names_all() -> None:
+def test_a_recipient_who_has_the_mail_never_gets_it_again() -> None:
     with MailServer() as server:
         outcome = mail(mail_settings(server.url), three("ANNA@example.com", CY))
     assert (outcome.kind, outcome.delivered_to) == (OutcomeKind.DELIVERED, (BEN,))
@@ -389,14 +391,14 @@ def test_who_has_it_is_never_sent_it_again_though_the_mail_names_all() -> None:
     assert (taken.parsed["To"], taken.parsed["Cc"]) == (ANNA, BEN)
 
 
-def test_where_everybody_has_it_nobody_is_called() -> None:
+def test_a_mail_that_everyone_has_is_not_sent() -> None:
     with MailServer() as server:
         outcome = mail(mail_settings(server.url), three(ANNA, BEN, CY))
     assert outcome == Outcome(OutcomeKind.DELIVERED, found=True)
     assert server.peers == []
 
 
-def test_nobody_has_it_whose_mail_was_refused_in_the_end_or_is_in_doubt() -> None:
+def test_a_mail_refused_at_the_end_or_unknown_has_no_recipients() -> None:
     with MailServer(RCPT={BEN: "550 no"}, end="554 5.7.1 spam") as server:
         refused = mail(mail_settings(server.url), three())
     with MailServer(RCPT={BEN: "550 no"}, end=hang_up) as server:
@@ -405,14 +407,14 @@ def test_nobody_has_it_whose_mail_was_refused_in_the_end_or_is_in_doubt() -> Non
     assert (in_doubt.kind, in_doubt.delivered_to) == (OutcomeKind.UNKNOWN, ())
 
 
-def test_a_log_in_that_one_recipient_wants_does_not_stop_the_pass() -> None:
+def test_a_recipient_that_requires_a_login_does_not_stop_the_pass() -> None:
     with MailServer(RCPT={BEN: "530 5.7.0 log in first"}) as server:
         outcome = mail(mail_settings(server.url), three())
     assert (outcome.kind, outcome.delivered_to) == (OutcomeKind.PERMANENT, (ANNA, CY))
 
 
 @pytest.mark.parametrize("offered", [True, False])
-def test_a_local_part_beyond_ascii_needs_a_server_that_takes_it(*, offered: bool) -> None:
+def test_a_local_part_beyond_ascii_requires_smtputf8(*, offered: bool) -> None:
     extensions = EXTENSIONS if offered else ["SIZE 1000000"]
     with MailServer(extensions=extensions) as server:
         outcome = mail(mail_settings(server.url), queued(recipient_email="Zoë <zoë@bücher.example>"))
@@ -433,14 +435,14 @@ def test_a_local_part_beyond_ascii_needs_a_server_that_takes_it(*, offered: bool
 
 
 @pytest.mark.parametrize(("most", "kind"), [("300", "permanent"), ("0", "delivered"), ("", "delivered")])
-def test_a_mail_that_is_too_big_is_not_begun(most: str, kind: str) -> None:
+def test_a_mail_that_is_too_large_is_not_started(most: str, kind: str) -> None:
     with MailServer(extensions=[f"SIZE {most}".strip()]) as server:
         outcome = mail(mail_settings(server.url))
     assert outcome.kind == kind
     assert bool(server.mails) == (kind == "delivered")
 
 
-def test_the_size_that_is_announced_is_that_of_the_mail(tmp_path: Path) -> None:
+def test_the_announced_size_is_that_of_the_mail(tmp_path: Path) -> None:
     for name, size in (("a", 0), ("b", 56), ("c", 57), ("d", 58), ("e", 57 * 1024 + 1)):
         (tmp_path / name).write_bytes(b"x" * size)
     with MailServer() as server:
@@ -458,17 +460,17 @@ def test_the_size_that_is_announced_is_that_of_the_mail(tmp_path: Path) -> None:
         ("250 2.0.0 OK  1700000000 gsmtp", None),
     ],
 )
-def test_the_name_that_the_server_gives_a_mail_is_kept(reply: str, name: str | None) -> None:
+def test_the_servers_id_of_a_mail_is_stored(reply: str, name: str | None) -> None:
     assert outcome_of(end=reply).external_id == name
 
 
-def test_a_subject_that_names_no_column_is_found_out_at_the_start() -> None:
+def test_a_subject_with_an_unknown_column_is_refused_at_the_start() -> None:
     settings = mail_settings(f"smtp://{LOOPBACK}:1", subject="[{priority}] {subject}")
     with pytest.raises(ConfigurationError, match=r"gateway\.subject refers to column priority"):
         open_smtp(settings)
 
 
-def test_a_host_whose_name_can_not_be_looked_up_is_found_out_at_the_start() -> None:
+def test_an_unresolvable_host_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
         open_smtp(mail_settings(f"smtp://{'a' * 64}.example"))
 
@@ -484,7 +486,7 @@ def test_an_error_quotes_nothing_of_the_message() -> None:
 @pytest.mark.parametrize(
     ("reply", "kind"), [("235 welcome", OutcomeKind.DELIVERED), ("535 no", OutcomeKind.UNAUTHORIZED)]
 )
-def test_asking_goes_as_far_as_the_log_in_and_sends_nothing(reply: str, kind: OutcomeKind) -> None:
+def test_a_probe_goes_as_far_as_the_login_and_sends_nothing(reply: str, kind: OutcomeKind) -> None:
     with MailServer(extensions=["AUTH PLAIN"], AUTH=reply) as server:
         settings = mail_settings(server.url, username="agent", password=PASSWORD)
         outcome = asyncio.run(open_smtp(settings).probe())

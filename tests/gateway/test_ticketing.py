@@ -1,6 +1,6 @@
-"""Our presets deliver to the played ticketing systems: what holds for all of them, and then the traps of each.
+"""Our presets with the fake ticketing systems: common tests, and then the peculiarities of each system.
 
-A system that is new here needs a line in `SYSTEMS`, and tests of its own only for what is peculiar to it.
+A new system needs a line in `SYSTEMS`, and tests of its own only for its peculiarities.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class System:
 
     Args:
         preset: its preset.
-        fake: who plays it.
+        fake: its fake.
         account: the settings that its preset needs.
-        wrong: the same, but it takes them for nobody's.
-        public: what stands in its preset so that a note is internal, and what to put in its place so that it is not.
-        ticket, unknown, forbidden: one that is there, one that is not, and one that we may not touch.
-        cc, bcc, attachments: whether its preset has a place for them.
+        wrong: the same with wrong credentials.
+        public: the part of its preset that makes a note internal, and a replacement that makes it public.
+        ticket, unknown, forbidden: an existing ticket, a missing one, and one without access.
+        cc, bcc, attachments: whether its preset supports them.
         to: whether a supplier is addressed by ``recipient_email``.
-        supplier_internal: whether what suppliers are sent is kept from the customer.
-        confirms: whether an answer tells without ``gateway.verify`` that a note is public.
-        limit: has it answer that there was too much.
-        wait: how long it then wants to be left alone.
+        supplier_internal: whether messages to suppliers are hidden from the customer.
+        confirms: whether an answer shows without ``gateway.verify`` that a note is public.
+        limit: makes it answer with a rate limit.
+        wait: the wait that it then requests.
     """
 
     preset: str
@@ -199,7 +199,7 @@ def settings(system: System, fake: Fake, **changes: object) -> RoutedGatewaySett
 
 
 def message(system: System, message_type: str = "customer", **changes: object) -> QueuedMessage:
-    """A message that any of the systems has a place for, but for what a test changes."""
+    """Return a message that every system supports, with a test's changes."""
     if message_type not in load_preset(system.preset).messages:
         pytest.skip(f"{system.preset} has no place for {message_type} messages")
     usual = {"ticket_id": system.ticket, "message_type": message_type, "cc_emails": None, "body": TEXT}
@@ -208,12 +208,12 @@ def message(system: System, message_type: str = "customer", **changes: object) -
 
 
 def unsettled(system: System, message_type: str = "customer") -> QueuedMessage:
-    """One that may have arrived, long enough ago for it to show."""
+    """Return a message that may have arrived, long enough ago to be visible."""
     return replace(message(system, message_type), unsettled_since=LONG_AGO)
 
 
 def said(arrived: Arrived) -> str:
-    """What a person reads, without the line by which a message is found again, and what stands after it."""
+    """Return the visible text, without the line that identifies a message, and what follows this line."""
     text = arrived.text
     if arrived.html:
         text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<br ?/?>\n?|</p>\s*<p>", "\n", text)))
@@ -221,14 +221,14 @@ def said(arrived: Arrived) -> str:
 
 
 def with_files(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """What a message has so that `FILES` go with it, and what the settings then say."""
+    """Return the columns of a message with `FILES`, and the settings for it."""
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     return {"attachments": json.dumps(list(FILES))}, {"attachments_dir": folder}
 
 
 def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
-    """The system's preset, with a mistake in it by which a note is public, and without what answers confirm."""
+    """Return the system's preset with an error that makes a note public, and without a check of the answer."""
     text = preset_text(system.preset)
     assert system.public[0] in text
     wrong = text.replace(*system.public)
@@ -236,13 +236,13 @@ def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
 
 
 def refused(preset: str, status: int, body: object) -> OutcomeKind:
-    """What a message comes to where this is the answer to everything."""
+    """Return the outcome of a message if this is the answer to everything."""
     with Refusing(status, body) as fake:
         return deliver(settings(playing(preset), fake), message(playing(preset))).kind
 
 
 def check_waits(system: System, fake: Fake, switch: str, missing: str) -> None:
-    """While a system does not show what a message is found by, it proves nothing: the message waits."""
+    """Check that a message waits while the system does not show what identifies it, because that proves nothing."""
     deliver(settings(system, fake), message(system))
     setattr(fake, switch, False)
     outcome = deliver(settings(system, fake), unsettled(system))
@@ -255,15 +255,15 @@ def check_waits(system: System, fake: Fake, switch: str, missing: str) -> None:
 # What holds for all of them.
 
 
-def test_a_reply_arrives_as_a_reply_and_reads_as_it_was_written(system: System, fake: Fake) -> None:
+def test_a_reply_arrives_as_a_reply_with_its_text_unchanged(system: System, fake: Fake) -> None:
     outcome = deliver(settings(system, fake), message(system))
     (arrived,) = fake.arrived
     assert outcome.kind is OutcomeKind.DELIVERED
     assert (arrived.ticket, arrived.internal, said(arrived)) == (str(system.ticket), False, TEXT)
 
 
-def test_a_note_that_could_not_be_kept_in_is_not_sent() -> None:
-    """django-helpdesk mails it to whoever is copied in, unless it is set not to, which nobody can ask for."""
+def test_a_note_that_cannot_be_kept_internal_is_not_sent() -> None:
+    """django-helpdesk mails it to people in copy unless it is configured not to, and no request can find that out."""
     system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")
     with system.fake() as fake:
         note = queued(ticket_id=system.ticket, message_type="internal", cc_emails=None)
@@ -273,8 +273,8 @@ def test_a_note_that_could_not_be_kept_in_is_not_sent() -> None:
     assert "[gateway.internal]" in outcome.error
 
 
-def test_what_is_left_out_of_a_preset_can_be_put_in(tmp_path: Path) -> None:
-    """Its file says how, for a site that is set to keep notes in."""
+def test_optional_parts_of_a_preset_can_be_enabled(tmp_path: Path) -> None:
+    """Its file explains how, for a site that is configured to keep notes internal."""
     system = next(candidate for candidate in SYSTEMS if candidate.preset == "helpdesk")
     text = re.sub(
         r"(?m)^# (?=\[|like|ignores|confirmed|ticket =|comment|public|path|holds)", "", preset_text("helpdesk")
@@ -286,7 +286,7 @@ def test_what_is_left_out_of_a_preset_can_be_put_in(tmp_path: Path) -> None:
         assert [message.internal for message in fake.arrived] == [True]
 
 
-def test_a_note_arrives_internal_and_stays_so(system: System, fake: Fake) -> None:
+def test_a_note_arrives_internal(system: System, fake: Fake) -> None:
     recipients = {"cc_emails": json.dumps([CC]), "bcc_emails": json.dumps([BCC])}
     outcome = deliver(settings(system, fake), message(system, "internal", **recipients))
     (arrived,) = fake.arrived
@@ -306,13 +306,13 @@ def test_a_message_to_a_supplier_arrives(system: System, fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_what_was_made_is_known_by_its_id(system: System, fake: Fake, message_type: str) -> None:
+def test_the_created_entry_is_identified_by_its_id(system: System, fake: Fake, message_type: str) -> None:
     outcome = deliver(settings(system, fake), message(system, message_type))
     assert outcome.external_id == str(fake.arrived[0].id)
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_a_long_message_is_known_to_have_arrived(system: System, fake: Fake, message_type: str) -> None:
+def test_the_arrival_of_a_long_message_is_recognised(system: System, fake: Fake, message_type: str) -> None:
     text = f"{TEXT}\n" * 300  # which an answer may repeat, in more than one form
     outcome = deliver(settings(system, fake), message(system, message_type, body=text.strip()))
     assert (outcome.kind, outcome.external_id) == (OutcomeKind.DELIVERED, str(fake.arrived[0].id))
@@ -321,7 +321,7 @@ def test_a_long_message_is_known_to_have_arrived(system: System, fake: Fake, mes
 
 @pytest.mark.parametrize("column", ["cc", "bcc"])
 @pytest.mark.parametrize("message_type", ["customer", "supplier"])
-def test_copies_arrive_or_nothing_is_sent(system: System, fake: Fake, message_type: str, column: str) -> None:
+def test_copies_arrive_or_the_message_is_not_sent(system: System, fake: Fake, message_type: str, column: str) -> None:
     copies = {f"{column}_emails": json.dumps(["one@example.com", "two@example.com"])}
     outcome = deliver(settings(system, fake), message(system, message_type, **copies))
     if getattr(system, column):
@@ -332,7 +332,7 @@ def test_copies_arrive_or_nothing_is_sent(system: System, fake: Fake, message_ty
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_attachments_arrive_byte_for_byte_or_nothing_is_sent(
+def test_attachments_arrive_byte_for_byte_or_the_message_is_not_sent(
     system: System, fake: Fake, message_type: str, tmp_path: Path
 ) -> None:
     columns, folder = with_files(tmp_path)
@@ -356,12 +356,12 @@ def test_an_empty_message_never_arrives(system: System, fake: Fake, message_type
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_wrong_credentials_are_told_from_all_else(system: System, fake: Fake, message_type: str) -> None:
+def test_wrong_credentials_are_distinguished_from_other_errors(system: System, fake: Fake, message_type: str) -> None:
     outcome = deliver(settings(system, fake, **system.wrong), message(system, message_type))
     assert (outcome.kind, fake.arrived) == (OutcomeKind.UNAUTHORIZED, [])
 
 
-def test_the_check_tells_whether_credentials_are_right(system: System, fake: Fake) -> None:
+def test_the_check_detects_wrong_credentials(system: System, fake: Fake) -> None:
     def checked(**changes: str) -> OutcomeKind:
         found = asyncio.run(probe(settings(system, fake, **changes), now=lambda: NOON))
         assert found.proves_credentials
@@ -373,13 +373,13 @@ def test_the_check_tells_whether_credentials_are_right(system: System, fake: Fak
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_an_unknown_ticket_is_final(system: System, fake: Fake, message_type: str) -> None:
+def test_an_unknown_ticket_is_permanent(system: System, fake: Fake, message_type: str) -> None:
     outcome = deliver(settings(system, fake), message(system, message_type, ticket_id=system.unknown))
     assert (outcome.kind, fake.arrived) == (OutcomeKind.PERMANENT, [])
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_a_ticket_that_is_not_ours_to_touch_is_final(system: System, fake: Fake, message_type: str) -> None:
+def test_a_forbidden_ticket_is_permanent(system: System, fake: Fake, message_type: str) -> None:
     if system.forbidden is None:
         pytest.skip("it has none")
     outcome = deliver(settings(system, fake), message(system, message_type, ticket_id=system.forbidden))
@@ -388,7 +388,7 @@ def test_a_ticket_that_is_not_ours_to_touch_is_final(system: System, fake: Fake,
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_too_much_is_throttled_for_as_long_as_it_says(system: System, fake: Fake, message_type: str) -> None:
+def test_a_rate_limit_is_throttled_for_the_requested_time(system: System, fake: Fake, message_type: str) -> None:
     if system.limit is None:
         pytest.skip("it limits nothing")
     system.limit(fake)
@@ -397,7 +397,7 @@ def test_too_much_is_throttled_for_as_long_as_it_says(system: System, fake: Fake
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_what_has_arrived_is_found_and_not_sent_again(system: System, fake: Fake, message_type: str) -> None:
+def test_a_message_that_arrived_is_found_and_not_sent_again(system: System, fake: Fake, message_type: str) -> None:
     deliver(settings(system, fake), message(system, message_type))
     outcome = deliver(settings(system, fake), unsettled(system, message_type))
     assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
@@ -405,7 +405,7 @@ def test_what_has_arrived_is_found_and_not_sent_again(system: System, fake: Fake
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_what_has_not_arrived_is_sent(system: System, fake: Fake, message_type: str) -> None:
+def test_a_message_that_did_not_arrive_is_sent(system: System, fake: Fake, message_type: str) -> None:
     other = replace(message(system, message_type), delivery_key=KEY[:-1] + "1")
     deliver(settings(system, fake), other)
     assert len(fake.arrived) == 1
@@ -414,12 +414,12 @@ def test_what_has_not_arrived_is_sent(system: System, fake: Fake, message_type: 
     assert len(fake.arrived) == 2
 
 
-def test_what_may_still_turn_up_is_waited_for(system: System, fake: Fake) -> None:
+def test_a_message_that_may_still_appear_waits(system: System, fake: Fake) -> None:
     outcome = deliver(settings(system, fake), replace(message(system), unsettled_since=NOON))
     assert (outcome.kind, fake.arrived) == (OutcomeKind.REFUSED, [])
 
 
-def test_a_look_up_that_has_no_answer_sends_nothing(system: System, fake: Fake) -> None:
+def test_a_look_up_without_an_answer_sends_nothing(system: System, fake: Fake) -> None:
     outcome = deliver(settings(system, fake, **system.wrong), unsettled(system))
     assert (outcome.kind, fake.arrived) == (OutcomeKind.UNAUTHORIZED, [])
     fake.failing = frozenset({"GET"})
@@ -428,14 +428,14 @@ def test_a_look_up_that_has_no_answer_sends_nothing(system: System, fake: Fake) 
     assert fake.arrived == []
 
 
-def test_a_look_up_that_does_not_see_the_ticket_sends_nothing(system: System, fake: Fake) -> None:
+def test_a_look_up_that_cannot_see_the_ticket_sends_nothing(system: System, fake: Fake) -> None:
     lost = replace(message(system, ticket_id=system.unknown), unsettled_since=LONG_AGO)
     assert deliver(settings(system, fake), lost).kind is not OutcomeKind.DELIVERED
     assert fake.arrived == []
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_reading_back_passes_what_is_right(system: System, fake: Fake, message_type: str) -> None:
+def test_reading_back_accepts_a_correct_entry(system: System, fake: Fake, message_type: str) -> None:
     outcome = deliver(settings(system, fake, verify=True), message(system, message_type))
     assert (outcome.kind, outcome.error) == (OutcomeKind.DELIVERED, None)
     asks = load_preset(system.preset).messages[MessageType(message_type)].verify is not None
@@ -444,7 +444,7 @@ def test_reading_back_passes_what_is_right(system: System, fake: Fake, message_t
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_a_public_note_is_noticed(system: System, fake: Fake, verify: bool, tmp_path: Path) -> None:  # noqa: FBT001
     if not (verify or system.confirms):
         pytest.skip("its answers don't say")
     preset = made_public(system, tmp_path, confirmed=not verify)
@@ -455,7 +455,7 @@ def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bo
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_no_answer_is_never_taken_for_a_delivery(system: System, fake: Fake, message_type: str) -> None:
+def test_a_missing_answer_is_never_taken_for_a_delivery(system: System, fake: Fake, message_type: str) -> None:
     fake.failing = frozenset({"POST", "PUT", "PATCH"})
     outcome = deliver(settings(system, fake), message(system, message_type))
     assert outcome.kind in {OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN}
@@ -463,7 +463,7 @@ def test_no_answer_is_never_taken_for_a_delivery(system: System, fake: Fake, mes
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_somebody_elses_page_is_no_delivery(system: System, message_type: str) -> None:
+def test_another_servers_page_is_not_a_delivery(system: System, message_type: str) -> None:
     with Refusing(200, b"<!DOCTYPE html><title>Back soon</title>") as stranger:
         outcome = deliver(settings(system, stranger), message(system, message_type))
     assert outcome.kind is not OutcomeKind.DELIVERED
@@ -489,7 +489,7 @@ def to_zammad(zammad: Zammad, message_type: str = "customer", **changes: object)
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_zammad_is_sent_nothing_by_who_is_no_agent(zammad: Zammad, message_type: str) -> None:
+def test_zammad_receives_nothing_if_the_user_is_not_an_agent(zammad: Zammad, message_type: str) -> None:
     zammad.agent = False  # with it, each of them would become a public note
     outcome = to_zammad(zammad, message_type)
     assert (outcome.kind, zammad.arrived) == (OutcomeKind.PERMANENT, [])
@@ -503,12 +503,12 @@ def test_zammad_mails_a_reply_to_its_recipient(zammad: Zammad) -> None:
 
 
 @pytest.mark.parametrize("message_type", ["customer", "supplier"])
-def test_zammad_is_sent_no_mail_without_a_recipient(zammad: Zammad, message_type: str) -> None:
+def test_zammad_receives_no_mail_without_a_recipient(zammad: Zammad, message_type: str) -> None:
     outcome = to_zammad(zammad, message_type, recipient_email=None)
     assert (outcome.kind, zammad.asked) == (OutcomeKind.INVALID, [])
 
 
-def test_zammad_takes_text_for_text_under_its_subject(zammad: Zammad) -> None:
+def test_zammad_keeps_plain_text_and_its_subject(zammad: Zammad) -> None:
     for message_type in TYPES:
         to_zammad(zammad, message_type)
     posts = [request.json for request in zammad.asked if request.method == "POST"]
@@ -517,7 +517,7 @@ def test_zammad_takes_text_for_text_under_its_subject(zammad: Zammad) -> None:
     assert [(post["type"], post["internal"]) for post in posts] == [("email", False), ("email", True), ("note", True)]
 
 
-def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -> None:
+def test_zammad_mailing_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -> None:
     zammad.agent = False
     system = playing("zammad")
     preset = preset_file(tmp_path, preset_text("zammad").replace('preflight = "ticket_agent"', ""))
@@ -535,7 +535,7 @@ def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -
         ("Not authorized", OutcomeKind.PERMANENT),
     ],
 )
-def test_zammad_says_403_of_credentials_and_of_tickets(text: str, kind: OutcomeKind) -> None:
+def test_zammad_answers_403_for_credentials_and_for_tickets(text: str, kind: OutcomeKind) -> None:
     assert refused("zammad", 403, {"error": text, "error_human": text}) is kind
 
 
@@ -549,8 +549,8 @@ def test_zammad_says_403_of_credentials_and_of_tickets(text: str, kind: OutcomeK
         ("No lookup value found for 'type': \"Error ID \"", OutcomeKind.PERMANENT),
     ],
 )
-def test_zammad_says_422_of_its_database_and_of_messages(zammad: Zammad, said: str, kind: OutcomeKind) -> None:
-    """A deadlock is no message's fault: the next attempt looks for the message, and sends it if it is not there."""
+def test_zammad_answers_422_for_its_database_and_for_messages(zammad: Zammad, said: str, kind: OutcomeKind) -> None:
+    """A deadlock is not an error of the message: the next attempt looks it up, and sends it if it is absent."""
     zammad.broken = said
     assert (to_zammad(zammad).kind, zammad.arrived) == (kind, [])
     zammad.broken = ""
@@ -558,7 +558,7 @@ def test_zammad_says_422_of_its_database_and_of_messages(zammad: Zammad, said: s
     assert len(zammad.arrived) == 1
 
 
-def test_zammad_keeps_the_key_where_no_customer_sees_it(zammad: Zammad) -> None:
+def test_zammad_stores_the_key_hidden_from_customers(zammad: Zammad) -> None:
     to_zammad(zammad)
     assert (zammad.arrived[0].text, zammad.arrived[0].marks) == (TEXT, {"retrycli": KEY})
 
@@ -574,19 +574,19 @@ def to_zendesk(zendesk: Zendesk, message_type: str = "customer", **changes: obje
     return deliver(settings(system, zendesk), message(system, message_type, **changes))
 
 
-def test_zendesk_that_makes_no_comment_has_not_taken_the_message(zendesk: Zendesk, tmp_path: Path) -> None:
+def test_zendesk_without_a_new_comment_has_not_accepted_the_message(zendesk: Zendesk, tmp_path: Path) -> None:
     system = playing("zendesk")
     preset = preset_file(tmp_path, preset_text("zendesk").replace("html_body", "htm_body"))
     outcome = deliver(settings(system, zendesk, preset=preset), message(system))
     assert (outcome.kind, outcome.status_code, zendesk.arrived) == (OutcomeKind.REFUSED, 200, [])
 
 
-def test_zendesk_shows_a_reply_on_a_ticket_that_has_only_been_internal(zendesk: Zendesk) -> None:
+def test_zendesk_shows_a_reply_on_a_ticket_that_was_only_internal(zendesk: Zendesk) -> None:
     to_zendesk(zendesk, ticket_id=2)
     assert zendesk.arrived[0].mailed
 
 
-def test_zendesk_that_keeps_a_light_agents_reply_internal_is_noticed(zendesk: Zendesk) -> None:
+def test_zendesk_keeping_a_light_agents_reply_internal_is_noticed(zendesk: Zendesk) -> None:
     zendesk.light = True
     outcome = to_zendesk(zendesk)
     assert zendesk.arrived[0].internal
@@ -594,24 +594,24 @@ def test_zendesk_that_keeps_a_light_agents_reply_internal_is_noticed(zendesk: Ze
     assert to_zendesk(zendesk, "internal").kind is OutcomeKind.DELIVERED
 
 
-def test_zendesk_takes_nothing_on_a_closed_ticket(zendesk: Zendesk) -> None:
+def test_zendesk_refuses_updates_of_a_closed_ticket(zendesk: Zendesk) -> None:
     outcome = to_zendesk(zendesk, ticket_id=4)
     assert (outcome.kind, zendesk.arrived) == (OutcomeKind.PERMANENT, [])
     assert "Status: closed prevents ticket update" in (outcome.error or "")
 
 
-def test_zendesk_limits_updates_of_one_ticket_too(zendesk: Zendesk) -> None:
+def test_zendesk_limits_updates_of_one_ticket(zendesk: Zendesk) -> None:
     zendesk.limited = "ticket"
     outcome = to_zendesk(zendesk)
     assert (outcome.kind, outcome.retry_after) == (OutcomeKind.THROTTLED, timedelta(seconds=93))
 
 
-def test_zendesk_copies_nobody_in_for_a_note(zendesk: Zendesk) -> None:
+def test_zendesk_notes_have_no_copies(zendesk: Zendesk) -> None:
     to_zendesk(zendesk, "internal", cc_emails=json.dumps([CC]))
     assert (len(zendesk.arrived), zendesk.ccs) == (1, {})
 
 
-def test_zendesk_keeps_the_key_where_no_customer_sees_it(zendesk: Zendesk) -> None:
+def test_zendesk_stores_the_key_hidden_from_customers(zendesk: Zendesk) -> None:
     to_zendesk(zendesk)
     assert KEY not in zendesk.arrived[0].text
     assert zendesk.arrived[0].marks == {"retrycli": KEY}
@@ -629,18 +629,18 @@ def test_zendesk_keeps_the_key_where_no_customer_sees_it(zendesk: Zendesk) -> No
         (409, {"error": "Conflict"}, "transient"),
     ],
 )
-def test_zendesk_says_what_is_wrong_by_status_and_words(status: int, body: object, kind: str) -> None:
+def test_zendesk_reports_errors_by_status_and_text(status: int, body: object, kind: str) -> None:
     assert refused("zendesk", status, body) == kind
 
 
-def test_zendesk_takes_an_oauth_token_without_a_user(zendesk: Zendesk) -> None:
+def test_zendesk_accepts_an_oauth_token_without_a_user(zendesk: Zendesk) -> None:
     account = {"preset": "zendesk", "auth": "bearer", "token": "oauth"}
     outcome = deliver(gateway_settings(zendesk.url, **account), message(playing("zendesk")))
     assert outcome.kind is OutcomeKind.DELIVERED
 
 
 @pytest.mark.parametrize("message_type", ["customer", "internal"])
-def test_zendesk_is_asked_for_all_updates_of_a_ticket(zendesk: Zendesk, message_type: str) -> None:
+def test_zendesk_look_up_reads_all_updates_of_a_ticket(zendesk: Zendesk, message_type: str) -> None:
     def others(count: int) -> None:
         for _ in range(count):
             zendesk._audit(1, {"body": "Another one.", "public": True}, {}, ())
@@ -654,12 +654,12 @@ def test_zendesk_is_asked_for_all_updates_of_a_ticket(zendesk: Zendesk, message_
     assert (outcome.error, len(zendesk.arrived)) == ("found by look-up", 301)
 
 
-def test_zendesk_that_shows_no_metadata_is_sent_nothing_again(zendesk: Zendesk) -> None:
+def test_zendesk_without_metadata_gets_no_second_copy(zendesk: Zendesk) -> None:
     check_waits(playing("zendesk"), zendesk, "shows_metadata", "metadata")
 
 
-def test_zendesk_that_does_not_count_its_pages_is_sent_nothing_again(zendesk: Zendesk) -> None:
-    """The key may be on a page that was never asked for."""
+def test_zendesk_without_a_page_count_gets_no_second_copy(zendesk: Zendesk) -> None:
+    """The key may be on a page that was never read."""
     zendesk.by_cursor_only = True
     outcome = deliver(settings(playing("zendesk"), zendesk), unsettled(playing("zendesk")))
     assert (outcome.kind, zendesk.arrived) == (OutcomeKind.REFUSED, [])
@@ -679,7 +679,7 @@ def to_freshdesk(freshdesk: Freshdesk, message_type: str = "customer", **changes
 
 @pytest.mark.parametrize("message_type", ["customer", "internal"])
 @pytest.mark.parametrize("others", [99, 100, 250])
-def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, message_type: str, others: int) -> None:
+def test_freshdesk_look_up_reads_the_whole_conversation(freshdesk: Freshdesk, message_type: str, others: int) -> None:
     system = playing("freshdesk")
     for _ in range(others):
         freshdesk._said.append({"id": 1, "ticket_id": 1, "body_text": "Another one.", "private": False})
@@ -689,24 +689,24 @@ def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, message_
     assert (found.error, len(freshdesk.arrived)) == ("found by look-up", 1)
 
 
-def test_freshdesk_forwards_nothing_but_the_message_to_a_supplier(freshdesk: Freshdesk) -> None:
+def test_freshdesk_forwards_only_the_message_to_a_supplier(freshdesk: Freshdesk) -> None:
     to_freshdesk(freshdesk, "supplier")
     assert (len(freshdesk.arrived), freshdesk.quoted) == (1, set())
 
 
-def test_freshdesk_that_shows_a_forward_to_the_customer_is_noticed(freshdesk: Freshdesk) -> None:
+def test_freshdesk_showing_a_forward_to_the_customer_is_noticed(freshdesk: Freshdesk) -> None:
     freshdesk.forwards_are_private = False
     outcome = to_freshdesk(freshdesk, "supplier")
     assert (outcome.kind, [message.internal for message in freshdesk.arrived]) == (OutcomeKind.PERMANENT, [False])
     assert "is not as intended" in (outcome.error or "")
 
 
-def test_freshdesk_is_sent_nothing_for_a_supplier_without_an_address(freshdesk: Freshdesk) -> None:
+def test_freshdesk_receives_nothing_for_a_supplier_without_an_address(freshdesk: Freshdesk) -> None:
     outcome = to_freshdesk(freshdesk, "supplier", recipient_email=None)
     assert (outcome.kind, freshdesk.asked) == (OutcomeKind.INVALID, [])
 
 
-def test_freshdesk_refuses_what_it_does_not_know(freshdesk: Freshdesk, tmp_path: Path) -> None:
+def test_freshdesk_refuses_unknown_fields(freshdesk: Freshdesk, tmp_path: Path) -> None:
     system = playing("freshdesk")
     preset = preset_file(tmp_path, preset_text("freshdesk").replace('private = "true"', 'prvate = "true"'))
     outcome = deliver(settings(system, freshdesk, preset=preset), message(system, "internal"))
@@ -726,29 +726,31 @@ def to_jira(jira: JiraServiceManagement, message_type: str = "customer", **chang
 
 
 @pytest.mark.parametrize("message_type", TYPES)
-def test_jira_is_sent_nothing_for_an_issue_that_is_no_request(jira: JiraServiceManagement, message_type: str) -> None:
+def test_jira_receives_nothing_for_an_issue_that_is_not_a_request(
+    jira: JiraServiceManagement, message_type: str
+) -> None:
     outcome = to_jira(jira, message_type, ticket_id="SUP-4")  # where an internal comment need not be one
     assert (outcome.kind, jira.arrived) == (OutcomeKind.PERMANENT, [])
 
 
-def test_jira_in_ones_own_house_takes_a_personal_access_token(jira: JiraServiceManagement) -> None:
+def test_jira_data_center_accepts_a_personal_access_token(jira: JiraServiceManagement) -> None:
     account = {"preset": "jira-service-management", "auth": "bearer", "token": "jira-pat"}
     outcome = deliver(gateway_settings(jira.url, **account), message(playing("jira-service-management")))
     assert outcome.kind is OutcomeKind.DELIVERED
 
 
-def test_jira_keeps_the_key_where_no_customer_sees_it(jira: JiraServiceManagement) -> None:
+def test_jira_stores_the_key_hidden_from_customers(jira: JiraServiceManagement) -> None:
     to_jira(jira)
     assert (jira.arrived[0].text, jira.arrived[0].marks["retrycli"]) == (TEXT, {"key": KEY})
 
 
 @pytest.mark.parametrize("default", [True, False])
-def test_jira_is_told_of_each_comment_whether_it_is_public(jira: JiraServiceManagement, default: bool) -> None:  # noqa: FBT001
+def test_jira_comments_state_whether_they_are_public(jira: JiraServiceManagement, default: bool) -> None:  # noqa: FBT001
     jira.default_public = default
     for message_type in TYPES:
         to_jira(jira, message_type)
     assert [message.internal for message in jira.arrived] == [False, False, True]
 
 
-def test_jira_that_shows_no_properties_is_sent_nothing_again(jira: JiraServiceManagement) -> None:
+def test_jira_without_properties_gets_no_second_copy(jira: JiraServiceManagement) -> None:
     check_waits(playing("jira-service-management"), jira, "shows_properties", "properties")

@@ -1,4 +1,4 @@
-"""What is peculiar to Znuny, GLPI, django-helpdesk and FreeScout: sessions that expire, and what they take amiss."""
+"""The peculiarities of Znuny, GLPI, django-helpdesk and FreeScout: sessions that expire, and unexpected refusals."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def log_ins(fake: Played) -> int:
     return sum(request.path.endswith(("/Session", "/initSession")) for request in fake.asked)
 
 
-def test_one_session_does_for_many_messages(with_session: Znuny | Glpi) -> None:
+def test_one_session_serves_many_messages(with_session: Znuny | Glpi) -> None:
     settings = gateway_settings(with_session.url, verify=True, **ACCOUNTS[type(with_session)])
     outcomes = deliver_in_turn(settings, MESSAGE, NOTE, replace(MESSAGE, unsettled_since=LONG_AGO))
     assert [(outcome.kind, outcome.error) for outcome in outcomes] == [
@@ -87,9 +87,9 @@ def test_one_session_does_for_many_messages(with_session: Znuny | Glpi) -> None:
 
 
 @pytest.mark.parametrize("message", [MESSAGE, replace(NOTE, unsettled_since=LONG_AGO)], ids=["message", "look-up"])
-def test_a_session_that_has_expired_is_renewed_once(with_session: Znuny | Glpi, message: object) -> None:
+def test_an_expired_session_is_renewed_once(with_session: Znuny | Glpi, message: object) -> None:
     class Expired(set[str]):
-        """Forgets the first session at once."""
+        """Discards the first session at once."""
 
         def add(self, session: str, /) -> None:
             if log_ins(with_session) > 1:
@@ -100,12 +100,12 @@ def test_a_session_that_has_expired_is_renewed_once(with_session: Znuny | Glpi, 
     assert (len(with_session.arrived), log_ins(with_session)) == (1, 2)
 
 
-def test_a_session_that_is_never_taken_ends_after_two(with_session: Znuny | Glpi) -> None:
+def test_a_session_that_is_never_accepted_ends_after_two(with_session: Znuny | Glpi) -> None:
     class Nothing(set[str]):
-        """Keeps no session."""
+        """Stores no session."""
 
         def add(self, session: str, /) -> None:
-            """Forget it."""
+            """Discard the session."""
 
     with_session.sessions = Nothing()
     assert sent(with_session).kind is OutcomeKind.UNAUTHORIZED
@@ -115,7 +115,7 @@ def test_a_session_that_is_never_taken_ends_after_two(with_session: Znuny | Glpi
 # Znuny.
 
 
-def test_znuny_mails_to_the_recipient_with_copies(znuny: Znuny) -> None:
+def test_znuny_mails_the_recipient_with_copies(znuny: Znuny) -> None:
     copies = {"cc_emails": '["b@example.com", "c@example.com"]', "bcc_emails": '["d@example.com"]'}
     assert sent(znuny, queued(ticket_id=7, **copies)).kind is OutcomeKind.DELIVERED
     (arrived,) = znuny.arrived
@@ -125,12 +125,12 @@ def test_znuny_mails_to_the_recipient_with_copies(znuny: Znuny) -> None:
 
 
 @pytest.mark.parametrize("column", ["subject", "recipient_email"])
-def test_znuny_is_sent_nothing_without_what_it_needs(znuny: Znuny, column: str) -> None:
+def test_znuny_receives_nothing_without_required_data(znuny: Znuny, column: str) -> None:
     assert sent(znuny, queued(ticket_id=7, **{column: " "})).kind is OutcomeKind.INVALID
     assert znuny.asked == []
 
 
-def test_znuny_needs_its_field(znuny: Znuny) -> None:
+def test_znuny_requires_its_dynamic_field(znuny: Znuny) -> None:
     znuny.article_fields = set()
     outcome = sent(znuny)
     assert (outcome.kind, znuny.arrived) == (OutcomeKind.PERMANENT, [])
@@ -138,7 +138,7 @@ def test_znuny_needs_its_field(znuny: Znuny) -> None:
 
 
 @pytest.mark.parametrize("column", ["cc_emails", "bcc_emails"])
-def test_znuny_that_stores_an_article_and_fails_to_queue_its_mail_gets_no_second_one(znuny: Znuny, column: str) -> None:
+def test_znuny_storing_an_article_without_queueing_its_mail_gets_no_second_one(znuny: Znuny, column: str) -> None:
     outcome = sent(znuny, queued(ticket_id=7, **{column: '["ben@example.com", "nobody"]'}))
     assert outcome.kind is OutcomeKind.PERMANENT
     assert outcome.error is not None
@@ -149,21 +149,21 @@ def test_znuny_that_stores_an_article_and_fails_to_queue_its_mail_gets_no_second
     assert [message.marks for message in znuny.arrived] == [{}]
 
 
-def test_znuny_that_fails_to_set_the_key_gets_no_second_article(znuny: Znuny) -> None:
+def test_znuny_failing_to_set_the_key_gets_no_second_article(znuny: Znuny) -> None:
     znuny.fields_fail = True
     assert sent(znuny).kind is OutcomeKind.PERMANENT
     assert [message.marks for message in znuny.arrived] == [{}]
 
 
 @pytest.mark.parametrize("message", [MESSAGE, NOTE], ids=["message", "note"])
-def test_znuny_is_sent_nothing_for_a_merged_ticket(znuny: Znuny, message: object) -> None:
+def test_znuny_receives_nothing_for_a_merged_ticket(znuny: Znuny, message: object) -> None:
     znuny.merged = {"7"}
     outcome = sent(znuny, message)
     assert (outcome.kind, znuny.arrived) == (OutcomeKind.INVALID, [])
     assert "must not be merged" in (outcome.error or "")
 
 
-def test_znuny_with_the_key_in_a_field_of_tickets_gets_no_second_copy(znuny: Znuny) -> None:
+def test_znuny_with_the_key_in_a_ticket_field_gets_no_second_copy(znuny: Znuny) -> None:
     znuny.article_fields, znuny.ticket_fields = {"Other"}, {"DeliveryKey"}
     assert sent(znuny).kind is OutcomeKind.DELIVERED
     again = sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO))
@@ -171,7 +171,7 @@ def test_znuny_with_the_key_in_a_field_of_tickets_gets_no_second_copy(znuny: Znu
     assert "belong to the object Article" in (again.error or "")
 
 
-def test_znuny_says_itself_why_it_refuses_a_log_in(znuny: Znuny) -> None:
+def test_znuny_gives_its_own_reason_for_refusing_a_login(znuny: Znuny) -> None:
     outcome = sent(znuny, password="wrong")
     assert (outcome.kind, outcome.status_code, znuny.arrived) == (OutcomeKind.UNAUTHORIZED, 200, [])
     words = "log-in: HTTP 200, but the response has no SessionID: SessionCreate: Authorization failing!"
@@ -179,18 +179,18 @@ def test_znuny_says_itself_why_it_refuses_a_log_in(znuny: Znuny) -> None:
 
 
 @pytest.mark.parametrize("column", ["subject", "body"])
-def test_znuny_takes_a_mere_0_for_nothing(znuny: Znuny, column: str) -> None:
+def test_znuny_treats_a_text_of_only_0_as_empty(znuny: Znuny, column: str) -> None:
     outcome = sent(znuny, queued(ticket_id=7, cc_emails=None, **{column: "0"}))
     assert (outcome.kind, znuny.arrived) == (OutcomeKind.PERMANENT, [])
 
 
 @pytest.mark.parametrize("message", [MESSAGE, NOTE], ids=["message", "note"])
-def test_znuny_may_give_out_numbers_as_texts(znuny: Znuny, message: object) -> None:
+def test_znuny_may_return_numbers_as_texts(znuny: Znuny, message: object) -> None:
     znuny.text_numbers = True
     assert sent(znuny, message, verify=True) == Outcome(OutcomeKind.DELIVERED, 200, external_id="1")
 
 
-def test_znuny_takes_a_misspelt_article_for_nothing(znuny: Znuny, tmp_path: Path) -> None:
+def test_znuny_treats_a_misspelt_article_as_missing(znuny: Znuny, tmp_path: Path) -> None:
     preset = preset_file(tmp_path, preset_text("znuny").replace("body.Article]", "body.Artikel]"))
     assert sent(znuny, preset=preset).kind is OutcomeKind.REFUSED
 
@@ -199,7 +199,7 @@ def test_znuny_takes_a_misspelt_article_for_nothing(znuny: Znuny, tmp_path: Path
     "body",
     ['it said ".AuthFail"', '{"Error":{"ErrorCode":"TicketUpdate.AuthFail"}}', "x.AuthFail", "TicketGet.AuthFail"],
 )
-def test_znuny_is_not_misunderstood_for_what_stands_in_a_ticket(znuny: Znuny, body: str) -> None:
+def test_text_in_a_ticket_does_not_mislead_the_znuny_preset(znuny: Znuny, body: str) -> None:
     sent(znuny, queued("other", ticket_id=7, cc_emails=None, body=body))
     assert sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO)).kind is OutcomeKind.DELIVERED
     assert (len(znuny.arrived), log_ins(znuny)) == (2, 2)
@@ -209,27 +209,27 @@ def test_znuny_is_not_misunderstood_for_what_stands_in_a_ticket(znuny: Znuny, bo
 
 
 @pytest.mark.parametrize("password", ["wrong", None])
-def test_glpi_wants_its_app_token(glpi: Glpi, password: str | None) -> None:
+def test_glpi_requires_its_app_token(glpi: Glpi, password: str | None) -> None:
     assert sent(glpi, password=password).kind is OutcomeKind.UNAUTHORIZED
     assert glpi.arrived == []
 
 
-def test_glpi_may_want_no_app_token(glpi: Glpi) -> None:
+def test_glpi_may_require_no_app_token(glpi: Glpi) -> None:
     glpi.app_token = ""
     assert sent(glpi, password=None) == Outcome(OutcomeKind.DELIVERED, 201, external_id="1")
 
 
-def test_glpi_may_not_know_our_address() -> None:
+def test_glpi_may_not_allow_our_address() -> None:
     with Refusing(400, ["ERROR_NOT_ALLOWED_IP", "There isn't an active API client matching your IP address"]) as fake:
         assert deliver(gateway_settings(fake.url, **ACCOUNTS[Glpi]), MESSAGE).kind is OutcomeKind.UNAUTHORIZED
 
 
-def test_glpi_says_what_is_wrong(glpi: Glpi) -> None:
+def test_glpi_reports_errors(glpi: Glpi) -> None:
     outcome = sent(glpi, queued(ticket_id=99, cc_emails=None))
     assert outcome.error == "HTTP 400: ERROR_GLPI_ADD; You don't have permission to perform this action."
 
 
-def test_glpi_finds_a_message_among_more_than_a_page(glpi: Glpi) -> None:
+def test_glpi_look_up_reads_more_than_one_page(glpi: Glpi) -> None:
     sent(glpi)
     for number in range(20):
         glpi.arrived.append(replace(glpi.arrived[0], id=number + 2, text="something else"))
@@ -240,7 +240,7 @@ def test_glpi_finds_a_message_among_more_than_a_page(glpi: Glpi) -> None:
 
 
 @pytest.mark.parametrize("text", ["{{ ticket.title }}", "{{ }}", "a {# b #} c", "{% now %}", "50 %} {{{", "}}{{'{'}}"])
-def test_helpdesk_renders_nothing(helpdesk: Helpdesk, text: str) -> None:
+def test_helpdesk_renders_no_template_in_a_text(helpdesk: Helpdesk, text: str) -> None:
     assert sent(helpdesk, queued(ticket_id=7, cc_emails=None, body=text)).kind is OutcomeKind.DELIVERED
     assert helpdesk.arrived[0].text == f"{text}\n\nRef. {KEY}"
 
@@ -250,25 +250,25 @@ def test_helpdesk_keeps_the_tickets_title(helpdesk: Helpdesk) -> None:
     assert helpdesk.titles == {7: "Broken printer"}
 
 
-def test_helpdesk_is_sent_no_file_that_it_would_not_mail(helpdesk: Helpdesk, tmp_path: Path) -> None:
+def test_helpdesk_receives_no_file_that_it_would_not_mail(helpdesk: Helpdesk, tmp_path: Path) -> None:
     (tmp_path / "prices.xlsx").write_bytes(b"PK")
     message = queued(ticket_id=7, cc_emails=None, attachments=json.dumps(["prices.xlsx"]))
     assert sent(helpdesk, message, attachments_dir=tmp_path).kind is OutcomeKind.INVALID
     assert helpdesk.asked == []
 
 
-def test_helpdesk_wants_one_who_is_staff(helpdesk: Helpdesk) -> None:
+def test_helpdesk_requires_a_staff_user(helpdesk: Helpdesk) -> None:
     assert sent(helpdesk, token="customer").kind is OutcomeKind.UNAUTHORIZED
 
 
 @pytest.mark.parametrize("said", [b"<html>Forbidden</html>", b"", b'{"message":"blocked: {\\"detail\\":\\"x\\"}"}'])
-def test_a_firewall_before_helpdesk_is_not_taken_for_helpdesk(said: bytes) -> None:
+def test_a_firewall_in_front_of_helpdesk_is_not_taken_for_helpdesk(said: bytes) -> None:
     with Refusing(403, said) as firewall:
         outcome = deliver(gateway_settings(firewall.url, **ACCOUNTS[Helpdesk]), MESSAGE)
     assert outcome.kind is OutcomeKind.PERMANENT
 
 
-def test_helpdesk_says_what_is_wrong(helpdesk: Helpdesk) -> None:
+def test_helpdesk_reports_errors(helpdesk: Helpdesk) -> None:
     outcome = sent(helpdesk, queued(ticket_id=99, cc_emails=None))
     assert outcome.error == 'HTTP 400: Invalid pk "99" - object does not exist.'
 
@@ -276,7 +276,7 @@ def test_helpdesk_says_what_is_wrong(helpdesk: Helpdesk) -> None:
 # FreeScout.
 
 
-def test_freescout_has_the_user_write_to_the_customer_with_copies(freescout: Freescout) -> None:
+def test_freescout_writes_to_the_customer_as_the_user_with_copies(freescout: Freescout) -> None:
     copies = {"cc_emails": '["b@example.com"]', "bcc_emails": '["d@example.com"]'}
     assert sent(freescout, queued(ticket_id=7, **copies)).kind is OutcomeKind.DELIVERED
     (arrived,) = freescout.arrived
@@ -285,13 +285,13 @@ def test_freescout_has_the_user_write_to_the_customer_with_copies(freescout: Fre
     assert freescout.threads[0]["type"] == "message"
 
 
-def test_freescout_does_not_know_the_user(freescout: Freescout) -> None:
+def test_freescout_rejects_an_unknown_user(freescout: Freescout) -> None:
     outcome = sent(freescout, username="4")
     assert (outcome.kind, freescout.arrived) == (OutcomeKind.UNAUTHORIZED, [])
     assert outcome.error == "HTTP 400: `user` parameter is required"
 
 
 @pytest.mark.parametrize("username", [None, "agent@example.org"])
-def test_freescout_needs_the_users_id(freescout: Freescout, username: str | None) -> None:
+def test_freescout_requires_the_users_id(freescout: Freescout, username: str | None) -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.username"):
         sent(freescout, username=username)

@@ -1,4 +1,4 @@
-"""A time limit counts no answer as late that arrived in time and was read late."""
+"""A time limit never treats an answer as late that arrived in time and was read late."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STALL = SHORT + 4 * LATE_SECONDS
 
 
 async def read_within(seconds: float, *, stall: float, send_after: float | None) -> bytes:
-    """Read from a socket within a limit while the event loop is blocked for a time."""
+    """Read from a socket with a time limit while the event loop is blocked for a time."""
     loop = asyncio.get_running_loop()
     here, there = socket.socketpair()
     with here, there:
@@ -33,14 +33,14 @@ def test_an_answer_that_arrived_while_the_loop_was_blocked_is_read() -> None:
 
 
 @pytest.mark.parametrize("stall", [0, STALL])
-def test_no_answer_is_waited_for_without_end(stall: float) -> None:
+def test_an_answer_is_never_awaited_without_limit(stall: float) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         asyncio.run(read_within(SHORT, stall=stall, send_after=None))
     assert time.monotonic() - began >= SHORT
 
 
-def test_a_loop_that_is_kept_busy_puts_the_end_off_once() -> None:
+def test_a_busy_loop_postpones_the_limit_once() -> None:
     async def busy() -> None:
         loop = asyncio.get_running_loop()
 
@@ -56,7 +56,7 @@ def test_a_loop_that_is_kept_busy_puts_the_end_off_once() -> None:
         asyncio.run(busy())
 
 
-def test_who_cancels_the_block_is_heard() -> None:
+def test_cancelling_the_block_works() -> None:
     async def cancelled() -> None:
         async with TimeLimit(10):
             asyncio.current_task().cancel()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""HTTPS: whom we talk to is checked before a message leaves."""
+"""HTTPS: the server is verified before a message is sent."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tests.gateway.hostile import (
 pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 
-def test_a_certificate_that_the_ca_file_vouches_for(tls: ssl.SSLContext, certificate: Path) -> None:
+def test_accepts_a_certificate_trusted_by_the_ca_file(tls: ssl.SSLContext, certificate: Path) -> None:
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
         outcome = deliver(gateway_settings(server.url, ca_file=certificate))
     assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
     assert len(server.requests) == 1
 
 
-def test_a_scheme_may_be_written_large(tls: ssl.SSLContext, certificate: Path) -> None:
+def test_a_scheme_may_be_in_capitals(tls: ssl.SSLContext, certificate: Path) -> None:
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
         outcome = deliver(gateway_settings(server.url.replace("https", "HTTPS"), ca_file=certificate))
     assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
 
 
-def test_a_log_in_asks_for_the_certificate_too(tls: ssl.SSLContext) -> None:
-    """The password goes to nobody who can't prove who he is."""
+def test_a_login_checks_the_certificate_too(tls: ssl.SSLContext) -> None:
+    """The password is never sent to an unverified server."""
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
         outcome = deliver(gateway_settings(server.url, auth="login", username="agent", password="geheim"))
     assert outcome.kind is OutcomeKind.UNAUTHORIZED
@@ -50,7 +50,7 @@ def test_connections_are_kept_and_closed(tls: ssl.SSLContext, certificate: Path)
     assert len(server.requests) == 13
 
 
-def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
+def test_a_ca_file_must_contain_certificates(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("nothing of the kind")
     reasons = {
@@ -58,6 +58,6 @@ def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
         tmp_path / "missing.pem": "No such file or directory",
         tmp_path / "\0": "not a valid path",
     }
-    for each, reason in reasons.items():
-        with pytest.raises(ConfigurationError, match=rf"gateway\.ca_file: can't use {each}: {reason}$"):
-            deliver(gateway_settings("https://127.0.0.1:1", ca_file=each))
+    for content, reason in reasons.items():
+        with pytest.raises(ConfigurationError, match=rf"gateway\.ca_file: can't use {content}: {reason}$"):
+            deliver(gateway_settings("https://127.0.0.1:1", ca_file=content))

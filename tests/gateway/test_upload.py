@@ -1,4 +1,4 @@
-"""Files that are sent ahead, and log-ins: as a form where the system takes no other."""
+"""Files that are uploaded first, and logins: as a form if the system requires one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BYTES = "Grüße\r\n--\x00".encode()
 
 
 @pytest.mark.parametrize("form", [True, False])
-def test_a_file_goes_ahead_in_a_form_or_as_it_is(form: bool, tmp_path: Path) -> None:  # noqa: FBT001  a case
+def test_a_file_is_uploaded_in_a_form_or_as_it_is(form: bool, tmp_path: Path) -> None:  # noqa: FBT001  a case
     (tmp_path / 'büro "1".pdf').write_bytes(BYTES)
     preset = preset_file(tmp_path, AHEAD + ('files = "file"\n' if form else 'content_type = "application/binary"\n'))
     message = queued(attachments=json.dumps(['büro "1".pdf']))
@@ -48,7 +48,7 @@ def test_a_file_goes_ahead_in_a_form_or_as_it_is(form: bool, tmp_path: Path) -> 
     assert 'name="file"; filename="büro %221%22.pdf"'.encode() in ahead.body
 
 
-def test_a_file_goes_ahead_in_one_way(tmp_path: Path) -> None:
+def test_a_file_is_uploaded_in_exactly_one_way(tmp_path: Path) -> None:
     preset = preset_file(tmp_path, AHEAD + 'files = "file"\ncontent_type = "text/plain"\n')
     with pytest.raises(ConfigurationError, match=r"upload .*name one"):
         deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
@@ -70,7 +70,7 @@ ignores = ["cc_emails"]
 """
 
 
-def test_a_log_in_may_be_a_form(tmp_path: Path) -> None:
+def test_a_login_may_be_a_form(tmp_path: Path) -> None:
     settings = {"preset": preset_file(tmp_path, OAUTH), "username": "app", "password": 'a&b=ü+ "'}
     with Hostile(answer(200, SUCCEEDED), at={"/oauth2/token": [answer(200, b'{"access_token": "t1"}')]}) as server:
         assert deliver(gateway_settings(server.url, **settings)).kind is OutcomeKind.DELIVERED

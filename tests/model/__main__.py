@@ -1,4 +1,4 @@
-"""Lives lives in a SQLite file: ``python -m tests.model FILE LIVES``. Where a law is broken, a traceback says so."""
+"""Run random lives in a SQLite file: ``python -m tests.model FILE LIVES``. A broken law causes a traceback."""
 
 from __future__ import annotations
 

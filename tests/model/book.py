@@ -1,7 +1,7 @@
-"""The book of the ticketing API: every request with the text that it carried, and the laws of identity.
+"""The book of the ticketing API: every request with its text, and the laws of identity.
 
-A message is an id and a birth, and not an id alone. The laws are computed from the requests, from the application's
-rows and from the attempts in the database; no code of retrycli's is asked which message or which text is which.
+A message is an id and a birth, and not an id alone. The laws are computed from the requests, the application's rows and
+the attempts in the database; no code of retrycli decides which message or which text is which.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Name(NamedTuple):
 
 
 def name_of(row: Row) -> Name:
-    """Name the text that is in a row."""
+    """Name the text of a row."""
     return Name(row["id"], _birth(row["created_at"], row["ticket_id"]), _text(row))
 
 
 def name_in(message: Message) -> Name:
-    """Name the text that a request carries."""
+    """Name the text of a request."""
     fields = {**message.fields, "message_type": str(message.message_type)}
     return Name(message.id, _birth(message.created_at, message.ticket_id), _text(fields))
 
@@ -54,7 +54,7 @@ def _birth(created_at: object, ticket: object) -> str:
 
 
 def _text(fields: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(_as_list(fields[each]) if each in LISTS else fields[each] for each in TEXT)
+    return tuple(_as_list(fields[column]) if column in LISTS else fields[column] for column in TEXT)
 
 
 def _as_list(value: object) -> object:
@@ -85,10 +85,10 @@ class Request:
 
 @dataclass
 class Book:
-    """The requests, and what is wrong with them.
+    """The requests, and the violations among them.
 
     Args:
-        asked: asks the database of the application.
+        asked: queries the application's database.
     """
 
     asked: Callable[[str], list[dict[str, Any]]]
@@ -101,17 +101,17 @@ class Book:
     """By text and its recorded deliveries: the key."""
 
     def requeued(self, message_id: int) -> None:
-        """Note that an operator gave a message all its attempts back."""
-        newest = max((each["id"] for each in self._attempts(message_id)), default=0)
+        """Record that an operator gave a message all its retries back."""
+        newest = max((attempt["id"] for attempt in self._attempts(message_id)), default=0)
         self._since[message_id] = len(self.requests), newest
 
     def stood_still(self) -> None:
-        """Note that all senders with a request out have lost their claims."""
-        for each in self.requests:
-            each.lapsed |= not each.answered
+        """Record that all senders with a request in flight have lost their claims."""
+        for request in self.requests:
+            request.lapsed |= not request.answered
 
     def enter(self, request: Request) -> Iterator[str]:
-        """Enter a request that has arrived; what is wrong with it."""
+        """Record a request that has arrived; return its violations."""
         attempts = self._attempts(request.name.message_id)
         yield from self._broken(request, attempts)
         self.requests.append(request)
@@ -119,36 +119,36 @@ class Book:
     def _broken(self, request: Request, attempts: Sequence[Row]) -> Iterator[str]:
         """Yield the laws that a request breaks. A delivery counts if it was recorded before the request."""
         name, key, by_pass = request.name, request.key, request.sender.by_pass
-        outcomes = {each["id"]: each["outcome"] for each in attempts}
+        outcomes = {attempt["id"]: attempt["outcome"] for attempt in attempts}
         began, newest = self._since.get(name.message_id, (0, 0))
         delivered = [each for each in self.requests if outcomes.get(each.attempt) == DELIVERED]
-        if by_pass and any(each.name == name for each in delivered if each in self.requests[began:]):
+        if by_pass and any(message_id.name == name for message_id in delivered if message_id in self.requests[began:]):
             yield "a pass sent a text again that is recorded as delivered"
-        if any(each.key == key for each in delivered):
+        if any(message_id.key == key for message_id in delivered):
             yield "a key was used again after a recorded delivery"
         if self._named.setdefault(key, (name.message_id, name.text)) != (name.message_id, name.text):
             yield f"a key was used for another text: {self._named[key]}, and then {name}"
-        deliveries = sum(each.name == name for each in delivered)
+        deliveries = sum(message_id.name == name for message_id in delivered)
         if self._keys.setdefault((name, deliveries), key) != key:
             yield f"a text that was not delivered was sent under another key, after {self._keys[name, deliveries]}"
         if by_pass:
             yield from self._too_often(key, attempts, began, newest)
 
     def _too_often(self, key: str, attempts: Sequence[Row], began: int, newest: int) -> Iterator[str]:
-        """Yield the limits that one more request of a pass under a key breaks."""
-        ours = {each.attempt for each in self.requests if each.key == key}
+        """Yield the limits that one more request of a pass with a key exceeds."""
+        ours = {request.attempt for request in self.requests if request.key == key}
         unknown = [
-            each
-            for each in attempts
-            if (each["id"] in ours or each["delivery_key"] == key)
-            and (each["outcome"], each["made_by"]) == (UNKNOWN, "pass")
-            and each["id"] > newest
+            attempt
+            for attempt in attempts
+            if (attempt["id"] in ours or attempt["delivery_key"] == key)
+            and (attempt["outcome"], attempt["made_by"]) == (UNKNOWN, "pass")
+            and attempt["id"] > newest
         ]
         if len(unknown) > UNKNOWN_LIMIT:
             yield f"a pass sent it again after {len(unknown)} unknown outcomes under its key"
         made = sum(
-            each.key == key and each.sender.by_pass and each.answer.outcome.kind in ABOUT_THE_MESSAGE
-            for each in self.requests[began:]
+            request.key == key and request.sender.by_pass and request.answer.outcome.kind in ABOUT_THE_MESSAGE
+            for request in self.requests[began:]
         )
         if made >= BOUND:
             yield f"a pass sent it again after {made} requests under its key"
@@ -159,24 +159,26 @@ class Book:
     # -- what a picture shows ---------------------------------------------------------------------------------
 
     def was_delivered(self, row: Row, after: Picture) -> bool:
-        """Whether exactly the text in a row was sent, and its delivery is recorded."""
+        """Return whether exactly the text of a row was sent, and its delivery is recorded."""
         name = name_of(row)
-        recorded = (each for each in self.requests if each.name == name and each.answer.outcome.kind == DELIVERED)
-        return any(after.attempts[each.attempt]["outcome"] == DELIVERED for each in recorded)
+        recorded = (
+            request for request in self.requests if request.name == name and request.answer.outcome.kind == DELIVERED
+        )
+        return any(after.attempts[attempt.attempt]["outcome"] == DELIVERED for attempt in recorded)
 
     def has_moved(self, row: Row) -> bool:
-        """Whether the text in a row was also sent for another ticket: an operator decides about such a message."""
+        """Return whether a row's text was also sent for another ticket: an operator decides then."""
         id_and_text = row["id"], _text(row)
         return any(
-            (each.name.message_id, each.name.text) == id_and_text and each.ticket != str(row["ticket_id"])
-            for each in self.requests
+            (request.name.message_id, request.name.text) == id_and_text and request.ticket != str(row["ticket_id"])
+            for request in self.requests
         )
 
     def dropped(self, after: Picture) -> Iterator[str]:
-        """Yield the answers that a living sender had, and that are not recorded as what they were."""
-        for each in self.requests:
-            if not each.answered or each.lapsed or each.sender.killed:
+        """Yield the answers to living senders that are not recorded as what they were."""
+        for request in self.requests:
+            if not request.answered or request.lapsed or request.sender.killed:
                 continue
-            outcome = after.attempts[each.attempt]["outcome"]
-            if outcome is None or (outcome == UNKNOWN and each.answer.outcome.kind != UNKNOWN):
-                yield f"the answer {each.answer.name} to attempt {each.attempt} is recorded as {outcome}"
+            outcome = after.attempts[request.attempt]["outcome"]
+            if outcome is None or (outcome == UNKNOWN and request.answer.outcome.kind != UNKNOWN):
+                yield f"the answer {request.answer.name} to attempt {request.attempt} is recorded as {outcome}"

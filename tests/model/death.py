@@ -1,7 +1,7 @@
-"""How a process dies: at one of its calls of a port, before or after the call took effect, and then for good.
+"""The death of a process: at one of its calls of a port, before or after the call took effect.
 
-As after kill -9 nothing is cleaned up: every later call of the dead raises too. Only the transaction that is open is
-rolled back, which is what a database does with one whose process is gone.
+As after kill -9 nothing is cleaned up: every later call of the dead process raises too. Only the open transaction is
+rolled back, as a database does after the death of a client.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Port = TypeVar("Port")
 
 
 class Killed(BaseException):
-    """No exception that anybody handles: the process is no more."""
+    """An exception that nobody handles: the process is dead."""
 
 
 @dataclass
 class Fate:
-    """What becomes of one process.
+    """The fate of one process.
 
     Args:
-        at: the number of the call that it dies at, from 1; None where it lives.
-        after: whether that call has taken effect by then.
+        at: the number of the call at which it dies, from 1; None if it survives.
+        after: whether this call takes effect before.
     """
 
     at: int | None = None
@@ -36,13 +36,13 @@ class Fate:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """One call of a port."""
+        """Make one call of a port."""
         number = self.begun()
         yield
         self.done(number)
 
     def begun(self) -> int:
-        """A call is about to take effect; its number."""
+        """Begin a call; return its number."""
         self.calls += 1
         self.heard()
         if self.dead or (self.calls == self.at and not self.after):
@@ -50,7 +50,7 @@ class Fate:
         return self.calls
 
     def done(self, number: int) -> None:
-        """A call has taken effect."""
+        """Complete a call."""
         if self.dead or (number == self.at and self.after):
             self.die()
 
@@ -60,7 +60,7 @@ class Fate:
 
 
 def mortal(port: Port, fate: Fate) -> Port:
-    """A port, for a process with a fate."""
+    """Wrap a port, for a process with a fate."""
     return cast("Port", _Mortal(port, fate))
 
 
@@ -89,7 +89,7 @@ class _Mortal:
 
     @contextmanager
     def transaction(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
-        """The commit is a call of its own: whoever dies before it leaves nothing of what was written inside."""
+        """Make the commit a separate call: a death before it rolls back everything written inside."""
         self._fate.heard()
         number = 0
         with self._port.transaction(*values, **named) as commit:

@@ -1,4 +1,4 @@
-"""A lock of the application's: on its file, or on one row at a server. It ends after so many calls of retrycli's."""
+"""A lock of the application on its file, or on one row of a server, for a number of retrycli's calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Hold:
     """The lock.
 
     Args:
-        application: whose it is.
+        application: its owner.
     """
 
     def __init__(self, application: Application) -> None:
@@ -27,7 +27,7 @@ class Hold:
         self._left = 0
 
     def take(self, message_id: int, calls: int) -> None:
-        """Take the lock, until retrycli has called its ports so often."""
+        """Take the lock for this number of retrycli's port calls."""
         self.release()
         self._left = calls
         if is_sqlite(self._application.url):
@@ -46,5 +46,5 @@ class Hold:
             self.release()
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._held.close()

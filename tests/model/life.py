@@ -1,6 +1,6 @@
-"""The life of messages: whatever may happen to them, in any order, with the laws held after each step.
+"""The life of messages: any events in any order, with the laws checked after each step.
 
-Hypothesis chooses the steps. What it prints when a law is broken is the shortest life that it found to break it.
+Hypothesis chooses the steps. If a law is broken, it prints the shortest life that it found.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SOME = st.integers(0, 31)
 """One of the messages: counted round and round, for there may be fewer."""
 MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
 """How far the clock moves before a pass: it may be put back a little."""
-BY_OTHERS = [each for each in Meanwhile if each not in BY_THE_APPLICATION]
+BY_OTHERS = [event for event in Meanwhile if event not in BY_THE_APPLICATION]
 CALLS = st.integers(1, 8)
 """How many calls of its ports retrycli makes while the application holds a lock."""
 TEXTS = st.sampled_from(["a", "b"])
@@ -58,7 +58,7 @@ FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 
 
 class Life(Steps):
-    """Messages that fail, and what becomes of them."""
+    """Messages that fail, and their further life."""
 
     @initialize(
         per_ticket_order=st.booleans(),
@@ -98,7 +98,7 @@ class Life(Steps):
         what=st.sampled_from(["failed", "sent", "rejected", "pending", "approved", "deleted", *BAD_DATA, MENDED]),
     )
     def write_row(self, some: int, what: str | dict[str, object]) -> None:
-        """The application has a row back, or spoils or mends it: then it is the same message still."""
+        """Restore, damage or fix a row as the application: it is the same message still."""
         step, each = self.begin("write_row"), self.one(some)
         if isinstance(what, dict):
             self.change(each, **what)
@@ -110,7 +110,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, left=st.booleans(), shown=st.sampled_from(AGAIN))
     def fail_again(self, some: int, shown: dict[str, object], *, left: bool) -> None:
-        """The application tries a row by itself and fails, between two passes."""
+        """Retry a row as the application, and fail, between two passes."""
         step, each = self.begin("fail_again"), self.one(some)
         if left:
             self.have_back(step, each, "approved")
@@ -119,7 +119,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, body=TEXTS)
     def edit_row(self, some: int, body: str) -> None:
-        """The application writes one of a few texts, so that an old one comes back."""
+        """Write one of a few texts as the application, so that an old one returns."""
         self.begin("edit_row")
         self.change(self.one(some), body=body)
 
@@ -137,17 +137,17 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME)
     def merge_tickets(self, some: int) -> None:
-        """All messages of a ticket move to another one."""
+        """Move all messages of a ticket to another one."""
         self.begin("merge_tickets")
         ticket = self.laws.before.rows[self.one(some)]["ticket_id"]
-        for each, row in list(self.laws.before.rows.items()):
+        for message_id, row in list(self.laws.before.rows.items()):
             if row["ticket_id"] == ticket:
-                self.change(each, ticket_id=next_ticket(ticket))
+                self.change(message_id, ticket_id=next_ticket(ticket))
 
     @precondition(lambda self: self.laws.before.rows)
     @rule(some=SOME, how=st.sampled_from(sorted(STUBBORN)))
     def keep_from_changes(self, some: int, how: int) -> None:
-        """A trigger keeps a row from changes, until the application writes to it."""
+        """Protect a row by a trigger from changes, until the application writes to it."""
         self.begin("keep_from_changes")
         self.keep(self.one(some), how)
 
@@ -167,22 +167,22 @@ class Life(Steps):
         how=st.sampled_from(["gives the count back", "writes a new error", "withdraws it and fails it again"]),
     )
     def write_at_every_tick(self, answer: Answer, how: str) -> None:
-        """An application writes to every failed message, before each of many passes."""
+        """Write to every failed message as the application, before each of many passes."""
         for number in range(TICKS):
             step, failed = self.begin("write_at_every_tick"), list(self.laws.before.failed)
             self.wait(300)
             if how.startswith("withdraws"):
-                for each in failed:
-                    self.have_back(step, each, "approved")
+                for message_id in failed:
+                    self.have_back(step, message_id, "approved")
                 self.make_pass(step, self.place.first, Script([answer]))
                 self.end()
                 step = self.begin("write_at_every_tick")
-                for each in failed:
-                    self.have_back(step, each, "failed")
+                for message_id in failed:
+                    self.have_back(step, message_id, "failed")
             else:
                 changes = {"retry_count": 0} if "count" in how else {"last_error": f"HTTP 500, {number}"}
-                for each in failed:
-                    self.change(each, **changes)
+                for message_id in failed:
+                    self.change(message_id, **changes)
             self.make_pass(step, self.place.first, Script([answer]))
             self.end()
 
@@ -204,7 +204,7 @@ class Life(Steps):
     @precondition(lambda self: self.clock_goes_wrong)
     @rule(minutes=st.sampled_from([2, 15, 60]), answers=ANSWERS, fate=st.none() | FATES)
     def tick_a_month_ahead(self, minutes: int, answers: list[Answer], fate: Fate | None) -> None:
-        """The clock is ahead for one pass; by the next one it has been put right."""
+        """Make one pass with a clock that is ahead; it is corrected before the next one."""
         right, latest = self.place.clock.now, self.laws.latest
         self.place.clock.now += MONTH
         step = self.begin("tick_a_month_ahead", alone=fate is None)
@@ -292,10 +292,10 @@ class Life(Steps):
 
 
 def live(place: Place, number: int, *, phases: tuple[Phase, ...], derandomize: bool = False) -> Counter[str]:
-    """Live so many lives; how often each step was taken.
+    """Run this number of lives; return how often each step was taken.
 
     Raises:
-        Broken: in one of them a law does not hold.
+        Broken: a law does not hold in one of them.
     """
     counted: Counter[str] = Counter()
     how = settings(

@@ -1,4 +1,4 @@
-"""What the database holds at one time, read with SQL of the tests' own and over a connection of the application's."""
+"""The content of the database at one time, read with the tests' own SQL over a connection of the application."""
 
 from __future__ import annotations
 
@@ -45,28 +45,28 @@ class Picture:
 
     @property
     def failed(self) -> set[int]:
-        """The messages."""
-        return {each for each, row in self.rows.items() if row["status"] == "failed"}
+        """Return the failed messages."""
+        return {message_id for message_id, row in self.rows.items() if row["status"] == "failed"}
 
     @property
     def stubborn(self) -> set[int]:
-        """The failed messages whose rows the database keeps from changes."""
-        return {each for each in self.failed if self.rows[each]["draft_of"] in STUBBORN}
+        """Return the failed messages whose rows the database protects from changes."""
+        return {message_id for message_id in self.failed if self.rows[message_id]["draft_of"] in STUBBORN}
 
     @property
     def is_down(self) -> bool:
-        """Whether the destination is remembered as being down."""
+        """Return whether the destination is stored as being down."""
         return any(row["state"] == "open" for row in self.breakers.values())
 
     def was_rejected_by(self, operator: str, message_id: int) -> bool:
-        """Whether a message is as an operator's rejection left it: `requeue` takes it back."""
+        """Return whether a message is in the state of an operator's rejection, which `requeue` reverts."""
         acts = [row["act"] for row in self.acts.values() if row["message_id"] == message_id]
         row = self.rows[message_id]
         is_theirs = str(row["last_error"]).startswith(f"Rejected by {operator}: ")
         return row["status"] == "rejected" and is_theirs and acts[-1:] == ["rejected"] and message_id not in self.queue
 
     def is_taken_for_ours(self, attempt: Row) -> bool:
-        """Whether an attempt's answer is one of those for which its pass stopped: none is about its message."""
+        """Return whether an attempt's answer is one of those for which its pass stopped: none is about its message."""
         the_pass = self.passes.get(attempt["pass_id"])
         return (
             the_pass is not None
@@ -75,15 +75,15 @@ class Picture:
         )
 
     def in_state(self, *states: str) -> set[int]:
-        """What the queue has in some states."""
-        return {each for each, row in self.queue.items() if row["state"] in states}
+        """Return the queue's messages in some states."""
+        return {message_id for message_id, row in self.queue.items() if row["state"] in states}
 
     def attempts_of(self, message_id: int) -> list[Row]:
-        """One message's attempts, the first first."""
+        """Return one message's attempts, oldest first."""
         return [row for row in self.attempts.values() if row["message_id"] == message_id]
 
     def finished_since(self, before: Picture) -> dict[int, list[Row]]:
-        """The attempts that have an outcome now and had none before, by message."""
+        """Return the attempts that have received an outcome since, by message."""
         found: dict[int, list[Row]] = {}
         for number, row in self.attempts.items():
             if row["outcome"] is not None and (
@@ -94,7 +94,7 @@ class Picture:
 
 
 def take(application: Application) -> Picture:
-    """The database as it is."""
+    """Read the database."""
     with application._engine.connect() as connection:
         return Picture(
             **{
@@ -105,6 +105,6 @@ def take(application: Application) -> Picture:
 
 
 def time_of(value: object) -> datetime:
-    """A time of retrycli's own tables; a file keeps it as text in UTC."""
+    """Return a time of retrycli's own tables; a file stores it as text in UTC."""
     found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

@@ -1,6 +1,6 @@
-"""Where messages live: a database that the application, two hosts and a person share, and the clock.
+"""The environment of messages: a database that the application, two hosts and an operator share, and the clock.
 
-`retrycli.operations.wiring` puts the same parts together; here a script answers as the ticketing API, and passes die.
+`retrycli.operations.wiring` connects the same parts; here a script answers as the ticketing API, and passes die.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ DUE_SLACK = timedelta(seconds=60)
 
 
 class Host:
-    """A machine on which passes are made and messages are tried by hand, one process after the other."""
+    """A machine on which passes and manual attempts are made, one process after the other."""
 
     def __init__(self, name: str, database: Database, runner: asyncio.Runner) -> None:
         self.name = name
@@ -89,7 +89,7 @@ class Host:
         self._runner = runner
 
     def run(self, process: Coroutine[Any, Any, Made], fate: Fate) -> Made | None:
-        """What a process comes to; None where it was killed."""
+        """Return the result of a process, or None if it was killed."""
         try:
             return self._runner.run(process)
         except* Killed:
@@ -99,12 +99,12 @@ class Host:
 
 @dataclass(frozen=True)
 class Script:
-    """How the world treats one process that sends.
+    """The environment of one process that sends.
 
     Args:
-        answers: what the ticketing API answers, in turn; the last one from then on.
+        answers: the ticketing API's answers, in turn; the last one repeats.
         fate: when the process dies.
-        interfere: what else happens while its first request is out.
+        interfere: what else happens during its first request.
     """
 
     answers: Sequence[Answer] = (Answer.TAKEN,)
@@ -113,12 +113,12 @@ class Script:
 
 
 class Place:
-    """One database and who works on it; it is used again for one life after the other.
+    """One database and its users; it is reused for one life after the other.
 
     Args:
         application: the application, with retrycli's tables in its database.
         hosts: two machines.
-        elsewhere: where the second one works while the first one stands still.
+        elsewhere: where the second one works while the first one is suspended.
     """
 
     def __init__(self, application: Application, hosts: Sequence[Host], elsewhere: ThreadPoolExecutor) -> None:
@@ -131,12 +131,12 @@ class Place:
             schedule=SCHEDULE,
         )
         self.hold = Hold(application)
-        for each in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
-            application.sql(each)
+        for table in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
+            application.sql(table)
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Another life: no message, no history, and a clock that begins again."""
+        """Begin another life: no messages, no history, and a reset clock."""
         self.hold.release()
         self.clock = Clock()
         self.server = Server(self.application, self.clock)
@@ -145,31 +145,31 @@ class Place:
         self._passes = 0
         self._paused_until = self.clock.now - timedelta(days=1)
         with self.application._engine.begin() as connection:
-            for each in (*(f"retrycli_{name}" for name in OWN_TABLES), "pending_messages"):
-                connection.execute(text(f"DELETE FROM {each}"))
+            for table in (*(f"retrycli_{name}" for name in OWN_TABLES), "pending_messages"):
+                connection.execute(text(f"DELETE FROM {table}"))
 
     @property
     def kind(self) -> str:
-        """What kind of database it is."""
+        """Return the kind of the database."""
         return "sqlite" if is_sqlite(self.application.url) else "postgresql"
 
     @property
     def is_paused(self) -> bool:
-        """Whether deliveries are held back just now, as far as the people here know."""
+        """Return whether deliveries are paused at present, as far as the operators here know."""
         return self.clock.now < self._paused_until
 
     def pause(self, length: timedelta | None) -> None:
-        """Hold deliveries back, for a time or until somebody resumes them."""
+        """Pause deliveries, for a time or until they are resumed."""
         pause.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
         self._paused_until = LATEST if length is None else self.clock.now + length
 
     def resume(self) -> None:
-        """Let deliveries go on."""
+        """Resume deliveries."""
         pause.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
-        """One pass; None where it was killed."""
+        """Make one pass; return None if it was killed."""
         self._passes += 1
         me = PassIdentity(f"pass-{self._passes}", host.name, self._passes)
         rules = replace(pass_rules(self.settings, limit=limit), per_ticket_order=per_ticket_order)
@@ -188,13 +188,13 @@ class Place:
         return summary
 
     def make_pass_meanwhile(self, *, per_ticket_order: bool) -> None:
-        """A pass of the second host, while the first one stands still with a request out."""
+        """Make a pass on the second host, while the first one is suspended during a request."""
         self._elsewhere.submit(
             self.make_pass, self.second, Script(), limit=None, per_ticket_order=per_ticket_order
         ).result()
 
     def try_by_hand(self, message_id: int, script: Script) -> Outcome | None:
-        """One attempt for a person; None where it was killed."""
+        """Make one manual attempt; return None if it was killed."""
         fate = script.fate or Fate()
         sender = Sender(by_pass=False)
         deps = self._deps(self.first, script, sender, fate)
@@ -204,7 +204,7 @@ class Place:
         return outcome
 
     def try_by_hand_meanwhile(self, message_id: int) -> None:
-        """The same at the second host, while the first one stands still with a request out."""
+        """Make a manual attempt on the second host, while the first one is suspended during a request."""
         deps = self._deps(self.second, Script(), Sender(by_pass=False), Fate())
         process = attempt_by_hand(deps, pass_rules(self.settings), message_id, by=OPERATOR)
         self._elsewhere.submit(self.second.run, process, Fate()).result()
@@ -219,7 +219,7 @@ class Place:
             yield gateway
 
         def emit(_event: Event) -> None:
-            """Nobody listens."""
+            """Ignore the event."""
 
         return Dependencies(
             enrolment=mortal(host.enrolment, fate),
@@ -239,7 +239,7 @@ class Place:
 
 @contextmanager
 def place(url: str) -> Iterator[Place]:
-    """A place in a database in which the application has its tables and retrycli its own."""
+    """Create a place in a database with the application's tables and retrycli's."""
     with ExitStack() as until_the_end:
         application = Application(url, made=True)
         until_the_end.callback(application.close)

@@ -1,7 +1,7 @@
-"""The ticketing API, at the gateway's port: it answers as a script says, and keeps book of what it got under which key.
+"""The ticketing API, at the gateway's port: it answers as a script says, and records its requests by key.
 
-What must be true of a request before it goes out is looked at here, over a connection of the application's: an attempt
-that is not committed yet is none.
+The conditions for a request are checked here, over a connection of the application: an uncommitted attempt does not
+count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Enum):
-    """What the API can do with a request: the outcome, and whether it has the message afterwards."""
+    """A reaction of the API to a request: the outcome, and whether it has the message afterwards."""
 
     TAKEN = (fakes.DELIVERED, True)
     REFUSED = (fakes.REFUSED, False)
@@ -52,7 +52,7 @@ class Answer(Enum):
 
 @dataclass
 class Sender:
-    """A process that sends, as far as the API's book is concerned."""
+    """A process that sends, from the view of the API's book."""
 
     by_pass: bool
     due_by: datetime | None = None
@@ -66,10 +66,10 @@ class Sender:
 
 @dataclass
 class Server:
-    """The book, and what is wrong with what is in it.
+    """The book, and its violations.
 
     Args:
-        application: whose database is looked into.
+        application: the owner of the database.
         clock: the time.
     """
 
@@ -82,7 +82,7 @@ class Server:
         self.book = Book(self.application.asked)
 
     def receive(self, queued: QueuedMessage, answer: Answer, sender: Sender) -> Request:
-        """Take a request."""
+        """Receive a request."""
         sender.requests += 1
         under_way = self._look_at_the_attempt(queued)
         self._look_at_the_queue(queued, sender)
@@ -97,12 +97,12 @@ class Server:
         return request
 
     def _look_at_the_attempt(self, queued: QueuedMessage) -> int:
-        """Find the attempt of a request, which is written down before the request goes out; its id."""
+        """Find the attempt of a request, which is recorded before the request is sent; return its id."""
         under_way = self.application.asked(
             "SELECT id, number FROM retrycli_attempts"
             f" WHERE message_id = {queued.message_id} AND outcome IS NULL ORDER BY id"
         )
-        numbers = [each["number"] for each in under_way]
+        numbers = [entry["number"] for entry in under_way]
         if numbers != [queued.attempt_number]:
             self._object(queued, f"a request went out as attempt {queued.attempt_number}, under way are {numbers}")
         return int(under_way[-1]["id"]) if under_way else 0
@@ -131,14 +131,14 @@ class Server:
 
 @dataclass
 class ScriptedGateway:
-    """Delivers to the API, which answers in turn, and with the last answer from then on.
+    """Delivers to the API, which answers in turn and then repeats the last answer.
 
     Args:
         server: the API.
-        answers: what it answers.
-        sender: whose gateway it is.
-        interfere: what else happens while the first request is out; given its message.
-        a_call: what makes the sender's death at a delivery.
+        answers: its answers.
+        sender: the process of the gateway.
+        interfere: what else happens during the first request; it receives the message.
+        a_call: makes the sender die at a delivery.
     """
 
     server: Server
@@ -160,6 +160,6 @@ class ScriptedGateway:
         return answer.outcome
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Tell that nobody knows: this API has no look-up."""
+        """Return that the result is unknown: this API has no look-up."""
         del queued
         return LookUp(Presence.UNKNOWN, "no look-up")

@@ -1,4 +1,4 @@
-"""One step in the life of messages: what was done, and what of the history it may change."""
+"""One step in the life of messages: what was done, and which part of the history it may change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Step:
-    """What was done, as far as it says what may change."""
+    """A step, as far as it limits the permitted changes."""
 
     name: str
     touched: set[int] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Step:
 
 
 def is_put_right(was: Row, row: Row, step: Step) -> bool:
-    """Whether a message waits for less long than before because a clock was put right, and not less than no time."""
+    """Return whether a corrected clock shortened a message's wait, but not below zero."""
     before, after = was["next_attempt_at"], row["next_attempt_at"]
     if step.put_right_at is None or before is None or after is None:
         return False
@@ -46,12 +46,12 @@ def is_put_right(was: Row, row: Row, step: Step) -> bool:
 
 
 def is_the_same(was: Row, row: Row | None, step: Step) -> bool:
-    """Whether a row of the history is as it was."""
+    """Return whether a row of the history is unchanged."""
     return row is not None and all(has_been(was, name, step) == has_been(row, name, step) for name in was)
 
 
 def has_been(row: Row, name: str, step: Step) -> object:
-    """A value of the history; a time that was still to come when a clock was put right is one just before."""
+    """Return a value of the history; a time in the future at a clock's correction is just before it."""
     value = row[name]
     if step.put_right_at is None or value is None or not (name == "at" or name.endswith("_at")):
         return value
@@ -60,7 +60,7 @@ def has_been(row: Row, name: str, step: Step) -> object:
 
 
 def told_truly(row: Row, request: Request | None, step: Step, *, begun_before: bool) -> Iterator[str]:
-    """One attempt that has ended: its pass lives and knows, or it died and nobody does."""
+    """Check one finished attempt: its pass lives and recorded the answer, or it died and the outcome is unknown."""
     allowed = {"unknown"} if begun_before or not step.alone else set()
     if request is not None and not begun_before:
         allowed.add(request.answer.outcome.kind.value)

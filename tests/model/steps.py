@@ -1,4 +1,4 @@
-"""How a step in the life of messages is done, and how the laws learn what it may change."""
+"""How a step in the life of messages is done, and how the laws learn which changes it permits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A_LITTLE = timedelta(minutes=30)
 
 
 class Meanwhile(Enum):
-    """What else may happen while a request is out."""
+    """An event during a request."""
 
     SENT = "the application sends its message itself"
     REJECTED = "the application rejects it"
@@ -64,7 +64,7 @@ class Steps(Writes):
     """A machine that takes steps in a place.
 
     Args:
-        place: where; it is emptied first.
+        place: the place; it is emptied first.
         counted: counts the steps by their names.
     """
 
@@ -84,10 +84,10 @@ class Steps(Writes):
         return self.step
 
     def end(self) -> None:
-        """Hold the laws to the step that was taken.
+        """Check the laws after the step.
 
         Raises:
-            Broken: one does not hold.
+            Broken: a law does not hold.
         """
         self.place.hold.release()
         if self.step is not None:
@@ -95,10 +95,10 @@ class Steps(Writes):
             self.step = None
 
     def drain(self) -> None:
-        """See that nothing waits for long, once the ticketing API answers well and nobody interferes.
+        """Check that nothing waits for long after the ticketing API answers well without interference.
 
         Raises:
-            Broken: something does.
+            Broken: a message waits.
         """
         self.place.resume()
         for _ in range(LAST_CALLS):
@@ -109,15 +109,15 @@ class Steps(Writes):
             raise Broken(f"last calls: {stuck} are stuck")
 
     def one(self, some: int) -> int:
-        """A row."""
+        """Choose a row."""
         return _pick(self.laws.before.rows, some)
 
     def message(self, some: int) -> int:
-        """A failed row."""
+        """Choose a failed row."""
         return _pick(self.laws.before.failed, some)
 
     def wait(self, minutes: int) -> None:
-        """Move the clock; however often it is put back, it is never more than a little behind."""
+        """Move the clock; however often it is set back, it is never more than a little behind."""
         clock = self.place.clock
         clock.now = max(clock.now + minutes * MINUTE, self.laws.latest - A_LITTLE)
 
@@ -141,13 +141,13 @@ class Steps(Writes):
         step.killed = self.place.try_by_hand(message_id, script) is None
 
     def interfere(self, step: Step, message_id: int, what: Meanwhile, *, behind: bool, calls: int) -> None:
-        """Do something while a request is out: to its message, or to one that is claimed and not begun, if any.
+        """Do something during a request: to its message, or to one that is claimed and not begun, if any.
 
         Args:
             step: this step.
             message_id: the message of the request.
             what: what to do.
-            behind: whether to do it to one that is claimed.
+            behind: whether to choose a claimed message.
             calls: how many calls of its ports retrycli makes while a lock is held.
         """
         if behind:
@@ -176,7 +176,7 @@ class Steps(Writes):
                 self._write_meanwhile(step, message_id, what)
 
     def _write_meanwhile(self, step: Step, message_id: int, what: Meanwhile) -> None:
-        """Have the application write to a message while a request is out."""
+        """Write to a message as the application during a request."""
         row = self.laws.before.rows[message_id]
         match what:
             case Meanwhile.EDITED:
@@ -197,14 +197,14 @@ class Steps(Writes):
         self._touch(step, message_id)
 
     def hold(self, step: Step, message_id: int, calls: int) -> None:
-        """Have the application hold a row, or in a file all of them, for some of retrycli's calls."""
+        """Make the application lock a row, or in a file all of them, for some of retrycli's calls."""
         self.place.hold.take(message_id, calls)
         step.held |= {message_id} if self.place.kind == "postgresql" else set(self.laws.before.rows)
 
     # -- operators --------------------------------------------------------------------------------------------
 
     def act(self, step: Step, kind: ActionKind, message_id: int) -> None:
-        """Do something to a message, which works or not as its row and the queue's said before."""
+        """Act on a message; the row and the queue's row predict the result."""
         before = self.laws.before
         queued = before.queue.get(message_id, {"state": None, "acknowledged_at": None})
         able = (
@@ -232,7 +232,7 @@ class Steps(Writes):
             self.place.server.book.requeued(message_id)
 
     def _is_wanted(self, message_id: int) -> bool:
-        """Return whether a message can be sent, and the next pass would not escalate it as expired."""
+        """Return whether a message is valid, and the next pass would not escalate it as expired."""
         row, queued = self.laws.before.rows[message_id], self.laws.before.queue.get(message_id)
         if not is_readable(row):
             return False
@@ -277,6 +277,6 @@ class Steps(Writes):
 
 
 def _pick(among: Iterable[int], some: int) -> int:
-    """One of some messages."""
+    """Choose one of some messages."""
     ordered = sorted(among)
     return ordered[some % len(ordered)]

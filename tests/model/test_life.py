@@ -1,4 +1,4 @@
-"""The life of a message, in a few hundred steps each time and in many thousands when asked for: every law holds."""
+"""The life of a message, in a few hundred steps by default and in many thousands on request: every law holds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def here(engine: Factory, tmp_path: Path) -> Iterator[Place]:
 
 @pytest.mark.databases("sqlite", "postgresql", once=True)
 def test_the_laws_hold_in_a_few_lives(here: Place) -> None:
-    """The same lives each time."""
+    """These are the same lives each time."""
     counted = live(here, FEW[here.kind], phases=FIND_AND_SHORTEN, derandomize=True)
     assert counted.total() >= FEW_STEPS
 
@@ -46,7 +46,7 @@ def test_the_laws_hold_in_a_few_lives(here: Place) -> None:
 @pytest.mark.long
 @pytest.mark.databases("sqlite", "postgresql")
 def test_the_laws_hold_in_many_lives(here: Place) -> None:
-    """Other lives each time; how often each step was taken is printed."""
+    """These are other lives each time; the number of each step is printed."""
     wanted = MANY_STEPS[here.kind]
     counted: Counter[str] = Counter()
     while counted.total() < wanted:

@@ -1,4 +1,4 @@
-"""The laws of the model have teeth: retrycli is broken in one way after another, and one of them says so."""
+"""The laws of the model detect errors: each mutation of retrycli breaks one of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIVES = 300
 
 
 def mutate(folder: Path, mutant: Mapping[str, Any]) -> None:
-    """Copy retrycli into a folder, and break the copy."""
+    """Copy retrycli into a folder, and mutate the copy."""
     copy = folder / "retrycli"
     shutil.copytree(Path(retrycli.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     module = copy / mutant["module"]
@@ -40,8 +40,8 @@ def mutate(folder: Path, mutant: Mapping[str, Any]) -> None:
     [pytest.param(each, marks=[] if each is MUTANTS[0] else pytest.mark.long) for each in MUTANTS],
     ids=lambda each: each["broken"].replace(" ", "-"),
 )
-def test_a_law_is_broken_by(mutant: dict[str, Any], tmp_path: Path) -> None:
-    """The copy is found first: it is where the process starts, and what is there comes before PYTHONPATH."""
+def test_detects_the_mutant(mutant: dict[str, Any], tmp_path: Path) -> None:
+    """The copy is found first: the process's own folder comes before PYTHONPATH."""
     mutate(tmp_path, mutant)
     ended = subprocess.run(
         [sys.executable, "-m", "tests.model", "agent.db", str(LIVES)],
@@ -59,6 +59,6 @@ def test_a_law_is_broken_by(mutant: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: each["broken"].replace(" ", "-"))
-def test_what_is_broken_is_there_to_be_broken(mutant: dict[str, Any], tmp_path: Path) -> None:
-    """Also where the long run is left out: a text that is not found any more breaks nothing."""
+def test_each_mutants_text_exists(mutant: dict[str, Any], tmp_path: Path) -> None:
+    """This runs also without the long tests: a text that no longer exists mutates nothing."""
     mutate(tmp_path, mutant)

@@ -1,4 +1,4 @@
-"""What the application writes to its rows. The laws do not object to it, so they are told."""
+"""The application's writes to its rows. The laws permit them, so they are told about them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Writes(RuleBasedStateMachine):
     """The application at work in a place.
 
     Args:
-        place: where; it is emptied first.
+        place: the place; it is emptied first.
     """
 
     def __init__(self, place: Place) -> None:
@@ -45,12 +45,12 @@ class Writes(RuleBasedStateMachine):
         return message_id
 
     def change(self, message_id: int, **columns: object) -> None:
-        """Change a row, and lift what keeps it from changes."""
+        """Change a row, and remove its protection from changes."""
         self.place.application.change(message_id, **{"draft_of": None, **columns})
         self._know(message_id)
 
     def keep(self, message_id: int, how: int) -> None:
-        """Have a trigger keep a row from changes."""
+        """Protect a row by a trigger from changes."""
         self.change(message_id)
         self.change(message_id, draft_of=how)
 
@@ -69,7 +69,7 @@ class Writes(RuleBasedStateMachine):
         self._touch(step, message_id)
 
     def reuse(self, step: Step, message_id: int, **columns: object) -> None:
-        """Delete a row, and insert a message that gets its id; it is like the old one but for some columns."""
+        """Delete a row, and insert a message that gets its id; it is like the old one except for some columns."""
         row = _again(self.laws.before.rows[message_id])
         self.delete(step, message_id)
         self.add(**{**row, "status": "failed", "retry_count": 0, "sent_at": None, "draft_of": None, **columns})
@@ -80,8 +80,8 @@ class Writes(RuleBasedStateMachine):
         self.place.application.delete()
         self.place.application.add_all(map(_again, backup.values()))
         self.laws.before = replace(self.laws.before, rows=self.place.application.rows())
-        for each in gone:
-            self._touch(step, each)
+        for message_id in gone:
+            self._touch(step, message_id)
 
     def _know(self, message_id: int) -> None:
         was, row = self.laws.before.rows.get(message_id), self.place.application.row(message_id)
@@ -96,7 +96,7 @@ class Writes(RuleBasedStateMachine):
 
 
 def _again(row: Row) -> dict[str, Any]:
-    """Take a row as it is read, and give it as it is inserted: a file holds its times as texts."""
+    """Convert a row from its read form to its inserted form: a file stores its times as texts."""
     return {
         name: datetime.fromisoformat(value) if name.endswith("_at") and isinstance(value, str) else value
         for name, value in row.items()
@@ -104,5 +104,5 @@ def _again(row: Row) -> dict[str, Any]:
 
 
 def next_ticket(ticket: object) -> int:
-    """Another ticket."""
+    """Return another ticket."""
     return TICKET if not isinstance(ticket, int) else TICKET + (ticket - TICKET + 1) % TICKETS

@@ -1,4 +1,4 @@
-"""Sending over apprise, to real servers on loopback."""
+"""Sending through apprise, to real servers on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def hook() -> Iterator[Webhook]:
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """A port that refuses connections and that nobody else gets."""
+    """Reserve a port that refuses connections."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
@@ -38,7 +38,7 @@ def send(*urls: str, good: bool = False) -> list[str | None]:
     return list(apprise.send(dict.fromkeys(urls, Notice(TITLE, BODY, good))).values())
 
 
-def test_a_slack_shaped_webhook_gets_title_and_text_and_nothing_from_elsewhere(hook: Webhook) -> None:
+def test_a_slack_shaped_webhook_gets_only_title_and_text(hook: Webhook) -> None:
     assert send(hook.slack_shaped) == [None]
     [request] = hook.requests
     assert (request.method, request.path) == ("POST", f"/hooks/{TOKEN}")
@@ -48,13 +48,13 @@ def test_a_slack_shaped_webhook_gets_title_and_text_and_nothing_from_elsewhere(h
 
 
 @pytest.mark.parametrize(("good", "kind"), [(True, "success"), (False, "warning")])
-def test_json_gets_the_text_and_whether_it_is_good_news(hook: Webhook, *, good: bool, kind: str) -> None:
+def test_json_has_the_text_and_whether_it_is_good_news(hook: Webhook, *, good: bool, kind: str) -> None:
     assert send(f"json://{hook.host}/x", good=good) == [None]
     [request] = hook.requests
     assert (request.json["title"], request.json["message"], request.json["type"]) == (TITLE, BODY, kind)
 
 
-def test_a_mail_has_the_title_for_its_subject_and_the_text_as_it_is() -> None:
+def test_a_mail_has_the_title_as_subject_and_the_text_unchanged() -> None:
     with mail_server() as (mailbox, url):
         assert send(url) == [None]
         [mail] = mailbox.mails
@@ -65,7 +65,7 @@ def test_a_mail_has_the_title_for_its_subject_and_the_text_as_it_is() -> None:
     assert BODY in plain.get_content().replace("\r\n", "\n")
 
 
-def test_a_mail_in_html_shows_the_text_as_text() -> None:
+def test_an_html_mail_shows_the_text_escaped() -> None:
     with mail_server() as (mailbox, url):
         notice = Notice(TITLE, f'{BODY}\n<b>bold</b> & "so"', good=False)
         assert list(apprise.send({f"{url}&format=html": notice}).values()) == [None]
@@ -76,7 +76,7 @@ def test_a_mail_in_html_shows_the_text_as_text() -> None:
     assert "recipient … unknown<br/>Next: retrycli escalations<br/>&lt;b&gt;bold&lt;/b&gt; &amp; &quot;so&quot;" in text
 
 
-def test_each_target_stands_for_itself(hook: Webhook, nobody: str) -> None:
+def test_each_target_is_independent(hook: Webhook, nobody: str) -> None:
     refused, unknown, accepted = send(f"json://{nobody}/{TOKEN}", f"nosuch://{TOKEN}", hook.slack_shaped)
     assert accepted is None
     assert len(hook.texts) == 1
@@ -84,7 +84,7 @@ def test_each_target_stands_for_itself(hook: Webhook, nobody: str) -> None:
     assert unknown == "Apprise does not support this nosuch:// URL, or a package that it needs is missing"
 
 
-def test_a_status_is_told(hook: Webhook) -> None:
+def test_reports_a_status(hook: Webhook) -> None:
     hook.status, hook.text = 403, f"token {TOKEN} was revoked".encode()
     assert send(hook.slack_shaped) == ["not accepted: HTTP 403"]
 
@@ -96,13 +96,13 @@ def test_a_status_is_told(hook: Webhook) -> None:
         ("451 4.3.0 try again", "not accepted: SMTP 451"),
     ],
 )
-def test_a_mail_servers_answer_is_told_by_its_code(answer: str, said: str) -> None:
+def test_reports_a_mail_servers_answer_by_its_code(answer: str, said: str) -> None:
     with mail_server(answer) as (mailbox, url):
         assert send(url) == [said]
         assert len(mailbox.raw) == 1
 
 
-def test_a_mail_server_that_is_not_there_or_lacks_what_is_asked_for_is_told(nobody: str) -> None:
+def test_reports_a_missing_mail_server_or_extension(nobody: str) -> None:
     assert send(f"mailto://{nobody}?from=a@x.test&to=b@x.test&mode=insecure") == ["not accepted: Connection refused"]
     with mail_server() as (_, url):
         assert send(url.replace("mailto://", "mailto://ann:hush@")) == [
@@ -116,8 +116,8 @@ def test_a_redirect_is_not_followed(hook: Webhook) -> None:
     assert hook.paths == ["/x"]
 
 
-def test_an_environments_proxy_is_not_asked(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would read what is told over plain HTTP, and cron's environment has another one than a person's."""
+def test_a_proxy_from_the_environment_is_not_used(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would read notifications over plain HTTP, and cron's environment has another one than an operator's."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "example.com")
@@ -126,26 +126,26 @@ def test_an_environments_proxy_is_not_asked(hook: Webhook, monkeypatch: pytest.M
     assert dict(os.environ) == before
 
 
-def test_nothing_of_it_is_logged_and_the_loggers_are_as_before(
+def test_logs_nothing_and_restores_the_loggers(
     hook: Webhook, nobody: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hook.status = 500
     known = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
     caplog.set_level(logging.ERROR, logger="apprise")
-    before = [(each.handlers, each.propagate, each.level) for each in known]
+    before = [(text.handlers, text.propagate, text.level) for text in known]
     with caplog.at_level(logging.DEBUG):
         send(hook.slack_shaped, f"json://user:{TOKEN}@{nobody}/", f"nosuch://{TOKEN}", "mailto://a:b@")
     assert caplog.text == ""
     assert capfd.readouterr() == ("", "")
-    assert [(each.handlers, each.propagate, each.level) for each in known] == before
+    assert [(text.handlers, text.propagate, text.level) for text in known] == before
 
 
-def test_the_scheme_is_all_that_is_shown_of_a_url() -> None:
+def test_shows_only_the_scheme_of_a_url() -> None:
     assert apprise.scheme(f"MMOST://host/{TOKEN}") == "mmost"
 
 
-def test_what_is_missing_is_named_with_the_extra() -> None:
-    """In a process of its own, in which apprise can't be imported."""
+def test_names_the_extra_that_is_missing() -> None:
+    """The check runs in a separate process, in which apprise cannot be imported."""
     source = "import sys; sys.modules['apprise'] = None\n" + (
         "from retrycli.notify import apprise\nprint(*apprise.send({'json://127.0.0.1/x': None}).values())"
     )
@@ -171,13 +171,13 @@ def test_what_is_missing_is_named_with_the_extra() -> None:
         ("tgram://123456789:abcdefg_hijklmnop/12315544", ("api.telegram.org", 443)),
     ],
 )
-def test_the_place_of_a_target_is_its_mail_server_its_service_or_its_host(url: str, place: tuple[str, int]) -> None:
-    """And never what is a token there where others have a host."""
+def test_a_targets_place_is_its_mail_server_service_or_host(url: str, place: tuple[str, int]) -> None:
+    """It is never a token that another service has in place of a host."""
     assert apprise.place(url) == place
 
 
 @pytest.mark.parametrize("url", ["nonsense://s3cret", "slack://s3cret"])
-def test_a_url_that_apprise_does_not_understand_has_no_place_and_is_not_quoted(url: str) -> None:
+def test_a_url_unknown_to_apprise_has_no_place_and_is_not_quoted(url: str) -> None:
     with pytest.raises(ConfigurationError, match="does not support this") as raised:
         apprise.place(url)
     assert "s3cret" not in str(raised.value)

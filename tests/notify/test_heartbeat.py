@@ -25,25 +25,25 @@ def pings(server: Webhook, path: str = "/check") -> Ping:
 
 
 @pytest.mark.parametrize(("status", "path"), [(0, "/check"), (69, "/check/69"), (143, "/check/143")])
-def test_a_pass_is_begun_and_ended_with_its_exit_status_and_its_id(switch: Webhook, status: int, path: str) -> None:
+def test_start_and_end_pings_have_the_exit_status_and_the_passs_id(switch: Webhook, status: int, path: str) -> None:
     ping = pings(switch)
     ping.start()
     assert ping.end(status) is None
     assert switch.paths == [f"/check/start?rid={RUN}", f"{path}?rid={RUN}"]
-    assert {each.method for each in switch.requests} == {"GET"}
+    assert {request.method for request in switch.requests} == {"GET"}
 
 
-def test_an_end_without_a_beginning_is_told_too(switch: Webhook) -> None:
+def test_an_end_without_a_start_is_sent_too(switch: Webhook) -> None:
     assert pings(switch).end(69) is None
     assert switch.paths == [f"/check/69?rid={RUN}"]
 
 
-def test_a_note_changes_nothing_but_the_log(switch: Webhook) -> None:
+def test_a_note_only_affects_the_log(switch: Webhook) -> None:
     assert pings(switch).note() is None
     assert switch.paths == [f"/check/log?rid={RUN}"]
 
 
-def test_the_beginning_is_not_waited_for_and_the_end_comes_after_it(switch: Webhook) -> None:
+def test_the_start_ping_is_not_awaited_and_the_end_ping_follows_it(switch: Webhook) -> None:
     reached, answer = Event(), Event()
 
     def hold() -> None:
@@ -68,13 +68,13 @@ def test_the_beginning_is_not_waited_for_and_the_end_comes_after_it(switch: Webh
         (302, b"", "HTTP 302"),
     ],
 )
-def test_what_was_not_heard_is_said(switch: Webhook, status: int, text: bytes, said: str) -> None:
+def test_reports_a_failed_ping(switch: Webhook, status: int, text: bytes, said: str) -> None:
     switch.status, switch.text, switch.headers = status, text, {"Location": f"http://{switch.host}/elsewhere"}
     assert pings(switch).end(0) == said
     assert switch.paths == [f"/check?rid={RUN}"]
 
 
-def test_a_beginning_that_was_not_heard_is_said_at_the_end(switch: Webhook) -> None:
+def test_a_failed_start_ping_is_reported_at_the_end(switch: Webhook) -> None:
     def overloaded_at_first() -> None:
         switch.status = 503 if len(switch.requests) == 1 else 200
 
@@ -85,13 +85,13 @@ def test_a_beginning_that_was_not_heard_is_said_at_the_end(switch: Webhook) -> N
     assert switch.status == 200
 
 
-def test_nobody_there_is_said_without_the_url() -> None:
+def test_reports_a_closed_port_without_the_url() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         assert Ping(f"http://127.0.0.1:{held.getsockname()[1]}/secret", RUN).end(0) == "Connection refused"
 
 
-def test_what_speaks_no_http_is_said() -> None:
+def test_reports_a_server_that_does_not_speak_http() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         ping = Ping(f"http://127.0.0.1:{server.getsockname()[1]}/secret", RUN)
         ping.start()
@@ -102,6 +102,6 @@ def test_what_speaks_no_http_is_said() -> None:
         assert "HTTP request failed" in str(ping._start and ping._start.failure)
 
 
-def test_an_environments_proxy_is_not_asked(switch: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_from_the_environment_is_not_used(switch: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert pings(switch).end(0) is None

@@ -1,6 +1,6 @@
-"""The application whose table retrycli works on: its tables as a real one has them, and what it does to its own rows.
+"""The application whose table retrycli uses: its tables as a real one has them, and its changes of its own rows.
 
-It speaks to the database through connections of its own, so what a test sees of a row is what the application sees.
+It has its own connections to the database, so a test sees each row as the application does.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ OWN_COLUMNS = ("draft_of", "priority")
 
 
 def naive(time: datetime) -> datetime:
-    """A time as the application keeps it: in UTC, without saying so."""
+    """Convert a time to the application's format: UTC without an offset."""
     return time.astimezone(UTC).replace(tzinfo=None)
 
 
 def messages_table(metadata: MetaData, name: str, schema: str | None = None) -> Table:
-    """``pending_messages`` with every column that retrycli has a use for, and two that it has none for.
+    """Define ``pending_messages`` with every column that retrycli uses, and two others.
 
-    The columns that a bad row leaves out may be null here: that is how bad rows come about.
+    The columns that an invalid row lacks may be null here.
     """
     tickets = Table(
         "ticket_states",
@@ -92,12 +92,12 @@ def messages_table(metadata: MetaData, name: str, schema: str | None = None) -> 
 
 
 def bare_table(metadata: MetaData, name: str, schema: str | None = None, *, without: str | None = None) -> Table:
-    """The required columns and no other, or all but one of them."""
+    """Define a table of only the required columns, or all but one of them."""
     numbers = ("id", "ticket_id", "retry_count")
     columns = [
-        Column(each, Integer if each in numbers else Text, primary_key=each == "id")
-        for each in REQUIRED_COLUMNS
-        if each != without
+        Column(column, Integer if column in numbers else Text, primary_key=column == "id")
+        for column in REQUIRED_COLUMNS
+        if column != without
     ]
     return Table(name, metadata, *columns, schema=schema)
 
@@ -107,9 +107,9 @@ class Application:
 
     Args:
         url: the database.
-        table: the name of its table, with its schema where it has one.
-        kind: what its table looks like.
-        made: whether the tables are there already.
+        table: the name of its table, with its schema if it has one.
+        kind: the type of its table.
+        made: whether the tables exist already.
     """
 
     def __init__(
@@ -138,63 +138,63 @@ class Application:
             if schema and not is_sqlite(self.url):
                 connection.execute(text(f"CREATE SCHEMA {schema}"))
             metadata.create_all(connection)
-            for each in metadata.tables.values():
-                if each.name == "ticket_states":
-                    connection.execute(insert(each), [{"ticket_id": TICKET + n, "state": "open"} for n in range(3)])
+            for value in metadata.tables.values():
+                if value.name == "ticket_states":
+                    connection.execute(insert(value), [{"ticket_id": TICKET + n, "state": "open"} for n in range(3)])
 
     def add(self, **changes: object) -> int:
-        """Write a message that has just failed, but for what a test changes; its id."""
+        """Add a message that has just failed, with a test's changes; return its id."""
         return self.add_all([changes])[0]
 
     def add_all(self, rows: Iterable[Mapping[str, object]]) -> list[int]:
-        """Write many messages at once; their ids."""
-        made = [self._row(each) for each in rows]
+        """Add many messages at once; return their ids."""
+        made = [self._row(row) for row in rows]
         if made:
             self._execute(insert(self.table), made)
-        return [each["id"] for each in made]
+        return [entry["id"] for entry in made]
 
     def change(self, message_id: int, **values: object) -> None:
         """Change a row, as the application may at any time."""
         self._execute(update(self.table).where(self.table.c.id == message_id).values(values))
 
     def delete(self, *ids: int) -> None:
-        """Remove rows; all of them where none is named."""
+        """Delete rows, or all of them if no id is given."""
         statement = delete(self.table)
         self._execute(statement.where(self.table.c.id.in_(ids)) if ids else statement)
 
     def row(self, message_id: int) -> dict[str, Any]:
-        """One row with all its columns, as the database holds them."""
+        """Return one row with all its columns, as the database stores them."""
         return self.rows()[message_id]
 
     def rows(self) -> dict[int, dict[str, Any]]:
-        """All rows by id, with all their columns, as the database holds them."""
+        """Return all rows by id, with all their columns, as the database stores them."""
         statement = select(text("*")).select_from(self.table)
         with self._engine.connect() as connection:
             return {row["id"]: dict(row) for row in connection.execute(statement).mappings()}
 
     @contextmanager
     def watched(self) -> Iterator[dict[int, dict[str, Any]]]:
-        """Tells, once the block has ended, what it changed: for each changed row the new values by column."""
+        """Record the changes made in the block: for each changed row the new values by column."""
         before = self.rows()
         changed: dict[int, dict[str, Any]] = {}
         yield changed
         after = self.rows()
         assert after.keys() == before.keys()
-        for each, row in after.items():
-            if news := {name: value for name, value in row.items() if value != before[each][name]}:
-                changed[each] = news
+        for message_id, row in after.items():
+            if news := {name: value for name, value in row.items() if value != before[message_id][name]}:
+                changed[message_id] = news
 
     def sql(self, statement: str, **values: object) -> None:
-        """Do whatever the application's SQL does."""
+        """Run SQL as the application."""
         self._execute(text(statement), values)
 
     def asked(self, statement: str) -> list[dict[str, Any]]:
-        """What a question has for an answer."""
+        """Return the result of a query."""
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(text(statement)).mappings()]
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         self._engine.dispose()
 
     def _row(self, changes: Mapping[str, object]) -> dict[str, Any]:
@@ -227,17 +227,17 @@ class Application:
 
 
 def hasten(engine: Engine) -> None:
-    """Let SQLite not wait for the disk: no test here cuts the power."""
+    """Make SQLite skip waiting for the disk: no test causes a power failure."""
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
 
 
 def respect_foreign_keys(engine: Engine) -> None:
-    """Let SQLite hold to the foreign keys, as the other engines do."""
+    """Make SQLite enforce foreign keys, as the other engines do."""
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether a database is a SQLite file."""
+    """Return whether a database is a SQLite file."""
     return make_url(url).get_backend_name() == "sqlite"
 
 
@@ -245,7 +245,7 @@ def is_sqlite(url: str) -> bool:
 def opened(
     application: Application, *, url: str | None = None, upgrade: bool = True, patience: int = BUSY_SECONDS
 ) -> Iterator[Database]:
-    """The application's database as retrycli opens it, with its own tables in it."""
+    """Open the application's database as retrycli does, with its own tables."""
     database = Database(url or application.url, application.table_name, patience=patience)
     if database.is_sqlite:
         hasten(database._engine)

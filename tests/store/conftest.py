@@ -1,4 +1,4 @@
-"""The databases that the store's suite runs on: one factory per engine, one database per test."""
+"""The databases of the store's suite: one factory per engine, one database per test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Factory = Callable[[Path, str | None], AbstractContextManager[str]]
 
 @contextmanager
 def sqlite_file(folder: Path, template: str | None) -> Iterator[str]:
-    """A SQLite file with a rollback journal, the mode that it has by itself."""
+    """Create a SQLite file with a rollback journal, its default mode."""
     path = folder / "agent.db"
     if template is None:
         path.touch()
@@ -39,7 +39,7 @@ def sqlite_file(folder: Path, template: str | None) -> Iterator[str]:
 
 @contextmanager
 def sqlite_file_with_wal(folder: Path, template: str | None) -> Iterator[str]:
-    """A SQLite file with a write-ahead log."""
+    """Create a SQLite file with a write-ahead log."""
     with sqlite_file(folder, template) as url:
         with closing(sqlite3.connect(file_of(url))) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -48,7 +48,7 @@ def sqlite_file_with_wal(folder: Path, template: str | None) -> Iterator[str]:
 
 @contextmanager
 def postgresql_database(_folder: Path, template: str | None) -> Iterator[str]:
-    """A database of its own on the server."""
+    """Create a database on the server."""
     with postgresql.database(template) as url:
         yield url
 
@@ -70,19 +70,19 @@ def reusable(url: str) -> AbstractContextManager[object]:
 
 
 def file_of(url: str) -> str:
-    """The file behind a SQLite URL."""
+    """Return the file of a SQLite URL."""
     return str(make_url(url).database)
 
 
 @pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Factory:
-    """One engine after the other: what makes its databases."""
+    """Provide the factory of databases for each engine in turn."""
     return FACTORIES[cast("str", request.param)]
 
 
 @pytest.fixture(scope="session")
 def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database with all tables and no message; making one for each test anew would take most of the suite's time."""
+    """Provide a template with all tables and no message; creating it for each test would take too long."""
     with engine(tmp_path_factory.mktemp("template"), None) as url:
         made = Application(url)
         with opened(made):
@@ -94,7 +94,7 @@ def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
-    """An application whose database retrycli has never seen."""
+    """Provide an application whose database has no tables of retrycli."""
     with engine(tmp_path, None) as url:
         made = Application(url)
         yield made
@@ -103,7 +103,7 @@ def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
 
 @pytest.fixture
 def application(engine: Factory, template: str, tmp_path: Path) -> Iterator[Application]:
-    """An application whose database retrycli has made its tables in."""
+    """Provide an application whose database has retrycli's tables."""
     with engine(tmp_path, template) as url:
         made = Application(url, made=True)
         yield made
@@ -112,7 +112,7 @@ def application(engine: Factory, template: str, tmp_path: Path) -> Iterator[Appl
 
 @pytest.fixture
 def bare_application(engine: Factory, tmp_path: Path) -> Iterator[Application]:
-    """An application whose table has the required columns and no other."""
+    """Provide an application whose table has only the required columns."""
     with engine(tmp_path, None) as url:
         made = Application(url, kind=bare_table)
         yield made
@@ -121,7 +121,7 @@ def bare_application(engine: Factory, tmp_path: Path) -> Iterator[Application]:
 
 @contextmanager
 def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iterator[Application]:
-    """An application one of whose columns is of a certain kind."""
+    """Provide an application with a column of a given type."""
 
     def kind(metadata: MetaData, name: str, schema_name: str | None) -> Table:
         table = bare_table(metadata, name, schema_name)
@@ -136,7 +136,7 @@ def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iter
 
 @pytest.fixture
 def sqlite_application(tmp_path: Path) -> Iterator[Application]:
-    """An application that is known to use a SQLite file with a rollback journal."""
+    """Provide an application that uses a SQLite file with a rollback journal."""
     with sqlite_file(tmp_path, None) as url:
         made = Application(url)
         yield made
@@ -145,7 +145,7 @@ def sqlite_application(tmp_path: Path) -> Iterator[Application]:
 
 @pytest.fixture
 def loose_application(tmp_path: Path) -> Iterator[Application]:
-    """An application that puts anything into any column, as only SQLite lets it."""
+    """Provide an application that stores anything in any column, as only SQLite permits."""
     with sqlite_file(tmp_path, None) as url:
         made = Application(url, kind=bare_table)
         yield made
@@ -154,7 +154,7 @@ def loose_application(tmp_path: Path) -> Iterator[Application]:
 
 @pytest.fixture
 def database(application: Application) -> Iterator[Database]:
-    """The application's database as retrycli opens it."""
+    """Provide the application's database as retrycli opens it."""
     with opened(application) as it:
         yield it
 
@@ -184,7 +184,7 @@ def views(database: Database) -> MessageQueries:
 
 @dataclass(frozen=True)
 class Sides:
-    """Two databases of the application's, with retrycli's own tables in both."""
+    """Two databases of the application, with retrycli's own tables in both."""
 
     source: Database
     target: Database
@@ -194,7 +194,7 @@ class Sides:
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A database of each kind with all tables and no message."""
+    """Provide a database of each kind with all tables and no message."""
     with ExitStack() as until_the_end:
         made = {}
         for kind in ENGINES:
@@ -209,7 +209,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 @contextmanager
 def two(kinds: tuple[str, str], folder: Path, templates: Mapping[str, str]) -> Iterator[Sides]:
-    """One of either kind."""
+    """Create one database of each kind."""
     with ExitStack() as until_the_end:
         both: list[tuple[Application, Database]] = []
         for kind, name in zip(kinds, ("source", "target"), strict=True):
@@ -231,13 +231,13 @@ PAIRS = [
 
 @pytest.fixture(params=PAIRS)
 def sides(request: pytest.FixtureRequest, tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """From each kind to each."""
+    """Provide each combination of source and target."""
     with two(cast("tuple[str, str]", request.param), tmp_path, templates) as made:
         yield made
 
 
 @pytest.fixture
 def to_postgresql(tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
-    """From a file, which holds anything, to a server, which does not."""
+    """Provide a move from a file, which stores anything, to a server, which does not."""
     with two(("sqlite", "postgresql"), tmp_path, templates) as made:
         yield made

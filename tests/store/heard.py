@@ -1,4 +1,4 @@
-"""What a database is asked, as a test hears it."""
+"""The statements that a database receives, as recorded by a test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ BEGINNINGS = ("BEGIN", OWN_SETTINGS)
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """What is sent to the database meanwhile: each statement, on one line, with its values."""
+    """Record the statements sent to the database meanwhile: each in one line, with its values."""
     heard: list[tuple[str, Any]] = []
 
     def hear(_connection: object, _cursor: object, statement: str, values: object, *_: object) -> None:

@@ -24,13 +24,13 @@ FAILED_AT = NOON - 15 * MINUTE
 
 
 def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> tuple[Decision, datetime, int]:
-    """What enrols a message that is due at a time."""
+    """Return the enrolment of a message that is due at a time."""
     return Decision(message_id, Transition.enrolled(at)), failed_at, TICKET
 
 
 def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> None:
-    """Take messages into the queue, due at a time."""
-    Enrolment(database).enrol([entry(each, at=at, failed_at=failed_at) for each in ids], NOON - HOUR)
+    """Enrol messages, due at a time."""
+    Enrolment(database).enrol([entry(message_id, at=at, failed_at=failed_at) for message_id in ids], NOON - HOUR)
 
 
 def retire(enrolment: Enrolment, span: IdRange) -> int:
@@ -42,18 +42,18 @@ def retire(enrolment: Enrolment, span: IdRange) -> int:
 
 
 def queue_rows(database: Database) -> dict[int, dict[str, Any]]:
-    """The queue by message."""
+    """Return the queue's rows by message."""
     return {row["message_id"]: row for row in _all(database, schema.queue)}
 
 
 def attempt_rows(database: Database, message_id: int) -> list[dict[str, Any]]:
-    """The attempts at one message, in the order in which they were begun."""
+    """Return the attempts at one message, in the order of their start."""
     rows = [row for row in _all(database, schema.attempts) if row["message_id"] == message_id]
     return sorted(rows, key=lambda row: int(row["id"]))
 
 
 def pass_rows(database: Database) -> dict[str, dict[str, Any]]:
-    """The passes by id."""
+    """Return the passes by id."""
     return {row["id"]: row for row in _all(database, schema.passes)}
 
 

@@ -1,4 +1,4 @@
-"""A change for each of many rows, with values of their own: row by row in a file, at once at a server."""
+"""Updates of many rows, each with its own values: row by row in a file, and together on a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -> BulkStatement:
-    """Gives attempts their own errors, where there is one, and an outcome that they share."""
+    """Give attempts their own errors, if any, and a common outcome."""
 
     def make(of: Values) -> Update:
         error = func.coalesce(of["error"], "none")
@@ -38,49 +38,49 @@ def errors(database: Database) -> list[tuple[object, ...]]:
     with database.read() as connection:
         columns = "message_id, error, outcome"
         found = connection.exec_driver_sql(f"SELECT {columns} FROM retrycli_attempts ORDER BY id")
-        return [tuple(each) for each in found]
+        return [tuple(row) for row in found]
 
 
 @pytest.fixture(autouse=True)
 def _attempts(database: Database) -> None:
     with database.write() as connection:
-        rows = [dict.fromkeys(STARTED) | {"message_id": each, "number": 1} for each in (3, 1, 2, 4)]
+        rows = [dict.fromkeys(STARTED) | {"message_id": message_id, "number": 1} for message_id in (3, 1, 2, 4)]
         START_ATTEMPTS.execute(connection, rows, pass_id=None, made_by="pass", started_at=NOON, probe=None)
 
 
 @pytest.mark.parametrize("kind", [Text(), NullType()], ids=["known", "unknown"])
 def test_each_row_gets_its_own_values(database: Database, kind: TypeEngine[str]) -> None:
-    """Also where the type of one is not known; and whatever else a row brings along."""
+    """This holds also if a value's type is unknown, and with further values in a row."""
     rows: list[dict[str, object]] = [
         {"message_id": 1, "error": "{a, \"b'"},
         {"error": None, "message_id": 3},
         {"message_id": 2, "error": ""},
     ]
     with database.write() as connection:
-        note_errors(kind).execute(connection, [each | {"more": 1} for each in rows], result="refused")
+        note_errors(kind).execute(connection, [row | {"more": 1} for row in rows], result="refused")
     assert errors(database) == [(3, "none", "refused"), (1, "{a, \"b'", "refused"), (2, "", "refused"), (4, None, None)]
 
 
-def test_a_text_is_written_as_it_is_whatever_it_holds(database: Database) -> None:
-    """Also a text that stands for something else if a server is given many texts in one."""
+def test_a_text_is_written_unchanged(database: Database) -> None:
+    """This includes characters with a special meaning in a server's array of texts."""
     for error, others in product(["", NULL, SEPARATOR, f"a{SEPARATOR}{NULL}", "\n\\,é"], [0, 2]):
-        rows: list[dict[str, object]] = [{"message_id": 1 + each, "error": None} for each in range(others)]
+        rows: list[dict[str, object]] = [{"message_id": 1 + number, "error": None} for number in range(others)]
         with database.write() as connection:
             note = note_errors(Text(), alike=())
             note.execute(connection, [*rows, {"message_id": 4, "error": error}], result="refused")
         assert errors(database)[-1] == (4, error, "refused"), others
 
 
-def test_a_server_is_asked_once_for_all_rows(database: Database) -> None:
-    rows = [{"message_id": each, "error": "x"} for each in (1, 2, 3)]
+def test_a_server_gets_one_statement_for_all_rows(database: Database) -> None:
+    rows = [{"message_id": number, "error": "x"} for number in (1, 2, 3)]
     with statements(database) as heard, database.write() as connection:
         note_errors(Text()).execute(connection, rows, result="refused")
     [values] = [values for sql, values in heard if sql.startswith("UPDATE")]
     assert isinstance(values, list) == database.is_sqlite
 
 
-def test_a_server_is_given_once_what_rows_have_in_common(database: Database) -> None:
-    rows: list[dict[str, object]] = [{"message_id": each, "error": "x"} for each in (1, 2, 3)]
+def test_a_server_gets_values_common_to_all_rows_once(database: Database) -> None:
+    rows: list[dict[str, object]] = [{"message_id": number, "error": "x"} for number in (1, 2, 3)]
     note = note_errors(Text())
     with statements(database) as heard, database.write() as connection:
         note.execute(connection, rows, result="refused")
@@ -91,7 +91,7 @@ def test_a_server_is_given_once_what_rows_have_in_common(database: Database) -> 
     assert errors(database) == [(3, "y", "unknown"), (1, "x", "refused"), (2, "x", "refused"), (4, "none", "unknown")]
 
 
-def test_where_there_are_no_rows_nothing_is_asked(database: Database) -> None:
+def test_without_rows_no_statement_is_sent(database: Database) -> None:
     with statements(database) as heard, database.write() as connection:
         note_errors(Text()).execute(connection, [], result="refused")
     assert not [sql for sql, _ in heard if sql.startswith("UPDATE")]

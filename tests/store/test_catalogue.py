@@ -1,4 +1,4 @@
-"""Operators that SQLAlchemy writes in other ways than most. See `tests/cli/test_search_path.py` for all commands."""
+"""Operators for which SQLAlchemy has unusual SQL. See `tests/cli/test_search_path.py` for all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = selection.c.table_name
 
 @pytest.fixture
 def trapped(application: Application) -> Application:
-    """An application whose search path has traps in it, and whose table is ``pending_messages``."""
+    """Provide an application with traps in its search path and the table ``pending_messages``."""
     traps.plant(application.url)
     return application
 
@@ -27,7 +27,7 @@ def names(database: Database, *conditions: object) -> list[str]:
         return list(connection.execute(select(NAME).where(*conditions)).scalars())  # type: ignore[arg-type]
 
 
-def test_texts_between_two_are_compared_as_texts(trapped: Application) -> None:
+def test_texts_are_compared_as_texts(trapped: Application) -> None:
     with opened(trapped) as database:
         assert names(database, NAME.between("p", "q")) == names(database, ~NAME.between("q", "r")) != []
         assert names(database, NAME.between("q", "r")) == names(database, ~NAME.between("p", "q")) == []

@@ -1,4 +1,4 @@
-"""Claims: who may send a message, and what is written down of it. A pass that comes too late changes nothing."""
+"""Claims: the permission to send a message, and what is recorded. A pass that comes too late changes nothing."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def begin(
     fit: Callable[[QueuedMessage], bool] = lambda _: True,
     made_by: str = "pass",
 ) -> list[QueuedMessage | UnusableMessage]:
-    """Begin attempts at messages that a claim holds."""
+    """Begin attempts at claimed messages."""
     pass_id = claim.owner if made_by == "pass" else None
     return claims.results.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
 
 
 def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
-    """Bring messages so far that their requests are out."""
+    """Bring messages to the state of a request in flight."""
     claims = Claims(database)
     enrol(database, ids)
     assert sorted(claims.claim(claim, NOON, len(ids))) == sorted(ids)
@@ -65,22 +65,22 @@ def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
 
 
 def escalate(database: Database, message_id: int, *, at: datetime = NOON - HOUR) -> None:
-    """Bring a new message into a person's hands."""
+    """Add a message and escalate it."""
     settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
 
 
 def ids_of(messages: Sequence[QueuedMessage | UnusableMessage]) -> list[int]:
-    return [each.message_id for each in messages]
+    return [message.message_id for message in messages]
 
 
 # Claiming.
 
 
-def test_the_message_that_has_waited_longest_comes_first(
+def test_the_message_that_has_waited_longest_is_claimed_first(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    """Of those that have waited equally long, the one with the lowest id."""
+    """Messages with the same wait are sorted by id."""
     application.add_all([{}] * 6)
     enrol(database, [5, 2], at=NOON - MINUTE)
     enrol(database, [4, 1], at=NOON - 2 * MINUTE)
@@ -91,19 +91,17 @@ def test_the_message_that_has_waited_longest_comes_first(
 @pytest.mark.parametrize(
     ("late", "due"), [(timedelta(0), True), (timedelta(microseconds=1), False), (-HOUR, True), (HOUR, False)]
 )
-def test_what_is_due_is_claimed_and_counted(
+def test_due_messages_are_claimed_and_counted(
     application: Application, database: Database, claims: Claims, late: timedelta, *, due: bool
 ) -> None:
-    """Up to the microsecond, and nothing that is not."""
+    """This is exact to the microsecond, and nothing else is claimed."""
     application.add()
     enrol(database, [1], at=NOON + late)
     assert claims.count_due(NOON) == int(due)
     assert claims.claim(PASS, NOON, 10) == [1] * due
 
 
-def test_due_times_are_compared_whatever_their_zone(
-    application: Application, database: Database, claims: Claims
-) -> None:
+def test_due_times_are_compared_across_time_zones(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     east = timezone(timedelta(hours=5, minutes=30))
     enrol(database, [1], at=NOON.astimezone(east))
@@ -112,7 +110,7 @@ def test_due_times_are_compared_whatever_their_zone(
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(0, []), (2, [1, 2]), (99, [1, 2, 3])])
-def test_no_more_are_claimed_than_asked_for(
+def test_claims_at_most_the_requested_number(
     application: Application, database: Database, claims: Claims, limit: int, expected: list[int]
 ) -> None:
     application.add_all([{}] * 3)
@@ -120,8 +118,8 @@ def test_no_more_are_claimed_than_asked_for(
     assert claims.claim(PASS, NOON, limit) == expected
 
 
-def test_a_claim_writes_who_and_until_when(application: Application, database: Database, claims: Claims) -> None:
-    """And nothing else, in no other row, and nothing in the application's table."""
+def test_a_claim_records_its_owner_and_its_lease(application: Application, database: Database, claims: Claims) -> None:
+    """It writes nothing else, no other row, and nothing in the application's table."""
     application.add_all([{}, {}])
     enrol(database, [1])
     enrol(database, [2], at=NOON + HOUR)
@@ -134,10 +132,10 @@ def test_a_claim_writes_who_and_until_when(application: Application, database: D
 
 
 @pytest.mark.parametrize("claim", [PASS, OTHER])
-def test_what_is_claimed_is_not_claimed_again(
+def test_a_claimed_message_is_not_claimed_again(
     application: Application, database: Database, claims: Claims, claim: Claim
 ) -> None:
-    """Not even where its claim has lapsed: that is found out by `take_over_expired`, which asks about its attempt."""
+    """This holds also for a lapsed claim: `take_over_expired` handles it, and checks its attempt."""
     application.add()
     enrol(database, [1])
     assert claims.claim(PASS, NOON, 10) == [1]
@@ -154,13 +152,13 @@ def test_an_escalated_message_is_not_claimed(application: Application, database:
 
 @contextmanager
 def two_sides(application: Application) -> Iterator[list[Database]]:
-    """The same database, opened by two that know nothing of each other."""
+    """Open the same database twice, independently."""
     with ExitStack() as stack:
         yield [stack.enter_context(opened(application)) for _ in range(2)]
 
 
 def side_by_side(work: Callable[[int], None]) -> None:
-    """Do the same work in two threads, begun at the same moment, and let nothing that goes wrong there go unseen."""
+    """Run the same work in two threads, started at the same moment, and raise any error."""
     start, failures = Barrier(2), []
 
     def run(side: int) -> None:
@@ -171,17 +169,17 @@ def side_by_side(work: Callable[[int], None]) -> None:
             failures.append(error)
 
     threads = [Thread(target=run, args=(side,)) for side in range(2)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     if failures:
         raise failures[0]
 
 
 @in_every_mode
-def test_two_that_claim_at_once_never_get_the_same_message(application: Application) -> None:
-    """And all are claimed by one of them."""
+def test_two_concurrent_claims_never_get_the_same_message(application: Application) -> None:
+    """Each message is claimed by one of them."""
     got: list[list[int]] = [[], []]
     application.add_all([{}] * 60)
     with two_sides(application) as sides:
@@ -196,13 +194,13 @@ def test_two_that_claim_at_once_never_get_the_same_message(application: Applicat
 
         side_by_side(claim_all)
         assert sorted(got[0] + got[1]) == list(range(1, 61))
-        holders = {each: row["claimed_by"] for each, row in queue_rows(sides[0]).items()}
-    assert holders == {each: f"side-{side}" for side in range(2) for each in got[side]}
+        holders = {message_id: row["claimed_by"] for message_id, row in queue_rows(sides[0]).items()}
+    assert holders == {message_id: f"side-{side}" for side in range(2) for message_id in got[side]}
 
 
 @in_every_mode
-def test_two_that_claim_one_message_by_hand_never_both_get_it(application: Application) -> None:
-    """Whoever is late is refused, or finds that it holds nothing."""
+def test_two_concurrent_manual_claims_never_both_get_one_message(application: Application) -> None:
+    """The later one is refused, or finds that it holds nothing."""
     ids = range(1, 21)
     begun: list[list[int]] = [[], []]
     refused: list[list[int]] = [[], []]
@@ -213,22 +211,22 @@ def test_two_that_claim_one_message_by_hand_never_both_get_it(application: Appli
 
         def claim_each(side: int) -> None:
             claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + HOUR)
-            for each in ids:
+            for message_id in ids:
                 in_step.wait()
                 try:
-                    claims.claim_one(claim, each, NOON)
+                    claims.claim_one(claim, message_id, NOON)
                 except NotActionable:
-                    refused[side].append(each)
-                begun[side] += ids_of(begin(claims, [each], claim, made_by="ada"))
+                    refused[side].append(message_id)
+                begun[side] += ids_of(begin(claims, [message_id], claim, made_by="ada"))
 
         side_by_side(claim_each)
         assert sorted(begun[0] + begun[1]) == list(ids)
         assert all(not set(begun[side]) & set(refused[side]) for side in range(2))
-        assert all(len(attempt_rows(sides[0], each)) == 1 for each in ids)
+        assert all(len(attempt_rows(sides[0], message_id)) == 1 for message_id in ids)
 
 
 @in_every_mode
-def test_two_that_take_over_the_dead_at_once_never_get_the_same_message(application: Application) -> None:
+def test_two_concurrent_recoveries_never_get_the_same_message(application: Application) -> None:
     got: list[list[int]] = [[], []]
     application.add_all([{}] * 40)
     with two_sides(application) as sides:
@@ -237,21 +235,21 @@ def test_two_that_take_over_the_dead_at_once_never_get_the_same_message(applicat
         def take_all(side: int) -> None:
             claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + 10 * HOUR)
             while lapsed := claims.take_over_expired(claim, NOON + HOUR, 3):
-                got[side] += ids_of([each.message for each in lapsed])
+                got[side] += ids_of([message_id.message for message_id in lapsed])
 
         side_by_side(take_all)
     assert sorted(got[0] + got[1]) == list(range(1, 41))
 
 
 @in_every_mode
-def test_two_that_enrol_the_same_messages_at_once_enrol_each_once(application: Application) -> None:
+def test_two_concurrent_enrolments_enrol_each_message_once(application: Application) -> None:
     """An operator's `retry` and a pass may both find a message new."""
     application.add_all([{}] * 30)
     with two_sides(application) as sides:
 
         def enrol_all(side: int) -> None:
-            for each in range(1, 31):
-                enrol(sides[side], [each], at=NOON + side * HOUR)
+            for message_id in range(1, 31):
+                enrol(sides[side], [message_id], at=NOON + side * HOUR)
 
         side_by_side(enrol_all)
         assert queue_rows(sides[0]).keys() == set(range(1, 31))
@@ -261,7 +259,7 @@ def test_two_that_enrol_the_same_messages_at_once_enrol_each_once(application: A
 
 
 @pytest.mark.parametrize("at", [NOON, NOON + HOUR])
-def test_one_message_is_claimed_whatever_its_wait(
+def test_a_manual_claim_ignores_the_wait(
     application: Application, database: Database, claims: Claims, at: datetime
 ) -> None:
     application.add_all([{}, {}])
@@ -272,7 +270,9 @@ def test_one_message_is_claimed_whatever_its_wait(
     assert queue_rows(database) == {1: before[1] | claimed, 2: before[2]}
 
 
-def test_an_escalated_message_is_claimed_by_hand(application: Application, database: Database, claims: Claims) -> None:
+def test_an_escalated_message_can_be_claimed_manually(
+    application: Application, database: Database, claims: Claims
+) -> None:
     """It keeps the reason for which it was escalated."""
     application.add()
     escalate(database, 1)
@@ -283,7 +283,7 @@ def test_an_escalated_message_is_claimed_by_hand(application: Application, datab
     assert ids_of(begin(claims, [1], HAND, made_by="ada")) == [1]
 
 
-def test_a_message_that_is_not_there_is_named(claims: Claims) -> None:
+def test_a_missing_message_is_named(claims: Claims) -> None:
     with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
         claims.claim_one(HAND, 4711, NOON)
 
@@ -305,7 +305,7 @@ def test_a_message_that_is_not_failed_is_not_claimed(
 def test_a_message_that_is_being_sent_is_not_claimed(
     application: Application, database: Database, now: datetime
 ) -> None:
-    """Who is sending it is named. Also a claim that has lapsed is for the next pass to judge: it may have arrived."""
+    """The sender is named. A lapsed claim is also left to the next pass: the message may have arrived."""
     application.add()
     claims = send(database, [1])
     before = queue_rows(database)
@@ -315,7 +315,7 @@ def test_a_message_that_is_being_sent_is_not_claimed(
     assert queue_rows(database) == before
 
 
-def test_a_message_that_the_queue_does_not_know_is_not_held(
+def test_a_message_missing_from_the_queue_is_not_claimed(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -327,7 +327,7 @@ def test_a_message_that_the_queue_does_not_know_is_not_held(
 # Beginning attempts.
 
 
-def test_a_begun_attempt_is_written_down_before_anything_is_sent(
+def test_an_attempt_is_recorded_before_anything_is_sent(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -348,7 +348,7 @@ def test_a_begun_attempt_is_written_down_before_anything_is_sent(
     assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)
 
 
-def test_an_attempt_by_hand_says_by_whom(application: Application, database: Database, claims: Claims) -> None:
+def test_a_manual_attempt_records_its_operator(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     enrol(database, [1])
     claims.claim_one(HAND, 1, NOON)
@@ -357,7 +357,7 @@ def test_an_attempt_by_hand_says_by_whom(application: Application, database: Dat
     assert (row["made_by"], row["pass_id"]) == ("Zoë", None)
 
 
-def test_messages_are_loaded_whole_and_in_the_order_asked_for(
+def test_messages_are_loaded_completely_in_the_requested_order(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add(body="Where is it?\nIt was due on Monday.", retry_count=4, attachments='["invoice.pdf"]')
@@ -381,10 +381,8 @@ def test_messages_are_loaded_whole_and_in_the_order_asked_for(
     assert (second.unknown_count, second.attempt_number) == (0, 1)
 
 
-def test_attempts_are_counted_up_message_by_message(
-    application: Application, database: Database, claims: Claims
-) -> None:
-    """Also past a time in which the message was the application's again."""
+def test_attempts_are_numbered_per_message(application: Application, database: Database, claims: Claims) -> None:
+    """This holds also after a time in which the message belonged to the application."""
     application.add_all([{}, {}])
     numbers = []
     enrol(database, [2])
@@ -392,8 +390,8 @@ def test_attempts_are_counted_up_message_by_message(
         enrol(database, [1])
         claims.claim(PASS, due, 10)
         loaded = begin(claims, [1, 2])
-        numbers.append([each.attempt_number for each in loaded if isinstance(each, QueuedMessage)])
-        claims.results.record(PASS, [Decision(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
+        numbers.append([message.attempt_number for message in loaded if isinstance(message, QueuedMessage)])
+        claims.results.record(PASS, [Decision(message_id, Transition.released(), DOWN) for message_id in (1, 2)], NOON)
         application.change(1, status="sent")
         Enrolment(database).retire(IdRange(0, 1))
         application.change(1, status="failed")
@@ -402,7 +400,7 @@ def test_attempts_are_counted_up_message_by_message(
 
 
 @pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
-def test_what_the_application_took_back_is_not_begun_and_leaves_the_queue(
+def test_a_message_that_the_application_took_back_is_not_begun_and_leaves_the_queue(
     application: Application, database: Database, claims: Claims, status: str
 ) -> None:
     application.add_all([{}, {}])
@@ -415,14 +413,14 @@ def test_what_the_application_took_back_is_not_begun_and_leaves_the_queue(
 
 
 def take_back(application: Application, message_id: int, status: str) -> None:
-    """Give a message another status, or remove it."""
+    """Give a message another status, or delete it."""
     if status == "deleted":
         application.delete(message_id)
     else:
         application.change(message_id, status=status)
 
 
-def test_a_message_that_is_not_fit_gets_no_attempt_but_is_told_of(
+def test_an_invalid_message_gets_no_attempt_and_is_reported(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add_all([{}, {}, {"body": None}])
@@ -432,12 +430,12 @@ def test_a_message_that_is_not_fit_gets_no_attempt_but_is_told_of(
     assert ids_of(loaded) == [1, 2, 3]
     assert isinstance(loaded[2], UnusableMessage)
     assert loaded[2].problem == "body is missing"
-    assert [len(attempt_rows(database, each)) for each in (1, 2, 3)] == [0, 1, 0]
+    assert [len(attempt_rows(database, message_id)) for message_id in (1, 2, 3)] == [0, 1, 0]
     assert {row["claimed_by"] for row in queue_rows(database).values()} == {"the-pass"}
 
 
 @pytest.mark.parametrize("status", ["failed", "sent"])
-def test_a_claim_that_was_lost_begins_nothing_and_drops_nothing(
+def test_a_lost_claim_begins_nothing_and_drops_nothing(
     application: Application, database: Database, claims: Claims, status: str
 ) -> None:
     application.add_all([{}, {}, {}])
@@ -446,15 +444,19 @@ def test_a_claim_that_was_lost_begins_nothing_and_drops_nothing(
     claims.take_over_expired(OTHER, PASS.expires_at, 1)
     application.change(1, status=status)
     before = queue_rows(database)
-    lost = [each for each, row in before.items() if row["claimed_by"] != "the-pass"]
+    lost = [message_id for message_id, row in before.items() if row["claimed_by"] != "the-pass"]
     assert len(lost) == 2
-    assert ids_of(begin(claims, [1, 2, 3])) == [each for each in (1, 2, 3) if each not in lost and each != 1]
+    assert ids_of(begin(claims, [1, 2, 3])) == [
+        message_id for message_id in (1, 2, 3) if message_id not in lost and message_id != 1
+    ]
     after = queue_rows(database)
-    assert {each: after[each] for each in lost} == {each: before[each] for each in lost}
-    assert [attempt_rows(database, each) for each in lost] == [[], []]
+    assert {message_id: after[message_id] for message_id in lost} == {
+        message_id: before[message_id] for message_id in lost
+    }
+    assert [attempt_rows(database, message_id) for message_id in lost] == [[], []]
 
 
-def test_nothing_to_begin_is_no_error(application: Application, database: Database, claims: Claims) -> None:
+def test_beginning_nothing_is_valid(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     enrol(database, [1])
     assert claims.claim(PASS, NOON, 1) == [1]
@@ -526,7 +528,7 @@ def settled(message_id: int, transition: Transition, outcome: Outcome | None = D
 def with_fingerprint(
     application: Application, message_id: int, queued: dict[str, Any] | None, transition: Transition
 ) -> dict[str, Any] | None:
-    """What the queue then shows of an escalated message besides: what it has in common with others, and its row."""
+    """Return the queue's row of an escalated message with its fingerprint and its row's values."""
     if queued is None or transition.reason is None:
         return queued
     seen = "retry_count AS seen_count, last_error AS seen_error, CAST(updated_at AS TEXT) AS seen_updated_at"
@@ -535,7 +537,7 @@ def with_fingerprint(
 
 
 def as_written(application: Application, changes: dict[str, Any]) -> dict[str, Any]:
-    """Values as the database shows them where the application writes them itself."""
+    """Return values as the database shows them after a write by the application."""
     if "sent_at" not in changes:
         return changes
     model = application.add(status="sent", sent_at=naive(changes["sent_at"]))
@@ -545,14 +547,14 @@ def as_written(application: Application, changes: dict[str, Any]) -> dict[str, A
 
 
 @pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
-def test_a_transition_sets_its_own_fields_and_no_others(
+def test_a_transition_sets_only_its_own_fields(
     application: Application,
     database: Database,
     transition: Transition,
     row: dict[str, Any],
     queued: dict[str, Any] | None,
 ) -> None:
-    """In the application's row, in the queue's, and in no other row of either."""
+    """It sets them in the application's row and in the queue's, and changes no other row."""
     application.add_all([{"retry_count": 3}, {"retry_count": 3}, {"status": "sent"}])
     expected = as_written(application, row)
     claims = send(database, [1, 2])
@@ -566,8 +568,8 @@ def test_a_transition_sets_its_own_fields_and_no_others(
     assert after[2] == before[2]
 
 
-def test_a_transition_is_the_same_in_company(application: Application, database: Database) -> None:
-    """One transaction may settle many messages, each in its own way."""
+def test_transitions_of_many_messages_are_independent(application: Application, database: Database) -> None:
+    """One transaction may settle many messages with different transitions."""
     ids = range(1, len(TRANSITIONS) + 1)
     application.add_all([{"retry_count": 3}] * len(ids))
     expected = {number: as_written(application, row) for number, (_, row, _) in zip(ids, TRANSITIONS, strict=True)}
@@ -585,7 +587,7 @@ def test_a_transition_is_the_same_in_company(application: Application, database:
     assert queue_rows(database) == after
 
 
-def test_a_null_retry_count_stays_null_until_a_try_is_counted(application: Application, database: Database) -> None:
+def test_a_null_retry_count_stays_null_until_a_retry_is_counted(application: Application, database: Database) -> None:
     application.add(retry_count=None)
     claims = send(database, [1])
     claims.results.record(
@@ -627,8 +629,8 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
 ]
 
 
-def test_an_attempt_gets_its_outcome(application: Application, database: Database) -> None:
-    """What was written when it began stays, and so do the attempts at other messages."""
+def test_an_attempt_receives_its_outcome(application: Application, database: Database) -> None:
+    """The values from its start are kept, and so are the attempts at other messages."""
     ids = range(1, len(OUTCOMES) + 1)
     application.add_all([{}] * len(ids))
     claims = send(database, ids)
@@ -642,7 +644,7 @@ def test_an_attempt_gets_its_outcome(application: Application, database: Databas
         assert {each: attempt_rows(database, each) for each in ids} == expected, outcome
 
 
-def test_an_outcome_without_a_time_gets_that_of_the_record(application: Application, database: Database) -> None:
+def test_an_outcome_without_a_time_gets_the_time_of_its_record(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
     claims.results.record(PASS, [Decision(1, Transition.released(), DOWN)], LATER)
@@ -662,7 +664,7 @@ def test_a_finished_attempt_is_never_rewritten(application: Application, databas
     assert second["outcome"] == "delivered"
 
 
-def test_where_no_attempt_was_made_no_attempt_is_finished(
+def test_without_an_attempt_no_attempt_is_finished(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add(body=None)
@@ -674,15 +676,15 @@ def test_where_no_attempt_was_made_no_attempt_is_finished(
     assert queue_rows(database)[1]["state"] == "escalated"
 
 
-def test_nothing_to_record_is_no_error(claims: Claims) -> None:
+def test_recording_nothing_is_valid(claims: Claims) -> None:
     assert claims.results.record(PASS, [], NOON).lost == set()
 
 
 # Recording too late.
 
 
-def test_a_claim_that_was_lost_changes_nothing(application: Application, database: Database) -> None:
-    """Change neither rows, nor queue, nor history: another pass has the message and its attempt."""
+def test_a_lost_claim_changes_nothing(application: Application, database: Database) -> None:
+    """Neither rows, nor queue, nor history change: another pass owns the message and its attempt."""
     ids = range(1, len(TRANSITIONS) + 1)
     application.add_all([{}] * len(ids))
     claims = send(database, ids)
@@ -697,10 +699,10 @@ def test_a_claim_that_was_lost_changes_nothing(application: Application, databas
 
 
 @pytest.mark.parametrize("status", ["sent", "deleted"])
-def test_a_claim_that_was_lost_leaves_a_message_that_was_taken_back_to_its_holder(
+def test_a_lost_claim_leaves_a_withdrawn_message_to_its_owner(
     application: Application, database: Database, status: str
 ) -> None:
-    """Whose attempt at it may still be under way."""
+    """The owner's attempt may still be in progress."""
     application.add()
     claims = send(database, [1])
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
@@ -711,9 +713,7 @@ def test_a_claim_that_was_lost_leaves_a_message_that_was_taken_back_to_its_holde
     assert attempt_rows(database, 1) == history
 
 
-def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
-    application: Application, database: Database
-) -> None:
+def test_a_lost_claim_does_not_change_a_waiting_message(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
     claims.take_over_expired(OTHER, PASS.expires_at, 10)
@@ -732,8 +732,8 @@ TAKEN_BACK = [
 """A status that the application wrote while a message was sent, and what the pass then records."""
 
 
-def test_a_status_that_the_application_wrote_meanwhile_stays(application: Application, database: Database) -> None:
-    """The message is no longer retrycli's business, but its history tells what came of the attempt."""
+def test_a_status_written_by_the_application_meanwhile_is_kept(application: Application, database: Database) -> None:
+    """The message is no longer retrycli's, but its history has the outcome of the attempt."""
     ids = range(1, len(TAKEN_BACK) + 1)
     other = len(TAKEN_BACK) + 1
     application.add_all([{}] * other)
@@ -765,9 +765,7 @@ def test_a_message_in_company_of_one_that_was_taken_back_is_recorded(
     assert {number: row["state"] for number, row in queue_rows(database).items()} == {2: "waiting"}
 
 
-def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
-    application: Application, database: Database
-) -> None:
+def test_the_history_of_a_deleted_message_is_kept(application: Application, database: Database) -> None:
     ids = range(1, len(TRANSITIONS) + 1)
     other = len(ids) + 1
     application.add_all([{}] * other)
@@ -783,7 +781,7 @@ def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
         assert [row["outcome"] for row in attempt_rows(database, number)] == ["transient"], number
 
 
-def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, database: Database) -> None:
+def test_a_message_without_its_queue_row_is_reported(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
     with database.write() as connection:
@@ -796,8 +794,8 @@ def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, 
 # Giving back.
 
 
-def test_what_is_released_waits_as_before(application: Application, database: Database, claims: Claims) -> None:
-    """What another holds is left to it."""
+def test_a_released_message_waits_as_before(application: Application, database: Database, claims: Claims) -> None:
+    """Claims of others are not released."""
     application.add_all([{}] * 4)
     enrol(database, [1, 2, 3, 4])
     before = queue_rows(database)
@@ -812,7 +810,7 @@ def test_what_is_released_waits_as_before(application: Application, database: Da
     assert claims.claim(OTHER, NOON, 9) == [1, 2]
 
 
-def test_an_escalated_message_that_is_released_is_escalated_again(
+def test_a_released_escalated_message_is_escalated_again(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -824,10 +822,10 @@ def test_an_escalated_message_that_is_released_is_escalated_again(
 
 
 @pytest.mark.parametrize("unknown_count", [None, 1])
-def test_an_escalated_message_that_was_tried_by_hand_in_vain_is_escalated_again(
+def test_an_escalated_message_whose_manual_attempt_failed_is_escalated_again(
     application: Application, database: Database, claims: Claims, unknown_count: int | None
 ) -> None:
-    """For the reason, and since the time, that it was; its row stays."""
+    """It keeps its reason and its time; its row is unchanged."""
     application.add()
     escalate(database, 1)
     before = queue_rows(database)[1]
@@ -840,7 +838,7 @@ def test_an_escalated_message_that_was_tried_by_hand_in_vain_is_escalated_again(
     assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
 
 
-def test_an_escalated_message_that_was_tried_by_hand_and_delivered_leaves_the_queue(
+def test_an_escalated_message_that_was_delivered_manually_leaves_the_queue(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -856,10 +854,10 @@ def test_an_escalated_message_that_was_tried_by_hand_and_delivered_leaves_the_qu
 
 
 def taken(lapsed: list[ExpiredClaim]) -> list[tuple[int, str | None]]:
-    return [(each.message.message_id, each.attempt_by) for each in lapsed]
+    return [(claim.message.message_id, claim.attempt_by) for claim in lapsed]
 
 
-def test_a_claim_lapses_at_its_time_and_not_before(application: Application, database: Database) -> None:
+def test_a_claim_lapses_exactly_when_its_lease_ends(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
     before = queue_rows(database)
@@ -873,10 +871,10 @@ def test_a_claim_lapses_at_its_time_and_not_before(application: Application, dat
 
 @pytest.mark.parametrize("made_by", ["pass", "ada", None])
 @pytest.mark.parametrize("earlier", [True, False])
-def test_a_lapsed_message_tells_who_was_sending_it(
+def test_a_lapsed_message_names_its_last_sender(
     application: Application, database: Database, claims: Claims, made_by: str | None, *, earlier: bool
 ) -> None:
-    """None where nobody had begun to, also where there were attempts before."""
+    """It is None if nobody had begun to send, even if there were earlier attempts."""
     application.add()
     enrol(database, [1])
     if earlier:
@@ -897,7 +895,7 @@ def test_a_lapsed_message_tells_who_was_sending_it(
     assert claims.results.record(OTHER, [settled(1, Transition.released(), PROCESS_DIED)], ANSWERED_AT).lost == set()
 
 
-def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
+def test_an_escalated_message_whose_manual_claim_lapsed_is_escalated_again(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -911,7 +909,7 @@ def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_lapsed_message_that_the_application_took_back_leaves_the_queue(
+def test_a_lapsed_message_that_was_withdrawn_leaves_the_queue(
     application: Application, database: Database, claims: Claims, *, begun: bool
 ) -> None:
     """Its attempt, if there was one, ends as unknown."""
@@ -935,9 +933,7 @@ def test_a_lapsed_message_that_the_application_took_back_leaves_the_queue(
     assert [row["outcome"] for row in attempt_rows(database, other)] == ([None] if begun else [])
 
 
-def test_a_lapsed_message_that_has_become_unusable_is_taken_over_too(
-    application: Application, database: Database
-) -> None:
+def test_a_lapsed_message_that_became_invalid_is_taken_over_too(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
     application.change(1, body=None)
@@ -946,29 +942,29 @@ def test_a_lapsed_message_that_has_become_unusable_is_taken_over_too(
     assert lapsed.attempt_by == "pass"
 
 
-def test_no_more_are_taken_over_than_asked_for(application: Application, database: Database) -> None:
+def test_takes_over_at_most_the_requested_number(application: Application, database: Database) -> None:
     application.add_all([{}] * 5)
     claims = send(database, [1, 2, 3, 4, 5])
     rounds = [len(claims.take_over_expired(OTHER, PASS.expires_at, 2)) for _ in range(4)]
     assert rounds == [2, 2, 1, 0]
 
 
-def test_what_the_application_holds_is_left_and_the_others_are_recorded(
-    application: Application, database: Database
-) -> None:
-    """Nobody waits for it; when it is free again, it is recorded as it would have been."""
+def test_locked_rows_are_left_and_the_others_are_recorded(application: Application, database: Database) -> None:
+    """The recovery does not wait for them; after they are unlocked, they are recorded as usual."""
     if database.is_sqlite:
         pytest.skip("in a file one transaction that writes goes after the other")
     application.add_all([{}, {}, {}])
     claims = send(database, [1, 2, 3])
     application.delete(3)
-    settled = [Decision(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
+    settled = [
+        Decision(message_id, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for message_id in (1, 2, 3)
+    ]
     with opened(application) as its_own, its_own.write() as connection:
         connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
         assert claims.results.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), locked=frozenset({2}))
-    assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
+    assert {message_id: row["status"] for message_id, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
-    attempts = [row for each in (1, 2, 3) for row in attempt_rows(database, each)]
+    attempts = [row for message_id in (1, 2, 3) for row in attempt_rows(database, message_id)]
     assert [row["outcome"] for row in attempts] == ["delivered"] * 3
     assert [row["finished_at"] for row in attempts] == [ANSWERED_AT, None, ANSWERED_AT]
     assert claims.results.record(PASS, settled[1:2], NOON) == WriteResult()
@@ -977,8 +973,8 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
     assert queue_rows(database) == {}
 
 
-def test_those_that_the_application_took_back_hide_no_others(application: Application, database: Database) -> None:
-    """However many of them come first."""
+def test_withdrawn_messages_do_not_hide_others(application: Application, database: Database) -> None:
+    """Any number of them may come first."""
     application.add_all([{}] * 6)
     claims = send(database, range(1, 7))
     application.delete(1, 2, 3, 4)
@@ -987,7 +983,7 @@ def test_those_that_the_application_took_back_hide_no_others(application: Applic
     assert queue_rows(database).keys() == {5, 6}
 
 
-def test_what_waits_or_is_escalated_is_not_taken_over(
+def test_waiting_and_escalated_messages_are_not_taken_over(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add_all([{}, {}])
@@ -999,8 +995,8 @@ def test_what_waits_or_is_escalated_is_not_taken_over(
 # Whether a message is failed.
 
 
-def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_path: Path) -> None:
-    """Also where Python does not: it would be sent by every pass."""
+def test_a_message_is_failed_if_sql_compares_its_status_as_equal(engine: Factory, tmp_path: Path) -> None:
+    """Python may compare it as different; every pass would send it."""
     kind = CHAR(12).with_variant(String(collation="NOCASE"), "sqlite")
     with application_with(engine, tmp_path, Column("status", kind)) as made:
         made.add(status="FAILED" if is_sqlite(made.url) else "failed")
@@ -1019,21 +1015,19 @@ def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_pa
 # What last_error takes.
 
 
-def test_where_there_must_be_an_error_it_is_empty_when_a_message_is_sent(engine: Factory, tmp_path: Path) -> None:
-    """As in a table of Django's."""
+def test_a_not_null_error_column_is_emptied_when_a_message_is_sent(engine: Factory, tmp_path: Path) -> None:
+    """Tables made by Django have such a column."""
     with application_with(engine, tmp_path, Column("last_error", Text, nullable=False)) as made:
         made.add_all([{}, {}])
         with opened(made) as database:
             delivered = settled(1, Transition.delivered(), DELIVERED)
             assert send(database, [1, 2]).results.record(PASS, [delivered], ANSWERED_AT).lost == set()
-        assert {each: row["last_error"] for each, row in made.rows().items()} == {1: "", 2: "HTTP 503"}
+        assert {message_id: row["last_error"] for message_id, row in made.rows().items()} == {1: "", 2: "HTTP 503"}
 
 
 @pytest.mark.parametrize("kind", [String(12), CHAR(12)], ids=["varchar", "char"])
-def test_an_error_that_its_column_is_too_short_for_is_cut(
-    engine: Factory, tmp_path: Path, kind: TypeEngine[Any]
-) -> None:
-    """A server would refuse it; a file, which takes it, keeps it whole."""
+def test_an_error_is_truncated_to_its_columns_length(engine: Factory, tmp_path: Path, kind: TypeEngine[Any]) -> None:
+    """A server would refuse it; a file stores it in full."""
     long = Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 422: ü and so on")
     with application_with(engine, tmp_path, Column("last_error", kind)) as made:
         made.add_all([{}, {}])
@@ -1042,14 +1036,14 @@ def test_an_error_that_its_column_is_too_short_for_is_cut(
             Acts(database).perform(ActionKind.REJECTED, {2: OperatorAction.rejected("no", by="somebody", at=NOON)})
         written = [row["last_error"] for row in made.rows().values()]
         whole = ["HTTP 422: ü and so on", "Rejected by somebody: no"]
-        assert written == (whole if is_sqlite(made.url) else [each[:12] for each in whole])
+        assert written == (whole if is_sqlite(made.url) else [text[:12] for text in whole])
 
 
 # When a message was sent.
 
 
 def as_text(time: datetime) -> str:
-    """A time as SQLAlchemy and Django write it to SQLite."""
+    """Format a time as SQLAlchemy and Django write it to SQLite."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 
@@ -1059,10 +1053,10 @@ def as_text(time: datetime) -> str:
     ids=["naive", "aware", "text"],
 )
 @pytest.mark.parametrize("whole", [True, False])
-def test_sent_at_is_written_as_its_column_holds_times(
+def test_sent_at_is_written_in_the_format_of_its_column(
     engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], of: Callable[[datetime], object], *, whole: bool
 ) -> None:
-    """In UTC; as text in one form, whole seconds or not, so that it sorts."""
+    """It is in UTC; as text it has one format, with or without fractions of a second, so that it sorts."""
     at = ANSWERED_AT.replace(microsecond=0) if whole else ANSWERED_AT
     with application_with(engine, tmp_path, Column("sent_at", sent_at)) as made:
         made.add()
@@ -1074,19 +1068,21 @@ def test_sent_at_is_written_as_its_column_holds_times(
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("kind", ["timestamptz(0)", "date", "varchar(30)", "moment"])
-def test_sent_at_may_be_of_any_type_that_holds_a_time(untouched: Application, kind: str) -> None:
+def test_sent_at_may_have_any_type_that_holds_a_time(untouched: Application, kind: str) -> None:
     untouched.sql("CREATE DOMAIN moment AS timestamptz CHECK (value > '2020-01-01Z')")
     untouched.sql(f"ALTER TABLE pending_messages ALTER sent_at TYPE {kind} USING NULL")
     untouched.add_all([{}, {}])
     with opened(untouched) as database:
         claims = send(database, [1, 2])
         sent = Transition.delivered()
-        claims.results.record(PASS, [Decision(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
+        claims.results.record(
+            PASS, [Decision(number, sent, DELIVERED, finished_at=ANSWERED_AT) for number in (1, 2)], NOON
+        )
     expected = [{"sent_on": f"{ANSWERED_AT:%Y-%m-%d}"}] * 2
     assert untouched.asked("SELECT left(sent_at::text, 10) AS sent_on FROM pending_messages") == expected
 
 
-def test_where_there_is_no_sent_at_none_is_written(bare_application: Application) -> None:
+def test_without_a_sent_at_column_none_is_written(bare_application: Application) -> None:
     bare_application.add_all([{}, {}])
     with opened(bare_application) as database:
         claims = send(database, [1, 2])
@@ -1099,7 +1095,7 @@ def test_where_there_is_no_sent_at_none_is_written(bare_application: Application
 
 
 def plan_of(database: Database, statement: tuple[str, Any]) -> str:
-    """How SQLite would go about it."""
+    """Return SQLite's query plan."""
     text, values = statement
     with database.read() as connection:
         return "\n".join(str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values))
@@ -1113,14 +1109,16 @@ def plan_of(database: Database, statement: tuple[str, Any]) -> str:
     ],
     ids=["count_due", "claim"],
 )
-def test_what_is_due_is_found_by_its_index(sqlite_application: Application, ask: Callable[[Claims], object]) -> None:
-    """Without looking at the rest of the queue, and without sorting."""
+def test_due_messages_are_found_by_their_index(
+    sqlite_application: Application, ask: Callable[[Claims], object]
+) -> None:
+    """It reads no other part of the queue, and does not sort."""
     sqlite_application.add_all([{}] * 20)
     with opened(sqlite_application) as database:
         enrol(database, range(1, 21), at=LATER)
         with statements(database) as heard:
             ask(Claims(database))
-        (select,) = [each for each in heard if each[0].startswith("SELECT")]
+        (select,) = [statement for statement in heard if statement[0].startswith("SELECT")]
         plan = plan_of(database, select)
     assert "retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
     assert "USING COVERING INDEX" in plan
@@ -1129,36 +1127,36 @@ def test_what_is_due_is_found_by_its_index(sqlite_application: Application, ask:
 
 
 def plan_when_asked(application: Application, ask: Callable[[Claims], object], beginning: str) -> str:
-    """How SQLite goes about the first statement that begins so."""
+    """Return SQLite's query plan for the first statement with this beginning."""
     application.add_all([{}] * 20)
     with opened(application) as database:
         enrol(database, range(1, 21))
         with statements(database) as heard:
             ask(Claims(database))
-        return plan_of(database, next(each for each in heard if each[0].startswith(beginning)))
+        return plan_of(database, next(statement for statement in heard if statement[0].startswith(beginning)))
 
 
-def test_what_a_claim_holds_is_found_among_what_is_being_sent_alone(sqlite_application: Application) -> None:
+def test_claimed_messages_are_found_only_among_those_being_sent(sqlite_application: Application) -> None:
     plan = plan_when_asked(sqlite_application, lambda claims: claims.renew(PASS), "UPDATE retrycli_queue")
     assert "retrycli_queue_due (state=?)" in plan
     assert "SCAN" not in plan
 
 
-def test_what_goes_before_a_message_is_found_by_its_ticket(sqlite_application: Application) -> None:
-    """However many other tickets' messages wait."""
+def test_earlier_messages_of_a_ticket_are_found_by_its_index(sqlite_application: Application) -> None:
+    """Any number of messages of other tickets may wait."""
     per_ticket_order = FairShare(16, per_ticket_order=True)
     plan = plan_when_asked(sqlite_application, lambda claims: claims.claim(PASS, NOON, 16, per_ticket_order), "SELECT")
     assert "SEARCH retrycli_queue USING COVERING INDEX retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
     assert "SEARCH earlier USING INDEX retrycli_queue_ticket (ticket=? AND message_id<?)" in plan
 
 
-def test_the_first_of_a_ticket_is_found_by_its_ticket(sqlite_application: Application) -> None:
-    """However many of its messages wait behind it: they are read in their order, up to the first."""
+def test_the_first_message_of_a_ticket_is_found_by_its_index(sqlite_application: Application) -> None:
+    """Any number of its messages may wait behind it: they are read in their order, up to the first."""
     plan = plan_when_asked(sqlite_application, lambda claims: claims.claim_first_of(PASS, NOON, {"7"}), "SELECT")
     assert plan == "SEARCH retrycli_queue USING INDEX retrycli_queue_ticket (ticket=?)"
 
 
-def test_without_the_index_its_absence_would_be_seen(sqlite_application: Application) -> None:
+def test_a_missing_index_would_be_detected(sqlite_application: Application) -> None:
     """The test above can fail."""
     with opened(sqlite_application) as database:
         with statements(database) as heard:

@@ -1,4 +1,4 @@
-"""A clock that was a month ahead and has been put right: what was written by it holds nobody up."""
+"""A clock that was a month ahead and has been corrected: times written by it delay nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def try_it(
     pass_id: str | None = "ahead",
     throttled: bool = False,
 ) -> None:
-    """Try a message that is in the queue, with what came of it: it waits until it is due, or for a person."""
+    """Attempt a queued message, with this outcome: it waits until it is due, or is escalated."""
     claims, claim = Claims(database), Claim("somebody", at + LEASE)
     claims.claim_one(claim, message_id, at)
     begun = claims.results.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
@@ -68,22 +68,20 @@ def try_it(
 
 
 def due_of(database: Database) -> dict[int, datetime | None]:
-    return {each: row["next_attempt_at"] for each, row in queue_rows(database).items()}
+    return {message_id: row["next_attempt_at"] for message_id, row in queue_rows(database).items()}
 
 
 # What shows it.
 
 
-def test_nothing_is_done_where_nothing_is_to_come(database: Database, ledger: Ledger) -> None:
+def test_does_nothing_if_no_time_is_in_the_future(database: Database, ledger: Ledger) -> None:
     assert repair_clock_skew(database, NOW, LEASE) is None
     began(ledger, at=NOON)
     assert repair_clock_skew(database, NOON, LEASE) is None
 
 
-def test_clocks_that_differ_a_little_are_left_alone(
-    database: Database, ledger: Ledger, application: Application
-) -> None:
-    """Also those of hosts a minute apart: nothing is taken from a pass that is alive."""
+def test_small_clock_differences_are_ignored(database: Database, ledger: Ledger, application: Application) -> None:
+    """This includes hosts a minute apart: a living pass loses nothing."""
     message = application.add()
     began(ledger, at=NOW + MINUTE)
     enrol(database, message, failed_at=NOON, due=NOW)
@@ -95,7 +93,7 @@ def test_clocks_that_differ_a_little_are_left_alone(
     assert repair_clock_skew(database, NOW - LEEWAY, LEASE) == ClockWasAhead(LEEWAY + MINUTE, 1, 1)
 
 
-def test_a_pass_that_met_the_wrong_clock_on_its_way_is_found_behind_others(database: Database, ledger: Ledger) -> None:
+def test_a_pass_with_a_wrong_clock_is_found_behind_others(database: Database, ledger: Ledger) -> None:
     began(ledger, at=NOON)
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD)
     for number in range(1, NEWEST_PASSES):
@@ -104,7 +102,9 @@ def test_a_pass_that_met_the_wrong_clock_on_its_way_is_found_behind_others(datab
     assert repair_clock_skew(database, NOW, LEASE) is None
 
 
-def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, application: Application) -> None:
+def test_a_manual_attempt_reveals_a_wrong_clock_and_its_claim_lapses(
+    database: Database, application: Application
+) -> None:
     """Its process died, and there was no pass."""
     message = application.add()
     enrol(database, message, failed_at=NOON - HOUR, due=NOON)
@@ -117,7 +117,7 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
     assert attempt_rows(database, message)[0]["started_at"] == JUST_BEFORE
 
 
-def test_an_act_shows_it(database: Database, application: Application) -> None:
+def test_an_action_reveals_a_wrong_clock(database: Database, application: Application) -> None:
     message = application.add()
     enrol(database, message, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
     Acts(database).edit(
@@ -135,12 +135,12 @@ def test_an_act_shows_it(database: Database, application: Application) -> None:
 
 @pytest.fixture
 def wrong(database: Database, ledger: Ledger) -> Database:
-    """A database that a pass has worked on by the wrong clock."""
+    """Provide a database after a pass with the wrong clock."""
     began(ledger)
     return database
 
 
-def test_a_message_that_was_tried_waits_as_long_as_it_was_to(wrong: Database, application: Application) -> None:
+def test_an_attempted_message_waits_its_intended_time(wrong: Database, application: Application) -> None:
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR)
@@ -148,8 +148,8 @@ def test_a_message_that_was_tried_waits_as_long_as_it_was_to(wrong: Database, ap
     assert due_of(wrong) == {message: NOW + 4 * HOUR}
 
 
-def test_a_message_that_was_taken_in_waits_as_long_as_it_was_to(wrong: Database, application: Application) -> None:
-    """The application's clock was ahead too, or its table tells no time."""
+def test_an_enrolled_message_waits_its_intended_time(wrong: Database, application: Application) -> None:
+    """The application's clock was ahead too, or its table has no times."""
     dated, undated = application.add(), application.add()
     enrol(wrong, dated, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
     enrol(wrong, undated, failed_at=AHEAD, due=AHEAD)
@@ -157,7 +157,9 @@ def test_a_message_that_was_taken_in_waits_as_long_as_it_was_to(wrong: Database,
     assert due_of(wrong) == {dated: NOW + 15 * MINUTE, undated: NOW}
 
 
-def test_a_message_waits_so_also_where_its_pass_has_been_forgotten(wrong: Database, application: Application) -> None:
+def test_a_message_waits_its_intended_time_also_after_its_pass_was_pruned(
+    wrong: Database, application: Application
+) -> None:
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR, pass_id="forgotten")
@@ -165,24 +167,24 @@ def test_a_message_waits_so_also_where_its_pass_has_been_forgotten(wrong: Databa
     assert due_of(wrong) == {message: NOW + 4 * HOUR}
 
 
-def test_what_was_tried_in_vain_after_it_was_due_waits_as_long_as_it_was_to(
+def test_a_message_attempted_without_success_waits_its_intended_time(
     wrong: Database, ledger: Ledger, application: Application
 ) -> None:
-    """The API asked for a rest, and each kept its time: just taken in, taken in by an earlier pass, tried before."""
+    """The API requested a rest, and each message kept its time: just enrolled, enrolled earlier, or attempted."""
     fresh, taken_in, tried = (application.add() for _ in range(3))
-    for each in (fresh, taken_in, tried):
-        enrol(wrong, each, failed_at=AHEAD, due=AHEAD)
+    for message_id in (fresh, taken_in, tried):
+        enrol(wrong, message_id, failed_at=AHEAD, due=AHEAD)
     try_it(wrong, fresh, at=AHEAD + timedelta(seconds=4), throttled=True)
     try_it(wrong, tried, at=AHEAD + timedelta(seconds=4), due=AHEAD + 30 * MINUTE)
     began(ledger, "later", at=AHEAD + HOUR)
-    for each in (taken_in, tried):
-        try_it(wrong, each, at=AHEAD + HOUR + MINUTE, throttled=True, pass_id="later")
+    for message_id in (taken_in, tried):
+        try_it(wrong, message_id, at=AHEAD + HOUR + MINUTE, throttled=True, pass_id="later")
     assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD + HOUR + MINUTE - NOW, 3, 0)
     waits = 30 * MINUTE - timedelta(seconds=4)
     assert due_of(wrong) == {fresh: NOW, taken_in: NOW, tried: NOW + waits}
 
 
-def test_a_wait_that_was_over_by_the_wrong_clock_alone_goes_on(wrong: Database, application: Application) -> None:
+def test_a_wait_that_ended_only_by_the_wrong_clock_continues(wrong: Database, application: Application) -> None:
     message = application.add()
     enrol(wrong, message, failed_at=NOON, due=NOON + 4 * HOUR)
     try_it(wrong, message, at=AHEAD, throttled=True)
@@ -190,8 +192,8 @@ def test_a_wait_that_was_over_by_the_wrong_clock_alone_goes_on(wrong: Database, 
     assert due_of(wrong) == {message: NOON + 4 * HOUR}
 
 
-def test_a_wait_that_is_shorter_than_its_pass_is_kept(wrong: Database, application: Application) -> None:
-    """It counts from the pass's start, and the attempt ended later than that."""
+def test_a_wait_shorter_than_its_pass_is_kept(wrong: Database, application: Application) -> None:
+    """It starts with the pass, and the attempt ended later than it."""
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD + 5 * MINUTE, due=AHEAD + MINUTE)
@@ -199,13 +201,13 @@ def test_a_wait_that_is_shorter_than_its_pass_is_kept(wrong: Database, applicati
     assert due_of(wrong) == {message: NOW + MINUTE}
 
 
-def test_what_waits_by_a_clock_that_was_right_keeps_its_time(wrong: Database, application: Application) -> None:
-    """Taken in, tried, or tried again by hand after its pass; also where the application alone had a wrong clock."""
+def test_a_wait_set_by_a_correct_clock_is_kept(wrong: Database, application: Application) -> None:
+    """They are enrolled, attempted, or attempted manually after their pass. Or the application's clock was wrong."""
     taken_in, tried, by_hand, theirs = (application.add() for _ in range(4))
     enrol(wrong, taken_in, failed_at=NOON, due=NOON + 5 * HOUR)
-    for each in (tried, by_hand):
-        enrol(wrong, each, failed_at=NOON, due=NOON)
-        try_it(wrong, each, at=NOON, due=NOON + 4 * HOUR)
+    for message_id in (tried, by_hand):
+        enrol(wrong, message_id, failed_at=NOON, due=NOON)
+        try_it(wrong, message_id, at=NOON, due=NOON + 4 * HOUR)
     try_it(wrong, by_hand, at=AHEAD, due=AHEAD, pass_id=None)
     enrol(wrong, theirs, failed_at=AHEAD, due=NOON + 30 * MINUTE)
     before = due_of(wrong)
@@ -213,7 +215,7 @@ def test_what_waits_by_a_clock_that_was_right_keeps_its_time(wrong: Database, ap
     assert due_of(wrong) == before
 
 
-def test_an_attempt_by_hand_since_does_not_hide_the_wait(wrong: Database, application: Application) -> None:
+def test_a_later_manual_attempt_does_not_hide_the_wait(wrong: Database, application: Application) -> None:
     message = application.add()
     enrol(wrong, message, failed_at=NOON, due=NOON)
     try_it(wrong, message, at=AHEAD, due=AHEAD + HOUR)
@@ -223,23 +225,23 @@ def test_an_attempt_by_hand_since_does_not_hide_the_wait(wrong: Database, applic
 
 
 @pytest.mark.parametrize("requeued_at", [NOON, AHEAD])
-def test_a_time_that_a_person_has_named_stays(wrong: Database, application: Application, requeued_at: datetime) -> None:
-    """Unless it was: at once."""
+def test_a_time_set_by_an_operator_is_kept(wrong: Database, application: Application, requeued_at: datetime) -> None:
+    """This excludes the time "at once"."""
     at_once, later = application.add(), application.add()
     named = AHEAD + 24 * HOUR
-    for each, due in ((at_once, requeued_at), (later, named)):
-        enrol(wrong, each, failed_at=NOON - HOUR, due=NOON - HOUR)
-        try_it(wrong, each, at=NOON - MINUTE, due=None)
-        Acts(wrong).perform(ActionKind.REQUEUED, {each: OperatorAction.requeued(due, by="anna", at=requeued_at)})
+    for message_id, due in ((at_once, requeued_at), (later, named)):
+        enrol(wrong, message_id, failed_at=NOON - HOUR, due=NOON - HOUR)
+        try_it(wrong, message_id, at=NOON - MINUTE, due=None)
+        Acts(wrong).perform(ActionKind.REQUEUED, {message_id: OperatorAction.requeued(due, by="anna", at=requeued_at)})
     repair_clock_skew(wrong, NOW, LEASE)
     assert due_of(wrong) == {at_once: min(NOW, requeued_at), later: named}
 
 
 @pytest.mark.parametrize("requeued", [True, False])
-def test_a_message_that_has_failed_anew_waits_from_then(
+def test_a_message_that_failed_again_waits_from_then(
     wrong: Database, application: Application, *, requeued: bool
 ) -> None:
-    """Whatever was done when it failed before, or with the message that had its id."""
+    """This holds whatever happened to its earlier failure, or to another message with its id."""
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON - HOUR)
     try_it(wrong, message, at=NOON - MINUTE, due=None)
@@ -253,7 +255,9 @@ def test_a_message_that_has_failed_anew_waits_from_then(
     assert due_of(wrong) == {message: NOW + MINUTE}
 
 
-def test_a_message_that_is_held_by_a_dead_pass_gets_both_put_right(wrong: Database, application: Application) -> None:
+def test_a_message_claimed_by_a_dead_pass_gets_claim_and_wait_corrected(
+    wrong: Database, application: Application
+) -> None:
     message = application.add()
     enrol(wrong, message, failed_at=AHEAD - HOUR, due=AHEAD - MINUTE)
     Claims(wrong).claim(Claim("dead", AHEAD + LEASE), AHEAD, 1)
@@ -262,9 +266,9 @@ def test_a_message_that_is_held_by_a_dead_pass_gets_both_put_right(wrong: Databa
     assert (row["next_attempt_at"], row["claim_expires_at"]) == (NOW + 59 * MINUTE, NOW + LEASE)
 
 
-def test_more_than_one_page_is_put_right(wrong: Database, application: Application) -> None:
+def test_corrects_more_than_one_page(wrong: Database, application: Application) -> None:
     ids = application.add_all({} for _ in range(AT_ONCE + 3))
-    entries = [(Decision(each, Transition.enrolled(AHEAD)), AHEAD, TICKET) for each in ids]
+    entries = [(Decision(message_id, Transition.enrolled(AHEAD)), AHEAD, TICKET) for message_id in ids]
     Enrolment(wrong).enrol(entries, AHEAD)
     assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, len(ids), 0)
     assert set(due_of(wrong).values()) == {NOW}
@@ -283,7 +287,7 @@ def test_more_than_one_page_is_put_right(wrong: Database, application: Applicati
         (Breaker(API, BreakerState.CLOSED, 3), None),
     ],
 )
-def test_a_destination_is_probed_after_its_time(
+def test_a_destination_is_probed_after_its_intended_time(
     wrong: Database, ledger: Ledger, breaker: Breaker, probe_at: datetime | None
 ) -> None:
     ledger.save_breaker(breaker)
@@ -293,7 +297,7 @@ def test_a_destination_is_probed_after_its_time(
     assert found.opened_at == (JUST_BEFORE if breaker.opened_at else None)
 
 
-def test_reminders_come_and_nobody_is_taken_to_be_telling(wrong: Database) -> None:
+def test_reminders_are_sent_and_no_other_pass_is_thought_to_be_notifying(wrong: Database) -> None:
     targets = Targets(wrong)
     targets.begin_telling(AHEAD, AHEAD + MINUTE)
     targets.remember("anna", {}, {Topic.DOWN: Told(AHEAD, AHEAD)})
@@ -302,8 +306,8 @@ def test_reminders_come_and_nobody_is_taken_to_be_telling(wrong: Database) -> No
     assert targets.memory("anna") == {Topic.DOWN: Told(JUST_BEFORE, JUST_BEFORE)}
 
 
-def test_an_escalation_did_not_happen_in_the_future(wrong: Database, application: Application) -> None:
-    """Notifications go by that time, and a second escalation for the reason under the key has it too."""
+def test_an_escalation_is_not_in_the_future(wrong: Database, application: Application) -> None:
+    """Notifications depend on this time, and a second escalation for the same reason and key has it too."""
     application.add()
     enrol(wrong, 1, failed_at=AHEAD, due=AHEAD)
     try_it(wrong, 1, at=AHEAD, pass_id="ahead", due=None)
@@ -313,18 +317,18 @@ def test_an_escalation_did_not_happen_in_the_future(wrong: Database, application
     assert queue_rows(wrong)[1]["escalated_at"] == JUST_BEFORE
 
 
-def test_a_pause_ends_when_it_was_to(wrong: Database, ledger: Ledger) -> None:
+def test_a_pause_ends_at_its_intended_time(wrong: Database, ledger: Ledger) -> None:
     ledger.set_pause(Pause(AHEAD, AHEAD + HOUR, "anna", None))
     repair_clock_skew(wrong, NOW, LEASE)
     assert ledger.pause(NOW) == Pause(JUST_BEFORE, AHEAD + HOUR, "anna", None)
 
 
-def test_the_pass_that_puts_it_right_is_the_newest(wrong: Database, ledger: Ledger) -> None:
-    """And what is told of the others has been, in the order it was in."""
+def test_the_pass_that_corrects_the_clock_is_the_newest(wrong: Database, ledger: Ledger) -> None:
+    """The times of the others are in the past, in their original order."""
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD, swept_to=7)
     began(ledger, "before", at=NOON - MINUTE)
     began(ledger, "now", at=NOW)
     repair_clock_skew(wrong, NOW, LEASE)
-    assert [each.pass_id for each in ledger.last_passes(9)] == ["now", "ahead", "before"]
+    assert [summary.pass_id for summary in ledger.last_passes(9)] == ["now", "ahead", "before"]
     ahead = pass_rows(wrong)["ahead"]
     assert [ahead[name] for name in ("started_at", "heartbeat_at", "finished_at")] == [JUST_BEFORE] * 3

@@ -1,4 +1,4 @@
-"""Taking retrycli's own tables to another database, from each kind to each."""
+"""Copying retrycli's own tables to another database, from each kind to each."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ ATTEMPTS, ACTS, PASSES, PAUSE = (
 
 
 def written(sides: Sides, batch: int = 3) -> dict[str, tuple[int, int, int]]:
-    """What a copy adds, changes and removes, by table, where that is anything."""
-    found = {each.table: (each.added, each.changed, each.removed) for each in copy(sides, batch)}
+    """Return the rows that a copy adds, changes and removes, by table, without zeros."""
+    found = {table.table: (table.added, table.changed, table.removed) for table in copy(sides, batch)}
     return {name: numbers for name, numbers in found.items() if any(numbers)}
 
 
@@ -55,14 +55,14 @@ def put(database: Database, table: Table, *rows: Mapping[str, object]) -> None:
 
 
 def rows_of(database: Database, table: Table) -> dict[tuple[object, ...], Row]:
-    key = [each.name for each in table.primary_key]
+    key = [column.name for column in table.primary_key]
     with database.read() as connection:
         found = [dict(each) for each in connection.execute(select(table)).mappings()]
     return {tuple(row[name] for name in key): row for row in found}
 
 
 def contents(database: Database) -> dict[str, dict[tuple[object, ...], Row]]:
-    """All that retrycli keeps there."""
+    """Return everything that retrycli stores there."""
     return {table.name: rows_of(database, table) for table in COPIED}
 
 
@@ -81,11 +81,11 @@ BIG = (*SIZES, 2**63 - 1, -(2**63), 2**53 + 1)
 
 
 def sample(table: Table, number: int) -> Row:
-    """A row with something of everything its columns can hold, the tables to come included."""
+    """Generate a row with all kinds of values that its columns can store, including those of future tables."""
     return {
-        each.name: None if each.nullable and number % 3 == place % 3 else _value(each.type, number + place)
-        for place, each in enumerate(table.c)
-    } | {each.name: _key(each.type, number) for each in table.primary_key}
+        column.name: None if column.nullable and number % 3 == place % 3 else _value(column.type, number + place)
+        for place, column in enumerate(table.c)
+    } | {column.name: _key(column.type, number) for column in table.primary_key}
 
 
 def _value(kind: object, number: int) -> object:
@@ -106,7 +106,7 @@ def _value(kind: object, number: int) -> object:
 
 
 def _key(kind: object, number: int) -> object:
-    """One that no other number has."""
+    """Return a key that differs for each number."""
     match kind:
         case UtcDateTime():
             return NOON + number * timedelta(microseconds=1)
@@ -129,20 +129,20 @@ def fill(database: Database, number: int) -> None:
             connection.execute(insert(table), [sample(table, each) for each in range(number)])
 
 
-def test_every_row_of_every_table_arrives_as_it_was(sides: Sides) -> None:
-    """Times to the microsecond, big ids, nulls, booleans, and texts in any language."""
+def test_every_row_of_every_table_arrives_unchanged(sides: Sides) -> None:
+    """The values include times to the microsecond, big ids, nulls, booleans, and texts in any language."""
     fill(sides.source, 40)
     copied = copy(sides, batch=7)
     assert contents(sides.target) == contents(sides.source)
-    assert [each.table for each in copied] == [each.name for each in COPIED]
-    assert {(each.source_rows, each.target_rows, each.verified) for each in copied} == {(40, 40, True)}
+    assert [table.table for table in copied] == [table.name for table in COPIED]
+    assert {(table.source_rows, table.target_rows, table.verified) for table in copied} == {(40, 40, True)}
 
 
 @pytest.mark.parametrize("sides", [("postgresql", "postgresql")], indirect=True, ids=["postgresql"])
-def test_nothing_that_is_planted_in_the_search_path_is_run(sides: Sides) -> None:
-    """Neither where ranges of keys are read, nor where rows are added, changed and removed."""
-    for each in (sides.at_source, sides.at_target):
-        traps.plant(each.url)
+def test_planted_functions_in_the_search_path_are_not_run(sides: Sides) -> None:
+    """This covers reading ranges of keys, and adding, changing and removing rows."""
+    for side in (sides.at_source, sides.at_target):
+        traps.plant(side.url)
     fill(sides.source, 40)
     fill(sides.target, 30)
     with sides.target.write() as connection:
@@ -150,11 +150,11 @@ def test_nothing_that_is_planted_in_the_search_path_is_run(sides: Sides) -> None
         connection.execute(delete(PASSES))
     with sides.source.write() as connection:
         connection.execute(delete(ACTS))
-    assert all(each.verified for each in copy(sides, batch=7))
+    assert all(table.verified for table in copy(sides, batch=7))
     assert contents(sides.target) == contents(sides.source)
 
 
-def test_tables_without_a_row_are_copied_too(sides: Sides) -> None:
+def test_empty_tables_are_copied_too(sides: Sides) -> None:
     fill(sides.target, 5)
     with sides.source.write() as connection:
         for table in COPIED:
@@ -163,9 +163,9 @@ def test_tables_without_a_row_are_copied_too(sides: Sides) -> None:
     assert contents(sides.target) == contents(sides.source)
 
 
-def test_text_is_ordered_alike_on_both_sides(sides: Sides) -> None:
-    """Whatever the language of the server; else rows would be missed, or added twice."""
-    passes = [sample(PASSES, each) for each in range(len(KEYS))]
+def test_text_sorts_alike_on_both_sides(sides: Sides) -> None:
+    """The server may have any collation; otherwise rows would be missed, or added twice."""
+    passes = [sample(PASSES, number) for number in range(len(KEYS))]
     put(sides.source, PASSES, *passes[::2])
     for batch in (1, 2, 5, 1000):
         with sides.target.write() as connection:
@@ -175,15 +175,15 @@ def test_text_is_ordered_alike_on_both_sides(sides: Sides) -> None:
         assert rows_of(sides.target, PASSES) == rows_of(sides.source, PASSES), batch
 
 
-def test_postgresql_is_asked_for_an_order_of_no_language(to_postgresql: Sides) -> None:
-    """The test above finds it out only where the server has one."""
+def test_postgresql_sorts_by_the_c_collation(to_postgresql: Sides) -> None:
+    """The test above detects an error only if the server has a collation."""
     with statements(to_postgresql.target) as seen:
         copy(to_postgresql)
     [asked] = [sql for sql, _ in seen if sql.startswith("SELECT retrycli_passes.id")]
     assert 'ORDER BY retrycli_passes.id COLLATE "C"' in asked
 
 
-def test_the_applications_table_is_left_alone(sides: Sides) -> None:
+def test_the_applications_table_is_not_changed(sides: Sides) -> None:
     sides.at_source.add_all([{}, {}])
     sides.at_target.add_all([{}, {"status": "sent"}])
     fill(sides.source, 10)
@@ -195,8 +195,8 @@ def test_the_applications_table_is_left_alone(sides: Sides) -> None:
 # -- once more ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_alike_is_not_written(sides: Sides) -> None:
-    """Not even the write lock of a file is taken."""
+def test_identical_rows_are_not_written(sides: Sides) -> None:
+    """Not even a file's write lock is taken."""
     fill(sides.source, 20)
     copy(sides)
     with statements(sides.target) as seen:
@@ -204,7 +204,7 @@ def test_what_is_alike_is_not_written(sides: Sides) -> None:
     assert {sql for sql, _ in seen if not sql.startswith(("SELECT", "BEGIN ISOLATION LEVEL"))} <= {"BEGIN", "COMMIT"}
 
 
-def test_only_what_differs_is_written(sides: Sides) -> None:
+def test_only_differing_rows_are_written(sides: Sides) -> None:
     fill(sides.source, 20)
     copy(sides)
     before = contents(sides.source)["retrycli_acts"]
@@ -222,8 +222,8 @@ def test_only_what_differs_is_written(sides: Sides) -> None:
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(6, marks=pytest.mark.long)])
-def test_whatever_either_side_has_the_target_ends_like_the_source(sides: Sides, rounds: int) -> None:
-    """Rows on one side only, in clumps, at either end, changed ones among them; looked at few at a time."""
+def test_the_target_always_ends_like_the_source(sides: Sides, rounds: int) -> None:
+    """Rows exist on one side only, in clumps, at either end, and changed ones among them; batches are small."""
     chance = Random(7)
     for _ in range(rounds):
         for database in (sides.source, sides.target):
@@ -231,8 +231,10 @@ def test_whatever_either_side_has_the_target_ends_like_the_source(sides: Sides, 
                 for table in COPIED:
                     connection.execute(delete(table))
                     first = chance.randrange(30)
-                    numbers = [each for each in range(first, first + 25) if chance.random() < chance.choice((0.1, 0.9))]
-                    rows = [{**sample(table, each), **_mark(table, chance)} for each in numbers]
+                    numbers = [
+                        number for number in range(first, first + 25) if chance.random() < chance.choice((0.1, 0.9))
+                    ]
+                    rows = [{**sample(table, message_id), **_mark(table, chance)} for message_id in numbers]
                     if rows:
                         connection.execute(insert(table), rows)
         copy(sides, batch=chance.choice((1, 2, 4, 9)))
@@ -241,12 +243,12 @@ def test_whatever_either_side_has_the_target_ends_like_the_source(sides: Sides, 
 
 
 def _mark(table: Table, chance: Random) -> Row:
-    """Something by which two rows of one key may differ, or not."""
+    """Return a value by which two rows with one key may differ."""
     column = next((each for each in table.c if not each.primary_key and not isinstance(each.type, Boolean)), None)
     return {} if column is None else {column.name: _value(column.type, chance.randrange(2))}
 
 
-def test_a_copy_that_was_cut_short_goes_on_where_it_was(sides: Sides) -> None:
+def test_an_interrupted_copy_continues(sides: Sides) -> None:
     fill(sides.source, 30)
     far = [("retrycli_passes", 12)]
 
@@ -263,18 +265,18 @@ def test_a_copy_that_was_cut_short_goes_on_where_it_was(sides: Sides) -> None:
     assert contents(sides.target) == contents(sides.source)
 
 
-def test_no_transaction_holds_more_than_a_batch(sides: Sides) -> None:
-    """On the target, and none is left open on the source meanwhile."""
-    put(sides.source, ATTEMPTS, *(sample(ATTEMPTS, each) for each in range(10)))
+def test_no_transaction_exceeds_a_batch(sides: Sides) -> None:
+    """This concerns the target; on the source no transaction stays open meanwhile."""
+    put(sides.source, ATTEMPTS, *(sample(ATTEMPTS, number) for number in range(10)))
     seen: list[int] = []
     with seen_by_others(sides.target) as count:
         copy_tables(sides.source, sides.target, batch=4, listen=lambda name, _: seen.append(count(name)))
-    assert [each for each in seen if each][:3] == [4, 8, 10]
+    assert [size for size in seen if size][:3] == [4, 8, 10]
 
 
 @contextmanager
 def seen_by_others(database: Database) -> Iterator[Callable[[str], int]]:
-    """Counts, over a connection of its own, the attempts that others can see."""
+    """Count the attempts that others can see, over a separate connection."""
     other = Database(database._url.render_as_string(hide_password=False))
 
     def count(name: str) -> int:
@@ -293,7 +295,7 @@ def attempt(number: int | None = None) -> Row:
 
 
 @pytest.mark.parametrize("newest", [1, 4, 2**40])
-def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None:
+def test_new_rows_get_new_ids(sides: Sides, newest: int) -> None:
     put(sides.source, ATTEMPTS, attempt(newest))
     copy(sides)
     with sides.target.write() as connection:
@@ -303,7 +305,7 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 
 
-def test_ids_that_were_given_away_already_are_not_given_again(to_postgresql: Sides) -> None:
+def test_used_ids_are_not_reused(to_postgresql: Sides) -> None:
     for _ in range(5):
         put(to_postgresql.target, ATTEMPTS, attempt())
     put(to_postgresql.source, ATTEMPTS, attempt(2))
@@ -312,8 +314,8 @@ def test_ids_that_were_given_away_already_are_not_given_again(to_postgresql: Sid
     assert {*rows_of(to_postgresql.target, ATTEMPTS)} == {(2,), (6,)}
 
 
-def test_a_table_that_numbers_nothing_is_none_of_ours(to_postgresql: Sides) -> None:
-    """As one is that was brought along with the application's tables: the next pass would fail."""
+def test_a_table_without_an_id_sequence_is_refused(to_postgresql: Sides) -> None:
+    """Such a table was copied with the application's tables: the next pass would fail."""
     to_postgresql.at_target.sql("ALTER TABLE retrycli_attempts ALTER COLUMN id DROP DEFAULT")
     to_postgresql.at_target.sql("DROP SEQUENCE retrycli_attempts_id_seq")
     with pytest.raises(
@@ -334,30 +336,30 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_a_row_that_does_not_fit_is_named_with_the_way_out(to_postgresql: Sides, case: str) -> None:
-    """What came before it is there, and once it is mended the copy goes on."""
+def test_a_row_that_does_not_fit_is_named_with_a_remedy(to_postgresql: Sides, case: str) -> None:
+    """Earlier rows are copied, and after the row is fixed the copy continues."""
     column, value, problem = UNFIT[case]
-    put(to_postgresql.source, ACTS, *({**sample(ACTS, 1), "id": each, "detail": "good"} for each in range(1, 11)))
+    put(to_postgresql.source, ACTS, *({**sample(ACTS, 1), "id": number, "detail": "good"} for number in range(1, 11)))
     spoil(to_postgresql, f'UPDATE retrycli_acts SET "{column}" = {value} WHERE id = 8')
     with pytest.raises(ConfigurationError) as raised:
         copy(to_postgresql)
     words = str(raised.value)
     assert words.startswith(f"retrycli_acts has a row that {to_postgresql.target.place} can't hold: {problem}, where")
-    [way_out] = [each for each in words.split(", as in ") if each.startswith("UPDATE")]
+    [way_out] = [word for word in words.split(", as in ") if word.startswith("UPDATE")]
     assert len(rows_of(to_postgresql.target, ACTS)) == 6
     mended = "7" if column == "message_id" else "mended"
     spoil(to_postgresql, way_out.partition(";")[0].replace("…", mended))
-    assert all(each.verified for each in copy(to_postgresql))
+    assert all(table.verified for table in copy(to_postgresql))
     assert contents(to_postgresql.target) == contents(to_postgresql.source)
 
 
-def test_a_number_too_large_is_named(to_postgresql: Sides) -> None:
+def test_a_number_out_of_range_is_named(to_postgresql: Sides) -> None:
     put(to_postgresql.source, ATTEMPTS, {**attempt(3), "duration_ms": 2**31})
     with pytest.raises(ConfigurationError, match=r'duration_ms is not an integer that fits the column, where "id" = 3'):
         copy(to_postgresql)
 
 
-def test_a_row_of_several_keys_is_named_by_all_of_them(to_postgresql: Sides) -> None:
+def test_a_row_with_a_composite_key_is_named_by_the_whole_key(to_postgresql: Sides) -> None:
     put(to_postgresql.source, metadata.tables["retrycli_totals"], {"name": "odd", "label": "la\0bel", "value": 1})
     with pytest.raises(ConfigurationError, match="\"name\" = 'odd' AND \"label\" = 'la\0bel'"):
         copy(to_postgresql)
@@ -365,9 +367,7 @@ def test_a_row_of_several_keys_is_named_by_all_of_them(to_postgresql: Sides) -> 
 
 @pytest.mark.parametrize("kinds", [("sqlite", "sqlite"), ("sqlite", "postgresql")], ids="-to-".join)
 @pytest.mark.parametrize("bad", ["'soon'", "'2025-13-45 00:00:00'", "17"])
-def test_a_time_that_is_none_is_named(
-    kinds: tuple[str, str], tmp_path: Path, templates: dict[str, str], bad: str
-) -> None:
+def test_an_invalid_time_is_named(kinds: tuple[str, str], tmp_path: Path, templates: dict[str, str], bad: str) -> None:
     with two(kinds, tmp_path, templates) as sides:
         put(sides.source, ATTEMPTS, *map(attempt, range(1, 6)))
         spoil(sides, f"UPDATE retrycli_attempts SET started_at = {bad} WHERE id = 5")
@@ -377,7 +377,7 @@ def test_a_time_that_is_none_is_named(
             copy(sides)
 
 
-def test_text_that_is_no_unicode_is_named_between_files_too(tmp_path: Path, templates: dict[str, str]) -> None:
+def test_invalid_unicode_is_named_between_files_too(tmp_path: Path, templates: dict[str, str]) -> None:
     with two(("sqlite", "sqlite"), tmp_path, templates) as sides:
         put(sides.source, ACTS, {**sample(ACTS, 1), "id": 1})
         spoil(sides, "UPDATE retrycli_acts SET detail = CAST(x'e9' AS TEXT)")
@@ -386,6 +386,6 @@ def test_text_that_is_no_unicode_is_named_between_files_too(tmp_path: Path, temp
 
 
 def spoil(sides: Sides, statement: str) -> None:
-    """Do to the source what retrycli itself would not."""
+    """Change the source in a way that retrycli itself would not."""
     with closing(sqlite3.connect(file_of(sides.at_source.url))) as connection, connection:
         connection.execute(statement)

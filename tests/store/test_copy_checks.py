@@ -1,4 +1,4 @@
-"""What is looked at before retrycli's own tables are taken to another database."""
+"""The checks before retrycli's own tables are copied to another database."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 # -- one database, or two ----------------------------------------------------------------------------------------------
 
 
-def test_two_databases_are_two(sides: Sides) -> None:
-    """Also where one has begun as a copy of the other."""
+def test_two_databases_are_different(sides: Sides) -> None:
+    """This holds also if one is a copy of the other."""
     assert not is_same(sides.source, sides.target)
     assert not is_same(sides.target, sides.source)
 
 
 def spellings(url: str, folder: Path) -> Iterator[str]:
-    """Other ways to say where a database is."""
+    """Return other URLs of the same database."""
     yield url
     if url.startswith("sqlite"):
         path = Path(file_of(url))
@@ -49,7 +49,7 @@ def spellings(url: str, folder: Path) -> Iterator[str]:
         yield known.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
-def test_one_database_is_one_however_it_is_written(application: Application, tmp_path: Path) -> None:
+def test_one_database_is_recognised_in_every_spelling(application: Application, tmp_path: Path) -> None:
     with opened(application) as one:
         for url in spellings(application.url, tmp_path):
             other = Database(url)
@@ -61,7 +61,7 @@ def test_one_database_is_one_however_it_is_written(application: Application, tmp
 # -- claims ------------------------------------------------------------------------------------------------------------
 
 
-def test_claims_hold_until_they_lapse(application: Application, database: Database) -> None:
+def test_claims_count_until_they_lapse(application: Application, database: Database) -> None:
     application.add_all([{}, {}, {}])
     enrol(database, [1, 2, 3])
     assert claimed_until(database, NOON) is None
@@ -74,9 +74,9 @@ def test_claims_hold_until_they_lapse(application: Application, database: Databa
 
 
 @pytest.mark.parametrize("last", ["pass", "attempt", "act"])
-def test_the_newest_of_passes_attempts_and_acts_counts(database: Database, last: str) -> None:
+def test_the_newest_pass_attempt_or_action_counts(database: Database, last: str) -> None:
     assert last_used(database) is None
-    at = {each: NOON + HOUR if each == last else NOON for each in ("pass", "attempt", "act")}
+    at = {kind: NOON + HOUR if kind == last else NOON for kind in ("pass", "attempt", "act")}
     for number, earlier in enumerate((HOUR, 0 * HOUR)):
         Ledger(database).start_pass(f"pass {number}", host="mill", pid=1, now=at["pass"] - earlier)
         write(database, schema.attempts, started_at=at["attempt"] - earlier, number=1, made_by="ana")
@@ -89,7 +89,7 @@ def write(database: Database, table: Table, **values: object) -> None:
         connection.execute(insert(table).values(message_id=1, **values))
 
 
-def test_there_need_not_be_all_three(database: Database) -> None:
+def test_passes_attempts_or_actions_may_be_missing(database: Database) -> None:
     write(database, schema.attempts, started_at=NOON, number=1, made_by="ana")
     assert last_used(database) == NOON
 
@@ -97,8 +97,8 @@ def test_there_need_not_be_all_three(database: Database) -> None:
 # -- messages that did not move ----------------------------------------------------------------------------------------
 
 
-def test_messages_that_the_target_lacks_are_counted(sides: Sides) -> None:
-    """Whatever has become of them there; and those that are in no queue are nobody's business."""
+def test_messages_missing_from_the_target_are_counted(sides: Sides) -> None:
+    """Their state on the target does not matter; messages that are not queued are not counted."""
     sides.at_source.add_all([{} for _ in range(12)])
     enrol(sides.source, range(1, 11))
     assert left_behind(sides.source, sides.target, batch=3) == (10, 1)
@@ -110,7 +110,7 @@ def test_messages_that_the_target_lacks_are_counted(sides: Sides) -> None:
     assert left_behind(sides.source, sides.target, batch=3) == (0, None)
 
 
-def test_a_message_that_the_source_has_lost_as_well_is_none_of_them(sides: Sides) -> None:
+def test_a_message_missing_from_the_source_too_is_not_counted(sides: Sides) -> None:
     sides.at_source.add_all([{}, {}, {}])
     enrol(sides.source, [1, 2, 3])
     sides.at_source.delete(2)
@@ -118,19 +118,19 @@ def test_a_message_that_the_source_has_lost_as_well_is_none_of_them(sides: Sides
     assert left_behind(sides.source, sides.target) == (1, 3)
 
 
-def test_the_application_may_have_taken_its_table_with_it(sides: Sides) -> None:
+def test_the_application_may_have_moved_its_table(sides: Sides) -> None:
     enrol(sides.source, [1, 2])
     sides.at_target.add()
     sides.at_source.sql("DROP TABLE pending_messages")
     assert left_behind(sides.source, sides.target) == (1, 2)
 
 
-def test_a_file_has_no_schema_to_look_for_the_table_in(tmp_path: Path, templates: dict[str, str]) -> None:
+def test_a_file_has_no_schema_for_the_table(tmp_path: Path, templates: dict[str, str]) -> None:
     with two(("sqlite", "postgresql"), tmp_path, templates) as sides:
         there = Application(sides.at_target.url, "helpdesk.pending_messages")
         there.add()
         enrol(sides.source, [1, 2])
-        source, target = (Database(each.url, there.table_name) for each in (sides.at_source, there))
+        source, target = (Database(side.url, there.table_name) for side in (sides.at_source, there))
         assert left_behind(source, target) == (1, 2)
-        for each in (source, target, there):
-            each.close()
+        for side in (source, target, there):
+            side.close()

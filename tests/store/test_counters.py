@@ -1,4 +1,4 @@
-"""The totals: what they count, that they never go down, and that they read nothing twice."""
+"""The totals: their content, that they never decrease, and that no row is read twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _messages = count(1)
 
 
 def attempt(database: Database, outcome: str | None, *, at: datetime = EARLIER, number: int | None = None) -> None:
-    """Write down an attempt that ended at a time, or one that began then and has no end; under an id, or the next."""
+    """Add an attempt that ended at a time, or an unfinished one, with a given id or the next."""
     row: dict[str, Any] = {"message_id": next(_messages), "number": 1, "made_by": "pass", "started_at": at}
     if outcome is not None:
         row |= {"finished_at": at, "outcome": outcome}
@@ -49,7 +49,7 @@ def attempt(database: Database, outcome: str | None, *, at: datetime = EARLIER, 
 
 
 def finish(database: Database, outcome: str, *, at: datetime) -> None:
-    """Give an end to the attempt that has none."""
+    """Finish the unfinished attempt."""
     with database.write() as connection:
         connection.execute(
             update(schema.attempts)
@@ -77,7 +77,7 @@ NONE = dict.fromkeys(PassResult, 0)
 # Attempts.
 
 
-def test_attempts_are_counted_by_outcome_as_soon_as_they_have_one(database: Database, totals: Totals) -> None:
+def test_attempts_are_counted_by_outcome_when_they_finish(database: Database, totals: Totals) -> None:
     assert totals.read().attempts == {}
     for outcome in ("delivered", "transient", "delivered", None):
         attempt(database, outcome, at=NOON)
@@ -86,7 +86,7 @@ def test_attempts_are_counted_by_outcome_as_soon_as_they_have_one(database: Data
     assert totals.read().attempts == {"delivered": 2, "transient": 1, "unknown": 1}
 
 
-def test_rolling_up_changes_no_total(database: Database, totals: Totals) -> None:
+def test_a_roll_up_changes_no_total(database: Database, totals: Totals) -> None:
     for number in range(5):
         attempt(database, "delivered" if number % 2 else "refused")
         before = totals.read()
@@ -96,8 +96,8 @@ def test_rolling_up_changes_no_total(database: Database, totals: Totals) -> None
     assert totals.read().attempts == {"delivered": 2, "refused": 3}
 
 
-def test_what_is_rolled_up_is_never_read_again(database: Database, totals: Totals) -> None:
-    """What becomes of a row that is in the totals changes nothing any more; of one after the mark it does."""
+def test_rolled_up_rows_are_never_read_again(database: Database, totals: Totals) -> None:
+    """Changes of a row that is in the totals have no effect; changes of a later row do."""
     for _ in range(3):
         attempt(database, "delivered")
     totals.roll_up(NOON)
@@ -109,9 +109,7 @@ def test_what_is_rolled_up_is_never_read_again(database: Database, totals: Total
     assert totals.read().attempts == {"delivered": 3, "permanent": 1}
 
 
-def test_attempts_are_found_by_their_ids_and_the_table_is_never_gone_through(
-    database: Database, totals: Totals
-) -> None:
+def test_attempts_are_found_by_id_without_a_table_scan(database: Database, totals: Totals) -> None:
     if not database.is_sqlite:
         pytest.skip("PostgreSQL plans by the size of tables, and a small one is gone through whatever the statement")
     attempt(database, "delivered")
@@ -124,12 +122,12 @@ def test_attempts_are_found_by_their_ids_and_the_table_is_never_gone_through(
     with database.read() as connection:
         for sql, values in about:
             plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
-            assert [each for each in plan if "SEARCH retrycli_attempts" in each], (sql, plan)
-            assert not [each for each in plan if "SCAN retrycli_attempts" in each], (sql, plan)
+            assert [line for line in plan if "SEARCH retrycli_attempts" in line], (sql, plan)
+            assert not [line for line in plan if "SCAN retrycli_attempts" in line], (sql, plan)
 
 
-def test_an_attempt_under_way_is_waited_for(database: Database, totals: Totals) -> None:
-    """And what came after it is counted all the same, and once."""
+def test_a_roll_up_waits_for_an_unfinished_attempt(database: Database, totals: Totals) -> None:
+    """Later attempts are still counted, once."""
     attempt(database, "delivered")
     attempt(database, None)
     attempt(database, "refused")
@@ -141,8 +139,8 @@ def test_an_attempt_under_way_is_waited_for(database: Database, totals: Totals) 
     assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
 
 
-def test_an_attempt_that_never_ends_is_given_up_after_a_day(database: Database, totals: Totals) -> None:
-    """Or all that comes after it would be counted anew each time."""
+def test_an_attempt_that_never_finishes_is_abandoned_after_a_day(database: Database, totals: Totals) -> None:
+    """Otherwise all later attempts would be counted again each time."""
     attempt(database, None, at=NOON)
     attempt(database, "delivered", at=NOON)
     for later, counted_to in ((GIVEN_UP, 0), (GIVEN_UP + MINUTE, 2)):
@@ -151,8 +149,8 @@ def test_an_attempt_that_never_ends_is_given_up_after_a_day(database: Database, 
         assert totals.read().attempts == {"delivered": 1}
 
 
-def test_lower_ids_may_come_late(database: Database, totals: Totals) -> None:
-    """Another host's transaction has its ids before it ends: it is not missed if it takes less than ten minutes."""
+def test_lower_ids_may_be_committed_late(database: Database, totals: Totals) -> None:
+    """Another host's transaction gets its ids before it ends: it is not missed if it takes less than ten minutes."""
     attempt(database, "delivered", at=NOON - SETTLING - MINUTE)
     attempt(database, "delivered", at=NOON - SETTLING, number=10)
     totals.roll_up(NOON)
@@ -162,7 +160,7 @@ def test_lower_ids_may_come_late(database: Database, totals: Totals) -> None:
 
 
 @in_every_mode
-def test_two_that_roll_up_at_once_count_each_attempt_once(application: Application) -> None:
+def test_two_concurrent_roll_ups_count_each_attempt_once(application: Application) -> None:
     with two_sides(application) as sides:
         for number in range(20):
             attempt(sides[0], "delivered" if number % 2 else "refused")
@@ -179,8 +177,8 @@ def test_two_that_roll_up_at_once_count_each_attempt_once(application: Applicati
 # Forgetting.
 
 
-def test_totals_stay_when_attempts_and_passes_are_forgotten(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """Whether or not they had been rolled up before."""
+def test_totals_survive_the_pruning_of_attempts_and_passes(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """It does not matter whether they had been rolled up before."""
     for number in range(6):
         attempt(database, "delivered", at=NOON - (10 - number) * DAY)
         start_pass(ledger, f"p{number}", at=NOON - (10 - number) * DAY)
@@ -196,10 +194,10 @@ def test_totals_stay_when_attempts_and_passes_are_forgotten(database: Database, 
 
 
 @pytest.mark.parametrize("rolled_up", [{}, {1}, {0, 3}])
-def test_totals_stay_while_a_long_history_is_gone_through(
+def test_totals_survive_the_pruning_of_a_long_history(
     database: Database, ledger: Ledger, totals: Totals, rolled_up: set[int]
 ) -> None:
-    """Step by step, past attempts that are kept."""
+    """Pruning proceeds step by step, past attempts that are kept."""
     for number in range(12):
         attempt(database, "delivered" if number % 3 else "refused", at=NOON - HOUR if number % 2 else NOON + DAY)
     before = totals.read()
@@ -214,10 +212,10 @@ def test_totals_stay_while_a_long_history_is_gone_through(
     assert totals.read() == before
 
 
-def test_what_is_not_counted_yet_is_counted_as_it_is_forgotten(
+def test_uncounted_attempts_are_counted_when_they_are_pruned(
     database: Database, ledger: Ledger, totals: Totals
 ) -> None:
-    """Whatever is not settled stands before it; and what leaves is counted once."""
+    """Unsettled attempts come first; pruned ones are counted once."""
     attempt(database, None, at=NOON - HOUR)
     attempt(database, "delivered", at=NOON - HOUR)
     attempt(database, "refused", at=NOON + HOUR)
@@ -231,10 +229,8 @@ def test_what_is_not_counted_yet_is_counted_as_it_is_forgotten(
     assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
 
 
-def test_the_last_success_is_known_when_its_pass_is_forgotten(
-    database: Database, ledger: Ledger, totals: Totals
-) -> None:
-    """To the second. Passes that did not complete, and those that are still known, are none of it."""
+def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """It is exact to the second. Incomplete passes, and those that still exist, do not count."""
     assert totals.last_success() is None
     results = [PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED]
     for number, result in enumerate(results):
@@ -248,8 +244,8 @@ def test_the_last_success_is_known_when_its_pass_is_forgotten(
     assert totals.last_success() == NOON + 4 * HOUR + MINUTE
 
 
-def test_the_first_start_is_known_when_its_pass_is_forgotten(ledger: Ledger, totals: Totals) -> None:
-    """However it ended, and whatever is forgotten later."""
+def test_the_first_start_survives_the_pruning_of_its_pass(ledger: Ledger, totals: Totals) -> None:
+    """Its result and later pruning do not matter."""
     for number in range(4):
         start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
         end_pass(ledger, f"p{number}", PassResult.STOPPED, at=NOON + number * HOUR)
@@ -260,8 +256,8 @@ def test_the_first_start_is_known_when_its_pass_is_forgotten(ledger: Ledger, tot
     assert totals.last_success() is None
 
 
-def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """SQLite goes on after the newest row there is; when all are forgotten, that is from the beginning."""
+def test_reused_ids_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """SQLite continues after the newest existing row; after pruning everything, it starts from the beginning."""
     for _ in range(3):
         attempt(database, "delivered", at=NOON - 2 * DAY)
     totals.roll_up(NOON)
@@ -273,8 +269,8 @@ def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Le
     assert totals.read().attempts == {"delivered": 3, "refused": 4}
 
 
-def test_ids_that_are_given_out_again_are_forgotten(database: Database, ledger: Ledger, totals: Totals) -> None:
-    """Also if the round has come past them."""
+def test_reused_ids_are_pruned(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """This holds also if the round has passed them."""
     for _ in range(6):
         attempt(database, "delivered", at=NOON - 2 * DAY)
     assert [prune(ledger._database, NOON - DAY, 2) for _ in range(3)] == [2, 2, 2]
@@ -296,7 +292,7 @@ def test_passes_are_counted_by_result_when_they_end(ledger: Ledger, totals: Tota
     assert totals.read().passes == dict.fromkeys(PassResult, 1) | {"skipped": 2}
 
 
-def test_a_pass_that_died_is_counted_as_interrupted_by_the_one_that_finds_it(ledger: Ledger, totals: Totals) -> None:
+def test_a_dead_pass_is_counted_as_interrupted_by_the_pass_that_finds_it(ledger: Ledger, totals: Totals) -> None:
     start_pass(ledger, "dead")
     start_pass(ledger, "dead-too")
     start_pass(ledger, "mine")
@@ -305,8 +301,8 @@ def test_a_pass_that_died_is_counted_as_interrupted_by_the_one_that_finds_it(led
     assert totals.read().passes == NONE | {"interrupted": 2}
 
 
-def test_a_pass_that_was_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -> None:
-    """It stood still while another one buried it; its counter does not go down again."""
+def test_a_pass_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -> None:
+    """It was suspended while another pass recorded its end; its counter does not decrease."""
     start_pass(ledger, "waits")
     start_pass(ledger, "mine")
     ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
@@ -317,7 +313,7 @@ def test_a_pass_that_was_taken_for_dead_is_counted_once(ledger: Ledger, totals: 
 # The upgrade.
 
 
-def test_the_totals_begin_with_what_older_tables_hold(database: Database) -> None:
+def test_totals_start_with_the_rows_of_older_tables(database: Database) -> None:
     ledger = Ledger(database)
     for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.STOPPED]):
         start_pass(ledger, f"p{number}")

@@ -1,4 +1,4 @@
-"""The database: what is said of one that can't be used, the application's table, and upgrades of retrycli's own."""
+"""The database: errors for an unusable one, the application's table, and upgrades of retrycli's own tables."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ OWN_TABLES = {
 
 
 def tables_of(database: Database) -> set[str]:
-    """Those of retrycli's own tables that are there."""
+    """Return which of retrycli's own tables exist."""
     with database.read() as connection:
         return {name for name in inspect(connection).get_table_names() if name.startswith("retrycli_")}
 
 
 def words_of(url: str, kind: type[RetrycliError], table: str = "pending_messages") -> str:
-    """What is said when this database is opened, its tables are made and the application's is read."""
+    """Return the error of opening this database, creating its tables and reading the application's."""
     with pytest.raises(kind) as raised:
         use(url, table)
     text = str(raised.value)
@@ -101,7 +101,7 @@ def use(url: str, table: str = "pending_messages") -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite:///{}", "sqlite:///file:{}?uri=true", "sqlite:///file://{}?uri=true&mode=rwc"])
-def test_a_missing_file_is_named_and_not_made(tmp_path: Path, url: str) -> None:
+def test_a_missing_file_is_named_and_not_created(tmp_path: Path, url: str) -> None:
     path = tmp_path / "agent.db"
     text = words_of(url.format(path), DatabaseUnavailable)
     assert str(path) in text
@@ -109,18 +109,18 @@ def test_a_missing_file_is_named_and_not_made(tmp_path: Path, url: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_relative_path_is_shown_whole(tmp_path: Path) -> None:
-    """So that it is plain which folder cron looked in."""
+def test_a_relative_path_is_shown_in_full(tmp_path: Path) -> None:
+    """It shows in which folder cron looked."""
     relative = os.path.relpath(tmp_path / "agent.db")
     assert str(Path(relative).absolute()) in words_of(f"sqlite:///{relative}", DatabaseUnavailable)
 
 
-def test_a_folder_is_no_database(tmp_path: Path) -> None:
+def test_a_directory_is_not_a_database(tmp_path: Path) -> None:
     assert str(tmp_path) in words_of(f"sqlite:///{tmp_path}", DatabaseUnavailable)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
-def test_a_database_in_memory_is_refused(url: str) -> None:
+def test_an_in_memory_database_is_refused(url: str) -> None:
     assert "names no file" in words_of(url, ConfigurationError)
 
 
@@ -131,13 +131,13 @@ def test_a_missing_driver_is_named(tmp_path: Path) -> None:
 
 
 def there(folder: Path, content: bytes) -> Path:
-    """A file with some content."""
+    """Create a file with some content."""
     path = folder / "agent.db"
     path.write_bytes(content)
     return path
 
 
-def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_left_unchanged(tmp_path: Path) -> None:
     path = there(tmp_path, b"id,ticket_id,message_type\n" * 100)
     text = words_of(f"sqlite:///{path}", DatabaseUnavailable)
     assert str(path) in text
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
     assert path.read_bytes() == b"id,ticket_id,message_type\n" * 100
 
 
-def test_a_damaged_file_is_called_damaged(sqlite_application: Application) -> None:
+def test_a_damaged_file_is_reported_as_damaged(sqlite_application: Application) -> None:
     sqlite_application.add_all([{}] * 200)
     with opened(sqlite_application) as database:
         enrol(database, range(1, 201))
@@ -157,28 +157,28 @@ def test_a_damaged_file_is_called_damaged(sqlite_application: Application) -> No
     assert "the file is damaged" in text
 
 
-def test_a_read_only_file_says_what_to_check(sqlite_application: Application) -> None:
-    """The mode of a file does not bind root, so the URL says that it is read only."""
+def test_a_read_only_file_is_reported_with_a_remedy(sqlite_application: Application) -> None:
+    """Root ignores file modes, so the URL says that it is read-only."""
     url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
     text = words_of(url, DatabaseUnavailable)
     assert file_of(sqlite_application.url) in text
     assert "can't be written; check their owner, permissions and mount" in text
 
 
-def test_a_read_only_file_can_still_be_looked_at(sqlite_application: Application) -> None:
-    """Reading takes no write lock once the tables are there."""
+def test_a_read_only_file_can_still_be_read(sqlite_application: Application) -> None:
+    """Reading takes no write lock after the tables exist."""
     sqlite_application.add()
     with opened(sqlite_application):
         pass
     url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
     with opened(sqlite_application, url=url) as database:
-        assert [each.id for each in MessageQueries(database).messages(Filter())] == [1]
+        assert [message.id for message in MessageQueries(database).messages(Filter())] == [1]
         with pytest.raises(DatabaseUnavailable, match="readonly"):
             enrol(database, [1])
 
 
-def test_a_lock_that_the_application_holds_too_long_is_named(sqlite_application: Application) -> None:
-    """How long is too long stands in the URL, for those who want another time than ours."""
+def test_a_lock_held_too_long_by_the_application_is_reported(sqlite_application: Application) -> None:
+    """The URL may set another timeout than the default."""
     sqlite_application.add()
     with opened(sqlite_application, url=sqlite_application.url + "?timeout=0.01") as database:
         with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
@@ -190,7 +190,7 @@ def test_a_lock_that_the_application_holds_too_long_is_named(sqlite_application:
 
 
 @in_every_mode
-def test_while_a_claim_is_written_the_application_can_read(application: Application, database: Database) -> None:
+def test_the_application_can_read_while_a_claim_is_written(application: Application, database: Database) -> None:
     application.add()
     enrol(database, [1])
     with database.write():
@@ -203,14 +203,14 @@ def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> 
     assert "s3cret" not in text
 
 
-def test_place_is_the_file(tmp_path: Path) -> None:
+def test_a_files_place_is_its_path(tmp_path: Path) -> None:
     path = there(tmp_path, b"")
     database = Database(f"sqlite:///{path}")
     assert database.place == str(path)
     database.close()
 
 
-def test_place_hides_the_password() -> None:
+def test_a_servers_place_hides_the_password() -> None:
     database = Database("postgresql://agent:s3cret@db.example.com/tickets")
     assert database.place == "postgresql://agent:***@db.example.com/tickets"
     database.close()
@@ -219,7 +219,7 @@ def test_place_hides_the_password() -> None:
 # Transactions.
 
 
-def test_a_transaction_that_fails_leaves_nothing(application: Application, database: Database) -> None:
+def test_a_failed_transaction_leaves_nothing(application: Application, database: Database) -> None:
     def fail() -> None:
         with database.write() as connection:
             connection.execute(schema.pause.insert().values(since=NOON, by="ada"))
@@ -232,7 +232,7 @@ def test_a_transaction_that_fails_leaves_nothing(application: Application, datab
 
 
 @in_every_mode
-def test_what_is_written_together_is_kept_together(application: Application, database: Database) -> None:
+def test_writes_in_one_block_are_committed_together(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
     with database.transaction():
         enrol(database, [1])
@@ -241,8 +241,8 @@ def test_what_is_written_together_is_kept_together(application: Application, dat
 
 
 @in_every_mode
-def test_what_is_written_together_is_lost_together(application: Application, database: Database) -> None:
-    """Also what a part of it wrote together; the next write is one by itself again."""
+def test_writes_in_one_block_are_rolled_back_together(application: Application, database: Database) -> None:
+    """This includes writes in nested blocks; the next write is independent."""
 
     def fail() -> None:
         with database.transaction():
@@ -259,20 +259,20 @@ def test_what_is_written_together_is_lost_together(application: Application, dat
 
 
 def renamed(database: Database, subject: str) -> Update:
-    """Gives all messages another subject, and does not wait for that."""
+    """Give all messages another subject, without waiting for the result."""
     return update(database.messages).values(subject=subject).execution_options(**NO_RESULT)
 
 
 @in_every_mode
-def test_what_is_written_unread_is_kept(application: Application, database: Database) -> None:
+def test_an_unawaited_write_is_committed(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
     with database.write() as connection:
-        for each in (1, 2):
-            connection.execute(renamed(database, "new").where(database.messages.c.id == each))
+        for message_id in (1, 2):
+            connection.execute(renamed(database, "new").where(database.messages.c.id == message_id))
     assert [row["subject"] for row in application.rows().values()] == ["new", "new"]
 
 
-def test_what_is_written_unread_is_seen_by_what_is_read_after_it(application: Application, database: Database) -> None:
+def test_an_unawaited_write_is_visible_to_later_reads(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
     with database.write() as connection:
         connection.execute(renamed(database, "new"))
@@ -283,7 +283,7 @@ def test_what_is_written_unread_is_seen_by_what_is_read_after_it(application: Ap
 
 
 @pytest.mark.parametrize("read_at_the_end", [False, True])
-def test_of_what_is_written_unread_nothing_is_kept_where_one_fails(
+def test_of_unawaited_writes_nothing_is_committed_if_one_fails(
     application: Application, database: Database, *, read_at_the_end: bool
 ) -> None:
     def fail() -> None:
@@ -305,8 +305,8 @@ def test_of_what_is_written_unread_nothing_is_kept_where_one_fails(
     assert Ledger(database).last_passes(1) == []
 
 
-def test_what_is_written_together_in_a_dry_run_is_not_kept(application: Application, database: Database) -> None:
-    """Nor what is written after it."""
+def test_a_block_of_writes_in_a_dry_run_is_not_committed(application: Application, database: Database) -> None:
+    """Neither are later writes."""
     application.add_all([{}, {}])
     with database.rollback_at_end():
         with database.transaction():
@@ -317,8 +317,8 @@ def test_what_is_written_together_in_a_dry_run_is_not_kept(application: Applicat
 
 
 @in_every_mode
-def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
-    """Neither the tables that it needed, nor what it wrote, though it sees both itself."""
+def test_a_dry_run_commits_nothing(untouched: Application) -> None:
+    """This includes the tables that it created and its writes, although it sees both itself."""
     untouched.add()
     before = untouched.rows()
     database = Database(untouched.url)
@@ -331,8 +331,8 @@ def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
     database.close()
 
 
-def test_a_dry_run_has_the_write_lock_from_its_start(sqlite_application: Application) -> None:
-    """So that it can't lose it half-way to the application."""
+def test_a_dry_run_takes_the_write_lock_at_its_start(sqlite_application: Application) -> None:
+    """So it cannot lose the lock to the application later."""
     sqlite_application.add()
     with opened(sqlite_application) as database, database.rollback_at_end():
         other = sqlite3.connect(file_of(sqlite_application.url), timeout=0)
@@ -341,7 +341,7 @@ def test_a_dry_run_has_the_write_lock_from_its_start(sqlite_application: Applica
         enrol(database, [1])
 
 
-def test_a_dry_run_that_fails_keeps_nothing_and_lets_the_next_write(
+def test_a_dry_run_that_fails_commits_nothing_and_releases_the_lock(
     application: Application, database: Database
 ) -> None:
     def fail() -> None:
@@ -359,11 +359,11 @@ def test_a_dry_run_that_fails_keeps_nothing_and_lets_the_next_write(
 # The application's table.
 
 
-def test_all_columns_are_seen(database: Database) -> None:
+def test_reads_all_columns(database: Database) -> None:
     assert set(database.messages.c.keys()) == {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *OWN_COLUMNS}
 
 
-def test_the_required_columns_are_enough(bare_application: Application) -> None:
+def test_the_required_columns_are_sufficient(bare_application: Application) -> None:
     with opened(bare_application) as database:
         assert set(database.messages.c.keys()) == set(REQUIRED_COLUMNS)
 
@@ -381,7 +381,7 @@ def test_a_missing_schema_is_named(untouched: Application) -> None:
 
 @pytest.mark.parametrize("column", REQUIRED_COLUMNS)
 def test_a_missing_required_column_is_named(engine: Factory, tmp_path: Path, column: str) -> None:
-    """It alone is said to be missing."""
+    """No other column is reported."""
     with engine(tmp_path, None) as url:
         made = Application(url, kind=partial(bare_table, without=column))
         assert f"has no column {column};" in words_of(url, SchemaMismatch)
@@ -395,21 +395,21 @@ def test_the_table_may_have_another_name_and_schema(engine: Factory, tmp_path: P
         made = Application(url, table.replace("helpdesk", "main") if is_sqlite(url) else table, kind=bare_table)
         made.add()
         with opened(made) as database:
-            assert [each.id for each in MessageQueries(database).messages(Filter())] == [1]
+            assert [message.id for message in MessageQueries(database).messages(Filter())] == [1]
             assert deliver(database) == {1: "sent"}
         assert made.row(1)["status"] == "sent"
         made.close()
 
 
 def deliver(database: Database) -> dict[int, str]:
-    """Take every failed message through a pass that delivers it; those that were."""
+    """Enrol every failed message, and deliver it in a pass; return the delivered ones."""
     enrolment, claims = Enrolment(database), Claims(database)
-    enrol(database, [each.id for each in MessageQueries(database).messages(Filter())])
+    enrol(database, [message.id for message in MessageQueries(database).messages(Filter())])
     ids = claims.claim(PASS, NOON, 100)
     claims.results.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     assert (
         claims.results.record(
-            PASS, [Decision(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON
+            PASS, [Decision(message_id, Transition.delivered(), finished_at=NOON) for message_id in ids], NOON
         ).lost
         == set()
     )
@@ -418,13 +418,13 @@ def deliver(database: Database) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("column", ["subject", "last_error", "message_type", "ticket_id", "status"])
-def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application, column: str) -> None:
-    """One bad row is no reason to stop. A status in no encoding is none that retrycli looks for."""
+def test_text_that_is_not_valid_utf8_is_read_and_named(loose_application: Application, column: str) -> None:
+    """One invalid row must not stop the others. A status in no encoding never matches retrycli's statuses."""
     loose_application.add_all([{}, {}])
     loose_application.sql(f"UPDATE pending_messages SET {column} = CAST(x'636166e9' AS TEXT) WHERE id = 1")
     with opened(loose_application) as database:
         enrolment = Enrolment(database)
-        found = {each.id: each for each in MessageQueries(database).messages(Filter())}
+        found = {message.id: message for message in MessageQueries(database).messages(Filter())}
         fresh = enrolment.newly_failed(IdRange(None, None), 10)
         if column == "status":
             assert found.keys() == {2}
@@ -449,10 +449,10 @@ UNFIT = [
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(("unfit", "told"), UNFIT)
-def test_a_column_that_can_not_hold_what_it_is_to_hold_is_named(
+def test_a_column_of_an_unsuitable_type_is_named(
     engine: Factory, tmp_path: Path, unfit: Column[Any], told: str
 ) -> None:
-    """Before anything is sent."""
+    """This happens before anything is sent."""
     with (
         application_with(engine, tmp_path, unfit) as made,
         closing(Database(made.url)) as database,
@@ -463,10 +463,8 @@ def test_a_column_that_can_not_hold_what_it_is_to_hold_is_named(
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", [Uuid, Text, String(36)], ids=repr)
-def test_a_file_s_column_of_texts_is_named_where_it_is_to_hold_ids(
-    engine: Factory, tmp_path: Path, kind: TypeEngine[Any]
-) -> None:
-    """Also where no message yet: it makes a text of every number."""
+def test_a_text_column_for_ids_in_a_file_is_named(engine: Factory, tmp_path: Path, kind: TypeEngine[Any]) -> None:
+    """This holds also without messages: such a column converts every number to text."""
     with (
         application_with(engine, tmp_path, Column("id", kind, primary_key=True)) as made,
         closing(Database(made.url)) as database,
@@ -487,7 +485,7 @@ def test_a_file_s_column_of_texts_is_named_where_it_is_to_hold_ids(
         ("ticket_id", DOMAIN("whole", Numeric), 12345, 12345),
     ],
 )
-def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
+def test_numbers_and_tickets_may_have_types_unknown_to_python(
     engine: Factory, tmp_path: Path, name: str, kind: TypeEngine[Any], kept: object, read: object
 ) -> None:
     column: Column[Any] = Column(name, kind, primary_key=name == "id", autoincrement=False)
@@ -502,8 +500,8 @@ def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(("name", "value"), [("message_type", "supplier"), ("ticket_id", "T-1")])
-def test_texts_may_be_filled_up_with_blanks(engine: Factory, tmp_path: Path, name: str, value: str) -> None:
-    """These are none of the text: no message type ends in blanks, and no ticket in a URL."""
+def test_texts_may_be_padded_with_blanks(engine: Factory, tmp_path: Path, name: str, value: str) -> None:
+    """The blanks are not part of the text: no message type ends in blanks, and no ticket in a URL."""
     with application_with(engine, tmp_path, Column(name, CHAR(20))) as made, opened(made) as database:
         made.add_all([{"id": 7, name: value}])
         [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
@@ -514,8 +512,8 @@ def test_texts_may_be_filled_up_with_blanks(engine: Factory, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_a_type_that_nobody_here_knows_is_no_warning(engine: Factory, tmp_path: Path) -> None:
-    """As an extension's, in a column that is left alone: cron would mail it with each pass."""
+def test_a_column_of_an_unknown_type_causes_no_warning(engine: Factory, tmp_path: Path) -> None:
+    """An example is an extension's type in an unused column: cron would mail the warning of each pass."""
     with engine(tmp_path, None) as url, closing(Application(url)) as made, closing(Database(url)) as database:
         made.sql("ALTER TABLE pending_messages ADD COLUMN place point")
         assert "place" in database.messages.c
@@ -523,7 +521,9 @@ def test_a_type_that_nobody_here_knows_is_no_warning(engine: Factory, tmp_path: 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("number", ["1.5", "'NaN'", "'Infinity'", "1e5000"])
-def test_a_number_that_is_no_whole_one_makes_its_message_unusable(engine: Factory, tmp_path: Path, number: str) -> None:
+def test_a_number_that_is_not_an_integer_makes_its_message_invalid(
+    engine: Factory, tmp_path: Path, number: str
+) -> None:
     with application_with(engine, tmp_path, Column("ticket_id", Numeric)) as made, opened(made) as database:
         made.add(ticket_id=None)
         made.sql(f"UPDATE pending_messages SET ticket_id = {number}")
@@ -532,7 +532,7 @@ def test_a_number_that_is_no_whole_one_makes_its_message_unusable(engine: Factor
         assert fresh.problem == "ticket_id must be a number or text"
 
 
-def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: Application) -> None:
+def test_a_body_that_is_not_valid_utf8_is_named_when_it_is_loaded(loose_application: Application) -> None:
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET body = CAST(x'636166e9' AS TEXT)")
     with opened(loose_application) as database:
@@ -549,7 +549,7 @@ def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: A
 
 
 def test_a_new_database_gets_the_tables_at_the_first_call(untouched: Application) -> None:
-    """Whether or not upgrades are on: there is nothing yet to be upgraded."""
+    """Upgrades may be enabled or not: there is nothing to upgrade yet."""
     with opened(untouched, upgrade=False) as database:
         assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
         assert database.revision() == schema.HEAD
@@ -564,7 +564,7 @@ def test_the_second_call_changes_nothing(application: Application, database: Dat
     assert queue_rows(database) == before
 
 
-def test_making_the_tables_touches_no_row_of_the_application(untouched: Application) -> None:
+def test_creating_the_tables_changes_no_row_of_the_application(untouched: Application) -> None:
     untouched.add_all([{"status": status} for status in ("failed", "sent", "pending")])
     with untouched.watched() as changed, opened(untouched):
         pass
@@ -584,7 +584,7 @@ def test_tables_of_a_newer_version_are_refused(database: Database, *, upgrade: b
     assert database.revision() == "9999"
 
 
-def test_tables_of_an_older_version_are_refused_where_upgrades_are_off(database: Database) -> None:
+def test_tables_of_an_older_version_are_refused_if_upgrades_are_disabled(database: Database) -> None:
     set_version(database, "0000")
     with pytest.raises(ConfigurationError, match=r"version 0000.*retrycli db upgrade"):
         own_tables.ensure_tables(database, upgrade=False)
@@ -599,7 +599,7 @@ def alembic() -> Config:
 
 
 def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> None:
-    """From no tables at all, as `downgrade` leaves them."""
+    """It starts without tables, as `downgrade` leaves the database."""
     config = alembic()
     with database.write() as connection:
         config.attributes["connection"] = connection
@@ -609,7 +609,7 @@ def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> Non
     assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
 
 
-def test_an_upgrade_tells_the_queue_the_tickets_of_what_it_has(application: Application, database: Database) -> None:
+def test_an_upgrade_copies_tickets_into_the_queue(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     config = alembic()
@@ -618,11 +618,11 @@ def test_an_upgrade_tells_the_queue_the_tickets_of_what_it_has(application: Appl
         command.downgrade(config, "0002")
     application.sql("DELETE FROM pending_messages WHERE id = 2")
     own_tables.ensure_tables(database, upgrade=True)
-    assert {each: row["ticket"] for each, row in queue_rows(database).items()} == {1: str(TICKET), 2: None}
+    assert {message_id: row["ticket"] for message_id, row in queue_rows(database).items()} == {1: str(TICKET), 2: None}
 
 
-def test_of_a_ticket_that_an_index_can_not_take_the_queue_has_the_beginning(engine: Factory, tmp_path: Path) -> None:
-    """Also after an upgrade. Its characters are such as can't be compressed."""
+def test_the_queue_has_the_start_of_a_ticket_too_long_for_an_index(engine: Factory, tmp_path: Path) -> None:
+    """This includes an upgrade. The characters are incompressible."""
     long = Random(0).randbytes(4_000).hex()
     with application_with(engine, tmp_path, Column("ticket_id", Text)) as made, opened(made) as database:
         made.add(ticket_id=long)
@@ -636,7 +636,7 @@ def test_of_a_ticket_that_an_index_can_not_take_the_queue_has_the_beginning(engi
         assert queue_rows(database)[1]["ticket"] == long[:255]
 
 
-def test_the_newest_revision_is_the_one_that_the_schema_names() -> None:
+def test_the_schema_names_the_newest_revision() -> None:
     assert ScriptDirectory.from_config(alembic()).get_heads() == [schema.HEAD]
 
 
@@ -645,7 +645,7 @@ def own(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def differences(database: Database, metadata: MetaData) -> list[Any]:
-    """What Alembic would have to change in the database to make it what the metadata says."""
+    """Return the changes with which Alembic would make the database match the metadata."""
     options = {"compare_type": True, "include_name": own, "version_table": "retrycli_version"}
     with database.read() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
@@ -655,7 +655,7 @@ def test_the_migrations_build_what_the_schema_describes(database: Database) -> N
     assert differences(database, schema.metadata) == []
 
 
-def test_a_migration_that_is_forgotten_would_be_found(database: Database) -> None:
+def test_a_missing_migration_would_be_detected(database: Database) -> None:
     """The test above can fail."""
     metadata = MetaData()
     for table in schema.metadata.tables.values():
@@ -666,7 +666,7 @@ def test_a_migration_that_is_forgotten_would_be_found(database: Database) -> Non
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_the_journal_mode_is_left_as_the_application_set_it(sqlite_application: Application, mode: str) -> None:
+def test_the_applications_journal_mode_is_kept(sqlite_application: Application, mode: str) -> None:
     def journal_mode() -> str:
         with closing(sqlite3.connect(file_of(sqlite_application.url))) as connection:
             return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
@@ -699,7 +699,7 @@ ROUNDS = 3
 
 @pytest.fixture
 def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
-    """Some databases with the application's table, and none of ours."""
+    """Create some databases with the application's table and without ours."""
 
     def make(folders: list[Path]) -> Iterator[list[str]]:
         if not folders:
@@ -717,20 +717,20 @@ def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
 
 
 @in_every_mode
-def test_two_processes_can_make_the_tables_at_the_same_moment(new_databases: list[str]) -> None:
-    """Both find the tables there in the end, in each of some rounds."""
+def test_two_processes_can_create_the_tables_concurrently(new_databases: list[str]) -> None:
+    """Both find the tables in the end, in each of some rounds."""
     make = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     answers: list[list[str]] = []
     with ExitStack() as stack:
         processes = [stack.enter_context(make([sys.executable, "-c", MAKE_TABLES, *new_databases])) for _ in range(2)]
         for _ in new_databases:
-            assert [line_of(each) for each in processes] == ["ready", "ready"]
-            for each in processes:
-                assert each.stdin is not None
-                each.stdin.write("go\n")
-                each.stdin.flush()
-            answers.append([line_of(each) for each in processes])
-    assert [each.returncode for each in processes] == [0, 0]
+            assert [line_of(result) for result in processes] == ["ready", "ready"]
+            for result in processes:
+                assert result.stdin is not None
+                result.stdin.write("go\n")
+                result.stdin.flush()
+            answers.append([line_of(result) for result in processes])
+    assert [result.returncode for result in processes] == [0, 0]
     assert answers == [[schema.HEAD, schema.HEAD]] * ROUNDS
 
 
@@ -740,7 +740,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("url", ["postgresql://ana:s3cret@db.example.com:port/desk", "s3cret"])
-def test_what_is_no_url_is_wrong_settings_and_is_not_quoted(url: str) -> None:
+def test_an_invalid_url_is_an_invalid_setting_and_is_not_quoted(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"database\.url is not a valid database URL") as raised:
         Database(url)
     assert "s3cret" not in str(raised.value)
@@ -754,7 +754,7 @@ def test_what_is_no_url_is_wrong_settings_and_is_not_quoted(url: str) -> None:
         "ana@db/desk?sslpassword=s3cret&oauth_client_secret=s3cret",
     ],
 )
-def test_a_password_is_no_part_of_the_place(secret: str) -> None:
+def test_the_place_contains_no_password(secret: str) -> None:
     database = Database(f"postgresql://{secret}")
     assert "s3cret" not in database.place
     assert "db" in database.place

@@ -1,4 +1,4 @@
-"""What is counted of attempts and passes: each figure, at its edges, and over data that is not as it should be."""
+"""The statistics of attempts and passes: each figure, at its edges, and with unusual data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def statistics(database: Database) -> Statistics:
 def attempt(
     database: Database, at: datetime, outcome: str | None = "delivered", message_id: int = 1, **columns: object
 ) -> None:
-    """Write down an attempt that began at a time; without an outcome it is under way."""
+    """Add an attempt that began at a time; without an outcome it is unfinished."""
     row: dict[str, Any] = {
         "message_id": message_id,
         "pass_id": "the-pass",
@@ -49,7 +49,7 @@ def attempt(
 
 
 def passes(database: Database, *told: tuple[datetime, str | None, str | None, int]) -> None:
-    """Write down passes: start, result, reason, and how many they sent."""
+    """Add passes: start, result, reason, and the number of sent messages."""
     nothing = dict.fromkeys(("rescheduled", "escalated", "unknown", "released"), 0)
     rows = [
         {
@@ -72,7 +72,7 @@ def passes(database: Database, *told: tuple[datetime, str | None, str | None, in
 # -- attempts over time ----------------------------------------------------------------------------------------------
 
 
-def test_where_nothing_happened_all_figures_are_empty(statistics: Statistics) -> None:
+def test_without_any_history_all_figures_are_empty(statistics: Statistics) -> None:
     found = statistics.figures(NOON - WEEK, NOON)
     assert (found.attempts, found.delivered, found.outcomes, found.tries, found.waits) == (0, 0, {}, {}, {})
     assert (list(found.slices), list(found.troubles), list(found.outages)) == ([], [], [])
@@ -88,10 +88,10 @@ def test_where_nothing_happened_all_figures_are_empty(statistics: Statistics) ->
         (90 * DAY, DAY, NOON - 12 * HOUR, NOON - 12 * HOUR),
     ],
 )
-def test_attempts_are_counted_by_stretches_that_fit_the_time(
+def test_attempts_are_counted_in_aligned_time_slices(
     database: Database, statistics: Statistics, span: timedelta, unit: timedelta, first: datetime, second: datetime
 ) -> None:
-    """To the microsecond, and in UTC on every engine."""
+    """They are exact to the microsecond, in UTC on every engine."""
     edge = NOON - 3 * HOUR + 30 * MINUTE
     attempt(database, edge - timedelta(microseconds=1))
     attempt(database, edge, "transient", error="HTTP 503")
@@ -106,8 +106,8 @@ def test_attempts_are_counted_by_stretches_that_fit_the_time(
     assert found.outcomes == {"delivered": 2, "transient": 1}
 
 
-def test_an_attempt_that_never_finished_is_under_way(database: Database, statistics: Statistics) -> None:
-    """It is no error, and no delivery."""
+def test_an_unfinished_attempt_is_in_progress(database: Database, statistics: Statistics) -> None:
+    """It is neither an error nor a delivery."""
     attempt(database, NOON - HOUR, None)
     found = statistics.figures(NOON - WEEK, NOON)
     assert list(found.slices) == [Slice(NOON - HOUR, "under way", 1)]
@@ -115,7 +115,7 @@ def test_an_attempt_that_never_finished_is_under_way(database: Database, statist
     assert statistics.groups(GroupBy.OUTCOME, NOON - WEEK, limit=9) == [Group("under way", 1, 0)]
 
 
-def test_only_the_attempts_since_a_time_count(database: Database, statistics: Statistics) -> None:
+def test_only_attempts_since_the_given_time_count(database: Database, statistics: Statistics) -> None:
     for days in (30, 9, 8, 6, 1):
         attempt(database, NOON - days * DAY, number=days)
     assert statistics.figures(NOON - WEEK, NOON).tries == {1: 1, 6: 1}
@@ -123,32 +123,30 @@ def test_only_the_attempts_since_a_time_count(database: Database, statistics: St
     assert statistics.figures(NOON - 40 * DAY, NOON).delivered == 5
 
 
-def test_attempts_written_down_in_another_order_than_they_began_count_too(
-    database: Database, statistics: Statistics
-) -> None:
-    """Two hosts need not agree on the time."""
+def test_attempts_recorded_out_of_order_count_too(database: Database, statistics: Statistics) -> None:
+    """The clocks of two hosts may differ."""
     for hours in (200, 30, 5, 20, 1, 10):
         attempt(database, NOON - hours * HOUR)
     assert statistics.figures(NOON - 21 * HOUR, NOON).attempts == 4
 
 
 @pytest.mark.parametrize("gap", [1, 2, 7])
-def test_the_first_attempt_of_a_time_is_found_without_reading_all(database: Database, gap: int) -> None:
-    """Also where ids are missing, as after a prune."""
+def test_the_first_attempt_since_a_time_is_found_without_reading_all(database: Database, gap: int) -> None:
+    """Ids may be missing, as after pruning."""
     ids = [3 + gap * number for number in range(20)]
-    for number, each in enumerate(ids):
-        attempt(database, NOON + number * HOUR, id=each)
+    for number, message_id in enumerate(ids):
+        attempt(database, NOON + number * HOUR, id=message_id)
     with database.read() as connection:
         found = [_first_id(connection, NOON + (number - 0.5) * HOUR) for number in range(20)]
         # In the gap before is as good; beyond it would be a loss.
-        assert all(before < got <= each for before, got, each in zip([0, *ids], found, ids, strict=False))
+        assert all(before < got <= message_id for before, got, message_id in zip([0, *ids], found, ids, strict=False))
         assert _first_id(connection, NOON + 99 * HOUR) > ids[-2]
 
 
 # -- deliveries ------------------------------------------------------------------------------------------------------
 
 
-def test_deliveries_are_counted_by_tries_and_by_minutes_waited(database: Database, statistics: Statistics) -> None:
+def test_deliveries_are_counted_by_attempts_and_by_minutes_waited(database: Database, statistics: Statistics) -> None:
     for number, waited in ((1, 899), (1, 900), (2, 959), (11, 86_400), (2, None)):
         attempt(database, NOON - HOUR, number=number, waited_s=waited)
     attempt(database, NOON - HOUR, "refused", number=5, error="no")
@@ -157,10 +155,10 @@ def test_deliveries_are_counted_by_tries_and_by_minutes_waited(database: Databas
     assert found.waits == {14: 1, 15: 2, 1440: 1}
 
 
-def test_an_attempt_knows_how_long_its_message_has_waited_since_it_first_failed(
+def test_an_attempt_has_the_time_since_its_messages_first_failure(
     application: Application, database: Database, statistics: Statistics
 ) -> None:
-    """An outage's messages are tried for the first time when it is over: their first attempt says nothing of that."""
+    """After an outage messages are attempted for the first time: their first attempt does not show their wait."""
     application.add_all([{}, {}])
     enrol(database, [1], failed_at=NOON - 9 * HOUR)
     enrol(database, [2], failed_at=NOON + HOUR)
@@ -169,16 +167,16 @@ def test_an_attempt_knows_how_long_its_message_has_waited_since_it_first_failed(
     claims.results.begin(PASS, [1, 2], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     done = Outcome(OutcomeKind.DELIVERED, 200)
     claims.results.record(
-        PASS, [Decision(each, Transition.delivered(), done, finished_at=NOON) for each in (1, 2)], NOON
+        PASS, [Decision(message_id, Transition.delivered(), done, finished_at=NOON) for message_id in (1, 2)], NOON
     )
-    assert [attempt_rows(database, each)[0]["waited_s"] for each in (1, 2)] == [9 * 3600, 0]
+    assert [attempt_rows(database, message_id)[0]["waited_s"] for message_id in (1, 2)] == [9 * 3600, 0]
     assert statistics.figures(NOON - WEEK, NOON).waits == {540: 1, 0: 1}
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_errors_are_counted_by_cause_the_busiest_first(database: Database, statistics: Statistics) -> None:
+def test_errors_are_counted_by_cause_most_frequent_first(database: Database, statistics: Statistics) -> None:
     for minutes in (2, 1, 0):
         attempt(database, NOON - minutes * MINUTE, "permanent", status_code=422, error=f"HTTP 422: no ticket {minutes}")
     attempt(database, NOON - HOUR, "transient", status_code=422, error="HTTP 422: no ticket 1")
@@ -197,10 +195,10 @@ def test_errors_are_counted_by_cause_the_busiest_first(database: Database, stati
 # -- groups ----------------------------------------------------------------------------------------------------------
 
 
-def test_attempts_are_grouped_by_what_they_have_in_common(
+def test_attempts_are_grouped_by_shared_properties(
     application: Application, database: Database, statistics: Statistics
 ) -> None:
-    """A message that the application has deleted has neither type nor ticket."""
+    """A deleted message has neither type nor ticket."""
     application.add_all([{}, {"message_type": "customer", "ticket_id": TICKET + 1}])
     for message_id, hours, outcome in ((1, 1, "delivered"), (1, 2, "refused"), (2, 2, None), (99, 2, "delivered")):
         attempt(database, NOON - hours * HOUR, outcome, message_id, error="no")
@@ -221,8 +219,8 @@ def test_attempts_are_grouped_by_what_they_have_in_common(
 DOWN = "breaker_open"
 
 
-def test_an_outage_lasts_until_a_pass_gets_through(database: Database, statistics: Statistics) -> None:
-    """Passes that tried nothing in between, or that somebody held back, say nothing."""
+def test_an_outage_lasts_until_a_pass_succeeds(database: Database, statistics: Statistics) -> None:
+    """Passes in between that attempted nothing, or were paused, do not matter."""
     told = [
         (0, "completed", None, 3),
         (1, "stopped", DOWN, 2),
@@ -240,21 +238,23 @@ def test_an_outage_lasts_until_a_pass_gets_through(database: Database, statistic
     ]
     passes(database, *((NOON + hour * HOUR, result, reason, sent) for hour, result, reason, sent in told))
     found = statistics.figures(NOON, NOON + DAY).outages
-    assert [((each.began_at - NOON) / HOUR, each.ended_at and (each.ended_at - NOON) / HOUR) for each in found] == [
+    assert [
+        ((outage.began_at - NOON) / HOUR, outage.ended_at and (outage.ended_at - NOON) / HOUR) for outage in found
+    ] == [
         (1, 7),
         (9, 10),
         (11, None),
     ]
 
 
-def test_an_outage_that_began_earlier_is_cut_at_the_first_pass_of_the_time(
+def test_an_outage_that_began_earlier_is_cut_at_the_first_pass_since_the_time(
     database: Database, statistics: Statistics
 ) -> None:
     passes(database, *((NOON + hour * HOUR, "stopped", DOWN, 0) for hour in range(4)))
     assert list(statistics.figures(NOON + 2 * HOUR, NOON + DAY).outages) == [Outage(NOON + 2 * HOUR, None)]
 
 
-def test_passes_come_in_the_order_in_which_they_began(database: Database, statistics: Statistics) -> None:
+def test_passes_are_sorted_by_their_start(database: Database, statistics: Statistics) -> None:
     def marks(hours: Iterable[int]) -> list[PassMark]:
         return [PassMark(NOON + hour * HOUR, None, None) for hour in hours]
 

@@ -1,4 +1,4 @@
-"""Enrolment: which messages come into the queue, which go out of it, and which rows a pass looks at for that."""
+"""Enrolment: which messages enter the queue, which leave it, and which rows a pass reads."""
 
 from __future__ import annotations
 
@@ -30,25 +30,28 @@ OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 
 
 def fresh_ids(enrolment: Enrolment, span: IdRange = ALL, limit: int = 100) -> list[int]:
-    """The ids of newly failed messages, usable or not."""
-    return [each.id if isinstance(each, Message) else each.message_id for each in enrolment.newly_failed(span, limit)]
+    """Return the ids of newly failed messages, valid or not."""
+    return [
+        message.id if isinstance(message, Message) else message.message_id
+        for message in enrolment.newly_failed(span, limit)
+    ]
 
 
 def unusable(enrolment: Enrolment) -> dict[int, str]:
-    """What is wrong with the newly failed messages that are unusable."""
+    """Return the errors of the newly failed messages that are invalid."""
     found = enrolment.newly_failed(ALL, 100)
-    return {each.message_id: each.problem for each in found if isinstance(each, UnusableMessage)}
+    return {message.message_id: message.problem for message in found if isinstance(message, UnusableMessage)}
 
 
 # Who comes in.
 
 
-def test_only_failed_messages_are_found(application: Application, enrolment: Enrolment) -> None:
+def test_finds_only_failed_messages(application: Application, enrolment: Enrolment) -> None:
     application.add_all([{"status": status} for status in [*OTHER_STATUSES, "failed", "Failed", ""]])
     assert fresh_ids(enrolment) == [5]
 
 
-def test_a_message_is_found_until_it_is_enrolled(
+def test_finds_a_message_until_it_is_enrolled(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
     application.add_all([{}, {}, {}])
@@ -58,7 +61,7 @@ def test_a_message_is_found_until_it_is_enrolled(
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_message_that_the_queue_knows_is_never_new(
+def test_a_queued_message_is_never_new(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
     application.add()
@@ -67,7 +70,7 @@ def test_a_message_that_the_queue_knows_is_never_new(
 
 
 def put(database: Database, message_id: int, state: State) -> None:
-    """Bring a message into the queue and to a state."""
+    """Enrol a message and bring it to a state."""
     if state is State.ESCALATED:
         settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
         Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
@@ -88,20 +91,22 @@ def put(database: Database, message_id: int, state: State) -> None:
         (IdRange(START, 10), [-3, 10]),
     ],
 )
-def test_a_span_is_above_its_start_and_up_to_its_end(
+def test_a_span_excludes_its_start_and_includes_its_end(
     application: Application, enrolment: Enrolment, span: IdRange, expected: list[int]
 ) -> None:
-    application.add_all([{"id": each} for each in (30, 10, 20, -3)])
+    application.add_all([{"id": message_id} for message_id in (30, 10, 20, -3)])
     assert fresh_ids(enrolment, span) == expected
 
 
-def test_a_limit_takes_the_lowest_ids(application: Application, enrolment: Enrolment) -> None:
-    application.add_all([{"id": each} for each in (7, 3, 5)])
+def test_a_limit_selects_the_lowest_ids(application: Application, enrolment: Enrolment) -> None:
+    application.add_all([{"id": message_id} for message_id in (7, 3, 5)])
     assert fresh_ids(enrolment, limit=2) == [3, 5]
 
 
-def test_a_message_is_found_with_what_decides_about_it(application: Application, enrolment: Enrolment) -> None:
-    """Bodies are large, and so may be what only the application knows; nothing about enrolment depends on them."""
+def test_a_message_is_found_with_the_columns_that_decide_about_it(
+    application: Application, enrolment: Enrolment
+) -> None:
+    """Bodies are large, and other columns may be too; enrolment depends on neither."""
     application.add(retry_count=None, attachments='["invoice.pdf"]', priority=7)
     (found,) = enrolment.newly_failed(ALL, 10)
     assert isinstance(found, Message)
@@ -115,7 +120,7 @@ def test_a_message_is_found_with_what_decides_about_it(application: Application,
     assert "priority" not in found.fields
 
 
-def test_the_required_columns_are_enough(bare_application: Application) -> None:
+def test_the_required_columns_are_sufficient(bare_application: Application) -> None:
     bare_application.add()
     with opened(bare_application) as database:
         (found,) = Enrolment(database).newly_failed(ALL, 10)
@@ -139,7 +144,7 @@ BAD_ROWS: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "problem"), BAD_ROWS)
-def test_a_bad_row_is_named_and_does_not_hide_the_others(
+def test_an_invalid_row_is_named_and_does_not_hide_others(
     application: Application, enrolment: Enrolment, changes: dict[str, object], problem: str
 ) -> None:
     application.add_all([{}, changes, {}])
@@ -157,10 +162,10 @@ def test_a_bad_row_is_named_and_does_not_hide_the_others(
         ("subject", "x'00'", "subject must be text"),
     ],
 )
-def test_a_value_of_another_kind_is_named(
+def test_a_value_of_another_type_is_named(
     loose_application: Application, column: str, value: str, problem: str
 ) -> None:
-    """SQLite puts anything into any column."""
+    """SQLite stores anything in any column."""
     loose_application.add_all([{}, {}])
     loose_application.sql(f"UPDATE pending_messages SET {column} = {value} WHERE id = 1")
     with opened(loose_application) as database:
@@ -168,7 +173,7 @@ def test_a_value_of_another_kind_is_named(
         assert fresh_ids(Enrolment(database)) == [1, 2]
 
 
-def test_a_time_that_is_none_is_named(sqlite_application: Application) -> None:
+def test_an_invalid_time_is_named(sqlite_application: Application) -> None:
     sqlite_application.add()
     sqlite_application.sql("UPDATE pending_messages SET created_at = 'yesterday'")
     with opened(sqlite_application) as database:
@@ -178,7 +183,7 @@ def test_a_time_that_is_none_is_named(sqlite_application: Application) -> None:
 # What enrolment writes.
 
 
-def test_a_waiting_message_gets_a_row_and_its_own_stays(
+def test_a_waiting_message_gets_a_queue_row_and_its_own_row_is_unchanged(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
     application.add()
@@ -217,7 +222,7 @@ def test_a_waiting_message_gets_a_row_and_its_own_stays(
         (Transition.escalated(EscalationReason.EXHAUSTED, last_error="Max retries"), "exhausted", "Max retries"),
     ],
 )
-def test_a_message_that_goes_straight_to_a_person_says_why_in_its_row(
+def test_a_message_escalated_on_enrolment_has_the_reason_in_its_row(
     application: Application,
     database: Database,
     enrolment: Enrolment,
@@ -225,7 +230,7 @@ def test_a_message_that_goes_straight_to_a_person_says_why_in_its_row(
     reason: str,
     last_error: str,
 ) -> None:
-    """Nothing else in its row is touched, and no other row."""
+    """No other column of its row changes, and no other row."""
     application.add_all([{"retry_count": 10}, {}])
     with application.watched() as changed:
         enrolment.enrol([(Decision(1, transition), FAILED_AT, TICKET), entry(2)], NOON)
@@ -239,10 +244,10 @@ def test_a_message_that_goes_straight_to_a_person_says_why_in_its_row(
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_message_that_is_there_already_stays_as_it_is(
+def test_an_enrolled_message_is_not_enrolled_again(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
-    """Its row too, whatever is said of it now; one that is new at the same time comes in."""
+    """Its row is unchanged too, whatever its new values are; a new message in the same call is enrolled."""
     application.add_all([{}, {}])
     put(database, 1, state)
     before = queue_rows(database)
@@ -254,7 +259,7 @@ def test_a_message_that_is_there_already_stays_as_it_is(
     assert after == before
 
 
-def test_a_message_that_the_application_sent_meanwhile_keeps_its_row(
+def test_a_message_sent_meanwhile_by_the_application_keeps_its_row(
     application: Application, enrolment: Enrolment
 ) -> None:
     application.add(status="sent")
@@ -263,7 +268,7 @@ def test_a_message_that_the_application_sent_meanwhile_keeps_its_row(
     assert changed == {}
 
 
-def test_nothing_to_enrol_is_no_error(database: Database, enrolment: Enrolment) -> None:
+def test_enrolling_nothing_is_valid(database: Database, enrolment: Enrolment) -> None:
     enrolment.enrol([], NOON)
     assert queue_rows(database) == {}
 
@@ -271,7 +276,7 @@ def test_nothing_to_enrol_is_no_error(database: Database, enrolment: Enrolment) 
 # Who goes out.
 
 
-def test_a_message_that_is_the_applications_again_leaves_the_queue(
+def test_a_withdrawn_message_leaves_the_queue(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
     cases = dict(enumerate(product((State.WAITING, State.ESCALATED), [*OTHER_STATUSES, "deleted"]), start=2))
@@ -288,7 +293,7 @@ def test_a_message_that_is_the_applications_again_leaves_the_queue(
 
 
 def take_back(application: Application, message_id: int, status: str) -> None:
-    """Give a message another status, or remove it."""
+    """Give a message another status, or delete it."""
     if status == "deleted":
         application.delete(message_id)
     else:
@@ -316,7 +321,7 @@ def test_a_failed_message_stays(
     assert queue_rows(database).keys() == {1}
 
 
-def test_a_message_whose_status_is_emptied_leaves_the_queue(engine: Factory, tmp_path: Path) -> None:
+def test_a_message_with_a_null_status_leaves_the_queue(engine: Factory, tmp_path: Path) -> None:
     with application_with(engine, tmp_path, Column("status", Text)) as made, opened(made) as database:
         made.add_all([{}, {}])
         enrol(database, [1, 2])
@@ -326,10 +331,10 @@ def test_a_message_whose_status_is_emptied_leaves_the_queue(engine: Factory, tmp
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_message_that_got_the_id_of_a_deleted_one_is_a_new_one(
+def test_a_message_with_a_reused_id_is_new(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
-    """SQLite gives the id of its newest row again; what is being sent stays until its outcome is known."""
+    """SQLite reuses the id of a deleted newest row; a message that is being sent stays until its outcome is known."""
     application.add_all([{}, {}])
     put(database, 1, state)
     key = queue_rows(database)[1]["delivery_key"]
@@ -344,7 +349,7 @@ def test_a_message_that_got_the_id_of_a_deleted_one_is_a_new_one(
         assert retire(enrolment, ALL) == 0
 
 
-def test_the_same_without_times_is_told_by_the_ticket(bare_application: Application) -> None:
+def test_without_times_a_reused_id_is_detected_by_its_ticket(bare_application: Application) -> None:
     bare_application.add_all([{}, {}])
     with opened(bare_application) as database:
         enrol(database, [1, 2])
@@ -354,10 +359,10 @@ def test_the_same_without_times_is_told_by_the_ticket(bare_application: Applicat
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_a_message_that_was_moved_to_another_ticket_stays(
+def test_a_message_moved_to_another_ticket_stays(
     application: Application, database: Database, enrolment: Enrolment, state: State
 ) -> None:
-    """As when tickets are merged: it keeps its key, by which the other side knows it should it have arrived."""
+    """After a merge of tickets it keeps its key, so that the other side recognises a message that has arrived."""
     application.add(created_at=naive(FAILED_AT))
     put(database, 1, state)
     application.change(1, ticket_id=TICKET + 1, updated_at=naive(NOON))
@@ -366,8 +371,8 @@ def test_a_message_that_was_moved_to_another_ticket_stays(
 
 
 @pytest.mark.parametrize("ticket", ["12.0", "NULL", "''", "x'00'", "CAST(x'41ff' AS TEXT)", "char(65, 0, 66)"])
-def test_a_ticket_that_is_none_is_no_other(loose_application: Application, ticket: str) -> None:
-    """However the database would write it."""
+def test_an_invalid_ticket_is_not_a_different_one(loose_application: Application, ticket: str) -> None:
+    """This holds for any notation of the database."""
     loose_application.sql("ALTER TABLE pending_messages RENAME COLUMN ticket_id TO old")
     loose_application.sql("ALTER TABLE pending_messages ADD COLUMN ticket_id")
     loose_application.sql(
@@ -381,8 +386,8 @@ def test_a_ticket_that_is_none_is_no_other(loose_application: Application, ticke
         assert retire(enrolment, ALL) == 0
 
 
-def test_a_ticket_with_spaces_behind_it_is_no_other(bare_application: Application) -> None:
-    """A server counts those of a column of the type ``char`` for nothing, and gives them all the same."""
+def test_a_ticket_with_trailing_blanks_is_not_a_different_one(bare_application: Application) -> None:
+    """A server ignores trailing blanks of a ``char`` column, and returns them all the same."""
     bare_application.add()
     with opened(bare_application) as database:
         if not database.is_sqlite:
@@ -393,9 +398,7 @@ def test_a_ticket_with_spaces_behind_it_is_no_other(bare_application: Applicatio
         assert retire(enrolment, ALL) == 0
 
 
-def test_only_messages_in_the_span_are_retired(
-    application: Application, database: Database, enrolment: Enrolment
-) -> None:
+def test_retires_only_messages_in_the_span(application: Application, database: Database, enrolment: Enrolment) -> None:
     application.add_all([{}] * 6)
     enrol(database, range(1, 7))
     application.delete()
@@ -406,10 +409,10 @@ def test_only_messages_in_the_span_are_retired(
     assert queue_rows(database).keys() == {5}
 
 
-def test_more_are_retired_than_leave_in_one_transaction(
+def test_retires_more_messages_than_fit_in_one_transaction(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
-    """Those that are being sent stay, and hold up none of the others."""
+    """Messages that are being sent stay, and delay none of the others."""
     number = 2 * RETIRED_AT_ONCE + 3
     application.add_all([{}] * number)
     enrol(database, range(1, number + 1))
@@ -444,12 +447,12 @@ PLANS: list[tuple[Sequence[int], int | None, tuple[list[tuple[int | None, int | 
 """The ids of the table, where the last sweep ended, and the spans and the start that follow from them."""
 
 
-def test_a_plan_covers_the_three_newest_rows_and_two_older_ones(application: Application, database: Database) -> None:
+def test_a_plan_covers_the_three_newest_and_two_older_rows(application: Application, database: Database) -> None:
     for ids, swept_to, expected in PLANS:
         application.delete()
-        application.add_all([{"id": each} for each in ids])
+        application.add_all([{"id": message_id} for message_id in ids])
         spans, next_start = Enrolment(database, tail=3, sweep=2).plan_sweep(swept_to)
-        assert ([(each.after, each.upto) for each in spans], next_start) == expected, (ids, swept_to)
+        assert ([(span.after, span.upto) for span in spans], next_start) == expected, (ids, swept_to)
 
 
 def covers(span: IdRange, message_id: int) -> bool:
@@ -465,46 +468,46 @@ one_database = settings(max_examples=25, deadline=None, suppress_health_check=[H
 
 def refill(application: Application, ids: set[int]) -> None:
     application.delete()
-    application.add_all([{"id": each} for each in ids])
+    application.add_all([{"id": message_id} for message_id in ids])
 
 
 @one_database
 @given(ids=tables, tail=figures, sweep=figures)
-def test_a_pass_that_must_see_everything_does(
+def test_a_full_pass_covers_every_id_exactly_once(
     application: Application, database: Database, ids: set[int], tail: int, sweep: int
 ) -> None:
-    """Each id is in exactly one of its spans, rows or none."""
+    """Each id is in exactly one of its spans, with or without rows."""
     refill(application, ids)
     spans, next_start = Enrolment(database, tail=tail, sweep=sweep).plan_sweep(None)
     assert next_start == START
     for message_id in range(-51, 502):
-        assert sum(covers(each, message_id) for each in spans) == 1
+        assert sum(covers(span, message_id) for span in spans) == 1
     assert all(first.upto == second.after for first, second in pairwise(spans))
 
 
 @one_database
 @given(ids=tables, tail=figures, sweep=figures)
-def test_every_id_is_covered_within_so_many_passes_as_the_slices_need(
+def test_every_id_is_covered_within_the_required_number_of_passes(
     application: Application, database: Database, ids: set[int], tail: int, sweep: int
 ) -> None:
-    """And each pass covers all of the newest rows, and no more of the older ones than it should."""
+    """Each pass covers all of the newest rows, and at most its share of the older ones."""
     refill(application, ids)
     enrolment = Enrolment(database, tail=tail, sweep=sweep)
     newest = set(sorted(ids)[-tail:])
     swept_to, seen, passes = START, [], 0
     while passes == 0 or swept_to != START:
         spans, swept_to = enrolment.plan_sweep(swept_to)
-        covered = {each for each in ids if any(covers(span, each) for span in spans)}
+        covered = {message_id for message_id in ids if any(covers(span, message_id) for span in spans)}
         assert newest <= covered
         assert len(covered - newest) <= sweep
         seen += spans
         passes += 1
     assert passes == max(1, -(-len(ids - newest) // sweep))
-    assert all(any(covers(span, each) for span in seen) for each in range(-51, 502))
+    assert all(any(covers(span, message_id) for span in seen) for message_id in range(-51, 502))
 
 
-def test_a_planned_pass_finds_what_an_old_row_hides(application: Application, database: Database) -> None:
-    """A message far back that fails is found when the sweep comes to it, and one that is taken back goes then."""
+def test_a_planned_pass_finds_changes_in_old_rows(application: Application, database: Database) -> None:
+    """The sweep finds an old message that fails, and one that was withdrawn leaves the queue then."""
     application.add_all([{"status": "sent"} for _ in range(20)])
     enrolment = Enrolment(database, tail=3, sweep=5)
     application.change(7, status="failed")
@@ -514,7 +517,7 @@ def test_a_planned_pass_finds_what_an_old_row_hides(application: Application, da
     for _ in range(4):
         spans, swept_to = enrolment.plan_sweep(swept_to)
         retired.append(sum(retire(enrolment, each) for each in spans))
-        found.append([each for span in spans for each in fresh_ids(enrolment, span)])
+        found.append([message_id for span in spans for message_id in fresh_ids(enrolment, span)])
     assert found == [[], [7], [], []]
     assert retired == [0, 0, 1, 0]
 
@@ -540,12 +543,12 @@ def test_a_message_that_an_operator_is_sending_is_not_reviewed(
     assert queue_rows(database) == before
 
 
-def test_a_message_that_has_left_the_queue_is_not_reviewed(
+def test_a_message_that_left_the_queue_is_not_reviewed(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
     application.add_all([{}, {}])
     put(database, 1, State.ESCALATED)
-    assert [each.message_id for each in enrolment.review([1, 2, 3], stays, NOON)] == [1]
+    assert [message.message_id for message in enrolment.review([1, 2, 3], stays, NOON)] == [1]
 
 
 def write(database: Database, statement: str) -> None:
@@ -553,8 +556,8 @@ def write(database: Database, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def test_the_application_changes_no_row_while_it_is_reviewed(application: Application, database: Database) -> None:
-    """What it writes then would be taken for what was last seen, and noticed by no pass."""
+def test_the_application_cannot_change_a_row_during_its_review(application: Application, database: Database) -> None:
+    """A concurrent write would count as already reviewed, and no pass would notice it."""
     application.add()
     put(database, 1, State.ESCALATED)
     found = []
@@ -571,8 +574,8 @@ def test_the_application_changes_no_row_while_it_is_reviewed(application: Applic
     assert found == [False, True]
 
 
-def test_a_message_that_was_tried_is_compared_in_sql(application: Application, database: Database) -> None:
-    """Its birth stays as the database writes it. Else every pass would read all messages that were ever tried."""
+def test_an_attempted_message_is_compared_in_sql(application: Application, database: Database) -> None:
+    """Its birth is compared in the database's format. Otherwise every pass would read all attempted messages."""
     application.add(created_at=naive(NOON))
     enrol(database, [1])
     born = queue_rows(database)[1]["birth"]
@@ -584,7 +587,7 @@ def test_a_message_that_was_tried_is_compared_in_sql(application: Application, d
     assert queue_rows(database)[1]["birth"] == born
 
 
-def test_a_birth_that_is_written_in_another_way_is_taken_over(
+def test_a_birth_in_another_format_is_adopted(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
     application.add(created_at=naive(NOON))

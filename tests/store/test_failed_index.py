@@ -1,4 +1,4 @@
-"""The index of the failed rows: how it is found, made and taken away, and what a pass makes of it."""
+"""The index of failed rows: how it is found, created and dropped, and how a pass uses it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(index: FailedIndex) -> None:
     index.execute(index.statements())
 
 
-def test_it_is_made_when_asked_for_and_taken_away_again(database: Database, index: FailedIndex) -> None:
+def test_creates_and_drops_the_index_on_request(database: Database, index: FailedIndex) -> None:
     concurrently = "" if database.is_sqlite else "CONCURRENTLY "
     assert index.state() is IndexState.ABSENT
     assert index.statements(drop=True) == []
@@ -62,10 +62,10 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("table", "kind"), KINDS)
-def test_it_is_made_on_any_table(
+def test_creates_the_index_on_any_table(
     engine: Factory, tmp_path: Path, table: str, kind: Callable[[MetaData, str, str | None], Table]
 ) -> None:
-    """In another schema, of a name that has to be quoted, with a status that is an enumeration."""
+    """The table is in another schema, with a quoted name and an enumeration as status."""
     with engine(tmp_path, None) as url:
         schema = "main" if url.startswith("sqlite") else "ticketing"
         made = Application(url, table.format(schema=schema), kind=kind)
@@ -80,15 +80,15 @@ def test_it_is_made_on_any_table(
         made.close()
 
 
-def test_one_of_that_name_on_another_table_is_not_it(application: Application, index: FailedIndex) -> None:
-    """And then it can't be made, which is said in words."""
+def test_an_index_of_that_name_on_another_table_does_not_count(application: Application, index: FailedIndex) -> None:
+    """Then it cannot be created, which the error explains."""
     application.sql("CREATE INDEX retrycli_failed ON ticket_states (ticket_id)")
     assert index.state() is IndexState.ABSENT
     with pytest.raises(DatabaseUnavailable, match=r"retrycli_failed.* already exists"):
         make(index)
 
 
-def test_to_look_for_it_is_one_statement(database: Database, index: FailedIndex) -> None:
+def test_finds_the_index_with_one_statement(database: Database, index: FailedIndex) -> None:
     assert database.messages is not None
     with statements(database) as seen:
         index.state()
@@ -97,7 +97,7 @@ def test_to_look_for_it_is_one_statement(database: Database, index: FailedIndex)
 
 @pytest.fixture
 def half_built(application: Application, database: Database, index: FailedIndex) -> FailedIndex:
-    """What PostgreSQL leaves where it could not build it to the end: here another transaction was in its way."""
+    """Leave an invalid index, as PostgreSQL does after a failed build: here another transaction was in its way."""
     if database.is_sqlite:
         pytest.skip("SQLite builds it in one transaction")
     with application._engine.begin() as connection:
@@ -111,7 +111,7 @@ def half_built(application: Application, database: Database, index: FailedIndex)
     return index
 
 
-def test_one_that_is_half_built_is_no_index_and_can_be_built_anew(half_built: FailedIndex) -> None:
+def test_an_invalid_index_does_not_count_and_can_be_rebuilt(half_built: FailedIndex) -> None:
     assert half_built.state() is IndexState.INVALID
     first, second = half_built.statements()
     assert (first, second.split()[0]) == (f"DROP INDEX CONCURRENTLY public.{NAME}", "CREATE")
@@ -123,30 +123,30 @@ def test_one_that_is_half_built_is_no_index_and_can_be_built_anew(half_built: Fa
 # What a pass makes of it.
 
 
-def test_with_it_few_failed_rows_among_many_are_all_compared_by_each_pass(
+def test_with_the_index_each_pass_compares_all_of_few_failed_rows(
     application: Application, database: Database, index: FailedIndex
 ) -> None:
-    """The rest of the rows counts for nothing: the oldest is found at once, and so is one that is taken back."""
+    """Other rows do not matter: the oldest failed row is found at once, and so is a withdrawn one."""
     application.add_all([{"status": "sent"} for _ in range(20)])
     enrolment = Enrolment(database, tail=3, sweep=5)
     assert len(enrolment.plan_sweep(START)[0]) == 2
     make(index)
-    for each in (1, 7, 20):
-        application.change(each, status="failed")
+    for message_id in (1, 7, 20):
+        application.change(message_id, status="failed")
     assert enrolment.plan_sweep(START) == ([IdRange(None, None)], START)
     assert fresh_ids(enrolment) == [1, 7, 20]
     enrol(database, [1, 7, 20])
     application.change(7, status="sent")
     spans, _ = enrolment.plan_sweep(START)
-    assert [retire(enrolment, each) for each in spans] == [1]
+    assert [retire(enrolment, span) for span in spans] == [1]
     assert queue_rows(database).keys() == {1, 20}
 
 
-def test_with_it_many_failed_rows_are_gone_round_as_before(
+def test_with_the_index_many_failed_rows_are_still_swept(
     application: Application, database: Database, index: FailedIndex
 ) -> None:
-    """Only that the others between them are not counted."""
-    application.add_all([{"status": "failed" if each % 10 == 0 else "sent"} for each in range(1, 101)])
+    """Only the other rows between them do not count."""
+    application.add_all([{"status": "failed" if message_id % 10 == 0 else "sent"} for message_id in range(1, 101)])
     make(index)
     enrolment = Enrolment(database, tail=3, sweep=2)
     assert enrolment.plan_sweep(START) == ([IdRange(START, 20), IdRange(70, None)], 20)

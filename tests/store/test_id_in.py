@@ -1,4 +1,4 @@
-"""Rows by their ids: in a file a list of them, at a server one array."""
+"""Rows by their ids: a list in a file, an array on a server."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ def found(database: Database, ids: Sequence[int]) -> list[int]:
 @pytest.fixture(autouse=True)
 def _queued(database: Database) -> None:
     rows = [
-        {"message_id": each, "state": "waiting", "delivery_key": "key", "first_failed_at": NOON, "unknown_count": 0}
-        for each in (-1, 0, 1, 2**40)
+        {
+            "message_id": message_id,
+            "state": "waiting",
+            "delivery_key": "key",
+            "first_failed_at": NOON,
+            "unknown_count": 0,
+        }
+        for message_id in (-1, 0, 1, 2**40)
     ]
     with database.write() as connection:
         connection.execute(insert(queue), rows)
@@ -40,11 +46,11 @@ def _queued(database: Database) -> None:
     [([1], [1]), ([1, -1, 2], [-1, 1]), ([2**40, 2**63 - 1, 0], [0, 2**40]), ([1, 1], [1]), ([], [])],
     ids=str,
 )
-def test_the_rows_of_these_ids_are_found(database: Database, ids: list[int], there: list[int]) -> None:
+def test_finds_the_rows_of_the_given_ids(database: Database, ids: list[int], there: list[int]) -> None:
     assert found(database, ids) == there
 
 
-def test_a_server_is_sent_the_same_statement_for_however_many(database: Database) -> None:
+def test_a_server_gets_the_same_statement_for_any_number_of_ids(database: Database) -> None:
     with statements(database) as heard:
         found(database, [1])
         found(database, [1, 2, 3])

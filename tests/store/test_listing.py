@@ -1,4 +1,4 @@
-"""The views: what an operator is shown. They change nothing."""
+"""The lists that an operator sees. They change nothing."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ HAND = Claim("a-hand", NOON + HOUR)
 def shown(
     views: MessageQueries, wanted: Filter | None = None, *, sort: str = "next", limit: int | None = None
 ) -> list[int]:
-    """The ids that are listed."""
-    return [each.id for each in views.messages(wanted or Filter(), sort=sort, limit=limit)]
+    """Return the listed ids."""
+    return [message.id for message in views.messages(wanted or Filter(), sort=sort, limit=limit)]
 
 
 def escalate(database: Database, message_id: int) -> None:
-    """Bring a new message into a person's hands."""
+    """Add a message and escalate it."""
     settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
 
 
 @pytest.fixture
 def in_every_state(application: Application, database: Database) -> Application:
-    """Messages 1 to 5: not enrolled, due, waiting for an hour, being sent, escalated; and one that was sent."""
+    """Add messages 1 to 5: not enrolled, due, waiting for an hour, being sent, escalated; and one that was sent."""
     application.add_all([{}] * 5)
     application.add(status="sent")
     enrol(database, [4], at=NOON - HOUR)
@@ -60,16 +60,16 @@ def in_every_state(application: Application, database: Database) -> Application:
 # What is listed.
 
 
-def test_failed_messages_are_listed_whatever_their_state(in_every_state: Application, views: MessageQueries) -> None:
-    """Those that no pass has seen yet wait for the next one."""
+def test_lists_failed_messages_in_every_state(in_every_state: Application, views: MessageQueries) -> None:
+    """Messages that no pass has seen yet wait for the next one."""
     del in_every_state
-    found = {each.id: each.state for each in views.messages(Filter())}
+    found = {message.id: message.state for message in views.messages(Filter())}
     assert found == {1: "waiting", 2: "waiting", 3: "waiting", 4: "sending", 5: "escalated"}
 
 
-def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Application, views: MessageQueries) -> None:
+def test_a_listed_message_has_all_its_facts(in_every_state: Application, views: MessageQueries) -> None:
     del in_every_state
-    found = {each.id: each for each in views.messages(Filter())}
+    found = {message.id: message for message in views.messages(Filter())}
     new = ListedMessage(
         id=1,
         ticket_id=TICKET,
@@ -92,7 +92,7 @@ def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Applicatio
     assert found[5].last_error == "HTTP 404"
 
 
-def test_the_required_columns_are_enough(bare_application: Application) -> None:
+def test_the_required_columns_are_sufficient(bare_application: Application) -> None:
     bare_application.add(retry_count=None, last_error=None)
     with opened(bare_application) as database:
         (found,) = MessageQueries(database).messages(Filter())
@@ -111,12 +111,12 @@ BAD_ROWS: list[dict[str, object]] = [
 ]
 
 
-def test_bad_rows_are_listed_too(application: Application, views: MessageQueries) -> None:
-    """They are what an operator has to see."""
+def test_invalid_rows_are_listed_too(application: Application, views: MessageQueries) -> None:
+    """An operator must see them."""
     ids = application.add_all(BAD_ROWS)
     assert shown(views) == ids
     assert views.count(Filter()) == len(ids)
-    found = {each.id: each for each in views.messages(Filter())}
+    found = {message.id: message for message in views.messages(Filter())}
     assert found[2].ticket_id is None
     assert (found[3].message_type, found[4].message_type) == ("pigeon", "None")
     assert found[5].retry_count == -1
@@ -124,12 +124,12 @@ def test_bad_rows_are_listed_too(application: Application, views: MessageQueries
 
 
 @pytest.mark.parametrize("column", ["retry_count", "created_at"])
-def test_what_is_no_number_or_time_is_shown_as_none(sqlite_application: Application, column: str) -> None:
-    """Only SQLite has such rows."""
+def test_an_invalid_number_or_time_is_shown_as_none(sqlite_application: Application, column: str) -> None:
+    """Only SQLite stores such rows."""
     sqlite_application.add_all([{}, {}])
     sqlite_application.sql(f"UPDATE pending_messages SET {column} = 'lots' WHERE id = 1")
     with opened(sqlite_application) as database:
-        found = {each.id: each for each in MessageQueries(database).messages(Filter(), sort="id")}
+        found = {message.id: message for message in MessageQueries(database).messages(Filter(), sort="id")}
         assert getattr(found[1], column) is None
         assert getattr(found[2], column) is not None
         assert sorted(shown(MessageQueries(database), sort="tries")) == [1, 2]
@@ -163,20 +163,20 @@ FILTERS: list[tuple[Filter, list[int]]] = [
 ]
 
 
-def test_filters_are_all_to_be_met(in_every_state: Application, views: MessageQueries) -> None:
+def test_a_message_must_meet_all_filters(in_every_state: Application, views: MessageQueries) -> None:
     """The count and the list agree."""
     del in_every_state
     for wanted, expected in FILTERS:
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), wanted
 
 
-def test_a_filter_by_type(application: Application, views: MessageQueries) -> None:
-    application.add_all([{"message_type": each} for each in ("customer", "supplier", "internal", "pigeon")])
-    found = {each: shown(views, Filter(message_type=each)) for each in MessageType}
+def test_filters_by_type(application: Application, views: MessageQueries) -> None:
+    application.add_all([{"message_type": kind} for kind in ("customer", "supplier", "internal", "pigeon")])
+    found = {kind: shown(views, Filter(message_type=kind)) for kind in MessageType}
     assert found == {MessageType.CUSTOMER: [1], MessageType.SUPPLIER: [2], MessageType.INTERNAL: [3]}
 
 
-def test_a_filter_by_ticket_takes_the_whole_number(application: Application, views: MessageQueries) -> None:
+def test_a_ticket_filter_matches_the_whole_number(application: Application, views: MessageQueries) -> None:
     application.add_all([{"ticket_id": TICKET}, {"ticket_id": TICKET + 1}, {"ticket_id": None}])
     found = {"12345": [1], "12346": [2], "1234": [], "%": [], "012345": [], "x' OR 1": []}
     assert {ticket: shown(views, Filter(ticket=ticket)) for ticket in found} == found
@@ -230,15 +230,15 @@ PIECES: list[tuple[str, list[int]]] = [
 ]
 
 
-def test_a_filter_by_error_takes_a_piece_of_it_as_it_is(application: Application, views: MessageQueries) -> None:
-    """Nothing in it is a pattern, and the case of its letters is all the same."""
+def test_an_error_filter_matches_a_literal_part(application: Application, views: MessageQueries) -> None:
+    """It has no wildcards, and ignores case."""
     application.add_all([{"last_error": each} for each in ERRORS])
     for error, expected in PIECES:
         wanted = Filter(error=error)
         assert (shown(views, wanted, sort="id"), views.count(wanted)) == (expected, len(expected)), error
 
 
-def test_a_filter_by_error_reads_past_one_that_is_no_utf_8(loose_application: Application) -> None:
+def test_an_error_filter_tolerates_text_that_is_not_valid_utf8(loose_application: Application) -> None:
     loose_application.add_all([{}, {}])
     loose_application.sql("UPDATE pending_messages SET last_error = CAST(x'636166e9' AS TEXT) WHERE id = 1")
     with opened(loose_application) as database:
@@ -251,8 +251,8 @@ def test_a_filter_by_error_reads_past_one_that_is_no_utf_8(loose_application: Ap
 
 @pytest.fixture
 def shuffled(application: Application, database: Database) -> Application:
-    """Messages 1 to 6, the last of them unknown to the queue, in another order by everything than by id."""
-    application.add_all([{"retry_count": each} for each in (2, None, 7, 2, 0, 9)])
+    """Add messages 1 to 6, the last of them unknown to the queue, in different orders by each column and by id."""
+    application.add_all([{"retry_count": value} for value in (2, None, 7, 2, 0, 9)])
     for message_id, due, failed in ((1, 3, 5), (2, 1, 4), (3, 3, 1), (4, 2, 2)):
         enrol(database, [message_id], at=NOON + due * HOUR, failed_at=NOON - failed * HOUR)
     escalate(database, 5)
@@ -267,17 +267,17 @@ ORDERS: list[tuple[str, list[int]]] = [
 ]
 
 
-def test_lists_have_an_order_and_an_end(shuffled: Application, views: MessageQueries) -> None:
-    """Messages without a time come last, and of those that are alike the one with the lowest id comes first."""
+def test_lists_are_sorted_and_limited(shuffled: Application, views: MessageQueries) -> None:
+    """Messages without a time come last, and equal ones are sorted by id."""
     del shuffled
     for (sort, expected), limit in product(ORDERS, (None, 0, 1, 4, 99)):
         assert shown(views, sort=sort, limit=limit) == expected[:limit], (sort, limit)
 
 
-def test_whatever_changes_while_a_list_is_read_comes_once_or_not_at_all(
+def test_a_message_changed_during_listing_appears_at_most_once(
     application: Application, database: Database, views: MessageQueries
 ) -> None:
-    """A message stands where it stood when the list was begun, as it is by then, unless the filter shuts it out."""
+    """A message keeps its position from the start, with its current values, unless the filter excludes it."""
     last = 2 * PAGE + 2
     application.add_all([{}] * last)
     enrol(database, range(1, last + 1), at=NOON)
@@ -292,15 +292,15 @@ def test_whatever_changes_while_a_list_is_read_comes_once_or_not_at_all(
     application.change(last - 3, retry_count=7)
     application.delete(last - 4)
     application.add()
-    found = {each.id: each for each in coming}
+    found = {message_id.id: message_id for message_id in coming}
     gone = {1, last - 1, last - 2, last - 4}
-    assert list(found) == [each for each in range(1, last + 1) if each not in gone]
+    assert list(found) == [message_id for message_id in range(1, last + 1) if message_id not in gone]
     assert found[last - 3].retry_count == 7
     assert (found[2].next_attempt_at, found[last].next_attempt_at) == (NOON, NOON - HOUR)
 
 
-def test_the_application_can_write_while_a_list_is_read(sqlite_application: Application) -> None:
-    """A reader that went on reading a file with a rollback journal would lock it out."""
+def test_the_application_can_write_during_listing(sqlite_application: Application) -> None:
+    """A reader of a file with a rollback journal would otherwise block writers."""
     sqlite_application.add_all([{}] * (PAGE + 1))
     with opened(sqlite_application) as database:
         coming = MessageQueries(database).messages(Filter())
@@ -310,7 +310,7 @@ def test_the_application_can_write_while_a_list_is_read(sqlite_application: Appl
         assert len(list(coming)) == PAGE
 
 
-def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
+def test_an_id_that_is_not_a_number_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "agent.db").touch()
     made = Application(f"sqlite:///{tmp_path / 'agent.db'}", kind=bare_table)
     made.sql("ALTER TABLE pending_messages RENAME COLUMN id TO number")
@@ -327,28 +327,30 @@ def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
 # What goes first.
 
 
-def test_what_is_due_comes_as_it_is_claimed(
+def test_due_messages_are_listed_in_claiming_order(
     in_every_state: Application, database: Database, views: MessageQueries
 ) -> None:
-    """What the application has taken back is left out."""
+    """Withdrawn messages are left out."""
     in_every_state.add_all([{}, {}])
     enrol(database, [8], at=NOON - MINUTE)
     enrol(database, [7], at=NOON)
     assert list(views.due(NOON)) == [(NOON - MINUTE, 8), (NOON, 2), (NOON, 7)]
     in_every_state.change(8, status="sent")
-    assert [each for _, each in views.due(NOON + HOUR)] == [2, 7, 3]
+    assert [message_id for _, message_id in views.due(NOON + HOUR)] == [2, 7, 3]
     assert list(views.due(NOON - MINUTE)) == []
 
 
-def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: Database, views: MessageQueries) -> None:
-    """Those that are due earlier, and of those that are due with it the ones with a lower id."""
+def test_counts_the_messages_ahead_of_a_message(
+    shuffled: Application, database: Database, views: MessageQueries
+) -> None:
+    """Messages that are due earlier count, and of those due at the same time the ones with a lower id."""
     del shuffled
     late = NOON + 9 * HOUR
-    assert [views.count_ahead(each, late) for each in (2, 4, 1, 3)] == [0, 1, 2, 3]
+    assert [views.count_ahead(message_id, late) for message_id in (2, 4, 1, 3)] == [0, 1, 2, 3]
     assert views.count_ahead(3, NOON + 2 * HOUR) == 2
     assert views.count_ahead(3, late, after=NOON + HOUR) == 2
     assert views.count_ahead(3, NOON + 2 * HOUR, after=NOON + HOUR) == 1
-    assert [views.count_ahead(each, late) for each in (5, 6)] == [0, 0], "escalated, or not in the queue"
+    assert [views.count_ahead(message_id, late) for message_id in (5, 6)] == [0, 0], "escalated, or not in the queue"
     assert Claims(database).claim(PASS, NOON + HOUR, 1) == [2]
     assert views.count_ahead(3, late) == 2
 
@@ -356,24 +358,24 @@ def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: D
 # Counts.
 
 
-def test_messages_are_counted_by_state(in_every_state: Application, views: MessageQueries) -> None:
-    """A message that no pass has seen yet waits; the next pass decides whether it is due."""
+def test_counts_messages_by_state(in_every_state: Application, views: MessageQueries) -> None:
+    """A message that no pass has seen yet counts as waiting; the next pass decides whether it is due."""
     del in_every_state
     assert QueueCounts(views._database).counts(NOON) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
     assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
     assert QueueCounts(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 0, "sending": 1, "escalated": 1}
 
 
-def test_where_nothing_failed_nothing_is_counted(application: Application, views: MessageQueries) -> None:
+def test_without_failed_messages_all_counts_are_zero(application: Application, views: MessageQueries) -> None:
     application.add_all([{"status": "sent"}, {"status": "pending"}])
     assert QueueCounts(views._database).counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
     assert shown(views) == []
 
 
-def test_what_the_application_took_back_is_no_longer_counted(
+def test_withdrawn_messages_are_not_counted(
     in_every_state: Application, database: Database, views: MessageQueries
 ) -> None:
-    """Also before a pass has noticed."""
+    """This holds also before a pass has noticed."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
     assert QueueCounts(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1, "escalated": 0}
@@ -384,7 +386,7 @@ def test_what_the_application_took_back_is_no_longer_counted(
 
 
 def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON, status: int = 422) -> None:
-    """Bring a new message into a person's hands by an answer of the ticketing API's."""
+    """Add a message and escalate it by an answer of the ticketing API."""
     outcome = Outcome(OutcomeKind.PERMANENT, status, error)
     settled = Decision(
         message_id, Transition.escalated(EscalationReason.PERMANENT, last_error=error), outcome, None, None
@@ -392,11 +394,9 @@ def escalate_by(database: Database, message_id: int, error: str, *, at: datetime
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
 
 
-def test_escalations_of_one_cause_are_one_group(
-    application: Application, database: Database, views: MessageQueries
-) -> None:
+def test_groups_escalations_by_cause(application: Application, database: Database, views: MessageQueries) -> None:
     application.add_all(
-        [{"message_type": each} for each in ("customer", "supplier", "customer", "internal", "supplier")]
+        [{"message_type": kind} for kind in ("customer", "supplier", "customer", "internal", "supplier")]
     )
     escalate_by(database, 5, "HTTP 404: no ticket 5", at=NOON)
     escalate_by(database, 1, "HTTP 422: recipient 17 unknown", at=NOON + HOUR)
@@ -414,26 +414,24 @@ def test_escalations_of_one_cause_are_one_group(
     assert shown(views, Filter(reason=EscalationReason.EXHAUSTED)) == []
 
 
-def test_what_was_delivered_or_rejected_meanwhile_leaves_its_group(
+def test_delivered_or_rejected_messages_leave_their_group(
     application: Application, database: Database, views: MessageQueries
 ) -> None:
-    """Also before a pass has noticed."""
+    """This holds also before a pass has noticed."""
     application.add_all([{}] * 3)
-    for each in (1, 2, 3):
-        escalate_by(database, each, "HTTP 422: recipient unknown")
+    for message_id in (1, 2, 3):
+        escalate_by(database, message_id, "HTTP 422: recipient unknown")
     application.change(1, status="sent")
     application.change(3, status="rejected")
     (group,) = escalation_groups(views._database)
     assert (group.count, group.example.id) == (1, 2)
 
 
-def test_escalations_are_found_by_when_they_were(
-    application: Application, database: Database, views: MessageQueries
-) -> None:
-    """After the first time, up to the second one."""
+def test_finds_escalations_in_a_period(application: Application, database: Database, views: MessageQueries) -> None:
+    """The period excludes its start and includes its end."""
     application.add_all([{}] * 3)
-    for each in (1, 2, 3):
-        escalate_by(database, each, "HTTP 422: recipient unknown", at=NOON + each * HOUR)
+    for message_id in (1, 2, 3):
+        escalate_by(database, message_id, "HTTP 422: recipient unknown", at=NOON + message_id * HOUR)
     between = Filter(state=State.ESCALATED, escalated_after=NOON + HOUR, escalated_until=NOON + 2 * HOUR)
     (group,) = escalation_groups(views._database, between)
     assert (group.count, group.example.id) == (1, 2)
@@ -441,8 +439,10 @@ def test_escalations_are_found_by_when_they_were(
     assert escalation_groups(views._database, Filter(state=State.ESCALATED, escalated_after=NOON + 3 * HOUR)) == []
 
 
-def test_escalations_but_for_some_causes(application: Application, database: Database, views: MessageQueries) -> None:
-    """Those that were escalated before there were fingerprints are among the others."""
+def test_excludes_escalations_of_some_causes(
+    application: Application, database: Database, views: MessageQueries
+) -> None:
+    """Escalations without a fingerprint, from older versions, are included."""
     application.add_all([{}] * 3)
     escalate_by(database, 1, "HTTP 422: recipient unknown")
     escalate_by(database, 2, "HTTP 404: no ticket")
@@ -456,16 +456,14 @@ def test_escalations_but_for_some_causes(application: Application, database: Dat
     assert shown(views, Filter(state=State.ESCALATED, other_than=both)) == [3]
 
 
-def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
-    application: Application, database: Database, views: MessageQueries
-) -> None:
-    """And the largest of them is among them."""
+def test_the_number_of_groups_is_limited(application: Application, database: Database, views: MessageQueries) -> None:
+    """The largest group is included."""
     number = MAX_GROUPS + 2
     application.add_all([{}] * number)
-    words = ("".join(chr(ord("a") + int(digit)) for digit in str(each)) for each in range(1, number - 1))
+    words = ("".join(chr(ord("a") + int(digit)) for digit in str(message_id)) for message_id in range(1, number - 1))
     entries = [
-        (Decision(each, Transition.escalated(EscalationReason.PERMANENT, last_error=word)), FAILED_AT, TICKET)
-        for each, word in enumerate([*words, "last", "last"], 1)
+        (Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error=word)), FAILED_AT, TICKET)
+        for message_id, word in enumerate([*words, "last", "last"], 1)
     ]
     Enrolment(database).enrol(entries, NOON)
     groups = escalation_groups(views._database)
@@ -484,7 +482,7 @@ def test_without_escalations_there_are_no_groups(
 # One message.
 
 
-def test_a_message_is_shown_with_its_body_and_its_history(
+def test_shows_a_message_with_its_body_and_history(
     application: Application, database: Database, views: MessageQueries
 ) -> None:
     application.add_all([{}, {}])
@@ -510,15 +508,15 @@ def test_a_message_is_shown_with_its_body_and_its_history(
 
 
 @pytest.mark.parametrize(("body", "told"), [("Where is it?", ""), ("", ""), (None, None)])
-def test_of_a_body_that_is_not_wanted_it_is_told_whether_it_is_there(
+def test_without_its_body_a_message_says_whether_it_has_one(
     application: Application, database: Database, body: str | None, told: str | None
 ) -> None:
     application.add(body=body)
     assert message_details(database, 1).row == application.row(1) | {"body": told}
 
 
-def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Application) -> None:
-    """For it can't be sent, and whoever asks why must see it."""
+def test_a_body_that_is_not_text_is_shown_too(loose_application: Application) -> None:
+    """It cannot be sent, and the operator must see why."""
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET body = x'0001'")
     with opened(loose_application) as database:
@@ -526,16 +524,14 @@ def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Applicat
 
 
 @pytest.mark.parametrize("status", list(MessageStatus))
-def test_a_message_is_shown_whatever_its_status(
-    application: Application, database: Database, status: MessageStatus
-) -> None:
-    """And whether or not the queue knows it."""
+def test_shows_a_message_in_any_status(application: Application, database: Database, status: MessageStatus) -> None:
+    """It does not matter whether the queue contains it."""
     application.add(status=status.value)
     found = message_details(database, 1)
     assert (found.row["status"], found.queue, found.attempts) == (status, None, [])
 
 
-def test_a_message_that_is_not_there_is_named(database: Database) -> None:
+def test_a_missing_message_is_named(database: Database) -> None:
     with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
         message_details(database, 4711)
 
@@ -544,7 +540,7 @@ def test_a_message_that_is_not_there_is_named(database: Database) -> None:
 
 
 def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
-    """A table whose words are enumerations, as SQLAlchemy makes them; on PostgreSQL they are types of their own."""
+    """Create a table with enumerations, as SQLAlchemy makes them; on PostgreSQL they are types."""
     kinds = Enum(*map(str, MessageType), name="message_kind")
     statuses = Enum(*map(str, MessageStatus), name="message_status")
     return Table(
@@ -562,8 +558,8 @@ def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
     )
 
 
-def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
-    """In everything that asks for them or writes them."""
+def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
+    """This holds for every query and every write."""
     with engine(tmp_path, None) as url:
         made = Application(url, kind=strict_table)
         made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}])
@@ -580,27 +576,31 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert (
                 claims.results.record(PASS, [Decision(1, Transition.delivered(), finished_at=NOON)], NOON).lost == set()
             )
-        assert {each: row["status"] for each, row in made.rows().items()} == {1: "sent", 2: "failed", 3: "sent"}
+        assert {message_id: row["status"] for message_id, row in made.rows().items()} == {
+            1: "sent",
+            2: "failed",
+            3: "sent",
+        }
         made.close()
 
 
 # For a shell to complete.
 
 
-def test_failed_messages_are_found_by_how_their_ids_begin_the_newest_first(
+def test_finds_failed_messages_by_the_start_of_their_ids_newest_first(
     untouched: Application,
 ) -> None:
-    """Without retrycli's own tables, and with none made by it."""
-    untouched.add_all([{"id": each, "last_error": f"HTTP {each}"} for each in (1, 12, 13, 120, 21)])
+    """This works without retrycli's own tables, and creates none."""
+    untouched.add_all([{"id": message_id, "last_error": f"HTTP {message_id}"} for message_id in (1, 12, 13, 120, 21)])
     untouched.add(id=14, status="sent")
     with_no_tables = Database(untouched.url)
-    assert [each for each, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
-    assert [each for each, _, _ in failed_beginning(with_no_tables, "", limit=9)] == [120, 21, 13, 12, 1]
+    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
+    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "", limit=9)] == [120, 21, 13, 12, 1]
     assert failed_beginning(with_no_tables, "%", limit=9) == []
     [(_, ticket, error)] = failed_beginning(with_no_tables, "21", limit=9)
     assert (str(ticket), error) == (str(untouched.row(21)["ticket_id"]), "HTTP 21")
-    assert [each for each, _, _ in failed_beginning(with_no_tables, "12", limit=9)] == [120, 12]
-    assert [each for each, _, _ in failed_beginning(with_no_tables, "120", limit=9)] == [120]
+    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "12", limit=9)] == [120, 12]
+    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "120", limit=9)] == [120]
     assert failed_beginning(with_no_tables, "0", limit=9) == failed_beginning(with_no_tables, "01", limit=9) == []
     assert (
         failed_beginning(with_no_tables, str(2**63 - 1), limit=9)
@@ -609,17 +609,17 @@ def test_failed_messages_are_found_by_how_their_ids_begin_the_newest_first(
     )
     index = FailedIndex(with_no_tables)
     index.execute(index.statements())
-    assert [each for each, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
+    assert [message_id for message_id, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
     assert with_no_tables.revision() is None
     with_no_tables.close()
 
 
-def test_of_many_rows_not_all_are_looked_at_for_a_shell(application: Application, database: Database) -> None:
-    """A failed one far below thousands of others is not offered, unless an index has it."""
+def test_completion_does_not_read_all_of_many_rows(application: Application, database: Database) -> None:
+    """A failed message far below thousands of others is not offered, unless an index contains it."""
     application.add()
     application.add_all([{"status": "sent"}] * COMPLETION_ROWS)
     assert failed_beginning(database, "", limit=9) == []
-    assert [each for each, _, _ in failed_beginning(database, "1", limit=9)] == [1]
+    assert [message_id for message_id, _, _ in failed_beginning(database, "1", limit=9)] == [1]
     index = FailedIndex(database)
     index.execute(index.statements())
-    assert [each for each, _, _ in failed_beginning(database, "", limit=9)] == [1]
+    assert [message_id for message_id, _, _ in failed_beginning(database, "", limit=9)] == [1]

@@ -1,4 +1,4 @@
-"""What people do about messages: each act expects a state, is written down with its doer, and touches nothing else."""
+"""Operator actions: each expects a state, is recorded with its operator, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ def acts(database: Database) -> Acts:
 
 
 def escalate(database: Database, *ids: int, reason: EscalationReason = EscalationReason.UNKNOWN) -> None:
-    """Bring new messages into a person's hands, unknown twice and with tries made."""
-    for each in ids:
-        enrol(database, [each])
+    """Add messages and escalate them, with two unknown outcomes and with retries made."""
+    for message_id in ids:
+        enrol(database, [message_id])
     claims = Claims(database)
     assert sorted(claims.claim(PASS, NOON, len(ids))) == sorted(ids)
     claims.results.begin(PASS, ids, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     change = Transition.escalated(reason, last_error="May have arrived", retry_count=9, unknown_count=2)
-    claims.results.record(PASS, [Decision(each, change) for each in ids], NOON)
+    claims.results.record(PASS, [Decision(message_id, change) for message_id in ids], NOON)
 
 
 def perform(acts: Acts, kind: ActionKind, ids: Sequence[int]) -> set[int]:
-    """Do the act to messages; those that had moved on."""
+    """Perform the action on messages; return those that had changed."""
     performed = acts.perform(kind, dict.fromkeys(ids, MAKERS[kind]))
     assert performed.refused == {}
     return set(performed.lost)
 
 
 def history(database: Database) -> list[tuple[Any, ...]]:
-    """Who did what, in the order of the acts."""
+    """Return the recorded actions in order."""
     columns = (schema.acts.c.message_id, schema.acts.c.at, schema.acts.c.by, schema.acts.c.act, schema.acts.c.detail)
     with database.read() as connection:
         return [tuple(row) for row in connection.execute(select(*columns).order_by(schema.acts.c.id))]
@@ -78,10 +78,10 @@ def history(database: Database) -> list[tuple[Any, ...]]:
 # What each act changes.
 
 
-def test_a_requeued_message_waits_with_all_its_tries_and_the_same_key(
+def test_a_requeued_message_waits_with_all_its_retries_and_the_same_key(
     application: Application, database: Database, acts: Acts
 ) -> None:
-    """Nothing of its escalation is left, and the other side would know it should it have arrived."""
+    """Its escalation is cleared, and the other side would recognise it if it had arrived."""
     application.add_all([{}, {}])
     escalate(database, 1, 2)
     perform(acts, ActionKind.ACKNOWLEDGED, [1, 2])
@@ -109,16 +109,22 @@ def test_a_requeued_message_waits_with_all_its_tries_and_the_same_key(
 def test_each_message_is_requeued_for_its_own_time(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}] * 3)
     escalate(database, 1, 2, 3)
-    wanted = {each: OperatorAction.requeued(NOON + each * HOUR, by="ada", at=NOON) for each in (1, 2, 3)}
-    assert acts.perform(ActionKind.REQUEUED, wanted).lost == set()
-    assert {each: row["next_attempt_at"] for each, row in queue_rows(database).items()} == {
-        each: NOON + each * HOUR for each in (1, 2, 3)
+    wanted = {
+        message_id: OperatorAction.requeued(NOON + message_id * HOUR, by="ada", at=NOON) for message_id in (1, 2, 3)
     }
-    assert [row[4] for row in history(database)] == [f"due 2025-03-03T1{2 + each}:00:00Z" for each in (1, 2, 3)]
+    assert acts.perform(ActionKind.REQUEUED, wanted).lost == set()
+    assert {message_id: row["next_attempt_at"] for message_id, row in queue_rows(database).items()} == {
+        message_id: NOON + message_id * HOUR for message_id in (1, 2, 3)
+    }
+    assert [row[4] for row in history(database)] == [
+        f"due 2025-03-03T1{2 + message_id}:00:00Z" for message_id in (1, 2, 3)
+    ]
 
 
-def test_a_rejected_message_is_the_applications_again(application: Application, database: Database, acts: Acts) -> None:
-    """Whether it is escalated, waits, or is not known to the queue yet."""
+def test_a_rejected_message_belongs_to_the_application_again(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    """It may be escalated, waiting, or unknown to the queue."""
     application.add_all([{}] * 4)
     escalate(database, 1)
     enrol(database, [2, 4])
@@ -131,7 +137,7 @@ def test_a_rejected_message_is_the_applications_again(application: Application, 
     assert Enrolment(database).newly_failed(IdRange(None, None), 9) == []
 
 
-def test_an_acknowledged_message_stays_where_it_is_and_is_no_longer_new(
+def test_an_acknowledged_message_stays_escalated_and_is_no_longer_new(
     application: Application, database: Database, acts: Acts, views: MessageQueries
 ) -> None:
     application.add_all([{}, {}])
@@ -147,9 +153,7 @@ def test_an_acknowledged_message_stays_where_it_is_and_is_no_longer_new(
     assert (group.count, group.new) == (2, 1)
 
 
-def test_a_message_that_is_acknowledged_stays_its_first_ones(
-    application: Application, database: Database, acts: Acts
-) -> None:
+def test_a_second_acknowledgement_changes_nothing(application: Application, database: Database, acts: Acts) -> None:
     application.add()
     escalate(database, 1)
     perform(acts, ActionKind.ACKNOWLEDGED, [1])
@@ -160,7 +164,7 @@ def test_a_message_that_is_acknowledged_stays_its_first_ones(
     assert str(acts.why_not(ActionKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 was already acknowledged by ada"
 
 
-def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
+def test_a_note_replaces_the_previous_one_and_the_history_keeps_both(
     application: Application, database: Database, acts: Acts
 ) -> None:
     application.add()
@@ -179,10 +183,10 @@ def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
 
 
 @EVERY
-def test_what_the_application_has_taken_back_is_left_alone(
+def test_withdrawn_messages_are_left_alone(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """Also if no pass has noticed; the other message of the batch is acted on."""
+    """This holds also before a pass has noticed; the others of the batch are changed."""
     escalated = dict(enumerate(OTHER_STATUSES, start=1))
     unknown = dict(enumerate(OTHER_STATUSES, start=len(escalated) + 1))
     failed = len(escalated) + len(unknown) + 1
@@ -205,10 +209,10 @@ def test_what_the_application_has_taken_back_is_left_alone(
 
 
 @EVERY
-def test_what_is_being_sent_is_left_alone(
+def test_messages_being_sent_are_left_alone(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """An escalated message that somebody tries by hand too."""
+    """This includes a manual attempt at an escalated message."""
     application.add_all([{}, {}])
     escalate(database, 1)
     Claims(database).claim_one(Claim("a-hand", LATER), 1, NOON)
@@ -226,7 +230,7 @@ def test_what_is_being_sent_is_left_alone(
 
 
 @EVERY
-def test_an_id_that_is_not_there_is_named(acts: Acts, database: Database, kind: ActionKind) -> None:
+def test_a_missing_id_is_named(acts: Acts, database: Database, kind: ActionKind) -> None:
     assert perform(acts, kind, [7]) == {7}
     (error,) = acts.why_not(kind, [7], NOON).values()
     assert isinstance(error, NoSuchMessage)
@@ -234,10 +238,10 @@ def test_an_id_that_is_not_there_is_named(acts: Acts, database: Database, kind: 
 
 
 @pytest.mark.parametrize("kind", OF_ESCALATIONS)
-def test_what_is_in_no_persons_hands_can_be_neither_requeued_nor_acknowledged_nor_noted(
+def test_only_escalated_messages_can_be_requeued_acknowledged_or_noted(
     application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
-    """Whether it waits or no pass has seen it yet."""
+    """Other messages wait, or no pass has seen them yet."""
     application.add_all([{}, {}])
     enrol(database, [1])
     before = queue_rows(database)
@@ -245,10 +249,10 @@ def test_what_is_in_no_persons_hands_can_be_neither_requeued_nor_acknowledged_no
         assert perform(acts, kind, [1, 2]) == {1, 2}
     assert changed == {}
     assert queue_rows(database) == before
-    assert all("is not escalated" in str(each) for each in acts.why_not(kind, [1, 2], NOON).values())
+    assert all("is not escalated" in str(error) for error in acts.why_not(kind, [1, 2], NOON).values())
 
 
-def test_what_was_done_once_is_not_done_again(application: Application, database: Database, acts: Acts) -> None:
+def test_a_finished_action_is_not_repeated(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}] * 3)
     escalate(database, 1, 2, 3)
     assert perform(acts, ActionKind.REQUEUED, [1, 2]) == set()
@@ -257,7 +261,7 @@ def test_what_was_done_once_is_not_done_again(application: Application, database
 
 
 @in_every_mode
-def test_of_two_who_requeue_the_same_messages_at_once_each_is_requeued_by_one(engine: Factory, tmp_path: Path) -> None:
+def test_of_two_concurrent_requeues_one_changes_each_message(engine: Factory, tmp_path: Path) -> None:
     with engine(tmp_path, None) as url:
         application = Application(url)
         application.add_all([{}] * 60)
@@ -269,22 +273,22 @@ def test_of_two_who_requeue_the_same_messages_at_once_each_is_requeued_by_one(en
             def act(name: str) -> None:
                 with opened(application) as mine:
                     barrier.wait()
-                    for each in ids:
+                    for message_id in ids:
                         one = OperatorAction.requeued(NOON, by=name, at=NOON)
-                        Acts(mine).perform(ActionKind.REQUEUED, {each: one})
+                        Acts(mine).perform(ActionKind.REQUEUED, {message_id: one})
 
             threads = [Thread(target=act, args=(name,)) for name in ("ada", "bert")]
-            for each in threads:
-                each.start()
-            for each in threads:
-                each.join()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
             assert sorted(row[0] for row in history(database)) == list(ids)
         application.close()
 
 
 @in_every_mode
-def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine: Factory, tmp_path: Path) -> None:
-    """And never both: what the pass has claimed is left alone, what was rejected is not claimed."""
+def test_a_message_rejected_during_a_claim_is_either_sent_or_rejected(engine: Factory, tmp_path: Path) -> None:
+    """It is never both: a claimed message is left alone, and a rejected one is not claimed."""
     with engine(tmp_path, None) as url:
         application = Application(url)
         application.add_all([{}] * 40)
@@ -298,8 +302,8 @@ def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine:
             def reject() -> None:
                 with opened(application) as mine:
                     barrier.wait()
-                    for each in ids:
-                        performed = Acts(mine).perform(ActionKind.REJECTED, {each: MAKERS[ActionKind.REJECTED]})
+                    for message_id in ids:
+                        performed = Acts(mine).perform(ActionKind.REJECTED, {message_id: MAKERS[ActionKind.REJECTED]})
                         lost.update(performed.lost)
 
             def claim() -> None:
@@ -310,22 +314,24 @@ def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine:
                         loaded = claims.results.begin(
                             PASS, found, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True
                         )
-                        begun.extend(each.message_id for each in loaded)
+                        begun.extend(message.message_id for message in loaded)
 
-            threads = [Thread(target=each) for each in (reject, claim)]
-            for each in threads:
-                each.start()
-            for each in threads:
-                each.join()
-            rejected = {each for each, row in application.rows().items() if row["status"] == "rejected"}
+            threads = [Thread(target=action) for action in (reject, claim)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            rejected = {message_id for message_id, row in application.rows().items() if row["status"] == "rejected"}
             assert rejected.isdisjoint(begun)
             assert lost == set(begun)
             assert rejected | set(begun) == set(ids)
         application.close()
 
 
-def test_what_another_transaction_holds_is_left_alone(application: Application, database: Database, acts: Acts) -> None:
-    """And not waited for: a pass that claims it may wait itself for what a rejection holds, as for its turn."""
+def test_rows_locked_by_another_transaction_are_left_alone(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    """The action does not wait: a claiming pass may itself wait for what a rejection has locked."""
     if database.is_sqlite:
         pytest.skip("in a file one transaction that writes goes after the other")
     application.add_all([{}, {}, {}])
@@ -356,10 +362,10 @@ def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = No
 
 
 @pytest.mark.parametrize("escalated", [True, False])
-def test_an_edited_message_gets_another_key_and_stays_in_its_place(
+def test_an_edited_message_gets_a_new_key_and_keeps_its_place(
     application: Application, database: Database, acts: Acts, *, escalated: bool
 ) -> None:
-    """An escalated one too: it is an operator who has changed it, and not the application."""
+    """An escalated message stays escalated, because the operator has changed it, and not the application."""
     application.add_all([{}, {}])
     enrol(database, [2])
     enrol(database, [1])
@@ -376,12 +382,12 @@ def test_an_edited_message_gets_another_key_and_stays_in_its_place(
     after = queue_rows(database)
     assert {name: after[1][name] for name in same} == {name: before[1][name] for name in same}
     assert after[2] == before[2]
-    assert not any(each.changed for each in review(database))
+    assert not any(message_id.changed for message_id in review(database))
     assert history(database) == [(1, NOON, "ada", "edited", "subject, body, recipient_email")]
 
 
 def review(database: Database) -> list[ChangedMessage]:
-    """Review all escalated messages whose rows the application may have written, and leave them as they are."""
+    """Review all escalated messages whose rows the application may have written, and leave them unchanged."""
     enrolment, found = Enrolment(database), []
 
     def stay(each: ChangedMessage) -> Decision:
@@ -400,7 +406,7 @@ def escalate_waiting(database: Database, message_id: int) -> None:
 
 
 def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessage:
-    """A message as its next attempt would find it."""
+    """Load a message as its next attempt would."""
     this = with_queue(database).where(schema.queue.c.message_id == message_id)
     with database.read() as connection:
         [message] = load(connection, connection.execute(this), [message_id])
@@ -408,10 +414,10 @@ def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessa
 
 
 @pytest.mark.parametrize("column", READ)
-def test_an_edit_of_what_another_has_changed_meanwhile_is_refused(
+def test_an_edit_of_a_row_modified_concurrently_is_refused(
     application: Application, database: Database, acts: Acts, column: str
 ) -> None:
-    """Also where the edit is about another column: nobody has seen the two together."""
+    """This holds also for different columns: nobody has seen both changes together."""
     application.add()
     enrol(database, [1])
     application.change(1, **{column: "changed"})
@@ -424,8 +430,8 @@ def test_an_edit_of_what_another_has_changed_meanwhile_is_refused(
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp_path: Path) -> None:
-    """A file's column takes any."""
+def test_a_text_too_long_for_its_column_is_refused(engine: Factory, tmp_path: Path) -> None:
+    """A file's column accepts any length."""
     with application_with(engine, tmp_path, Column("subject", String(13))) as made, opened(made) as database:
         made.add()
         enrol(database, [1])
@@ -438,7 +444,7 @@ def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp
         acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 13})
 
 
-def test_what_is_no_text_can_be_edited_into_some(loose_application: Application) -> None:
+def test_a_value_that_is_not_text_can_be_replaced_by_text(loose_application: Application) -> None:
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET subject = CAST(x'ff41' AS TEXT), body = NULL")
     with opened(loose_application) as database:
@@ -473,13 +479,13 @@ def test_a_message_that_is_being_sent_is_not_edited(application: Application, da
     assert changed == {}
 
 
-def test_a_message_that_is_not_there_is_not_edited(acts: Acts) -> None:
+def test_a_missing_message_is_not_edited(acts: Acts) -> None:
     for attempt in (lambda: edit(acts), lambda: acts.check_editable(1, NOON)):
         with pytest.raises(NoSuchMessage):
             attempt()
 
 
-def test_whether_the_queue_knows_a_message_is_told(application: Application, database: Database, acts: Acts) -> None:
+def test_reports_whether_the_queue_has_a_message(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}, {}])
     enrol(database, [1])
     assert (acts.check_editable(1, NOON), acts.check_editable(2, NOON)) == (True, False)
@@ -488,7 +494,7 @@ def test_whether_the_queue_knows_a_message_is_told(application: Application, dat
 # The history.
 
 
-def test_what_people_did_is_shown_with_the_message(
+def test_a_message_is_shown_with_its_actions(
     application: Application, database: Database, acts: Acts, views: MessageQueries
 ) -> None:
     application.add_all([{}, {}])
@@ -509,7 +515,7 @@ def test_the_history_outlives_the_queue(
     assert message_details(database, 1).acts == [ActionRecord(NOON, "ada", "rejected", "no longer wanted")]
 
 
-def test_old_acts_are_forgotten_like_attempts(
+def test_old_actions_are_pruned_like_attempts(
     application: Application, database: Database, acts: Acts, ledger: Ledger
 ) -> None:
     application.add()
@@ -521,7 +527,7 @@ def test_old_acts_are_forgotten_like_attempts(
     assert [row[1] for row in history(database)] == [NOON + 2 * HOUR]
 
 
-def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
+def test_columns_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
     with engine(tmp_path, None) as url:
         made = Application(url, kind=strict_table)
         made.add_all([{}, {}, {}])
@@ -533,7 +539,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert perform(acts, ActionKind.REJECTED, [2, 3]) == set()
             acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
             assert list(MessageQueries(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
-        assert {each: row["status"] for each, row in made.rows().items()} == {
+        assert {message_id: row["status"] for message_id, row in made.rows().items()} == {
             1: MessageStatus.FAILED,
             2: MessageStatus.REJECTED,
             3: MessageStatus.REJECTED,

@@ -1,4 +1,4 @@
-"""The ledger: what passes write down of themselves, and what they remember from one to the next."""
+"""The ledger: what passes record about themselves, and what later passes read."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def finish(ledger: Ledger, pass_id: str, *, at: datetime = ENDED_AT, swept_to: i
 # Passes.
 
 
-def test_a_pass_that_runs_has_a_start_and_no_end(database: Database, ledger: Ledger) -> None:
+def test_a_running_pass_has_a_start_and_no_end(database: Database, ledger: Ledger) -> None:
     start(ledger, "p1")
     assert ledger.last_passes(9) == [UNFINISHED]
     assert pass_rows(database)["p1"]["heartbeat_at"] == NOON
 
 
-def test_a_heartbeat_is_that_of_its_pass_alone(database: Database, ledger: Ledger) -> None:
+def test_a_heartbeat_updates_only_its_pass(database: Database, ledger: Ledger) -> None:
     start(ledger, "p1")
     start(ledger, "p2")
     before = pass_rows(database)
@@ -51,8 +51,8 @@ def test_a_heartbeat_is_that_of_its_pass_alone(database: Database, ledger: Ledge
 
 
 @pytest.mark.parametrize("result", list(PassResult))
-def test_a_pass_that_ended_says_how(database: Database, ledger: Ledger, result: PassResult) -> None:
-    """Nothing is written of the others."""
+def test_a_finished_pass_has_its_result(database: Database, ledger: Ledger, result: PassResult) -> None:
+    """Other passes are unchanged."""
     start(ledger, "p1")
     start(ledger, "p2", at=NOON + MINUTE)
     before = pass_rows(database)
@@ -76,29 +76,29 @@ def test_a_pass_that_ended_says_how(database: Database, ledger: Ledger, result: 
     assert after["p2"] == before["p2"]
 
 
-def test_the_newest_passes_come_first(ledger: Ledger) -> None:
+def test_the_newest_passes_are_listed_first(ledger: Ledger) -> None:
     for number, pass_id in enumerate("bdac"):
         start(ledger, pass_id, at=NOON + number * MINUTE)
-    assert [each.pass_id for each in ledger.last_passes(3)] == ["c", "a", "d"]
-    assert [each.pass_id for each in ledger.last_passes(0)] == []
+    assert [summary.pass_id for summary in ledger.last_passes(3)] == ["c", "a", "d"]
+    assert [summary.pass_id for summary in ledger.last_passes(0)] == []
 
 
-def test_passes_that_began_at_the_same_moment_have_an_order(ledger: Ledger) -> None:
+def test_passes_with_the_same_start_have_an_order(ledger: Ledger) -> None:
     for pass_id in "bca":
         start(ledger, pass_id)
-    assert [each.pass_id for each in ledger.last_passes(9)] == ["a", "b", "c"]
+    assert [summary.pass_id for summary in ledger.last_passes(9)] == ["a", "b", "c"]
 
 
-def test_a_pass_is_shown_with_those_that_began_before_it(ledger: Ledger) -> None:
-    """One that began at the same moment did not begin before it."""
+def test_a_pass_is_listed_with_earlier_ones(ledger: Ledger) -> None:
+    """A pass that began at the same moment is not earlier."""
     for pass_id, minutes in {"old": 0, "own": 1, "other": 1, "new": 2}.items():
         start(ledger, pass_id, at=NOON + minutes * MINUTE)
-    assert [each.pass_id for each in ledger.passes_up_to("own", 9)] == ["own", "old"]
-    assert [each.pass_id for each in ledger.passes_up_to("new", 2)] == ["new", "other"]
+    assert [summary.pass_id for summary in ledger.passes_up_to("own", 9)] == ["own", "old"]
+    assert [summary.pass_id for summary in ledger.passes_up_to("new", 2)] == ["new", "other"]
 
 
-def test_each_host_is_known_by_its_newest_pass(ledger: Ledger) -> None:
-    """One that has made none since a time is left out."""
+def test_each_host_is_listed_with_its_newest_pass(ledger: Ledger) -> None:
+    """A host without a pass since the given time is left out."""
     for number, (host, at) in enumerate({"old": NOON - HOUR, "two": NOON, "one": NOON + MINUTE}.items()):
         start(ledger, f"a{number}", at=at - MINUTE, host=host)
         start(ledger, f"b{number}", at=at, host=host)
@@ -106,8 +106,8 @@ def test_each_host_is_known_by_its_newest_pass(ledger: Ledger) -> None:
     assert ledger.hosts(NOON + HOUR, NOON + 2 * HOUR) == {}
 
 
-def test_passes_that_give_no_sign_of_life_are_interrupted(database: Database, ledger: Ledger) -> None:
-    """Not the one that finds them, nor those that ended, nor those that have given one."""
+def test_passes_without_a_heartbeat_are_interrupted(database: Database, ledger: Ledger) -> None:
+    """The pass that finds them, finished ones, and those with a heartbeat are not interrupted."""
     start(ledger, "dead", at=NOON - MINUTE)
     start(ledger, "dead-too", at=NOON - HOUR, host="elsewhere")
     start(ledger, "ended", at=NOON - HOUR)
@@ -119,12 +119,13 @@ def test_passes_that_give_no_sign_of_life_are_interrupted(database: Database, le
     ledger.mark_dead_passes("mine", silent_since=NOON)
     buried = {"result": "interrupted", "reason": "died", "detail": UNRECORDED}
     after = {
-        each: before[each] | buried | {"finished_at": before[each]["heartbeat_at"]} for each in ("dead", "dead-too")
+        pass_id: before[pass_id] | buried | {"finished_at": before[pass_id]["heartbeat_at"]}
+        for pass_id in ("dead", "dead-too")
     }
     assert pass_rows(database) == before | after
 
 
-def test_the_sweep_goes_on_where_the_newest_pass_that_swept_left_off(ledger: Ledger) -> None:
+def test_the_sweep_continues_from_the_newest_pass_that_swept(ledger: Ledger) -> None:
     assert ledger.swept_to() is None
     swept = [500, -(2**63), None, 2**62]
     found = []
@@ -144,22 +145,22 @@ RESTING = Breaker("https://c.example.com", BreakerState.RESTING, 0, ENDED_AT, EN
 
 
 @pytest.mark.parametrize("breaker", [OPEN, COUNTING, RESTING])
-def test_a_breaker_is_remembered_as_it_was(ledger: Ledger, breaker: Breaker) -> None:
+def test_a_breaker_is_stored_unchanged(ledger: Ledger, breaker: Breaker) -> None:
     ledger.save_breaker(breaker)
     assert ledger.breaker(breaker.destination) == breaker
     assert ledger.breaker("https://other.example.com") == Breaker("https://other.example.com")
 
 
-def test_a_breaker_takes_the_place_of_what_was_remembered_before(ledger: Ledger) -> None:
-    for each in (OPEN, COUNTING, RESTING):
-        ledger.save_breaker(each)
+def test_a_breaker_replaces_the_stored_one(ledger: Ledger) -> None:
+    for breaker in (OPEN, COUNTING, RESTING):
+        ledger.save_breaker(breaker)
     ledger.save_breaker(Breaker(OPEN.destination, BreakerState.CLOSED, 1))
     assert ledger.breakers() == [Breaker(OPEN.destination, BreakerState.CLOSED, 1), COUNTING, RESTING]
 
 
-def test_a_destination_that_is_well_is_forgotten(ledger: Ledger) -> None:
-    for each in (OPEN, COUNTING):
-        ledger.save_breaker(each)
+def test_a_healthy_destination_is_deleted(ledger: Ledger) -> None:
+    for breaker in (OPEN, COUNTING):
+        ledger.save_breaker(breaker)
     ledger.save_breaker(Breaker(OPEN.destination))
     assert ledger.breakers() == [COUNTING]
     assert ledger.breaker(OPEN.destination) == Breaker(OPEN.destination)
@@ -186,17 +187,15 @@ EAST = timezone(timedelta(hours=2))
         (None, NOON, None),
     ],
 )
-def test_a_pause_is_in_force_until_its_end(
-    ledger: Ledger, pause: Pause | None, at: datetime, words: str | None
-) -> None:
+def test_a_pause_lasts_until_its_end(ledger: Ledger, pause: Pause | None, at: datetime, words: str | None) -> None:
     ledger.set_pause(pause)
     assert ledger.paused(at) == words
     assert ledger.pause(at) == (None if words is None else pause)
 
 
 @pytest.mark.parametrize("later", [Pause(NOON + MINUTE, None, "bob", None), Pause(NOON, None, "bob", "x"), None])
-def test_a_pause_takes_the_place_of_any_other(ledger: Ledger, later: Pause | None) -> None:
-    """And resuming ends it."""
+def test_a_pause_replaces_any_other(ledger: Ledger, later: Pause | None) -> None:
+    """Resuming ends it."""
     ledger.set_pause(Pause(NOON, NOON + HOUR, "ada", None))
     ledger.set_pause(later)
     assert ledger.pause(NOON + MINUTE) == later
@@ -208,7 +207,7 @@ def test_a_pause_takes_the_place_of_any_other(ledger: Ledger, later: Pause | Non
 def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """An operator's attempt is no pass, and one of an older version names no destination."""
+    """A manual attempt is not a pass, and a pass of an older version names no destination."""
     assert ledger.last_start() is None
     application.add_all([{}, {}, {}, {}, {}])
     enrol(database, [1, 2, 3, 4, 5])
@@ -216,10 +215,10 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
     ids = claims.claim(PASS, NOON, 5)
     made = (("mail", "first"), ("api", "second"), ("mail", "second"), ("mail", None), (None, "third"))
     seen = []
-    for each, (destination, pass_id) in zip(ids, made, strict=True):
+    for message_id, (destination, pass_id) in zip(ids, made, strict=True):
         claims.results.begin(
             PASS,
-            [each],
+            [message_id],
             made_by="pass",
             pass_id=pass_id,
             now=NOON,
@@ -241,7 +240,7 @@ LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
 def attempt(
     database: Database, message_id: int, *, finished_at: datetime | None = NOON - HOUR, outcome: Outcome = REFUSED
 ) -> None:
-    """Make an attempt at a message that is in the queue, and finish it or let it run."""
+    """Make an attempt at a queued message, finished or not."""
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
     claims.results.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
@@ -252,14 +251,14 @@ def attempt(
 
 
 def take_back(application: Application, database: Database, *ids: int) -> None:
-    """Have messages be the application's again, and leave the queue."""
-    for each in ids:
-        application.change(each, status="rejected")
+    """Withdraw messages, so that they leave the queue."""
+    for message_id in ids:
+        application.change(message_id, status="rejected")
     Enrolment(database).retire(IdRange(None, None))
 
 
-def test_what_ended_before_a_time_is_forgotten(application: Application, database: Database, ledger: Ledger) -> None:
-    """What ended at that time or later is kept, and so is what has not ended, however old."""
+def test_prunes_history_older_than_a_time(application: Application, database: Database, ledger: Ledger) -> None:
+    """History from that time or later is kept, and so are unfinished rows of any age."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for finished_at in (NOON - HOUR, NOON - timedelta(microseconds=1), NOON, NOON + HOUR):
@@ -277,10 +276,8 @@ def test_what_ended_before_a_time_is_forgotten(application: Application, databas
     assert prune(ledger._database, NOON, 100) == 0
 
 
-def test_no_more_is_forgotten_at_once_than_asked_for(
-    application: Application, database: Database, ledger: Ledger
-) -> None:
-    """The oldest first, so many attempts and so many passes."""
+def test_prunes_at_most_the_requested_number(application: Application, database: Database, ledger: Ledger) -> None:
+    """The oldest go first, with a limit each for attempts and passes."""
     application.add()
     enrol(database, [1])
     for number in range(5):
@@ -298,10 +295,10 @@ def test_no_more_is_forgotten_at_once_than_asked_for(
     ]
 
 
-def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
+def test_rows_that_must_be_kept_do_not_block_pruning(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """However much of it came first: attempts and passes that never ended, and those of a clock that was ahead."""
+    """Such rows may come first: unfinished attempts and passes, and those dated in the future."""
     application.add_all([{}] * 5)
     enrol(database, [1, 2, 3, 4, 5])
     for message_id in (1, 2):
@@ -322,7 +319,7 @@ def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
     assert pass_rows(database).keys() == {"running", "running-too"}
 
 
-def test_forgetting_touches_neither_queue_nor_messages(
+def test_pruning_changes_neither_queue_nor_messages(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
     application.add_all([{}, {}])
@@ -335,10 +332,8 @@ def test_forgetting_touches_neither_queue_nor_messages(
     assert Claims(database).count_due(NOON) == 1
 
 
-def test_what_is_known_of_a_message_in_the_queue_is_kept(
-    application: Application, database: Database, ledger: Ledger
-) -> None:
-    """However old it is: a message that may have arrived is looked for before it is sent again."""
+def test_the_history_of_a_queued_message_is_kept(application: Application, database: Database, ledger: Ledger) -> None:
+    """It is kept at any age: a message that may have arrived is looked up before it is sent again."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for message_id in (1, 1, 1, 2):
@@ -351,26 +346,26 @@ def test_what_is_known_of_a_message_in_the_queue_is_kept(
     assert prune(ledger._database, NOON, 9) == 3
 
 
-def test_each_call_looks_at_so_many_attempts_and_goes_on_where_the_last_one_left_off(
+def test_each_call_reads_a_limited_number_of_attempts_and_the_next_one_continues(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """However many of them are kept."""
+    """Any number of them may be kept."""
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     for message_id in (1, 1, 1, 1, 1, 2):
         attempt(database, message_id)
     take_back(application, database, 2)
     assert [prune(ledger._database, NOON, 2) for _ in range(4)] == [0, 0, 1, 0]
-    assert [len(attempt_rows(database, each)) for each in (1, 2)] == [5, 0]
+    assert [len(attempt_rows(database, number)) for number in (1, 2)] == [5, 0]
 
 
-def test_an_attempt_that_is_kept_is_forgotten_in_a_later_round_once_its_row_is_gone(
+def test_a_kept_attempt_is_pruned_in_a_later_round_after_its_row_is_gone(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
     ids = application.add_all([{}] * 5)
     enrol(database, ids)
-    for each in ids:
-        attempt(database, each, outcome=LOST)
+    for message_id in ids:
+        attempt(database, message_id, outcome=LOST)
     take_back(application, database, *ids)
     a_round = range(len(ids))
     assert [prune(ledger._database, NOON, 2) for _ in a_round] == [0] * 5
@@ -378,11 +373,11 @@ def test_an_attempt_that_is_kept_is_forgotten_in_a_later_round_once_its_row_is_g
         application.delete(gone)
         assert sum(prune(ledger._database, NOON, 2) for _ in a_round) == 1
         assert attempt_rows(database, gone) == []
-    assert [len(attempt_rows(database, each)) for each in (3, 5)] == [1, 1]
+    assert [len(attempt_rows(database, number)) for number in (3, 5)] == [1, 1]
 
 
-def test_everything_is_forgotten_in_one_walk(application: Application, database: Database, ledger: Ledger) -> None:
-    """Whatever is kept, has not ended or is not old stands between; a pass goes on where its own round was."""
+def test_pruning_everything_takes_one_walk(application: Application, database: Database, ledger: Ledger) -> None:
+    """Kept, unfinished or recent rows may be between; a pass continues its own round."""
     application.add_all([{}] * 3)
     enrol(database, [1, 2, 3])
     for message_id, finished_at in ((1, NOON), (1, NOON), (1, None), (2, NOON), (3, NOON), (3, NOON), (3, NOON + HOUR)):
@@ -402,8 +397,8 @@ def test_everything_is_forgotten_in_one_walk(application: Application, database:
 
 
 @in_every_mode
-def test_hosts_that_forget_at_once_do_not_get_into_each_others_way(application: Application) -> None:
-    """And what they forget is counted once."""
+def test_concurrent_pruning_on_several_hosts_is_safe(application: Application) -> None:
+    """Their rows are counted once."""
     with two_sides(application) as sides:
         application.add_all([{}, {}])
         enrol(sides[0], [1, 2])

@@ -1,4 +1,4 @@
-"""Single messages that a pass picks to find something out, and answers that are recorded before they are decided."""
+"""Single messages that a pass picks for a test, and answers that are recorded before the decision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUPPLIERS = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIE
 
 
 def waiting(application: Application, database: Database, number: int) -> None:
-    """Add messages of as many tickets; the first is due for longest."""
+    """Add messages with a ticket each; the first has been due for longest."""
     application.add_all([{}] * number)
     for each in range(1, number + 1):
         enrol(database, [each], at=NOON - (number - each) * MINUTE)
@@ -37,12 +37,12 @@ def set_ticket(database: Database, message_id: int, ticket: str | None) -> None:
 
 
 def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
-    """Claim the next probe, send it, and let it go again."""
+    """Claim the next probe, send it, and release it."""
     ids = claims.claim_probe(PASS, NOON, OPENED)
     claims.results.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=True)
     if answered:
         outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
-        claims.results.record(PASS, [Decision(each, Transition.released(), outcome) for each in ids], at)
+        claims.results.record(PASS, [Decision(message_id, Transition.released(), outcome) for message_id in ids], at)
     return ids
 
 
@@ -53,7 +53,7 @@ def settled(message_id: int) -> Decision:
 # A probe.
 
 
-def test_each_message_is_a_probe_before_one_is_it_again(
+def test_every_message_is_a_probe_once_before_one_repeats(
     application: Application, database: Database, claims: Claims
 ) -> None:
     waiting(application, database, 3)
@@ -61,7 +61,7 @@ def test_each_message_is_a_probe_before_one_is_it_again(
     assert probed == [[1], [2], [3], [1], [2], [3], [1]]
 
 
-def test_no_message_is_due_for_a_probe(application: Application, database: Database, claims: Claims) -> None:
+def test_no_due_message_means_no_probe(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     enrol(database, [1], at=NOON + MINUTE)
     assert claims.claim_probe(PASS, NOON, OPENED) == []
@@ -78,7 +78,7 @@ def test_only_probes_since_the_breaker_opened_count(
     assert claims.claim_probe(PASS, NOON, OPENED) == [2]
 
 
-def test_an_attempt_that_is_no_probe_does_not_count(
+def test_an_attempt_that_is_not_a_probe_does_not_count(
     application: Application, database: Database, claims: Claims
 ) -> None:
     waiting(application, database, 2)
@@ -89,7 +89,7 @@ def test_an_attempt_that_is_no_probe_does_not_count(
     assert claims.claim_probe(PASS, NOON, OPENED) == [1]
 
 
-def test_a_probe_that_is_under_way_counts(application: Application, database: Database, claims: Claims) -> None:
+def test_a_probe_in_flight_counts(application: Application, database: Database, claims: Claims) -> None:
     waiting(application, database, 1)
     assert probe(claims, NOON, answered=False) == [1]
     assert claims.count_probes(1, OPENED) == 1
@@ -106,7 +106,7 @@ def test_a_probe_is_claimed(application: Application, database: Database, claims
 # Elsewhere.
 
 
-def test_the_message_that_came_due_last_is_taken_and_none_of_these_tickets(
+def test_picks_the_message_that_came_due_last_of_other_tickets(
     application: Application, database: Database, claims: Claims
 ) -> None:
     waiting(application, database, 5)
@@ -116,7 +116,7 @@ def test_the_message_that_came_due_last_is_taken_and_none_of_these_tickets(
     assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == []
 
 
-def test_a_message_whose_ticket_is_not_known_is_none_of_these(
+def test_a_message_without_a_ticket_is_of_another_ticket(
     application: Application, database: Database, claims: Claims
 ) -> None:
     waiting(application, database, 2)
@@ -124,11 +124,11 @@ def test_a_message_whose_ticket_is_not_known_is_none_of_these(
     assert claims.claim_elsewhere(PASS, NOON, {"11", "22"}) == [1]
 
 
-def test_both_keep_to_their_lane_and_to_the_order_of_a_ticket(
+def test_both_pickers_respect_route_and_ticket_order(
     application: Application, database: Database, claims: Claims
 ) -> None:
     types = ("customer", "customer", "supplier", "customer")
-    application.add_all([{"message_type": each} for each in types])
+    application.add_all([{"message_type": kind} for kind in types])
     enrol(database, [1, 2, 3, 4])
     set_ticket(database, 4, "22")
     assert claims.claim_elsewhere(PASS, NOON, {"22"}, SUPPLIERS, per_ticket_order=True) == []
@@ -159,7 +159,7 @@ def test_an_answer_is_recorded_and_its_message_stays_claimed(
     assert attempt_rows(database, 1) == [row], "what has ended is never rewritten"
 
 
-def test_a_message_whose_answer_is_known_was_not_sent_unknowingly_by_a_pass_that_died(
+def test_a_message_with_a_recorded_answer_is_not_unknown_after_its_pass_died(
     application: Application, database: Database, claims: Claims
 ) -> None:
     waiting(application, database, 1)
@@ -170,7 +170,7 @@ def test_a_message_whose_answer_is_known_was_not_sent_unknowingly_by_a_pass_that
     assert lapsed.attempt_by is None
 
 
-def test_a_claim_that_is_lost_records_no_answer(application: Application, database: Database, claims: Claims) -> None:
+def test_a_lost_claim_records_no_answer(application: Application, database: Database, claims: Claims) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
     claims.results.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
@@ -183,7 +183,7 @@ def test_a_claim_that_is_lost_records_no_answer(application: Application, databa
 # The breaker's tickets.
 
 
-def test_the_tickets_of_a_row_of_failures_are_remembered(ledger: Ledger) -> None:
+def test_the_tickets_of_a_failure_streak_are_stored(ledger: Ledger) -> None:
     breaker = Breaker("https://tickets.example.com", failures=4, tickets={"4711": 3, "Ö/7": 1})
     ledger.save_breaker(breaker)
     assert ledger.breaker(breaker.destination) == breaker

@@ -1,7 +1,7 @@
-"""By which index statements find their rows: those that are really sent, as the engine's own planner goes about them.
+"""The indexes used by the statements that are really sent, according to the engine's own planner.
 
-Most of the messages are sent ones, and most of the failed ones are in one state, as in any big queue. PostgreSQL knows
-the figures of its tables; SQLite knows none, as in a file in which nobody has ever called ANALYZE.
+Most of the messages are sent, and most of the failed ones are in one state, as in any big queue. PostgreSQL has
+statistics of its tables; SQLite has none, as in a file without ANALYZE.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ LATE = range(MESSAGES - 40 * FAILED, MESSAGES - 30 * FAILED, FAILED)
 
 @pytest.fixture(scope="module")
 def big(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A database with some ten thousands of messages and attempts."""
+    """Provide a database with tens of thousands of messages and attempts."""
     with engine(tmp_path_factory.mktemp("plans"), None) as url:
         application = Application(url)
         application.add(status="sent")
-        columns = [each.name for each in application.table.c if each.name != "id"]
+        columns = [column.name for column in application.table.c if column.name != "id"]
         copied = ", ".join(columns)
         for exponent in range(DOUBLED):
             add = (
@@ -104,7 +104,7 @@ def _fill(database: Database) -> None:
         case((escalated, "permanent")),
         case((escalated, "cause")),
     ).where(m.c.status == "failed")
-    names = [*(each.name for each in queue.c)][: len(queued.selected_columns)]
+    names = [*(column.name for column in queue.c)][: len(queued.selected_columns)]
     tried = select(
         m.c.id, literal("the-pass"), literal(1), literal("pass"), *[_spread(m.c.id)] * 2, *_delivered(m.c.id)
     )
@@ -118,13 +118,13 @@ def _fill(database: Database) -> None:
 
 
 def _spread(number: ColumnElement[int]) -> ColumnElement[Any]:
-    """A time on one of a hundred days, the higher the number the later."""
+    """Return a time on one of a hundred days, later for higher numbers."""
     days = [(number <= MESSAGES * day // 100, NOON - timedelta(days=100 - day)) for day in range(1, 101)]
     return case(*((each, literal(time, queue.c.next_attempt_at.type)) for each, time in days))
 
 
 def _delivered(number: ColumnElement[int]) -> tuple[ColumnElement[Any], ...]:
-    """The outcome and the digest of an attempt: one with a digest is kept while the application keeps the row.
+    """Return the outcome and the digest of an attempt: one with a digest is kept while the row exists.
 
     An older version recorded none.
     """
@@ -146,7 +146,7 @@ NAMES = {"pending_messages": "messages"} | {
 
 
 def ways(database: Database, sql: str, values: Any) -> set[str]:  # noqa: ANN401  as drivers take them
-    """The ways by which a statement comes to its tables: ``queue by due``, ``messages by its key``, ``queue whole``."""
+    """Return how a statement reads its tables: ``queue by due``, ``messages by its key``, ``queue whole``."""
     with database.read() as connection:
         if database.is_sqlite:
             plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
@@ -182,7 +182,7 @@ def _way(table: str, index: str | None) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A call, and the ways by which each of its statements may come to its tables."""
+    """A call, and the permitted access paths of each of its statements."""
 
     call: Callable[[Database], object]
     ways: str
@@ -191,7 +191,7 @@ class Case:
 
 
 def page(wanted: Filter) -> Callable[[Database], object]:
-    """Reads a page of messages of each state, as far as a filter lets them through."""
+    """Read a page of messages of each state, with a filter."""
     ids = array("q", [*SENDING, *SOME, *LATE])
     return lambda database: list(MessageQueries(database).pages(ids, wanted))
 
@@ -323,8 +323,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_statement_finds_its_rows_by_an_index(big: Database, name: str) -> None:
-    """And by none that would lead it through thousands of others."""
+def test_a_statement_uses_an_index(big: Database, name: str) -> None:
+    """The index must not lead it through thousands of other rows."""
     case = CASES[name]
     taken = taken_by(big, case.call)
     found = set().union(*taken.values())
@@ -332,7 +332,7 @@ def test_a_statement_finds_its_rows_by_an_index(big: Database, name: str) -> Non
     assert found <= {*case.ways.split(", "), *case.but.split(", ")}, taken
 
 
-def test_a_message_that_is_tried_beforehand_is_found_by_an_index(big: Database) -> None:
+def test_a_message_for_the_trial_write_is_found_by_an_index(big: Database) -> None:
     with statements(big) as seen:
         check_writable(big, NOON)
     found = {sql: ways(big, sql, values) for sql, values in seen if "pending_messages" in sql}
@@ -340,8 +340,8 @@ def test_a_message_that_is_tried_beforehand_is_found_by_an_index(big: Database) 
 
 
 @pytest.mark.parametrize("goes_on", [False, True])
-def test_a_pass_looks_at_as_many_attempts_however_many_old_ones_are_kept(big: Database, *, goes_on: bool) -> None:
-    """When it begins a round, and when it goes on with one."""
+def test_a_pass_reads_the_same_number_of_attempts_however_many_are_kept(big: Database, *, goes_on: bool) -> None:
+    """This holds for a new round and for a continued one."""
     taken = []
     for days_ago in (90, 60):
         with big.rollback_at_end():
@@ -350,13 +350,13 @@ def test_a_pass_looks_at_as_many_attempts_however_many_old_ones_are_kept(big: Da
                 prune(big, before, 1000)
             with statements(big) as seen:
                 prune(big, before, 100)
-            taken.append(sum(effort(big, *each) for each in seen if "FROM retrycli_attempts" in each[0]))
+            taken.append(sum(effort(big, *row) for row in seen if "FROM retrycli_attempts" in row[0]))
     few, many = taken
     assert 100 <= many < 1.5 * few
 
 
 def effort(database: Database, sql: str, values: Any) -> int:  # noqa: ANN401  as drivers take them
-    """The rows that a SELECT reads; of a file, which does not tell them, the steps it takes to read them."""
+    """Return the number of rows that a SELECT reads, or for a file the number of its virtual machine's steps."""
     if not sql.startswith("SELECT"):
         return 0
     with database.read() as connection:
@@ -377,7 +377,7 @@ def _rows_read(node: Mapping[str, Any]) -> float:
 
 
 def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str, set[str]]:
-    """The ways of each statement of a call, which leaves nothing behind."""
+    """Return the access paths of each statement of a call, which is rolled back."""
     with database.rollback_at_end():
         with statements(database) as seen:
             call(database)
@@ -385,8 +385,8 @@ def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str
         return {sql: ways(database, sql, values[0] if isinstance(values, list) else values) for sql, values in ours}
 
 
-def test_the_failed_rows_among_many_others_are_found_by_their_index(big: Database) -> None:
-    """Where their owner has made one. Then a pass, and who asks for them, looks at no other row."""
+def test_failed_rows_among_many_others_are_found_by_their_index(big: Database) -> None:
+    """The index is optional. With it a pass or a list reads no other row."""
     [make] = FailedIndex(big).statements()
     calls: dict[str, Callable[[Database], object]] = {
         "swept": lambda d: Enrolment(d, tail=100).plan_sweep(1000),
@@ -402,4 +402,6 @@ def test_the_failed_rows_among_many_others_are_found_by_their_index(big: Databas
                 call(big)
             found = {sql: ways(big, sql, values) for sql, values in seen if "FROM pending_messages" in sql}
             assert found, name
-            assert all("messages by failed" in each and "messages whole" not in each for each in found.values()), found
+            assert all("messages by failed" in value and "messages whole" not in value for value in found.values()), (
+                found
+            )

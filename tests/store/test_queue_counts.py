@@ -1,4 +1,4 @@
-"""What is measured of the queue and of the passes."""
+"""Metrics of the queue and of the passes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def measures(database: Database) -> QueueCounts:
 
 
 def by_place(measures: QueueCounts) -> dict[tuple[str, str | None], int]:
-    """How many messages there are of each state and type of which there are any."""
+    """Return the number of messages of each state and type, without zeros."""
     return {(state.value, kind): number for (state, kind), number in measures.in_queue().numbers.items() if number}
 
 
-def test_messages_are_counted_by_state_and_type_with_the_oldest_that_waits(
+def test_counts_messages_by_state_and_type_with_the_oldest_waiting_one(
     application: Application, database: Database, measures: QueueCounts
 ) -> None:
     application.add_all([{}, {}, {"message_type": "customer"}, {"message_type": "customer"}, {"status": "sent"}, {}])
@@ -45,7 +45,7 @@ def test_messages_are_counted_by_state_and_type_with_the_oldest_that_waits(
     assert measures.in_queue().waiting_since == FAILED_AT - HOUR
 
 
-def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is_nobodys(
+def test_escalated_messages_have_the_oldest_and_the_oldest_unacknowledged_age(
     application: Application, database: Database, measures: QueueCounts
 ) -> None:
     for hours in (3, 2, 1):
@@ -62,13 +62,13 @@ def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is
         assert (found.escalated_since, found.unacknowledged_since) == (NOON - 3 * HOUR, nobodys)
 
 
-def test_an_empty_queue_has_no_oldest(measures: QueueCounts) -> None:
+def test_an_empty_queue_has_no_oldest_message(measures: QueueCounts) -> None:
     found = measures.in_queue()
     assert set(found.numbers.values()) == {0}
     assert (found.waiting_since, found.escalated_since, found.unacknowledged_since) == (None, None, None)
 
 
-def test_a_message_that_the_application_has_deleted_or_given_another_type_is_of_no_type(
+def test_a_message_deleted_or_changed_to_an_unknown_type_has_no_type(
     application: Application, database: Database, measures: QueueCounts
 ) -> None:
     application.add_all([{}, {"message_type": "pigeon"}, {"message_type": None}])
@@ -77,9 +77,7 @@ def test_a_message_that_the_application_has_deleted_or_given_another_type_is_of_
     assert by_place(measures) == {("waiting", None): 3}
 
 
-def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
-    database: Database, measures: QueueCounts
-) -> None:
+def test_reads_only_ids_and_types_of_the_applications_table(database: Database, measures: QueueCounts) -> None:
     assert database.messages is not None
     with statements(database) as seen:
         measures.in_queue()
@@ -87,8 +85,8 @@ def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
     assert set(re.findall(r"pending_messages\.(\w+)", sql)) == {"id", "message_type"}
 
 
-def test_the_last_pass_is_the_newest_that_has_ended(ledger: Ledger, measures: QueueCounts) -> None:
-    """And the last completed one is looked for beyond any that are newer."""
+def test_the_last_pass_is_the_newest_finished_one(ledger: Ledger, measures: QueueCounts) -> None:
+    """The last completed pass is found behind any number of newer ones."""
     assert measures.last_pass() is None
     for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.PAUSED]):
         start = NOON + number * HOUR

@@ -1,4 +1,4 @@
-"""Who has a message already, under which name it is known there, and since when it may have arrived."""
+"""The recipients who have a message already, its id in the other system, and since when it may have arrived."""
 
 from __future__ import annotations
 
@@ -27,29 +27,32 @@ def attempt(
     claims: Claims, *settled: Decision, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
 ) -> None:
     """Make an attempt at each of some messages."""
-    begun = {each.message_id: each for each in begin(claims, [each.message_id for each in settled], claim, at=at)}
-    known = [each._replace(message=begun.get(each.message_id)) for each in settled]
+    begun = {
+        message.message_id: message
+        for message in begin(claims, [message.message_id for message in settled], claim, at=at)
+    }
+    known = [message._replace(message=begun.get(message.message_id)) for message in settled]
     claims.results.record(written_by or claim, known, at)
 
 
 def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
     claims.claim(claim, at, 10)
     loaded = claims.results.begin(claim, ids, made_by="pass", pass_id=None, now=at, fit=lambda _: True)
-    return [each for each in loaded if isinstance(each, QueuedMessage)]
+    return [message for message in loaded if isinstance(message, QueuedMessage)]
 
 
 def again(message_id: int, outcome: Outcome, *, finished_at: datetime | None = None) -> Decision:
     return Decision(message_id, Transition.released(), outcome, finished_at=finished_at)
 
 
-def test_a_new_message_has_reached_nobody(application: Application, database: Database, claims: Claims) -> None:
+def test_a_new_message_has_reached_no_recipient(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     enrol(database, [1])
     [queued] = begin(claims, [1])
     assert (queued.delivered_to, queued.unsettled_since) == (frozenset(), None)
 
 
-def test_who_has_got_it_is_added_up_message_by_message(
+def test_reached_recipients_accumulate_per_message(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add_all([{}, {}, {}])
@@ -63,7 +66,7 @@ def test_who_has_got_it_is_added_up_message_by_message(
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
 
 
-def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand(
+def test_the_recipients_of_an_escalated_message_are_known_to_a_manual_attempt(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -78,10 +81,10 @@ def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand
 
 
 @pytest.mark.parametrize("unknown_count", [0, 2])
-def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalated_one(
+def test_a_manual_attempt_with_another_text_keeps_the_known_recipients(
     application: Application, database: Database, claims: Claims, unknown_count: int
 ) -> None:
-    """The application changed the text, and no pass has seen it. If the old one comes back, nobody is left out."""
+    """The application changed the text, and no pass has seen it. If the old text returns, no recipient is left out."""
     application.add(body="a")
     enrol(database, [1])
     escalated = Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived")
@@ -103,14 +106,14 @@ def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalate
     assert queued.delivered_to == {"bo@x.test"}
 
 
-def test_whoever_has_lost_the_claim_adds_nothing(application: Application, database: Database, claims: Claims) -> None:
+def test_a_lost_claim_adds_no_recipients(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     enrol(database, [1])
     attempt(claims, again(1, BUSY), written_by=HAND)
     assert queue_rows(database)[1]["delivered_to"] is None
 
 
-def test_a_message_that_everybody_has_leaves_the_queue(
+def test_a_message_that_everyone_has_leaves_the_queue(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -121,7 +124,7 @@ def test_a_message_that_everybody_has_leaves_the_queue(
 
 
 @pytest.mark.parametrize("name", [None, "<7@x.test>", "№ 7"])
-def test_what_the_other_side_calls_it_is_kept_with_the_attempt(
+def test_the_other_systems_id_is_stored_with_the_attempt(
     name: str | None, application: Application, database: Database, claims: Claims
 ) -> None:
     application.add()
@@ -131,7 +134,7 @@ def test_what_the_other_side_calls_it_is_kept_with_the_attempt(
     assert row["external_id"] == name
 
 
-def test_it_may_have_arrived_since_the_newest_attempt_of_which_that_is_unknown(
+def test_a_message_may_have_arrived_since_its_newest_unknown_attempt(
     application: Application, database: Database, claims: Claims
 ) -> None:
     application.add_all([{}] * 4)

@@ -1,4 +1,4 @@
-"""Claiming by turns, keeping what is claimed, and what hosts share, on every engine."""
+"""Claims in turns, renewed claims, and the state that hosts share, on every engine."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ IN_ORDER = FairShare(16, per_ticket_order=True)
 
 @pytest.fixture(autouse=True)
 def _messages(application: Application) -> None:
-    """Six failed messages, which the queue does not know."""
+    """Add six failed messages that the queue does not contain."""
     application.add_all([{}] * 6)
 
 
 def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None:
-    """Take messages 1, 2, … in, each of a ticket, and due at a time."""
-    entries = [(Decision(each, Transition.enrolled(at)), FAILED_AT, ticket) for each, ticket in enumerate(tickets, 1)]
+    """Enrol messages 1, 2, … with a ticket each, due at a time."""
+    entries = [
+        (Decision(message_id, Transition.enrolled(at)), FAILED_AT, ticket)
+        for message_id, ticket in enumerate(tickets, 1)
+    ]
     enrolment.enrol(entries, NOON - HOUR)
 
 
@@ -44,25 +47,23 @@ def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None
 
 
 def move(application: Application, *tickets: int) -> None:
-    """Move messages 1, 2, … each to a ticket, as the application does when it merges tickets."""
-    for each, ticket in enumerate(tickets, 1):
-        application.change(each, ticket_id=ticket)
+    """Move messages 1, 2, … to a ticket each, as the application does when it merges tickets."""
+    for message_id, ticket in enumerate(tickets, 1):
+        application.change(message_id, ticket_id=ticket)
 
 
 def tickets_in_queue(database: Database) -> list[str]:
     return [row["ticket"] for _, row in sorted(queue_rows(database).items())]
 
 
-def test_the_order_of_merged_tickets_is_that_of_the_ids(
-    application: Application, enrolment: Enrolment, claims: Claims
-) -> None:
+def test_merged_tickets_are_ordered_by_id(application: Application, enrolment: Enrolment, claims: Claims) -> None:
     wait(enrolment, SEVEN, EIGHT, NINE, EIGHT)
     move(application, SEVEN, SEVEN, NINE, SEVEN)
     assert retire(enrolment, IdRange(None, None)) == 0
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 3]
 
 
-def test_a_message_that_is_being_sent_keeps_its_claim_and_holds_up_the_merged_ticket(
+def test_a_message_being_sent_keeps_its_claim_and_delays_its_merged_ticket(
     application: Application, database: Database, enrolment: Enrolment, claims: Claims
 ) -> None:
     wait(enrolment, SEVEN, EIGHT)
@@ -74,10 +75,10 @@ def test_a_message_that_is_being_sent_keeps_its_claim_and_holds_up_the_merged_ti
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
 
 
-def test_a_message_that_another_pass_holds_is_not_waited_for(
+def test_a_message_locked_by_another_pass_is_not_awaited(
     application: Application, database: Database, enrolment: Enrolment
 ) -> None:
-    """It might wait for this one in turn. The next sweep brings its ticket up to date."""
+    """It might wait for this pass in turn. The next sweep updates its ticket."""
     wait(enrolment, SEVEN, EIGHT)
     move(application, NINE, NINE)
     if not database.is_sqlite:
@@ -89,7 +90,7 @@ def test_a_message_that_another_pass_holds_is_not_waited_for(
     assert tickets_in_queue(database) == [str(NINE), str(NINE)]
 
 
-def test_another_message_under_the_id_of_one_that_is_being_sent_does_not_give_it_its_ticket(
+def test_a_message_that_reuses_an_id_in_flight_does_not_change_its_ticket(
     application: Application, database: Database, enrolment: Enrolment, claims: Claims
 ) -> None:
     wait(enrolment, SEVEN)
@@ -99,7 +100,7 @@ def test_another_message_under_the_id_of_one_that_is_being_sent_does_not_give_it
     assert tickets_in_queue(database) == [str(SEVEN)]
 
 
-def test_tickets_that_are_passed_over_are_not_claimed(enrolment: Enrolment, claims: Claims) -> None:
+def test_skipped_tickets_are_not_claimed(enrolment: Enrolment, claims: Claims) -> None:
     wait(enrolment, 7, 7, 7, 8, "AB-9", 7)
     turns = FairShare(16)
     assert claims.claim(PASS, NOON, 16, turns) == [1, 2, 4, 5]
@@ -108,7 +109,7 @@ def test_tickets_that_are_passed_over_are_not_claimed(enrolment: Enrolment, clai
     assert claims.claim(PASS, NOON, 16, turns) == [3, 6]
 
 
-def test_a_message_whose_ticket_is_not_known_is_not_passed_over(
+def test_a_message_without_a_ticket_is_not_skipped(
     application: Application, enrolment: Enrolment, claims: Claims
 ) -> None:
     wait(enrolment, 7, 7)
@@ -118,7 +119,7 @@ def test_a_message_whose_ticket_is_not_known_is_not_passed_over(
     assert claims.claim(PASS, NOON, 16, turns) == [2]
 
 
-def test_in_order_only_the_first_of_each_ticket_is_claimed(enrolment: Enrolment, claims: Claims) -> None:
+def test_in_order_only_the_first_message_of_a_ticket_is_claimed(enrolment: Enrolment, claims: Claims) -> None:
     wait(enrolment, 7, 8, 7, 8, 9, 7)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 2, 5]
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [], "those before them are being sent"
@@ -127,7 +128,7 @@ def test_in_order_only_the_first_of_each_ticket_is_claimed(enrolment: Enrolment,
 @pytest.mark.parametrize(
     "transition", [Transition.delivered(), Transition.invalid("no body")], ids=["sent", "escalated"]
 )
-def test_the_next_of_a_ticket_follows_when_the_one_before_it_is_seen_to(
+def test_the_next_message_of_a_ticket_follows_after_the_previous_one(
     enrolment: Enrolment, claims: Claims, transition: Transition
 ) -> None:
     wait(enrolment, 7, 7, 7, 8, 8, 8)
@@ -137,13 +138,13 @@ def test_the_next_of_a_ticket_follows_when_the_one_before_it_is_seen_to(
     assert claims.claim_first_of(PASS, NOON, {"7", "8"}) == [2]
 
 
-def test_the_first_of_a_ticket_is_not_claimed_before_it_is_due(enrolment: Enrolment, claims: Claims) -> None:
+def test_the_first_message_of_a_ticket_is_not_claimed_before_it_is_due(enrolment: Enrolment, claims: Claims) -> None:
     wait(enrolment, 7, 7, at=NOON + MINUTE)
     assert claims.claim_first_of(PASS, NOON, {"7"}) == []
     assert claims.claim_first_of(PASS, NOON + MINUTE, {"7"}) == [1]
 
 
-def test_the_next_of_a_ticket_waits_as_long_as_the_one_before_it(enrolment: Enrolment, claims: Claims) -> None:
+def test_the_next_message_of_a_ticket_waits_as_long_as_the_previous_one(enrolment: Enrolment, claims: Claims) -> None:
     wait(enrolment, 7, 7)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1]
     later = Transition.rescheduled(NOON + HOUR, retry_count=1, unknown_count=0, last_error="HTTP 503")
@@ -165,7 +166,7 @@ def test_a_renewed_claim_lasts_until_its_new_time(database: Database, claims: Cl
     assert claims.take_over_expired(Claim("another", NOON + 9 * HOUR), PASS.expires_at, 9) == []
 
 
-def test_a_claim_that_is_lost_can_not_be_renewed(database: Database, claims: Claims) -> None:
+def test_a_lost_claim_cannot_be_renewed(database: Database, claims: Claims) -> None:
     enrol(database, [1])
     claims.claim(PASS, NOON, 1)
     other = Claim("another", NOON + 9 * HOUR)
@@ -178,7 +179,7 @@ def test_a_claim_that_is_lost_can_not_be_renewed(database: Database, claims: Cla
 # What is shared.
 
 
-def test_a_probe_is_taken_once(ledger: Ledger) -> None:
+def test_only_one_claim_gets_the_probe(ledger: Ledger) -> None:
     ledger.save_breaker(OPEN)
     until = NOON + MINUTE
     assert ledger.take_probe(OPEN, until)
@@ -186,19 +187,19 @@ def test_a_probe_is_taken_once(ledger: Ledger) -> None:
     assert ledger.breaker(API) == Breaker(API, BreakerState.OPEN, 5, opened_at=NOON - HOUR, probe_at=until)
 
 
-def test_a_probe_of_a_destination_that_is_well_again_is_not_there_to_be_taken(ledger: Ledger) -> None:
+def test_a_healthy_destination_offers_no_probe(ledger: Ledger) -> None:
     ledger.save_breaker(OPEN)
     ledger.save_breaker(Breaker(API))
     assert not ledger.take_probe(OPEN, NOON + MINUTE)
 
 
-def test_turns_are_an_interval_apart_whoever_takes_them(ledger: Ledger) -> None:
+def test_turns_are_one_interval_apart_across_hosts(ledger: Ledger) -> None:
     turns = [ledger.take_turn(API, NOON, SECOND, NOON + HOUR) for _ in range(3)]
     assert turns == [NOON, NOON + SECOND, NOON + 2 * SECOND]
     assert ledger.take_turn("https://elsewhere.example", NOON, SECOND, NOON + HOUR) == NOON
 
 
-def test_turns_that_nobody_took_are_not_made_up_for(ledger: Ledger) -> None:
+def test_unused_turns_are_not_made_up_for(ledger: Ledger) -> None:
     ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
     later = NOON + 30 * SECOND
     assert [ledger.take_turn(API, later, SECOND, NOON + HOUR) for _ in range(2)] == [later, later + SECOND]
@@ -213,12 +214,12 @@ def test_a_turn_that_comes_too_late_is_left_to_others(ledger: Ledger) -> None:
 # Lanes.
 
 
-def test_a_lane_has_its_own_messages_and_one_has_all_the_rest(
+def test_a_route_has_its_own_messages_and_one_route_has_the_rest(
     application: Application, enrolment: Enrolment, claims: Claims
 ) -> None:
     wait(enrolment, 1, 2, 3, 4, 5, 6)
-    for each, kind in enumerate(["customer", "supplier", "customer", "internal", "supplier"], 1):
-        application.change(each, message_type=kind)
+    for message_id, kind in enumerate(["customer", "supplier", "customer", "internal", "supplier"], 1):
+        application.change(message_id, message_type=kind)
     application.delete(6)
     mail = frozenset({MessageType.SUPPLIER})
     assert claims.any_due(NOON, Route(API, only=mail))
@@ -228,7 +229,7 @@ def test_a_lane_has_its_own_messages_and_one_has_all_the_rest(
     assert claims.claim(PASS, NOON, 16, route=Route(API, but=mail)) == [1, 3, 4, 6], "what is deleted is dropped there"
 
 
-def test_behind_a_message_of_its_ticket_comes_the_next_in_its_own_lane_only(
+def test_ticket_order_only_applies_within_a_route(
     application: Application, enrolment: Enrolment, claims: Claims
 ) -> None:
     wait(enrolment, 7, 8)

@@ -1,4 +1,4 @@
-"""How a database is, apart from what it holds."""
+"""Health checks of a database: journal mode, clock, write permission."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.store.own_tables import enrol, queue_rows
 
 
 @in_every_mode
-def test_the_journal_mode_is_told_and_left_as_it_is(application: Application, database: Database) -> None:
+def test_reports_the_journal_mode_and_keeps_it(application: Application, database: Database) -> None:
     if not database.is_sqlite:
         pytest.skip("a server has no journal mode")
     mode = journal_mode(database)
@@ -32,14 +32,14 @@ def test_the_journal_mode_is_told_and_left_as_it_is(application: Application, da
     assert changed == {}
 
 
-def test_only_a_server_has_a_clock_of_its_own(database: Database) -> None:
+def test_only_a_server_has_its_own_clock(database: Database) -> None:
     began = datetime.now(UTC)
     ahead = clock_ahead(database, lambda: began)
     assert ahead == timedelta(0) if database.is_sqlite else timedelta(0) < ahead < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_a_server_is_taken_to_have_looked_at_its_clock_in_the_middle(database: Database) -> None:
+def test_the_servers_time_is_taken_as_that_of_the_middle_of_the_request(database: Database) -> None:
     began = datetime.now(UTC)
     times = cycle([began, began + timedelta(hours=2)])
     ahead = clock_ahead(database, lambda: next(times))
@@ -47,15 +47,15 @@ def test_a_server_is_taken_to_have_looked_at_its_clock_in_the_middle(database: D
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_the_quickest_of_its_answers_tells_its_time(database: Database) -> None:
+def test_the_fastest_answer_determines_the_servers_time(database: Database) -> None:
     began = datetime.now(UTC)
-    times = iter([began + timedelta(hours=each) for each in (0, 4, 0, 2, 0, 6)])
+    times = iter([began + timedelta(hours=number) for number in (0, 4, 0, 2, 0, 6)])
     ahead = clock_ahead(database, lambda: next(times))
     assert timedelta(0) < ahead + timedelta(hours=1) < timedelta(minutes=1)
 
 
-def test_a_database_that_another_writes_to_can_not_be_written(sqlite_application: Application) -> None:
-    """Whoever is in no hurry would wait for it."""
+def test_a_database_locked_by_another_writer_is_not_writable(sqlite_application: Application) -> None:
+    """Otherwise the check would wait for the lock."""
     hasty = Database(sqlite_application.url, patience=0)
     with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -65,8 +65,8 @@ def test_a_database_that_another_writes_to_can_not_be_written(sqlite_application
     hasty.close()
 
 
-def test_a_user_who_may_only_look_is_found_out(application: Application, database: Database) -> None:
-    """On a server, where reading and writing are rights of their own; a file that can't be written is one too."""
+def test_a_read_only_user_is_detected(application: Application, database: Database) -> None:
+    """On a server reading and writing are separate rights; a read-only file is similar."""
     if database.is_sqlite:
         readonly = Database(f"sqlite:///file:{database.place}?mode=ro&uri=true", patience=0)
     else:
@@ -87,7 +87,7 @@ def test_a_user_who_may_only_look_is_found_out(application: Application, databas
 # What a pass writes of a message is tried with one, and taken back.
 
 
-def test_nothing_is_left_of_what_is_tried(application: Application, database: Database) -> None:
+def test_the_check_leaves_nothing_behind(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     before = queue_rows(database)
@@ -100,7 +100,7 @@ def test_nothing_is_left_of_what_is_tried(application: Application, database: Da
 @pytest.mark.parametrize(
     ("column", "check"), [("status", "status <> 'sent'"), ("last_error", "length(last_error) < 9")]
 )
-def test_what_a_constraint_forbids_is_told(engine: Factory, tmp_path: Path, column: str, check: str) -> None:
+def test_a_violated_constraint_is_reported(engine: Factory, tmp_path: Path, column: str, check: str) -> None:
     with application_with(engine, tmp_path, Column(column, Text, CheckConstraint(check))) as made:
         made.add()
         with opened(made) as database:
@@ -123,7 +123,7 @@ SKIPS = {
 
 
 @pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "did not change")])
-def test_what_a_trigger_refuses_is_told(
+def test_a_trigger_that_refuses_is_reported(
     application: Application, database: Database, trigger: dict[bool, str], told: str
 ) -> None:
     application.add()
@@ -133,7 +133,7 @@ def test_what_a_trigger_refuses_is_told(
         check_writable(database, NOON)
 
 
-def test_a_column_that_takes_no_time_in_a_strict_table_is_named(sqlite_application: Application) -> None:
+def test_a_strict_column_that_accepts_no_time_is_named(sqlite_application: Application) -> None:
     made = sqlite_application
     columns = "id INTEGER PRIMARY KEY, ticket_id INT, message_type TEXT, subject TEXT, body TEXT, status TEXT"
     made.sql("DROP TABLE pending_messages")
@@ -146,7 +146,7 @@ def test_a_column_that_takes_no_time_in_a_strict_table_is_named(sqlite_applicati
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_rows_that_a_policy_keeps_from_being_changed_are_told(application: Application, database: Database) -> None:
+def test_rows_protected_by_a_policy_are_reported(application: Application, database: Database) -> None:
     application.add()
     enrol(database, [1])
     role = f"reader_{uuid.uuid4().hex}"
@@ -162,7 +162,7 @@ def test_rows_that_a_policy_keeps_from_being_changed_are_told(application: Appli
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-def test_a_row_that_the_application_holds_is_not_waited_for(application: Application, database: Database) -> None:
+def test_a_row_locked_by_the_application_is_not_awaited(application: Application, database: Database) -> None:
     application.add()
     enrol(database, [1])
     with opened(application) as other, other.write() as held:

@@ -1,1 +1,1 @@
-"""Real systems: each test is skipped where its own is not installed."""
+"""Real systems: each test is skipped if its system is not installed."""

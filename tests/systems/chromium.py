@@ -1,4 +1,4 @@
-"""A real Chromium without a window, spoken to over its DevTools protocol on two pipes."""
+"""A real headless Chromium, controlled by its DevTools protocol over two pipes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOISE = {"console": "Runtime.consoleAPICalled", "log": "Log.entryAdded", "except
 
 @dataclass
 class Seen:
-    """What came of looking at a page."""
+    """The result of opening a page."""
 
     width: int
     content_width: int
@@ -48,7 +48,7 @@ class Seen:
 
 
 class Chromium:
-    """One browser, with one page open."""
+    """One browser, with one open page."""
 
     def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
         self._out = commands
@@ -61,24 +61,24 @@ class Chromium:
             self._page(f"{domain}.enable")
 
     def look(self, file: Path, *, width: int, dark: bool = False, height: int = 800, scale: float = 1) -> Seen:
-        """Open a file in a window of a width, by day or by night."""
+        """Open a file in a window of the given width, in light or dark mode."""
         self._events.clear()
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 500}
         self._page("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._page("Emulation.setEmulatedMedia", {"features": [scheme]})
         self._page("Page.navigate", {"url": file.absolute().as_uri()})
-        while not any(each["method"] == "Page.loadEventFired" for each in self._events):
+        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
         size = self._page("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1}
         picture = self._page("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
-        told = [each for each in self._events if each["method"] in NOISE.values()]
-        asked = [each["params"]["request"]["url"] for each in self._events if "request" in each["params"]]
+        told = [event for event in self._events if event["method"] in NOISE.values()]
+        asked = [event["params"]["request"]["url"] for event in self._events if "request" in event["params"]]
         return Seen(width, size["width"], size["height"], base64.b64decode(picture["data"]), told, asked)
 
     def find(self, script: str) -> Any:  # noqa: ANN401  whatever the script comes to
-        """What a line of JavaScript makes of the open page."""
+        """Return the value of a JavaScript expression in the open page."""
         return self._page("Runtime.evaluate", {"expression": script, "returnByValue": True})["result"].get("value")
 
     def _page(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Chromium:
         return result
 
     def _read(self) -> dict[str, Any]:
-        """The next answer or event."""
+        """Read the next answer or event."""
         pieces = bytearray()
         while (piece := self._in.read(1)) != b"\0":
             assert piece, "Chromium has gone"
@@ -108,7 +108,7 @@ class Chromium:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Chromium]:
-    """A browser with an empty profile in a folder of its own, ended with the block."""
+    """Run a browser with an empty profile in its own folder for a `with` block."""
     assert PROGRAM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()

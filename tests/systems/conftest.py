@@ -34,30 +34,30 @@ class Prometheus:
     folder: Path
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What an expression comes to just now."""
+        """Return the current result of an expression."""
         found = self._get("/api/v1/query", query=expression)
         assert isinstance(found, dict)
         results: list[dict[str, Any]] = found["result"]
         return results
 
     def value(self, expression: str) -> float | None:
-        """The one value of an expression; None where it has none."""
+        """Return the one value of an expression, or None if it has none."""
         results = self.query(expression)
         return float(results[0]["value"][1]) if results else None
 
     def history(self, series: str) -> list[float]:
-        """All that was scraped of one series, oldest first."""
+        """Return all samples of one series, oldest first."""
         [found] = self.query(f"{series}[10m]")
         return [float(value) for _, value in found["values"]]
 
     def firing(self) -> set[str]:
-        """The alerts that fire, once the rules have been looked at after this call."""
+        """Return the firing alerts, after the next evaluation of the rules."""
         asked = time.time()
         wait_until(lambda: self._looked_at() > asked)
-        return {each["metric"]["alertname"] for each in self.query('ALERTS{alertstate="firing"}')}
+        return {entry["metric"]["alertname"] for entry in self.query('ALERTS{alertstate="firing"}')}
 
     def _looked_at(self) -> float:
-        """When the rules were last looked at."""
+        """Return the time of the last evaluation of the rules."""
         [group] = self._get("/api/v1/rules")["groups"]
         return datetime.fromisoformat(group["lastEvaluation"]).timestamp()
 
@@ -68,7 +68,7 @@ class Prometheus:
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
-    """Both servers, with nothing to read yet."""
+    """Provide both servers, without data."""
     programs = {"prometheus": "prometheus", "prometheus-node-exporter": "prometheus-node-exporter"}
     for program, package in programs.items():
         if shutil.which(program) is None:

@@ -35,7 +35,7 @@ ESCALATED = """
 
 @dataclass(frozen=True)
 class Desk:
-    """The application, and the command as it is set up for one system."""
+    """The application, and the command configured for one system."""
 
     cli: Cli
     application: Application
@@ -44,55 +44,55 @@ class Desk:
     numbers: list[int] = field(default_factory=list)
 
     def having(self, **settings: object) -> Desk:
-        """The same with other settings of the gateway."""
+        """Return a copy with other settings of the gateway."""
         ours = {f"RETRYCLI_GATEWAY__{name.upper()}": str(value) for name, value in settings.items()}
         return Desk(self.cli.having(ours), self.application, self.folder, self.numbers)
 
     def fail(self, ticket: int, message_type: str = "customer", **columns: object) -> int:
-        """Add a message that the application could not deliver; its id."""
+        """Add a failed message; return its id."""
         number = len(self.numbers) + 1
         self.numbers.append(number)
         row: dict[str, Any] = {"body": BODY, "subject": "Re: Printer", "recipient_email": None, **columns}
         return self.application.add(number, ticket_id=ticket, message_type=message_type, **row)
 
     def attach(self, files: Mapping[str, bytes] = FILES) -> str:
-        """Put files where attachments are; the column that names them."""
+        """Put files in the attachments' folder; return the column that names them."""
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
         return json.dumps(list(files))
 
     def run_once(self, code: int = 0) -> dict[str, Any]:
-        """Make a pass; what it says of itself."""
+        """Make a pass; return its summary."""
         return self.cli.json("run-once", code=code)
 
     def ask_doctor(self, about: str) -> tuple[str, str]:
-        """What ``doctor`` finds about one thing: how that is, and why."""
-        lines = [each.split("\t") for each in self.cli("doctor").stdout.splitlines()]
+        """Return the finding of ``doctor`` about one check: level and reason."""
+        lines = [line.split("\t") for line in self.cli("doctor").stdout.splitlines()]
         [found] = [(how, why) for how, what, why, _ in lines if what == about]
         return found
 
     def let_time_pass(self) -> None:
-        """Have all that waits be due, and the claims of the dead lapse."""
-        for each in EVERYTHING_DUE:
-            self.application.execute(each)
+        """Make all waiting messages due, and the claims of dead passes lapse."""
+        for statement in EVERYTHING_DUE:
+            self.application.execute(statement)
 
     def in_short(self, message_id: int) -> tuple[Any, ...]:
-        """A message's status and count of tries."""
+        """Return a message's status and retry count."""
         [found] = self.application.asked(IN_SHORT, message_id)
         return found
 
     def attempts(self, message_id: int) -> list[tuple[Any, ...]]:
-        """What came of each attempt, and why."""
+        """Return the outcome and error of each attempt."""
         return self.application.asked(ATTEMPTS, message_id)
 
     def why_escalated(self, message_id: int) -> tuple[Any, ...]:
-        """For which reason a person has a message, and what the row says."""
+        """Return why a message is escalated, and its row's error."""
         [found] = self.application.asked(ESCALATED, message_id)
         return found
 
 
 def shipped(name: str, folder: Path, *, settle_seconds: float) -> Path:
-    """A copy of a shipped preset that waits as long as this for a message to turn up."""
+    """Copy a shipped preset with this settling time."""
     text = (resources.files("retrycli.gateway") / "presets" / f"{name}.toml").read_text()
     copy = folder / f"{name}.toml"
     without = re.sub(r"(?m)^settle_seconds = .*\n", "", text)
@@ -101,5 +101,5 @@ def shipped(name: str, folder: Path, *, settle_seconds: float) -> Path:
 
 
 def texts(rows: Iterable[tuple[Any, ...]]) -> str:
-    """All errors in one text."""
+    """Return all errors in one text."""
     return " ".join(str(error) for _, error in rows)

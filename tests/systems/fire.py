@@ -1,4 +1,4 @@
-"""Passes over many messages that are killed, time out and go on, until each message is delivered."""
+"""Passes over many messages that are killed, time out and continue, until each message is delivered."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Fire:
 
 
 def under_fire(desk: Desk, name: str, folder: Path) -> Desk:
-    """The command with little patience, over a copy of a shipped preset that settles soon."""
+    """Provide the command with short timeouts, and a copy of a shipped preset with a short settling time."""
     preset = shipped(name, folder, settle_seconds=SETTLES)
     hasty = desk.having(preset=preset, request_timeout_seconds=PATIENCE)
     return Desk(hasty.cli.having(OTHERWISE), hasty.application, hasty.folder, hasty.numbers)
 
 
 def fail_many(desk: Desk, tickets: Sequence[int], messages: int) -> dict[str, str]:
-    """Add messages of all types to a few tickets; their types by their texts."""
+    """Add messages of all types to a few tickets; return their types by their texts."""
     texts = {f"Message {number} of {messages}: ü 😀": KINDS[number % len(KINDS)] for number in range(messages)}
     for number, (text, kind) in enumerate(texts.items()):
         desk.fail(tickets[number % len(tickets)], kind, body=text)
@@ -65,13 +65,13 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
     """Make passes until nothing is left.
 
     Args:
-        desk: whose messages.
+        desk: the application.
         fire: how many passes are killed, and how many meet a system that stalls.
-        rng: when.
-        stalled: has the system stall while a pass is under way, and no longer when it returns.
+        rng: chooses the moments.
+        stalled: stalls the system during a pass, and no longer after it returns.
 
     Returns:
-        How often what happened.
+        The number of disturbances of each kind.
     """
     ahead = ["kill"] * fire.kills + ["stall"] * fire.stalls
     rng.shuffle(ahead)
@@ -93,7 +93,7 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
 
 
 def _pass_in_peace(desk: Desk) -> subprocess.Popen[str]:
-    """With all the time that a busy machine needs for an answer, and few enough messages to end soon."""
+    """Make a pass with enough time for answers on a busy machine, and few enough messages to end soon."""
     return desk.having(request_timeout_seconds=LONGEST).cli.start("run-once", "--limit", str(AT_ONCE), "--json")
 
 
@@ -114,7 +114,7 @@ def _left(desk: Desk) -> int:
 
 
 def _outcomes(desk: Desk) -> Counter[str]:
-    """How many attempts came to what; those that a look-up settled are told apart."""
+    """Count the attempts by outcome; those settled by a look-up are separate."""
     asked = """
         SELECT CASE WHEN error = 'found by look-up' THEN error ELSE outcome END, count(*)
         FROM retrycli_attempts GROUP BY 1

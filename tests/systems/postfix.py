@@ -1,4 +1,4 @@
-"""A real Postfix: a private instance on loopback, with a folder of its own."""
+"""A real Postfix: a private instance on loopback, with its own folder."""
 
 from __future__ import annotations
 
@@ -68,26 +68,26 @@ local_recipient_maps =
 
 @dataclass(frozen=True)
 class Postfix:
-    """A mail server that keeps what is for x.test."""
+    """A mail server that stores mail for x.test."""
 
     folder: Path
     port: int
 
     @property
     def url(self) -> str:
-        """What apprise writes to it by."""
+        """Return apprise's URL for it."""
         return f"mailto://127.0.0.1:{self.port}?from=retrycli@x.test&to=ops@x.test&mode=insecure"
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """What lies in the maildir."""
+        """Return the mails in the maildir."""
         files = sorted(self.folder.glob("mail/ops/new/*"))
-        return [message_from_bytes(each.read_bytes(), policy=default) for each in files]
+        return [message_from_bytes(path.read_bytes(), policy=default) for path in files]
 
 
 @contextmanager
 def running_postfix(more: str = "") -> Iterator[Postfix]:
-    """Start one, and stop it in the end. Its folder is not pytest's, into which only its owner may look.
+    """Start a Postfix, and stop it at the end. Its folder is not pytest's, which only its owner may read.
 
     Args:
         more: settings beside those above.

@@ -1,4 +1,4 @@
-"""A real Redmine on loopback, of Debian's packages: a private copy with a SQLite file, and a folder for its mails."""
+"""A real Redmine on loopback, from Debian's packages: a private copy with a SQLite file, and a folder for its mails."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ AGENT, COLLEAGUE, CUSTOMER, REPLYONLY, READER, EDITOR = (
 
 @dataclass(frozen=True)
 class Redmine:
-    """A Redmine that answers."""
+    """A running Redmine."""
 
     url: str
     folder: Path
@@ -93,7 +93,7 @@ class Redmine:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """Have it take connections and answer none, as long as the block lasts; what it was asked it does then."""
+        """Make it accept connections without answering during a block; afterwards it handles the requests."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -101,11 +101,11 @@ class Redmine:
             self.process.send_signal(signal.SIGCONT)
 
     def as_user(self, login: str) -> httpx.Client:
-        """The API as somebody sees it."""
+        """Return the API for one user."""
         return httpx.Client(base_url=self.url, headers={"X-Redmine-API-Key": self.keys[login]}, timeout=60)
 
     def open_ticket(self, subject: str = "Printer does not print") -> int:
-        """An issue that the customer opens, and so is told of all that is said to it."""
+        """Open an issue as the customer, who is thus notified of all notes."""
         issue = {"project_id": "support", "tracker_id": 1, "priority_id": 2, "subject": subject}
         with self.as_user(CUSTOMER) as api:
             answer = api.post("/issues.json", json={"issue": issue})
@@ -113,7 +113,7 @@ class Redmine:
         return int(answer.json()["issue"]["id"])
 
     def ticket(self, number: int, login: str = AGENT) -> dict[str, Any]:
-        """An issue with all that somebody may see of it."""
+        """Return an issue with everything that a user may see of it."""
         with self.as_user(login) as api:
             answer = api.get(f"/issues/{number}.json", params={"include": "journals,attachments"})
         assert answer.status_code == 200, answer.text
@@ -121,24 +121,24 @@ class Redmine:
         return found
 
     def notes(self, number: int, login: str = AGENT) -> list[dict[str, Any]]:
-        """What was said to an issue, as far as somebody may see it."""
-        return [each for each in self.ticket(number, login)["journals"] if each["notes"]]
+        """Return the notes of an issue that a user may see."""
+        return [journal for journal in self.ticket(number, login)["journals"] if journal["notes"]]
 
     def download(self, url: str, login: str = AGENT) -> bytes:
-        """What is in an attachment."""
+        """Return the content of an attachment."""
         with self.as_user(login) as api:
             return api.get(url).raise_for_status().content
 
     def mails_to(self, login: str) -> list[EmailMessage]:
-        """All mails that somebody was sent."""
+        """Return all mails to a recipient."""
         file = self.folder / "mails" / f"{login}@redmine.test"
         content = file.read_bytes() if file.exists() else b""
-        return [message_from_bytes(each, policy=default) for each in re.split(rb"(?m)^(?=Date: )", content) if each]
+        return [message_from_bytes(mail, policy=default) for mail in re.split(rb"(?m)^(?=Date: )", content) if mail]
 
 
 @contextmanager
 def redmine(folder: Path) -> Iterator[Redmine]:
-    """A fresh one in an empty folder, for as long as the block lasts."""
+    """Provide a fresh Redmine in an empty folder for a block."""
     if not (INSTALLED / "config.ru").exists() or not does(*NEEDS):
         pytest.skip("Redmine is not installed: apt-get install dbconfig-no-thanks redmine-sqlite redmine")
     home, port = folder / "app", free_port()
@@ -164,7 +164,7 @@ def redmine(folder: Path) -> Iterator[Redmine]:
 
 
 def _copy(home: Path) -> None:
-    """Redmine itself, with links as the files that they lead to: its own are relative, and lead nowhere from here."""
+    """Copy Redmine, with links replaced by their files: its own are relative, and broken elsewhere."""
     of_this_machine = shutil.ignore_patterns("instances", "Gemfile.lock", "database.yml")
     shutil.copytree(INSTALLED, home, ignore=of_this_machine)
     gemfile = home / "Gemfile"

@@ -1,4 +1,4 @@
-"""A real Request Tracker on loopback, of Debian's packages: a SQLite file, and a file for its mails."""
+"""A real Request Tracker on loopback, from Debian's packages: a SQLite file, and a file for its mails."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ print encode_json(\\%tokens);
 
 @dataclass(frozen=True)
 class RequestTracker:
-    """A Request Tracker that answers."""
+    """A running Request Tracker."""
 
     url: str
     folder: Path
@@ -128,40 +128,40 @@ class RequestTracker:
     """By user."""
 
     def as_user(self, name: str) -> httpx.Client:
-        """The API as somebody sees it."""
+        """Return the API for one user."""
         headers = {"Authorization": f"token {self.tokens[name]}"}
         return httpx.Client(base_url=f"{self.url}/REST/2.0", headers=headers, timeout=60)
 
     def open_ticket(self, queue: str = WITH_FIELD) -> int:
-        """A ticket that the customer is the requestor of, and so is mailed what is replied to it."""
+        """Open a ticket with the customer as requestor, who is thus mailed all replies."""
         with self.as_user(AGENT) as api:
             answer = api.post("/ticket", json={"Queue": queue, "Subject": "Printer", "Requestor": CUSTOMER})
         assert answer.status_code == 201, answer.text
         return int(answer.json()["id"])
 
     def post_office(self, how: str | float) -> None:
-        """Have the mail server behind it take so many seconds for each mail from now on, or say ``refuses``."""
+        """Make the mail server behind it take this number of seconds for each mail from now on, or say ``refuses``."""
         (self.folder / "post-office").write_text(f"{how}")
 
     def said(self, ticket: int, user: str = AGENT) -> list[dict[str, Any]]:
-        """The replies and notes of a ticket, as far as somebody may see them."""
+        """Return the replies and notes of a ticket that a user may see."""
         with self.as_user(user) as api:
             page: dict[str, Any] = {"next_page": f"/ticket/{ticket}/history?fields=Type,Object&per_page=100"}
             found: list[dict[str, Any]] = []
             while "next_page" in page:
                 page = api.get(page["next_page"]).raise_for_status().json()
                 found += page["items"]
-            return [each for each in found if each["Type"] in {"Correspond", "Comment"}]
+            return [entry for entry in found if entry["Type"] in {"Correspond", "Comment"}]
 
     def content(self, transaction: str | int, user: str = AGENT) -> list[dict[str, Any]]:
-        """The parts of a reply or note, each with its ``Content`` as it is."""
+        """Return the parts of a reply or note, each with its ``Content`` unchanged."""
         with self.as_user(user) as api:
             parts = api.get(f"/transaction/{transaction}/attachments").raise_for_status().json()["items"]
-            return [api.get(f"/attachment/{each['id']}").raise_for_status().json() for each in parts]
+            return [api.get(f"/attachment/{part['id']}").raise_for_status().json() for part in parts]
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """All mails that it sent."""
+        """Return all mails that it sent."""
         box = mailbox.mbox(self.folder / "mails", create=True)
         with_lines = [message_from_bytes(box.get_bytes(key), policy=default) for key in box.iterkeys()]
         box.close()
@@ -170,7 +170,7 @@ class RequestTracker:
 
 @contextmanager
 def request_tracker(folder: Path) -> Iterator[RequestTracker]:
-    """A fresh one in an empty folder, for as long as the block lasts."""
+    """Provide a fresh Request Tracker in an empty folder for a block."""
     if SETUP is None or not SERVER.exists() or not does(*NEEDS):
         packages = "dbconfig-no-thanks rt5-db-sqlite request-tracker5 rt5-standalone"
         pytest.skip(f"Request Tracker is not installed: apt-get install {packages}")

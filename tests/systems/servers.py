@@ -1,4 +1,4 @@
-"""Servers that tests start: on free ports of loopback, each ended with its block."""
+"""Servers that tests start: on free ports of loopback, each stopped at the end of its block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRACE = 3
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for something that another process is to do."""
+    """Wait until a condition about another process holds."""
     deadline = time.monotonic() + LONGEST
     while not holds():
         assert time.monotonic() < deadline, "it never came"
@@ -29,7 +29,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def does(*command: str) -> bool:
-    """Whether a command is there, and ends well."""
+    """Return whether a command exists and succeeds."""
     if shutil.which(command[0]) is None:
         return False
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -39,7 +39,7 @@ def does(*command: str) -> bool:
 def running(
     command: Sequence[str], log: Path, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, for as long as the block lasts."""
+    """Run a server for a block."""
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=cwd, env=env) as process:
         try:
             yield process
@@ -52,7 +52,7 @@ def running(
 
 
 def says(url: str, status: int, process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Whether a server that was started answers with this status by now."""
+    """Return whether a started server answers with this status by now."""
     assert process.poll() is None, log.read_text()
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -65,15 +65,15 @@ def says(url: str, status: int, process: subprocess.Popen[bytes], log: Path) -> 
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 class Forgetful:
-    """Stands before a server, and passes on all that is said but some requests, or but the answers to them.
+    """A proxy that drops some requests, or the answers to them.
 
-    It breaks off instead, or says a status, as a proxy does that has not waited for the answer, or keeps silent.
+    It disconnects instead, answers with a status, as a proxy does that has not waited for the answer, or stays silent.
     """
 
     def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None, silent: bool) -> None:
@@ -88,7 +88,7 @@ class Forgetful:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def serve(self) -> None:
-        """Take connections until the listener is closed."""
+        """Accept connections until the listener is closed."""
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
@@ -120,7 +120,7 @@ class Forgetful:
                         return
 
     def _keep_back(self, client: socket.socket) -> None:
-        """Break off, or say nothing more until the other side goes."""
+        """Disconnect, or stay silent until the client leaves."""
         self.happened.set()
         while self._silent and client.recv(65536):
             pass
@@ -130,7 +130,7 @@ class Forgetful:
 def forgetful(
     url: str, method: str, *, also_the_request: bool = False, status: int | None = None, silent: bool = False
 ) -> Iterator[Forgetful]:
-    """One for as long as the block lasts."""
+    """Run a proxy for a block."""
     made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status, silent=silent)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()

@@ -26,7 +26,7 @@ REFUSES: Answer = (422, {"messages": [ANSWER]})
 
 @pytest.fixture
 def postfix() -> Iterator[Postfix]:
-    """One of its own for each test."""
+    """Provide a Postfix for each test."""
     with running_postfix() as started:
         yield started
 
@@ -53,7 +53,7 @@ def test_a_notification_arrives_in_the_maildir_as_plain_text_with_its_own_subjec
 
 
 @pytest.mark.long
-def test_what_postfix_refuses_is_told_by_its_code(postfix: Postfix, tmp_path: Path) -> None:
+def test_a_refusal_by_postfix_is_reported_with_its_code(postfix: Postfix, tmp_path: Path) -> None:
     elsewhere = postfix.url.replace("ops@x.test", "ops@elsewhere.test")
     told = Cli(tmp_path).having({"RETRYCLI_NOTIFY__URLS": f"{postfix.url} {elsewhere}"})
     done = told("notify", "test")

@@ -1,4 +1,4 @@
-"""A real Prometheus reads what passes write."""
+"""A real Prometheus reads the metrics of passes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ DELIVERED = 'retrycli_attempts_total{outcome="delivered"}'
 START = "retrycli_last_pass_start_timestamp_seconds"
 
 
-def test_counters_go_up_across_passes(prometheus: Prometheus, at_work: Cli, application: Application) -> None:
-    """Also when the attempts and passes that they were counted from are forgotten."""
+def test_counters_increase_across_passes(prometheus: Prometheus, at_work: Cli, application: Application) -> None:
+    """This holds also after the counted attempts and passes were pruned."""
     measuring = at_work.having(
         {"RETRYCLI_METRICS__PATH": str(prometheus.folder / "retrycli.prom"), "RETRYCLI_RUN__RETENTION_DAYS": "1"}
     )
@@ -49,7 +49,7 @@ def test_counters_go_up_across_passes(prometheus: Prometheus, at_work: Cli, appl
 
 
 @pytest.mark.long
-def test_late_fires_when_two_ticks_are_missed_and_ends_with_the_next_pass(
+def test_the_late_alert_fires_after_two_missed_ticks_and_ends_with_the_next_pass(
     prometheus: Prometheus, application: Application, sandbox: Sandbox
 ) -> None:
     path = prometheus.folder / "retrycli.prom"

@@ -1,4 +1,4 @@
-"""The preset ``redmine`` as it is shipped, against a real Redmine, and what Redmine does that it has to know of."""
+"""The shipped preset ``redmine`` with a real Redmine, and the behaviour of Redmine that it depends on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNKNOWN_TICKET = 999_999
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redmine]:
-    """One for all tests of this module: each has a ticket of its own."""
+    """Provide one Redmine for all tests of this module: each has its own ticket."""
     with redmine(tmp_path_factory.mktemp("redmine")) as found:
         yield found
 
@@ -44,29 +44,29 @@ def ticket(system: Redmine) -> int:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, tmp_path: Path, system: Redmine) -> Desk:
-    """The command as the agent's."""
+    """Provide the command with the agent's credentials."""
     made = Desk(cli.having(application.variables(system.url)), application, tmp_path)
     return made.having(preset="redmine", token=system.keys[AGENT], attachments_dir=tmp_path)
 
 
 @pytest.fixture
 def api(system: Redmine) -> Iterator[httpx.Client]:
-    """Redmine's own API, as the agent sees it."""
+    """Provide Redmine's own API, as the agent sees it."""
     with system.as_user(AGENT) as client:
         yield client
 
 
 def words(note: dict[str, object]) -> str:
-    """What a note says, without the line by which it is found again."""
+    """Return the text of a note, without the line that identifies it."""
     text, _, key = str(note["notes"]).rpartition("\n\nRef. ")
     assert len(key) == 36
     return text
 
 
 def mailed_to(system: Redmine, login: str, ticket: int) -> str:
-    """The texts of all mails about a ticket that somebody got."""
-    mails = [each for each in system.mails_to(login) if each["X-Redmine-Issue-Id"] == str(ticket)]
-    parts = (part.get_content() for each in mails for part in each.walk() if not part.is_multipart())
+    """Return the texts of all mails about a ticket to a recipient."""
+    mails = [mail for mail in system.mails_to(login) if mail["X-Redmine-Issue-Id"] == str(ticket)]
+    parts = (part.get_content() for mail in mails for part in mail.walk() if not part.is_multipart())
     return "\n".join(parts).replace("\r\n", "\n")
 
 
@@ -77,7 +77,7 @@ def put(api: httpx.Client, ticket: int, **issue: object) -> int:
 # -- what arrives ---------------------------------------------------------------------------------------------
 
 
-def test_messages_to_customers_and_suppliers_are_notes_that_the_customer_reads_as_they_were_written(
+def test_messages_to_customers_and_suppliers_become_public_notes_unchanged(
     desk: Desk, system: Redmine, ticket: int
 ) -> None:
     desk.fail(ticket)
@@ -85,14 +85,12 @@ def test_messages_to_customers_and_suppliers_are_notes_that_the_customer_reads_a
     assert desk.run_once()["sent"] == 2
     seen = system.notes(ticket, CUSTOMER)
     assert sorted(map(words, seen)) == sorted([BODY, "To the supplier: <i>ß</i>"])
-    assert not any(each["private_notes"] for each in seen)
-    assert all(desk.in_short(each) == ("sent", 0) for each in desk.numbers)
+    assert not any(sample["private_notes"] for sample in seen)
+    assert all(desk.in_short(message_id) == ("sent", 0) for message_id in desk.numbers)
     assert BODY in mailed_to(system, CUSTOMER, ticket)
 
 
-def test_an_internal_message_is_a_note_that_the_customer_neither_sees_nor_is_mailed(
-    desk: Desk, system: Redmine, ticket: int
-) -> None:
+def test_an_internal_message_becomes_a_note_hidden_from_the_customer(desk: Desk, system: Redmine, ticket: int) -> None:
     desk.fail(ticket, "internal", body=SECRET)
     assert desk.run_once()["sent"] == 1
     [note] = system.notes(ticket)
@@ -100,21 +98,23 @@ def test_an_internal_message_is_a_note_that_the_customer_neither_sees_nor_is_mai
     assert system.notes(ticket, CUSTOMER) == []
     assert system.notes(ticket, REPLYONLY) == []
     assert SECRET in mailed_to(system, COLLEAGUE, ticket)  # mails are written before the answer
-    assert all(SECRET not in mailed_to(system, each, ticket) for each in (CUSTOMER, REPLYONLY, READER))
+    assert all(SECRET not in mailed_to(system, address, ticket) for address in (CUSTOMER, REPLYONLY, READER))
 
 
 def test_attachments_arrive_byte_for_byte_under_their_names(desk: Desk, system: Redmine, ticket: int) -> None:
     desk.fail(ticket, attachments=desk.attach())
     assert desk.run_once()["sent"] == 1
     attached = system.ticket(ticket, CUSTOMER)["attachments"]
-    assert {each["filename"]: system.download(each["content_url"], CUSTOMER) for each in attached} == FILES
-    assert sorted(each["content_type"] for each in attached) == ["application/pdf", "text/plain"]
+    assert {
+        attachment["filename"]: system.download(attachment["content_url"], CUSTOMER) for attachment in attached
+    } == FILES
+    assert sorted(attachment["content_type"] for attachment in attached) == ["application/pdf", "text/plain"]
     [note] = system.notes(ticket)
     assert words(note) == BODY
-    assert sorted(each["new_value"] for each in note["details"]) == sorted(FILES)
+    assert sorted(detail["new_value"] for detail in note["details"]) == sorted(FILES)
 
 
-def test_what_arrived_is_read_back_where_that_is_asked_for(desk: Desk, ticket: int) -> None:
+def test_sent_content_is_read_back_if_configured(desk: Desk, ticket: int) -> None:
     desk.fail(ticket)
     desk.fail(ticket, "internal", body=SECRET)
     assert desk.having(verify=True).run_once()["sent"] == 2
@@ -125,9 +125,7 @@ def test_what_arrived_is_read_back_where_that_is_asked_for(desk: Desk, ticket: i
 
 
 @pytest.mark.parametrize("column", ["cc_emails", "bcc_emails"])
-def test_a_message_with_other_recipients_goes_to_a_person(
-    column: str, desk: Desk, system: Redmine, ticket: int
-) -> None:
+def test_a_message_with_other_recipients_is_escalated(column: str, desk: Desk, system: Redmine, ticket: int) -> None:
     desk.fail(ticket, **{column: '["ben@example.com"]'})
     desk.run_once()
     reason, error = desk.why_escalated(1)
@@ -137,7 +135,7 @@ def test_a_message_with_other_recipients_goes_to_a_person(
 
 
 @pytest.mark.parametrize("body", ["", " \n\t"])
-def test_an_empty_message_which_redmine_would_drop_without_a_word_goes_to_a_person(
+def test_an_empty_message_that_redmine_would_silently_drop_is_escalated(
     body: str, desk: Desk, system: Redmine, ticket: int, api: httpx.Client
 ) -> None:
     assert put(api, ticket, notes="") == put(api, ticket, nots="misspelt") == 204
@@ -148,7 +146,7 @@ def test_an_empty_message_which_redmine_would_drop_without_a_word_goes_to_a_pers
     assert desk.why_escalated(1) == ("invalid", "Can't be sent: body is empty, but the preset redmine needs it")
 
 
-def test_a_note_that_redmine_would_publish_for_want_of_a_right_goes_to_a_person(
+def test_a_note_that_redmine_would_publish_for_lack_of_a_permission_is_escalated(
     desk: Desk, system: Redmine, ticket: int
 ) -> None:
     with system.as_user(REPLYONLY) as api:
@@ -166,10 +164,10 @@ def test_a_note_that_redmine_would_publish_for_want_of_a_right_goes_to_a_person(
     assert system.ticket(ours)["journals"] == []
 
 
-def test_an_internal_messages_attachments_which_redmine_would_publish_go_to_a_person(
+def test_an_internal_messages_attachments_that_redmine_would_publish_are_escalated(
     desk: Desk, system: Redmine, ticket: int, api: httpx.Client
 ) -> None:
-    """The note stays private; what is attached to it is listed to everybody, and the customer is mailed of it."""
+    """The note stays private, but its attachment is listed for everybody, and the customer is mailed."""
     name, content = next(iter(FILES.items()))
     binary = {"Content-Type": "application/octet-stream"}
     answer = api.post("/uploads.json", params={"filename": name}, content=content, headers=binary)
@@ -189,7 +187,7 @@ def test_an_internal_messages_attachments_which_redmine_would_publish_go_to_a_pe
     assert system.ticket(ours)["journals"] == system.ticket(ours)["attachments"] == []
 
 
-def test_a_reply_that_redmine_would_drop_for_want_of_a_right_goes_to_a_person(
+def test_a_reply_that_redmine_would_drop_for_lack_of_a_permission_is_escalated(
     desk: Desk, system: Redmine, ticket: int
 ) -> None:
     with system.as_user(EDITOR) as api:
@@ -202,7 +200,7 @@ def test_a_reply_that_redmine_would_drop_for_want_of_a_right_goes_to_a_person(
     assert "'Add notes' in the issue's project" in error
 
 
-def test_an_unknown_ticket_is_escalated_and_the_others_go_on(desk: Desk, system: Redmine, ticket: int) -> None:
+def test_an_unknown_ticket_is_escalated_and_others_are_delivered(desk: Desk, system: Redmine, ticket: int) -> None:
     desk.fail(UNKNOWN_TICKET)
     desk.fail(UNKNOWN_TICKET, "internal")
     desk.fail(ticket)
@@ -214,15 +212,15 @@ def test_an_unknown_ticket_is_escalated_and_the_others_go_on(desk: Desk, system:
 
 
 @pytest.mark.parametrize("message_type", ["customer", "internal"])
-def test_wrong_credentials_stop_the_pass_and_are_charged_to_nobody(
+def test_wrong_credentials_stop_the_pass_and_cost_no_retry(
     message_type: str, desk: Desk, system: Redmine, ticket: int
 ) -> None:
     for _ in range(3):
         desk.fail(ticket, message_type)
     done = desk.having(token="0" * 40).run_once(code=REFUSED)
     assert (done["result"], done["reason"]) == ("stopped", "credentials_refused")
-    assert all(desk.in_short(each) == ("failed", 0) for each in desk.numbers)
-    assert all(desk.application.state(each) == "waiting" for each in desk.numbers)
+    assert all(desk.in_short(message_id) == ("failed", 0) for message_id in desk.numbers)
+    assert all(desk.application.state(message_id) == "waiting" for message_id in desk.numbers)
     assert system.notes(ticket) == []
     assert desk.run_once()["sent"] == 3
 
@@ -238,7 +236,7 @@ def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, syst
 
 
 @pytest.mark.parametrize("message_type", ["customer", "internal"])
-def test_a_message_whose_answer_was_lost_is_found_again_and_exists_once(
+def test_a_message_whose_answer_was_lost_is_found_and_exists_once(
     message_type: str, desk: Desk, system: Redmine, ticket: int
 ) -> None:
     desk.fail(ticket, message_type, attachments=desk.attach() if message_type == "customer" else None)
@@ -253,9 +251,7 @@ def test_a_message_whose_answer_was_lost_is_found_again_and_exists_once(
     assert desk.attempts(1)[-1] == ("delivered", "found by look-up")
 
 
-def test_a_message_that_a_proxy_says_was_not_taken_is_found_all_the_same_and_exists_once(
-    desk: Desk, system: Redmine, ticket: int
-) -> None:
+def test_a_message_refused_only_by_a_proxy_is_found_and_exists_once(desk: Desk, system: Redmine, ticket: int) -> None:
     desk.fail(ticket)
     with forgetful(system.url, "PUT", status=502) as between:
         assert desk.having(base_url=between.url).run_once()["unknown"] == 1
@@ -265,7 +261,7 @@ def test_a_message_that_a_proxy_says_was_not_taken_is_found_all_the_same_and_exi
     assert len(system.notes(ticket)) == 1
 
 
-def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
+def test_a_message_that_never_arrived_is_sent_again_after_the_settling_time(
     desk: Desk, system: Redmine, ticket: int, tmp_path: Path
 ) -> None:
     desk.fail(ticket)
@@ -276,13 +272,13 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
     assert "not found yet" in texts(desk.attempts(1)[-1:])
     desk.let_time_pass()
     assert desk.having(preset=shipped("redmine", tmp_path, settle_seconds=0)).run_once()["sent"] == 1
-    assert [words(each) for each in system.notes(ticket)] == [BODY]
+    assert [words(note) for note in system.notes(ticket)] == [BODY]
 
 
 @pytest.mark.parametrize(
     "fire", [Fire(40, kills=4, stalls=2), pytest.param(Fire(200, kills=20, stalls=10), marks=pytest.mark.long)]
 )
-def test_each_message_arrives_exactly_once_however_passes_are_killed_and_redmine_stands_still(
+def test_each_message_arrives_exactly_once_though_passes_die_and_redmine_stalls(
     fire: Fire, desk: Desk, system: Redmine, tmp_path: Path
 ) -> None:
     rng = Random(fire.messages)
@@ -298,27 +294,27 @@ def test_each_message_arrives_exactly_once_however_passes_are_killed_and_redmine
     texts = fail_many(hasty, tickets, fire.messages)
     happened = deliver_all(hasty, fire, rng, stall)
     print(fire, dict(happened))
-    notes = [each for ticket in tickets for each in system.notes(ticket)]
+    notes = [note for ticket in tickets for note in system.notes(ticket)]
     assert Counter(map(words, notes)) == Counter(texts.keys())
-    assert {words(each) for each in notes if each["private_notes"]} == {t for t, k in texts.items() if k == "internal"}
+    assert {words(note) for note in notes if note["private_notes"]} == {t for t, k in texts.items() if k == "internal"}
     assert happened["kill"] > 0
     assert happened["found by look-up"] > 0
 
 
-def test_redmine_itself_takes_the_same_message_twice_whatever_key_it_bears(
+def test_redmine_itself_accepts_the_same_message_twice_with_any_key(
     system: Redmine, ticket: int, api: httpx.Client
 ) -> None:
     for _ in range(2):
         issue = {"issue": {"notes": "Once?"}}
         assert api.put(f"/issues/{ticket}.json", json=issue, headers={"Idempotency-Key": "k"}).status_code == 204
-    assert [each["notes"] for each in system.notes(ticket)] == ["Once?"] * 2
+    assert [note["notes"] for note in system.notes(ticket)] == ["Once?"] * 2
 
 
 # -- what Redmine answers -------------------------------------------------------------------------------------
 
 
-def test_what_redmine_answers_to_what_is_wrong(system: Redmine, ticket: int, api: httpx.Client) -> None:
-    """What the preset's outcomes stand on."""
+def test_redmines_answers_to_invalid_requests(system: Redmine, ticket: int, api: httpx.Client) -> None:
+    """The preset's outcomes depend on these."""
     path = f"/issues/{ticket}.json"
     note = {"issue": {"notes": "Hello"}}
     json_header = {"Content-Type": "application/json"}

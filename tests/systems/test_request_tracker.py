@@ -1,4 +1,4 @@
-"""The preset ``request-tracker`` as it is shipped, against a real RT, and what RT does that it has to know of."""
+"""The shipped preset ``request-tracker`` with a real RT, and the behaviour of RT that it depends on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STALLS = 5
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestTracker]:
-    """One for all tests of this module: each has a ticket of its own."""
+    """Provide one RT for all tests of this module: each has its own ticket."""
     with request_tracker(tmp_path_factory.mktemp("rt")) as found:
         yield found
 
@@ -67,31 +67,35 @@ def ticket(system: RequestTracker) -> int:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, tmp_path: Path, system: RequestTracker) -> Desk:
-    """The command as the agent's."""
+    """Provide the command with the agent's credentials."""
     made = Desk(cli.having(application.variables(system.url)), application, tmp_path)
     return made.having(preset="request-tracker", token=system.tokens[AGENT], attachments_dir=tmp_path)
 
 
 @pytest.fixture
 def api(system: RequestTracker) -> Iterator[httpx.Client]:
-    """RT's own API, as the agent sees it."""
+    """Provide RT's own API, as the agent sees it."""
     with system.as_user(AGENT) as client:
         yield client
 
 
 def text_of(system: RequestTracker, said: dict[str, Any]) -> str:
-    """What a reply or note says, without the line by which it may be found again."""
+    """Return the text of a reply or note, without the line that may identify it."""
     return re.sub(r"\n\nRef\. [0-9a-f-]{36}\n$", "\n", full_text(system, said)).removesuffix("\n")
 
 
 def full_text(system: RequestTracker, said: dict[str, Any]) -> str:
-    parts = [each for each in system.content(said["id"]) if each["Content"] and not each.get("Filename")]
+    parts = [
+        attachment
+        for attachment in system.content(said["id"])
+        if attachment["Content"] and not attachment.get("Filename")
+    ]
     return content_of(parts[0]).decode() if parts else ""
 
 
 def all_texts(system: RequestTracker, tickets: list[int], kind: str) -> list[str]:
-    """What all replies, or all notes, of tickets say."""
-    return [text_of(system, each) for ticket in tickets for each in system.said(ticket) if each["Type"] == kind]
+    """Return the texts of all replies, or all notes, of tickets."""
+    return [text_of(system, entry) for ticket in tickets for entry in system.said(ticket) if entry["Type"] == kind]
 
 
 def content_of(part: dict[str, Any]) -> bytes:
@@ -99,15 +103,15 @@ def content_of(part: dict[str, Any]) -> bytes:
 
 
 def mails_to(system: RequestTracker, address: str, ticket: int) -> list[EmailMessage]:
-    """The mails about a ticket that somebody got."""
-    about_it = [each for each in system.mails if each["X-RT-Ticket"] == f"rt.test #{ticket}"]
-    return [each for each in about_it if address in f"{each['To']} {each['Cc']} {each['Bcc']}"]
+    """Return the mails about a ticket to a recipient."""
+    about_it = [mail for mail in system.mails if mail["X-RT-Ticket"] == f"rt.test #{ticket}"]
+    return [entry for entry in about_it if address in f"{entry['To']} {entry['Cc']} {entry['Bcc']}"]
 
 
 def mailed_to(system: RequestTracker, address: str, ticket: int) -> str:
-    """What was said in them. RT sets line breaks and quotations of its own."""
-    bodies = (each.get_body(("plain",)) for each in mails_to(system, address, ticket))
-    return "\n".join(each.get_content() for each in bodies if each is not None)
+    """Return their texts. RT adds its own line breaks and quotations."""
+    bodies = (mail.get_body(("plain",)) for mail in mails_to(system, address, ticket))
+    return "\n".join(body.get_content() for body in bodies if body is not None)
 
 
 def reply(api: httpx.Client, ticket: int, kind: str = "correspond", **content: object) -> int:
@@ -115,7 +119,7 @@ def reply(api: httpx.Client, ticket: int, kind: str = "correspond", **content: o
 
 
 def found_by_key(api: httpx.Client, key: str) -> int:
-    """How many messages bear a key."""
+    """Count the messages with a key."""
     query = f"CF.{{DeliveryKey}} = '{key}'"
     return int(api.get("/transactions", params={"query": query}).json()["count"])
 
@@ -123,21 +127,21 @@ def found_by_key(api: httpx.Client, key: str) -> int:
 # -- what arrives ---------------------------------------------------------------------------------------------
 
 
-def test_messages_to_customers_and_suppliers_are_replies_that_the_customer_is_mailed_as_they_were_written(
+def test_messages_to_customers_and_suppliers_become_mailed_replies_unchanged(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     desk.fail(ticket, subject='Re: Größe 日本 "x"')
     desk.fail(ticket, "supplier", body="To the supplier: <i>ß</i>")
     assert desk.run_once()["sent"] == 2
     said = system.said(ticket)
-    assert [each["Type"] for each in said] == ["Correspond"] * 2
-    assert sorted(text_of(system, each) for each in said) == sorted([BODY, "To the supplier: <i>ß</i>"])
-    assert 'Re: Größe 日本 "x"' in [system.content(each["id"])[0]["Subject"] for each in said]
-    assert all(desk.in_short(each) == ("sent", 0) for each in desk.numbers)
+    assert [entry["Type"] for entry in said] == ["Correspond"] * 2
+    assert sorted(text_of(system, entry) for entry in said) == sorted([BODY, "To the supplier: <i>ß</i>"])
+    assert 'Re: Größe 日本 "x"' in [system.content(entry["id"])[0]["Subject"] for entry in said]
+    assert all(desk.in_short(message_id) == ("sent", 0) for message_id in desk.numbers)
     assert FIRST_LINE in mailed_to(system, CUSTOMER, ticket)
 
 
-def test_an_internal_message_is_a_comment_that_the_customer_neither_sees_nor_is_mailed(
+def test_an_internal_message_becomes_a_comment_hidden_from_the_customer(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     desk.fail(ticket, "internal", body=SECRET)
@@ -156,28 +160,28 @@ def test_attachments_arrive_byte_for_byte_under_their_names(
     desk.fail(ticket, message_type, attachments=desk.attach())
     assert desk.run_once()["sent"] == 1
     [said] = system.said(ticket)
-    attached = [each for each in system.content(said["id"]) if each.get("Filename")]
-    assert {each["Filename"]: content_of(each) for each in attached} == FILES
-    assert sorted(each["ContentType"] for each in attached) == ["application/pdf", "text/plain"]
+    attached = [attachment for attachment in system.content(said["id"]) if attachment.get("Filename")]
+    assert {attachment["Filename"]: content_of(attachment) for attachment in attached} == FILES
+    assert sorted(attachment["ContentType"] for attachment in attached) == ["application/pdf", "text/plain"]
     assert text_of(system, said) == BODY
 
 
 def test_attachments_are_in_the_mails_too(desk: Desk, system: RequestTracker, ticket: int) -> None:
     desk.fail(ticket, attachments=desk.attach())
     desk.run_once()
-    files = [part for each in mails_to(system, CUSTOMER, ticket) for part in each.walk() if part.get_filename()]
-    assert {each.get_filename(): each.get_payload(decode=True) for each in files} == FILES
+    files = [part for mail in mails_to(system, CUSTOMER, ticket) for part in mail.walk() if part.get_filename()]
+    assert {path.get_filename(): path.get_payload(decode=True) for path in files} == FILES
 
 
-def test_what_arrived_is_read_back_where_that_is_asked_for(desk: Desk, ticket: int) -> None:
+def test_sent_content_is_read_back_if_configured(desk: Desk, ticket: int) -> None:
     desk.fail(ticket)
     desk.fail(ticket, "internal", body=SECRET)
     assert desk.having(verify=True).run_once()["sent"] == 2
     assert texts([*desk.attempts(1), *desk.attempts(2)]) == "None None"
 
 
-def test_a_mere_0_is_no_empty_reply(desk: Desk, system: RequestTracker, ticket: int) -> None:
-    """Once there is a key in the queue there is no other line to it, and Perl takes it for nothing."""
+def test_a_reply_of_only_0_is_not_empty(desk: Desk, system: RequestTracker, ticket: int) -> None:
+    """Without the key's line there is no other text, and Perl treats "0" as false."""
     desk.fail(ticket)
     desk.run_once()
     desk.fail(ticket, body="0")
@@ -189,7 +193,7 @@ def test_a_mere_0_is_no_empty_reply(desk: Desk, system: RequestTracker, ticket: 
 
 
 @pytest.mark.parametrize("column", ["cc_emails", "bcc_emails"])
-def test_a_message_with_other_recipients_goes_to_a_person(
+def test_a_message_with_other_recipients_is_escalated(
     column: str, desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     desk.fail(ticket, **{column: '["ben@example.com"]'})
@@ -201,12 +205,12 @@ def test_a_message_with_other_recipients_goes_to_a_person(
 
 
 @pytest.mark.parametrize("body", ["", " \n\t"])
-def test_an_empty_message_which_rt_would_mail_as_an_empty_reply_goes_to_a_person(
+def test_an_empty_message_that_rt_would_mail_as_an_empty_reply_is_escalated(
     body: str, desk: Desk, system: RequestTracker, api: httpx.Client, ticket: int
 ) -> None:
     assert reply(api, ticket, Content="", ContentType="text/plain") == 201
     assert reply(api, ticket, Contend="misspelt", ContentType="text/plain") == 201
-    assert [(each["Type"], full_text(system, each)) for each in system.said(ticket)] == [("Correspond", "")] * 2
+    assert [(entry["Type"], full_text(system, entry)) for entry in system.said(ticket)] == [("Correspond", "")] * 2
     assert mailed_to(system, CUSTOMER, ticket).count("This transaction appears to have no content") >= 2
 
     ours = system.open_ticket()
@@ -217,7 +221,7 @@ def test_an_empty_message_which_rt_would_mail_as_an_empty_reply_goes_to_a_person
     assert system.said(ours) == []
 
 
-def test_an_unknown_ticket_and_a_missing_right_are_escalated_and_the_others_go_on(
+def test_an_unknown_ticket_and_a_missing_permission_are_escalated(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     desk.fail(UNKNOWN_TICKET)
@@ -227,11 +231,11 @@ def test_an_unknown_ticket_and_a_missing_right_are_escalated_and_the_others_go_o
     assert (done["sent"], done["escalated"]) == (1, 2)
     denied = ("permanent", "HTTP 400: Permission Denied")
     assert [desk.why_escalated(1), desk.why_escalated(2)] == [denied] * 2
-    assert [each["Type"] for each in system.said(ticket)] == ["Correspond"]
+    assert [entry["Type"] for entry in system.said(ticket)] == ["Correspond"]
 
 
 @pytest.mark.parametrize("credentials", ["wrong", "disabled"])
-def test_credentials_that_are_refused_stop_the_pass_and_are_charged_to_nobody(
+def test_refused_credentials_stop_the_pass_and_cost_no_retry(
     credentials: str, desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     for _ in range(3):
@@ -239,8 +243,8 @@ def test_credentials_that_are_refused_stop_the_pass_and_are_charged_to_nobody(
     tokens = {"wrong": "1-99-" + "0" * 32, "disabled": system.tokens[DISABLED]}
     done = desk.having(token=tokens[credentials]).run_once(code=REFUSED)
     assert (done["result"], done["reason"]) == ("stopped", "credentials_refused")
-    assert all(desk.in_short(each) == ("failed", 0) for each in desk.numbers)
-    assert all(desk.application.state(each) == "waiting" for each in desk.numbers)
+    assert all(desk.in_short(message_id) == ("failed", 0) for message_id in desk.numbers)
+    assert all(desk.application.state(message_id) == "waiting" for message_id in desk.numbers)
     assert system.said(ticket) == []
     assert desk.run_once()["sent"] == 3
 
@@ -256,12 +260,12 @@ def test_doctor_and_config_check_tell_good_credentials_from_bad(desk: Desk, syst
 
 
 @pytest.mark.parametrize(("queue", "user"), [(WITH_FIELD, AGENT), (WITHOUT_FIELD, AGENT), (WITH_FIELD, BLIND)])
-def test_messages_whose_answers_were_lost_are_found_again_and_exist_once(
+def test_messages_whose_answers_were_lost_are_found_and_exist_once(
     queue: str, user: str, desk: Desk, system: RequestTracker
 ) -> None:
-    """By the custom field where there is one that our user may fill in, else by the line at their ends.
+    """They are found by the custom field if our user may write it, otherwise by the line at their ends.
 
-    Others, and other queues, have keys already, which must not be taken for ours.
+    Other messages and queues have other keys, which must not be mistaken for ours.
     """
     earlier, ticket = system.open_ticket(WITH_FIELD), system.open_ticket(queue)
     desk.fail(earlier)
@@ -276,17 +280,17 @@ def test_messages_whose_answers_were_lost_are_found_again_and_exist_once(
     wait_until(lambda: len(system.said(ticket)) == 2)
     desk.let_time_pass()
     assert desk.run_once()["sent"] == 2
-    assert [desk.attempts(each)[-1] for each in (3, 4)] == [("delivered", "found by look-up")] * 2
+    assert [desk.attempts(message_id)[-1] for message_id in (3, 4)] == [("delivered", "found by look-up")] * 2
     said = system.said(ticket)
     assert len(said) == 2
     by_the_field = (queue, user) == (WITH_FIELD, AGENT)
-    assert ["Ref. " in full_text(system, each) for each in said] == [not by_the_field] * 2
+    assert ["Ref. " in full_text(system, article) for article in said] == [not by_the_field] * 2
 
 
-def test_a_message_that_rt_stores_after_we_gave_up_waits_until_that_shows_and_exists_once(
+def test_a_message_that_rt_stores_after_our_timeout_waits_and_exists_once(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
-    """RT answers when it has sent its mails, and stores the message before."""
+    """RT answers after it has sent its mails, and stores the message before."""
     system.post_office(STALLS)
     desk.fail(ticket)
     assert desk.having(request_timeout_seconds=IMPATIENT).run_once()["unknown"] == 1
@@ -299,7 +303,7 @@ def test_a_message_that_rt_stores_after_we_gave_up_waits_until_that_shows_and_ex
     assert mailed_to(system, CUSTOMER, ticket).count(FIRST_LINE) == 1
 
 
-def test_a_message_that_a_proxy_says_was_not_taken_is_found_and_exists_once(
+def test_a_message_refused_only_by_a_proxy_is_found_and_exists_once(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     desk.fail(ticket)
@@ -311,7 +315,7 @@ def test_a_message_that_a_proxy_says_was_not_taken_is_found_and_exists_once(
     assert len(system.said(ticket)) == 1
 
 
-def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
+def test_a_message_that_never_arrived_is_sent_again_after_the_settling_time(
     desk: Desk, system: RequestTracker, ticket: int, tmp_path: Path
 ) -> None:
     desk.fail(ticket)
@@ -327,13 +331,13 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
     desk.let_time_pass()
     at_once = shipped("request-tracker", tmp_path, settle_seconds=0)
     assert desk.having(preset=at_once).run_once()["sent"] == 1
-    assert [text_of(system, each) for each in system.said(ticket)] == [BODY]
+    assert [text_of(system, article) for article in system.said(ticket)] == [BODY]
 
 
 @pytest.mark.parametrize(
     "fire", [Fire(40, kills=4, stalls=2), pytest.param(Fire(200, kills=20, stalls=10), marks=pytest.mark.long)]
 )
-def test_each_message_arrives_exactly_once_however_passes_are_killed_and_the_mail_server_stalls(
+def test_each_message_arrives_exactly_once_though_passes_die_and_mail_stalls(
     fire: Fire, desk: Desk, system: RequestTracker, tmp_path: Path
 ) -> None:
     rng = Random(fire.messages)
@@ -352,25 +356,23 @@ def test_each_message_arrives_exactly_once_however_passes_are_killed_and_the_mai
     print(fire, dict(happened))
     assert Counter(all_texts(system, tickets, "Correspond")) == Counter(t for t, k in texts.items() if k != "internal")
     assert Counter(all_texts(system, tickets, "Comment")) == Counter(t for t, k in texts.items() if k == "internal")
-    mailed = "\n".join(mailed_to(system, CUSTOMER, each) for each in tickets)
+    mailed = "\n".join(mailed_to(system, CUSTOMER, ticket) for ticket in tickets)
     assert [mailed.count(f"{text}\n") for text in texts] == [kind != "internal" for kind in texts.values()]
     assert happened["kill"] > 0
     assert happened["found by look-up"] > 0
 
 
-def test_a_mail_server_that_refuses_is_rts_business_and_the_message_is_there_once(
+def test_a_mail_server_that_refuses_does_not_affect_the_message_in_rt(
     desk: Desk, system: RequestTracker, ticket: int
 ) -> None:
     system.post_office("refuses")
     desk.fail(ticket)
     assert desk.run_once()["sent"] == 1
-    assert [text_of(system, each) for each in system.said(ticket)] == [BODY]
+    assert [text_of(system, article) for article in system.said(ticket)] == [BODY]
     assert FIRST_LINE not in mailed_to(system, CUSTOMER, ticket)
 
 
-def test_the_key_is_searched_for_by_the_custom_field_and_a_field_that_is_not_there_finds_nothing(
-    api: httpx.Client, ticket: int
-) -> None:
+def test_the_look_up_uses_the_custom_field_and_a_missing_field_finds_nothing(api: httpx.Client, ticket: int) -> None:
     fields = {"DeliveryKey": f"key-{ticket}"}
     assert reply(api, ticket, Content="x", ContentType="text/plain", TxnCustomFields=fields) == 201
     assert found_by_key(api, f"key-{ticket}") == 1
@@ -379,21 +381,21 @@ def test_the_key_is_searched_for_by_the_custom_field_and_a_field_that_is_not_the
     assert (nowhere.status_code, nowhere.json()["count"], nowhere.json()["total"]) == (200, 0, None)
 
 
-def test_rt_itself_takes_the_same_message_twice_whatever_key_it_bears(
+def test_rt_itself_accepts_the_same_message_twice_with_any_key(
     system: RequestTracker, api: httpx.Client, ticket: int
 ) -> None:
     for _ in range(2):
         content = {"Content": "Once?", "ContentType": "text/plain", "TxnCustomFields": {"DeliveryKey": "one"}}
         headers = {"Idempotency-Key": "one", "Message-ID": "<one@rt.test>"}
         assert api.post(f"/ticket/{ticket}/correspond", json=content, headers=headers).status_code == 201
-    assert [full_text(system, each) for each in system.said(ticket)] == ["Once?"] * 2
+    assert [full_text(system, article) for article in system.said(ticket)] == ["Once?"] * 2
 
 
 # -- what RT answers ------------------------------------------------------------------------------------------
 
 
-def test_what_rt_answers_to_what_is_wrong(system: RequestTracker, api: httpx.Client, ticket: int) -> None:
-    """What the preset's outcomes stand on."""
+def test_rts_answers_to_invalid_requests(system: RequestTracker, api: httpx.Client, ticket: int) -> None:
+    """The preset's outcomes depend on these."""
     path, good = f"/ticket/{ticket}/correspond", {"Content": "Hello", "ContentType": "text/plain"}
     denied = (400, {"message": "Permission Denied"})
 
@@ -414,10 +416,10 @@ def test_what_rt_answers_to_what_is_wrong(system: RequestTracker, api: httpx.Cli
     assert system.said(ticket) == []
 
 
-def test_what_rt_makes_of_names_and_texts_that_are_not_ascii(
+def test_how_rt_treats_names_and_texts_that_are_not_ascii(
     system: RequestTracker, api: httpx.Client, ticket: int
 ) -> None:
-    """So text goes as JSON, and names as RFC 2047 has them."""
+    """So text is sent as JSON, and names as in RFC 2047."""
     file = {"FileType": "application/pdf", "FileContent": "AAAA"}
     content = {"Content": "x", "ContentType": "text/plain"}
     assert reply(api, ticket, **content, Attachments=[{**file, "FileName": "日.pdf"}]) == 500

@@ -1,4 +1,4 @@
-"""Tickets by e-mail through a real Postfix, and to smtp-sinks that break off: who gets what, and how often."""
+"""Tickets by e-mail through a real Postfix, and to smtp-sinks that disconnect: recipients and numbers of copies."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ["certificate"]
 SINK = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 pytestmark = [
     pytest.mark.long_except(
-        "test_a_ticket_arrives_whole",
-        "test_of_three_recipients_one_is_refused_and_nobody_gets_it_twice",
-        "test_an_internal_note_reaches_the_team_alone",
+        "test_a_ticket_arrives_complete",
+        "test_of_three_recipients_one_is_refused_and_none_gets_it_twice",
+        "test_an_internal_note_reaches_only_the_team",
     ),
     pytest.mark.slow,
     *needs_postfix,
@@ -49,29 +49,29 @@ smtputf8_enable = yes
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Postfix]:
-    """One for all tests: it takes a second to start."""
+    """Provide one Postfix for all tests: it takes a second to start."""
     with running_postfix(MORE) as started:
         yield started
 
 
 @pytest.fixture
 def postfix(shared: Postfix) -> Postfix:
-    """The same, with an empty maildir."""
-    for each in shared.folder.glob("mail/ops/new/*"):
-        each.unlink()
+    """Provide the same Postfix with an empty maildir."""
+    for path in shared.folder.glob("mail/ops/new/*"):
+        path.unlink()
     return shared
 
 
 @pytest.fixture
 def application(tmp_path: Path) -> Application:
-    """An application whose table knows threads too."""
+    """Provide an application whose table has threads too."""
     made = Application(f"sqlite:///{tmp_path / 'agent.db'}")
     made.execute("ALTER TABLE pending_messages ADD COLUMN in_reply_to TEXT")
     return made
 
 
 def by_mail(application: Application, folder: Path, port: int, **gateway: str) -> Cli:
-    """The command, which delivers to a mail server."""
+    """Provide the command, configured to deliver to a mail server."""
     settings = {
         "kind": "smtp",
         "base_url": f"smtp://127.0.0.1:{port}",
@@ -84,25 +84,25 @@ def by_mail(application: Application, folder: Path, port: int, **gateway: str) -
 
 
 def again(cli: Cli, message_id: int) -> None:
-    """Try a message by hand, once more."""
+    """Attempt a message manually again."""
     assert cli("retry", str(message_id)).returncode in {0, 3}
 
 
 def arrived(postfix: Postfix, number: int) -> Counter[str]:
-    """How often each recipient has got something, once so many mails have arrived."""
+    """Count the mails of each recipient, after this number of mails has arrived."""
     wait_until(lambda: len(postfix.mails) >= number)
-    return Counter(str(each["Delivered-To"]) for each in postfix.mails)
+    return Counter(str(mail["Delivered-To"]) for mail in postfix.mails)
 
 
 def history(cli: Cli, message_id: int) -> list[tuple[str, int | None]]:
-    """Outcomes of attempts at a message."""
+    """Return the outcomes of the attempts at a message."""
     attempts: list[dict[str, Any]] = cli.json("show", str(message_id))["attempts"]
-    return [(each["outcome"], each["status_code"]) for each in attempts]
+    return [(attempt["outcome"], attempt["status_code"]) for attempt in attempts]
 
 
 @contextmanager
 def sink(*options: str) -> Iterator[tuple[int, Path]]:
-    """An smtp-sink, by its port, and the folder that it writes each mail to as it comes."""
+    """Run an smtp-sink; return its port, and the folder to which it writes each mail."""
     assert SINK is not None
     with tempfile.TemporaryDirectory(prefix="sink-") as folder, socket.socket() as free:
         shutil.chown(folder, "nobody")
@@ -118,7 +118,7 @@ def sink(*options: str) -> Iterator[tuple[int, Path]]:
                 process.terminate()
 
 
-def test_a_ticket_arrives_whole(postfix: Postfix, application: Application, tmp_path: Path) -> None:
+def test_a_ticket_arrives_complete(postfix: Postfix, application: Application, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "invoice.pdf").write_bytes(b"%PDF" + bytes(range(256)) * 100)
     application.add(
@@ -146,7 +146,7 @@ def test_a_ticket_arrives_whole(postfix: Postfix, application: Application, tmp_
     assert f"ESMTP id {attempt['external_id']}" in " ".join(mail["Received"].split())
 
 
-def test_of_three_recipients_one_is_refused_and_nobody_gets_it_twice(
+def test_of_three_recipients_one_is_refused_and_none_gets_it_twice(
     postfix: Postfix, application: Application, tmp_path: Path
 ) -> None:
     cc, bcc = json.dumps(["bounce@x.test"]), json.dumps(["cy@x.test"])
@@ -169,7 +169,7 @@ def test_of_three_recipients_one_is_refused_and_nobody_gets_it_twice(
     again(cli, 1)
     application.execute("UPDATE pending_messages SET cc_emails = '[]' WHERE id = 2")
     again(cli, 2)
-    assert {each["status"] for each in application.rows().values()} == {"sent"}
+    assert {row["status"] for row in application.rows().values()} == {"sent"}
     assert arrived(postfix, 5) == dict.fromkeys(["ana@x.test", "cy@x.test", "eli@x.test", "bo@x.test", "dee@x.test"], 1)
     assert history(cli, 1) == [("permanent", 550), ("permanent", 550), ("delivered", 250)]
     assert history(cli, 2) == [("transient", 450), ("transient", 450), ("delivered", None)]
@@ -186,7 +186,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("columns", "outcome", "code", "reason"), REFUSALS)
-def test_what_postfix_or_the_row_refuses_arrives_nowhere(
+def test_a_message_refused_by_postfix_or_its_row_arrives_nowhere(
     columns: dict[str, Any],
     outcome: str,
     code: int | None,
@@ -203,7 +203,7 @@ def test_what_postfix_or_the_row_refuses_arrives_nowhere(
     assert postfix.mails == []
 
 
-def test_an_internal_note_reaches_the_team_alone(postfix: Postfix, application: Application, tmp_path: Path) -> None:
+def test_an_internal_note_reaches_only_the_team(postfix: Postfix, application: Application, tmp_path: Path) -> None:
     application.add(1, message_type="internal", recipient_email="ana@x.test", cc_emails='["cy@x.test"]')
     assert by_mail(application, tmp_path, postfix.port, recipient="team@x.test")("run-once").returncode == 0
     assert arrived(postfix, 1) == {"team@x.test": 1}
@@ -219,7 +219,7 @@ SINKS = [
 
 
 @pytest.mark.parametrize(("options", "outcome", "code"), SINKS)
-def test_what_a_sink_does_at_a_step(
+def test_a_sink_that_breaks_off_at_a_step(
     options: tuple[str, ...], outcome: str, code: int | None, application: Application, tmp_path: Path
 ) -> None:
     application.add(1)
@@ -229,7 +229,7 @@ def test_what_a_sink_does_at_a_step(
     assert history(cli, 1) == [(outcome, code)]
 
 
-def test_what_may_have_arrived_is_sent_again_under_the_same_name_and_then_a_person_is_asked(
+def test_a_message_that_may_have_arrived_is_sent_with_the_same_id_and_then_escalated(
     application: Application, tmp_path: Path
 ) -> None:
     application.add(1)
@@ -239,7 +239,7 @@ def test_what_may_have_arrived_is_sent_again_under_the_same_name_and_then_a_pers
         assert cli.json("show", "1")["queue"]["state"] == "waiting"
         application.execute("UPDATE retrycli_queue SET next_attempt_at = '2025-01-01 00:00:00'")
         assert cli("run-once").returncode == 0
-        arrivals = [message_from_bytes(each.read_bytes())["Message-ID"] for each in kept.iterdir()]
+        arrivals = [message_from_bytes(path.read_bytes())["Message-ID"] for path in kept.iterdir()]
     found = cli.json("show", "1")
     assert arrivals == [f"<{found['queue']['delivery_key']}@desk.test>"] * 2
     assert found["queue"]["escalation_reason"] == "unknown"
@@ -247,7 +247,7 @@ def test_what_may_have_arrived_is_sent_again_under_the_same_name_and_then_a_pers
     assert str(found["message"]["last_error"]).startswith("May have arrived: the end of the mail: ")
 
 
-def test_postfix_with_a_certificate_is_spoken_to_in_secret(
+def test_the_connection_to_postfix_with_a_certificate_is_encrypted(
     certificate: Path, application: Application, tmp_path: Path
 ) -> None:
     chain = f"smtpd_tls_chain_files = {certificate}\nsmtpd_tls_security_level = encrypt\n"
@@ -257,14 +257,14 @@ def test_postfix_with_a_certificate_is_spoken_to_in_secret(
         assert cli("run-once").returncode == 77
         assert postfix.mails == []
         trusting = cli.having({"RETRYCLI_GATEWAY__CA_FILE": str(certificate)})
-        findings = {each["name"]: each for each in trusting.json("doctor", code=3)["findings"]}
+        findings = {finding["name"]: finding for finding in trusting.json("doctor", code=3)["findings"]}
         assert findings["smtp"]["level"] == "ok"
         assert trusting("run-once").returncode == 0
         assert arrived(postfix, 1) == {"ana@x.test": 1}
         assert "with ESMTPS id" in str(postfix.mails[0]["Received"])
 
 
-def test_where_no_mail_server_is_the_pass_says_so(application: Application, tmp_path: Path) -> None:
+def test_a_pass_without_a_mail_server_reports_it(application: Application, tmp_path: Path) -> None:
     with suppress(OSError), socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         application.add_due(6)

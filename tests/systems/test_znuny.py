@@ -1,4 +1,4 @@
-"""The preset ``znuny`` as it is shipped, against a real Znuny, and what Znuny does that the preset depends on."""
+"""The shipped preset ``znuny`` with a real Znuny, and the behaviour of Znuny that the preset depends on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.long_except(
-        "test_messages_whose_answers_were_lost_are_found_again_and_exist_once[504]",
+        "test_messages_whose_answers_were_lost_are_found_and_exist_once[504]",
     ),
 ]
 
@@ -52,7 +52,7 @@ LOG_IN_REFUSED = "log-in: HTTP 200, but the response has no SessionID: SessionCr
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Znuny]:
-    """Share one among all tests and workers. Each test has a ticket of its own."""
+    """Share one Znuny among all tests and workers. Each test has its own ticket."""
     own = tmp_path_factory.getbasetemp()
     with znuny(own if worker_id == "master" else own.parent) as found:
         yield found
@@ -65,7 +65,7 @@ def ticket(system: Znuny) -> int:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, tmp_path: Path, system: Znuny) -> Desk:
-    """Set the command up with the agent's credentials."""
+    """Configure the command with the agent's credentials."""
     made = Desk(cli.having(application.variables(system.url)), application, tmp_path)
     return as_user(made.having(preset="znuny", attachments_dir=tmp_path), AGENT)
 
@@ -75,23 +75,23 @@ def as_user(desk: Desk, name: str) -> Desk:
 
 
 def fail(desk: Desk, ticket: int, message_type: str = "customer", **columns: object) -> int:
-    """Add a message that has a recipient, as Znuny needs it."""
+    """Add a message with a recipient, which Znuny requires."""
     to = {"customer": CUSTOMER, "supplier": SUPPLIER, "internal": None}[message_type]
     return desk.fail(ticket, message_type, **{"recipient_email": to, **columns})
 
 
 def fail_each_type(desk: Desk, ticket: int, **columns: object) -> list[int]:
-    """Add one message of each type; their ids."""
-    return [fail(desk, ticket, each, **columns) for each in TYPES]
+    """Add one message of each type; return their ids."""
+    return [fail(desk, ticket, kind, **columns) for kind in TYPES]
 
 
 def words(article: Mapping[str, Any]) -> str:
-    """Return what an article says, without the queue's signature."""
+    """Return the text of an article, without the queue's signature."""
     return str(article["Body"]).partition(SIGNATURE)[0]
 
 
 def files_of(article: Mapping[str, Any]) -> dict[str, bytes]:
-    return {each["Filename"]: base64.b64decode(each["Content"]) for each in article.get("Attachment", [])}
+    return {entry["Filename"]: base64.b64decode(entry["Content"]) for entry in article.get("Attachment", [])}
 
 
 def key_of(article: Mapping[str, Any]) -> str | None:
@@ -111,7 +111,7 @@ def with_a_tickets_field(folder: Path) -> Path:
 # -- what arrives ---------------------------------------------------------------------------------------------
 
 
-def test_a_message_to_a_customer_is_an_article_that_the_customer_sees_and_is_mailed(
+def test_a_message_to_a_customer_becomes_an_article_seen_by_and_mailed_to_them(
     desk: Desk, system: Znuny, ticket: int
 ) -> None:
     copies = {"cc_emails": '["ben@customer.test", "cy@customer.test"]', "bcc_emails": '["dee@desk.test"]'}
@@ -128,9 +128,7 @@ def test_a_message_to_a_customer_is_an_article_that_the_customer_sees_and_is_mai
     assert desk.in_short(message_id) == ("sent", 0)
 
 
-def test_a_message_to_a_supplier_is_mailed_and_the_customer_does_not_see_it(
-    desk: Desk, system: Znuny, ticket: int
-) -> None:
+def test_a_message_to_a_supplier_is_mailed_and_hidden_from_the_customer(desk: Desk, system: Znuny, ticket: int) -> None:
     fail(desk, ticket, "supplier", body=SECRET)
     assert desk.run_once()["sent"] == 1
     [article] = system.said(ticket)
@@ -138,7 +136,7 @@ def test_a_message_to_a_supplier_is_mailed_and_the_customer_does_not_see_it(
     assert system.queued_for(ticket) == {SUPPLIER}
 
 
-def test_an_internal_message_is_an_article_that_nobody_is_mailed_and_the_customer_does_not_see(
+def test_an_internal_message_becomes_an_unmailed_article_hidden_from_the_customer(
     desk: Desk, system: Znuny, ticket: int
 ) -> None:
     fail(desk, ticket, "internal", body=SECRET, recipient_email=CUSTOMER, cc_emails=f'["{SUPPLIER}"]')
@@ -152,39 +150,39 @@ def test_attachments_arrive_byte_for_byte_under_their_names(desk: Desk, system: 
     fail_each_type(desk, ticket, attachments=desk.attach())
     assert desk.run_once()["sent"] == 3
     articles = system.said(ticket)
-    assert [files_of(each) for each in articles] == [FILES] * 3
-    assert [words(each) for each in articles] == [BODY] * 3
-    for each in articles:
-        assert sorted(file["ContentType"] for file in each["Attachment"]) == ["application/pdf", "text/plain"]
+    assert [files_of(article) for article in articles] == [FILES] * 3
+    assert [words(article) for article in articles] == [BODY] * 3
+    for article in articles:
+        assert sorted(file["ContentType"] for file in article["Attachment"]) == ["application/pdf", "text/plain"]
 
 
 def test_an_empty_attachment_arrives_empty(desk: Desk, system: Znuny, ticket: int) -> None:
     files = {"empty.txt": b"", "one.bin": b"\x00"}
     fail_each_type(desk, ticket, attachments=desk.attach(files))
     assert desk.run_once()["sent"] == 3
-    assert [files_of(each) for each in system.said(ticket)] == [files] * 3
+    assert [files_of(article) for article in system.said(ticket)] == [files] * 3
 
 
-def test_what_arrived_is_read_back_where_that_is_asked_for(desk: Desk, ticket: int) -> None:
+def test_sent_content_is_read_back_if_configured(desk: Desk, ticket: int) -> None:
     numbers = fail_each_type(desk, ticket)
     assert desk.having(verify=True).run_once()["sent"] == 3
-    assert [desk.attempts(each) for each in numbers] == [[("delivered", None)]] * 3
+    assert [desk.attempts(message_id) for message_id in numbers] == [[("delivered", None)]] * 3
 
 
-def test_znuny_trims_blanks_at_both_ends_and_keeps_those_within(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_znuny_trims_blanks_at_both_ends_and_keeps_inner_ones(desk: Desk, system: Znuny, ticket: int) -> None:
     fail(desk, ticket, "internal", body="  indented\n    further\n\n")
     assert desk.run_once()["sent"] == 1
     [article] = system.said(ticket)
     assert article["Body"] == "indented\n    further"
 
 
-def test_deliver_test_finds_its_message_again(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_deliver_test_finds_its_message(desk: Desk, system: Znuny, ticket: int) -> None:
     shown = desk.cli.json("deliver-test", "--ticket", str(ticket))
     assert (shown["outcome"], shown["found_again"]) == ("delivered", True)
     assert len(system.said(ticket)) == 1
 
 
-def test_deliver_test_tells_that_a_key_in_a_field_of_tickets_is_not_found_again(
+def test_deliver_test_reports_that_a_key_in_a_ticket_field_is_not_found(
     desk: Desk, ticket: int, tmp_path: Path
 ) -> None:
     wrong = desk.having(preset=with_a_tickets_field(tmp_path))
@@ -199,19 +197,19 @@ def test_a_malformed_copy_is_final_because_the_article_is_stored_without_its_key
     desk: Desk, system: Znuny, ticket: int
 ) -> None:
     numbers = [
-        fail(desk, ticket, each, **{column: '["nobody"]'})
-        for each in ("customer", "supplier")
+        fail(desk, ticket, kind, **{column: '["nobody"]'})
+        for kind in ("customer", "supplier")
         for column in ("cc_emails", "bcc_emails")
     ]
     for _ in range(3):
         desk.run_once()
         desk.let_time_pass()
-    assert [desk.why_escalated(each) for each in numbers] == [("permanent", NOT_CREATED)] * 4
-    assert [key_of(each) for each in system.said(ticket)] == [None] * 4
+    assert [desk.why_escalated(message_id) for message_id in numbers] == [("permanent", NOT_CREATED)] * 4
+    assert [key_of(article) for article in system.said(ticket)] == [None] * 4
     assert system.queued_for(ticket) == set()
 
 
-def test_a_queue_whose_own_address_is_malformed_gets_one_copy_of_a_message(desk: Desk, system: Znuny) -> None:
+def test_a_queue_with_a_malformed_address_of_its_own_gets_one_copy_of_a_message(desk: Desk, system: Znuny) -> None:
     ticket = system.open_ticket("Nowhere")
     message_id = fail(desk, ticket)
     for _ in range(3):
@@ -221,16 +219,16 @@ def test_a_queue_whose_own_address_is_malformed_gets_one_copy_of_a_message(desk:
     assert len(system.said(ticket)) == 1
 
 
-def test_a_mere_0_which_znuny_takes_for_nothing_is_escalated(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_a_text_of_only_0_which_znuny_treats_as_empty_is_escalated(desk: Desk, system: Znuny, ticket: int) -> None:
     bodies, subjects = fail_each_type(desk, ticket, body="0"), fail_each_type(desk, ticket, subject="0")
     assert desk.run_once()["escalated"] == 6
     for name, numbers in (("Body", bodies), ("Subject", subjects)):
         said = f"HTTP 200: TicketUpdate: Article->{name} parameter is missing!"
-        assert [desk.why_escalated(each) for each in numbers] == [("permanent", said)] * 3
+        assert [desk.why_escalated(message_id) for message_id in numbers] == [("permanent", said)] * 3
     assert system.said(ticket) == []
 
 
-def test_a_message_without_what_znuny_needs_is_not_sent(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_a_message_without_required_data_is_not_sent(desk: Desk, system: Znuny, ticket: int) -> None:
     missing = {"body": " \n\t", "subject": "", "recipient_email": None}
     numbers = {name: fail(desk, ticket, "customer", **{name: value}) for name, value in missing.items()}
     assert desk.run_once()["escalated"] == 3
@@ -240,64 +238,64 @@ def test_a_message_without_what_znuny_needs_is_not_sent(desk: Desk, system: Znun
     assert system.said(ticket) == []
 
 
-def test_an_unknown_ticket_is_escalated_and_the_others_go_on(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_an_unknown_ticket_is_escalated_and_others_are_delivered(desk: Desk, system: Znuny, ticket: int) -> None:
     numbers = [fail(desk, UNKNOWN_TICKET), fail(desk, UNKNOWN_TICKET, "internal"), fail(desk, ticket)]
     done = desk.run_once()
     assert (done["sent"], done["escalated"]) == (1, 2)
-    reasons, errors = zip(*(desk.why_escalated(each) for each in numbers[:2]), strict=True)
+    reasons, errors = zip(*(desk.why_escalated(message_id) for message_id in numbers[:2]), strict=True)
     assert reasons == ("permanent", "permanent")
-    assert all("User does not have access to the ticket!" in each for each in errors)
+    assert all("User does not have access to the ticket!" in error for error in errors)
     assert len(system.said(ticket)) == 1
 
 
-def test_an_agent_who_may_only_read_sends_nothing(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_an_agent_with_read_only_permission_sends_nothing(desk: Desk, system: Znuny, ticket: int) -> None:
     numbers = fail_each_type(desk, ticket)
     assert as_user(desk, READER).run_once()["escalated"] == 3
-    assert [desk.why_escalated(each) for each in numbers] == [NO_ACCESS] * 3
+    assert [desk.why_escalated(message_id) for message_id in numbers] == [NO_ACCESS] * 3
     assert system.said(ticket) == []
 
 
-def test_a_wrong_password_stops_the_pass_and_is_charged_to_nobody(desk: Desk, system: Znuny, ticket: int) -> None:
+def test_a_wrong_password_stops_the_pass_and_costs_no_retry(desk: Desk, system: Znuny, ticket: int) -> None:
     numbers = fail_each_type(desk, ticket)
     done = desk.having(password="wrong").run_once(code=REFUSED)
     assert (done["result"], done["reason"]) == ("stopped", "credentials_refused")
-    assert all(desk.in_short(each) == ("failed", 0) for each in numbers)
-    assert all(desk.application.state(each) == "waiting" for each in numbers)
+    assert all(desk.in_short(message_id) == ("failed", 0) for message_id in numbers)
+    assert all(desk.application.state(message_id) == "waiting" for message_id in numbers)
     assert LOG_IN_REFUSED in texts(desk.attempts(numbers[0]))
     assert system.said(ticket) == []
     assert desk.run_once()["sent"] == 3
 
 
-def test_a_session_that_znuny_has_deleted_is_renewed_and_the_message_exists_once(system: Znuny, ticket: int) -> None:
+def test_a_session_deleted_by_znuny_is_renewed_and_the_message_exists_once(system: Znuny, ticket: int) -> None:
     settings = gateway_settings(system.url, preset="znuny", username=AGENT, password=f"{AGENT}-password")
     to = {"ticket_id": ticket, "recipient_email": CUSTOMER, "cc_emails": None}
-    messages = [queued(f"key-{each}", body=each, **to) for each in ("one", "two")]
+    messages = [queued(f"key-{subject}", body=subject, **to) for subject in ("one", "two")]
 
     def forget() -> bool:
         system.forget_sessions()
         return True
 
     outcomes = deliver_in_turn(settings, *messages, until=forget)
-    assert [(each.kind, each.error) for each in outcomes] == [(OutcomeKind.DELIVERED, None)] * 2
-    assert [words(each) for each in system.said(ticket)] == ["one", "two"]
+    assert [(outcome.kind, outcome.error) for outcome in outcomes] == [(OutcomeKind.DELIVERED, None)] * 2
+    assert [words(article) for article in system.said(ticket)] == ["one", "two"]
 
 
-def test_doctor_tells_good_credentials_from_bad_in_znunys_own_words(desk: Desk, system: Znuny) -> None:
+def test_doctor_tells_good_credentials_from_bad_with_znunys_message(desk: Desk, system: Znuny) -> None:
     assert desk.cli("config", "check").returncode == 0
     assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and accepts the credentials")
     how, why = desk.having(password="wrong").ask_doctor("api")
     assert (how, why) == ("failure", f"{system.url} refuses the credentials: {LOG_IN_REFUSED}")
 
 
-def test_a_merged_ticket_gets_nothing_though_znuny_would_take_it(desk: Desk, system: Znuny) -> None:
+def test_a_merged_ticket_receives_nothing_though_znuny_would_accept_it(desk: Desk, system: Znuny) -> None:
     before = len(system.said(system.merged))
     numbers = fail_each_type(desk, system.merged)
     assert desk.run_once()["escalated"] == 3
-    assert [desk.why_escalated(each) for each in numbers] == [NOT_PROVEN] * 3
+    assert [desk.why_escalated(message_id) for message_id in numbers] == [NOT_PROVEN] * 3
     assert len(system.said(system.merged)) == before
 
 
-def test_a_key_in_a_field_of_tickets_by_which_no_look_up_finds_a_message_is_noticed_before_a_second_copy(
+def test_a_useless_ticket_field_for_the_key_is_noticed_before_a_second_copy(
     desk: Desk, system: Znuny, ticket: int, tmp_path: Path
 ) -> None:
     message_id = fail(desk, ticket)
@@ -315,7 +313,7 @@ def test_a_key_in_a_field_of_tickets_by_which_no_look_up_finds_a_message_is_noti
 
 
 @pytest.mark.parametrize("status", [None, 502, 504])
-def test_messages_whose_answers_were_lost_are_found_again_and_exist_once(
+def test_messages_whose_answers_were_lost_are_found_and_exist_once(
     status: int | None, desk: Desk, system: Znuny, ticket: int
 ) -> None:
     numbers = fail_each_type(desk, ticket, attachments=desk.attach())
@@ -323,11 +321,11 @@ def test_messages_whose_answers_were_lost_are_found_again_and_exist_once(
         assert desk.having(base_url=between.url + SERVICE).run_once()["sent"] == 0
     desk.let_time_pass()
     assert desk.run_once()["sent"] == 3
-    assert [desk.attempts(each)[-1] for each in numbers] == [("delivered", "found by look-up")] * 3
+    assert [desk.attempts(message_id)[-1] for message_id in numbers] == [("delivered", "found by look-up")] * 3
     assert len(system.said(ticket)) == 3
 
 
-def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
+def test_a_message_that_never_arrived_is_sent_again_after_the_settling_time(
     desk: Desk, system: Znuny, ticket: int, tmp_path: Path
 ) -> None:
     message_id = fail(desk, ticket)
@@ -338,11 +336,11 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
     assert "not found yet" in texts(desk.attempts(message_id)[-1:])
     desk.let_time_pass()
     assert desk.having(preset=shipped("znuny", tmp_path, settle_seconds=0)).run_once()["sent"] == 1
-    assert [words(each) for each in system.said(ticket)] == [BODY]
+    assert [words(article) for article in system.said(ticket)] == [BODY]
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-def test_a_pass_that_is_killed_while_its_request_is_out_sends_nothing_twice(
+def test_a_pass_killed_during_its_request_sends_nothing_twice(
     arrived: bool,  # noqa: FBT001
     desk: Desk,
     system: Znuny,
@@ -362,7 +360,7 @@ def test_a_pass_that_is_killed_while_its_request_is_out_sends_nothing_twice(
     desk.having(preset=preset).run_once()
     assert desk.in_short(message_id)[0] == "sent"
     assert desk.attempts(message_id)[0][0] == "unknown"
-    assert [words(each) for each in system.said(ticket)] == [BODY]
+    assert [words(article) for article in system.said(ticket)] == [BODY]
 
 
 @pytest.mark.long
@@ -375,9 +373,9 @@ def test_each_message_arrives_exactly_once_however_passes_are_killed(desk: Desk,
     fire = Fire(len(kinds), kills=12, stalls=0)
     happened = deliver_all(hasty, fire, Random(60), lambda _: None)
     print(fire, dict(happened))
-    said = [each for ticket in tickets for each in system.said(ticket)]
+    said = [article for ticket in tickets for article in system.said(ticket)]
     assert Counter(map(words, said)) == Counter(kinds.keys())
-    visible = {words(each) for each in said if str(each["IsVisibleForCustomer"]) == "1"}
+    visible = {words(entry) for entry in said if str(entry["IsVisibleForCustomer"]) == "1"}
     assert visible == {text for text, kind in kinds.items() if kind == "customer"}
     assert happened["kill"] > 0
     assert happened["found by look-up"] > 0
@@ -387,7 +385,7 @@ def test_each_message_arrives_exactly_once_however_passes_are_killed(desk: Desk,
 
 
 def article(channel: str = "Email", **changes: object) -> dict[str, Any]:
-    """Return what a customer's message, or a note, is for Znuny."""
+    """Return the article type that Znuny uses for a customer's message, or for a note."""
     kind = {"ArticleSend": 1, "To": CUSTOMER} if channel == "Email" else {}
     text = {"Subject": "Hello", "Body": "Hello", "ContentType": "text/plain; charset=utf-8"}
     return {"CommunicationChannel": channel, "IsVisibleForCustomer": 1, **kind, **text, **changes}
@@ -398,8 +396,8 @@ def write(system: Znuny, ticket: int, **content: object) -> tuple[int, dict[str,
     return answer.status_code, json.loads(answer.content)
 
 
-def test_what_znuny_answers_to_what_is_wrong(system: Znuny, ticket: int) -> None:
-    """The preset's outcomes depend on these, and the fake answers so too."""
+def test_znunys_answers_to_invalid_requests(system: Znuny, ticket: int) -> None:
+    """The preset's outcomes depend on these answers, and the fake gives the same ones."""
 
     def refused(code: str, message: str) -> tuple[int, dict[str, Any]]:
         return 200, {"Error": {"ErrorCode": code, "ErrorMessage": message}}
@@ -419,7 +417,7 @@ def test_what_znuny_answers_to_what_is_wrong(system: Znuny, ticket: int) -> None
     assert system.said(ticket) == []
 
 
-def test_znuny_itself_stores_an_article_it_says_it_could_not_create(system: Znuny, ticket: int) -> None:
+def test_znuny_itself_stores_an_article_that_it_reports_as_failed(system: Znuny, ticket: int) -> None:
     fault = {
         "faultcode": "Server",
         "faultstring": "Article could not be created, please contact the system administrator",
@@ -429,9 +427,7 @@ def test_znuny_itself_stores_an_article_it_says_it_could_not_create(system: Znun
     assert [key_of(each) for each in system.said(ticket)] == [None]
 
 
-def test_znuny_itself_takes_articles_for_a_merged_ticket_and_keys_that_it_never_shows(
-    system: Znuny, ticket: int
-) -> None:
+def test_znuny_itself_accepts_articles_for_a_merged_ticket_and_hides_their_keys(system: Znuny, ticket: int) -> None:
     status, answer = write(system, system.merged, Article=article())
     assert (status, answer["TicketID"]) == (200, str(system.merged))
     status, answer = write(system, ticket, Article=article(), DynamicField=[{"Name": "TicketKey", "Value": "k"}])
@@ -439,7 +435,7 @@ def test_znuny_itself_takes_articles_for_a_merged_ticket_and_keys_that_it_never_
     assert [key_of(each) for each in system.said(ticket)] == [None]
 
 
-def test_znuny_itself_takes_the_same_message_twice_whatever_key_it_bears(system: Znuny, ticket: int) -> None:
+def test_znuny_itself_accepts_the_same_message_twice_with_any_key(system: Znuny, ticket: int) -> None:
     for _ in range(2):
         write(system, ticket, Article=article(), DynamicField=[{"Name": "DeliveryKey", "Value": "one"}])
     assert [key_of(each) for each in system.said(ticket)] == ["one", "one"]

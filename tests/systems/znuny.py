@@ -1,7 +1,7 @@
-"""A real Znuny on loopback, from the folder into which ``.ci/znuny`` unpacks it, with a PostgreSQL of its own.
+"""A real Znuny on loopback, from the folder into which ``.ci/znuny`` unpacks it, with its own PostgreSQL.
 
-All workers of a test run share one, because it takes 15 seconds to make. The first worker starts it, the last one to
-leave stops it. It queues mails and never sends them: its daemon does not run.
+All workers of a test run share one, because it takes 15 seconds to create. The first worker starts it, the last one to
+leave stops it. It queues mails and never sends them, because its daemon does not run.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ print "merged=$merged[1]";
 
 @dataclass(frozen=True)
 class Znuny:
-    """A Znuny that answers."""
+    """A running Znuny."""
 
     folder: str
     port: int
@@ -124,25 +124,25 @@ class Znuny:
 
     @property
     def home(self) -> Path:
-        """The folder of its programs."""
+        """Return the folder of its programs."""
         return Path(self.folder, "otrs")
 
     @property
     def root(self) -> str:
-        """Its URL without a path."""
+        """Return its URL without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        """The web service, as ``gateway.base_url`` has it."""
+        """Return the web service's URL, as ``gateway.base_url`` has it."""
         return self.root + SERVICE
 
     def as_user(self, name: str = AGENT) -> Api:
-        """Return the web service as this agent may use it."""
+        """Return the web service for one agent."""
         return Api(self.url, {"UserLogin": name, "Password": f"{name}-password"})
 
     def open_ticket(self, queue: str = "Support") -> int:
-        """Open a ticket with one article of the customer's; its id."""
+        """Open a ticket with one article of the customer; return its id."""
         ticket = {
             "Title": "Printer does not print",
             "Queue": queue,
@@ -165,7 +165,7 @@ class Znuny:
         """Read the articles that agents have added to a ticket, with files and dynamic fields."""
         everything = {"AllArticles": 1, "DynamicFields": 1, "Attachments": 1}
         [found] = self.as_user().ask("GET", f"/Ticket/{ticket}", **everything)["Ticket"]
-        return [each for each in found.get("Article", []) if each["SenderType"] == "agent"]
+        return [article for article in found.get("Article", []) if article["SenderType"] == "agent"]
 
     def queued_for(self, ticket: int) -> set[str]:
         """Read the recipients of the mails that are queued for these articles."""
@@ -176,7 +176,7 @@ class Znuny:
         return {name for article, recipient in rows if article in articles for name in recipient.split(",")}
 
     def forget_sessions(self) -> None:
-        """Delete all sessions, as Znuny does when they have expired."""
+        """Delete all sessions, as if they had expired."""
         with self._database.begin() as connection:
             connection.execute(text("DELETE FROM sessions"))
 
@@ -193,7 +193,7 @@ class Api:
     account: Mapping[str, str]
 
     def answer(self, method: str, path: str, **content: object) -> httpx.Response:
-        """Send a request and return its answer, whatever it says."""
+        """Send a request and return its answer, even an error."""
         asked = {**self.account, **content}
         if method == "GET":
             return httpx.get(self.url + path, params={name: str(each) for name, each in asked.items()}, timeout=60)
@@ -208,7 +208,7 @@ class Api:
 
 @contextmanager
 def znuny(shared: Path) -> Iterator[Znuny]:
-    """Use this test run's Znuny for as long as the block lasts.
+    """Use this test run's Znuny for a block.
 
     Args:
         shared: a folder that all workers share.
@@ -232,14 +232,14 @@ def znuny(shared: Path) -> Iterator[Znuny]:
 
 @contextmanager
 def _at_the_door(shared: Path) -> Iterator[None]:
-    """Let one worker at a time come or go."""
+    """Lock the shared state while a worker joins or leaves."""
     with (shared / "znuny-door").open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
         yield
 
 
 def _is_the_last(users: IO[str]) -> bool:
-    """Tell whether no other worker uses it. A worker that was killed does not count."""
+    """Return whether no other worker uses it. A worker that was killed does not count."""
     fcntl.flock(users, fcntl.LOCK_UN)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -297,7 +297,7 @@ def _start_database(folder: Path, port: int) -> None:
     _as_postgres(["initdb", "-D", str(data), "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"])
     quick = "fsync=off", "synchronous_commit=off", "full_page_writes=off"
     settings = "listen_addresses=127.0.0.1", f"unix_socket_directories={folder / 'pg'}", f"port={port}", *quick
-    options = " ".join(f"-c {each}" for each in settings)
+    options = " ".join(f"-c {setting}" for setting in settings)
     _as_postgres(["pg_ctl", "-w", "-D", str(data), "-l", str(folder / "pg/log"), "-o", options, "start"])
 
 

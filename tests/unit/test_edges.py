@@ -1,4 +1,4 @@
-"""Odd input at the edges of the core: each of these once went wrong."""
+"""Unusual input at the edges of the core: each of these once failed."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_secret_file_is_read(tmp_path: Path, name: str) -> None:
     "variable",
     ["RETRYCLI_GATWAY__TOKEN", "RETRYCLI_GATEWAY__NO__SUCH", "RETRYCLI_SCHEDULE__TYPES__VENDOR__FACTOR", "RETRYCLI_"],
 )
-def test_unknown_section_in_variable_is_named(tmp_path: Path, variable: str) -> None:
+def test_an_unknown_section_in_a_variable_is_named(tmp_path: Path, variable: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         read(tmp_path, **{variable: "2"})
 
 
-def test_unknown_section_names_file(tmp_path: Path) -> None:
+def test_an_unknown_section_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"c\.toml"):
         read(tmp_path, "[speed]\nlimit = 4\n")
 
@@ -68,35 +68,35 @@ def test_unknown_section_names_file(tmp_path: Path) -> None:
         "[schedule]\njitter = 0.99\n",
     ],
 )
-def test_long_wait_jittered_into_the_slack_is_refused(tmp_path: Path, toml: str) -> None:
+def test_a_long_wait_that_jitter_moves_into_the_slack_is_refused(tmp_path: Path, toml: str) -> None:
     with pytest.raises(ConfigurationError, match="must be longer than"):
         read(tmp_path, toml)
 
 
-def test_expires_after_hours_bound(tmp_path: Path) -> None:
+def test_expires_after_hours_has_an_upper_bound(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, "[schedule]\nexpires_after_hours = 1e300\n")
 
 
 @pytest.mark.parametrize("value", ['["\\ud800@example.com"]', ["\ud800@example.com"], '[{"\\ud800": 1}]'])
-def test_surrogate_inside_a_list(value: object) -> None:
+def test_a_surrogate_in_a_list_is_refused(value: object) -> None:
     with pytest.raises(InvalidMessage, match="cc_emails is not valid UTF-8"):
         Message.from_row(row(cc_emails=value))
 
 
 @pytest.mark.parametrize("value", [1712011500123, 20240101])
-def test_number_is_no_date(value: int) -> None:
+def test_a_number_is_not_a_time(value: int) -> None:
     with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         Message.from_row(row(created_at=value))
 
 
 @pytest.mark.parametrize("count", [10**12, 2**63 - 1])
-def test_linear_huge_retry_count(count: int) -> None:
+def test_a_huge_linear_retry_count_does_not_overflow(count: int) -> None:
     q = QueuedMessage(Message.from_row(row(retry_count=count, created_at=NOON)), "k", NOON)
     RetryPolicy(Backoff(BackoffKind.LINEAR)).decide(q, DOWN, since=NOON, now=NOON, jitter=0)
 
 
-def test_retry_after_near_9999() -> None:
+def test_a_retry_after_near_the_year_9999_does_not_overflow() -> None:
     q = QueuedMessage(Message.from_row(row()), "k", NOON)
     step = RetryPolicy().decide(
         q, Outcome(OutcomeKind.TRANSIENT, 503, "x", timedelta(hours=6)), since=LATEST, now=LATEST, jitter=0
@@ -104,19 +104,19 @@ def test_retry_after_near_9999() -> None:
     assert step.next_attempt_at == LATEST
 
 
-def test_probe_near_9999() -> None:
+def test_a_probe_near_the_year_9999_does_not_overflow() -> None:
     b = Breaker("d")
     for ticket in "12345":
         b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=LATEST, ticket=ticket)
 
 
-def test_closed_breaker_has_no_opening() -> None:
+def test_a_closed_breaker_has_no_opening_time() -> None:
     b = Breaker("d").rest(NOON)
     b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON + timedelta(hours=1), ticket="1")
     assert b.opened_at is None
 
 
-def test_outage_after_rest_begins_when_it_opens() -> None:
+def test_an_outage_after_a_rest_begins_when_the_breaker_opens() -> None:
     b = Breaker("d").rest(NOON)
     for ticket in "12345":
         b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON + timedelta(hours=1), ticket=ticket)
@@ -124,19 +124,19 @@ def test_outage_after_rest_begins_when_it_opens() -> None:
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.DELIVERED, OutcomeKind.TRANSIENT])
-def test_rest_survives_what_was_in_flight(kind: OutcomeKind) -> None:
+def test_a_rest_survives_answers_of_requests_in_flight(kind: OutcomeKind) -> None:
     b = Breaker("d").rest(NOON + timedelta(hours=1)).after(kind, BreakerRules(), since=NOON, ticket="1")
     assert b.blocks(NOON + timedelta(minutes=15))
 
 
-def test_in_flight_failures_are_no_probes() -> None:
+def test_failures_in_flight_are_not_probes() -> None:
     b = Breaker("d")
     for ticket in "12345678":
         b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON, ticket=ticket)
     assert b.probe_at == NOON + timedelta(minutes=15)
 
 
-def test_future_created_linear() -> None:
+def test_a_linear_message_created_in_the_future_is_not_delayed() -> None:
     q = QueuedMessage(Message.from_row(row(retry_count=8, created_at=NOON + timedelta(days=365))), "k", NOON)
     step = RetryPolicy(Backoff(BackoffKind.LINEAR)).decide(q, DOWN, since=NOON, now=NOON, jitter=0)
     assert step.next_attempt_at == NOON + timedelta(minutes=15)
@@ -154,7 +154,7 @@ def test_future_created_linear() -> None:
         "https://h/a\nb",
     ],
 )
-def test_base_url(tmp_path: Path, url: str) -> None:
+def test_an_unusual_base_url_is_normalised_or_refused(tmp_path: Path, url: str) -> None:
     try:
         kept = read(tmp_path, RETRYCLI_GATEWAY__BASE_URL=url).settings.gateway.base_url
     except ConfigurationError:
@@ -163,13 +163,13 @@ def test_base_url(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["https://ann:hush/hush@h", "https://h\u2100ann:hush@x"])
-def test_base_url_error_shows_no_password(tmp_path: Path, url: str) -> None:
+def test_a_base_url_error_does_not_show_the_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         read(tmp_path, RETRYCLI_GATEWAY__BASE_URL=url)
     assert "hush" not in str(raised.value)
 
 
-def test_database_password_not_in_repr(tmp_path: Path) -> None:
+def test_the_database_password_is_not_in_the_repr(tmp_path: Path) -> None:
     assert SECRET not in repr(read(tmp_path, RETRYCLI_DATABASE__URL=f"postgresql://app:{SECRET}@db/app"))
 
 
@@ -178,42 +178,42 @@ def test_database_password_not_in_repr(tmp_path: Path) -> None:
     ["[run]\nlimit = " + "1" * 5000, "x = " + "[" * 100000, '[gateway]\ntoken_file = "a\\u0000b"'],
     ids=["digits", "deep", "nul"],
 )
-def test_odd_toml(tmp_path: Path, toml: str) -> None:
+def test_unusual_toml_is_named(tmp_path: Path, toml: str) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, toml)
 
 
 @pytest.mark.parametrize("name", ["a\\b", "a\\1b", "a\\qb"])
-def test_backslash_folder(tmp_path: Path, name: str) -> None:
+def test_a_backslash_in_a_directory_name_is_kept(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     assert read(folder, '[database]\nurl = "sqlite:///x.db"\n').settings.database.url == f"sqlite:///{folder}/x.db"
 
 
-def test_empty_token(tmp_path: Path) -> None:
+def test_an_empty_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, RETRYCLI_GATEWAY__TOKEN="", RETRYCLI_GATEWAY__AUTH="bearer")
 
 
-def test_type_slack(tmp_path: Path) -> None:
+def test_a_message_type_cannot_override_the_slack(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, "[schedule.types.supplier]\ndue_slack_seconds = 3600\n")
 
 
-def test_leading_zeros() -> None:
+def test_retry_after_may_have_leading_zeros() -> None:
     assert parse_retry_after("00000000000000000120", NOON) == timedelta(seconds=120)
 
 
-def test_prefix() -> None:
+def test_the_fixed_text_has_its_own_limit_before_a_similar_error() -> None:
     assert exhausted(10, "Max retries (3) of upstream used up").startswith("Max retries (10) exceeded.")
 
 
 @pytest.mark.parametrize("c", [{"ticket_id": True}, {"ticket_id": "  "}, {"cc_emails": "[NaN]"}])
-def test_lenient(c: dict[str, object]) -> None:
+def test_invalid_tickets_and_lists_are_refused(c: dict[str, object]) -> None:
     with pytest.raises(InvalidMessage):
         Message.from_row(row(**c))
 
 
-def test_zero_wait_without_slack(tmp_path: Path) -> None:
+def test_a_wait_of_zero_without_slack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         read(tmp_path, "[schedule]\nbase_minutes = 1e-300\ndue_slack_seconds = 0\n")

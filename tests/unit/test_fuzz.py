@@ -1,6 +1,6 @@
-"""What others wrote, at random: each reader of it takes it or says what is wrong with it, in the way that it promises.
+"""Random input from others: each parser accepts it, or names its error in the documented way.
 
-Each law is held to the same few examples every time, and to many others when that is asked for (`-m long`).
+Each law is tested with the same few examples every time, and with many others on request (`-m long`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Law = Callable[..., None]
 
 
 def law(**whatever: st.SearchStrategy[Any]) -> Callable[[Law], Callable[[int], None]]:
-    """Have something hold whatever its arguments are."""
+    """Test that a law holds for any arguments."""
 
     def as_test(holds: Law) -> Callable[[int], None]:
         @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
@@ -102,9 +102,9 @@ def toml(value: object) -> str:
         case str():
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list():
-            return f"[{', '.join(toml(each) for each in value)}]"
+            return f"[{', '.join(toml(item) for item in value)}]"
         case dict():
-            return f"{{{', '.join(f'{toml(key)} = {toml(each)}' for key, each in value.items())}}}"
+            return f"{{{', '.join(f'{toml(key)} = {toml(item)}' for key, item in value.items())}}}"
         case _:
             return str(value)
 
@@ -133,7 +133,7 @@ PRESETS = st.fixed_dictionaries(
 
 
 @law(tree=PRESETS)
-def test_a_preset_is_taken_or_its_key_is_named(tree: dict[str, object]) -> None:
+def test_a_preset_is_accepted_or_its_key_is_named(tree: dict[str, object]) -> None:
     with file_of("\n".join(f"{toml(key)} = {toml(value)}" for key, value in tree.items())) as file:
         try:
             load_preset(str(file)).check_columns(REQUIRED_COLUMNS)
@@ -144,7 +144,7 @@ def test_a_preset_is_taken_or_its_key_is_named(tree: dict[str, object]) -> None:
 
 
 @law(content=WRITTEN)
-def test_a_file_is_a_preset_or_is_named(content: bytes) -> None:
+def test_a_file_is_a_valid_preset_or_named(content: bytes) -> None:
     with file_of(content) as file:
         try:
             load_preset(str(file))
@@ -179,9 +179,9 @@ def with_templates(tree: object, of: Callable[[Parts], object]) -> object:
         case tuple():
             return of(tree)
         case list():
-            return [with_templates(each, of) for each in tree]
+            return [with_templates(item, of) for item in tree]
         case dict():
-            return {key: with_templates(each, of) for key, each in tree.items()}
+            return {key: with_templates(item, of) for key, item in tree.items()}
         case _:
             return tree
 
@@ -217,7 +217,7 @@ BODIES = st.recursive(
 
 
 @law(tree=BODIES, row=ROWS)
-def test_values_arrive_as_they_were_and_where_they_belong(tree: object, row: dict[str, object]) -> None:
+def test_values_arrive_unchanged_in_their_places(tree: object, row: dict[str, object]) -> None:
     def value(parts: Parts) -> object:
         return row["anything"] if parts == (Column("anything"),) else filled(parts, row)
 
@@ -230,9 +230,9 @@ STEPS = st.lists(IN_A_PATH | IN_A_TEXT, min_size=1, max_size=3).map(tuple)
 
 
 @law(steps=st.lists(STEPS, min_size=1, max_size=4), row=ROWS)
-def test_no_value_leaves_its_step_of_the_path(steps: list[Parts], row: dict[str, object]) -> None:
-    rule = MessageRule(path="/" + "/".join(template(each) for each in steps))
-    used = {str(row[part.name]) for each in steps for part in each if isinstance(part, Column)}
+def test_no_value_leaves_its_path_segment(steps: list[Parts], row: dict[str, object]) -> None:
+    rule = MessageRule(path="/" + "/".join(template(step) for step in steps))
+    used = {str(row[part.name]) for step in steps for part in step if isinstance(part, Column)}
     if used & {"", ".", ".."}:
         with pytest.raises(InvalidMessage, match="has an invalid value for the path"):
             fill_path(rule.path, row)
@@ -240,7 +240,7 @@ def test_no_value_leaves_its_step_of_the_path(steps: list[Parts], row: dict[str,
     url = httpx.URL("https://tickets.example.com/api" + fill_path(rule.path, row))
     assert (url.host, url.port, url.userinfo, url.query, url.fragment) == ("tickets.example.com", None, b"", b"", "")
     sent = url.raw_path.decode().split("/")
-    assert [unquote(each, errors="strict") for each in sent] == ["", "api", *(filled(each, row) for each in steps)]
+    assert [unquote(value, errors="strict") for value in sent] == ["", "api", *(filled(step, row) for step in steps)]
 
 
 ASCII = st.text(st.characters(max_codepoint=127), min_size=1)
@@ -248,7 +248,7 @@ IN_A_HEADER = st.lists(ASCII | IN_A_TEXT, max_size=3).map(tuple)
 
 
 @law(parts=IN_A_HEADER, row=ROWS)
-def test_a_header_is_what_was_written_or_is_refused(parts: Parts, row: dict[str, object]) -> None:
+def test_a_header_is_sent_unchanged_or_refused(parts: Parts, row: dict[str, object]) -> None:
     wanted = filled(parts, row)
     if wanted.isascii() and wanted.isprintable():
         assert fill_header("X-Note", template(parts), row) == wanted
@@ -311,7 +311,7 @@ def beginnings(key: str) -> Iterator[str]:
 
 
 @law(pairs=st.lists(SETTINGS, max_size=4), variables=st.lists(VARIABLES, max_size=2).map(dict))
-def test_settings_are_taken_or_a_key_is_named_and_no_secret_is_told(
+def test_settings_are_accepted_or_a_key_is_named_without_a_secret(
     pairs: list[tuple[Key, object]], variables: dict[str, str]
 ) -> None:
     lines = [f"{'.'.join(map(toml, key))} = {toml(value)}" for key, value in pairs]
@@ -321,7 +321,7 @@ def test_settings_are_taken_or_a_key_is_named_and_no_secret_is_told(
         except ConfigurationError as error:
             keys = {".".join(key) for key, _ in pairs} | {"gateway.base_url"}
             keys |= {name.removeprefix("RETRYCLI_").lower().replace("__", ".") for name in variables}
-            names = {each for key in keys for each in beginnings(key)}
+            names = {beginning for key in keys for beginning in beginnings(key)}
             said = str(error)
             assert said.startswith((f"{file} is not valid TOML: Cannot", "both ", *names))
             told = "".join(traceback.format_exception(error))
@@ -332,7 +332,7 @@ def test_settings_are_taken_or_a_key_is_named_and_no_secret_is_told(
 
 
 @pytest.mark.parametrize("figure", ["inf", "-inf", "nan"])
-def test_no_setting_is_a_figure_that_is_none(figure: str) -> None:
+def test_no_setting_is_nan_or_infinite(figure: str) -> None:
     for section, key in KEYS:
         with file_of("") as file, suppress(ConfigurationError):
             loaded = load(file, dict([variable(((section, key), figure))]))
@@ -342,7 +342,7 @@ def test_no_setting_is_a_figure_that_is_none(figure: str) -> None:
 
 
 @law(content=WRITTEN)
-def test_a_file_is_settings_or_is_named(content: bytes) -> None:
+def test_a_file_is_valid_settings_or_named(content: bytes) -> None:
     with file_of(content) as file:
         try:
             load(file, {})
@@ -388,7 +388,7 @@ HEADERS = st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=4)
 
 
 def understood(status: int, headers: list[tuple[bytes, bytes]], body: bytes, preset: Preset = GENERIC) -> Outcome:
-    """What the gateway makes of an answer."""
+    """Return the gateway's interpretation of an answer."""
     response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
     answer = asyncio.run(Answer.read(response))
     outcome = outcome_of(answer, outcome_of_question(answer, preset, NOON), preset)
@@ -407,7 +407,7 @@ def assert_is_one_outcome(outcome: Outcome) -> None:
 
 
 @law(status=st.integers(100, 599), headers=HEADERS, body=ANSWERS, preset=st.sampled_from([GENERIC, STRICT]))
-def test_any_answer_is_one_outcome(
+def test_any_answer_has_one_outcome(
     status: int, headers: list[tuple[bytes, bytes]], body: bytes, preset: Preset
 ) -> None:
     outcome = understood(status, headers, body, preset)
@@ -417,8 +417,8 @@ def test_any_answer_is_one_outcome(
 
 @pytest.mark.parametrize("key", ["succeeded", "errors"])
 @pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
-def test_an_answer_of_any_depth_is_one_outcome(key: str, opened: str, closed: str) -> None:
-    """Also of just the depth that can be read and not be written again."""
+def test_an_answer_of_any_depth_has_one_outcome(key: str, opened: str, closed: str) -> None:
+    """This includes a depth that can be parsed but not serialised again."""
     for depth in (*range(900, 1010), 10_000):
         body = f'{{"succeeded": 0, "{key}": {opened * depth}1{closed * depth}}}'.encode()
         assert_is_one_outcome(understood(200, [], body))
@@ -429,16 +429,16 @@ def test_an_answer_of_any_depth_is_one_outcome(key: str, opened: str, closed: st
     start=st.sampled_from([b"", b'{"errors": ', b'{"errors": "', b'{"errors": [']),
     piece=st.binary(min_size=1) | ANSWERS,
 )
-def test_no_answer_takes_long_to_understand(start: bytes, piece: bytes) -> None:
-    """Against the CPU time for as many plain words: what goes back and forth takes thousands of times as long."""
+def test_no_answer_takes_long_to_interpret(start: bytes, piece: bytes) -> None:
+    """The reference is the CPU time for as many plain words: backtracking takes thousands of times as long."""
     words = b'{"errors": "' + b"plain words " * 5400 + b'"}'
     body = (start + piece * (ANSWER_LIMIT // max(len(piece), 1)))[:ANSWER_LIMIT]
-    taken, for_words = (cpu_seconds(partial(understood, 400, [], each)) for each in (body, words))
+    taken, for_words = (cpu_seconds(partial(understood, 400, [], text)) for text in (body, words))
     assert taken < 100 * max(for_words, 1e-3)
 
 
 @law(status=st.integers(0, 1200), headers=HEADERS, body=ANSWERS, rest=st.binary() | st.just(b""))
-def test_whatever_comes_over_the_wire_is_one_outcome(
+def test_any_bytes_from_the_server_have_one_outcome(
     status: int, headers: list[tuple[bytes, bytes]], body: bytes, rest: bytes
 ) -> None:
     head = b"\r\n".join([b"HTTP/1.1 %d Whatever" % status, *(name + b": " + value for name, value in headers)])
@@ -450,13 +450,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @law(seconds=st.integers(0, 10**30), zeros=st.integers(0, 5000))
-def test_retry_after_in_seconds_is_read_to_the_second(seconds: int, zeros: int) -> None:
+def test_retry_after_in_seconds_is_exact(seconds: int, zeros: int) -> None:
     wait = parse_retry_after("0" * zeros + str(seconds), NOON)
     assert wait == timedelta(seconds=min(seconds, RETRY_AFTER_CAP // timedelta(seconds=1)))
 
 
 @law(until=st.datetimes(EPOCH.replace(tzinfo=None)) | st.timedeltas(-RETRY_AFTER_CAP, RETRY_AFTER_CAP))
-def test_retry_after_as_a_date_is_read_to_the_second(until: datetime | timedelta) -> None:
+def test_retry_after_as_a_date_is_exact(until: datetime | timedelta) -> None:
     then = NOON + until if isinstance(until, timedelta) else until.replace(tzinfo=UTC)
     then = then.replace(microsecond=0)
     wait = parse_retry_after(format_datetime(then, usegmt=True), NOON)
@@ -476,7 +476,7 @@ PLAIN_JSON = st.recursive(
     column=st.sampled_from(["cc_emails", "bcc_emails"]),
     ascii_only=st.booleans(),
 )
-def test_a_list_column_is_read_as_it_was_written(value: object, column: str, *, ascii_only: bool) -> None:
+def test_a_list_column_round_trips(value: object, column: str, *, ascii_only: bool) -> None:
     written = json.dumps(value, ensure_ascii=ascii_only)
     if value is None or isinstance(value, list):
         assert queued(**{column: written}).message.fields[column] == (value or [])
@@ -485,7 +485,7 @@ def test_a_list_column_is_read_as_it_was_written(value: object, column: str, *, 
             queued(**{column: written})
 
 
-FIRST, LAST = (each.replace(tzinfo=UTC) - EPOCH for each in (datetime.min, datetime.max))  # noqa: DTZ901  in no zone
+FIRST, LAST = (time.replace(tzinfo=UTC) - EPOCH for time in (datetime.min, datetime.max))  # noqa: DTZ901  in no zone
 ZONES: st.SearchStrategy[Any] = st.none() | st.integers(-1439, 1439).map(
     lambda minutes: timezone(timedelta(minutes=minutes))
 )
@@ -496,7 +496,7 @@ FIRST_DAY = st.datetimes(max_value=(EPOCH + FIRST + timedelta(days=1)).replace(t
 
 
 @law(moment=st.datetimes(timezones=ZONES) | FIRST_DAY | LAST_DAY, separator=st.sampled_from("T "))
-def test_a_time_is_read_as_it_was_written(moment: datetime, separator: str) -> None:
+def test_a_time_round_trips(moment: datetime, separator: str) -> None:
     since_epoch = moment.replace(tzinfo=UTC) - EPOCH - (moment.utcoffset() or timedelta(0))
     if FIRST <= since_epoch <= LAST:
         read = utc_time("created_at", moment.isoformat(separator))
@@ -516,11 +516,11 @@ WRITTEN_BY_A_SERVER = {
     "timestamptz": f"-?infinity|{DAY} {CLOCK}{ZONE}{ERA}",
     "interval": f"-?infinity|(-?[0-9]{{1,9}} (year|mon|day)s? ){{0,3}}-?{CLOCK}",
 }
-HELD = {kind: st.from_regex(each, fullmatch=True).map(str.encode) for kind, each in WRITTEN_BY_A_SERVER.items()}
+HELD = {kind: st.from_regex(sample, fullmatch=True).map(str.encode) for kind, sample in WRITTEN_BY_A_SERVER.items()}
 
 
 @law(value=st.sampled_from(BEYOND_PYTHON).flatmap(lambda kind: st.tuples(st.just(kind), HELD.get(kind, st.binary()))))
-def test_what_a_server_holds_is_read_as_a_value_or_a_text(value: tuple[str, bytes]) -> None:
+def test_a_servers_value_is_read_as_a_value_or_a_text(value: tuple[str, bytes]) -> None:
     kind, data = value
     oid = psycopg.adapters.types[kind].oid
     usual = psycopg.adapters.get_loader(oid, Format.TEXT)
@@ -532,7 +532,7 @@ def test_what_a_server_holds_is_read_as_a_value_or_a_text(value: tuple[str, byte
 
 
 @law(text=TEXT | st.text("0123456789.msh d") | st.builds("{}{}".format, st.integers(0, 10**5), st.sampled_from("smhd")))
-def test_a_length_of_time_is_within_bounds_or_refused(text: str) -> None:
+def test_a_duration_is_within_bounds_or_refused(text: str) -> None:
     try:
         length = duration(text)
     except ValueError as error:
@@ -543,18 +543,18 @@ def test_a_length_of_time_is_within_bounds_or_refused(text: str) -> None:
 
 
 @law(length=st.timedeltas())
-def test_any_length_of_time_has_words(length: timedelta) -> None:
+def test_any_duration_has_words(length: timedelta) -> None:
     assert re.fullmatch(r"\d+ (s|min|h|d)( \d+ (s|min|h))?", in_words(length))
 
 
 @law(text=FROM_A_DATABASE | st.text("HTTP 0123456789.,:@a-…"))
-def test_no_figure_but_a_status_is_part_of_a_cause(text: str) -> None:
+def test_only_the_status_is_a_number_in_a_cause(text: str) -> None:
     assert not re.search(r"\d", re.sub(r"(?i)\bHTTP \d{3}\b", "", cause(text)))
 
 
 @law(before=TEXT, after=TEXT, figures=st.tuples(st.integers(0), st.integers(0)))
-def test_errors_that_differ_in_a_figure_have_one_cause(before: str, after: str, figures: tuple[int, int]) -> None:
-    one, other = (f"{before}: no. {each} {after}" for each in figures)
+def test_errors_that_differ_in_a_number_have_one_cause(before: str, after: str, figures: tuple[int, int]) -> None:
+    one, other = (f"{before}: no. {figure} {after}" for figure in figures)
     assert cause(one) == cause(other)
 
 
@@ -569,7 +569,7 @@ CRONTABS = st.lists(st.tuples(LINES, st.sampled_from(["\n", "\r\n", ""])).map(""
 
 
 @law(text=CRONTABS, system=st.booleans())
-def test_a_call_stands_in_the_line_that_it_is_said_to_stand_in(text: str, *, system: bool) -> None:
+def test_a_call_is_found_in_its_line(text: str, *, system: bool) -> None:
     lines = text.split("\n")
     for call in calls(text, system=system):
         assert call.line is not None
@@ -578,7 +578,7 @@ def test_a_call_stands_in_the_line_that_it_is_said_to_stand_in(text: str, *, sys
 
 
 @law(text=CRONTABS)
-def test_a_block_goes_in_and_out_and_leaves_all_else_as_it_was(text: str) -> None:
+def test_adding_and_removing_a_block_restores_the_crontab(text: str) -> None:
     try:
         without = without_block(text, CONFIG)
     except ConfigurationError:
@@ -590,7 +590,7 @@ def test_a_block_goes_in_and_out_and_leaves_all_else_as_it_was(text: str) -> Non
 
 
 @law(before=CRONTABS, after=CRONTABS)
-def test_a_block_is_taken_out_between_any_lines(before: str, after: str) -> None:
+def test_a_block_is_removed_between_any_lines(before: str, after: str) -> None:
     before = "".join(f"{line}\n" for line in before.split("\n") if BEGIN + CONFIG not in line)
     assert without_block(before + BLOCK + after, CONFIG) == before + after
 
@@ -601,7 +601,7 @@ UNIT_LINES = st.builds(
 
 
 @law(lines=st.lists(UNIT_LINES, max_size=4))
-def test_a_unit_is_read_to_its_end(lines: list[str]) -> None:
+def test_a_unit_is_parsed_to_its_end(lines: list[str]) -> None:
     called = systemd.called("\n".join(lines))
     assert called is None or ("retrycli" in called[0] and "run-once" in called[0])
 
@@ -613,7 +613,7 @@ DRAFTS = st.fixed_dictionaries(
 
 
 @law(row=DRAFTS)
-def test_a_row_that_nobody_has_edited_is_as_it_was(row: dict[str, object]) -> None:
+def test_an_unedited_row_is_unchanged(row: dict[str, object]) -> None:
     draft = EditableMessage.of(row)
     assert draft.with_text(draft.as_text()) == draft
 

@@ -1,4 +1,4 @@
-"""A night in which the ticketing API is down, passed by the real engine on a made-up clock, and what is told of it."""
+"""A night without the ticketing API, with the real engine and a fake clock, and its reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PERMANENT = (7, 111, 222)
 
 @pytest.fixture
 def night(stage: Stage) -> Stage:
-    """Nine hours without the API, with 300 messages failing meanwhile, and eight hours with it."""
+    """Simulate nine hours without the API, in which 300 messages fail, and eight hours with it."""
     coming = iter(range(1, MESSAGES + 1))
     while stage.clock.now < DAWN + 8 * HOUR:
         tick = stage.clock.now
@@ -43,27 +43,27 @@ def figures(stage: Stage) -> DeliveryStats:
     return Statistics(stage.database).figures(START - HOUR, stage.clock.now)
 
 
-def test_the_outage_is_known_to_the_tick(night: Stage) -> None:
-    """It ends with the pass whose probe got through: within the hour between probes."""
+def test_the_outages_start_and_end_are_exact_to_the_tick(night: Stage) -> None:
+    """It ends with the pass whose probe succeeded, at most one hour between probes later."""
     [outage] = figures(night).outages
     assert START <= outage.began_at <= START + 2 * TICK
     assert outage.ended_at is not None
     assert DAWN <= outage.ended_at <= DAWN + HOUR
 
 
-def test_every_message_is_delivered_but_the_permanent_ones_and_its_whole_wait_is_known(night: Stage) -> None:
-    """Also of those that were not tried while the API was down: their first try came through."""
+def test_all_but_permanent_messages_are_delivered_and_their_waits_are_complete(night: Stage) -> None:
+    """This includes messages that were not attempted while the API was down: their first attempt succeeded."""
     found = figures(night)
     assert found.delivered == MESSAGES - len(PERMANENT) == sum(found.waits.values())
     assert found.tries[1] > MESSAGES / 2
     assert max(found.waits) >= 9 * 60
     assert found.outcomes["permanent"] == len(PERMANENT)
     assert found.outcomes["unreachable"] == sum(
-        each.attempts for each in found.troubles if each.outcome == "unreachable"
+        cause.attempts for cause in found.troubles if cause.outcome == "unreachable"
     )
 
 
-def test_the_report_tells_of_the_night_in_its_headline(night: Stage) -> None:
+def test_the_reports_headline_mentions_the_night(night: Stage) -> None:
     statistics = Statistics(night.database)
     first, last = statistics.first_and_last_pass()
     page = render(

@@ -1,1 +1,1 @@
-"""Ticketing systems that can't be run here, played from what their makers say of their APIs."""
+"""Fakes of ticketing systems that cannot run here, based on the documentation of their APIs."""

@@ -1,4 +1,4 @@
-"""What a played system keeps of a message, in one form for all of them, so that tests compare the same things."""
+"""The messages that a fake has received, in one form for all systems, so that tests can compare them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Arrived:
-    """One message as the system took it: what counts is what it understood, not what it was sent."""
+    """One message as the system understood it, as opposed to what it was sent."""
 
     id: int
     ticket: str

@@ -1,4 +1,4 @@
-"""What all played ticketing systems have in common: a real HTTP server on loopback, and what it was asked."""
+"""What all fake ticketing systems share: a real HTTP server on loopback, and its recorded requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.gateway.ticketing.arrived import Arrived
 
 
 def compact(value: object) -> bytes:
-    """JSON as all of them print it: without a space, and so a preset may look for a key and its value."""
+    """Format JSON as all systems do: without blanks, so that a preset may search for a key and its value."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -31,13 +31,13 @@ class Asked:
 
     @property
     def json(self) -> Any:  # noqa: ANN401  whatever JSON holds
-        """Its content."""
+        """Return its content."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer; a body that is no bytes goes out as JSON."""
+    """One answer; a body that is not bytes is sent as JSON."""
 
     status: int
     body: object = b""
@@ -45,7 +45,7 @@ class Answered:
 
 
 class Fake:
-    """A played system. A kind of it says what it answers, and keeps what arrived. Use it as a context manager."""
+    """A fake system. A subclass defines its answers, and stores the messages. Use it as a context manager."""
 
     arrived: list[Arrived]
     """What it has taken, in that order."""
@@ -84,7 +84,7 @@ class Fake:
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -92,11 +92,11 @@ class Fake:
 
     @property
     def url(self) -> str:
-        """Where it is, as ``gateway.base_url`` takes it for this system."""
+        """Return its URL, as ``gateway.base_url`` has it for this system."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def answer(self, asked: Asked) -> Answered:
-        """What comes back; called by one thread at a time."""
+        """Return the answer; called by one thread at a time."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -110,10 +110,10 @@ class Fake:
 
 
 class Refusing(Fake):
-    """Answers everything in one way.
+    """Gives one answer to everything.
 
     Args:
-        status, body: with what.
+        status, body: the answer.
     """
 
     def __init__(self, status: int, body: object) -> None:

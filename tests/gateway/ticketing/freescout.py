@@ -12,13 +12,13 @@ from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 
 def error(message: str, path: str) -> Answered:
-    """What was wrong in the content."""
+    """Return the error in the content."""
     errors = [{"path": path, "message": message, "source": "JSON"}]
     return Answered(400, {"message": "Error occurred", "_embedded": {"errors": errors}})
 
 
 class Freescout(Fake):
-    """A played FreeScout with conversation 7 of a customer, and user 3. Its key may do everything."""
+    """A fake FreeScout with conversation 7 of a customer, and user 3. Its key may do everything."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class Freescout(Fake):
 
     @property
     def url(self) -> str:
-        """With the path of the API."""
+        """Return the URL with the path of the API."""
         return f"{super().url}/api"
 
     def answer(self, asked: Asked) -> Answered:
-        """Of the module."""
+        """Answer as the module does."""
         path = asked.path.removeprefix("/api").strip("/").split("/")
         if self.key not in self._keys(asked):
             return Answered(401, {"message": "Not Authorized"})

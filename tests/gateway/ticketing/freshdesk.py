@@ -1,4 +1,4 @@
-"""Freshdesk, as far as replies and notes of a ticket go (its API, v2)."""
+"""Freshdesk, for replies and notes of a ticket (its API, v2)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _invalid(field: str, text: str, code: str) -> Answered:
 
 
 class Freshdesk(Fake):
-    """A Freshdesk with tickets 1 and 2, and ticket 3 that the key's agent may not touch."""
+    """A Freshdesk with tickets 1 and 2, and ticket 3 that the key's agent may not access."""
 
     def __init__(self, key: str = "freshdesk-key") -> None:
         super().__init__()

@@ -14,7 +14,7 @@ BASE = "/apirest.php"
 
 
 class Refused(Exception):
-    """What goes out instead: a status, and a code with its message in a list."""
+    """An error answer: a status, and a code with its message in a list."""
 
     def __init__(self, status: int, code: str, message: str, *, help: bool = False) -> None:  # noqa: A002
         self.status = status
@@ -25,9 +25,9 @@ class Refused(Exception):
 
 
 class Glpi(Fake):
-    """A played GLPI with ticket 7, and ticket 8 that one may not see.
+    """A fake GLPI with ticket 7, and an inaccessible ticket 8.
 
-    There is no addressing anyone: it notifies who is an actor of the ticket, of what is public.
+    Recipients cannot be named: it notifies the actors of the ticket about public entries.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class Glpi(Fake):
 
     @property
     def url(self) -> str:
-        """With the script's name."""
+        """Return the URL with the script's name."""
         return super().url + BASE
 
     def answer(self, asked: Asked) -> Answered:
-        """Of the end point."""
+        """Answer as the end point does."""
         try:
             return self._answer(asked)
         except Refused as refused:

@@ -1,4 +1,4 @@
-"""django-helpdesk as its REST API answers, which is Django REST framework's way."""
+"""django-helpdesk as its REST API answers, in the way of Django REST framework."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TAG = re.compile(r"{{.*?}}|{#.*?#}")
 
 
 def rendered(tag: str, known: Mapping[str, str]) -> str:
-    """What Django makes of a comment or a variable, which may be a text between quotation marks.
+    """Render a comment or a variable as Django does; a variable may be a quoted text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is neither.
     """
     inner = tag[2:-2].strip()
     if tag.startswith("{#"):
@@ -37,9 +37,9 @@ def rendered(tag: str, known: Mapping[str, str]) -> str:
 
 
 class Helpdesk(Fake):
-    """A played django-helpdesk with ticket 7, and tokens of one who is staff and of one who is not.
+    """A fake django-helpdesk with ticket 7, and tokens of a staff user and of another user.
 
-    There is no addressing anyone: what is public goes to all who follow the ticket. Text may be Markdown.
+    Recipients cannot be named: a public entry goes to all followers of the ticket. Text may be Markdown.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class Helpdesk(Fake):
 
     @property
     def url(self) -> str:
-        """With the path below which it was mounted."""
+        """Return the URL with the path below which it is mounted."""
         return super().url + BASE
 
     def answer(self, asked: Asked) -> Answered:
-        """Of the view; only the list of views is open to all, so that one proves no credentials."""
+        """Answer as the view does; only the list of views is public, so it verifies no credentials."""
         path = asked.path.removeprefix(BASE)
         if path == "/":
             return Answered(200, {name: f"{self.url}/{name}/" for name in ("tickets", "followups")})

@@ -1,4 +1,4 @@
-"""Jira Service Management, as far as comments on a request go: its own API, and that of Jira beneath it."""
+"""Jira Service Management, for comments on a request: its own API, and that of the underlying Jira."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _jira(status: int, *texts: str, **errors: str) -> Answered:
 
 
 class JiraServiceManagement(Fake):
-    """A desk (id 7) with requests SUP-1 and SUP-2; SUP-3 cannot be commented, SUP-4 is an issue but no request."""
+    """A desk (id 7) with requests SUP-1 and SUP-2; SUP-3 cannot be commented, SUP-4 is an issue but not a request."""
 
     def __init__(self, email: str = "agent@example.com", token: str = "jira-token", *, pat: str = "jira-pat") -> None:
         super().__init__()

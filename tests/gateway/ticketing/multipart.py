@@ -1,4 +1,4 @@
-"""What a form with files holds, as a server reads it."""
+"""A form with files, as a server parses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.gateway.ticketing.fake import Asked
 
 @dataclass(frozen=True)
 class Part:
-    """One field; one with a name of a file is a file."""
+    """One field; a field with a file name is a file."""
 
     field: str
     content: bytes
@@ -20,7 +20,7 @@ class Part:
 
 
 def parts(asked: Asked) -> list[Part]:
-    """The fields in the order they were sent in; none if it is no such form."""
+    """Return the fields in the order of the form, or none if the body is not such a form."""
     kind = asked.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         return []

@@ -1,4 +1,4 @@
-"""Redmine, as far as a note with files goes: what is uploaded, and then named by its token. Everybody is an admin."""
+"""Redmine, for a note with files: a file is uploaded, and then named by its token. Every user is an admin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 
 class Redmine(Fake):
-    """A Redmine with any issue that is asked for."""
+    """A Redmine in which every issue exists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class Redmine(Fake):
             case "PUT", ["issues", ticket]:
                 given = asked.json["issue"]
                 files = tuple(
-                    (each["filename"], each["content_type"], self._uploads.pop(each["token"]))
-                    for each in given.get("uploads", [])
+                    (entry["filename"], entry["content_type"], self._uploads.pop(entry["token"]))
+                    for entry in given.get("uploads", [])
                 )
                 self.arrived.append(Arrived(len(self.arrived) + 1, ticket, given["notes"], attachments=files))
                 return Answered(204)

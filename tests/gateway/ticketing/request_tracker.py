@@ -1,4 +1,4 @@
-"""Request Tracker, as far as a reply with files goes. Its queues have the field for our key."""
+"""Request Tracker, for a reply with files. Its queues have the field for our key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 
 class RequestTracker(Fake):
-    """An RT with any ticket that is asked for."""
+    """An RT in which every ticket exists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,11 +27,15 @@ class RequestTracker(Fake):
             case "POST", ["ticket", ticket, "correspond" | "comment"]:
                 given = asked.json
                 for name in ("FileName", "FileType", "FileContent"):  # an empty text is none to Perl
-                    if not all(each[name] for each in given["Attachments"]):
+                    if not all(attachment[name] for attachment in given["Attachments"]):
                         return Answered(400, {"message": f"{name} is a required field for each attachment"})
                 files = tuple(
-                    (each["FileName"], each["FileType"], base64.b64decode(each["FileContent"], validate=True))
-                    for each in given["Attachments"]
+                    (
+                        attachment["FileName"],
+                        attachment["FileType"],
+                        base64.b64decode(attachment["FileContent"], validate=True),
+                    )
+                    for attachment in given["Attachments"]
                 )
                 self._searches.add(f"CF.{{DeliveryKey}} = '{given['TxnCustomFields']['DeliveryKey']}'")
                 self.arrived.append(Arrived(len(self.arrived) + 1, ticket, given["Content"], attachments=files))

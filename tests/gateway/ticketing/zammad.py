@@ -1,4 +1,4 @@
-"""Zammad, as far as articles of a ticket go (its REST API, the same from 3 to 7)."""
+"""Zammad, for articles of a ticket (its REST API, the same from 3 to 7)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _addresses(line: str | None) -> tuple[str, ...]:
 
 
 class Zammad(Fake):
-    """A Zammad with tickets 1 and 2, and ticket 3 in a group that the token's owner may not see."""
+    """A Zammad with tickets 1 and 2, and ticket 3 in a group that the token's owner may not access."""
 
     def __init__(self, token: str = "zammad-token", *, login: str = "agent@example.com", password: str = "") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Zendesk Support, as far as comments on a ticket go (its Ticketing API, v2)."""
+"""Zendesk Support, for comments on a ticket (its Ticketing API, v2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _invalid(field: str, text: str) -> Answered:
 
 
 class Zendesk(Fake):
-    """A Zendesk with tickets 1 and 2 (2 has only been internal so far), 3 without access and 4 closed."""
+    """A Zendesk with tickets 1 and 2 (2 was only internal so far), 3 without access and 4 closed."""
 
     def __init__(
         self, email: str = "agent@example.com", token: str = "zendesk-token", *, bearer: str = "oauth"

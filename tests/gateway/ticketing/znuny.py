@@ -1,4 +1,4 @@
-"""Znuny as its GenericTicketConnectorREST web service answers: 200 for nearly all that goes wrong, too."""
+"""Znuny as its GenericTicketConnectorREST web service answers: with 200 for most errors too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_TYPE = re.compile(r"\w+/\w+.*charset\s*=\s*[\"']?[\w-]+", re.IGNORECASE 
 
 
 class Refused(Exception):
-    """Why an operation was not done, as its error object says it."""
+    """Why an operation was refused, as its error object says it."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -26,42 +26,42 @@ class Refused(Exception):
 
 
 class Fault(Exception):
-    """Why an operation broke off, as its fault says it. What was done before stays done."""
+    """Why an operation failed, as its fault says it. Earlier changes are kept."""
 
 
 def reason(message: str) -> Answered:
-    """What the transport itself says: bare text, no JSON."""
+    """Return an error of the transport itself: plain text, not JSON."""
     return Answered(500, message.encode(), {"Content-Type": "text/plain; charset=UTF-8"})
 
 
 def true(value: object) -> bool:
-    """Whether Perl takes it for true."""
+    """Return whether Perl treats the value as true."""
     return value not in (None, "", "0", 0, False)
 
 
 def many(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401  what JSON holds
-    """One of them may stand for a list of one."""
+    """Return a list; a single item may stand for a list of one."""
     return value if isinstance(value, list) else [value] if value else []
 
 
 def addresses(value: str | None) -> tuple[str, ...]:
-    """Each of those that stand behind one another with commas."""
+    """Split addresses at commas."""
     return tuple(address.strip() for address in (value or "").split(",") if address.strip())
 
 
 def well_formed(them: Iterable[str]) -> bool:
-    """Whether there is an address, and all are addresses."""
-    found = [ADDRESS.fullmatch(each) for each in them]
+    """Return whether there is at least one address, and all are valid."""
+    found = [ADDRESS.fullmatch(part) for part in them]
     return bool(found) and all(found)
 
 
 def decoded(content: str) -> bytes:
-    """As Perl has it, which passes over what is no base64."""
+    """Decode base64 as Perl does, which skips invalid characters."""
     return base64.b64decode(re.sub(r"[^A-Za-z0-9+/=]", "", content))
 
 
 class Znuny(Fake):
-    """A played Znuny with an agent ``agent``, ticket 7 that he may write to, and ticket 8 that he may not."""
+    """A fake Znuny with an agent ``agent``, ticket 7 that he may write to, and ticket 8 that he may not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,11 +90,11 @@ class Znuny(Fake):
 
     @property
     def url(self) -> str:
-        """With the path to the web service, whose name the administrator has chosen."""
+        """Return the URL with the path to the web service, whose name the administrator has chosen."""
         return super().url + BASE
 
     def answer(self, asked: Asked) -> Answered:
-        """Of the operation that method and path are mapped to."""
+        """Answer with the operation that method and path are mapped to."""
         path = asked.path.removeprefix(BASE)
         match asked.method, path.split("/")[1:]:
             case "POST", ["Session"]:
@@ -126,7 +126,7 @@ class Znuny(Fake):
         return Answered(200, result, {"Content-Type": "application/json; charset=UTF-8"})
 
     def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """A ticket without its articles."""
+        """Return a ticket without its articles."""
         state = "merged" if data["TicketID"] in self.merged else "open"
         ticket = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer", "StateType": state}
         marks = self._ticket_marks.get(data["TicketID"])
@@ -209,7 +209,7 @@ class Znuny(Fake):
                     raise Refused("TicketUpdate.MissingParameter", f"Attachment->{name} parameter is missing!")
 
     def _store(self, ticket: str, article: Mapping[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
-        """Store an article, for everybody to see; its dynamic fields, which are all empty yet."""
+        """Store an article, visible to everybody; return its dynamic fields, which are still empty."""
         sent = true(article.get("ArticleSend"))
         visible = article.get("IsVisibleForCustomer")
         marks: dict[str, Any] = {}
@@ -234,7 +234,7 @@ class Znuny(Fake):
 
     @staticmethod
     def _queue_mail(article: Mapping[str, Any]) -> None:
-        recipients = [each for name in ("To", "Cc", "Bcc") for each in addresses(article.get(name))]
+        recipients = [address for name in ("To", "Cc", "Bcc") for address in addresses(article.get(name))]
         if true(article.get("ArticleSend")) and not well_formed(recipients):
             raise Fault("Article could not be created, please contact the system administrator")
 
@@ -260,7 +260,7 @@ class Znuny(Fake):
         return {"Ticket": [ticket]}
 
     def _from_customer(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The article that the ticket was opened with."""
+        """Return the article that opened the ticket."""
         shown: dict[str, Any] = {"ArticleID": self._number(900), "SenderType": "customer", "Body": "It is broken."}
         if true(data.get("DynamicFields")):
             shown["DynamicField"] = [{"Name": name, "Value": None} for name in sorted(self.article_fields)]

@@ -1,4 +1,4 @@
-"""Which signals end a command, and how often they have to be said."""
+"""The signals that end a command, and how often they must be sent."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Leave those of the tests as they were, which may themselves run under nohup."""
-    before = {each: signal.getsignal(each) for each in ALL}
+    """Restore the signal handlers of the tests, which may themselves run under nohup."""
+    before = {message_id: signal.getsignal(message_id) for message_id in ALL}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
+    for signal_number, handler in before.items():
+        signal.signal(signal_number, handler)
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_a_signal_asks_for_an_end(number: signal.Signals) -> None:
+def test_a_signal_requests_an_end(number: signal.Signals) -> None:
     signals = Signals()
     assert not signals.stop_requested()
     signal.raise_signal(number)
@@ -35,15 +35,15 @@ def test_a_signal_asks_for_an_end(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("first", ALL)
-def test_a_terminal_that_is_closed_does_not_have_a_pass_leave_at_once(first: signal.Signals) -> None:
-    """The shell says it, and the kernel says it again."""
+def test_a_closed_terminal_does_not_end_a_pass_at_once(first: signal.Signals) -> None:
+    """The shell sends it, and the kernel sends it again."""
     signals = Signals()
     signal.raise_signal(first)
     signal.raise_signal(signal.SIGHUP)
     assert signals.received == first
 
 
-def test_under_nohup_a_pass_goes_on() -> None:
+def test_under_nohup_a_pass_continues() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signals = Signals()
     signal.raise_signal(signal.SIGHUP)

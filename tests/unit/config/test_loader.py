@@ -1,4 +1,4 @@
-"""Settings: where they come from, which win, what is refused, and that no secret is ever shown."""
+"""Settings: their sources and precedence, what is refused, and that no secret is ever shown."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ SECRET = "hush-hush"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test is in a folder of its own, so that no retrycli.toml of ours is found."""
+    """Use a separate folder, so that no retrycli.toml of ours is found."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def read(toml: str = "", **environment: str) -> Loaded:
-    """Load a file that is named and holds this TOML, under this environment."""
+    """Load a named file with this TOML, in this environment."""
     file = Path.cwd() / "named.toml"
     file.write_text(toml, encoding="utf-8")
     return load(file, environment)
 
 
 def refusal(toml: str = "", **environment: str) -> str:
-    """The text of the error that these settings end in."""
+    """Return the error of these settings."""
     with pytest.raises(ConfigurationError) as raised:
         read(toml, **environment)
     return str(raised.value)
 
 
 def setting(settings: Settings, key: str) -> object:
-    """The value of a dotted key."""
+    """Return the value of a dotted key."""
     return reduce(getattr, key.split("."), settings)
 
 
 # Defaults.
 
 
-def test_the_defaults_are_those_of_the_manual() -> None:
+def test_the_defaults_match_the_manual() -> None:
     assert Settings().model_dump() == {
         "database": {
             "url": "sqlite:///ticketing_agent.db",
@@ -123,26 +123,26 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     }
 
 
-def test_the_defaults_pass_their_own_checks() -> None:
+def test_the_defaults_are_valid() -> None:
     assert Settings.model_validate(Settings().model_dump()) == Settings()
 
 
-def test_an_empty_file_changes_nothing_but_where_the_database_is_looked_for(folder: Path) -> None:
+def test_an_empty_file_changes_only_the_databases_location(folder: Path) -> None:
     loaded = read("")
     assert loaded.settings == Settings(database=DatabaseSettings(url=f"sqlite:///{folder}/ticketing_agent.db"))
     assert loaded.sources == {}
 
 
-def test_the_default_rules_are_those_of_the_policy_and_the_breaker() -> None:
-    """Two places hold these figures; they must be the same."""
+def test_the_default_rules_match_policy_and_breaker() -> None:
+    """The numbers are defined in two places and must be the same."""
     assert Settings().policies == dict.fromkeys(MessageType, RetryPolicy())
     assert Settings().breaker.rules == BreakerRules()
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_has_a_description() -> None:
     """`init` and `config show` print these lines."""
     sections = [type(value) for _, value in Settings()]
-    undescribed = [name for each in sections for name, info in each.model_fields.items() if not info.description]
+    undescribed = [name for section in sections for name, info in section.model_fields.items() if not info.description]
     assert undescribed == []
 
 
@@ -154,14 +154,14 @@ def test_settings_are_frozen() -> None:
 # Precedence and provenance.
 
 
-def test_a_file_wins_over_a_default_and_the_environment_over_both() -> None:
+def test_the_environment_overrides_the_file_and_the_file_the_default() -> None:
     toml = "[run]\nconcurrency = 4\nlimit = 100\n"
     loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2")
     run = loaded.settings.run
     assert (run.concurrency, run.limit, run.deadline_minutes) == (2, 100, 12)
 
 
-def test_each_value_that_is_no_default_names_its_source(folder: Path) -> None:
+def test_each_value_other_than_a_default_names_its_source(folder: Path) -> None:
     toml = "[run]\nconcurrency = 4\nlimit = 100\n[schedule.types.supplier]\nmax_retries = 3\n"
     loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2", TICKETING_API_BASE_URL="https://tickets.example.com")
     assert loaded.file == folder / "named.toml"
@@ -191,7 +191,7 @@ def test_each_value_that_is_no_default_names_its_source(folder: Path) -> None:
         ("RETRYCLI_LOGGING__LEVEL", "DEBUG", "logging.level", "DEBUG"),
     ],
 )
-def test_the_environment_can_write_every_kind_of_value(variable: str, text: str, key: str, value: object) -> None:
+def test_the_environment_can_set_every_kind_of_value(variable: str, text: str, key: str, value: object) -> None:
     assert setting(read("", **{variable: text}).settings, key) == value
 
 
@@ -201,14 +201,14 @@ def test_lists_in_a_file_are_lists() -> None:
     assert loaded.settings.breaker.rules.probe_after == (timedelta(minutes=1),)
 
 
-def test_the_old_name_of_the_base_url_is_understood_and_wins_over_the_file() -> None:
+def test_the_old_name_of_the_base_url_works_and_overrides_the_file() -> None:
     toml = '[gateway]\nbase_url = "https://file.example.com"\n'
     loaded = read(toml, TICKETING_API_BASE_URL="https://old.example.com")
     assert loaded.settings.gateway.base_url == "https://old.example.com"
     assert loaded.sources["gateway.base_url"] == "environment TICKETING_API_BASE_URL"
 
 
-def test_the_new_name_of_the_base_url_wins_over_the_old() -> None:
+def test_the_new_name_of_the_base_url_overrides_the_old_one() -> None:
     loaded = read(
         TICKETING_API_BASE_URL="https://old.example.com", RETRYCLI_GATEWAY__BASE_URL="https://new.example.com"
     )
@@ -216,7 +216,7 @@ def test_the_new_name_of_the_base_url_wins_over_the_old() -> None:
     assert loaded.sources["gateway.base_url"] == "environment RETRYCLI_GATEWAY__BASE_URL"
 
 
-def test_an_empty_old_name_is_as_if_it_were_not_set() -> None:
+def test_an_empty_old_name_is_ignored() -> None:
     assert read(TICKETING_API_BASE_URL="").settings.gateway.base_url is None
 
 
@@ -224,11 +224,13 @@ def test_variables_of_other_programs_are_ignored() -> None:
     assert read(PATH="/bin", RETRY="1", retrycli_run__limit="5", XRETRYCLI_RUN__LIMIT="5").sources == {}
 
 
-def test_the_environment_fills_a_section_that_the_file_left_empty() -> None:
+def test_the_environment_fills_an_empty_section() -> None:
     assert read("[run]\n", RETRYCLI_RUN__LIMIT="5").settings.run.limit == 5
 
 
-def test_without_an_environment_the_process_s_own_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_environment_argument_the_processs_own_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "named.toml").write_text("", encoding="utf-8")
     monkeypatch.setenv("RETRYCLI_RUN__LIMIT", "5")
     assert load(folder / "named.toml").settings.run.limit == 5
@@ -239,12 +241,12 @@ def test_without_an_environment_the_process_s_own_is_read(folder: Path, monkeypa
 
 
 @pytest.mark.skipif(Path("/etc/retrycli/retrycli.toml").exists(), reason="this machine has a configuration")
-def test_without_any_file_the_defaults_hold() -> None:
+def test_without_a_file_the_defaults_apply() -> None:
     loaded = load(None, {})
     assert (loaded.file, loaded.settings, loaded.sources) == (None, Settings(), {})
 
 
-def test_a_named_file_wins_over_the_variable_and_the_variable_over_the_folder(folder: Path) -> None:
+def test_a_named_file_precedes_the_variable_and_the_variable_the_directory(folder: Path) -> None:
     for limit, name in enumerate(["retrycli.toml", "variable.toml", "named.toml"], start=1):
         (folder / name).write_text(f"[run]\nlimit = {limit}\n", encoding="utf-8")
     environment = {"RETRYCLI_CONFIG": str(folder / "variable.toml")}
@@ -253,7 +255,7 @@ def test_a_named_file_wins_over_the_variable_and_the_variable_over_the_folder(fo
     assert load(folder / "named.toml", environment).settings.run.limit == 3
 
 
-def test_the_variable_that_names_the_file_is_no_setting(folder: Path) -> None:
+def test_the_variable_that_names_the_file_is_not_a_setting(folder: Path) -> None:
     (folder / "variable.toml").write_text("", encoding="utf-8")
     loaded = load(None, {"RETRYCLI_CONFIG": str(folder / "variable.toml")})
     assert (loaded.file, loaded.sources) == (folder / "variable.toml", {})
@@ -264,7 +266,7 @@ def test_an_empty_variable_names_no_file(folder: Path) -> None:
     assert load(None, {"RETRYCLI_CONFIG": ""}).file == Path("retrycli.toml")
 
 
-def test_the_user_s_folder_is_looked_into_after_the_current_one(folder: Path) -> None:
+def test_the_users_directory_follows_the_current_one(folder: Path) -> None:
     file = folder / ".config" / "retrycli" / "retrycli.toml"
     file.parent.mkdir(parents=True)
     file.write_text("[run]\nlimit = 9\n", encoding="utf-8")
@@ -282,7 +284,7 @@ def test_the_user_s_folder_is_looked_into_after_the_current_one(folder: Path) ->
         ({}, []),
     ],
 )
-def test_files_are_looked_for_here_then_in_the_user_s_folder_then_in_etc(
+def test_files_are_searched_here_then_in_the_users_directory_then_in_etc(
     environment: dict[str, str], user: list[str]
 ) -> None:
     assert [str(path) for path in candidates(environment)] == [
@@ -293,7 +295,7 @@ def test_files_are_looked_for_here_then_in_the_user_s_folder_then_in_etc(
 
 
 @pytest.mark.parametrize("target", ["gone.toml", "retrycli.toml", "."], ids=["dangling", "loop", "folder"])
-def test_what_is_found_and_is_no_file_is_named_and_no_other_is_taken(folder: Path, target: str) -> None:
+def test_a_found_path_that_is_not_a_file_is_named_and_ends_the_search(folder: Path, target: str) -> None:
     other = folder / ".config" / "retrycli" / "retrycli.toml"
     other.parent.mkdir(parents=True)
     other.touch()
@@ -302,15 +304,15 @@ def test_what_is_found_and_is_no_file_is_named_and_no_other_is_taken(folder: Pat
         load(None, {"HOME": str(folder)})
 
 
-def test_a_named_file_that_is_missing_is_named(folder: Path) -> None:
+def test_a_missing_named_file_is_reported(folder: Path) -> None:
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "gone.toml", {})
     assert str(folder / "gone.toml") in str(raised.value)
     assert "--config" in str(raised.value)
 
 
-def test_a_missing_file_that_the_variable_names_is_named_with_the_variable(folder: Path) -> None:
-    """And no other file is taken in its place."""
+def test_a_missing_file_named_by_the_variable_is_reported_with_the_variable(folder: Path) -> None:
+    """No other file is used in its place."""
     (folder / "retrycli.toml").write_text("", encoding="utf-8")
     with pytest.raises(ConfigurationError) as raised:
         load(None, {"RETRYCLI_CONFIG": str(folder / "gone.toml")})
@@ -319,35 +321,35 @@ def test_a_missing_file_that_the_variable_names_is_named_with_the_variable(folde
 
 
 @pytest.mark.parametrize("target", ["gone.toml", "named.toml", "."], ids=["dangling", "loop", "folder"])
-def test_what_is_named_and_is_no_file_is_not_said_to_be_missing(folder: Path, target: str) -> None:
-    """`init` would not make it."""
+def test_a_named_path_that_is_not_a_file_is_not_reported_as_missing(folder: Path, target: str) -> None:
+    """`init` would not create it."""
     named = folder / "named.toml"
     named.symlink_to(target)
     with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is not a readable file"):
         load(named, {})
 
 
-def test_a_named_file_that_can_not_be_looked_for_is_not_said_to_be_missing(folder: Path) -> None:
-    """As in a folder that is closed to us; root, to whom none is, can't look for a name of 300 letters either."""
+def test_a_named_file_that_cannot_be_looked_up_is_not_reported_as_missing(folder: Path) -> None:
+    """The folder is closed to us; for root, to whom none is closed, a name of 300 letters has the same effect."""
     with pytest.raises(ConfigurationError, match=r"^can't look for .* \(--config\): File name too long; check"):
         load(folder / ("x" * 300) / "retrycli.toml", {})
 
 
 @pytest.mark.parametrize("content", [b"[run\n", b"limit =\n", b"[run]\nlimit = 1\nlimit = 2\n"])
-def test_a_file_that_is_no_toml_is_named(folder: Path, content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_named(folder: Path, content: bytes) -> None:
     (folder / "broken.toml").write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "broken.toml", {})
     assert str(raised.value).startswith(f"{folder / 'broken.toml'} is not valid TOML: ")
 
 
-def test_a_file_may_begin_as_editors_on_windows_have_it(folder: Path) -> None:
+def test_a_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
     (folder / "bom.toml").write_text("[run]\nlimit = 1\n", encoding="utf-8-sig")
     assert load(folder / "bom.toml", {}).settings.run.limit == 1
 
 
 @pytest.mark.parametrize("content", [b'x = "\xff"\n', "[run]\n".encode("utf-16")])
-def test_a_file_in_another_encoding_is_named_with_what_to_do(folder: Path, content: bytes) -> None:
+def test_a_file_in_another_encoding_is_named_with_a_remedy(folder: Path, content: bytes) -> None:
     (folder / "other.toml").write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "other.toml", {})
@@ -390,14 +392,14 @@ def test_an_unknown_variable_is_named(variable: str) -> None:
     assert f"(environment {variable}): no such setting" in said
 
 
-def test_every_problem_is_said_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     said = refusal("[run]\nlimit = 0\nspeed = 1\n", RETRYCLI_SCHEDULE__FACTOR="big")
     assert "run.limit (file" in said
     assert "run.speed (file" in said
     assert "schedule.factor (environment RETRYCLI_SCHEDULE__FACTOR)" in said
 
 
-def test_where_every_setting_is_listed_is_said_by_a_command_that_needs_no_settings() -> None:
+def test_an_error_names_a_command_that_lists_all_settings() -> None:
     assert refusal("[run]\nspeed = 1\n").endswith(": no such setting. `retrycli manual settings` lists every setting")
 
 
@@ -426,7 +428,7 @@ def test_where_every_setting_is_listed_is_said_by_a_command_that_needs_no_settin
         ('[database]\ntable = "a.b.c"\n', "database.table"),
     ],
 )
-def test_a_wrong_value_is_refused_and_its_key_and_file_named(folder: Path, toml: str, key: str) -> None:
+def test_an_invalid_value_is_reported_with_its_key_and_file(folder: Path, toml: str, key: str) -> None:
     said = refusal(toml)
     assert said.startswith(key)
     assert f"(file {folder / 'named.toml'}): " in said
@@ -461,7 +463,7 @@ def test_a_wrong_value_is_refused_and_its_key_and_file_named(folder: Path, toml:
         ("breaker.failures", 0, 1, 1000, 1001),
     ],
 )
-def test_a_figure_is_taken_up_to_its_bounds_and_refused_beyond(
+def test_a_number_is_accepted_within_its_bounds_and_refused_beyond(
     key: str, below: float, least: float, most: float, above: float | None
 ) -> None:
     section, _, name = key.rpartition(".")
@@ -474,8 +476,8 @@ def test_a_figure_is_taken_up_to_its_bounds_and_refused_beyond(
 
 @pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
 @pytest.mark.parametrize(("jitter", "good"), [(-0.1, False), (0, True), (1, True), (1.1, False)])
-def test_jitter_is_a_part_of_the_wait_from_none_to_all(section: str, jitter: float, *, good: bool) -> None:
-    """All of it only where no wait is long enough to be spread."""
+def test_jitter_is_between_zero_and_all_of_the_wait(section: str, jitter: float, *, good: bool) -> None:
+    """It is all of the wait only if no wait is long enough for jitter."""
     toml = f'[{section}]\nbackoff = "fixed"\njitter = {jitter}\n'
     if good:
         read(toml)
@@ -483,23 +485,23 @@ def test_jitter_is_a_part_of_the_wait_from_none_to_all(section: str, jitter: flo
         assert refusal(toml).startswith(f"{section}.jitter (file")
 
 
-def test_a_wrong_item_of_a_list_in_the_environment_is_named_with_its_variable() -> None:
+def test_an_invalid_list_item_in_the_environment_is_named_with_its_variable() -> None:
     said = refusal(RETRYCLI_SCHEDULE__WAITS_MINUTES="5,soon")
     assert said.startswith("schedule.waits_minutes.1 (environment RETRYCLI_SCHEDULE__WAITS_MINUTES): ")
 
 
-def test_an_empty_list_of_probes_in_the_environment_is_refused() -> None:
+def test_an_empty_list_of_probe_waits_in_the_environment_is_refused() -> None:
     assert refusal(RETRYCLI_BREAKER__PROBE_MINUTES="").startswith("breaker.probe_minutes")
 
 
-def test_a_value_where_a_section_belongs_is_refused() -> None:
+def test_a_value_in_place_of_a_section_is_refused() -> None:
     assert refusal("run = 4\n").startswith("run (file")
     assert refusal("run = 4\n", RETRYCLI_RUN__LIMIT="5").startswith("run.limit (environment RETRYCLI_RUN__LIMIT)")
     assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN): it is a section")
 
 
 @pytest.mark.parametrize("table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü"])
-def test_a_table_is_a_name_perhaps_with_its_schema(table: str) -> None:
+def test_a_table_is_a_name_with_an_optional_schema(table: str) -> None:
     assert read(f'[database]\ntable = "{table}"\n').settings.database.table == table
 
 
@@ -516,7 +518,7 @@ def test_a_table_is_a_name_perhaps_with_its_schema(table: str) -> None:
         "postgresql+psycopg://app@db.example.com/app",
     ],
 )
-def test_sqlite_and_postgresql_are_known(url: str) -> None:
+def test_sqlite_and_postgresql_are_accepted(url: str) -> None:
     assert read(f'[database]\nurl = "{url}"\n').settings.database.url == url
 
 
@@ -533,14 +535,14 @@ def test_sqlite_and_postgresql_are_known(url: str) -> None:
         "",
     ],
 )
-def test_other_databases_are_refused_with_how_to_write_it(url: str) -> None:
+def test_other_databases_are_refused_with_an_example(url: str) -> None:
     assert "sqlite:///FILE or postgresql://USER@HOST/NAME" in refusal(f'[database]\nurl = "{url}"\n')
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
 @pytest.mark.parametrize("path", ["tickets.db", "data/tickets.db", "../tickets.db"])
-def test_a_relative_sqlite_file_in_a_file_is_beside_it(folder: Path, scheme: str, path: str) -> None:
-    """Cron starts us in a folder of its own."""
+def test_a_relative_sqlite_path_is_relative_to_its_file(folder: Path, scheme: str, path: str) -> None:
+    """Cron starts the command in another folder."""
     file = folder / "etc" / "retrycli.toml"
     file.parent.mkdir()
     file.write_text(f'[database]\nurl = "{scheme}:///{path}"\n', encoding="utf-8")
@@ -549,19 +551,19 @@ def test_a_relative_sqlite_file_in_a_file_is_beside_it(folder: Path, scheme: str
     assert load(file.relative_to(folder), {}).settings.database.url == expected
 
 
-def test_a_database_that_is_no_section_is_named_and_not_the_default() -> None:
+def test_a_database_that_is_not_a_section_is_reported_and_not_defaulted() -> None:
     assert refusal("database = 3\n").startswith("database (file ")
 
 
 @pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
-def test_where_a_file_names_no_database_the_default_is_beside_it(folder: Path, toml: str) -> None:
-    """Cron's line names the file, and starts us elsewhere. What the environment names is left as it is."""
+def test_without_a_database_setting_the_default_is_beside_the_file(folder: Path, toml: str) -> None:
+    """Cron's line names the file, and starts the command elsewhere. A database in the environment is unchanged."""
     file = folder / "etc" / "retrycli.toml"
     file.parent.mkdir()
     file.write_text(toml, encoding="utf-8")
     loaded = load(file, {})
     assert loaded.settings.database.url == f"sqlite:///{folder}/etc/ticketing_agent.db"
-    (shown,) = (each for each in template.shown(loaded) if each[0] == "database.url")
+    (shown,) = (line for line in template.shown(loaded) if line[0] == "database.url")
     assert shown == ("database.url", loaded.settings.database.url, "default")
     assert load(file, {"RETRYCLI_DATABASE__URL": "sqlite:///here.db"}).settings.database.url == "sqlite:///here.db"
 
@@ -569,11 +571,11 @@ def test_where_a_file_names_no_database_the_default_is_beside_it(folder: Path, t
 @pytest.mark.parametrize(
     "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:////tickets.db", "sqlite:///file:x?uri=true"]
 )
-def test_a_sqlite_url_without_a_relative_path_stays_as_it_is(url: str) -> None:
+def test_a_sqlite_url_without_a_relative_path_is_unchanged(url: str) -> None:
     assert read(f'[database]\nurl = "{url}"\n').settings.database.url == url
 
 
-def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder() -> None:
+def test_a_relative_sqlite_path_in_the_environment_stays_relative() -> None:
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
@@ -581,7 +583,7 @@ PATHS = ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics
 
 
 @pytest.mark.parametrize("key", PATHS)
-def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
+def test_a_relative_path_is_relative_to_its_file_and_an_absolute_one_is_kept(folder: Path, key: str) -> None:
     section, name = key.split(".")
     relative = read(f'[{section}]\n{name} = "here/it.prom"\n').settings
     absolute = read(f'[{section}]\n{name} = "/there/it.prom"\n').settings
@@ -590,8 +592,8 @@ def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder
 
 
 @pytest.mark.parametrize("key", [*PATHS, "gateway.supplier.attachments_dir"])
-def test_an_empty_path_is_none(key: str) -> None:
-    """The folder of the settings is none for attachments: there are our secrets."""
+def test_an_empty_path_is_unset(key: str) -> None:
+    """Without this, attachments would come from the settings' folder, which contains our secrets."""
     section, _, name = key.rpartition(".")
     variable = "RETRYCLI_" + key.upper().replace(".", "__")
     for said in (refusal(f'[{section}]\n{name} = ""\n'), refusal(**{variable: ""})):
@@ -618,7 +620,7 @@ def test_a_preset_is_a_file_beside_the_configuration_or_a_name(folder: Path, pre
         ("HTTPS://Tickets.example.com", "https://Tickets.example.com"),
     ],
 )
-def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
+def test_a_base_url_loses_its_trailing_slash(url: str, kept: str) -> None:
     assert read(RETRYCLI_GATEWAY__BASE_URL=url).settings.gateway.base_url == kept
 
 
@@ -642,7 +644,7 @@ def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
         (f"https://tickets.example.com/{'a' * 228}", "at most 255 characters"),
     ],
 )
-def test_a_base_url_that_can_not_be_built_upon_is_refused_with_what_to_do(url: str, said: str) -> None:
+def test_an_unusable_base_url_is_refused_with_a_remedy(url: str, said: str) -> None:
     words = refusal(RETRYCLI_GATEWAY__BASE_URL=url)
     assert words.startswith("gateway.base_url (environment RETRYCLI_GATEWAY__BASE_URL): ")
     assert said in words
@@ -651,7 +653,7 @@ def test_a_base_url_that_can_not_be_built_upon_is_refused_with_what_to_do(url: s
 # Schedules and message types.
 
 
-def test_each_setting_of_the_schedule_reaches_the_policy() -> None:
+def test_each_schedule_setting_reaches_the_policy() -> None:
     toml = """
         [schedule]
         max_retries = 4
@@ -694,9 +696,7 @@ def test_each_setting_of_the_schedule_reaches_the_policy() -> None:
         ("expires_after_hours = 2", RetryPolicy(expires_after=timedelta(hours=2))),
     ],
 )
-def test_a_message_type_may_differ_in_one_thing_and_is_as_the_rest_in_all_others(
-    line: str, policy: RetryPolicy
-) -> None:
+def test_a_message_type_inherits_all_settings_that_it_does_not_override(line: str, policy: RetryPolicy) -> None:
     assert read(f"[schedule.types.supplier]\n{line}\n").settings.policies == {
         MessageType.CUSTOMER: RetryPolicy(),
         MessageType.SUPPLIER: policy,
@@ -704,14 +704,14 @@ def test_a_message_type_may_differ_in_one_thing_and_is_as_the_rest_in_all_others
     }
 
 
-def test_a_message_type_overrides_what_the_file_says_of_all() -> None:
+def test_a_message_type_overrides_the_files_general_settings() -> None:
     toml = "[schedule]\nmax_retries = 5\nbase_minutes = 20\n[schedule.types.internal]\nmax_retries = 2\n"
     policies = read(toml).settings.policies
     assert [policies[message_type].max_retries for message_type in MessageType] == [5, 5, 2]
     assert policies[MessageType.INTERNAL].backoff.base == timedelta(minutes=20)
 
 
-def test_the_environment_reaches_into_a_message_type() -> None:
+def test_the_environment_can_set_a_message_types_settings() -> None:
     toml = "[schedule.types.supplier]\nmax_retries = 2\nfactor = 3\n"
     own = read(toml, RETRYCLI_SCHEDULE__TYPES__SUPPLIER__MAX_RETRIES="4").settings.policies[MessageType.SUPPLIER]
     assert (own.max_retries, own.backoff.factor) == (4, 3)
@@ -728,7 +728,7 @@ def test_a_list_without_waits_is_refused(toml: str, name: str) -> None:
     assert f"{name}.waits_minutes is empty" in refusal(toml)
 
 
-def test_a_message_type_may_use_the_list_of_all() -> None:
+def test_a_message_type_may_use_the_general_list() -> None:
     toml = '[schedule]\nwaits_minutes = [5]\n[schedule.types.supplier]\nbackoff = "list"\n'
     assert read(toml).settings.policies[MessageType.SUPPLIER].backoff.wait(1) == timedelta(minutes=5)
 
@@ -748,7 +748,7 @@ def test_a_message_type_may_use_the_list_of_all() -> None:
     ],
 )
 def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
-    """It would be due again in the very pass that set it."""
+    """Such a message would be due again in the pass that set the wait."""
     assert "must be longer than schedule.due_slack_seconds" in refusal(toml)
 
 
@@ -770,7 +770,7 @@ def test_the_wait_that_is_too_short_is_named() -> None:
         '[schedule]\nbackoff = "linear"\ncap_minutes = 1\n',  # a cap that linear does not know
     ],
 )
-def test_a_wait_beyond_the_slack_is_taken(toml: str) -> None:
+def test_a_wait_beyond_the_slack_is_accepted(toml: str) -> None:
     assert read(toml).settings.schedule != Settings().schedule
 
 
@@ -778,7 +778,7 @@ def test_a_wait_beyond_the_slack_is_taken(toml: str) -> None:
 
 
 @pytest.mark.parametrize(("auth", "missing"), [("bearer", "token"), ("basic", "username"), ("login", "username")])
-def test_a_way_of_logging_in_needs_its_credentials(auth: str, missing: str) -> None:
+def test_an_authentication_method_requires_its_credentials(auth: str, missing: str) -> None:
     said = refusal(f'[gateway]\nauth = "{auth}"\n')
     assert f"gateway.auth = '{auth}' needs gateway.{missing} or gateway.{missing}_file" in said
 
@@ -797,7 +797,7 @@ def test_a_user_without_a_password_is_refused(auth: str) -> None:
         f'auth = "login"\nusername = "ann"\npassword = "{SECRET}"',
     ],
 )
-def test_credentials_that_are_there_are_taken(lines: str) -> None:
+def test_complete_credentials_are_accepted(lines: str) -> None:
     gateway = read(f"[gateway]\n{lines}\n").settings.gateway
     secret = gateway.token or gateway.password
     assert secret is not None
@@ -805,25 +805,25 @@ def test_credentials_that_are_there_are_taken(lines: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["username", "password", "token"])
-def test_a_secret_file_that_is_missing_is_named_with_its_key(folder: Path, name: str) -> None:
+def test_a_missing_secret_file_is_named_with_its_key(folder: Path, name: str) -> None:
     said = refusal(f'[gateway]\n{name}_file = "gone"\n')
     assert said == f"gateway.{name}_file: can't read {folder / 'gone'}: No such file or directory"
 
 
-def test_a_secret_file_may_begin_as_editors_on_windows_have_it(folder: Path) -> None:
+def test_a_secret_file_may_begin_with_a_byte_order_mark(folder: Path) -> None:
     (folder / "token").write_text(f"{SECRET}\n", encoding="utf-8-sig")
     token = read('[gateway]\ntoken_file = "token"\n').settings.gateway.token
     assert token is not None
     assert token.get_secret_value() == SECRET
 
 
-def test_a_secret_file_that_is_no_text_is_named(folder: Path) -> None:
+def test_a_secret_file_that_is_not_text_is_named(folder: Path) -> None:
     (folder / "token").write_bytes(b"\xff\xfe")
     assert "the file is not valid UTF-8" in refusal('[gateway]\ntoken_file = "token"\n')
 
 
 @pytest.mark.parametrize("name", ["username", "password", "token"])
-def test_a_secret_and_its_file_both_set_are_refused_with_both_sources(folder: Path, name: str) -> None:
+def test_setting_both_a_secret_and_its_file_is_refused_with_both_sources(folder: Path, name: str) -> None:
     (folder / "secret").write_text(SECRET, encoding="utf-8")
     said = refusal(f'[gateway]\n{name}_file = "secret"\n', **{f"RETRYCLI_GATEWAY__{name.upper()}": "another secret"})
     assert f"both gateway.{name} (environment RETRYCLI_GATEWAY__{name.upper()})" in said
@@ -832,13 +832,13 @@ def test_a_secret_and_its_file_both_set_are_refused_with_both_sources(folder: Pa
 
 @pytest.fixture
 def credentials(folder: Path) -> Path:
-    """A folder as systemd makes it for LoadCredential=."""
+    """Create a folder as systemd does for LoadCredential=."""
     path = folder / "credentials"
     path.mkdir()
     return path
 
 
-def test_credentials_of_systemd_are_read_without_their_line_end(credentials: Path) -> None:
+def test_systemd_credentials_are_read_without_their_newline(credentials: Path) -> None:
     (credentials / "gateway.token").write_text(f"{SECRET}\n", encoding="utf-8")
     (credentials / "gateway.username").write_text("ann\n", encoding="utf-8")
     (credentials / "gateway.password").write_text(f" {SECRET}2\r\n", encoding="utf-8")
@@ -854,7 +854,7 @@ def test_credentials_of_systemd_are_read_without_their_line_end(credentials: Pat
     assert loaded.sources["gateway.token"] == f"credential {credentials / 'gateway.token'}"
 
 
-def test_credentials_of_systemd_win_over_the_file_and_the_environment_over_them(credentials: Path) -> None:
+def test_systemd_credentials_override_the_file_and_the_environment_overrides_them(credentials: Path) -> None:
     (credentials / "gateway.username").write_text("systemd", encoding="utf-8")
     toml = '[gateway]\nusername = "file"\n'
     given = {"CREDENTIALS_DIRECTORY": str(credentials)}
@@ -862,13 +862,13 @@ def test_credentials_of_systemd_win_over_the_file_and_the_environment_over_them(
     assert read(toml, **given, RETRYCLI_GATEWAY__USERNAME="env").settings.gateway.username == "env"
 
 
-def test_other_credentials_of_systemd_are_left_alone(credentials: Path) -> None:
+def test_other_systemd_credentials_are_ignored(credentials: Path) -> None:
     (credentials / "gateway.base_url").write_text("https://tickets.example.com", encoding="utf-8")
     (credentials / "other.service").write_text("x", encoding="utf-8")
     assert read("", CREDENTIALS_DIRECTORY=str(credentials)).sources == {}
 
 
-def test_a_folder_of_credentials_that_no_file_can_be_in_is_named(folder: Path) -> None:
+def test_an_unusable_credentials_directory_is_named(folder: Path) -> None:
     long = folder / ("x" * 300)
     said = refusal(CREDENTIALS_DIRECTORY=str(long))
     assert said == f"gateway.token: can't look for {long / 'gateway.token'}: File name too long"
@@ -881,32 +881,32 @@ MAIL, CHAT = "mailto://ann:pw@mail.example.com?to=a@x.test,b@x.test", "slack://T
 
 
 def told(loaded: Loaded) -> list[str]:
-    """The URLs, revealed."""
-    return [each.get_secret_value() for each in loaded.settings.notify.urls]
+    """Return the URLs, revealed."""
+    return [url.get_secret_value() for url in loaded.settings.notify.urls]
 
 
 @pytest.mark.parametrize("text", [f"{MAIL} {CHAT}", f"  {MAIL}\n\n# {CHAT}\n\t{CHAT}\r\n", f"{MAIL}\t{CHAT}"])
-def test_notification_urls_in_one_text_are_apart_by_white_space(folder: Path, text: str) -> None:
+def test_notification_urls_in_one_text_are_separated_by_white_space(folder: Path, text: str) -> None:
     assert told(read("", RETRYCLI_NOTIFY__URLS=text)) == [MAIL, CHAT]
     (folder / "urls").write_text(text, encoding="utf-8")
     assert told(read('[notify]\nurls_file = "urls"\n')) == [MAIL, CHAT]
 
 
-def test_notification_urls_in_a_file_of_settings_are_a_list() -> None:
+def test_notification_urls_in_a_configuration_file_are_a_list() -> None:
     assert told(read(f'[notify]\nurls = ["{MAIL}", "{CHAT}"]\n')) == [MAIL, CHAT]
 
 
-def test_no_notification_url_is_nobody_to_tell() -> None:
+def test_without_notification_urls_there_are_no_targets() -> None:
     assert told(read("", RETRYCLI_NOTIFY__URLS=" \n# none yet\n")) == []
 
 
-def test_a_notification_url_that_is_none_is_told_by_its_number() -> None:
+def test_an_invalid_notification_url_is_reported_by_its_number() -> None:
     assert "notify.urls (environment RETRYCLI_NOTIFY__URLS): URL 2 is none" in refusal(
         "", RETRYCLI_NOTIFY__URLS=f"{MAIL} ops@x.test {CHAT}"
     )
 
 
-def test_a_ping_url_loses_the_slash_at_its_end() -> None:
+def test_a_ping_url_loses_its_trailing_slash() -> None:
     url = read('[notify]\nping_url = "https://hc.example/uuid/"\n').settings.notify.ping_url
     assert url is not None
     assert url.get_secret_value() == "https://hc.example/uuid"
@@ -988,7 +988,7 @@ def test_no_error_shows_a_secret_with_or_without_its_traceback(toml: str, enviro
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
-def test_settings_made_without_a_file_do_not_show_a_secret_that_is_wrong() -> None:
+def test_settings_made_without_a_file_do_not_show_an_invalid_secret() -> None:
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"gateway": {"token": [SECRET], "auth": SECRET}})
     assert SECRET not in str(raised.value)
@@ -1001,7 +1001,7 @@ BY_MAIL = '[gateway]\nkind = "smtp"\nsender = "Support <support@example.com>"\n'
 
 
 @pytest.mark.parametrize("url", ["smtp://mail.example.com", "smtp://[::1]:25", "smtps://mail.example.com:465"])
-def test_a_mail_server_is_a_host_and_perhaps_a_port(url: str) -> None:
+def test_a_mail_server_is_a_host_with_an_optional_port(url: str) -> None:
     assert read(f'{BY_MAIL}base_url = "{url}"\n').settings.gateway.destination == url
 
 
@@ -1030,5 +1030,5 @@ def test_a_mail_server_is_a_host_and_perhaps_a_port(url: str) -> None:
         (BY_MAIL + 'subject = "a\\nBcc: b"\n', "gateway.subject (file"),
     ],
 )
-def test_a_setting_of_the_other_gateway_or_a_wrong_one_is_named(toml: str, said: str) -> None:
+def test_a_setting_of_the_other_gateway_or_an_invalid_one_is_named(toml: str, said: str) -> None:
     assert said in refusal(toml)

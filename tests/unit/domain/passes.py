@@ -13,7 +13,7 @@ TICK = timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Past(PassRecord):
-    """A past pass; by default one of cron's with nothing to send."""
+    """A past pass; by default one of cron with nothing to send."""
 
     pass_id: str = "past"
     host: str = "mill"

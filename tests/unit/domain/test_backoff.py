@@ -1,4 +1,4 @@
-"""The schedules: how long each retry waits, what jitter does, and that nothing overflows."""
+"""The schedules: the wait of each retry, the effect of jitter, and that nothing overflows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERY_KIND = pytest.mark.parametrize(
 
 
 def minutes(*waits: float) -> list[timedelta]:
-    return [timedelta(minutes=each) for each in waits]
+    return [timedelta(minutes=wait) for wait in waits]
 
 
 # Waits without jitter.
@@ -41,7 +41,7 @@ def minutes(*waits: float) -> list[timedelta]:
         (Backoff(BackoffKind.FIXED, base=timedelta(hours=8)), minutes(480, 480)),
     ],
 )
-def test_each_schedule_waits_as_written(backoff: Backoff, waits: list[timedelta]) -> None:
+def test_each_schedule_has_its_documented_waits(backoff: Backoff, waits: list[timedelta]) -> None:
     assert [backoff.wait(retry) for retry in range(1, len(waits) + 1)] == waits
 
 
@@ -52,7 +52,7 @@ def test_ten_default_retries_take_about_28_hours() -> None:
 
 @pytest.mark.parametrize("factor", [1.5, 2.0, 100.0])
 @pytest.mark.parametrize("retry", [1_000, 10_000, 10**9])
-def test_a_late_retry_waits_the_cap_and_does_not_overflow(factor: float, retry: int) -> None:
+def test_a_late_retry_waits_the_maximum_and_does_not_overflow(factor: float, retry: int) -> None:
     assert Backoff(factor=factor).wait(retry) == timedelta(hours=4)
 
 
@@ -63,7 +63,7 @@ def test_a_late_retry_waits_the_cap_and_does_not_overflow(factor: float, retry: 
     factor=st.floats(1, 100),
     cap=st.timedeltas(timedelta(seconds=1), timedelta(days=365)),
 )
-def test_exponential_waits_never_shrink_and_never_pass_the_cap(
+def test_exponential_waits_never_decrease_and_never_exceed_the_maximum(
     retry: int, base: timedelta, factor: float, cap: timedelta
 ) -> None:
     backoff = Backoff(base=base, factor=factor, cap=cap)
@@ -75,7 +75,7 @@ def test_exponential_waits_never_shrink_and_never_pass_the_cap(
 
 @EVERY_KIND
 @pytest.mark.parametrize("retry", [1, 3, 9])
-def test_a_wait_counts_from_the_last_attempt(backoff: Backoff, retry: int) -> None:
+def test_a_wait_starts_at_the_last_attempt(backoff: Backoff, retry: int) -> None:
     due = backoff.next_attempt_at(retry, since=NOON)
     assert due == NOON + backoff.wait(retry)
     assert backoff.next_attempt_at(retry, since=NOON + timedelta(hours=5)) == due + timedelta(hours=5)
@@ -83,7 +83,7 @@ def test_a_wait_counts_from_the_last_attempt(backoff: Backoff, retry: int) -> No
 
 @pytest.mark.parametrize("backoff", [EXPONENTIAL, FIXED, LIST], ids=lambda backoff: str(backoff.kind))
 @pytest.mark.parametrize("created_at", [NOON - timedelta(days=1), NOON + timedelta(days=1)])
-def test_only_the_linear_schedule_looks_at_when_a_message_was_made(backoff: Backoff, created_at: datetime) -> None:
+def test_only_the_linear_schedule_uses_the_creation_time(backoff: Backoff, created_at: datetime) -> None:
     assert backoff.next_attempt_at(2, since=NOON, created_at=created_at) == NOON + backoff.wait(2)
 
 
@@ -98,14 +98,14 @@ def test_only_the_linear_schedule_looks_at_when_a_message_was_made(backoff: Back
         (4, 300, 315),  # and never at once after a failure
     ],
 )
-def test_linear_retry_n_is_due_n_times_the_base_after_creation_and_never_sooner_than_one_base(
+def test_linear_retry_n_is_due_n_bases_after_creation_and_at_least_one_base_from_now(
     retry: int, failed_after: int, due_after: int
 ) -> None:
     due = LINEAR.next_attempt_at(retry, since=NOON + timedelta(minutes=failed_after), created_at=NOON)
     assert due == NOON + timedelta(minutes=due_after)
 
 
-def test_linear_without_a_time_of_creation_counts_from_the_last_attempt() -> None:
+def test_linear_waits_without_a_creation_time_start_at_the_last_attempt() -> None:
     assert LINEAR.next_attempt_at(4, since=NOON) == NOON + timedelta(minutes=15)
 
 
@@ -118,12 +118,12 @@ def test_ten_linear_retries_take_two_and_a_half_hours() -> None:
 
 @EVERY_KIND
 @pytest.mark.parametrize("retry", [1, 10_000])
-def test_a_time_beyond_the_year_9999_is_the_latest_there_is(backoff: Backoff, retry: int) -> None:
+def test_a_time_after_the_year_9999_becomes_the_latest_possible(backoff: Backoff, retry: int) -> None:
     late = LATEST - timedelta(minutes=1)
     assert backoff.next_attempt_at(retry, since=late, created_at=late, jitter=1) == LATEST
 
 
-def test_a_linear_message_made_near_the_year_9999_does_not_overflow() -> None:
+def test_a_linear_message_created_near_the_year_9999_does_not_overflow() -> None:
     assert LINEAR.next_attempt_at(10_000, since=NOON, created_at=LATEST) == LATEST
 
 
@@ -132,7 +132,7 @@ def test_a_linear_message_made_near_the_year_9999_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("retry", [1, 2])
 @pytest.mark.parametrize("jitter", [-1, 0.5, 1])
-def test_waits_under_an_hour_get_no_jitter(retry: int, jitter: float) -> None:
+def test_waits_under_an_hour_have_no_jitter(retry: int, jitter: float) -> None:
     due = EXPONENTIAL.next_attempt_at(retry, since=NOON, jitter=jitter)
     assert due == NOON + EXPONENTIAL.wait(retry)
 
@@ -140,7 +140,7 @@ def test_waits_under_an_hour_get_no_jitter(retry: int, jitter: float) -> None:
 @pytest.mark.parametrize(
     ("wait", "due_after"), [(59.99, 59.99), (60, 72), (61, 73.2)], ids=["below", "an hour", "above"]
 )
-def test_jitter_begins_at_an_hour(wait: float, due_after: float) -> None:
+def test_jitter_starts_at_one_hour(wait: float, due_after: float) -> None:
     backoff = Backoff(BackoffKind.FIXED, base=timedelta(minutes=wait))
     assert backoff.next_attempt_at(1, since=NOON, jitter=1) == NOON + timedelta(minutes=due_after)
 
@@ -148,8 +148,8 @@ def test_jitter_begins_at_an_hour(wait: float, due_after: float) -> None:
 @pytest.mark.parametrize(
     ("jitter", "wait"), [(-1, timedelta(minutes=192)), (0, timedelta(hours=4)), (1, timedelta(minutes=288))]
 )
-def test_jitter_is_applied_after_the_cap(jitter: float, wait: timedelta) -> None:
-    """Else all that piled up in an outage would come due at once."""
+def test_jitter_is_applied_after_the_maximum(jitter: float, wait: timedelta) -> None:
+    """Otherwise all messages of an outage would be due at once."""
     assert EXPONENTIAL.next_attempt_at(9, since=NOON, jitter=jitter) == NOON + wait
 
 
@@ -161,7 +161,7 @@ def test_jitter_is_applied_after_the_cap(jitter: float, wait: timedelta) -> None
     base=st.timedeltas(timedelta(minutes=1), timedelta(days=2)),
     kind=st.sampled_from([BackoffKind.EXPONENTIAL, BackoffKind.FIXED]),
 )
-def test_jitter_moves_a_long_wait_by_at_most_its_spread_and_a_short_one_not_at_all(
+def test_jitter_changes_a_long_wait_by_at_most_its_spread_and_a_short_one_never(
     retry: int, jitter: float, spread: float, base: timedelta, kind: BackoffKind
 ) -> None:
     backoff = Backoff(kind, base=base, spread=spread)
@@ -172,7 +172,7 @@ def test_jitter_moves_a_long_wait_by_at_most_its_spread_and_a_short_one_not_at_a
 
 @settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(-1, 1))
-def test_a_higher_roll_never_comes_due_sooner(one: float, other: float) -> None:
+def test_a_higher_roll_is_never_due_earlier(one: float, other: float) -> None:
     low, high = sorted([one, other])
     assert EXPONENTIAL.next_attempt_at(5, since=NOON, jitter=low) <= EXPONENTIAL.next_attempt_at(
         5, since=NOON, jitter=high

@@ -1,4 +1,4 @@
-"""The breaker: when it opens, when it probes, what closes it, and how wide a pass goes."""
+"""The breaker: when it opens, when it probes, what closes it, and the concurrency of a pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID]
 
 
 def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES, tickets: int = 100) -> Breaker:
-    """A breaker that was closed, after some outcomes of one pass, for so many tickets in turn."""
+    """Return a closed breaker after some outcomes of one pass, for this number of tickets in turn."""
     breaker = CLOSED
     for number, kind in enumerate(kinds):
         breaker = breaker.after(kind, rules, since=since, ticket=str(number % tickets))
@@ -41,31 +41,31 @@ def test_a_breaker_and_its_rules_are_frozen(value: Breaker | BreakerRules) -> No
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_five_failures_in_a_row_open_it_and_four_do_not(kind: OutcomeKind) -> None:
+def test_five_consecutive_failures_open_it_and_four_do_not(kind: OutcomeKind) -> None:
     assert after(*[kind] * 4).state is BreakerState.CLOSED
     assert after(*[kind] * 5).state is BreakerState.OPEN
 
 
-def test_failures_of_different_kinds_are_one_row() -> None:
+def test_failures_of_different_kinds_form_one_streak() -> None:
     assert after(*FAILURES, *FAILURES[:2]).state is BreakerState.OPEN
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_an_answer_in_between_begins_a_new_row(kind: OutcomeKind) -> None:
-    """Whatever it says of the message, who answers is at work."""
+def test_an_answer_in_between_starts_a_new_streak(kind: OutcomeKind) -> None:
+    """Any answer about the message shows that the destination works."""
     assert after(*[OutcomeKind.TRANSIENT] * 4, kind) == CLOSED
     assert after(*[OutcomeKind.TRANSIENT] * 4, kind, *[OutcomeKind.TRANSIENT] * 4).state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("kind", SILENT)
-def test_throttled_unauthorized_and_invalid_neither_count_nor_interrupt_a_row(kind: OutcomeKind) -> None:
+def test_throttled_unauthorized_and_invalid_neither_extend_nor_end_a_streak(kind: OutcomeKind) -> None:
     four = after(*[OutcomeKind.TRANSIENT] * 4)
     assert after(*[kind] * 10) == CLOSED
     assert four.after(kind, RULES, since=NOON, ticket="1") == four
     assert OPEN.after(kind, RULES, since=NOON + timedelta(hours=1), ticket="1") == OPEN
 
 
-def test_a_row_goes_on_over_passes() -> None:
+def test_a_streak_continues_across_passes() -> None:
     breaker = CLOSED
     for tick in range(5):
         breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=NOON + tick * timedelta(minutes=15), ticket="1")
@@ -74,7 +74,7 @@ def test_a_row_goes_on_over_passes() -> None:
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN])
-def test_failures_of_two_tickets_open_it_never_and_with_a_third_ticket_all_count(kind: OutcomeKind) -> None:
+def test_failures_of_two_tickets_never_open_it_and_a_third_ticket_makes_all_count(kind: OutcomeKind) -> None:
     two = after(*[kind] * 40, tickets=2)
     assert (two.state, two.is_healthy) == (BreakerState.CLOSED, False)
     third = two.after(kind, RULES, since=NOON, ticket="third")
@@ -82,14 +82,14 @@ def test_failures_of_two_tickets_open_it_never_and_with_a_third_ticket_all_count
     assert third.probe_at == NOON + timedelta(minutes=15), "the first wait, however long the row"
 
 
-def test_connections_that_were_never_made_count_whatever_their_ticket() -> None:
+def test_failed_connections_count_for_any_ticket() -> None:
     one = after(*[OutcomeKind.TRANSIENT] * 3, *[OutcomeKind.UNREACHABLE] * 4, tickets=1)
     assert one.state is BreakerState.CLOSED
     assert one.after(OutcomeKind.UNREACHABLE, RULES, since=NOON, ticket="0").state is BreakerState.OPEN
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_a_failed_probe_counts_whatever_its_ticket(kind: OutcomeKind) -> None:
+def test_a_failed_probe_counts_for_any_ticket(kind: OutcomeKind) -> None:
     breaker, waits = OPEN, []
     for _ in range(3):
         assert breaker.probe_at is not None
@@ -97,11 +97,11 @@ def test_a_failed_probe_counts_whatever_its_ticket(kind: OutcomeKind) -> None:
         breaker = breaker.after(kind, RULES, since=probe_at, ticket="1")
         assert breaker.probe_at is not None
         waits.append(breaker.probe_at - probe_at)
-    assert waits == [timedelta(minutes=each) for each in (30, 60, 60)]
+    assert waits == [timedelta(minutes=minutes) for minutes in (30, 60, 60)]
 
 
 @pytest.mark.parametrize("failures", [1, 2, 7])
-def test_the_number_of_failures_can_be_set(failures: int) -> None:
+def test_the_number_of_failures_is_configurable(failures: int) -> None:
     rules = BreakerRules(failures=failures)
     assert after(*[OutcomeKind.UNREACHABLE] * (failures - 1), rules=rules).state is BreakerState.CLOSED
     assert after(*[OutcomeKind.UNREACHABLE] * failures, rules=rules).state is BreakerState.OPEN
@@ -138,33 +138,33 @@ def test_probes_come_after_15_then_30_then_every_60_minutes() -> None:
         waits.append(breaker.probe_at - tick)
         tick = breaker.probe_at
         breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=tick, ticket="1")
-    assert waits == [timedelta(minutes=each) for each in (15, 30, 60, 60, 60)]
+    assert waits == [timedelta(minutes=minutes) for minutes in (15, 30, 60, 60, 60)]
 
 
-def test_the_wait_for_a_probe_counts_from_the_start_of_the_pass() -> None:
+def test_the_wait_for_a_probe_starts_with_the_pass() -> None:
     assert OPEN.probe_at == NOON + timedelta(minutes=15)
 
 
-def test_an_outage_keeps_its_beginning_over_its_probes() -> None:
+def test_an_outage_keeps_its_start_across_probes() -> None:
     later = OPEN.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")
     assert (OPEN.opened_at, later.opened_at) == (NOON, NOON)
     assert later.failures == 6
 
 
-def test_one_wait_alone_is_the_wait_before_every_probe() -> None:
+def test_a_single_wait_applies_before_every_probe() -> None:
     rules = BreakerRules(failures=1, probe_after=(timedelta(minutes=5),))
     breaker = after(*[OutcomeKind.UNREACHABLE] * 3, rules=rules)
     assert breaker.probe_at == NOON + timedelta(minutes=5)
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_a_probe_that_is_answered_closes_it_and_forgets_the_outage(kind: OutcomeKind) -> None:
+def test_an_answered_probe_closes_it_and_ends_the_outage(kind: OutcomeKind) -> None:
     breaker = OPEN.after(kind, RULES, since=NOON + timedelta(minutes=15), ticket="1")
     assert breaker == CLOSED
     assert breaker.after(OutcomeKind.TRANSIENT, RULES, since=NOON, ticket="1").state is BreakerState.CLOSED
 
 
-def test_the_next_outage_begins_with_the_first_wait_again() -> None:
+def test_the_next_outage_starts_with_the_first_wait() -> None:
     later = NOON + timedelta(days=1)
     probe = NOON + timedelta(minutes=15)
     breaker = OPEN.after(OutcomeKind.DELIVERED, RULES, since=probe, ticket="1")
@@ -176,15 +176,15 @@ def test_the_next_outage_begins_with_the_first_wait_again() -> None:
 # Resting.
 
 
-def test_a_destination_that_asks_for_a_rest_is_left_alone_until_then() -> None:
+def test_a_destination_that_requests_a_rest_gets_no_requests_until_its_end() -> None:
     resting = CLOSED.rest(NOON + timedelta(minutes=20))
     assert resting.state is BreakerState.RESTING
     assert resting.blocks(NOON + timedelta(minutes=19))
     assert not resting.blocks(NOON + timedelta(minutes=20))
 
 
-def test_a_rest_is_no_failure() -> None:
-    """After it, one failure does not open the breaker; it takes a row, as ever."""
+def test_a_rest_is_not_a_failure() -> None:
+    """After it, one failure does not open the breaker; this takes a streak, as usual."""
     resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
     assert resting.failures == 0
     breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")
@@ -201,15 +201,15 @@ def test_an_answer_after_the_rest_closes_it() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(OutcomeKind), st.sampled_from("1234")), max_size=30))
-def test_it_is_open_exactly_while_five_failures_in_a_row_say_something_of_the_destination(
+def test_it_is_open_exactly_during_five_relevant_consecutive_failures(
     course: list[tuple[OutcomeKind, str]],
 ) -> None:
     row: list[tuple[OutcomeKind, str]] = []
     breaker, down = CLOSED, False
     for kind, ticket in course:
         row = [] if kind in ANSWERS else [*row, (kind, ticket)] if kind in FAILURES else row
-        silent = [each for each, _ in row if each is OutcomeKind.UNREACHABLE]
-        tickets = {ticket for each, ticket in row if each is not OutcomeKind.UNREACHABLE}
+        silent = [outcome for outcome, _ in row if outcome is OutcomeKind.UNREACHABLE]
+        tickets = {ticket for outcome, ticket in row if outcome is not OutcomeKind.UNREACHABLE}
         down = bool(row) and (down or len(row if len(tickets) >= 3 else silent) >= 5)
         breaker = breaker.admitting(NOON + timedelta(days=1)).after(kind, RULES, since=NOON, ticket=ticket)
         assert (breaker.state is BreakerState.OPEN) is down
@@ -234,14 +234,14 @@ def test_it_is_open_exactly_while_five_failures_in_a_row_say_something_of_the_de
     ],
 )
 @pytest.mark.parametrize("is_healthy", [False, True])
-def test_an_answer_widens_a_failure_halves_and_the_rest_leaves_the_width(
+def test_answers_widen_failures_halve_and_others_keep_the_concurrency(
     width: int, kind: OutcomeKind, then: int, *, is_healthy: bool
 ) -> None:
     to_the_limit = is_healthy and kind is OutcomeKind.DELIVERED
     assert next_concurrency(width, kind, 8, is_healthy=is_healthy) == (8 if to_the_limit else then)
 
 
-def test_a_full_round_of_answers_doubles_the_width_of_what_has_failed_of_late() -> None:
+def test_a_full_round_of_answers_doubles_the_concurrency_after_a_failure() -> None:
     widths = [1]
     for _ in range(4):
         width = widths[-1]
@@ -253,7 +253,7 @@ def test_a_full_round_of_answers_doubles_the_width_of_what_has_failed_of_late() 
 
 @settings(deadline=None)
 @given(st.integers(1, 512), st.lists(st.tuples(st.sampled_from(OutcomeKind), st.booleans()), max_size=50))
-def test_the_width_stays_between_one_and_the_limit(limit: int, course: list[tuple[OutcomeKind, bool]]) -> None:
+def test_the_concurrency_stays_between_one_and_the_limit(limit: int, course: list[tuple[OutcomeKind, bool]]) -> None:
     width = 1
     for kind, is_healthy in course:
         width = next_concurrency(width, kind, limit, is_healthy=is_healthy)

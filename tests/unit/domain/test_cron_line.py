@@ -1,4 +1,4 @@
-"""A pass as a line of a crontab, and the block that it stands in."""
+"""A pass as a line of a crontab, and the block that contains it."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
         (1440, "0 0 * * *"),
     ],
 )
-def test_an_interval_on_the_clocks_grid_has_a_schedule(minutes: int, expected: str) -> None:
+def test_an_interval_on_the_clocks_grid_has_a_cron_schedule(minutes: int, expected: str) -> None:
     assert schedule(timedelta(minutes=minutes)) == expected
 
 
 @pytest.mark.parametrize("minutes", [0.5, 7, 7.5, 45, 90, 300, 2880])
-def test_an_interval_off_the_grid_is_refused_and_a_timer_recommended(minutes: float) -> None:
+def test_an_interval_off_the_grid_is_refused_in_favour_of_a_timer(minutes: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, which cron can't.*cron install --systemd"):
         schedule(timedelta(minutes=minutes))
 
 
-def test_the_command_names_everything_in_full_and_needs_no_path() -> None:
+def test_the_command_has_absolute_paths_and_needs_no_search_path() -> None:
     assert command(JOB) == LINE
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="\\"), min_size=1))
-def test_whatever_a_path_holds_the_shell_gets_it_back(name: str) -> None:
-    """Cron takes the backslash before each % away, and ends the command at a % without one."""
+def test_the_shell_receives_every_path_unchanged(name: str) -> None:
+    """Cron removes the backslash before each %, and ends the command at a % without one."""
     line = command(replace(JOB, config=f"/srv/a b/{name}"))
     assert "%" not in line.replace("\\%", "")
     words = shlex.split(line.replace("\\%", "%"))
@@ -56,13 +56,13 @@ def test_whatever_a_path_holds_the_shell_gets_it_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b", "/srv/a\x1bb"])
-def test_a_path_that_no_crontab_can_hold_is_refused(path: str) -> None:
+def test_a_path_that_a_crontab_cannot_contain_is_refused(path: str) -> None:
     with pytest.raises(ConfigurationError, match="can't be used in a crontab"):
         command(replace(JOB, config=path))
 
 
-def test_only_the_systems_block_names_a_user_and_sets_a_path() -> None:
-    """In a user's crontab a variable would hold for every line below."""
+def test_only_the_system_block_names_a_user_and_sets_path() -> None:
+    """In a user's crontab a variable would apply to every line below."""
     own, system = block(JOB, system=False), block(JOB, system=True)
     assert f"\n*/15 * * * * {LINE}\n" in own
     assert f"\nPATH=/usr/local/bin:/usr/bin:/bin\n*/15 * * * * ticketing {LINE}\n" in system
@@ -70,30 +70,30 @@ def test_only_the_systems_block_names_a_user_and_sets_a_path() -> None:
 
 
 @pytest.mark.parametrize("others", ["", OTHERS, OTHERS.rstrip("\n")])
-def test_a_block_is_put_at_the_end_and_all_else_stays(others: str) -> None:
-    """But for a last line without its end, which cron would not read."""
+def test_a_block_is_appended_and_other_lines_are_kept(others: str) -> None:
+    """The exception is a last line without a newline, which cron would not read."""
     text = with_block(others, CONFIG, block(JOB, system=False))
     ended = others if not others or others.endswith("\n") else others + "\n"
     assert text == ended + block(JOB, system=False)
     assert without_block(text, CONFIG) == ended
 
 
-def test_a_block_is_renewed_where_it_stands() -> None:
+def test_a_block_is_replaced_in_place() -> None:
     new = block(replace(JOB, interval=timedelta(minutes=30)), system=False)
     text = OTHERS + block(JOB, system=False) + "@reboot true\n"
     assert with_block(text, CONFIG, new) == OTHERS + new + "@reboot true\n"
     assert with_block(text, CONFIG, block(JOB, system=False)) == text
 
 
-def test_a_block_for_other_settings_is_not_touched() -> None:
+def test_a_block_for_other_settings_is_kept() -> None:
     text = OTHERS + block(replace(JOB, config="/srv/other.toml"), system=False)
     assert without_block(text, CONFIG) == text
     assert without_block(with_block(text, CONFIG, block(JOB, system=False)), CONFIG) == text
 
 
 @pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{BEGIN}/srv/other.toml\n{END}\n"])
-def test_a_block_that_has_lost_its_end_is_left_alone(rest: str) -> None:
-    """Nobody can tell how far it goes."""
+def test_a_block_without_its_end_is_left_alone(rest: str) -> None:
+    """Its end is unknown."""
     torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
     with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
         without_block(torn, CONFIG)
@@ -137,7 +137,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("line", BY_HAND)
-def test_a_line_written_by_hand_is_known(line: str) -> None:
+def test_a_manual_line_is_recognised(line: str) -> None:
     [found] = calls(f"# a comment\n\n{line}\n", system=False)
     assert (found.when, found.config) == BY_HAND[line]
     assert (found.line, found.user, found.installed) == (3, None, False)
@@ -163,29 +163,29 @@ def test_a_line_written_by_hand_is_known(line: str) -> None:
         "",
     ],
 )
-def test_no_other_line_is_taken_for_a_call(line: str) -> None:
+def test_no_other_line_is_recognised_as_a_call(line: str) -> None:
     assert calls(line, system=False) == []
 
 
-def test_a_line_that_wraps_and_wraps_is_read_at_once() -> None:
+def test_a_line_with_many_wrappers_is_parsed_quickly() -> None:
     """Root reads the crontabs of all users."""
     assert calls("0 * * * * " + "exec " * 500 + "true\n", system=False) == []
     assert len(calls("0 * * * * " + "exec " * 500 + "retrycli run-once\n", system=False)) == 1
 
 
-def test_in_a_crontab_of_etc_the_user_is_told_from_the_command() -> None:
+def test_in_a_system_crontab_user_and_command_are_separated() -> None:
     [found] = calls(OTHERS.replace("backup", "root backup") + block(JOB, system=True), system=True)
     assert (found.user, found.command, found.config, found.installed) == ("ticketing", LINE, CONFIG, True)
 
 
-def test_a_comment_that_only_speaks_of_retrycli_is_no_mark() -> None:
+def test_a_comment_that_mentions_retrycli_is_not_a_marker() -> None:
     text = "# retrycli: our own\n0 * * * * retrycli run-once\n" + block(JOB, system=False)
-    assert [each.installed for each in calls(text, system=False)] == [False, True]
+    assert [call.installed for call in calls(text, system=False)] == [False, True]
     inside = block(JOB, system=False).replace(END, "# retrycli: mine\n" + END)
     assert without_block(OTHERS + inside, CONFIG) == OTHERS
 
 
-def test_what_follows_a_block_is_not_of_it() -> None:
+def test_lines_after_a_block_are_not_part_of_it() -> None:
     installed, by_hand = calls(block(JOB, system=False) + "0 * * * * retrycli run-once\n", system=False)
     assert (installed.installed, by_hand.installed) == (True, False)
 
@@ -200,12 +200,12 @@ def test_what_follows_a_block_is_not_of_it() -> None:
         ("# MAILTO=ana\nNOTE=a b c d e retrycli run-once\n", None),
     ],
 )
-def test_a_line_goes_by_the_variables_above_it(above: str, expected: str | None) -> None:
+def test_a_line_uses_the_variables_above_it(above: str, expected: str | None) -> None:
     [found] = calls(f"{above}7 * * * * retrycli run-once\nMAILTO=late\n", system=False)
     assert found.mail_to == expected
 
 
-def test_a_line_goes_by_the_zone_above_it() -> None:
+def test_a_line_uses_the_time_zone_above_it() -> None:
     text = "CRON_TZ=Asia/Kathmandu\n7 3 * * * retrycli run-once\n"
-    assert [each.zone for each in calls(text, system=False)] == ["Asia/Kathmandu"]
-    assert [each.zone for each in calls(text.replace("CRON_TZ", "TZ"), system=False)] == [None]
+    assert [call.zone for call in calls(text, system=False)] == ["Asia/Kathmandu"]
+    assert [call.zone for call in calls(text.replace("CRON_TZ", "TZ"), system=False)] == [None]

@@ -1,4 +1,4 @@
-"""What is read off the figures: bars, totals, quantiles."""
+"""The figures derived from statistics: bars, totals, quantiles."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def figures(*slices: Slice, since: datetime = NOON - DAY, unit: timedelta = HOUR
 
 
 @given(spans)
-def test_no_time_is_too_long_for_its_bars(span: timedelta) -> None:
-    """And each bar holds whole slices."""
+def test_any_period_fits_the_number_of_bars(span: timedelta) -> None:
+    """Each bar contains whole slices."""
     length = bar_for(span)
     assert span / length <= MAX_BARS or length >= 364 * DAY
     assert length % unit_for(span) == timedelta(0)
 
 
 @given(spans, st.lists(st.tuples(st.floats(0, 1), st.sampled_from(OUTCOMES), st.integers(1, 10**6)), max_size=9))
-def test_the_bars_hold_every_attempt_once(span: timedelta, told: list[tuple[float, str, int]]) -> None:
-    """Also those in the slice that began before the time did."""
+def test_the_bars_contain_every_attempt_once(span: timedelta, told: list[tuple[float, str, int]]) -> None:
+    """This includes those in the slice that began before the period."""
     since, unit = NOON - min(span, 400 * DAY), unit_for(min(span, 400 * DAY))
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     times = [since + part * (NOON - since) for part, _, _ in told]
@@ -49,19 +49,19 @@ def test_the_bars_hold_every_attempt_once(span: timedelta, told: list[tuple[floa
         Slice(at - (at - epoch) % unit, outcome, number) for at, (_, outcome, number) in zip(times, told, strict=True)
     ]
     found = bars(figures(*slices, since=since, unit=unit), bar_for(NOON - since))
-    assert sum(sum(each.values()) for each in found.values()) == sum(each.attempts for each in slices)
+    assert sum(sum(value.values()) for value in found.values()) == sum(each.attempts for each in slices)
     assert next(iter(found)) <= since
 
 
-def test_a_bar_holds_the_slices_of_its_time_and_no_others() -> None:
-    told = [Slice(NOON - each * HOUR, "delivered", each) for each in (24, 23, 22, 1)]
+def test_a_bar_contains_exactly_the_slices_of_its_period() -> None:
+    told = [Slice(NOON - hours * HOUR, "delivered", hours) for hours in (24, 23, 22, 1)]
     found = bars(figures(*told), 2 * HOUR)
-    assert list(found) == [NOON - each * HOUR for each in range(24, 0, -2)]
-    assert [each.get("delivered", 0) for each in found.values()] == [47, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert list(found) == [NOON - hours * HOUR for hours in range(24, 0, -2)]
+    assert [value.get("delivered", 0) for value in found.values()] == [47, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
 
 
-def test_outcomes_are_in_their_order_without_those_that_none_came_to() -> None:
-    told = [Slice(NOON - HOUR, each, 2) for each in ("under way", "permanent", "delivered", "delivered")]
+def test_outcomes_are_in_order_and_without_empty_ones() -> None:
+    told = [Slice(NOON - HOUR, outcome, 2) for outcome in ("under way", "permanent", "delivered", "delivered")]
     assert list(figures(*told).outcomes.items()) == [("delivered", 4), ("permanent", 2), ("under way", 2)]
     assert figures(*told).attempts == 8
     assert figures().outcomes == {}
@@ -79,7 +79,7 @@ def test_outcomes_are_in_their_order_without_those_that_none_came_to() -> None:
         ({15: 99, 540: 1}, 1, 540),
     ],
 )
-def test_a_quantile_is_the_wait_within_which_so_many_were_delivered(
+def test_a_quantile_is_the_wait_within_which_that_share_was_delivered(
     waits: dict[int, int], share: float, minutes: int | None
 ) -> None:
     assert quantile(waits, share) == (None if minutes is None else minutes * MINUTE)

@@ -1,4 +1,4 @@
-"""Answers that may be about us rather than about their messages: what settles it, and what happens meanwhile."""
+"""Answers that may be about us instead of their messages: what decides, and what happens meanwhile."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def of_one_ticket(stage: Stage, *ids: int, ticket: int = 7) -> None:
 
 
 def check_untouched(stage: Stage) -> None:
-    """Nothing is escalated, nothing has used up a retry, and nobody holds anything."""
+    """Check that nothing is escalated, no retry is used up, and nothing is claimed."""
     assert set(stage.states().values()) == {"waiting"}
     assert set(stage.tries().values()) == {0}
     assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE claimed_by IS NOT NULL") == [(0,)]
@@ -68,7 +68,7 @@ def check_untouched(stage: Stage) -> None:
 # About the messages.
 
 
-def test_a_delivery_after_them_makes_them_permanent(stage: Stage) -> None:
+def test_a_later_delivery_makes_them_permanent(stage: Stage) -> None:
     stage.add(*range(1, 12))
     summary = stage.run(but(range(1, TICKETS), FORBIDDEN), ONE_BY_ONE)
     assert (summary.result, summary.reason) == (PassResult.COMPLETED, None)
@@ -76,12 +76,12 @@ def test_a_delivery_after_them_makes_them_permanent(stage: Stage) -> None:
     assert stage.escalation(1) == ("permanent", 0, "HTTP 403")
 
 
-def test_the_end_of_the_pass_makes_fewer_than_ten_permanent(stage: Stage) -> None:
+def test_fewer_than_ten_are_permanent_at_the_end_of_the_pass(stage: Stage) -> None:
     stage.add(*range(1, TICKETS))
     assert stage.run(MOVED).escalated == TICKETS - 1
 
 
-def test_what_comes_in_between_never_adds_up_after_a_delivery(stage: Stage) -> None:
+def test_answers_between_deliveries_never_add_up(stage: Stage) -> None:
     stage.add(*range(1, 41))
     summary = stage.run(lambda queued: DELIVERED if queued.message_id % 8 == 0 else FORBIDDEN, ONE_BY_ONE)
     assert (summary.result, summary.reason) == (PassResult.COMPLETED, None)
@@ -89,7 +89,7 @@ def test_what_comes_in_between_never_adds_up_after_a_delivery(stage: Stage) -> N
     assert stage.order == list(range(1, 41)), "no trial was made"
 
 
-def test_nine_tickets_are_no_ten_however_many_messages_they_have(stage: Stage) -> None:
+def test_nine_tickets_are_not_ten_however_many_messages_they_have(stage: Stage) -> None:
     stage.add(*range(1, 31))
     stage.sql("UPDATE pending_messages SET ticket_id = id % 9")
     assert stage.run(FORBIDDEN, ONE_BY_ONE).escalated == 30
@@ -101,14 +101,14 @@ def test_different_statuses_do_not_add_up(stage: Stage) -> None:
     assert (summary.reason, summary.escalated) == (None, 18)
 
 
-def test_what_a_preset_has_assigned_is_not_in_doubt(stage: Stage) -> None:
+def test_an_outcome_assigned_by_a_preset_is_not_in_doubt(stage: Stage) -> None:
     stage.add(*range(1, 21))
     summary = stage.run(SETTLED_BY_ITS_PRESET, ONE_BY_ONE)
     assert (summary.reason, summary.escalated) == (None, 20)
 
 
-def test_a_delivery_that_was_on_its_way_before_tells_nothing_of_them(stage: Stage) -> None:
-    """The first is delivered, and eight go out. While seven come back with a redirect, the last one still arrives."""
+def test_a_delivery_sent_before_them_settles_nothing(stage: Stage) -> None:
+    """The first is delivered, and eight are sent. While seven return a redirect, the last one still arrives."""
     stage.add(*range(1, 40))
     late = asyncio.Event()
 
@@ -131,8 +131,8 @@ FOUND = replace(DELIVERED, found=True)
 """A look-up found that the message had arrived before: nothing was sent."""
 
 
-def test_what_was_not_sent_because_it_was_there_already_tells_nothing_of_them(stage: Stage) -> None:
-    """A route that takes nothing any more may still answer questions."""
+def test_a_message_found_and_not_sent_settles_nothing(stage: Stage) -> None:
+    """A route that accepts nothing may still answer look-ups."""
     stage.add(*range(1, 40))
     summary = stage.run(but(range(37, 40), FOUND, FORBIDDEN), ONE_BY_ONE)
     assert (summary.reason, summary.sent, summary.escalated) == ("credentials_refused", 3, 0)
@@ -142,7 +142,7 @@ def test_what_was_not_sent_because_it_was_there_already_tells_nothing_of_them(st
 # The trial.
 
 
-def test_after_ten_tickets_a_message_from_the_other_end_of_the_queue_goes_out(stage: Stage) -> None:
+def test_after_ten_tickets_a_trial_from_the_other_end_of_the_queue_is_sent(stage: Stage) -> None:
     for message_id in range(1, 31):
         stage.add(message_id, due=START - timedelta(minutes=60 - message_id))
     summary = stage.run(but(range(1, 16), FORBIDDEN), ONE_BY_ONE)
@@ -150,8 +150,8 @@ def test_after_ten_tickets_a_message_from_the_other_end_of_the_queue_goes_out(st
     assert (summary.sent, summary.escalated, summary.reason) == (15, 15, None)
 
 
-def test_a_trial_goes_out_by_itself(stage: Stage) -> None:
-    """The first was delivered, so eight are out when a tenth ticket comes back."""
+def test_a_trial_is_the_only_request_in_flight(stage: Stage) -> None:
+    """The first was delivered, so eight are in flight when a tenth ticket returns."""
     stage.add(*range(1, 60))
     summary = stage.run(but(range(2, 60), MOVED))
     assert (summary.sent, summary.reason) == (1, "same_answer")
@@ -160,9 +160,7 @@ def test_a_trial_goes_out_by_itself(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("outcome", [MOVED, MISSING])
-def test_where_the_trial_fails_the_pass_stops_and_nothing_is_charged_or_escalated(
-    stage: Stage, outcome: Outcome
-) -> None:
+def test_a_failed_trial_stops_the_pass_and_charges_or_escalates_nothing(stage: Stage, outcome: Outcome) -> None:
     stage.add(*range(1, 41))
     assert outcome.status_code is not None
     assert ended(summary := stage.run(outcome)) == stopped(outcome.status_code)
@@ -172,7 +170,7 @@ def test_where_the_trial_fails_the_pass_stops_and_nothing_is_charged_or_escalate
     assert stage.ledger.breakers() == []
 
 
-def test_a_403_for_everything_is_about_our_credentials(stage: Stage) -> None:
+def test_a_403_for_all_requests_means_refused_credentials(stage: Stage) -> None:
     stage.add(*range(1, 41))
     summary = stage.run(FORBIDDEN)
     assert ended(summary) == (PassResult.STOPPED, StopReason.CREDENTIALS_REFUSED, "HTTP 403 to every request")
@@ -189,7 +187,7 @@ def test_one_delivery_of_three_is_enough(stage: Stage, delivered: int) -> None:
 
 
 @pytest.mark.parametrize("outcome", [REFUSED, NOT_FOUND, MISSING, DOWN, CUT_OFF])
-def test_whatever_else_a_trial_gets_uses_up_nothing(stage: Stage, outcome: Outcome) -> None:
+def test_other_outcomes_of_a_trial_use_up_no_retry(stage: Stage, outcome: Outcome) -> None:
     stage.add(*range(1, 31))
     summary = stage.run(in_turn(*[MOVED] * TICKETS, outcome), ONE_BY_ONE)
     assert len(stage.order) == TICKETS + 3
@@ -197,20 +195,20 @@ def test_whatever_else_a_trial_gets_uses_up_nothing(stage: Stage, outcome: Outco
     check_untouched(stage)
 
 
-def test_a_trial_that_may_have_arrived_is_remembered(stage: Stage) -> None:
+def test_a_trial_that_may_have_arrived_is_recorded(stage: Stage) -> None:
     stage.add(*range(1, 31))
     assert stage.run(in_turn(*[MOVED] * TICKETS, LOST, MOVED), ONE_BY_ONE).reason == "same_answer"
     assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE unknown_count = 1") == [(1,)]
     assert set(stage.tries().values()) == {0}
 
 
-def test_a_refused_trial_counts_once_another_is_delivered(stage: Stage) -> None:
+def test_a_refused_trial_counts_after_another_one_is_delivered(stage: Stage) -> None:
     stage.add(*range(1, 31))
     summary = stage.run(in_turn(*[MOVED] * TICKETS, REFUSED, DELIVERED), ONE_BY_ONE)
     assert (summary.escalated, summary.rescheduled, summary.sent) == (TICKETS, 1, 19)
 
 
-def test_a_row_that_can_not_be_sent_is_no_trial(stage: Stage) -> None:
+def test_an_invalid_row_does_not_count_as_a_trial(stage: Stage) -> None:
     stage.add(*range(1, 31), due=START)
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id IN (29, 30)")
     summary = stage.run(but(range(1, 11), MOVED), ONE_BY_ONE)
@@ -222,8 +220,8 @@ def test_a_row_that_can_not_be_sent_is_no_trial(stage: Stage) -> None:
     assert len(stage.order) == TICKETS + 4 + 3
 
 
-def test_the_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
-    """Each has a second message, which is due last."""
+def test_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
+    """Each of these tickets has a second message, which is due last."""
     for number in range(TICKETS):
         of_one_ticket(stage, 1 + number, 101 + number, ticket=number)
     stage.add(51, 52, 53)
@@ -231,7 +229,7 @@ def test_the_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
     assert stage.order == [*range(1, TICKETS + 1), 53, 52, 51]
 
 
-def test_a_trial_keeps_the_order_of_its_ticket(stage: Stage) -> None:
+def test_a_trial_respects_the_order_of_its_ticket(stage: Stage) -> None:
     stage.add(*range(1, TICKETS + 1))
     of_one_ticket(stage, 51, 52, 53)
     stage.run(but(range(1, TICKETS + 1), FORBIDDEN), replace(ONE_BY_ONE, per_ticket_order=True))
@@ -239,7 +237,7 @@ def test_a_trial_keeps_the_order_of_its_ticket(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])
-def test_with_fewer_than_three_other_messages_those_decide(stage: Stage, others: int) -> None:
+def test_fewer_than_three_other_messages_are_sufficient(stage: Stage, others: int) -> None:
     stage.add(*range(1, TICKETS + others + 1))
     said = "to every request" if others else f"to {TICKETS} tickets in a row"
     assert ended(stage.run(MOVED)) == stopped(302, said=said)
@@ -247,7 +245,7 @@ def test_with_fewer_than_three_other_messages_those_decide(stage: Stage, others:
     check_untouched(stage)
 
 
-def test_the_next_pass_begins_with_other_messages(stage: Stage) -> None:
+def test_the_next_pass_starts_with_other_messages(stage: Stage) -> None:
     stage.add(*range(1, 31))
     stage.run(MOVED, takes=timedelta(seconds=1))
     tried = set(stage.order)
@@ -257,7 +255,7 @@ def test_the_next_pass_begins_with_other_messages(stage: Stage) -> None:
     assert stage.states() == {}
 
 
-def test_a_look_up_that_is_redirected_uses_up_nothing_either(stage: Stage) -> None:
+def test_a_redirected_look_up_uses_up_no_retry(stage: Stage) -> None:
     """Its message was not sent, and would count as refused."""
     stage.add(*range(1, 31))
     summary = stage.run(lambda queued: MAINTENANCE if queued.message_id % 2 else MOVED, ONE_BY_ONE)
@@ -265,25 +263,25 @@ def test_a_look_up_that_is_redirected_uses_up_nothing_either(stage: Stage) -> No
     check_untouched(stage)
 
 
-def test_other_answers_in_between_end_no_row(stage: Stage) -> None:
-    """Only a delivery does."""
+def test_only_a_delivery_ends_a_streak(stage: Stage) -> None:
+    """Other answers in between do not."""
     stage.add(*range(1, 41))
     summary = stage.run(lambda queued: NOT_FOUND if queued.message_id % 3 == 0 else FORBIDDEN, ONE_BY_ONE)
     assert summary.reason == "credentials_refused"
     assert set(stage.states().values()) == {"waiting", "escalated"}
-    assert all(each % 3 == 0 for each, state in stage.states().items() if state == "escalated")
+    assert all(message_id % 3 == 0 for message_id, state in stage.states().items() if state == "escalated")
 
 
 # While they are held back.
 
 
-def test_their_answers_are_recorded_at_once_and_their_messages_stay_claimed(stage: Stage) -> None:
+def test_answers_are_recorded_at_once_and_their_messages_stay_claimed(stage: Stage) -> None:
     stage.add(1, 2, 3)
     seen: list[object] = []
 
     def answer(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 3:
-            seen.append([stage.attempts(each) for each in (1, 2)])
+            seen.append([stage.attempts(message_id) for message_id in (1, 2)])
             seen.append(stage.states())
             return DELIVERED
         return FORBIDDEN
@@ -293,7 +291,7 @@ def test_their_answers_are_recorded_at_once_and_their_messages_stay_claimed(stag
     assert stage.attempts(1) == [("pass", "permanent")]
 
 
-def test_if_their_pass_dies_they_wait_again_as_they_were(stage: Stage) -> None:
+def test_messages_of_a_dead_pass_wait_again_unchanged(stage: Stage) -> None:
     stage.add(1, 2)
 
     def die(queued: QueuedMessage) -> Outcome:
@@ -310,7 +308,7 @@ def test_if_their_pass_dies_they_wait_again_as_they_were(stage: Stage) -> None:
     assert dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue")) == {1: 0, 2: 1}
 
 
-def test_a_pass_that_has_lost_its_claim_records_no_answer_of_another(stage: Stage) -> None:
+def test_a_lost_claim_records_no_answer(stage: Stage) -> None:
     stage.add(1, 2)
 
     def answer(queued: QueuedMessage) -> Outcome:
@@ -324,22 +322,22 @@ def test_a_pass_that_has_lost_its_claim_records_no_answer_of_another(stage: Stag
     assert stage.attempts(1) == [("pass", None)]
 
 
-def test_their_claims_are_renewed(stage: Stage) -> None:
+def test_claims_of_messages_in_doubt_are_renewed(stage: Stage) -> None:
     stage.add(*range(1, 9))
     lapsed: list[int] = []
 
     def slowly(queued: QueuedMessage) -> Outcome:
         stage.clock.now += RULES.lease / 2
         found = stage.claims.take_over_expired(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
-        lapsed.extend(each.message.message_id for each in found)
+        lapsed.extend(attempt.message.message_id for attempt in found)
         return DELIVERED if queued.message_id == 8 else FORBIDDEN
 
     assert stage.run(slowly, ONE_BY_ONE).escalated == 7
     assert lapsed == []
 
 
-def test_very_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stage) -> None:
-    """They are not held in memory without end; and only the others can tell what they are about."""
+def test_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stage) -> None:
+    """They are not kept in memory without limit; and only the others can show what they are about."""
     of_one_ticket(stage, *range(1, 2 * MAX_HELD))
     stage.add(*range(1001, 1021))
     rules = replace(ONE_BY_ONE, rate_per_second=1)  # one message is claimed at a time, so no ticket is passed over
@@ -349,7 +347,7 @@ def test_very_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stag
     check_untouched(stage)
 
 
-def test_very_many_answers_of_few_tickets_are_about_these_if_no_other_is_due(stage: Stage) -> None:
+def test_many_answers_of_few_tickets_are_decisive_if_no_other_ticket_is_due(stage: Stage) -> None:
     of_one_ticket(stage, *range(1, 2 * MAX_HELD))
     most: list[int] = []
 
@@ -366,7 +364,7 @@ def test_very_many_answers_of_few_tickets_are_about_these_if_no_other_is_due(sta
 
 
 @pytest.mark.parametrize("limit", [TICKETS, TICKETS + 1])
-def test_a_limit_ends_the_trial_and_nothing_is_escalated(stage: Stage, limit: int) -> None:
+def test_a_limit_ends_the_trial_without_escalations(stage: Stage, limit: int) -> None:
     stage.add(*range(1, 31))
     summary = stage.run(MOVED, replace(RULES, limit=limit))
     assert len(stage.order) == limit
@@ -374,14 +372,14 @@ def test_a_limit_ends_the_trial_and_nothing_is_escalated(stage: Stage, limit: in
     check_untouched(stage)
 
 
-def test_a_limit_below_ten_leaves_no_doubt(stage: Stage) -> None:
+def test_a_limit_below_ten_leaves_nothing_in_doubt(stage: Stage) -> None:
     stage.add(*range(1, 31))
     summary = stage.run(MOVED, replace(RULES, limit=TICKETS - 1))
     assert (summary.reason, summary.escalated) == ("limit", TICKETS - 1)
 
 
 def end(stage: Stage, why: str) -> None:
-    """Give a pass that is under way a reason to end."""
+    """Give a running pass a reason to end."""
     match why:
         case "signal":
             stage.stop_requested = True
@@ -394,7 +392,7 @@ def end(stage: Stage, why: str) -> None:
 
 @pytest.mark.parametrize(("tried", "escalated"), [(3, 3), (TICKETS, 0), (TICKETS + 1, 0)])
 @pytest.mark.parametrize("why", ["signal", "deadline", "paused"])
-def test_a_pass_that_ends_in_between_decides_what_ten_tickets_leave_open(
+def test_a_pass_that_ends_early_decides_what_ten_tickets_leave_open(
     stage: Stage, why: str, tried: int, escalated: int
 ) -> None:
     stage.add(*range(1, 31))
@@ -411,8 +409,8 @@ def test_a_pass_that_ends_in_between_decides_what_ten_tickets_leave_open(
     assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE claimed_by IS NOT NULL") == [(0,)]
 
 
-def test_three_that_come_in_after_the_breaker_opened_are_about_their_messages(stage: Stage) -> None:
-    """The first is delivered; of the eight that are out, five fail and three are forbidden."""
+def test_three_answers_after_the_breaker_opened_are_about_their_messages(stage: Stage) -> None:
+    """The first is delivered; of the eight in flight, five fail and three are forbidden."""
     stage.add(*range(1, 20))
     answers: Mapping[int, Outcome] = dict.fromkeys(range(2, 7), DOWN) | dict.fromkeys(range(7, 20), FORBIDDEN)
     summary = stage.run(answers)
@@ -420,14 +418,14 @@ def test_three_that_come_in_after_the_breaker_opened_are_about_their_messages(st
     assert (summary.sent, summary.rescheduled, summary.escalated) == (1, 5, 3)
 
 
-def test_a_403_before_a_401_is_taken_for_what_the_401_says(stage: Stage) -> None:
+def test_a_403_before_a_401_means_refused_credentials(stage: Stage) -> None:
     stage.add(*range(1, 20))
     summary = stage.run(in_turn(FORBIDDEN, FORBIDDEN, UNAUTHORIZED), ONE_BY_ONE)
     assert (summary.reason, summary.escalated, summary.released) == ("credentials_refused", 0, 3)
     check_untouched(stage)
 
 
-def test_a_rest_in_between_is_the_end_of_the_pass(stage: Stage) -> None:
+def test_a_rest_in_between_ends_the_pass(stage: Stage) -> None:
     stage.add(*range(1, 20))
     summary = stage.run(in_turn(FORBIDDEN, FORBIDDEN, THROTTLED), ONE_BY_ONE)
     assert (summary.reason, summary.escalated, summary.released) == ("throttled", 2, 1)
@@ -440,7 +438,7 @@ REST = Route("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}
 RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
 
 
-def test_each_route_is_judged_by_itself(stage: Stage) -> None:
+def test_each_route_is_judged_separately(stage: Stage) -> None:
     stage.add(*range(1, 31), message_type="supplier")
     stage.add(*range(101, 131))
     summary = stage.run(but(range(1, 31), MOVED), RULES_OF_TWO)
@@ -456,7 +454,7 @@ def test_the_tickets_of_two_routes_do_not_add_up(stage: Stage) -> None:
     assert (summary.reason, summary.escalated) == (None, 14)
 
 
-def test_a_trial_takes_no_message_of_another_route(stage: Stage) -> None:
+def test_a_trial_uses_no_message_of_another_route(stage: Stage) -> None:
     stage.add(*range(1, 12), message_type="supplier")
     stage.add(*range(101, 131))
     summary = stage.run(but(range(1, 12), MOVED), RULES_OF_TWO)
@@ -468,7 +466,7 @@ def test_a_trial_takes_no_message_of_another_route(stage: Stage) -> None:
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START)
 
 
-def test_a_probe_whose_answer_is_in_doubt_is_followed_by_another(stage: Stage) -> None:
+def test_a_probe_with_an_answer_in_doubt_is_followed_by_another(stage: Stage) -> None:
     stage.ledger.save_breaker(OPEN)
     stage.add(1, 2, 3, due=START)
     summary = stage.run(in_turn(FORBIDDEN, DELIVERED))

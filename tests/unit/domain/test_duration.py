@@ -1,4 +1,4 @@
-"""How a person writes a length of time."""
+"""The notation of durations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ("36500d", LONGEST),
     ],
 )
-def test_a_number_and_a_unit_is_a_length_of_time(text: str, length: timedelta) -> None:
+def test_a_duration_is_a_number_and_a_unit(text: str, length: timedelta) -> None:
     assert duration(text) == length
 
 
@@ -36,24 +36,24 @@ def test_a_number_and_a_unit_is_a_length_of_time(text: str, length: timedelta) -
     "text",
     ["", "15", "m", "-5m", "+5m", "1h30m", "5 minutes", "1e3s", "nan s", "1.h", ".5h", "5M", "1_0s", "٣s", "5m\n5"],
 )
-def test_anything_else_is_an_error_that_names_it_and_shows_how(text: str) -> None:
+def test_an_invalid_duration_is_named_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d") as caught:
         duration(text)
     assert repr(text) in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["36501d", "999999999999d", "9" * 400 + "ms"])
-def test_no_length_is_too_long_to_be_refused_in_words(text: str) -> None:
+def test_a_duration_out_of_range_is_refused_in_words(text: str) -> None:
     with pytest.raises(ValueError, match="the maximum is 36500d"):
         duration(text)
 
 
 @given(st.integers(0, 36_500), st.sampled_from(sorted(UNITS)))
-def test_every_whole_number_is_read_exactly(number: int, unit: str) -> None:
+def test_every_integer_is_read_exactly(number: int, unit: str) -> None:
     assert duration(f"{number}{unit}") == number * UNITS[unit]
 
 
-def test_any_length_can_be_added_to_and_taken_from_today() -> None:
+def test_any_duration_can_be_added_to_and_subtracted_from_today() -> None:
     assert NOW - duration("36500d") < NOW < NOW + duration("36500d")
 
 
@@ -76,5 +76,5 @@ def test_any_length_can_be_added_to_and_taken_from_today() -> None:
         (90 * 86_400, "90 d"),
     ],
 )
-def test_a_length_in_words_has_its_two_largest_units(seconds: float, words: str) -> None:
+def test_a_duration_in_words_has_its_two_largest_units(seconds: float, words: str) -> None:
     assert in_words(timedelta(seconds=seconds)) == words

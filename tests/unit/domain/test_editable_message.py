@@ -1,4 +1,4 @@
-"""A message as one text that a person edits."""
+"""A message as one text that an operator edits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@exampl
 LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), max_size=20)
 
 
-def test_the_text_begins_with_the_subject_and_a_blank_line() -> None:
+def test_the_text_starts_with_the_subject_and_a_blank_line() -> None:
     assert BEFORE.as_text() == "Subject: Re: Invoice\n\nHello,\n\nit is attached.\n"
 
 
 @given(LINE, st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_text_that_is_left_as_it_is_changes_nothing(subject: str, body: str) -> None:
+def test_an_unchanged_text_changes_nothing(subject: str, body: str) -> None:
     before = EditableMessage(subject, body)
     assert before.with_text(before.as_text()) == before
 
@@ -39,12 +39,12 @@ def test_subject_and_body_are_read_back(text: str, subject: str, body: str) -> N
     assert BEFORE.with_text(text) == EditableMessage(subject, body, "ana@example.com")
 
 
-def test_a_line_break_at_the_end_is_the_editors_only_where_there_was_none() -> None:
+def test_a_final_newline_is_ignored_if_there_was_none_before() -> None:
     assert EditableMessage("S", "Body\n").with_text("Subject: S\n\nBody\n").body == "Body\n"
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n"])
-def test_an_emptied_text_is_refused(text: str) -> None:
+def test_an_empty_text_is_refused(text: str) -> None:
     with pytest.raises(NotEdited, match="the text must not be empty; nothing was written"):
         BEFORE.with_text(text)
 
@@ -68,12 +68,12 @@ def test_a_text_without_its_subject_is_refused(text: str) -> None:
         (EditableMessage("Ne\udcffw", "Body"), "the subject contains an invalid character"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(after: EditableMessage, why: str) -> None:
+def test_text_that_cannot_be_sent_is_refused(after: EditableMessage, why: str) -> None:
     with pytest.raises(NotEdited, match=why):
         after.check(BEFORE)
 
 
-def test_an_empty_body_that_was_empty_before_is_no_matter() -> None:
+def test_a_body_that_was_empty_may_stay_empty() -> None:
     EditableMessage("New", "").check(EditableMessage("Old", ""))
 
 
@@ -101,7 +101,7 @@ ROW: dict[str, object] = {
         ({"subject": "S", "body": "B"}, EditableMessage("S", "B", "bo@example.com"), {}),
     ],
 )
-def test_only_what_is_different_is_written(
+def test_only_changed_columns_are_written(
     row: dict[str, object], after: EditableMessage, changes: dict[str, str]
 ) -> None:
     assert after.changes(row) == changes
@@ -116,7 +116,7 @@ def test_only_what_is_different_is_written(
         ({"subject": "caf\udce9", "body": "x", "recipient_email": None}, EditableMessage("caf\ufffd", "x")),
     ],
 )
-def test_whatever_a_row_holds_can_be_offered(columns: dict[str, object], offered: EditableMessage) -> None:
+def test_any_row_can_be_edited(columns: dict[str, object], offered: EditableMessage) -> None:
     assert EditableMessage.of(columns) == offered
 
 

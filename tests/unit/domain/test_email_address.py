@@ -1,4 +1,4 @@
-"""E-mail addresses: what is taken for one, and that nothing more can hide in it."""
+"""E-mail addresses: what is valid, and that they cannot contain anything else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("text", TAKEN)
-def test_an_address_may_have_a_name(text: str) -> None:
-    """ß is a letter of its own: by the older rules the mail would go to strasse.example, which is somebody else's."""
+def test_accepts_an_address_with_or_without_a_name(text: str) -> None:
+    """ß is a separate letter: by the older rules the mail would go to another owner's strasse.example."""
     assert Address.parse(text) == Address(*TAKEN[text])
 
 
@@ -56,10 +56,10 @@ def test_an_address_may_have_a_name(text: str) -> None:
         f"{' ' * 100_000}ana@example.com",
     ],
 )
-def test_whatever_else_is_none(text: str) -> None:
+def test_rejects_invalid_addresses(text: str) -> None:
     with pytest.raises(ValueError, match=r"^the (address|domain) |^write an address such as"):
         Address.parse(text)
 
 
-def test_the_same_mailbox_has_one_key_however_it_is_written() -> None:
+def test_one_mailbox_has_one_key_in_every_spelling() -> None:
     assert Address.parse("Ana <ANA@example.com>").key == Address.parse("ana@EXAMPLE.com").key

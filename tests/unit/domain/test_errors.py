@@ -1,4 +1,4 @@
-"""The errors: one root, and for each the exit code that the command ends with."""
+"""The errors: one root, and an exit code of the command for each."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def test_each_error_has_its_exit_code(error: type[RetrycliError], code: int) -> 
 
 
 @pytest.mark.parametrize("error", EXIT_CODES)
-def test_each_error_is_caught_by_its_root_and_says_its_words(error: type[RetrycliError]) -> None:
+def test_each_error_is_caught_by_its_root_and_has_its_message(error: type[RetrycliError]) -> None:
     with pytest.raises(RetrycliError, match=r"^no table tickets$"):
         raise error("no table tickets")
 
 
-def test_no_error_is_left_out_here() -> None:
-    defined = {each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, Exception)}
+def test_covers_every_error() -> None:
+    defined = {error for _, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, Exception)}
     assert defined == set(EXIT_CODES)
 
 
 @pytest.mark.parametrize("error", [SchemaMismatch, LockUnusable])
-def test_what_a_setting_names_wrongly_is_an_error_of_configuration(error: type[RetrycliError]) -> None:
+def test_an_invalid_setting_is_a_configuration_error(error: type[RetrycliError]) -> None:
     assert issubclass(error, ConfigurationError)
 
 
-def test_a_bad_message_is_no_error_of_configuration() -> None:
-    """A pass escalates the one and goes on; it ends for the other."""
+def test_an_invalid_message_is_not_a_configuration_error() -> None:
+    """A pass escalates an invalid message and continues; a configuration error ends it."""
     assert not issubclass(InvalidMessage, ConfigurationError)

@@ -1,4 +1,4 @@
-"""What counts as the same cause, and what does not."""
+"""What counts as the same cause."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.cpu import cpu_seconds
         ("", ""),
     ],
 )
-def test_numbers_addresses_and_ids_are_no_part_of_a_cause(error: str, stripped: str) -> None:
+def test_numbers_addresses_and_ids_are_not_part_of_a_cause(error: str, stripped: str) -> None:
     assert cause(error) == stripped
 
 
@@ -44,7 +44,7 @@ def escalated(error: str, outcome: Outcome | None) -> Decision:
     return Decision(1, Transition.escalated(reason, last_error=error), outcome)
 
 
-def test_messages_that_differ_in_ids_alone_bear_one_fingerprint() -> None:
+def test_messages_that_differ_only_in_ids_have_one_fingerprint() -> None:
     refused = Outcome(OutcomeKind.PERMANENT, 422)
     one = fingerprint(escalated("HTTP 422: ticket 1 is closed", refused))
     assert one == fingerprint(escalated("HTTP 422: ticket 234 is closed", refused))
@@ -60,17 +60,17 @@ def test_messages_that_differ_in_ids_alone_bear_one_fingerprint() -> None:
         ("ticket 1 is closed", None),
     ],
 )
-def test_another_text_status_or_outcome_is_another_cause(error: str, outcome: Outcome | None) -> None:
+def test_a_different_text_status_or_outcome_is_a_different_cause(error: str, outcome: Outcome | None) -> None:
     usual = fingerprint(escalated("ticket 1 is closed", Outcome(OutcomeKind.PERMANENT, 422)))
     assert fingerprint(escalated(error, outcome)) != usual
 
 
-def test_half_a_surrogate_pair_has_a_fingerprint_too() -> None:
+def test_half_a_surrogate_pair_has_a_fingerprint() -> None:
     assert len(fingerprint(escalated("\ud800", None))) == LENGTH
 
 
 @pytest.mark.parametrize("piece", ["a", "-", "a@", "1", "a1-", "a-", "@", "HTTP 4", "0-"])
-def test_no_error_text_takes_long_to_strip(piece: str) -> None:
-    """Against the CPU time for as many plain words: a pattern that backtracks takes thousands of times as long."""
+def test_no_error_text_takes_long_to_normalise(piece: str) -> None:
+    """The reference is the CPU time for as many plain words: backtracking takes thousands of times as long."""
     text, words = piece * (20_000 // len(piece)), "plain words " * 333
     assert cpu_seconds(partial(cause, text)) < 100 * max(cpu_seconds(partial(cause, words)), 1e-4)

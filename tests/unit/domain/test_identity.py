@@ -1,4 +1,4 @@
-"""What identifies a message: birth, digest and delivery key; and what the history of an id says about a text."""
+"""The identity of a message: birth, digest and delivery key; and the history of a text under an id."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ ROW = {
     "text",
     ["2025-03-03 12:00:00", "2025-03-03 12:00:00.000000", "2025-03-03T13:00:00+01:00", "2025-03-03 12:00:00+00"],
 )
-def test_one_instant_is_one_birth(text: str) -> None:
+def test_one_instant_has_one_birth(text: str) -> None:
     assert birth_of(text) == "2025-03-03T12:00:00.000000+00:00"
 
 
 @pytest.mark.parametrize("text", ["infinity", "ticket 12345", "1741003200", ""])
-def test_a_birth_that_is_not_a_time_stands_for_itself(text: str) -> None:
+def test_a_birth_that_is_not_a_time_is_used_as_it_is(text: str) -> None:
     assert birth_of(text) == text
 
 
@@ -56,34 +56,34 @@ def test_each_column_of_the_text_changes_the_digest(column: str) -> None:
     assert digest_of({**ROW, column: '["other"]'}) != digest_of(ROW)
 
 
-def test_other_columns_do_not_change_the_digest() -> None:
+def test_other_columns_do_not_affect_the_digest() -> None:
     assert digest_of({**ROW, "retry_count": 4, "last_error": "HTTP 500", "status": "sent"}) == digest_of(ROW)
 
 
 @pytest.mark.parametrize("column", ["recipient_email", "cc_emails", "bcc_emails"])
-def test_other_recipients_are_the_same_content(column: str) -> None:
+def test_different_recipients_do_not_change_the_content(column: str) -> None:
     assert same_content(digest_of({**ROW, column: '["other"]'}), digest_of(ROW))
 
 
 @pytest.mark.parametrize("column", ["message_type", "subject", "body", "attachments"])
-def test_another_text_is_not_the_same_content(column: str) -> None:
+def test_a_different_text_changes_the_content(column: str) -> None:
     assert not same_content(digest_of({**ROW, column: '["other"]'}), digest_of(ROW))
 
 
 @pytest.mark.parametrize(
     "value", ['["bo@example.com"]', ["bo@example.com"], '[ "bo@example.com" ]', '["bo\\u0040example.com"]']
 )
-def test_a_list_is_one_text_however_it_is_written(value: object) -> None:
-    """PostgreSQL's JSON columns come as lists, SQLite's as text."""
+def test_a_list_has_one_digest_in_every_notation(value: object) -> None:
+    """PostgreSQL's JSON columns return lists, SQLite's text."""
     assert digest_of({**ROW, "cc_emails": value}) == digest_of(ROW)
 
 
 @pytest.mark.parametrize("value", [None, "", "[]", "null", []])
-def test_an_empty_list_is_one_text_however_it_is_written(value: object) -> None:
+def test_an_empty_list_has_one_digest_in_every_notation(value: object) -> None:
     assert digest_of({**ROW, "attachments": value}) == digest_of(ROW)
 
 
-def test_a_column_that_the_table_does_not_have_is_null() -> None:
+def test_a_column_missing_from_the_table_counts_as_null() -> None:
     assert digest_of({name: ROW[name] for name in ROW if name != "attachments"}) == digest_of(ROW)
 
 
@@ -91,17 +91,17 @@ def test_a_column_that_the_table_does_not_have_is_null() -> None:
     "other",
     [{"subject": None}, {"subject": ""}, {"subject": "Re: tea;t10:Is it hot?", "body": ""}, {"body": b"Is it hot?"}],
 )
-def test_values_can_not_run_into_one_another(other: dict[str, object]) -> None:
+def test_adjacent_values_cannot_be_confused(other: dict[str, object]) -> None:
     assert digest_of({**ROW, **other}) != digest_of(ROW)
 
 
 @pytest.mark.parametrize("value", ["\udce9", "not JSON", "[" * 100_000, "{" * 9])
-def test_a_value_that_can_not_be_sent_has_a_digest_all_the_same(value: str) -> None:
+def test_an_invalid_value_has_a_digest_too(value: str) -> None:
     assert digest_of({**ROW, "cc_emails": value, "body": value}) != digest_of(ROW)
 
 
-def test_a_digest_stays_the_same_from_version_to_version() -> None:
-    """Otherwise every text would count as another after an upgrade."""
+def test_a_digest_is_stable_across_versions() -> None:
+    """Otherwise every text would count as different after an upgrade."""
     assert digest_of(ROW) == "1:dae31ac7dc6a5c0f4254fd1c5231a729:efa4375e3edd311ea48cc799013cd7b6"
 
 
@@ -109,11 +109,11 @@ def test_a_digest_stays_the_same_from_version_to_version() -> None:
 
 
 @pytest.mark.parametrize("birth", ["2025-03-03T12:00:00.000000+00:00", "ticket café"])
-def test_a_delivery_key_is_the_uuid_of_what_it_names(birth: str) -> None:
+def test_a_delivery_key_is_the_uuid_of_its_parts(birth: str) -> None:
     assert delivery_key(7, birth, "1:a:b", 2) == str(uuid.uuid5(NAMESPACE, f"7/{birth}/1:a:b/2"))
 
 
-def test_a_delivery_key_differs_by_all_that_it_names() -> None:
+def test_a_delivery_key_depends_on_each_of_its_parts() -> None:
     keys = {delivery_key(i, b, d, n) for i in (1, 11) for b in ("x", "y") for d in ("1:a:b", "1:a:c") for n in (0, 1)}
     assert len(keys) == 16
 
@@ -136,7 +136,9 @@ WAS = MessageIdentity("2025", "1:a:b", "7")
         (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("2025", "1:a:b", "7"), Difference.ANOTHER),
     ],
 )
-def test_a_row_is_told_from_what_it_was(before: MessageIdentity, now: MessageIdentity, difference: Difference) -> None:
+def test_a_row_is_compared_with_its_earlier_state(
+    before: MessageIdentity, now: MessageIdentity, difference: Difference
+) -> None:
     assert before.difference(now) is difference
 
 
@@ -158,19 +160,19 @@ def attempt(number: int, outcome: str = "unknown", **others: object) -> PastAtte
     return PastAttempt(number, at, outcome=outcome, **{**usual, **others})
 
 
-def test_deliveries_count_those_that_were_pruned() -> None:
+def test_pruned_deliveries_count() -> None:
     history = History([attempt(5, "delivered", deliveries=3)])
     assert history.deliveries("2025", "1:a:b") == 4
     assert history.deliveries("2025", "1:c:b") == history.deliveries("2026", "1:a:b") == 0
 
 
-def test_a_delivery_before_the_last_requeue_is_no_reason_to_hold_a_text_back() -> None:
+def test_a_delivery_before_the_last_requeue_does_not_block_a_text() -> None:
     delivered = attempt(1, "delivered")
     assert History([delivered]).delivered_at("2025", "1:a:b") == delivered.finished_at
     assert History([delivered], requeued_after=1).delivered_at("2025", "1:a:b") is None
 
 
-def test_unknown_attempts_and_requests_count_by_key_since_the_last_requeue() -> None:
+def test_unknown_attempts_count_by_key_since_the_last_requeue() -> None:
     attempts = [
         attempt(1),
         attempt(2),
@@ -191,23 +193,23 @@ def test_a_text_may_have_arrived_under_another_ticket() -> None:
     assert History([attempt(1, birth="ticket 7")]).elsewhere("ticket 8", "1:a:b", "8") == "7"
 
 
-def test_an_answer_that_is_not_written_into_the_row_yet_counts_under_another_ticket() -> None:
+def test_an_answer_not_yet_written_to_the_row_counts_on_another_ticket() -> None:
     kept = attempt(1, "delivered", birth="ticket 7", finished_at=None)
     assert History([kept]).elsewhere("ticket 8", "1:a:b", "8") == "7"
     assert History([attempt(1, "delivered", birth="ticket 7")]).elsewhere("ticket 8", "1:a:b", "8") is None
 
 
-def test_a_delivery_that_the_row_does_not_show_is_known_on_any_ticket_until_a_later_one_is_shown() -> None:
+def test_a_delivery_not_shown_by_the_row_counts_on_any_ticket_until_a_later_one() -> None:
     unmarked = attempt(1, "delivered", birth=OF_ANY_TICKET)
     assert History([unmarked]).delivered_at("ticket 8", "1:a:b") == unmarked.finished_at
     assert History([unmarked]).delivered_at("2025", "1:a:b") is None
     both = History([unmarked, attempt(2, "delivered", birth="ticket 8", ticket="8", deliveries=1)])
     assert both.delivered_at("ticket 8", "1:a:b") == both.attempts[1].finished_at
     assert both.delivered_at("ticket 9", "1:a:b") is None
-    assert [both.deliveries(f"ticket {each}", "1:a:b") for each in (7, 8, 9)] == [1, 2, 1], "no key is used twice"
+    assert [both.deliveries(f"ticket {number}", "1:a:b") for number in (7, 8, 9)] == [1, 2, 1], "no key is used twice"
 
 
-def test_recipients_have_a_mail_with_the_same_content() -> None:
+def test_recipients_have_the_mail_if_its_content_is_the_same() -> None:
     history = History([attempt(1, "transient", delivered_to=frozenset({"ana@x.test"}))])
     assert history.delivered_to("2025", "1:a:other") == {"ana@x.test"}
     assert history.delivered_to("2025", "1:other:b") == history.delivered_to("2026", "1:a:b") == frozenset()

@@ -1,4 +1,4 @@
-"""What cron's mail is told of passes, and how long a trouble is taken to last."""
+"""What cron's mail reports about passes, and how long an incident lasts."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def over(reason: str, when: str) -> str:
 
 
 def history(*newest_first: Past) -> list[Past]:
-    """These passes, a tick apart."""
-    return [replace(each, started_at=NOON - number * TICK) for number, each in enumerate(newest_first)]
+    """Return these passes, a tick apart."""
+    return [replace(summary, started_at=NOON - number * TICK) for number, summary in enumerate(newest_first)]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
-def test_a_trouble_is_told_when_it_begins(reason: str) -> None:
+def test_an_incident_is_announced_when_it_begins(reason: str) -> None:
     line = news(history(replace(stopped(reason), detail="detail"), BUSY))
     assert line == [TROUBLE[reason].format(detail="detail")]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
-def test_it_is_told_again_every_six_hours(reason: str) -> None:
+def test_it_is_repeated_every_six_hours(reason: str) -> None:
     told = [n for n in range(1, 60) if news(history(*[stopped(reason)] * n, BUSY))]
     assert told == [1, 25, 49]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
-def test_it_is_told_when_it_is_over_and_once(reason: str) -> None:
+def test_its_end_is_announced_once(reason: str) -> None:
     assert news(history(BUSY, stopped(reason), BUSY)) == [over(reason, "at 2025-03-03 11:45 UTC")]
     assert news(history(BUSY, BUSY, stopped(reason))) == []
 
 
 @pytest.mark.parametrize("nothing", [SKIPPED, PAUSED, DIED, FAILED, RUNNING])
 @pytest.mark.parametrize("reason", TROUBLE)
-def test_passes_that_never_got_to_send_neither_end_a_trouble_nor_begin_it_anew(reason: str, nothing: Past) -> None:
+def test_passes_that_did_not_get_to_sending_neither_end_nor_restart_it(reason: str, nothing: Past) -> None:
     trouble = stopped(reason)
     assert news(history(nothing, trouble, BUSY)) == []
     assert news(history(trouble, nothing, trouble, BUSY)) == []
@@ -67,7 +67,7 @@ def test_passes_that_never_got_to_send_neither_end_a_trouble_nor_begin_it_anew(r
 
 @pytest.mark.parametrize("nothing", [IDLE, Past(rescheduled=1)])
 @pytest.mark.parametrize("reason", [DOWN, REFUSED, StopReason.SAME_ANSWER])
-def test_a_pass_that_delivered_nothing_has_not_found_out_that_the_api_is_back(reason: str, nothing: Past) -> None:
+def test_a_pass_that_delivered_nothing_does_not_show_that_the_api_is_back(reason: str, nothing: Past) -> None:
     """It had nothing to send, or could not reach the API."""
     trouble = stopped(reason)
     assert news(history(nothing, trouble, BUSY)) == []
@@ -76,47 +76,47 @@ def test_a_pass_that_delivered_nothing_has_not_found_out_that_the_api_is_back(re
     assert news(history(BUSY, nothing, nothing, trouble, trouble, BUSY)) == [over(reason, when)]
 
 
-def test_passes_of_one_minute_are_told_by_that_minute() -> None:
+def test_passes_of_one_minute_are_reported_by_that_minute() -> None:
     passes = [
-        replace(each, started_at=NOON + n * TICK / 60)
-        for n, each in zip((60, 1, 0), (BUSY, stopped(DOWN), stopped(DOWN)), strict=True)
+        replace(summary, started_at=NOON + n * TICK / 60)
+        for n, summary in zip((60, 1, 0), (BUSY, stopped(DOWN), stopped(DOWN)), strict=True)
     ]
     assert news(passes) == ["The ticketing API accepts messages again (it was down at 2025-03-03 12:00 UTC)"]
 
 
-def test_two_troubles_that_end_together_are_both_told() -> None:
+def test_two_incidents_that_end_together_are_both_reported() -> None:
     assert len(news(history(BUSY, stopped(DOWN), stopped(REFUSED), BUSY))) == 2
 
 
-def test_no_line_has_the_name_of_a_reason_in_it() -> None:
-    for each in StopReason:
-        if "_" in each:
-            assert not any(each in text for text in (*TROUBLE.values(), *OVER.values()))
+def test_no_line_contains_the_name_of_a_reason() -> None:
+    for reason in StopReason:
+        if "_" in reason:
+            assert not any(reason in text for text in (*TROUBLE.values(), *OVER.values()))
 
 
 def test_a_pass_with_nothing_left_ends_a_lack_of_time() -> None:
     assert news(history(IDLE, stopped(LATE), BUSY)) == [over(LATE, "at 2025-03-03 11:45 UTC")]
 
 
-def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
+def test_an_unreachable_api_has_not_accepted_our_credentials() -> None:
     passes = history(stopped(DOWN), stopped(REFUSED), BUSY)
     assert len(lasting(REFUSED, passes)) == 1
     assert lasting(REFUSED, history(BUSY, *passes)) == []
 
 
-def test_there_is_nothing_to_tell_where_there_was_no_pass() -> None:
+def test_without_a_pass_nothing_is_reported() -> None:
     assert news([]) == []
 
 
 # -- passes that fail ------------------------------------------------------------------------------------------------
 
 
-def test_the_same_error_is_told_when_it_begins_and_every_six_hours_whatever_its_figures() -> None:
+def test_the_same_error_is_repeated_every_six_hours_whatever_its_numbers() -> None:
     told = [n for n in range(1, 60) if not is_known(history(FULLER, *[FAILED] * (n - 1), BUSY))]
     assert told == [1, 25, 49]
 
 
-def test_another_error_is_told_at_once_and_not_again_when_it_takes_turns() -> None:
+def test_another_error_is_reported_at_once_and_alternation_is_not() -> None:
     assert not is_known(history(LOCKED, FAILED, BUSY))
     assert is_known(history(FAILED, LOCKED, FAILED, BUSY))
     assert not is_known(history(FAILED, BUSY, FAILED))
@@ -126,14 +126,14 @@ WAITS_FOR_PROBE = replace(stopped(DOWN), rescheduled=0)
 
 
 @pytest.mark.parametrize("nothing", [SKIPPED, PAUSED, RUNNING, WAITS_FOR_PROBE])
-def test_passes_that_did_not_come_as_far_neither_end_it_nor_begin_it_anew(nothing: Past) -> None:
+def test_passes_that_ended_earlier_neither_end_nor_restart_it(nothing: Past) -> None:
     assert works_again(history(nothing, FAILED)) is None
     assert is_known(history(FAILED, nothing, FAILED, BUSY))
     assert works_again(history(BUSY, nothing, FAILED)) is not None
 
 
 @pytest.mark.parametrize("good", [BUSY, IDLE, stopped(DOWN)])
-def test_it_is_told_when_passes_work_again_and_once(good: Past) -> None:
+def test_working_passes_are_announced_once(good: Past) -> None:
     line = works_again(history(good, LOCKED, FAILED, BUSY, FAILED))
     assert line == (
         "Message retry passes no longer fail. They failed from 2025-03-03 11:30 UTC to 2025-03-03 11:45 UTC: "
@@ -142,14 +142,14 @@ def test_it_is_told_when_passes_work_again_and_once(good: Past) -> None:
     assert works_again(history(BUSY, good, LOCKED, FAILED, BUSY)) is None
 
 
-def test_so_it_is_of_one_that_died() -> None:
+def test_a_dead_pass_is_reported_likewise() -> None:
     died = replace(DIED, detail="the process was killed")
     line = works_again(history(BUSY, died, BUSY))
     assert line == "Message retry passes no longer fail. They failed at 2025-03-03 11:45 UTC: the process was killed"
 
 
-def test_that_passes_stayed_away_is_told_by_the_next_one_of_a_scheduler_and_once() -> None:
-    """As on a full disk, on which none could be written down."""
+def test_missing_passes_are_reported_once_by_the_next_scheduled_one() -> None:
+    """On a full disk, no pass could be recorded."""
     back, before = replace(IDLE, started_at=NOON), replace(IDLE, started_at=NOON - timedelta(hours=3))
     line = missing([back, before], TICK)
     assert line is not None

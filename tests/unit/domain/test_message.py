@@ -1,4 +1,4 @@
-"""Messages: what a row must hold, and how a bad one is named."""
+"""Messages: the required content of a row, and how an invalid one is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LONE_SURROGATE = "caf\udce9"
 
 
 def row(**changes: object) -> dict[str, object]:
-    """A row that is in order, but for what a test changes."""
+    """Return a valid row, with a test's changes."""
     return {
         "id": 7,
         "ticket_id": 12345,
@@ -50,7 +50,7 @@ def row(**changes: object) -> dict[str, object]:
 
 
 def problem(**changes: object) -> str:
-    """What is said of a row that is bad."""
+    """Return the error of an invalid row."""
     with pytest.raises(InvalidMessage) as raised:
         Message.from_row(row(**changes))
     return str(raised.value)
@@ -68,8 +68,8 @@ def problem(**changes: object) -> str:
         (EscalationReason, ["exhausted", "permanent", "unknown", "invalid", "expired", "changed"]),
     ],
 )
-def test_the_words_are_those_of_the_contract(words: type[StrEnum], expected: list[str]) -> None:
-    assert [str(each) for each in words] == expected
+def test_the_words_match_the_contract(words: type[StrEnum], expected: list[str]) -> None:
+    assert [str(word) for word in words] == expected
 
 
 # Rows in order.
@@ -86,13 +86,13 @@ def test_a_row_becomes_a_message() -> None:
     assert message.updated_at == datetime(2025, 3, 3, 12, 5, tzinfo=UTC)
 
 
-def test_the_required_columns_are_enough() -> None:
+def test_the_required_columns_are_sufficient() -> None:
     message = Message.from_row(row())
     assert set(row()) == set(REQUIRED_COLUMNS)
     assert (message.created_at, message.updated_at) == (None, None)
 
 
-def test_a_message_is_frozen_and_what_the_queue_knows_of_it_too() -> None:
+def test_a_message_and_its_queue_state_are_frozen() -> None:
     message = Message.from_row(row())
     with pytest.raises(FrozenInstanceError):
         message.retry_count = 0  # type: ignore[misc]
@@ -100,45 +100,45 @@ def test_a_message_is_frozen_and_what_the_queue_knows_of_it_too() -> None:
         QueuedMessage(message, "key", NOON).unknown_count = 5  # type: ignore[misc]
 
 
-def test_a_message_is_queued_before_its_first_attempt_with_no_unknown_outcome() -> None:
+def test_a_message_before_its_first_attempt_has_no_unknown_outcome() -> None:
     queued = QueuedMessage(Message.from_row(row()), "key", NOON)
     assert (queued.message_id, queued.unknown_count, queued.attempt_number) == (7, 0, 1)
 
 
-def test_every_column_is_there_for_templates_unknown_ones_too() -> None:
+def test_templates_can_use_every_column_including_unknown_ones() -> None:
     message = Message.from_row(row(priority="high", weight=2.5, photo=b"\xff"))
     lists: dict[str, object] = {name: [] for name in LIST_COLUMNS}
     assert message.fields == row(priority="high", weight=2.5, photo=b"\xff") | lists
 
 
-def test_the_row_itself_is_left_as_it_was() -> None:
+def test_the_row_itself_is_not_changed() -> None:
     mine = row(cc_emails='["a@example.com"]')
     Message.from_row(mine)
     assert mine == row(cc_emails='["a@example.com"]')
 
 
 @pytest.mark.parametrize("each", MessageType)
-def test_each_message_type_is_known(each: MessageType) -> None:
+def test_each_message_type_is_accepted(each: MessageType) -> None:
     assert Message.from_row(row(message_type=str(each))).message_type is each
 
 
 @pytest.mark.parametrize("ticket", [12345, 0, "T-2025/17", "0", "ü" * 255])
-def test_a_ticket_id_is_a_number_or_text_and_stays_what_it_is(ticket: int | str) -> None:
+def test_a_ticket_id_keeps_its_type(ticket: int | str) -> None:
     kept = Message.from_row(row(ticket_id=ticket)).ticket_id
     assert (kept, type(kept)) == (ticket, type(ticket))
 
 
 @pytest.mark.parametrize("changes", [{"subject": None}, {"subject": ""}, {"body": ""}, {"last_error": None}])
-def test_no_subject_no_error_and_an_empty_body_are_in_order(changes: dict[str, object]) -> None:
+def test_a_missing_subject_or_error_and_an_empty_body_are_valid(changes: dict[str, object]) -> None:
     fields = Message.from_row(row(**changes)).fields
     assert {name: fields[name] for name in changes} == changes
 
 
-def test_an_error_of_null_is_none() -> None:
+def test_a_null_error_means_none() -> None:
     assert Message.from_row(row(last_error=None)).last_error is None
 
 
-def test_a_retry_count_of_null_counts_as_none_made() -> None:
+def test_a_null_retry_count_means_zero() -> None:
     assert Message.from_row(row(retry_count=None)).retry_count == 0
 
 
@@ -161,7 +161,7 @@ def test_a_list_column_is_read_as_a_list(column: str, value: object, expected: l
     assert Message.from_row(row(**{column: value})).fields[column] == expected
 
 
-def test_a_list_column_that_the_table_lacks_is_empty() -> None:
+def test_a_missing_list_column_is_empty() -> None:
     fields = Message.from_row(row()).fields
     assert [fields[name] for name in LIST_COLUMNS] == [[], [], []]
 
@@ -179,13 +179,13 @@ def test_a_list_column_that_the_table_lacks_is_empty() -> None:
     ],
     ids=["bare text", "cut off", "single quotes", "deep and cut off", "deep", "endless number"],
 )
-def test_a_list_column_that_is_no_json_is_named(column: str, value: str) -> None:
+def test_a_list_column_that_is_not_json_is_named(column: str, value: str) -> None:
     assert problem(**{column: value}) == f"{column} is not valid JSON"
 
 
 @pytest.mark.parametrize("column", LIST_COLUMNS)
 @pytest.mark.parametrize("value", ['{"a": 1}', '"a@example.com"', "7", "true", 7, b"[]", {"a": 1}])
-def test_json_that_is_no_list_is_named(column: str, value: object) -> None:
+def test_json_that_is_not_a_list_is_named(column: str, value: object) -> None:
     assert problem(**{column: value}) == f"{column} must be a JSON list"
 
 
@@ -224,30 +224,30 @@ def test_json_that_is_no_list_is_named(column: str, value: object) -> None:
         ("updated_at", 3.5, "updated_at is not a valid date: 3.5"),
     ],
 )
-def test_a_bad_value_is_refused_and_its_column_named(column: str, value: object, said: str) -> None:
+def test_an_invalid_value_is_refused_with_its_column(column: str, value: object, said: str) -> None:
     assert problem(**{column: value}) == said
 
 
 @pytest.mark.parametrize(
     "column", ["ticket_id", "message_type", "subject", "body", "last_error", "recipient_email", "priority"]
 )
-def test_text_that_can_not_be_sent_as_utf_8_is_refused(column: str) -> None:
+def test_text_that_is_not_valid_utf8_is_refused(column: str) -> None:
     assert problem(**{column: LONE_SURROGATE}) == f"{column} is not valid UTF-8"
 
 
 @pytest.mark.parametrize("column", LIST_COLUMNS)
-def test_a_list_column_that_is_not_utf_8_and_no_json_is_refused(column: str) -> None:
+def test_a_list_column_that_is_neither_utf8_nor_json_is_refused(column: str) -> None:
     assert problem(**{column: LONE_SURROGATE}).startswith(column)
 
 
 @pytest.mark.parametrize("column", ["message_type", "retry_count", "created_at"])
-def test_a_long_bad_value_is_cut_to_fit_a_line(column: str) -> None:
+def test_a_long_invalid_value_is_truncated_to_fit_a_line(column: str) -> None:
     said = problem(**{column: "x" * 1000})
     assert f"'{'x' * 36}…'" in said
     assert len(said) < 120
 
 
-def test_a_bad_value_that_just_fits_is_shown_whole() -> None:
+def test_an_invalid_value_that_fits_is_shown_whole() -> None:
     assert problem(created_at="x" * 38) == f"created_at is not a valid date: '{'x' * 38}'"
     assert problem(created_at="x" * 39) == f"created_at is not a valid date: '{'x' * 36}…'"
 
@@ -278,7 +278,7 @@ ROWS = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=150)
 @given(ROWS)
-def test_whatever_a_row_holds_it_is_a_message_or_named_as_bad_in_one_printable_line(
+def test_any_row_is_a_message_or_named_as_invalid_in_one_printable_line(
     bad_row: dict[str, object],
 ) -> None:
     try:
@@ -306,7 +306,7 @@ def test_whatever_a_row_holds_it_is_a_message_or_named_as_bad_in_one_printable_l
         ({"retry_count": "3"}, 12345, "supplier", 0),
     ],
 )
-def test_a_bad_row_is_named_by_what_of_it_is_sure(
+def test_an_invalid_row_is_named_by_its_known_values(
     changes: dict[str, object], ticket: int | str, kind: str, count: int
 ) -> None:
     assert UnusableMessage.from_row(row(body=None, **changes), "body is missing") == UnusableMessage(
@@ -318,7 +318,7 @@ def test_a_bad_row_is_named_by_what_of_it_is_sure(
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, 0), (0, 0), (10, 10), (2**63 - 1, 2**63 - 1)])
-def test_retry_count_reads_whole_numbers_from_null_up(value: object, expected: int) -> None:
+def test_retry_count_accepts_null_and_integers_from_zero(value: object, expected: int) -> None:
     assert retry_count(value) == expected
 
 
@@ -334,14 +334,14 @@ def test_retry_count_reads_whole_numbers_from_null_up(value: object, expected: i
         datetime(2025, 3, 3, 14, tzinfo=timezone(timedelta(hours=2))),
     ],
 )
-def test_a_time_is_aware_and_in_utc_and_a_naive_one_is_utc_already(value: object) -> None:
+def test_a_time_is_converted_to_utc_and_a_naive_one_is_utc(value: object) -> None:
     time = utc_time("created_at", value)
     assert time == NOON
     assert time.tzinfo is UTC
 
 
-def test_a_naive_time_is_utc_wherever_the_machine_is() -> None:
-    """Asked of a process of its own, because a process keeps its time zone."""
+def test_a_naive_time_is_utc_in_any_local_time_zone() -> None:
+    """A separate process is needed, because a process keeps its time zone."""
     ask = "from retrycli.domain.message import utc_time; print(utc_time('created_at', '2025-03-03 12:00:00'))"
     answer = subprocess.run(
         [sys.executable, "-c", ask], env=os.environ | {"TZ": "ABC+5"}, capture_output=True, text=True, check=True
@@ -363,24 +363,24 @@ def test_a_date_without_a_time_is_its_midnight(value: object) -> None:
         ("2017-01-01T00:59:60+01:00", datetime(2017, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_a_leap_second_is_the_one_after_it(value: str, second_after: datetime) -> None:
-    """As PostgreSQL has it. Python knows none, and the message would be refused."""
+def test_a_leap_second_becomes_the_next_second(value: str, second_after: datetime) -> None:
+    """This matches PostgreSQL. Python has no leap seconds, and the message would be refused."""
     assert utc_time("created_at", value) == second_after
 
 
 @pytest.mark.parametrize(
     "value", ["2016-12-31 23:59:61", "2016-12-31 23:60:00", "2016-12-31 23:60", "9999-12-31 23:59:60"]
 )
-def test_other_seconds_that_there_are_none_of_are_no_date(value: str) -> None:
+def test_other_nonexistent_seconds_are_invalid(value: str) -> None:
     with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         utc_time("created_at", value)
 
 
-def test_no_time_stays_none() -> None:
+def test_a_missing_time_stays_none() -> None:
     assert utc_time("created_at", None) is None
 
 
 @pytest.mark.parametrize("value", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00"])
-def test_a_time_that_utc_can_not_hold_is_no_date(value: str) -> None:
+def test_a_time_outside_the_range_of_utc_is_invalid(value: str) -> None:
     with pytest.raises(InvalidMessage, match="created_at is not a valid date"):
         utc_time("created_at", value)

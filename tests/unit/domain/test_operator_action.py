@@ -1,4 +1,4 @@
-"""The acts of people, and the words in which one is refused."""
+"""Operator actions, and the texts of their refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retrycli.domain.transition import ActionKind
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 
 
-def test_an_act_has_its_own_fields_and_no_others() -> None:
+def test_an_action_has_only_its_own_fields() -> None:
     nothing = OperatorAction(ActionKind.NOTED, "ada", NOON)
     assert (nothing.detail, nothing.due, nothing.last_error, nothing.note) == (None, None, None, None)
     rejected = OperatorAction.rejected("a double", by="ada", at=NOON)
@@ -34,7 +34,7 @@ def test_the_history_has_times_in_utc() -> None:
 
 
 @pytest.mark.parametrize("kind", VERBS)
-def test_each_refusal_says_why(kind: ActionKind) -> None:
+def test_each_refusal_has_a_reason(kind: ActionKind) -> None:
     assert isinstance(refusal(kind, 7, None, NOON), NoSuchMessage)
     for standing in (
         MessageStanding(7, "sent"),
@@ -47,16 +47,16 @@ def test_each_refusal_says_why(kind: ActionKind) -> None:
         assert "message 7 " in str(error)
 
 
-def test_what_looks_free_again_was_changed_by_another() -> None:
+def test_a_message_that_looks_free_again_was_modified_concurrently() -> None:
     standing = MessageStanding(7, "failed", State.ESCALATED)
     assert "was modified concurrently" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
 
 
 @pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])
-def test_a_failed_message_that_nobody_sends_is_free(state: State | None) -> None:
+def test_a_failed_message_that_is_not_being_sent_is_free(state: State | None) -> None:
     assert not_free(MessageStanding(7, "failed", state), "edit", NOON) is None
 
 
-def test_a_claim_without_an_end_is_looked_at_again_now() -> None:
+def test_a_claim_without_an_end_can_be_checked_again_now() -> None:
     error = not_free(MessageStanding(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
     assert str(error).endswith(f"at {NOON:%Y-%m-%dT%H:%M:%SZ} at the latest")

@@ -1,4 +1,4 @@
-"""Outages as the passes tell them."""
+"""Outages derived from passes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ HOUR = timedelta(hours=1)
         ("dudu", [(0, 1), (2, 3)]),
     ],
 )
-def test_an_outage_lasts_from_the_first_pass_that_met_it_to_the_first_that_got_through(
+def test_an_outage_lasts_from_its_first_pass_to_the_first_that_succeeds(
     passes: str, expected: list[tuple[int, int | None]]
 ) -> None:
-    """A pass an hour: ``d`` found the API down, ``u`` up."""
-    told = [(NOON + hour * HOUR, each == "d") for hour, each in enumerate(passes)]
+    """There is a pass an hour: ``d`` found the API down, ``u`` up."""
+    told = [(NOON + hour * HOUR, summary == "d") for hour, summary in enumerate(passes)]
     found = [Outage(NOON + a * HOUR, None if b is None else NOON + b * HOUR) for a, b in expected]
     assert outages(told) == found
 
 
-def test_an_outage_that_lasts_is_as_long_as_it_is_until_now() -> None:
+def test_a_continuing_outage_lasts_until_now() -> None:
     assert Outage(NOON, None).length(NOON + 3 * HOUR) == 3 * HOUR
     assert Outage(NOON, NOON + HOUR).length(NOON + 3 * HOUR) == HOUR

@@ -65,17 +65,19 @@ CLASSES = {
 
 
 @pytest.mark.parametrize(("status", "kind"), NAMED.items())
-def test_each_status_is_the_outcome_of_the_table(status: int, kind: OutcomeKind) -> None:
+def test_each_status_has_the_documented_outcome(status: int, kind: OutcomeKind) -> None:
     assert kind_of_status(status) is kind
 
 
-def test_a_status_that_nobody_named_is_what_its_class_is() -> None:
+def test_an_unlisted_status_has_the_outcome_of_its_class() -> None:
     others = set(range(200, 600)) - set(NAMED)
-    assert {each: kind_of_status(each) for each in others} == {each: CLASSES[each // 100] for each in others}
+    assert {message_id: kind_of_status(message_id) for message_id in others} == {
+        message_id: CLASSES[message_id // 100] for message_id in others
+    }
 
 
 @pytest.mark.parametrize("status", [0, 99, 100, 101, 199])
-def test_what_is_no_final_status_tells_nothing(status: int) -> None:
+def test_a_status_that_is_not_final_is_unknown(status: int) -> None:
     """It may have arrived: a server that switches to another protocol has read the request."""
     assert kind_of_status(status) is OutcomeKind.UNKNOWN
 
@@ -88,17 +90,19 @@ def test_what_is_no_final_status_tells_nothing(status: int) -> None:
         (timedelta(minutes=5), OutcomeKind.TRANSIENT),
     ],
 )
-def test_a_413_passes_only_where_the_answer_says_when(retry_after: timedelta | None, kind: OutcomeKind) -> None:
+def test_a_413_is_temporary_only_with_retry_after(retry_after: timedelta | None, kind: OutcomeKind) -> None:
     assert kind_of_status(413, retry_after=retry_after) is kind
 
 
-def test_retry_after_changes_the_outcome_of_no_other_status() -> None:
+def test_retry_after_affects_no_other_status() -> None:
     others = set(range(200, 600)) - {413}
-    without = {each: kind_of_status(each) for each in others}
-    assert {each: kind_of_status(each, retry_after=timedelta(minutes=5)) for each in others} == without
+    without = {message_id: kind_of_status(message_id) for message_id in others}
+    assert {
+        message_id: kind_of_status(message_id, retry_after=timedelta(minutes=5)) for message_id in others
+    } == without
 
 
-def test_an_outcome_shows_life_or_an_outage_or_says_nothing_of_health() -> None:
+def test_each_outcome_shows_life_or_an_outage_or_neither() -> None:
     assert {"delivered", "refused", "permanent"} == ALIVE
     assert {"unknown", "transient", "unreachable"} == OUTAGE
     assert set(OutcomeKind) - ALIVE - OUTAGE == {"throttled", "unauthorized", "invalid"}
@@ -143,7 +147,7 @@ def test_retry_after_reads_seconds(header: str, seconds: int) -> None:
         "  Mon, 03 Mar 2025 12:10:00 GMT  ",
     ],
 )
-def test_retry_after_reads_each_form_of_an_http_date_and_counts_from_the_answer(header: str) -> None:
+def test_retry_after_accepts_each_form_of_an_http_date_relative_to_the_answer(header: str) -> None:
     assert parse_retry_after(header, NOON) == timedelta(minutes=10)
 
 
@@ -161,7 +165,7 @@ def test_retry_after_reads_each_form_of_an_http_date_and_counts_from_the_answer(
     ],
     ids=lambda header: str(header)[:40],
 )
-def test_no_server_makes_a_message_wait_longer_than_six_hours(header: str) -> None:
+def test_no_server_can_delay_a_message_longer_than_six_hours(header: str) -> None:
     assert parse_retry_after(header, NOON) == RETRY_AFTER_CAP == timedelta(hours=6)
 
 
@@ -174,7 +178,7 @@ def test_no_server_makes_a_message_wait_longer_than_six_hours(header: str) -> No
         "Mon, 01 Jan 0001 00:00:00 +2359",
     ],
 )
-def test_a_date_that_has_passed_asks_for_no_wait(header: str) -> None:
+def test_a_date_in_the_past_means_no_wait(header: str) -> None:
     assert parse_retry_after(header, NOON) == timedelta(0)
 
 
@@ -205,7 +209,7 @@ def test_a_date_that_has_passed_asks_for_no_wait(header: str) -> None:
         "\udcff",
     ],
 )
-def test_garbage_in_retry_after_is_ignored(header: str | None) -> None:
+def test_an_invalid_retry_after_is_ignored(header: str | None) -> None:
     assert parse_retry_after(header, NOON) is None
 
 
@@ -216,7 +220,7 @@ DATE_LIKE = st.from_regex(
 
 @settings(deadline=None, max_examples=200)
 @given(st.text(max_size=40) | st.text("0123456789 :,-+.JanFebGMT", max_size=40) | DATE_LIKE)
-def test_whatever_retry_after_says_the_wait_is_within_bounds_or_none(header: str) -> None:
+def test_any_retry_after_is_within_bounds_or_ignored(header: str) -> None:
     wait = parse_retry_after(header, NOON)
     assert wait is None or timedelta(0) <= wait <= RETRY_AFTER_CAP
 
@@ -243,9 +247,9 @@ def test_an_error_of_500_characters_is_kept_whole() -> None:
     assert one_line("x" * 500) == "x" * 500
 
 
-def test_a_longer_error_is_cut_and_shows_it() -> None:
+def test_a_longer_error_is_truncated_visibly() -> None:
     assert one_line("x" * 501) == "x" * 499 + "…"
 
 
-def test_an_error_is_measured_after_its_spaces_are_gone() -> None:
+def test_an_error_is_measured_after_its_blanks_are_removed() -> None:
     assert one_line("a" + " " * 1000 + "b") == "a b"

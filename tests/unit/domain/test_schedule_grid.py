@@ -1,4 +1,4 @@
-"""When the next passes begin, by a cron line, by the passes and by the clock."""
+"""When the next passes begin, according to a cron line, the passes or the clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_one_pass_makes_a_grid() -> None:
     assert grid([NOON], QUARTER) == Grid(NOON, QUARTER)
 
 
-def test_ticks_that_come_some_seconds_early_or_late_are_on_one_grid() -> None:
+def test_ticks_a_few_seconds_early_or_late_are_on_one_grid() -> None:
     starts = [NOON + timedelta(seconds=20), NOON - QUARTER, NOON - 2 * QUARTER]
     assert grid(starts, QUARTER) == Grid(starts[0], QUARTER)
 
@@ -34,24 +34,24 @@ def test_a_late_pass_does_not_move_the_grid() -> None:
     assert grid([NOON + 7 * MINUTE, NOON, NOON - QUARTER, NOON - QUARTER - MINUTE], QUARTER) == Grid(NOON, QUARTER)
 
 
-def test_where_none_is_usual_the_newest_pass_makes_the_grid() -> None:
+def test_without_a_usual_offset_the_newest_pass_sets_the_grid() -> None:
     assert grid([NOON + 7 * MINUTE, NOON], QUARTER) == Grid(NOON + 7 * MINUTE, QUARTER)
 
 
 @pytest.mark.parametrize(
     ("seconds", "number"), [(-1, 0), (0, 1), (1, 1), (899, 1), (900, 2), (9000, 11), (-901, -1), (-900, 0)]
 )
-def test_the_first_tick_after_a_time(seconds: int, number: int) -> None:
+def test_finds_the_first_tick_after_a_time(seconds: int, number: int) -> None:
     assert Grid(NOON, QUARTER).after(NOON + timedelta(seconds=seconds)) == number
 
 
 @given(st.integers(-5, 1000), st.integers(-5, 1000))
-def test_the_first_tick_at_which_something_holds_is_found(start: int, opens: int) -> None:
+def test_finds_the_first_tick_that_meets_a_condition(start: int, opens: int) -> None:
     ticks = Grid(NOON, QUARTER)
     assert ticks.first(start, lambda tick: tick >= ticks[opens]) == max(start, opens)
 
 
-def test_what_never_holds_is_given_up_after_few_looks() -> None:
+def test_gives_up_early_on_a_condition_that_is_never_met() -> None:
     looks: list[datetime] = []
 
     def never(tick: datetime) -> bool:
@@ -62,12 +62,12 @@ def test_what_never_holds_is_given_up_after_few_looks() -> None:
     assert len(looks) <= MAX_TICKS.bit_length() + 1
 
 
-def test_beyond_the_end_of_time_there_is_a_tick_too() -> None:
+def test_there_is_a_tick_at_the_end_of_time() -> None:
     assert Grid(NOON, timedelta(days=400))[10**6] == datetime.max.replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize(("minutes", "late"), [(0, False), (34, False), (35, True), (600, True)])
-def test_after_two_intervals_and_five_minutes_the_scheduler_looks_dead(minutes: int, *, late: bool) -> None:
+def test_the_scheduler_looks_dead_after_two_intervals_and_five_minutes(minutes: int, *, late: bool) -> None:
     assert is_late(NOON, NOON + minutes * MINUTE, QUARTER) is late
 
 
@@ -77,7 +77,7 @@ KATHMANDU = timezone(timedelta(hours=5, minutes=45))
 
 
 def times(found: Ticks | None, now: datetime, number: int = 3) -> list[str]:
-    """Say when the next ticks are, in UTC."""
+    """Return the times of the next ticks, in UTC."""
     assert found is not None
     first = found.after(now)
     return [f"{found[first + each]:%d %H:%M}" for each in range(number)]
@@ -99,7 +99,7 @@ def times(found: Ticks | None, now: datetime, number: int = 3) -> list[str]:
         ("30 6 * mar 0", ["08 06:30", "15 06:30", "22 06:30"]),
     ],
 )
-def test_a_cron_line_has_the_ticks_that_cron_would_give_it(line: str, expected: list[str]) -> None:
+def test_a_cron_line_has_the_ticks_of_cron(line: str, expected: list[str]) -> None:
     assert times(by_cron(line, NOON, UTC), NOON) == expected
 
 
@@ -107,23 +107,23 @@ def test_a_cron_line_has_the_ticks_that_cron_would_give_it(line: str, expected: 
     "line",
     ["@reboot", "*/15 * * *", "60 * * * *", "5/15 * * * *", "1-0 * * * *", "~ * * * *", "*/0 * * * *", "0 0 30 2 *"],
 )
-def test_a_line_that_has_no_tick_or_can_not_be_read_has_no_ticks(line: str) -> None:
+def test_an_invalid_or_impossible_line_has_no_ticks(line: str) -> None:
     assert by_cron(line, NOON, UTC) is None
 
 
-def test_cron_goes_by_local_time() -> None:
+def test_cron_uses_local_time() -> None:
     """In Kathmandu the clock is five hours and 45 minutes ahead."""
     assert times(by_cron("*/30 * * * *", NOON, KATHMANDU), NOON) == ["02 12:15", "02 12:45", "02 13:15"]
 
 
 @pytest.mark.skipif("Europe/Berlin" not in available_timezones(), reason="there is no time zone database (tzdata)")
-def test_a_clock_that_is_put_forward_in_the_night_takes_its_ticks_with_it() -> None:
+def test_ticks_move_with_the_clock_at_daylight_saving_time() -> None:
     saturday = datetime(2026, 3, 28, 20, tzinfo=UTC)
     found = by_cron("0 */6 * * *", saturday, ZoneInfo("Europe/Berlin"))
     assert times(found, saturday) == ["28 23:00", "29 04:00", "29 10:00"]
 
 
-def test_a_tick_is_after_the_time_and_not_at_it() -> None:
+def test_a_tick_is_strictly_after_the_time() -> None:
     found = by_cron("0 8 * * *", NOON, UTC)
     assert found is not None
     eight = found.next(NOON)
@@ -131,7 +131,7 @@ def test_a_tick_is_after_the_time_and_not_at_it() -> None:
     assert found.first(0, lambda tick: tick >= eight + timedelta(days=400)) == found.after(NOON) + 400
 
 
-def test_ticks_that_are_listed_are_given_up_too() -> None:
+def test_gives_up_on_listed_ticks_too() -> None:
     found = by_cron("0 0 1 1 *", NOON, UTC)
     assert found is not None
     assert found.first(0, lambda _: False) is None
@@ -141,10 +141,10 @@ def test_ticks_that_are_listed_are_given_up_too() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(15, "12:15:00"), (60, "13:00:00"), (1440, "00:00:00")])
-def test_an_interval_is_counted_by_the_clock(minutes: int, expected: str) -> None:
+def test_an_interval_counts_by_the_clock(minutes: int, expected: str) -> None:
     assert f"{by_clock(minutes * MINUTE, NOON, UTC).next(NOON):%H:%M:%S}" == expected
 
 
-def test_an_interval_that_cron_can_not_keep_has_ticks_too() -> None:
+def test_an_interval_that_cron_cannot_express_has_ticks_too() -> None:
     found = by_clock(7 * MINUTE, NOON, UTC).next(NOON)
     assert timedelta() < found - NOON <= 7 * MINUTE

@@ -1,4 +1,4 @@
-"""Several hosts over one table, as one: their breaker, their pause, their rate; claims that are kept while in use."""
+"""Several hosts with one table: shared breaker, pause and rate, and claims that are renewed while in use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENOUGH_FOR_TWO = range(1, 2 * RULES.claim_at_once)
 
 
 def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[PassSummary]:
-    """Passes of two hosts, each with a lock of its own."""
+    """Make passes of two hosts, each with its own lock."""
 
     async def both() -> list[PassSummary]:
         return list(await asyncio.gather(stage.run_pass(script, rules), stage.run_pass(script, rules)))
@@ -33,7 +33,7 @@ def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[
 
 
 def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Script:
-    """Message 1 is delivered; meanwhile something happens, and some time goes by."""
+    """Deliver message 1; meanwhile do something, and move the clock."""
 
     def answer(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 1:
@@ -52,7 +52,7 @@ def of_one_ticket(stage: Stage, *ids: int) -> None:
 # One breaker.
 
 
-def test_two_hosts_probe_a_destination_that_is_down_once(stage: Stage) -> None:
+def test_two_hosts_probe_an_unavailable_destination_once(stage: Stage) -> None:
     stage.add(*ENOUGH_FOR_TWO, due=START)
     stage.ledger.save_breaker(OPEN)
     probed: list[int] = []
@@ -62,21 +62,21 @@ def test_two_hosts_probe_a_destination_that_is_down_once(stage: Stage) -> None:
         return DOWN
 
     summaries = two_at_once(stage, down)
-    assert [(each.result, each.reason) for each in summaries] == [(PassResult.STOPPED, "breaker_open")] * 2
+    assert [(summary.result, summary.reason) for summary in summaries] == [(PassResult.STOPPED, "breaker_open")] * 2
     assert len(probed) == 1
     assert stage.ledger.breaker(RULES.destination) == replace(OPEN, failures=6, probe_at=START + 2 * TICK)
     assert set(stage.tries().values()) == {0}
 
 
-def test_the_host_that_did_not_probe_waits_for_the_next_pass_though_the_probe_came_through(stage: Stage) -> None:
+def test_the_host_that_did_not_probe_waits_for_its_next_pass(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     stage.ledger.save_breaker(OPEN)
     summaries = two_at_once(stage, DELIVERED)
-    assert sorted(each.sent for each in summaries) == [0, len(ALL_MESSAGES)]
+    assert sorted(summary.sent for summary in summaries) == [0, len(ALL_MESSAGES)]
     assert stage.ledger.breakers() == []
 
 
-def test_a_probe_whose_pass_died_keeps_others_back_no_longer_than_a_claim(stage: Stage) -> None:
+def test_a_probe_of_a_dead_pass_blocks_others_no_longer_than_its_claim(stage: Stage) -> None:
     stage.add(1, due=START)
     stage.ledger.save_breaker(OPEN)
     assert stage.ledger.take_probe(OPEN, START + RULES.lease)
@@ -86,7 +86,7 @@ def test_a_probe_whose_pass_died_keeps_others_back_no_longer_than_a_claim(stage:
     assert stage.run().sent == 1
 
 
-def test_a_probe_that_says_nothing_of_the_destination_leaves_the_breaker_open(stage: Stage) -> None:
+def test_an_inconclusive_probe_leaves_the_breaker_open(stage: Stage) -> None:
     stage.add(1, due=START)
     stage.ledger.save_breaker(OPEN)
     assert stage.run(UNAUTHORIZED).reason == "credentials_refused"
@@ -95,7 +95,7 @@ def test_a_probe_that_says_nothing_of_the_destination_leaves_the_breaker_open(st
     assert stage.run().sent == 1
 
 
-def test_a_pass_stops_when_another_has_found_the_destination_down(stage: Stage) -> None:
+def test_a_pass_stops_when_another_host_finds_the_destination_down(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
     summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(opened)), ONE_BY_ONE)
@@ -105,15 +105,15 @@ def test_a_pass_stops_when_another_has_found_the_destination_down(stage: Stage) 
     assert set(stage.states().values()) == {"waiting"}
 
 
-def test_a_pass_stops_when_another_was_asked_for_a_rest(stage: Stage) -> None:
+def test_a_pass_stops_when_another_host_is_asked_for_a_rest(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     resting = Breaker(RULES.destination).rest(START + TICK)
     summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(resting)), ONE_BY_ONE)
     assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "throttled", 1)
 
 
-def test_what_was_in_flight_when_another_opened_the_breaker_does_not_close_it(stage: Stage) -> None:
-    """At once, before this pass looks around: it was sent before, and tells nothing new."""
+def test_answers_to_earlier_requests_do_not_close_another_hosts_breaker(stage: Stage) -> None:
+    """This holds before this pass reads the other's breaker: the request was sent earlier, and shows nothing."""
     stage.add(*ALL_MESSAGES, due=START)
     opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
     answers = {2: DOWN, 3: DELIVERED}
@@ -127,7 +127,7 @@ def test_what_was_in_flight_when_another_opened_the_breaker_does_not_close_it(st
     assert stage.ledger.breaker(RULES.destination) == opened
 
 
-def test_failures_of_all_hosts_count_together(stage: Stage) -> None:
+def test_failures_of_all_hosts_add_up(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     for failures in range(1, 4):
         stage.ledger.save_breaker(Breaker(RULES.destination, failures=failures))
@@ -136,8 +136,8 @@ def test_failures_of_all_hosts_count_together(stage: Stage) -> None:
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
 
 
-def test_failures_of_another_host_count_though_this_pass_had_none_before(stage: Stage) -> None:
-    """It looks whenever it has one to count."""
+def test_failures_of_another_host_count_before_this_passs_first(stage: Stage) -> None:
+    """The pass reads the breaker whenever it has a failure to count."""
     stage.add(*ALL_MESSAGES, due=START)
     failed = Breaker(RULES.destination, failures=4)
 
@@ -151,17 +151,17 @@ def test_failures_of_another_host_count_though_this_pass_had_none_before(stage: 
     assert stage.order == [1, 2]
 
 
-def test_two_hosts_that_are_throttled_at_once_remember_the_rest(stage: Stage) -> None:
+def test_two_hosts_throttled_at_once_keep_the_rest(stage: Stage) -> None:
     stage.add(*ENOUGH_FOR_TWO, due=START)
     summaries = two_at_once(stage, replace(THROTTLED, retry_after=timedelta(minutes=10)))
-    assert [each.reason for each in summaries] == ["throttled"] * 2
+    assert [summary.reason for summary in summaries] == ["throttled"] * 2
     assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(minutes=10)
 
 
 # One pause.
 
 
-def test_a_pass_that_is_under_way_when_deliveries_are_paused_begins_nothing_more(stage: Stage) -> None:
+def test_a_running_pass_starts_nothing_more_after_a_pause(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     wanted = Pause(START, until=None, by="anna", reason="wrong price")
     summary = stage.run(then(stage, lambda: stage.ledger.set_pause(wanted)), ONE_BY_ONE)
@@ -173,7 +173,7 @@ def test_a_pass_that_is_under_way_when_deliveries_are_paused_begins_nothing_more
 # One rate.
 
 
-def test_the_rate_is_kept_over_all_hosts(stage: Stage) -> None:
+def test_the_rate_limit_holds_across_all_hosts(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     begun: list[datetime] = []
 
@@ -182,11 +182,11 @@ def test_the_rate_is_kept_over_all_hosts(stage: Stage) -> None:
         return DELIVERED
 
     summaries = two_at_once(stage, answer, replace(RULES, rate_per_second=4))
-    assert sum(each.sent for each in summaries) == len(ALL_MESSAGES)
+    assert sum(summary.sent for summary in summaries) == len(ALL_MESSAGES)
     assert all(later - earlier >= timedelta(seconds=0.25) for earlier, later in pairwise(begun))
 
 
-def test_a_pass_goes_on_at_the_rate_where_the_one_before_left_off(stage: Stage) -> None:
+def test_a_pass_continues_the_rate_of_the_previous_one(stage: Stage) -> None:
     stage.add(1, 2, due=START)
     slow = replace(RULES, rate_per_second=0.5, limit=1)
     stage.run(rules=slow)
@@ -194,7 +194,7 @@ def test_a_pass_goes_on_at_the_rate_where_the_one_before_left_off(stage: Stage) 
     assert stage.begun_at == [START + timedelta(seconds=2)]
 
 
-def test_a_turn_that_a_wrong_clock_has_reserved_delays_nobody(stage: Stage) -> None:
+def test_a_turn_reserved_by_a_wrong_clock_delays_no_other(stage: Stage) -> None:
     stage.add(1, due=START)
     stage.ledger.take_turn(
         RULES.destination, START + timedelta(days=30), timedelta(seconds=0.25), START + timedelta(days=31)
@@ -203,7 +203,7 @@ def test_a_turn_that_a_wrong_clock_has_reserved_delays_nobody(stage: Stage) -> N
     assert stage.begun_at == [START]
 
 
-def test_a_pass_does_not_wait_for_a_turn_that_comes_after_its_end(stage: Stage) -> None:
+def test_a_pass_does_not_wait_for_a_turn_after_its_end(stage: Stage) -> None:
     stage.add(1, 2, due=START)
     summary = stage.run(rules=replace(RULES, rate_per_second=1 / RULES.deadline.total_seconds()))
     assert (summary.sent, summary.reason, stage.clock.now) == (1, "deadline", START)
@@ -217,22 +217,22 @@ def claim_expires_at(stage: Stage, message_id: int) -> str:
     return str(at)
 
 
-def test_a_pass_keeps_its_claims_for_as_long_as_it_takes(stage: Stage) -> None:
-    """Each answer takes half of what a claim lasts; nobody else finds one that has lapsed."""
+def test_a_pass_keeps_its_claims_as_long_as_it_runs(stage: Stage) -> None:
+    """Each answer takes half of a lease; no other pass finds a lapsed claim."""
     stage.add(*ALL_MESSAGES, due=START)
     lapsed: list[int] = []
 
     def slowly(queued: QueuedMessage) -> Outcome:
         stage.clock.now += RULES.lease / 2
         found = stage.claims.take_over_expired(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
-        lapsed.extend(each.message.message_id for each in found)
+        lapsed.extend(attempt.message.message_id for attempt in found)
         return DELIVERED if queued.message_id else DOWN
 
     assert stage.run(slowly, ONE_BY_ONE).sent == len(ALL_MESSAGES)
     assert lapsed == []
 
 
-def test_claims_that_are_far_from_lapsing_are_not_written_again(stage: Stage) -> None:
+def test_claims_far_from_lapsing_are_not_renewed(stage: Stage) -> None:
     stage.add(1, 2, due=START)
     seen: list[str] = []
 
@@ -245,8 +245,8 @@ def test_claims_that_are_far_from_lapsing_are_not_written_again(stage: Stage) ->
     assert len(set(seen)) == 1
 
 
-def test_a_pass_that_stood_still_sends_nothing_that_another_may_have_taken(stage: Stage) -> None:
-    """It is stopped right after it has written an attempt down; when it goes on, another host has the message."""
+def test_a_suspended_pass_sends_nothing_that_another_may_have_claimed(stage: Stage) -> None:
+    """It is suspended right after it has recorded an attempt; when it continues, another host owns the message."""
     stage.add(1, 2, due=START)
 
     class Stopped(type(stage.events)):  # type: ignore[misc]  # the class of the stage's own ear
@@ -267,7 +267,7 @@ def test_a_pass_that_stood_still_sends_nothing_that_another_may_have_taken(stage
 # Turns.
 
 
-def test_a_later_message_of_a_ticket_waits_until_the_earlier_one_is_sent(stage: Stage) -> None:
+def test_a_later_message_of_a_ticket_waits_for_the_earlier_one(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
     stage.run(rules=replace(RULES, per_ticket_order=True))
     assert stage.order == [1, 2, 3]
@@ -283,7 +283,7 @@ def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
     assert stage.states() == {1: "waiting", 3: "waiting", 5: "waiting", 7: "waiting"}
 
 
-def test_a_later_message_goes_out_when_the_earlier_one_is_in_a_persons_hands(stage: Stage) -> None:
+def test_a_later_message_is_sent_after_the_earlier_one_is_escalated(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
     refuses = replace(DOWN, kind=type(DOWN.kind).PERMANENT, status_code=404)
     stage.run({1: refuses}, replace(RULES, per_ticket_order=True))
@@ -291,7 +291,7 @@ def test_a_later_message_goes_out_when_the_earlier_one_is_in_a_persons_hands(sta
     assert stage.states() == {1: "escalated"}
 
 
-def test_a_message_that_can_not_be_sent_frees_its_ticket(stage: Stage) -> None:
+def test_an_invalid_message_does_not_block_its_ticket(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2)
     stage.run(rules=replace(RULES, limit=0))  # takes both in
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 1")
@@ -299,14 +299,14 @@ def test_a_message_that_can_not_be_sent_frees_its_ticket(stage: Stage) -> None:
     assert stage.sent() == [2]
 
 
-def test_without_the_setting_a_later_message_overtakes(stage: Stage) -> None:
+def test_without_the_setting_a_later_message_may_overtake(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
     stage.run({1: DOWN})
     assert stage.sent() == [2, 3]
 
 
-def test_one_ticket_with_very_many_messages_does_not_hold_up_the_others(stage: Stage) -> None:
-    """Its messages have waited longest, and fill every claim that is made by time alone."""
+def test_a_ticket_with_many_messages_does_not_delay_others(stage: Stage) -> None:
+    """Its messages have waited longest, and fill every claim that is ordered by time alone."""
     of_one_ticket(stage, *range(1, 501))
     stage.add(501, 502)
     stage.run()

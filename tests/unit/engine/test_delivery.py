@@ -1,4 +1,4 @@
-"""What a pass does while the application holds messages: the store at its port finds them held."""
+"""A pass while the application locks messages: the store at its port reports the locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, Stage
 
 
 class Held(Claims):
-    """A store in which the application holds some messages, or all of the file."""
+    """A store in which the application locks some messages, or the whole file."""
 
     def __init__(self, database: Database, *ids: int) -> None:
         super().__init__(database)
@@ -69,8 +69,8 @@ class HeldResults(Results):
 
     def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
         self._claims.meet("record")
-        free = [each for each in settled if each.message_id not in self._claims.ids]
-        held = frozenset(each.message_id for each in settled) & self._claims.ids
+        free = [message for message in settled if message.message_id not in self._claims.ids]
+        held = frozenset(message.message_id for message in settled) & self._claims.ids
         self._claims.found_held.append(set(held))
         return super().record(claim, free, now)._replace(locked=held)
 
@@ -91,7 +91,7 @@ def hold(stage: Stage, *ids: int) -> Held:
 
 
 def times(number: int, *steps: str) -> Callable[[str], bool]:
-    """Meet a lock so many times at some steps."""
+    """Meet a lock this number of times at some steps."""
     left = number
 
     def meets(step: str) -> bool:
@@ -102,7 +102,7 @@ def times(number: int, *steps: str) -> Callable[[str], bool]:
     return meets
 
 
-def test_a_message_that_is_held_to_the_end_is_left_to_a_later_pass(stage: Stage) -> None:
+def test_a_message_locked_to_the_end_is_left_to_a_later_pass(stage: Stage) -> None:
     stage.add(*range(1, 7))
     hold(stage, 2)
     summary = stage.run()
@@ -111,14 +111,14 @@ def test_a_message_that_is_held_to_the_end_is_left_to_a_later_pass(stage: Stage)
     assert stage.states() == {2: "sending"}
 
 
-def test_a_message_that_is_held_is_not_tried_with_each_transaction(stage: Stage) -> None:
+def test_a_locked_message_is_not_retried_in_each_transaction(stage: Stage) -> None:
     stage.add(*range(1, 60))
     held = hold(stage, 2)
     assert stage.run().sent == 58
-    assert sum(2 in each for each in held.found_held[:-25]) <= 2
+    assert sum(2 in ids for ids in held.found_held[:-25]) <= 2
 
 
-def test_a_message_that_is_free_again_before_the_end_is_written(stage: Stage) -> None:
+def test_a_message_unlocked_before_the_end_is_written(stage: Stage) -> None:
     stage.add(*range(1, 7))
     held = hold(stage, 2)
 
@@ -130,8 +130,8 @@ def test_a_message_that_is_free_again_before_the_end_is_written(stage: Stage) ->
     assert not stage.events.of(ResultKept)
 
 
-def test_rows_that_are_held_keep_no_others_from_being_sent(stage: Stage) -> None:
-    """Not even if they are the first ones."""
+def test_locked_rows_do_not_stop_others_from_being_sent(stage: Stage) -> None:
+    """The locked rows are the first ones."""
     stage.add(*range(1, 40))
     hold(stage, 1, 2, 3)
     assert stage.run().sent == 36
@@ -139,8 +139,8 @@ def test_rows_that_are_held_keep_no_others_from_being_sent(stage: Stage) -> None
     assert max(stage.widths) == RULES.concurrency
 
 
-def test_no_more_goes_out_while_all_rows_are_held(stage: Stage) -> None:
-    """What is sent could all be recorded, but its rows may well be others when they are free."""
+def test_nothing_more_is_sent_while_all_rows_are_locked(stage: Stage) -> None:
+    """Outcomes could be recorded, but the rows may be different when they are unlocked."""
     stage.add(*range(1, 100))
     hold(stage, *range(1, 100))
     with pytest.raises(DatabaseBusy, match="the application locks the rows of"):
@@ -149,7 +149,7 @@ def test_no_more_goes_out_while_all_rows_are_held(stage: Stage) -> None:
     assert set(stage.states().values()) == {"waiting", "sending"}
 
 
-def test_a_pass_goes_on_when_all_rows_are_free_again(stage: Stage) -> None:
+def test_a_pass_continues_when_all_rows_are_unlocked(stage: Stage) -> None:
     stage.add(*range(1, 100))
     held = hold(stage, *range(1, 100))
 
@@ -162,8 +162,8 @@ def test_a_pass_goes_on_when_all_rows_are_free_again(stage: Stage) -> None:
     assert stage.run().sent == 99
 
 
-def test_a_ticket_is_free_when_what_was_held_of_it_is_written_down(stage: Stage) -> None:
-    """Though it was looked for what is due, and nothing found, while it was held."""
+def test_a_ticket_continues_after_its_locked_message_is_recorded(stage: Stage) -> None:
+    """This holds although a search for due messages found nothing while it was locked."""
     stage.add(*range(1, 6))
     stage.sql("UPDATE pending_messages SET ticket_id = 7 WHERE id < 3")
     held = hold(stage, 1)
@@ -184,7 +184,7 @@ def test_a_ticket_is_free_when_what_was_held_of_it_is_written_down(stage: Stage)
 @pytest.mark.parametrize("step", ["begin", "record", "send", "commit"])
 @pytest.mark.parametrize("per_ticket_order", [False, True])
 @pytest.mark.parametrize("number", [1, 2, 5, 40, pytest.param(300, marks=pytest.mark.long)])
-def test_a_transaction_that_meets_a_lock_is_made_again(
+def test_a_transaction_that_meets_a_lock_is_repeated(
     stage: Stage, step: str, number: int, *, per_ticket_order: bool
 ) -> None:
     """Nothing is lost, sent twice, or counted twice, whatever the transaction had done before."""
@@ -199,14 +199,12 @@ def test_a_transaction_that_meets_a_lock_is_made_again(
     assert sorted(stage.order) == sorted({*expected, 7})
     assert stage.sent() == expected
     assert (summary.sent, summary.rescheduled, summary.escalated) == (len(expected), 1, 1)
-    assert [stage.attempts(each) for each in expected] == [[("pass", "delivered")]] * len(expected)
+    assert [stage.attempts(message_id) for message_id in expected] == [[("pass", "delivered")]] * len(expected)
     assert "sending" not in stage.states().values()
 
 
 @pytest.mark.parametrize("step", ["record", "commit"])
-def test_what_was_learnt_of_a_destination_is_saved_and_told_once_if_a_transaction_fails(
-    stage: Stage, step: str
-) -> None:
+def test_findings_about_a_destination_are_saved_once_though_a_transaction_fails(stage: Stage, step: str) -> None:
     stage.add(*range(1, 20))
     hold(stage).busy = times(3, step)
     assert stage.run(DOWN).reason == "breaker_open"
@@ -214,7 +212,7 @@ def test_what_was_learnt_of_a_destination_is_saved_and_told_once_if_a_transactio
     assert stage.ledger.breaker(RULES.destination).failures == opened.failures == 5
 
 
-def test_a_failed_transaction_loses_no_failure_though_another_host_saves_the_breaker_meanwhile(stage: Stage) -> None:
+def test_a_failed_transaction_loses_no_failure_to_another_hosts_breaker(stage: Stage) -> None:
     """The failure counts on top of what the other host saved, and so opens the breaker."""
     stage.add(1, 2, 3)
     held = hold(stage)
@@ -238,7 +236,7 @@ def test_a_failed_transaction_loses_no_failure_though_another_host_saves_the_bre
     assert stage.ledger.breaker(RULES.destination).failures == 5
 
 
-def test_an_answer_is_on_the_disk_while_the_application_holds_its_table(stage: Stage) -> None:
+def test_an_answer_is_on_disk_while_the_application_locks_its_table(stage: Stage) -> None:
     """Only retrycli's own tables can be written. A kill would lose nothing."""
     stage.add(1)
     held = hold(stage)
@@ -261,7 +259,7 @@ def test_an_answer_is_on_the_disk_while_the_application_holds_its_table(stage: S
     assert (stage.sent(), stage.order) == ([1], [])
 
 
-def test_a_signal_ends_a_pass_whose_answers_are_on_the_disk_though_a_table_is_held(stage: Stage) -> None:
+def test_a_signal_ends_a_pass_with_saved_answers_though_a_table_is_locked(stage: Stage) -> None:
     stage.add(1, 2)
     held = hold(stage)
 
@@ -278,8 +276,8 @@ def test_a_signal_ends_a_pass_whose_answers_are_on_the_disk_though_a_table_is_he
     assert stage.states() == {1: "sending", 2: "waiting"}
 
 
-def test_a_configuration_that_turns_out_wrong_ends_the_pass_and_loses_no_answer(stage: Stage) -> None:
-    """The requests that are out are waited for, and nothing is charged to the message that met it."""
+def test_an_invalid_configuration_found_late_ends_the_pass_without_losing_answers(stage: Stage) -> None:
+    """The requests in flight are awaited, and the message that met the error is not charged."""
     stage.add(*range(1, 10))
 
     async def answer(queued: QueuedMessage) -> Outcome:
@@ -291,7 +289,7 @@ def test_a_configuration_that_turns_out_wrong_ends_the_pass_and_loses_no_answer(
 
     with pytest.raises(ConfigurationError, match="invalid URL"):
         stage.run(answer)
-    others = [each for each in stage.order if each != 3]
+    others = [message_id for message_id in stage.order if message_id != 3]
     assert stage.sent() == sorted(others)
     assert stage.tries()[3] == 0
     assert stage.states()[3] == "waiting"

@@ -1,4 +1,4 @@
-"""Several destinations in one pass: each message type goes its own way, and none holds up another."""
+"""Several destinations in one pass: each message type has its own route, and none delays another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
 
 
 def at_mail(outcome: Outcome, otherwise: Outcome = DELIVERED) -> Answer:
-    """What comes of messages to suppliers, and of all others."""
+    """Return the outcomes of messages to suppliers, and of all others."""
 
     def answer(queued: QueuedMessage) -> Outcome:
         return outcome if queued.message.message_type is MessageType.SUPPLIER else otherwise
@@ -29,7 +29,7 @@ def at_mail(outcome: Outcome, otherwise: Outcome = DELIVERED) -> Answer:
     return answer
 
 
-def test_one_lane_goes_after_the_other(stage: Stage) -> None:
+def test_routes_are_delivered_one_after_another(stage: Stage) -> None:
     stage.add(1, 3)
     stage.add(2, 4, message_type="supplier")
     assert stage.run(rules=RULES_OF_TWO).sent == 4
@@ -37,7 +37,7 @@ def test_one_lane_goes_after_the_other(stage: Stage) -> None:
     assert stage.sent() == [1, 2, 3, 4]
 
 
-def test_a_destination_that_is_down_holds_up_no_other(stage: Stage) -> None:
+def test_a_destination_that_is_down_delays_no_other(stage: Stage) -> None:
     stage.add(*range(1, 8), message_type="supplier")
     stage.add(*range(11, 18))
     summary = stage.run(at_mail(DOWN), RULES_OF_TWO)
@@ -49,7 +49,7 @@ def test_a_destination_that_is_down_holds_up_no_other(stage: Stage) -> None:
     assert stage.ledger.breaker(REST.destination) == Breaker(REST.destination)
 
 
-def test_credentials_that_one_refuses_are_named_before_what_ails_another(stage: Stage) -> None:
+def test_refused_credentials_are_reported_before_problems_of_other_routes(stage: Stage) -> None:
     stage.add(*range(1, 8), message_type="supplier")
     stage.add(11)
     summary = stage.run(at_mail(DOWN, UNAUTHORIZED), RULES_OF_TWO)
@@ -57,14 +57,14 @@ def test_credentials_that_one_refuses_are_named_before_what_ails_another(stage: 
     assert stage.tries()[11] == 0
 
 
-def test_a_limit_is_the_pass_s_and_not_each_lane_s(stage: Stage) -> None:
+def test_a_limit_applies_to_the_pass_and_not_to_each_route(stage: Stage) -> None:
     stage.add(1, 2, message_type="supplier")
     stage.add(3, 4)
     summary = stage.run(rules=replace(RULES_OF_TWO, limit=3))
     assert (summary.sent, summary.reason) == (3, StopReason.LIMIT)
 
 
-def test_no_lane_takes_the_limit_of_those_after_it(stage: Stage) -> None:
+def test_no_route_uses_up_the_limit_of_later_ones(stage: Stage) -> None:
     stage.add(*range(1, 21), message_type="supplier")
     stage.add(31)
     summary = stage.run(rules=replace(RULES_OF_TWO, limit=5))
@@ -83,15 +83,15 @@ THREE = replace(
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_limit_below_the_number_of_lanes_reaches_each_lane_in_turn(limit: int, stage: Stage) -> None:
+def test_a_limit_below_the_number_of_routes_rotates_among_them(limit: int, stage: Stage) -> None:
     for number, kind in enumerate(("supplier", "internal", "customer")):
         stage.add(*range(10 * number + 1, 10 * number + 7), message_type=kind)
     for _ in range(3):
         assert stage.run(rules=replace(THREE, limit=limit)).sent == limit
-    assert Counter(each // 10 for each in stage.sent()) == {0: limit, 1: limit, 2: limit}
+    assert Counter(message_id // 10 for message_id in stage.sent()) == {0: limit, 1: limit, 2: limit}
 
 
-def test_the_lane_with_the_larger_share_of_an_odd_limit_is_another_in_each_pass(stage: Stage) -> None:
+def test_the_larger_share_of_an_odd_limit_rotates_among_routes(stage: Stage) -> None:
     stage.add(*range(1, 10), message_type="supplier")
     stage.add(*range(11, 20))
     for _ in range(2):
@@ -100,8 +100,8 @@ def test_the_lane_with_the_larger_share_of_an_odd_limit_is_another_in_each_pass(
 
 
 @pytest.mark.parametrize("answer", [UNAUTHORIZED, THROTTLED, DOWN])
-def test_a_lane_that_delivers_nothing_does_not_keep_the_limit_from_the_others(answer: Outcome, stage: Stage) -> None:
-    """Its messages are the oldest that are due, and stay so."""
+def test_a_route_that_delivers_nothing_does_not_use_up_the_limit(answer: Outcome, stage: Stage) -> None:
+    """Its messages are the oldest due ones, and stay so."""
     stage.add(*range(1, 7), message_type="supplier")
     stage.add(11, 12)
     for _ in range(4):
@@ -110,7 +110,7 @@ def test_a_lane_that_delivers_nothing_does_not_keep_the_limit_from_the_others(an
     assert stage.sent() == [11, 12]
 
 
-def test_a_retry_by_hand_is_not_a_lane_s_turn(stage: Stage) -> None:
+def test_a_manual_retry_does_not_count_as_a_routes_turn(stage: Stage) -> None:
     stage.add(1, 2, 3, 4, message_type="supplier")
     stage.add(11, 12)
     for by_hand in (3, 4):
@@ -119,7 +119,7 @@ def test_a_retry_by_hand_is_not_a_lane_s_turn(stage: Stage) -> None:
     assert stage.sent() == [1, 3, 4, 11]
 
 
-def test_a_lane_for_which_no_limit_is_left_is_not_probed(stage: Stage) -> None:
+def test_a_route_without_a_share_of_the_limit_is_not_probed(stage: Stage) -> None:
     down = Breaker(REST.destination, BreakerState.OPEN, 5, START - TICK, START)
     stage.ledger.save_breaker(down)
     stage.add(1, message_type="supplier")
@@ -128,8 +128,8 @@ def test_a_lane_for_which_no_limit_is_left_is_not_probed(stage: Stage) -> None:
     assert stage.ledger.breaker(REST.destination) == down
 
 
-def test_a_destination_stays_down_while_nothing_is_due_for_it(stage: Stage) -> None:
-    """What others take is no sign that it is back: it would be told as over, and as new with the next probe."""
+def test_a_destination_stays_down_while_it_has_no_due_messages(stage: Stage) -> None:
+    """Deliveries elsewhere do not show that it is back. Otherwise its incident would end and begin again."""
     stage.add(*range(1, 6), message_type="supplier")
     assert stage.run(at_mail(DOWN), RULES_OF_TWO).reason is StopReason.BREAKER_OPEN
     stage.sql("UPDATE retrycli_queue SET next_attempt_at = '2025-03-03 20:00:00.000000'")
@@ -143,7 +143,7 @@ def test_a_destination_stays_down_while_nothing_is_due_for_it(stage: Stage) -> N
     assert busy.exit_status == 69
 
 
-def test_no_lane_takes_the_time_of_those_after_it(stage: Stage) -> None:
+def test_no_route_uses_up_the_time_of_later_ones(stage: Stage) -> None:
     stage.add(*range(1, 21), message_type="supplier")
     stage.add(31)
     rules = replace(RULES_OF_TWO, concurrency=1, deadline=timedelta(minutes=10))
@@ -154,7 +154,7 @@ def test_no_lane_takes_the_time_of_those_after_it(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("message_type", ["supplier", "customer"])
-def test_a_lane_that_has_nothing_to_do_takes_no_time_from_another(message_type: str, stage: Stage) -> None:
+def test_an_idle_route_uses_no_time_of_others(message_type: str, stage: Stage) -> None:
     stage.add(*range(1, 21), message_type=message_type)
     rules = replace(RULES_OF_TWO, concurrency=1, deadline=timedelta(minutes=10))
     stage.run(rules=rules, takes=timedelta(minutes=1))
@@ -162,7 +162,7 @@ def test_a_lane_that_has_nothing_to_do_takes_no_time_from_another(message_type: 
 
 
 @pytest.mark.parametrize("reason", [StopReason.SIGNAL, StopReason.PAUSED])
-def test_what_ends_a_pass_ends_it_for_all(reason: StopReason, stage: Stage) -> None:
+def test_whatever_ends_a_pass_ends_all_its_routes(reason: StopReason, stage: Stage) -> None:
     stage.add(1, message_type="supplier")
     stage.add(2)
 
@@ -180,7 +180,7 @@ def test_what_ends_a_pass_ends_it_for_all(reason: StopReason, stage: Stage) -> N
     assert 2 not in stage.sent()
 
 
-def test_a_message_whose_type_has_become_unknown_is_nobody_s_to_forget(stage: Stage) -> None:
+def test_a_message_whose_type_became_unknown_is_escalated(stage: Stage) -> None:
     stage.add(1, 2, 3, due=START)
     stage.sql("UPDATE pending_messages SET message_type = 'partner' WHERE id = 2")
     stage.sql("UPDATE pending_messages SET message_type = NULL WHERE id = 3")
@@ -189,7 +189,7 @@ def test_a_message_whose_type_has_become_unknown_is_nobody_s_to_forget(stage: St
     assert stage.states() == {2: "escalated", 3: "escalated"}
 
 
-def test_a_ticket_s_order_is_kept_over_lanes(stage: Stage) -> None:
+def test_a_tickets_order_is_kept_across_routes(stage: Stage) -> None:
     stage.add(1, due=START)
     stage.add(2, message_type="supplier", due=START)
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
@@ -201,8 +201,8 @@ def test_a_ticket_s_order_is_kept_over_lanes(stage: Stage) -> None:
     assert stage.sent() == [1, 2]
 
 
-def test_an_unknown_outcome_that_is_looked_for_is_never_escalated_as_one(stage: Stage) -> None:
-    """The next attempt asks whether it arrived; only where nobody can ask is it a guess."""
+def test_an_unknown_outcome_with_a_look_up_is_never_escalated_as_one(stage: Stage) -> None:
+    """The next attempt asks whether it arrived; only without a look-up it is a guess."""
     stage.looks_up = True
     stage.add(1)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""One attempt for a person who asks for it: what it changes, and what it leaves as it was."""
+"""One attempt at an operator's request: what it changes, and what it keeps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOT_DELIVERED = [CUT_OFF, DOWN, FORBIDDEN, NOT_FOUND, REFUSED, THROTTLED, UNAUTH
 
 
 def escalate(stage: Stage, message_id: int = 1) -> None:
-    """Put a message into a person's hands, as a pass does with one that has had all its tries."""
+    """Escalate a message, as a pass does after its last retry."""
     stage.add(message_id, retry_count=9, last_error="HTTP 500")
     stage.run(DOWN)
     stage.events.all.clear()
@@ -49,15 +49,15 @@ def escalate(stage: Stage, message_id: int = 1) -> None:
 
 
 def everything(stage: Stage) -> list[tuple[Any, ...]]:
-    """Both tables, all columns but those that are first known when a text is read."""
-    known = ", ".join(each.name for each in queue.c if each.name not in {"delivery_key", "digest"})
+    """Return both tables, with all columns except those that are set when a text is read."""
+    known = ", ".join(column.name for column in queue.c if column.name not in {"delivery_key", "digest"})
     return [*stage.sql("SELECT * FROM pending_messages"), *stage.sql(f"SELECT {known} FROM retrycli_queue")]
 
 
 # Delivered.
 
 
-def test_a_message_is_sent_before_its_time(stage: Stage) -> None:
+def test_a_message_is_sent_before_it_is_due(stage: Stage) -> None:
     stage.add(1, due=LATER, retry_count=4, last_error="HTTP 503")
     assert stage.retry(1, DELIVERED) == DELIVERED
     assert stage.sql("SELECT status, retry_count, last_error, sent_at FROM pending_messages") == [
@@ -67,7 +67,7 @@ def test_a_message_is_sent_before_its_time(stage: Stage) -> None:
     assert stage.events.all == [MessageDelivered(1, 1001, MessageType.CUSTOMER, 4)]
 
 
-def test_the_attempt_is_in_the_history_under_the_name_of_who_asked(stage: Stage) -> None:
+def test_the_history_names_the_operator_of_the_attempt(stage: Stage) -> None:
     stage.add(1, due=LATER)
     stage.retry(1, DOWN, by="anna")
     stage.retry(1, DELIVERED, by="bert")
@@ -79,7 +79,7 @@ def test_the_attempt_is_in_the_history_under_the_name_of_who_asked(stage: Stage)
     ]
 
 
-def test_the_attempt_is_committed_before_its_request_goes_out(stage: Stage) -> None:
+def test_the_attempt_is_committed_before_its_request_is_sent(stage: Stage) -> None:
     def look(_: QueuedMessage) -> Outcome:
         assert stage.attempts(1) == [("anna", None)]
         assert stage.states() == {1: "sending"}
@@ -96,7 +96,7 @@ def test_an_escalated_message_can_be_sent(stage: Stage) -> None:
     assert stage.states() == {}
 
 
-def test_neither_a_pause_nor_an_open_breaker_keeps_a_person_from_trying(stage: Stage) -> None:
+def test_neither_a_pause_nor_an_open_breaker_stops_a_manual_attempt(stage: Stage) -> None:
     stage.ledger.set_pause(Pause(START, until=None, by="anna", reason=None))
     opened = Breaker(RULES.destination, BreakerState.OPEN, 5, START, LATER)
     stage.ledger.save_breaker(opened)
@@ -106,7 +106,7 @@ def test_neither_a_pause_nor_an_open_breaker_keeps_a_person_from_trying(stage: S
     assert stage.retry(1, DELIVERED) == DELIVERED
 
 
-def test_a_delivery_by_hand_closes_the_breaker(stage: Stage) -> None:
+def test_a_manual_delivery_closes_the_breaker(stage: Stage) -> None:
     stage.ledger.save_breaker(Breaker(RULES.destination, BreakerState.OPEN, 5, START, LATER))
     stage.add(1, 2, due=START)
     stage.retry(1, DELIVERED)
@@ -115,7 +115,7 @@ def test_a_delivery_by_hand_closes_the_breaker(stage: Stage) -> None:
     assert stage.run().sent == 1
 
 
-def test_a_delivery_by_hand_ends_a_row_of_failures_and_no_rest(stage: Stage) -> None:
+def test_a_manual_delivery_ends_a_streak_of_failures_and_no_rest(stage: Stage) -> None:
     resting = Breaker(RULES.destination).rest(LATER)
     stage.add(1, 2, due=START)
     stage.ledger.save_breaker(Breaker(RULES.destination, failures=4))
@@ -140,7 +140,7 @@ def test_a_waiting_message_that_is_not_delivered_waits_as_before(stage: Stage, o
 
 
 @pytest.mark.parametrize("outcome", NOT_DELIVERED, ids=lambda each: str(each.kind))
-def test_an_escalated_message_that_is_not_delivered_stays_in_the_persons_hands(stage: Stage, outcome: Outcome) -> None:
+def test_an_escalated_message_that_is_not_delivered_stays_escalated(stage: Stage, outcome: Outcome) -> None:
     escalate(stage)
     before = everything(stage)
     stage.clock.now += timedelta(days=1)
@@ -149,7 +149,7 @@ def test_an_escalated_message_that_is_not_delivered_stays_in_the_persons_hands(s
 
 
 @pytest.mark.parametrize("escalated", [False, True])
-def test_an_unknown_outcome_is_remembered_and_nothing_else_changes(stage: Stage, *, escalated: bool) -> None:
+def test_an_unknown_outcome_is_recorded_and_nothing_else_changes(stage: Stage, *, escalated: bool) -> None:
     if escalated:
         escalate(stage)
     else:
@@ -162,7 +162,7 @@ def test_an_unknown_outcome_is_remembered_and_nothing_else_changes(stage: Stage,
     assert everything(stage) == before
 
 
-def test_many_tries_by_hand_escalate_nothing(stage: Stage) -> None:
+def test_many_manual_attempts_escalate_nothing(stage: Stage) -> None:
     stage.add(1, due=LATER)
     for _ in range(12):
         stage.retry(1, LOST)
@@ -173,14 +173,14 @@ def test_many_tries_by_hand_escalate_nothing(stage: Stage) -> None:
 # Not enrolled yet.
 
 
-def test_a_message_that_no_pass_has_seen_yet_is_enrolled_and_sent(stage: Stage) -> None:
+def test_a_message_unknown_to_all_passes_is_enrolled_and_sent(stage: Stage) -> None:
     stage.add(1)
     assert stage.retry(1, DELIVERED) == DELIVERED
     assert stage.sent() == [1]
     assert stage.states() == {}
 
 
-def test_other_messages_are_left_for_the_next_pass(stage: Stage) -> None:
+def test_other_messages_are_left_to_the_next_pass(stage: Stage) -> None:
     stage.add(2, due=LATER)
     stage.add(1, 3)
     stage.retry(2, DELIVERED)
@@ -188,19 +188,19 @@ def test_other_messages_are_left_for_the_next_pass(stage: Stage) -> None:
     assert stage.states() == {}
 
 
-def test_a_message_that_no_pass_has_seen_yet_waits_its_first_wait_where_it_is_not_delivered(stage: Stage) -> None:
+def test_a_new_message_that_is_not_delivered_waits_its_first_wait(stage: Stage) -> None:
     stage.add(1, created_at="2025-03-03 11:59:00")
     stage.retry(1, DOWN)
     assert stage.states() == {1: "waiting"}
     assert stage.next_attempt_at(1) == START + timedelta(minutes=14)
 
 
-def test_what_is_escalated_as_it_is_enrolled_is_told_of(stage: Stage) -> None:
-    """No later pass would tell of it, for all of them find it escalated."""
+def test_a_message_escalated_on_enrolment_is_reported(stage: Stage) -> None:
+    """No later pass would report it, because it is already escalated then."""
     stage.add(1, retry_count=10, last_error="HTTP 500")
     stage.retry(1, DOWN)
     assert stage.states() == {1: "escalated"}
-    assert [each._replace(fingerprint="") for each in stage.events.of(MessageEscalated)] == [
+    assert [event._replace(fingerprint="") for event in stage.events.of(MessageEscalated)] == [
         MessageEscalated(1, 1001, MessageType.CUSTOMER, 10, EscalationReason.EXHAUSTED)
     ]
 
@@ -208,7 +208,7 @@ def test_what_is_escalated_as_it_is_enrolled_is_told_of(stage: Stage) -> None:
 # Rows that can't be sent.
 
 
-def test_a_row_that_can_not_be_sent_is_escalated_and_named(stage: Stage) -> None:
+def test_an_invalid_row_is_escalated_and_named(stage: Stage) -> None:
     stage.add(1, due=LATER, message_type="fax")
     with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', .*; fix its row first"):
         stage.retry(1)
@@ -217,23 +217,23 @@ def test_a_row_that_can_not_be_sent_is_escalated_and_named(stage: Stage) -> None
     assert stage.attempts(1) == []
 
 
-def test_a_row_that_no_pass_has_seen_yet_and_that_can_not_be_sent_is_told_of_once(stage: Stage) -> None:
+def test_a_new_invalid_row_is_reported_once(stage: Stage) -> None:
     stage.add(1, body=None)
     with pytest.raises(InvalidMessage, match="body is missing"):
         stage.retry(1)
-    assert [each.problem for each in stage.events.of(MessageEscalated)] == ["body is missing"]
+    assert [event.problem for event in stage.events.of(MessageEscalated)] == ["body is missing"]
 
 
-def test_a_row_that_can_not_be_sent_any_more_is_told_of_though_it_waited(stage: Stage) -> None:
+def test_a_row_that_became_invalid_is_reported_though_it_waited(stage: Stage) -> None:
     stage.add(1, due=START)
     stage.sql("UPDATE pending_messages SET body = NULL")
     with pytest.raises(InvalidMessage, match="body is missing"):
         stage.retry(1)
     assert stage.states() == {1: "escalated"}
-    assert [each.problem for each in stage.events.of(MessageEscalated)] == ["body is missing"]
+    assert [event.problem for event in stage.events.of(MessageEscalated)] == ["body is missing"]
 
 
-def test_a_row_that_can_not_be_sent_is_escalated_once_however_often_it_is_tried(stage: Stage) -> None:
+def test_an_invalid_row_is_escalated_once_for_all_attempts(stage: Stage) -> None:
     stage.add(1, body=None)
     stage.run()
     stage.events.all.clear()
@@ -245,7 +245,7 @@ def test_a_row_that_can_not_be_sent_is_escalated_once_however_often_it_is_tried(
     assert stage.events.all == []
 
 
-def test_a_row_that_has_been_mended_can_be_sent(stage: Stage) -> None:
+def test_a_fixed_row_can_be_sent(stage: Stage) -> None:
     stage.add(1, message_type="fax")
     stage.run()
     stage.sql("UPDATE pending_messages SET message_type = 'internal'")
@@ -256,7 +256,7 @@ def test_a_row_that_has_been_mended_can_be_sent(stage: Stage) -> None:
 # Refusals.
 
 
-def test_an_id_that_is_not_there_is_refused(stage: Stage) -> None:
+def test_a_missing_id_is_refused(stage: Stage) -> None:
     stage.add(1)
     with pytest.raises(NoSuchMessage, match="no message 2; `retrycli list-failed` lists"):
         stage.retry(2)
@@ -282,7 +282,7 @@ def test_a_message_that_is_being_sent_is_refused(stage: Stage) -> None:
     assert everything(stage) == before
 
 
-def test_a_message_that_is_tried_by_hand_is_left_alone_by_a_pass(stage: Stage) -> None:
+def test_a_pass_leaves_a_message_with_a_manual_attempt_alone(stage: Stage) -> None:
     def pass_meanwhile(_: QueuedMessage) -> Outcome:
         assert stage.claims.claim(Claim("pass-7", LATER), LATER, limit=10) == []
         return DELIVERED
@@ -294,7 +294,7 @@ def test_a_message_that_is_tried_by_hand_is_left_alone_by_a_pass(stage: Stage) -
 # While others are at work.
 
 
-def test_a_message_that_the_application_takes_back_meanwhile_stays_the_applications(stage: Stage) -> None:
+def test_a_message_withdrawn_during_the_attempt_stays_withdrawn(stage: Stage) -> None:
     def reject(_: QueuedMessage) -> Outcome:
         stage.sql("UPDATE pending_messages SET status = 'rejected'")
         return DELIVERED

@@ -1,4 +1,4 @@
-"""One pass, from its lock to its report: the real store on a SQLite file, and a made-up world around it."""
+"""One pass, from its lock to its report: the real store on a SQLite file, and fakes around it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def ended(summary: PassSummary) -> tuple[PassResult, str | None]:
 # What is due.
 
 
-def test_a_pass_with_nothing_due_opens_no_gateway(stage: Stage) -> None:
+def test_an_idle_pass_opens_no_gateway(stage: Stage) -> None:
     stage.add(1, due=START + timedelta(hours=1))
     summary = stage.run()
     assert ended(summary) == (PassResult.COMPLETED, None)
@@ -82,7 +82,7 @@ def test_a_pass_with_nothing_due_opens_no_gateway(stage: Stage) -> None:
     assert stage.events.all == [PassStarted("pass-1", due=0)]
 
 
-def test_what_is_due_is_sent_the_one_that_has_waited_longest_first(stage: Stage) -> None:
+def test_due_messages_are_sent_in_the_order_of_their_waits(stage: Stage) -> None:
     for message_id, minutes in ((1, 10), (2, 30), (3, 20)):
         stage.add(message_id, due=START - timedelta(minutes=minutes))
     summary = stage.run(rules=ONE_BY_ONE)
@@ -92,12 +92,12 @@ def test_what_is_due_is_sent_the_one_that_has_waited_longest_first(stage: Stage)
     assert (summary.result, summary.sent, summary.duration_seconds) == (PassResult.COMPLETED, 3, 0.0)
 
 
-def test_more_than_one_claim_takes_is_sent_all_the_same(stage: Stage) -> None:
+def test_more_messages_than_one_claim_holds_are_sent(stage: Stage) -> None:
     stage.add(*range(1, 2 * RULES.claim_at_once + 2))
     assert stage.run().sent == 2 * RULES.claim_at_once + 1
 
 
-def test_what_failed_since_the_last_pass_is_enrolled_and_what_was_rejected_is_left_alone(stage: Stage) -> None:
+def test_newly_failed_messages_are_enrolled_and_rejected_ones_left_alone(stage: Stage) -> None:
     stage.add(1, due=START + timedelta(hours=1))
     stage.add(2, due=START)
     stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 1")
@@ -107,8 +107,8 @@ def test_what_failed_since_the_last_pass_is_enrolled_and_what_was_rejected_is_le
     assert stage.states() == {}
 
 
-def test_what_comes_due_within_a_minute_of_the_start_is_due_and_nothing_later(stage: Stage) -> None:
-    """Cron's ticks come a little early and a little late."""
+def test_messages_due_within_a_minute_of_the_start_are_due_and_no_later_ones(stage: Stage) -> None:
+    """Cron's ticks come slightly early or late."""
     stage.add(1, due=START + timedelta(seconds=59))
     stage.add(2, due=START + timedelta(seconds=61))
     stage.run()
@@ -121,7 +121,7 @@ EVERY_TICK = with_policy(RetryPolicy(Backoff(BackoffKind.FIXED), max_retries=100
 
 
 def passes_that_tried(stage: Stage, rules: PassRules) -> list[bool]:
-    """With a wait as long as cron's interval, and answers that take their time: which passes tried message 1."""
+    """Return the passes that attempted message 1, with a wait as long as cron's interval, and slow answers."""
     tried = []
     for tick, seconds in enumerate(DRIFT):
         stage.clock.now = START + tick * TICK + timedelta(seconds=seconds)
@@ -130,18 +130,18 @@ def passes_that_tried(stage: Stage, rules: PassRules) -> list[bool]:
     return tried
 
 
-def test_a_wait_as_long_as_crons_interval_ends_at_each_tick_and_not_at_every_second_one(stage: Stage) -> None:
+def test_a_wait_as_long_as_crons_interval_ends_at_each_tick(stage: Stage) -> None:
     stage.add(1)
     assert passes_that_tried(stage, EVERY_TICK) == [True] * len(DRIFT)
 
 
-def test_without_the_slack_a_tick_that_comes_early_would_miss_the_message(stage: Stage) -> None:
-    """What the test above is worth."""
+def test_without_slack_an_early_tick_would_miss_the_message(stage: Stage) -> None:
+    """This shows the value of the test above."""
     stage.add(1)
     assert not all(passes_that_tried(stage, replace(EVERY_TICK, due_slack=timedelta(0))))
 
 
-def test_waits_count_from_the_start_of_the_pass(stage: Stage) -> None:
+def test_waits_start_with_the_pass(stage: Stage) -> None:
     stage.add(1, retry_count=0)
     stage.run(REFUSED, takes=timedelta(seconds=29))
     assert stage.next_attempt_at(1) == START + timedelta(minutes=30)  # the second wait: one try was made before
@@ -151,10 +151,10 @@ def test_waits_count_from_the_start_of_the_pass(stage: Stage) -> None:
 
 
 def open_attempts(stage: Stage) -> list[int]:
-    return [each for (each,) in stage.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")]
+    return [attempt for (attempt,) in stage.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")]
 
 
-def test_an_attempt_is_committed_before_its_request_goes_out(stage: Stage) -> None:
+def test_an_attempt_is_committed_before_its_request_is_sent(stage: Stage) -> None:
     seen: list[tuple[object, ...]] = []
 
     def look(queued: QueuedMessage) -> Outcome:
@@ -172,7 +172,7 @@ def test_an_attempt_is_committed_before_its_request_goes_out(stage: Stage) -> No
     assert seen == [("pass", "pass-1", 1, "2025-03-03 12:00:00.000000", None, "sending", "pass-1")]
 
 
-def test_an_outcome_is_in_the_database_before_the_next_attempt_begins(stage: Stage) -> None:
+def test_an_outcome_is_in_the_database_before_the_next_attempt_starts(stage: Stage) -> None:
     def look(queued: QueuedMessage) -> Outcome:
         assert open_attempts(stage) == [queued.message_id]
         assert stage.sent() == list(range(1, queued.message_id))
@@ -182,7 +182,7 @@ def test_an_outcome_is_in_the_database_before_the_next_attempt_begins(stage: Sta
     assert stage.run(look, ONE_BY_ONE).sent == 3
 
 
-def test_no_transaction_is_open_while_a_request_is_out(stage: Stage) -> None:
+def test_no_transaction_is_open_during_a_request(stage: Stage) -> None:
     def write(_: QueuedMessage) -> Outcome:
         with closing(sqlite3.connect(stage.path, timeout=0)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -192,7 +192,7 @@ def test_no_transaction_is_open_while_a_request_is_out(stage: Stage) -> None:
     assert stage.run(write).sent == 9
 
 
-def test_what_came_of_an_attempt_is_written_down_whole(stage: Stage) -> None:
+def test_an_attempt_is_recorded_completely(stage: Stage) -> None:
     stage.add(1, 2)
     outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", retry_after=timedelta(seconds=90))
     stage.run(outcome, takes=timedelta(seconds=2.5))
@@ -204,7 +204,7 @@ def test_what_came_of_an_attempt_is_written_down_whole(stage: Stage) -> None:
     ]
 
 
-def test_a_pass_says_that_it_is_alive_as_it_claims(stage: Stage) -> None:
+def test_a_pass_writes_a_heartbeat_as_it_claims(stage: Stage) -> None:
     def move_on() -> None:
         stage.clock.now += timedelta(seconds=2)
 
@@ -220,17 +220,15 @@ def test_a_pass_says_that_it_is_alive_as_it_claims(stage: Stage) -> None:
 # How wide a pass goes.
 
 
-def test_the_first_delivery_shows_that_all_may_go_out(stage: Stage) -> None:
+def test_the_first_delivery_allows_full_concurrency(stage: Stage) -> None:
     stage.add(*range(1, 1 + 1 + 8 + 8))
     stage.run()
     assert stage.widths == in_rounds(1, 8, 8)
 
 
 @pytest.mark.parametrize("answer", [REFUSED, NOT_FOUND])
-def test_an_answer_of_another_kind_shows_less_and_a_pass_widens_with_each_as_tcp_starts(
-    stage: Stage, answer: Outcome
-) -> None:
-    """It may be about all messages, as where the preset is wrong: that is not to be tried with eight at once."""
+def test_other_answers_widen_the_concurrency_slowly(stage: Stage, answer: Outcome) -> None:
+    """It may be about all messages, for example if the preset is wrong: then eight at once would be too many."""
     stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
     stage.run(answer)
     assert stage.widths == in_rounds(1, 2, 4, 8, 8)
@@ -244,7 +242,7 @@ def test_an_answer_of_another_kind_shows_less_and_a_pass_widens_with_each_as_tcp
         Breaker(RULES.destination).rest(START),
     ],
 )
-def test_what_has_failed_of_late_is_not_knocked_over_again(stage: Stage, last_heard: Breaker) -> None:
+def test_after_recent_failures_the_concurrency_grows_slowly(stage: Stage, last_heard: Breaker) -> None:
     stage.ledger.save_breaker(last_heard)
     stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
     stage.run()
@@ -252,12 +250,12 @@ def test_what_has_failed_of_late_is_not_knocked_over_again(stage: Stage, last_he
 
 
 def in_rounds(*widths: int) -> list[int]:
-    """How many are in flight as each delivery begins, where as many as that begin and end together."""
+    """Return the number in flight at the start of each delivery, if deliveries begin and end in rounds."""
     return [place for width in widths for place in range(1, width + 1)]
 
 
 def test_one_answer_makes_room_for_two(stage: Stage) -> None:
-    """The width grows by one for each answer and not only with a whole round."""
+    """The concurrency grows by one for each answer and not only after a whole round."""
     stage.ledger.save_breaker(Breaker(RULES.destination, failures=1))
     answered = asyncio.Semaphore(0)
 
@@ -283,29 +281,29 @@ def test_one_answer_makes_room_for_two(stage: Stage) -> None:
 
 
 async def settle() -> None:
-    """Let everything run that can, without waiting for any time to pass."""
+    """Run everything that can run without the passing of time."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-def test_never_more_are_in_flight_than_the_concurrency_allows(stage: Stage) -> None:
+def test_requests_in_flight_never_exceed_the_concurrency(stage: Stage) -> None:
     stage.add(*range(1, 40))
     stage.run(rules=replace(RULES, concurrency=3))
     assert max(stage.widths) == 3
     assert len(stage.sent()) == 39
 
 
-def test_never_more_are_begun_than_the_limit_leaves(stage: Stage) -> None:
+def test_attempts_never_exceed_the_limit(stage: Stage) -> None:
     stage.add(*range(1, 40))
     stage.run(rules=replace(RULES, limit=5))
     assert stage.widths == in_rounds(1, 4)
 
 
 @pytest.mark.parametrize(("at_once", "at_a_server", "most"), [(8, False, 45), (32, False, 40), (32, True, 34)])
-def test_answers_that_come_right_after_one_another_are_written_down_together(
+def test_answers_in_quick_succession_are_recorded_together(
     stage: Stage, at_once: int, most: int, *, at_a_server: bool
 ) -> None:
-    """A transaction for a dozen takes little longer than one for one; a pass that waits for none makes 100 and 74."""
+    """A transaction for a dozen takes little longer than one for one; a pass that never waits makes 100 and 74."""
     stage.add(*range(1, 101))
     committed: list[Connection] = []
     event.listen(stage.database._engine, "commit", committed.append)
@@ -319,8 +317,8 @@ def test_answers_that_come_right_after_one_another_are_written_down_together(
     assert len(committed) < most
 
 
-def test_a_failure_halves_the_width(stage: Stage) -> None:
-    """Rounds of 1 and 8; the last two of the eight fail: of 8, 2 are left, and the answers after them add to those."""
+def test_a_failure_halves_the_concurrency(stage: Stage) -> None:
+    """There are rounds of 1 and 8; the last two of the eight fail: of 8, 2 are left, and later answers add to those."""
     stage.add(*range(1, 40))
     stage.run({8: DOWN, 9: DOWN})
     rounds = in_rounds(1, 8, 2, 4, 8)
@@ -331,7 +329,7 @@ def test_a_failure_halves_the_width(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", [DOWN, LOST, CUT_OFF])
-def test_an_outage_costs_five_messages_one_try_each_and_the_other_995_nothing(stage: Stage, kind: Outcome) -> None:
+def test_an_outage_costs_five_messages_one_retry_each_and_the_other_995_none(stage: Stage, kind: Outcome) -> None:
     stage.add(*range(1, 1001), retry_count=3)
     summary = stage.run(kind)
     assert stage.order == [1, 2, 3, 4, 5]
@@ -349,13 +347,13 @@ def test_an_outage_costs_five_messages_one_try_each_and_the_other_995_nothing(st
 
 @pytest.fixture
 def outage(stage: Stage) -> Stage:
-    """A stage with twenty messages, whose breaker has opened at the start; 1 to 5 were charged."""
+    """Provide a stage with twenty messages, whose breaker has opened at the start; 1 to 5 were charged."""
     stage.add(*range(1, 21))
     stage.run(DOWN)
     return stage
 
 
-def test_nothing_is_sent_before_the_probe_is_due(outage: Stage) -> None:
+def test_nothing_is_sent_before_the_first_probe_is_due(outage: Stage) -> None:
     outage.clock.now = START + timedelta(minutes=13, seconds=59)
     summary = outage.run()
     assert outage.gateway is None
@@ -363,22 +361,22 @@ def test_nothing_is_sent_before_the_probe_is_due(outage: Stage) -> None:
     assert summary.detail == "https://tickets.example.com, next probe at 2025-03-03T12:15:00Z"
 
 
-def test_a_pass_that_comes_a_little_early_may_probe(outage: Stage) -> None:
+def test_a_pass_that_starts_slightly_early_may_probe(outage: Stage) -> None:
     outage.clock.now = START + timedelta(minutes=14)
     assert ended(outage.run()) == (PassResult.COMPLETED, None)
     assert outage.sent() == list(range(6, 21))
     assert outage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
-def test_a_probe_that_comes_a_little_early_and_fails_is_a_failed_probe(outage: Stage) -> None:
+def test_an_early_probe_that_fails_is_a_failed_probe(outage: Stage) -> None:
     outage.clock.now = START + timedelta(minutes=14)
     assert ended(outage.run(DOWN)) == (PassResult.STOPPED, "breaker_open")
     assert outage.order == [6]
     assert outage.ledger.breaker(RULES.destination).probe_at == outage.clock.now + timedelta(minutes=30)
 
 
-def test_a_probe_that_fails_costs_nothing_and_the_next_probe_is_another_message(outage: Stage) -> None:
-    """So that one message that the destination chokes on does not keep the breaker open."""
+def test_a_failed_probe_costs_nothing_and_the_next_one_uses_another_message(outage: Stage) -> None:
+    """So a single message that the destination cannot process does not keep the breaker open."""
     before = outage.tries()
     probed = []
     for minutes in (15, 45, 105, 165):
@@ -398,7 +396,7 @@ def open_since(stage: Stage) -> None:
 
 
 def probe(stage: Stage, outcome: Outcome = DOWN) -> list[int]:
-    """Make the next probe; the messages that were sent."""
+    """Make the next probe; return the messages that were sent."""
     at = stage.ledger.breaker(RULES.destination).probe_at
     assert at is not None
     stage.clock.now = max(at, stage.clock.now + TICK)
@@ -406,7 +404,7 @@ def probe(stage: Stage, outcome: Outcome = DOWN) -> list[int]:
     return stage.order
 
 
-def test_one_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
+def test_a_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
     """It is escalated after ten attempts, and the others are sent."""
     stage.add(1)
     for number in range(10):
@@ -417,7 +415,7 @@ def test_one_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
     assert stage.run().sent == 1
 
 
-def test_failures_of_two_tickets_open_no_breaker_over_passes_and_a_third_one_does(stage: Stage) -> None:
+def test_failures_of_two_tickets_open_no_breaker_across_passes_and_a_third_does(stage: Stage) -> None:
     stage.add(*range(1, 7))
     stage.sql("UPDATE pending_messages SET ticket_id = 7 + id % 2 WHERE id < 6")
     assert stage.run(DOWN, replace(RULES, limit=5)).reason == "limit"
@@ -426,8 +424,8 @@ def test_failures_of_two_tickets_open_no_breaker_over_passes_and_a_third_one_doe
     assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
 
 
-def test_a_message_that_comes_due_later_is_the_next_probe(stage: Stage) -> None:
-    """Each probe is another message: one that was none yet, and else the one that was it longest ago."""
+def test_each_probe_uses_another_message(stage: Stage) -> None:
+    """A probe uses a message that was none yet, otherwise the one that was it longest ago."""
     open_since(stage)
     stage.add(1, due=START)
     stage.add(2, due=START + timedelta(minutes=20))
@@ -436,7 +434,7 @@ def test_a_message_that_comes_due_later_is_the_next_probe(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("answer", "charged_from"), [(DOWN, 3), (CUT_OFF, None)])
-def test_from_its_third_probe_on_a_message_pays_for_an_answer(
+def test_from_its_third_probe_a_message_is_charged_for_an_answer(
     stage: Stage, answer: Outcome, charged_from: int | None
 ) -> None:
     open_since(stage)
@@ -448,7 +446,7 @@ def test_from_its_third_probe_on_a_message_pays_for_an_answer(
         assert stage.tries() == {1: 0 if charged_from is None else max(number - charged_from + 1, 0)}
 
 
-def test_no_answer_at_all_uses_up_no_retry_in_a_probe(stage: Stage) -> None:
+def test_a_missing_answer_to_a_probe_uses_up_no_retry(stage: Stage) -> None:
     open_since(stage)
     stage.looks_up = True  # else it is escalated as unknown
     stage.add(1, due=START)
@@ -458,7 +456,7 @@ def test_no_answer_at_all_uses_up_no_retry_in_a_probe(stage: Stage) -> None:
     assert stage.tries() == {1: 0}
 
 
-def test_a_message_that_is_alone_in_an_outage_is_escalated_in_the_end(stage: Stage) -> None:
+def test_the_only_message_in_an_outage_is_eventually_escalated(stage: Stage) -> None:
     open_since(stage)
     stage.add(1, due=START, retry_count=5)
     tried = 0
@@ -470,7 +468,7 @@ def test_a_message_that_is_alone_in_an_outage_is_escalated_in_the_end(stage: Sta
     assert stage.escalation(1)[:2] == ("exhausted", 10)
 
 
-def test_the_next_outage_counts_probes_anew(stage: Stage) -> None:
+def test_the_next_outage_counts_probes_from_zero(stage: Stage) -> None:
     open_since(stage)
     stage.add(1, due=START)
     assert probe(stage) + probe(stage) == [1, 1]
@@ -482,7 +480,7 @@ def test_the_next_outage_counts_probes_anew(stage: Stage) -> None:
     assert stage.tries() == {1: 0}
 
 
-def test_a_probe_keeps_the_order_of_its_ticket(stage: Stage) -> None:
+def test_a_probe_respects_the_order_of_its_ticket(stage: Stage) -> None:
     open_since(stage)
     stage.add(1, due=START + timedelta(minutes=10), created_at="2025-03-01")
     stage.add(2, due=START, created_at="2025-03-01")
@@ -492,7 +490,7 @@ def test_a_probe_keeps_the_order_of_its_ticket(stage: Stage) -> None:
     assert stage.order == [1]
 
 
-def test_a_probe_whose_row_is_invalid_is_followed_by_another(stage: Stage) -> None:
+def test_a_probe_with_an_invalid_row_is_followed_by_another(stage: Stage) -> None:
     open_since(stage)
     stage.add(1, 2, 3, due=START)
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id < 3")
@@ -504,7 +502,7 @@ def test_a_probe_whose_row_is_invalid_is_followed_by_another(stage: Stage) -> No
     assert ended(stage.run(rules=replace(RULES, per_ticket_order=True))) == (PassResult.COMPLETED, None)
 
 
-def test_a_pass_that_is_told_to_probes_before_its_time(outage: Stage) -> None:
+def test_a_pass_probes_early_on_request(outage: Stage) -> None:
     outage.clock.now = START + timedelta(minutes=1)
     assert ended(outage.run(DOWN, replace(RULES, probe_now=True))) == (PassResult.STOPPED, "breaker_open")
     assert outage.order == [6]
@@ -513,14 +511,14 @@ def test_a_pass_that_is_told_to_probes_before_its_time(outage: Stage) -> None:
     assert outage.run(rules=replace(RULES, probe_now=True)).sent == 15
 
 
-def test_a_rest_is_kept_also_by_a_pass_that_is_told_to_probe(stage: Stage) -> None:
-    """The ticketing API asked for it."""
+def test_a_requested_probe_respects_a_rest(stage: Stage) -> None:
+    """The ticketing API requested it."""
     stage.add(1)
     stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK))
     assert ended(stage.run(rules=replace(RULES, probe_now=True))) == (PassResult.STOPPED, "throttled")
 
 
-def test_probes_come_after_15_then_30_then_every_60_minutes(outage: Stage) -> None:
+def test_probes_follow_after_15_30_and_then_every_60_minutes(outage: Stage) -> None:
     probed_at = []
     for minutes in range(15, 240, 15):
         outage.clock.now = START + timedelta(minutes=minutes)
@@ -530,7 +528,7 @@ def test_probes_come_after_15_then_30_then_every_60_minutes(outage: Stage) -> No
     assert probed_at == [15, 45, 105, 165, 225]
 
 
-def test_a_probe_that_is_answered_closes_the_breaker_and_the_pass_sends_all(outage: Stage) -> None:
+def test_an_answered_probe_closes_the_breaker_and_the_pass_sends_everything(outage: Stage) -> None:
     outage.clock.now = START + timedelta(minutes=15)
     summary = outage.run()
     assert ended(summary) == (PassResult.COMPLETED, None)
@@ -540,8 +538,8 @@ def test_a_probe_that_is_answered_closes_the_breaker_and_the_pass_sends_all(outa
     assert outage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
-def test_failures_are_remembered_from_pass_to_pass(stage: Stage) -> None:
-    """Two, two and one: the fifth in a row opens the breaker though no pass saw more than two."""
+def test_failures_are_remembered_across_passes(stage: Stage) -> None:
+    """Two, two and one: the fifth consecutive failure opens the breaker although no pass saw more than two."""
     stage.add(*range(1, 10))
     for pass_, limit in enumerate((2, 2, 1)):
         assert stage.events.of(BreakerOpened) == []
@@ -552,7 +550,7 @@ def test_failures_are_remembered_from_pass_to_pass(stage: Stage) -> None:
     assert stage.tries() == dict.fromkeys(range(1, 6), 1) | dict.fromkeys(range(6, 10), 0)
 
 
-def test_an_answer_between_failures_begins_a_new_row(stage: Stage) -> None:
+def test_an_answer_between_failures_starts_a_new_streak(stage: Stage) -> None:
     stage.add(*range(1, 30))
     row = [DOWN, DOWN, DOWN, DOWN, REFUSED]
     assert stage.run(in_turn(*row * 4, DELIVERED), ONE_BY_ONE).result is PassResult.COMPLETED
@@ -560,25 +558,25 @@ def test_an_answer_between_failures_begins_a_new_row(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("outcome", "unknown_count"), [(DOWN, 0), (LOST, 1)])
-def test_what_was_in_flight_as_the_breaker_opened_is_not_charged(
+def test_requests_in_flight_as_the_breaker_opened_are_not_charged(
     stage: Stage, outcome: Outcome, unknown_count: int
 ) -> None:
-    """The first is delivered, then all eight that are out fail: five open it, three were under way.
+    """The first is delivered, then all eight in flight fail: five open the breaker, three were in progress.
 
-    That their messages may have arrived is remembered of all eight.
+    All eight are recorded as possibly arrived.
     """
     stage.add(*range(1, 30))
     summary = stage.run(dict.fromkeys(range(2, 30), outcome), takes=timedelta(seconds=1))
     assert stage.order == list(range(1, 10))
     assert (summary.sent, summary.rescheduled, summary.released) == (1, 5, 3)
     assert summary.unknown == 8 * unknown_count
-    assert [stage.tries()[each] for each in range(2, 10)] == [1] * 5 + [0] * 3
+    assert [stage.tries()[message_id] for message_id in range(2, 10)] == [1] * 5 + [0] * 3
     unknowns = dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue"))
-    assert [unknowns[each] for each in range(2, 11)] == [unknown_count] * 8 + [0]
+    assert [unknowns[message_id] for message_id in range(2, 11)] == [unknown_count] * 8 + [0]
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
 
 
-def test_a_429_among_what_was_in_flight_does_not_turn_the_outage_into_a_rest(stage: Stage) -> None:
+def test_a_429_in_flight_does_not_turn_an_outage_into_a_rest(stage: Stage) -> None:
     stage.add(*range(1, 30))
     down, throttled = dict.fromkeys(range(2, 7), DOWN), replace(THROTTLED, retry_after=timedelta(hours=1))
     assert ended(stage.run(down | dict.fromkeys(range(7, 30), throttled))) == (PassResult.STOPPED, "breaker_open")
@@ -587,8 +585,8 @@ def test_a_429_among_what_was_in_flight_does_not_turn_the_outage_into_a_rest(sta
     assert (breaker.state, breaker.probe_at) == (BreakerState.OPEN, START + TICK)
 
 
-def test_the_breaker_is_looked_at_under_the_lock(stage: Stage) -> None:
-    """While this pass waited for the lock, the one before it may have opened the breaker."""
+def test_the_breaker_is_read_under_the_lock(stage: Stage) -> None:
+    """While this pass waited for the lock, the previous one may have opened the breaker."""
     opened = Breaker(RULES.destination, BreakerState.OPEN, 5, START, START + TICK)
     stage.lock.on_acquire = lambda: stage.ledger.save_breaker(opened)
     stage.add(1)
@@ -599,7 +597,7 @@ def test_the_breaker_is_looked_at_under_the_lock(stage: Stage) -> None:
 # Throttled.
 
 
-def test_429_stops_the_pass_and_charges_nobody(stage: Stage) -> None:
+def test_a_429_stops_the_pass_and_charges_no_message(stage: Stage) -> None:
     stage.add(*range(1, 10))
     summary = stage.run({3: THROTTLED}, ONE_BY_ONE)
     assert ended(summary) == (PassResult.STOPPED, "throttled")
@@ -610,8 +608,8 @@ def test_429_stops_the_pass_and_charges_nobody(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("outcome", [THROTTLED, UNAUTHORIZED])
-def test_a_message_that_stops_each_pass_keeps_no_other_from_delivery(stage: Stage, outcome: Outcome) -> None:
-    """A firewall may say it of one message's text. The next pass begins with another message."""
+def test_a_message_that_stops_each_pass_does_not_block_others(stage: Stage, outcome: Outcome) -> None:
+    """A firewall may refuse one message's text in this way. The next pass begins with another message."""
     stage.add(1, due=START - TICK)
     stage.add(*range(2, 10), due=START)
     assert stage.run({1: outcome}, takes=timedelta(seconds=1)).released == 1
@@ -622,7 +620,7 @@ def test_a_message_that_stops_each_pass_keeps_no_other_from_delivery(stage: Stag
     assert set(stage.tries().values()) == {0}
 
 
-def test_the_destination_rests_until_its_retry_after(stage: Stage) -> None:
+def test_the_destination_rests_until_retry_after(stage: Stage) -> None:
     stage.add(1, 2)
     stage.run(replace(THROTTLED, retry_after=timedelta(minutes=20)), takes=timedelta(seconds=3))
     stage.clock.now = START + TICK
@@ -636,7 +634,7 @@ def test_the_destination_rests_until_its_retry_after(stage: Stage) -> None:
     assert stage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
 
 
-def test_a_429_that_names_no_time_is_over_at_the_next_pass(stage: Stage) -> None:
+def test_a_429_without_retry_after_is_over_at_the_next_pass(stage: Stage) -> None:
     stage.add(1, 2)
     stage.run(THROTTLED)
     stage.clock.now = START + TICK
@@ -644,8 +642,8 @@ def test_a_429_that_names_no_time_is_over_at_the_next_pass(stage: Stage) -> None
     assert stage.sent() == [1, 2]
 
 
-def test_what_was_in_flight_at_a_429_is_settled_as_its_answer_says(stage: Stage) -> None:
-    """And a success among it does not end the rest."""
+def test_requests_in_flight_at_a_429_are_settled_by_their_answers(stage: Stage) -> None:
+    """A success among them does not end the rest."""
     stage.add(*range(1, 12))
     rest = replace(THROTTLED, retry_after=timedelta(hours=1))
     summary = stage.run({6: rest, 7: DELIVERED, 8: NOT_FOUND, 9: rest})
@@ -657,7 +655,7 @@ def test_what_was_in_flight_at_a_429_is_settled_as_its_answer_says(stage: Stage)
 # Unauthorized.
 
 
-def test_a_wrong_password_stops_the_pass_and_charges_nobody(stage: Stage) -> None:
+def test_wrong_credentials_stop_the_pass_and_charge_no_message(stage: Stage) -> None:
     stage.add(*range(1, 10), retry_count=4)
     summary = stage.run(UNAUTHORIZED)
     assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
@@ -673,7 +671,7 @@ def test_a_wrong_password_stops_the_pass_and_charges_nobody(stage: Stage) -> Non
 # Limit, deadline, signal.
 
 
-def test_a_limit_is_kept_and_what_was_claimed_beyond_it_is_given_back(stage: Stage) -> None:
+def test_a_limit_is_kept_and_surplus_claims_are_released(stage: Stage) -> None:
     stage.add(*range(1, 10), retry_count=2)
     summary = stage.run(rules=replace(RULES, limit=4))
     assert ended(summary) == (PassResult.COMPLETED, "limit")
@@ -686,25 +684,25 @@ def test_a_limit_is_kept_and_what_was_claimed_beyond_it_is_given_back(stage: Sta
     ("script", "limit", "reason"),
     [(UNAUTHORIZED, 1, "credentials_refused"), (THROTTLED, 1, "throttled"), (DOWN, 5, "breaker_open")],
 )
-def test_a_limit_does_not_hide_what_is_wrong_with_the_destination(
+def test_a_limit_does_not_hide_a_problem_of_the_destination(
     stage: Stage, script: Script, limit: int, reason: str
 ) -> None:
-    """``run-once --limit 1`` is how people try out whether their password is right."""
+    """``run-once --limit 1`` is the usual way to test a password."""
     stage.add(*range(1, 10))
     assert ended(stage.run(script, replace(RULES, limit=limit))) == (PassResult.STOPPED, reason)
 
 
-def test_nothing_is_begun_after_the_deadline(stage: Stage) -> None:
+def test_nothing_starts_after_the_deadline(stage: Stage) -> None:
     stage.add(*range(1, 10), retry_count=2)
     summary = stage.run(rules=ONE_BY_ONE, takes=timedelta(minutes=5))
     assert ended(summary) == (PassResult.STOPPED, "deadline")
-    assert [at - START for at in stage.begun_at] == [timedelta(minutes=each) for each in (0, 5, 10)]
+    assert [at - START for at in stage.begun_at] == [timedelta(minutes=message_id) for message_id in (0, 5, 10)]
     assert stage.sent() == [1, 2, 3]
     assert stage.states() == dict.fromkeys(range(4, 10), "waiting")
     assert set(stage.tries().values()) == {2}
 
 
-def test_a_signal_lets_what_is_in_flight_finish_and_gives_the_rest_back(stage: Stage) -> None:
+def test_a_signal_lets_requests_in_flight_finish_and_releases_the_rest(stage: Stage) -> None:
     answers = asyncio.Event()
 
     async def wait(queued: QueuedMessage) -> Outcome:
@@ -729,7 +727,7 @@ def test_a_signal_lets_what_is_in_flight_finish_and_gives_the_rest_back(stage: S
     assert stage.tries() == dict.fromkeys(range(1, 20), 0) | {5: 1}
 
 
-def test_a_signal_before_anything_was_begun_leaves_all_as_it_was(stage: Stage) -> None:
+def test_a_signal_before_the_first_attempt_changes_nothing(stage: Stage) -> None:
     stage.add(1, 2, due=START)
     stage.stop_requested = True
     assert ended(stage.run()) == (PassResult.INTERRUPTED, "signal")
@@ -740,7 +738,7 @@ def test_a_signal_before_anything_was_begun_leaves_all_as_it_was(stage: Stage) -
 async def ending(
     stage: Stage, outcome: Outcome, why: StopReason, *, first: int, rules: PassRules = RULES
 ) -> PassSummary:
-    """A pass that learns that it must end while some are in flight: one of them comes in, then all the others."""
+    """Make a pass that must end while some requests are in flight: one answer comes first, then all the others."""
     answers = asyncio.Semaphore(0)
 
     async def wait(queued: QueuedMessage) -> Outcome:
@@ -761,8 +759,8 @@ async def ending(
     return await running
 
 
-def test_failures_that_come_in_after_a_signal_open_the_breaker_once(stage: Stage) -> None:
-    """They do not count as failed probes too, which would keep the destination alone for an hour."""
+def test_failures_after_a_signal_open_the_breaker_once(stage: Stage) -> None:
+    """They do not count as failed probes too, which would extend the outage by an hour."""
     stage.add(*range(1, 30))
     summary = asyncio.run(ending(stage, DOWN, StopReason.SIGNAL, first=8))
     assert ended(summary) == (PassResult.INTERRUPTED, "signal")
@@ -774,22 +772,22 @@ def test_failures_that_come_in_after_a_signal_open_the_breaker_once(stage: Stage
 # The rate.
 
 
-def test_attempts_begin_no_faster_than_the_rate(stage: Stage) -> None:
+def test_attempts_never_exceed_the_rate(stage: Stage) -> None:
     stage.add(*range(1, 7))
     stage.run(rules=replace(RULES, rate_per_second=4))
     assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.25, 0.5, 0.75, 1, 1.25]
     assert stage.sent() == [1, 2, 3, 4, 5, 6]
 
 
-def test_answers_that_take_longer_than_the_rate_allows_for_do_not_add_to_it(stage: Stage) -> None:
+def test_slow_answers_do_not_slow_the_rate_further(stage: Stage) -> None:
     stage.add(1, 2, 3)
     stage.run(rules=replace(RULES, rate_per_second=4), takes=timedelta(seconds=2))
     gaps = [later - sooner for sooner, later in pairwise(stage.begun_at)]
     assert all(timedelta(seconds=2) <= gap <= timedelta(seconds=2.2) for gap in gaps), gaps
 
 
-def test_a_slow_answer_does_not_hold_up_the_next_attempt(stage: Stage) -> None:
-    """Message 2 is answered only when 3 has begun: the clock moves on by the delivery and by the rate's wait alone."""
+def test_a_slow_answer_does_not_delay_the_next_attempt(stage: Stage) -> None:
+    """Message 2 is answered only after 3 has begun: the clock moves only by the delivery and the rate's wait."""
     third = asyncio.Event()
 
     async def wait(queued: QueuedMessage) -> Outcome:
@@ -809,7 +807,7 @@ def test_a_slow_answer_does_not_hold_up_the_next_attempt(stage: Stage) -> None:
 # Passes that do not begin, and passes that break.
 
 
-def test_a_paused_pass_touches_nothing(stage: Stage) -> None:
+def test_a_paused_pass_changes_nothing(stage: Stage) -> None:
     stage.add(1)
     stage.ledger.set_pause(Pause(START, until=None, by="anna", reason="moving house"))
     summary = stage.run()
@@ -820,13 +818,13 @@ def test_a_paused_pass_touches_nothing(stage: Stage) -> None:
     assert not stage.lock.held
 
 
-def test_a_pause_that_is_over_holds_nothing_back(stage: Stage) -> None:
+def test_a_pause_that_has_ended_stops_nothing(stage: Stage) -> None:
     stage.add(1)
     stage.ledger.set_pause(Pause(START - TICK, until=START, by="anna", reason=None))
     assert stage.run().sent == 1
 
 
-def test_where_another_holds_the_lock_the_pass_is_skipped_and_says_who(stage: Stage) -> None:
+def test_a_held_lock_skips_the_pass_and_names_the_holder(stage: Stage) -> None:
     stage.add(1)
     stage.lock.trouble = HELD
     summary = stage.run()
@@ -838,7 +836,7 @@ def test_where_another_holds_the_lock_the_pass_is_skipped_and_says_who(stage: St
     ]
 
 
-def test_where_the_lock_file_is_unusable_the_pass_is_written_down_as_failed(stage: Stage) -> None:
+def test_an_unusable_lock_file_is_recorded_as_a_failed_pass(stage: Stage) -> None:
     stage.lock.trouble = LockUnusable("can't open the lock file")
     with pytest.raises(LockUnusable):
         stage.run()
@@ -847,8 +845,8 @@ def test_where_the_lock_file_is_unusable_the_pass_is_written_down_as_failed(stag
     ]
 
 
-def test_a_pass_counts_from_when_it_has_the_lock(stage: Stage) -> None:
-    """Another was at work for forty minutes: what that one wrote is not to come, and what came due meanwhile is due."""
+def test_a_pass_starts_when_it_gets_the_lock(stage: Stage) -> None:
+    """Another pass took forty minutes: its records are not in the future, and messages due meanwhile are due."""
     first = stage.clock.now
 
     def wait() -> None:
@@ -867,8 +865,8 @@ def test_a_pass_counts_from_when_it_has_the_lock(stage: Stage) -> None:
     assert stage.events.of(ClockWasAhead) == []
 
 
-def test_a_pass_gives_a_sign_of_life_after_a_wait_for_the_lock(stage: Stage) -> None:
-    """Or another host's, which takes it for dead by then, would bury it while it is at work."""
+def test_a_pass_writes_a_heartbeat_after_waiting_for_the_lock(stage: Stage) -> None:
+    """Otherwise another host, which considers it dead by then, would record its end during its work."""
     signs: list[str] = []
 
     def wait() -> None:
@@ -884,8 +882,8 @@ def test_a_pass_gives_a_sign_of_life_after_a_wait_for_the_lock(stage: Stage) -> 
     assert signs == ["2025-03-03 12:40:00.000000"]
 
 
-def test_whom_a_pass_takes_in_after_a_wait_for_the_lock_is_escalated_then(stage: Stage) -> None:
-    """The pass before may have told people of all that was escalated up to a time after this one had begun to wait."""
+def test_escalations_on_enrolment_are_dated_after_the_wait_for_the_lock(stage: Stage) -> None:
+    """The previous pass may have reported all escalations up to a time after the start of this one's wait."""
 
     def wait() -> None:
         stage.clock.now += timedelta(seconds=2)
@@ -896,8 +894,8 @@ def test_whom_a_pass_takes_in_after_a_wait_for_the_lock_is_escalated_then(stage:
     assert stage.sql("SELECT escalated_at FROM retrycli_queue") == [("2025-03-03 12:00:02.000000",)]
 
 
-def test_whom_a_pass_takes_in_later_is_escalated_later(stage: Stage) -> None:
-    """As with very many that are new: another pass may have told people meanwhile of all up to then."""
+def test_later_escalations_on_enrolment_have_later_dates(stage: Stage) -> None:
+    """With very many new messages, another pass may meanwhile have reported all escalations up to then."""
 
     def hear(event: Event) -> None:
         if isinstance(event, MessageEscalated):
@@ -912,7 +910,7 @@ def test_whom_a_pass_takes_in_later_is_escalated_later(stage: Stage) -> None:
     ]
 
 
-def test_the_lock_is_given_back_though_whoever_listens_fails_again_and_again(stage: Stage) -> None:
+def test_the_lock_is_released_though_listeners_fail_repeatedly(stage: Stage) -> None:
     def fail(_: Event) -> None:
         raise ValueError
 
@@ -923,8 +921,8 @@ def test_the_lock_is_given_back_though_whoever_listens_fails_again_and_again(sta
     assert not stage.lock.held
 
 
-def test_a_pass_that_is_to_stop_takes_no_more_messages_in(stage: Stage) -> None:
-    """What it has taken in is told of at once; the next pass takes in the rest."""
+def test_a_stopping_pass_enrols_no_more_messages(stage: Stage) -> None:
+    """Its enrolled messages are reported at once; the next pass enrols the rest."""
 
     def stop(event: Event) -> None:
         stage.stop_requested |= isinstance(event, MessageEscalated)
@@ -938,7 +936,7 @@ def test_a_pass_that_is_to_stop_takes_no_more_messages_in(stage: Stage) -> None:
     assert len(stage.states()) == len(stage.events.of(MessageEscalated)) == BATCH + 1
 
 
-def test_the_lock_is_held_from_beginning_to_end(stage: Stage) -> None:
+def test_the_lock_is_held_for_the_whole_pass(stage: Stage) -> None:
     def look(_: QueuedMessage) -> Outcome:
         assert stage.lock.held
         return DELIVERED
@@ -949,14 +947,14 @@ def test_the_lock_is_held_from_beginning_to_end(stage: Stage) -> None:
 
 
 class Broken(Exception):
-    """A fault of the gateway's own."""
+    """An internal error of the gateway."""
 
 
 def break_down(_: QueuedMessage) -> Outcome:
     raise Broken
 
 
-def test_a_fault_comes_out_as_itself_and_the_pass_is_written_down_as_failed(stage: Stage) -> None:
+def test_an_internal_error_is_raised_unchanged_and_the_pass_recorded_as_failed(stage: Stage) -> None:
     stage.add(1, 2)
     with pytest.raises(Broken):
         stage.run(break_down)
@@ -968,8 +966,8 @@ def test_a_fault_comes_out_as_itself_and_the_pass_is_written_down_as_failed(stag
     assert not stage.lock.held
 
 
-def test_a_fault_ends_what_is_in_flight_beside_it_and_the_next_pass_takes_all_of_it_for_unknown(stage: Stage) -> None:
-    """The first is delivered; of the eight that are out one breaks, and nobody knows of the other seven."""
+def test_an_internal_error_leaves_requests_in_flight_unknown(stage: Stage) -> None:
+    """The first is delivered; of the eight in flight one raises, and the outcomes of the other seven are unknown."""
 
     async def wait(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 6:
@@ -988,8 +986,8 @@ def test_a_fault_ends_what_is_in_flight_beside_it_and_the_next_pass_takes_all_of
     assert open_attempts(stage) == []
 
 
-def test_a_database_that_goes_away_meanwhile_comes_out_as_itself(stage: Stage) -> None:
-    """The command turns it into exit code 69, for which it must know it."""
+def test_a_lost_database_connection_is_raised_unchanged(stage: Stage) -> None:
+    """The command turns it into exit code 69, so it must recognise it."""
 
     def drop(_: QueuedMessage) -> Outcome:
         stage.sql("DROP TABLE retrycli_attempts")
@@ -1010,12 +1008,12 @@ def die(stage: Stage, rules: PassRules = RULES) -> None:
 
 
 def die_with_claims(stage: Stage) -> None:
-    """As `die`, but killed: what was only claimed is not given back either."""
+    """Die as `die` does, but by a kill: claims are not released either."""
     die(stage)
     stage.claims.claim(Claim("pass-1", START + AFTER_THE_CLAIM), START, limit=10)
 
 
-def test_the_claims_of_a_dead_pass_are_respected_until_they_lapse(stage: Stage) -> None:
+def test_claims_of_a_dead_pass_are_respected_until_they_lapse(stage: Stage) -> None:
     stage.add(1, 2)
     die_with_claims(stage)
     stage.clock.now = START + AFTER_THE_CLAIM - timedelta(seconds=1)
@@ -1023,7 +1021,7 @@ def test_the_claims_of_a_dead_pass_are_respected_until_they_lapse(stage: Stage) 
     assert stage.states() == {1: "sending", 2: "sending"}
 
 
-def test_what_a_dead_pass_was_sending_is_unknown_and_what_it_only_held_is_sent(stage: Stage) -> None:
+def test_attempts_of_a_dead_pass_are_unknown_and_its_other_claims_are_sent(stage: Stage) -> None:
     stage.add(1, 2)
     die_with_claims(stage)
     stage.clock.now = START + AFTER_THE_CLAIM
@@ -1038,7 +1036,7 @@ def test_what_a_dead_pass_was_sending_is_unknown_and_what_it_only_held_is_sent(s
     assert stage.next_attempt_at(1) == stage.clock.now + timedelta(minutes=30)
 
 
-def test_the_third_unknown_goes_to_a_person(stage: Stage) -> None:
+def test_the_third_unknown_outcome_is_escalated(stage: Stage) -> None:
     stage.add(1)
     for _ in range(3):
         die(stage)
@@ -1051,7 +1049,7 @@ def test_the_third_unknown_goes_to_a_person(stage: Stage) -> None:
     assert error == "May have arrived: no response was recorded: the process was killed, or the disk was full (3 times)"
 
 
-def test_a_dead_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
+def test_a_lapsed_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
     """Nothing was sent, so nothing is unknown."""
     stage.add(1, 2, due=START, retry_count=4)
     stage.claims.claim(Claim("the dead", START + timedelta(minutes=1)), START, limit=10)
@@ -1061,11 +1059,11 @@ def test_a_dead_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
     assert stage.tries() == {1: 4, 2: 4}
     assert (summary.released, summary.unknown) == (2, 0)
     assert stage.events.of(ClaimsExpired) == [ClaimsExpired(released=2, unknown=0)]
-    assert {each.outcome for each in stage.events.of(MessageReleased)} == {None}
+    assert {event.outcome for event in stage.events.of(MessageReleased)} == {None}
 
 
 @pytest.mark.parametrize("state", ["waiting", "escalated"])
-def test_an_attempt_by_hand_that_died_is_unknown_and_costs_no_try(stage: Stage, state: str) -> None:
+def test_a_manual_attempt_that_died_is_unknown_and_uses_up_no_retry(stage: Stage, state: str) -> None:
     stage.add(1, due=START + timedelta(hours=1), retry_count=4)
     if state == "escalated":
         stage.sql("UPDATE retrycli_queue SET state = 'escalated', next_attempt_at = NULL, escalated_at = '2025-03-01'")
@@ -1080,7 +1078,7 @@ def test_an_attempt_by_hand_that_died_is_unknown_and_costs_no_try(stage: Stage, 
     assert (summary.released, summary.unknown) == (1, 1)
 
 
-def test_an_unknown_attempt_counts_also_where_the_row_can_be_used_no_more(stage: Stage) -> None:
+def test_an_unknown_attempt_counts_also_if_the_row_became_invalid(stage: Stage) -> None:
     stage.add(1, retry_count=3)
     die(stage)
     stage.sql("UPDATE pending_messages SET body = NULL")
@@ -1093,7 +1091,7 @@ def test_an_unknown_attempt_counts_also_where_the_row_can_be_used_no_more(stage:
     assert summary.escalated == 1
 
 
-def test_what_the_application_has_meanwhile_sent_itself_is_let_go(stage: Stage) -> None:
+def test_a_message_that_the_application_sent_meanwhile_is_dropped(stage: Stage) -> None:
     stage.add(1)
     die(stage)
     stage.sql("UPDATE pending_messages SET status = 'sent'")
@@ -1103,7 +1101,7 @@ def test_what_the_application_has_meanwhile_sent_itself_is_let_go(stage: Stage) 
     assert stage.attempts(1) == [("pass", "unknown")]
 
 
-def test_more_lapsed_claims_than_one_transaction_takes_are_all_recovered(stage: Stage) -> None:
+def test_more_lapsed_claims_than_one_transaction_holds_are_recovered(stage: Stage) -> None:
     stage.add(*range(1, 1202), due=START)
     stage.claims.claim(Claim("the dead", START), START, limit=2000)
     summary = stage.run(rules=replace(RULES, limit=0))
@@ -1111,8 +1109,8 @@ def test_more_lapsed_claims_than_one_transaction_takes_are_all_recovered(stage: 
     assert set(stage.states().values()) == {"waiting"}
 
 
-def test_passes_that_died_are_written_down_as_interrupted(stage: Stage) -> None:
-    """When their claims would have lapsed, and on whatever host: two may have one name, and a lock each, as pods do."""
+def test_dead_passes_are_recorded_as_interrupted(stage: Stage) -> None:
+    """This happens when their claims would have lapsed, on any host: pods may share a name but no lock."""
     stage.ledger.start_pass("the dead", host="barn", pid=9, now=START - RULES.lease - MOMENT)
     stage.ledger.start_pass("another's", host="mill", pid=9, now=START - RULES.lease)
     stage.run()
@@ -1126,7 +1124,7 @@ def test_passes_that_died_are_written_down_as_interrupted(stage: Stage) -> None:
 # Messages that go to a person.
 
 
-def test_rows_that_can_not_be_used_are_escalated_and_the_others_go_on(stage: Stage) -> None:
+def test_invalid_rows_are_escalated_and_others_are_sent(stage: Stage) -> None:
     stage.add(1)
     stage.add(2, message_type="fax")
     stage.add(3, body=None)
@@ -1141,14 +1139,14 @@ def test_rows_that_can_not_be_used_are_escalated_and_the_others_go_on(stage: Sta
         "Can't be sent: message_type is 'fax', but must be one of customer, supplier, internal",
     )
     assert stage.escalation(3)[2] == "Can't be sent: body is missing"
-    assert {each.message_id: each.problem for each in stage.events.of(MessageEscalated)} == {
+    assert {event.message_id: event.problem for event in stage.events.of(MessageEscalated)} == {
         2: "message_type is 'fax', but must be one of customer, supplier, internal",
         3: "body is missing",
         4: "retry_count must be an integer: 'many'",
     }
 
 
-def test_a_row_that_became_unusable_while_it_waited_is_escalated_without_an_attempt(stage: Stage) -> None:
+def test_a_row_that_became_invalid_while_waiting_is_escalated_without_an_attempt(stage: Stage) -> None:
     stage.add(1, 2, 3, due=START)
     stage.sql("UPDATE pending_messages SET body = x'00ff' WHERE id = 2")
     summary = stage.run(rules=ONE_BY_ONE)
@@ -1158,7 +1156,7 @@ def test_a_row_that_became_unusable_while_it_waited_is_escalated_without_an_atte
     assert (summary.sent, summary.escalated) == (2, 1)
 
 
-def test_a_message_that_nobody_wants_any_more_is_escalated_without_an_attempt(stage: Stage) -> None:
+def test_an_expired_message_is_escalated_without_an_attempt(stage: Stage) -> None:
     stage.add(1, created_at="2025-03-03 10:59:59")
     stage.add(2, created_at="2025-03-03 11:00:00")
     summary = stage.run(rules=with_policy(RetryPolicy(expires_after=timedelta(hours=1))))
@@ -1168,7 +1166,7 @@ def test_a_message_that_nobody_wants_any_more_is_escalated_without_an_attempt(st
     assert (summary.sent, summary.escalated) == (1, 1)
 
 
-def test_the_tenth_failure_escalates_with_the_words_that_operators_search_for(stage: Stage) -> None:
+def test_the_tenth_failure_escalates_with_the_documented_text(stage: Stage) -> None:
     stage.add(1, retry_count=9, message_type="supplier")
     summary = stage.run(DOWN)
     assert stage.escalation(1) == (
@@ -1177,13 +1175,13 @@ def test_the_tenth_failure_escalates_with_the_words_that_operators_search_for(st
         "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503",
     )
     assert stage.sql("SELECT status FROM pending_messages") == [("failed",)]
-    assert [each._replace(fingerprint="") for each in stage.events.of(MessageEscalated)] == [
+    assert [event._replace(fingerprint="") for event in stage.events.of(MessageEscalated)] == [
         MessageEscalated(1, 1001, MessageType.SUPPLIER, 10, EscalationReason.EXHAUSTED, status_code=503)
     ]
     assert summary.escalated == 1
 
 
-def test_what_is_in_a_persons_hands_no_pass_touches(stage: Stage) -> None:
+def test_a_pass_leaves_escalated_messages_alone(stage: Stage) -> None:
     stage.add(1)
     stage.run(NOT_FOUND)
     stage.clock.now += timedelta(days=30)
@@ -1192,7 +1190,7 @@ def test_what_is_in_a_persons_hands_no_pass_touches(stage: Stage) -> None:
     assert stage.escalation(1) == ("permanent", 0, "HTTP 404")
 
 
-def test_a_message_that_comes_with_all_its_tries_made_is_escalated_at_once(stage: Stage) -> None:
+def test_a_message_without_retries_left_is_escalated_on_enrolment(stage: Stage) -> None:
     stage.add(1, retry_count=10, last_error="HTTP 500")
     stage.run()
     assert stage.gateway is None
@@ -1203,7 +1201,7 @@ def test_a_message_that_comes_with_all_its_tries_made_is_escalated_at_once(stage
     )
 
 
-def test_a_null_retry_count_counts_as_nought(stage: Stage) -> None:
+def test_a_null_retry_count_counts_as_zero(stage: Stage) -> None:
     stage.add(1, retry_count=None)
     stage.run(DOWN)
     assert stage.tries() == {1: 1}
@@ -1220,7 +1218,7 @@ def test_each_message_type_has_its_own_policy(stage: Stage) -> None:
 # While others are at work.
 
 
-def test_a_message_that_the_application_takes_back_while_it_is_sent_stays_the_applications(stage: Stage) -> None:
+def test_a_message_withdrawn_during_its_request_stays_withdrawn(stage: Stage) -> None:
     def reject(_: QueuedMessage) -> Outcome:
         stage.sql("UPDATE pending_messages SET status = 'rejected', last_error = 'by anna'")
         return DELIVERED
@@ -1235,7 +1233,7 @@ def test_a_message_that_the_application_takes_back_while_it_is_sent_stays_the_ap
     assert summary.sent == 0
 
 
-def test_a_message_whose_claim_was_lost_meanwhile_is_the_new_claimants(stage: Stage) -> None:
+def test_a_message_whose_claim_was_lost_belongs_to_the_new_owner(stage: Stage) -> None:
     def steal(_: QueuedMessage) -> Outcome:
         stage.sql("UPDATE retrycli_queue SET claimed_by = 'another'")
         return DOWN
@@ -1247,7 +1245,7 @@ def test_a_message_whose_claim_was_lost_meanwhile_is_the_new_claimants(stage: St
     assert stage.sql("SELECT state, claimed_by FROM retrycli_queue") == [("sending", "another")]
 
 
-def test_a_message_that_is_taken_back_between_claim_and_attempt_is_not_sent(stage: Stage) -> None:
+def test_a_message_withdrawn_between_claim_and_attempt_is_not_sent(stage: Stage) -> None:
     def reject_the_next(queued: QueuedMessage) -> Outcome:
         stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = ?", queued.message_id + 1)
         return DELIVERED
@@ -1258,7 +1256,7 @@ def test_a_message_that_is_taken_back_between_claim_and_attempt_is_not_sent(stag
     assert stage.states() == {}
 
 
-def test_what_is_added_while_a_pass_runs_waits_for_the_next(stage: Stage) -> None:
+def test_messages_added_during_a_pass_wait_for_the_next_one(stage: Stage) -> None:
     def add(_: QueuedMessage) -> Outcome:
         stage.add(2)
         return DELIVERED
@@ -1271,8 +1269,8 @@ def test_what_is_added_while_a_pass_runs_waits_for_the_next(stage: Stage) -> Non
 # The report.
 
 
-def test_a_summary_says_what_the_database_says(stage: Stage) -> None:
-    """Some of everything: delivered, refused, unknown, permanent, invalid, exhausted, and a throttle at the end."""
+def test_a_summary_agrees_with_the_database(stage: Stage) -> None:
+    """The messages are delivered, refused, unknown, permanent, invalid, exhausted, and throttled at the end."""
     stage.add(*range(1, 30))
     stage.add(30, message_type="fax")
     stage.add(31, retry_count=10)
@@ -1295,13 +1293,13 @@ def test_a_summary_says_what_the_database_says(stage: Stage) -> None:
         "throttled": counts["released"],
     }
     tally = Tally()
-    for each in stage.events.all:
-        tally.count(each)
+    for emitted in stage.events.all:
+        tally.count(emitted)
     told = tally.summary("pass-1", summary.result, timedelta(0))
     assert told == replace(summary, reason=None, detail=None)
 
 
-def test_a_pass_is_written_down_with_its_beginning_and_its_end(stage: Stage) -> None:
+def test_a_pass_is_recorded_with_its_start_and_end(stage: Stage) -> None:
     stage.add(1)
     summary = stage.run(takes=timedelta(seconds=2))
     (record,) = stage.ledger.last_passes(10)
@@ -1312,10 +1310,10 @@ def test_a_pass_is_written_down_with_its_beginning_and_its_end(stage: Stage) -> 
     assert stage.ledger.swept_to() == stage.enrolment.plan_sweep(None)[1]  # where the next one goes on
 
 
-def test_every_message_is_told_of_once(stage: Stage) -> None:
+def test_each_message_is_reported_once(stage: Stage) -> None:
     stage.add(1, 2, 3)
     stage.run({2: REFUSED, 3: NOT_FOUND})
-    assert [type(each) for each in stage.events.all] == [
+    assert [type(event) for event in stage.events.all] == [
         PassStarted,
         MessageDelivered,
         MessageRescheduled,
@@ -1323,7 +1321,7 @@ def test_every_message_is_told_of_once(stage: Stage) -> None:
     ]
 
 
-def test_what_is_older_than_its_retention_is_forgotten_and_the_rest_is_kept(stage: Stage) -> None:
+def test_history_beyond_its_retention_is_pruned_and_the_rest_kept(stage: Stage) -> None:
     rules = replace(RULES, retention=timedelta(days=90))
     stage.add(1)
     stage.run()
@@ -1340,8 +1338,8 @@ def test_what_is_older_than_its_retention_is_forgotten_and_the_rest_is_kept(stag
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(2,)]
 
 
-def test_passes_go_round_a_history_that_is_too_long_for_one(stage: Stage) -> None:
-    """Each looks at so many attempts. What was kept and need not be any more is forgotten in a later round."""
+def test_several_passes_prune_a_long_history(stage: Stage) -> None:
+    """Each reads a limited number of attempts. Rows that no longer need to be kept are pruned in a later round."""
     rules = replace(RULES, retention=timedelta(days=90))
     stage.add(1, 2)
     stage.run({1: LOST, 2: LOST})
@@ -1364,7 +1362,7 @@ def test_passes_go_round_a_history_that_is_too_long_for_one(stage: Stage) -> Non
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == []
 
 
-def test_without_a_retention_nothing_is_forgotten(stage: Stage) -> None:
+def test_without_a_retention_nothing_is_pruned(stage: Stage) -> None:
     stage.add(1)
     stage.run()
     stage.clock.now += timedelta(days=9000)

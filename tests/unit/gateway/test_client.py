@@ -1,4 +1,4 @@
-"""URLs of requests: a plain path is put below its base URL without a parser, and nobody sees a difference."""
+"""URLs of requests: a plain path is joined to its base URL without a parser, with the same result."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ STEPS = st.text("azAZ09_~.?=&-/ %ü;+'\\#@:", max_size=12)
 
 
 @given(base=st.sampled_from(BASES), path=st.lists(STEPS, min_size=1, max_size=3).map("/".join))
-def test_a_url_below_a_base_is_what_a_parser_makes_of_it(base: str, path: str) -> None:
-    """Also where it is not plain."""
+def test_joining_a_url_gives_the_parsers_result(base: str, path: str) -> None:
+    """This holds also if the path is not plain."""
     try:
         parsed = httpx.URL(f"{base}/{path}")
     except httpx.InvalidURL:
@@ -40,6 +40,6 @@ def test_a_plain_path_needs_no_parser(base: str, path: str) -> None:
     assert (str(below), below.raw_path) == (str(parsed), parsed.raw_path)
 
 
-def test_a_path_that_is_too_long_is_no_url() -> None:
+def test_a_path_that_is_too_long_is_an_invalid_url() -> None:
     with pytest.raises(httpx.InvalidURL):
         url_below(BASES[0], "/" + "a" * 70_000)

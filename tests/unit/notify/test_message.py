@@ -1,4 +1,4 @@
-"""A notification's words: what is in them, and what never is."""
+"""The text of a notification: its content, and what it never contains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def body(*items: Item, around: NoticeContext = HERE) -> str:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda each: f"{each.topic}-{each.turn}")
-def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change: IncidentChange) -> None:
+def test_an_incident_is_described_with_its_time_meaning_and_next_step(change: IncidentChange) -> None:
     notice = worded([change], HERE)
     assert notice.title == f"retrycli on mill: {HEADLINES[change.topic, change.turn]}"
     assert "2025-03-03 02:45 UTC" in notice.body
@@ -39,23 +39,23 @@ def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change:
     assert notice.good is (change.turn is Turn.ENDED)
 
 
-def test_a_refusal_that_is_over_is_told_by_its_times_as_nothing_may_have_been_tried_between() -> None:
+def test_the_end_of_a_refusal_is_described_by_its_times() -> None:
     told = body(IncidentChange(Topic.CREDENTIALS, Turn.ENDED, Incident(NOON - timedelta(minutes=3))))
     assert "It refused them at 2025-03-03 11:57 UTC and accepted a message at 2025-03-03 12:00 UTC." in told
     assert "3 min" not in told
 
 
-def test_no_outage_lasts_for_0_min() -> None:
+def test_no_outage_is_said_to_last_0_min() -> None:
     told = body(IncidentChange(Topic.DOWN, Turn.ENDED, Incident(NOON - timedelta(seconds=20))))
     assert "for less than a minute; no message was lost" in told
 
 
-def test_every_trouble_can_be_told_in_every_turn() -> None:
+def test_every_incident_has_a_text_for_every_stage() -> None:
     troubles = set(Topic) - {Topic.ESCALATIONS, Topic.MISSED, Topic.UNHEARD, *TASKS}
     assert set(HEADLINES) == {(topic, turn) for topic in troubles for turn in Turn}
 
 
-def test_escalations_are_told_by_cause_with_figures_tickets_and_the_command() -> None:
+def test_escalations_are_grouped_by_cause_with_counts_tickets_and_the_command() -> None:
     notice = worded([Escalated([replace(CAUSE, count=1, types={"internal": 1}, tickets=["9"]), CAUSE])], HERE)
     assert notice.title == "retrycli on mill: 13 messages need an operator"
     assert notice.body.splitlines() == [
@@ -69,18 +69,18 @@ def test_escalations_are_told_by_cause_with_figures_tickets_and_the_command() ->
     assert not notice.good
 
 
-def test_tickets_that_were_not_looked_up_are_hinted_at() -> None:
+def test_tickets_that_were_not_read_are_mentioned() -> None:
     told = body(Escalated([replace(CAUSE, count=250, tickets=["30000"], more_tickets=True)]))
     assert "; tickets 30000, …; " in told
 
 
-def test_those_that_are_open_besides_are_counted() -> None:
+def test_other_open_escalations_are_counted() -> None:
     assert "40 are open in total" in body(Escalated([CAUSE]), around=replace(HERE, escalated=40))
     assert "in all" not in body(Escalated([CAUSE]))
 
 
-def test_many_causes_and_many_tickets_are_cut() -> None:
-    many = [replace(CAUSE, count=n, tickets=[str(each) for each in range(n)]) for n in range(1, 31)]
+def test_long_lists_of_causes_and_tickets_are_truncated() -> None:
+    many = [replace(CAUSE, count=n, tickets=[str(number) for number in range(n)]) for n in range(1, 31)]
     lines = body(Escalated(many)).splitlines()
     assert "tickets 0, 1, 2, 3, 4, …;" in lines[2]
     assert lines[1].startswith("30 × ")
@@ -88,24 +88,25 @@ def test_many_causes_and_many_tickets_are_cut() -> None:
     assert len(lines) < 30
 
 
-def test_many_gaps_and_many_types_are_cut() -> None:
+def test_long_lists_of_gaps_and_types_are_truncated() -> None:
     gaps = [
-        Missed(NOON - timedelta(hours=2 * each), NOON - timedelta(hours=2 * each - 1)) for each in range(1000, 0, -1)
+        Missed(NOON - timedelta(hours=2 * number), NOON - timedelta(hours=2 * number - 1))
+        for number in range(1000, 0, -1)
     ]
-    types = EscalationCause(5000, {f"{'t' * 80}{each}": 1 for each in range(5000)}, "HTTP 422", 17, ["4711"])
+    types = EscalationCause(5000, {f"{'t' * 80}{number}": 1 for number in range(5000)}, "HTTP 422", 17, ["4711"])
     notice = worded([*gaps, Escalated([types] * 1000)], HERE)
     assert notice.body.count("No pass began") == 3
     assert "Before that, there were 997 more gaps without a pass. Next: retrycli passes" in notice.body
     assert len(notice.title) + len(notice.body) < 8000
 
 
-def test_a_gap_is_told_with_both_its_ends() -> None:
+def test_a_gap_has_both_its_ends() -> None:
     notice = worded([Missed(NOON - timedelta(minutes=90), NOON)], HERE)
     assert notice.title.endswith(": no pass ran for 1 h 30 min")
     assert "between 2025-03-03 10:30 UTC and 2025-03-03 12:00 UTC" in notice.body
 
 
-def test_several_things_are_one_notification() -> None:
+def test_several_topics_are_one_notification() -> None:
     is_back = IncidentChange(Topic.DOWN, Turn.ENDED, Incident(NOON - timedelta(hours=9)))
     notice = worded([is_back, Escalated([CAUSE])], HERE)
     assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need an operator"
@@ -122,7 +123,7 @@ def test_several_things_are_one_notification() -> None:
         "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 422: ana@example.com",
     ],
 )
-def test_no_recipient_is_in_it(error: str) -> None:
+def test_contains_no_recipient(error: str) -> None:
     text = body(Escalated([replace(CAUSE, error=error)]))
     assert "example.com" not in text.replace(HERE.destination, "")
     assert not re.search(r"ana[.@]|chlo|exämple", text)
@@ -139,7 +140,7 @@ CLEAN = hostile("x").splitlines()
 
 @pytest.mark.parametrize("where", ["error", "ticket", "kind", "host"])
 @pytest.mark.parametrize("text", [MARKUP, "a\r\nBcc: eve@evil.example", "\x1b[31mred\x07", "a\u202eb", "t\tu\x00v"])
-def test_other_peoples_text_is_no_markup_no_control_and_no_second_line(where: str, text: str) -> None:
+def test_outside_text_has_no_markup_no_control_characters_and_one_line(where: str, text: str) -> None:
     said = hostile(text) if where == "error" else hostile("x", **{where: text})
     lines = said.splitlines()
     assert len(lines) == len(CLEAN)
@@ -148,19 +149,19 @@ def test_other_peoples_text_is_no_markup_no_control_and_no_second_line(where: st
     assert "https://evil" not in said
 
 
-def test_other_peoples_text_is_cut() -> None:
+def test_outside_text_is_truncated() -> None:
     assert max(map(len, hostile("word " * 1000, ticket="9x" * 1000, kind="k" * 1000).splitlines())) < 250
 
 
-def test_a_word_with_an_underscore_stays_as_it_is() -> None:
+def test_a_word_with_an_underscore_is_unchanged() -> None:
     assert inert("cc_emails is no JSON; __so__ _it_ is", 100) == "cc_emails is no JSON; ＿＿so＿＿ ＿it＿ is"
 
 
-def test_a_cause_without_a_text_is_named_so() -> None:
+def test_a_cause_without_a_text_says_so() -> None:
     assert "1 × no error text" in hostile(None)
 
 
-def test_the_trial_says_that_nothing_is_wrong() -> None:
+def test_the_test_notification_says_that_nothing_is_wrong() -> None:
     notice = trial("mill\r\nBcc: eve@evil.example")
     assert notice.good
     assert notice.title.startswith("retrycli on mill\\r\\nBcc")

@@ -1,4 +1,4 @@
-"""What the checks say, each of a machine on which one thing is wrong: a folder with a real database in it."""
+"""The checks, each on a machine with one problem: a folder with a real database."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Desk:
         return self.case().loaded
 
     def with_passes(self, *begun: timedelta) -> None:
-        """Passes that began so long ago."""
+        """Add passes that began at these times before now."""
         with open_database(self.loaded().settings) as opened:
             for number, ago in enumerate(begun):
                 ledger = Ledger(opened)
@@ -108,8 +108,8 @@ def desk(tmp_path: Path) -> Desk:
         ("2026-03-01 07:08:09", "", Level.OK),
     ],
 )
-def test_the_age_of_the_oldest_failed_message_is_told(desk: Desk, made: str, more: str, level: Level) -> None:
-    """Rows of years ago would go out without a word. A sent one is not counted, nor an escalated one."""
+def test_reports_the_age_of_the_oldest_failed_message(desk: Desk, made: str, more: str, level: Level) -> None:
+    """Rows from years ago would be sent without a warning. Sent and escalated messages do not count."""
     assert desk.in_database(database.age) == []
     desk.execute("ALTER TABLE pending_messages ADD COLUMN created_at TEXT")
     desk.with_passes()
@@ -126,7 +126,7 @@ def test_the_age_of_the_oldest_failed_message_is_told(desk: Desk, made: str, mor
 
 
 def only(findings: Iterable[Finding], level: Level, name: str) -> Finding:
-    """The one finding, which is of that level."""
+    """Return the only finding, which has this level."""
     [found] = findings
     assert (found.level, found.name) == (level, name)
     assert (found.remedy is None) is (level is Level.OK)
@@ -136,20 +136,20 @@ def only(findings: Iterable[Finding], level: Level, name: str) -> Finding:
 # The settings and the files.
 
 
-def test_settings_from_a_file_are_well_and_those_of_the_environment_are_lost_on_cron(desk: Desk) -> None:
+def test_settings_from_a_file_are_ok_and_those_from_the_environment_are_lost_on_cron(desk: Desk) -> None:
     only(machine.settings(desk.case()), Level.OK, "settings")
     case = desk.case(environment={"RETRYCLI_RUN__LIMIT": "5"})
     found = only(machine.settings(case), Level.WARNING, "settings")
     assert "sets run.limit, which cron does not pass on" in found.found
 
 
-def test_an_unknown_variable_is_a_finding_and_the_doctor_does_not_die_of_it(desk: Desk) -> None:
+def test_an_unknown_variable_is_a_finding_and_not_an_error(desk: Desk) -> None:
     desk.case()
     found = only(examine(desk.config, {"RETRYCLI_GATEWAY__TOKNE": "s3cret"}), Level.FAILURE, "settings")
     assert found.found == "gateway.tokne (environment RETRYCLI_GATEWAY__TOKNE): no such setting"
 
 
-def test_closed_files_are_well(desk: Desk) -> None:
+def test_private_files_are_ok(desk: Desk) -> None:
     (desk.root / "token").touch(0o600)
     (desk.root / "token").write_text("s3cret")
     only(machine.files(desk.case(more='auth = "bearer"\ntoken_file = "token"\n')), Level.OK, "files")
@@ -164,7 +164,7 @@ def test_closed_files_are_well(desk: Desk) -> None:
         ('[notify]\nurls = ["mailto://ana:s3cret@mail.example.com"]\n', "retrycli.toml"),
     ],
 )
-def test_a_secret_that_every_user_may_read_is_a_failure(desk: Desk, more: str, path: str) -> None:
+def test_a_secret_readable_by_every_user_is_a_failure(desk: Desk, more: str, path: str) -> None:
     (desk.root / "token").touch(0o640)
     (desk.root / "token").write_text("s3cret")
     case = desk.case(more=more)
@@ -191,7 +191,7 @@ def test_a_password_in_a_databases_url_is_a_secret(desk: Desk, url: str, level: 
     only(machine.files(Case(load(desk.config, {}), desk.host, lambda: NOON, program=())), level, "files")
 
 
-def test_a_config_without_a_secret_may_be_read(desk: Desk) -> None:
+def test_a_config_without_a_secret_may_be_readable(desk: Desk) -> None:
     desk.config.chmod(0o644)
     only(machine.files(desk.case(more='username = "agent"\n')), Level.OK, "files")
 
@@ -204,7 +204,7 @@ RELIES_ON_ALL = (
 
 
 def relying_on_all(desk: Desk) -> Case:
-    """A case that relies on each kind of file, all of them root's."""
+    """Return a case that depends on each kind of file, all owned by root."""
     for name in ("token", "own.toml", "ca.pem", "program", "agent.db.retrycli.lock"):
         (desk.root / name).touch(0o600)
     (desk.root / "token").write_text("s3cret")
@@ -213,7 +213,7 @@ def relying_on_all(desk: Desk) -> Case:
 
 
 @pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
-def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, name: str) -> None:
+def test_a_file_writable_by_every_user_is_a_failure(desk: Desk, name: str) -> None:
     case, path = relying_on_all(desk), desk.root / name
     only(machine.files(case), Level.OK, "files")
     path.chmod(path.stat().st_mode | 0o002)
@@ -222,8 +222,8 @@ def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, name: str) -
 
 
 @pytest.mark.parametrize("name", [*OURS_ALONE[1:], *SHARED_WITH_THE_APPLICATION[1:]])
-def test_another_users_file_is_told(desk: Desk, name: str) -> None:
-    """Of what the application writes too it is a warning: it may well be that user, who must stay its owner."""
+def test_another_users_file_is_reported(desk: Desk, name: str) -> None:
+    """If the application writes the file too, it is a warning: that user may be its rightful owner."""
     need_root()
     case, path = relying_on_all(desk), desk.root / name
     os.chown(path, THEIRS, 0)
@@ -234,8 +234,8 @@ def test_another_users_file_is_told(desk: Desk, name: str) -> None:
     )
 
 
-def test_root_who_looks_trusts_the_owner_of_config_and_database(desk: Desk) -> None:
-    """The manual's set-up, before there is a schedule."""
+def test_for_root_the_owner_of_config_and_database_is_trusted(desk: Desk) -> None:
+    """This is the manual's setup, before there is a schedule."""
     need_root()
     case = relying_on_all(desk)
     for path in (desk.root, desk.config, desk.root / "agent.db"):
@@ -243,7 +243,7 @@ def test_root_who_looks_trusts_the_owner_of_config_and_database(desk: Desk) -> N
     only(machine.files(case), Level.OK, "files")
 
 
-def test_root_who_looks_trusts_whom_a_crontab_of_their_own_names(desk: Desk) -> None:
+def test_for_root_a_user_with_a_crontab_is_trusted(desk: Desk) -> None:
     need_root()
     daemon = pwd.getpwnam("daemon")
     relying_on_all(desk)
@@ -258,8 +258,8 @@ def test_root_who_looks_trusts_whom_a_crontab_of_their_own_names(desk: Desk) -> 
     only(machine.files(case), Level.OK, "files")
 
 
-def test_nobody_is_told_to_give_the_database_away(desk: Desk) -> None:
-    """Neither root nor who makes the passes looks: the application would lose its file."""
+def test_suggests_no_change_of_the_databases_owner(desk: Desk) -> None:
+    """The user is neither root nor the one who makes the passes. The application would lose its file."""
     need_root()
     (desk.root / "program").touch(0o600)
     os.chown(desk.root / "agent.db", OURS, OURS)
@@ -272,7 +272,7 @@ def test_nobody_is_told_to_give_the_database_away(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
-def test_a_file_that_a_group_may_change_is_told(desk: Desk, name: str) -> None:
+def test_a_file_writable_by_a_group_is_reported(desk: Desk, name: str) -> None:
     need_root()
     case, path = relying_on_all(desk), desk.root / name
     os.chown(path, 0, SHARED)
@@ -281,7 +281,7 @@ def test_a_file_that_a_group_may_change_is_told(desk: Desk, name: str) -> None:
     assert (found.found, found.remedy) == (f"{path} is writable by the group {SHARED}", f"`chmod g-w {path}`")
 
 
-def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Desk) -> None:
+def test_a_directory_in_which_several_files_can_be_exchanged_is_reported_once(desk: Desk) -> None:
     need_root()
     case = relying_on_all(desk)
     os.chown(desk.root, THEIRS, 0)
@@ -290,8 +290,8 @@ def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Des
     assert found.remedy == "move the file to its own folder, or run doctor as the user who runs the passes"
 
 
-def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
-    """Operators may share a group on purpose. One of a single user's own is no group that is shared."""
+def test_a_secret_readable_by_a_shared_group_is_a_warning(desk: Desk) -> None:
+    """Operators may share a group on purpose. A user's private group is not shared."""
     need_root()
     case = relying_on_all(desk)
     os.chown(desk.root / "token", 0, SHARED)
@@ -305,7 +305,7 @@ def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
 IN_POSTGRESQL = CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk")
 
 
-def test_a_lock_that_others_could_make_first_is_a_warning() -> None:
+def test_a_lock_that_others_could_create_first_is_a_warning() -> None:
     """Without a home it is in /tmp."""
     need_root()
     if STATE_FOLDER.is_dir():
@@ -320,7 +320,7 @@ def test_a_lock_that_others_could_make_first_is_a_warning() -> None:
     assert found.remedy == f"as root: `install -d -m 700 -o {desk.host.login} {STATE_FOLDER}`"
 
 
-def test_a_lock_in_a_home_is_well_before_its_folder_is_made(desk: Desk) -> None:
+def test_a_lock_in_a_home_directory_is_ok_before_its_directory_exists(desk: Desk) -> None:
     desk.config.write_text(IN_POSTGRESQL)
     case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)
@@ -331,8 +331,8 @@ def test_a_lock_in_a_home_is_well_before_its_folder_is_made(desk: Desk) -> None:
     assert not (home / ".local/state/retrycli").exists()
 
 
-def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:
-    """A config of root's that one user may read, with a program of that user's, is how it may be."""
+def test_for_root_only_the_user_in_roots_schedule_is_trusted(desk: Desk) -> None:
+    """A config of root that one user may read, with a program of that user, is valid."""
     need_root()
     nobody = pwd.getpwuid(65534)
     (desk.root / "program").touch(0o600)
@@ -343,13 +343,13 @@ def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk
 
 
 def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
-    """And so is the lock: both are beside each other."""
+    """So is the lock, because both are in the same place."""
     (desk.root / "proc/self").mkdir()
     mounts = desk.root / "proc/self/mounts"
     mounts.write_text("/dev/vda / ext4 rw 0 0\n")
     assert only(machine.file_system(desk.case()), Level.OK, "file system").found == "the database is on ext4"
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/ {desk.root} nfs4 rw 0 0\n")
-    levels = [(each.level, each.found.partition(" /")[0]) for each in machine.file_system(desk.case())]
+    levels = [(finding.level, finding.found.partition(" /")[0]) for finding in machine.file_system(desk.case())]
     assert levels == [(Level.FAILURE, "the database"), (Level.FAILURE, "the lock")]
 
 
@@ -358,18 +358,18 @@ def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
 
 @pytest.fixture
 def listener() -> Iterator[int]:
-    """A port that somebody listens at."""
+    """Provide a port with a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 def closed_port() -> int:
-    """A port that nobody listens at."""
+    """Provide a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
-def test_each_target_is_reached_for_and_nothing_of_it_is_shown_but_its_scheme(desk: Desk, listener: int) -> None:
+def test_each_target_is_contacted_and_only_its_scheme_is_shown(desk: Desk, listener: int) -> None:
     urls = [
         f"mailto://ana:s3cret@example.com:{listener}?smtp=127.0.0.1",
         f"json://ana:s3cret@127.0.0.1:{closed_port()}",
@@ -377,15 +377,15 @@ def test_each_target_is_reached_for_and_nothing_of_it_is_shown_but_its_scheme(de
     ]
     case = desk.case(more=f"[notify]\nurls = {urls}\n")
     found = list(people.notifications(case))
-    assert [each.level for each in found] == [Level.OK, Level.FAILURE, Level.FAILURE]
-    assert [each.found.partition(")")[0] for each in found] == [
+    assert [finding.level for finding in found] == [Level.OK, Level.FAILURE, Level.FAILURE]
+    assert [finding.found.partition(")")[0] for finding in found] == [
         f"target {number} ({scheme}" for number, scheme in ((1, "mailto"), (2, "json"), (3, "slack"))
     ]
     assert not any(word in str(found) for word in ("s3cret", "127.0.0.1", "ana", "example"))
 
 
-def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk: Desk) -> None:
-    """Not if nothing here calls the passes: another host's crontab can't be seen."""
+def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: Desk) -> None:
+    """There is no warning if no schedule is found here: another host's crontab is invisible."""
     assert list(people.notifications(desk.case())) == []
     file = desk.root / "etc/cron.d/retrycli"
     file.write_text(LINE)
@@ -406,7 +406,7 @@ def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk:
     )
 
 
-def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener: int) -> None:
+def test_the_dead_man_switch_is_contacted_and_not_pinged(desk: Desk, listener: int) -> None:
     assert list(people.ping(desk.case())) == []
     only(people.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
     shut = desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{closed_port()}/s3cret"\n')
@@ -418,7 +418,7 @@ def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener:
 
 
 @pytest.mark.parametrize(("section", "name"), [("metrics", "retrycli.prom"), ("report", "report.html")])
-def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: str) -> None:
+def test_each_output_of_a_pass_needs_a_directory(desk: Desk, section: str, name: str) -> None:
     assert list(machine.outputs(desk.case())) == []
     more = f'[{section}]\npath = "{desk.root}/out/{name}"\n'
     found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
@@ -430,7 +430,7 @@ def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: st
     assert "which is a folder" in only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs").found
 
 
-def test_a_log_that_can_not_be_a_file_is_a_failure(desk: Desk) -> None:
+def test_a_log_path_that_cannot_be_a_file_is_a_failure(desk: Desk) -> None:
     more = '[logging]\nfile = "logs/retrycli.log"\n'
     only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
     (desk.root / "logs").mkdir()
@@ -446,7 +446,7 @@ def test_a_log_that_can_not_be_a_file_is_a_failure(desk: Desk) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_can_not_be_written_is_a_failure(desk: Desk) -> None:
+def test_an_unwritable_directory_is_a_failure(desk: Desk) -> None:
     (desk.root / "collector").mkdir(0o500)
     more = f'[metrics]\npath = "{desk.root}/collector/retrycli.prom"\n'
     only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
@@ -465,13 +465,13 @@ def held(path: Path, since: datetime) -> Iterator[None]:
         lock.release()
 
 
-def test_a_free_lock_is_well_and_is_not_made(desk: Desk) -> None:
-    """Root, who may look, would make one that shuts everybody else out."""
+def test_a_free_lock_is_ok_and_not_created(desk: Desk) -> None:
+    """As root, the check would create one that excludes everybody else."""
     only(machine.lock(desk.case()), Level.OK, "lock")
     assert not (desk.root / "agent.db.retrycli.lock").exists()
 
 
-def test_a_lock_is_held_for_too_long_when_no_pass_may_last_so_long(desk: Desk) -> None:
+def test_a_lock_held_longer_than_a_pass_may_last_is_reported(desk: Desk) -> None:
     path = desk.root / "agent.db.retrycli.lock"
     with held(path, NOON - 5 * MINUTE):
         assert "pid 4711 on box, for 300 s" in only(machine.lock(desk.case()), Level.OK, "lock").found
@@ -480,8 +480,8 @@ def test_a_lock_is_held_for_too_long_when_no_pass_may_last_so_long(desk: Desk) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: Desk) -> None:
-    """Root tries a pass out, and cron's passes, which are another user's, can't take its lock any more."""
+def test_a_lock_of_another_user_than_the_databases_owner_is_a_warning(desk: Desk) -> None:
+    """Root makes a trial pass, and cron's passes, which belong to another user, cannot take its lock any more."""
     path = desk.root / "agent.db.retrycli.lock"
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
@@ -489,25 +489,25 @@ def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: De
     assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; also run manual commands as 12345"
 
 
-def test_a_lock_in_a_folder_that_is_not_there_is_a_failure(desk: Desk) -> None:
+def test_a_lock_in_a_missing_directory_is_a_failure(desk: Desk) -> None:
     only(machine.lock(desk.case(more='[run]\nlock_file = "none/lock"\n')), Level.FAILURE, "lock")
 
 
 # The database.
 
 
-def test_a_database_in_order(desk: Desk) -> None:
+def test_a_healthy_database_is_ok(desk: Desk) -> None:
     desk.with_passes()
     desk.execute("PRAGMA journal_mode = WAL")
     for check in (database.table, database.tables, database.writing, database.time):
-        assert {each.level for each in desk.in_database(check)} <= {Level.OK}
+        assert {finding.level for finding in desk.in_database(check)} <= {Level.OK}
 
 
-def test_a_table_without_update_times_shows_less_of_what_the_application_does(desk: Desk) -> None:
-    """That is no failure: the application may have a reason."""
+def test_a_missing_updated_at_column_is_reported(desk: Desk) -> None:
+    """It is not a failure: the application may have a reason."""
     desk.execute("ALTER TABLE pending_messages DROP COLUMN updated_at")
     findings = desk.in_database(database.table)
-    found = only([each for each in findings if each.level is not Level.OK], Level.WARNING, "table")
+    found = only([finding for finding in findings if finding.level is not Level.OK], Level.WARNING, "table")
     assert found.found == (
         "pending_messages has no updated_at: each pass reads the text of every escalated message. If a message "
         "fails again between two passes and its text, retry_count and last_error are the same, it stays escalated"
@@ -529,8 +529,8 @@ def test_a_table_without_update_times_shows_less_of_what_the_application_does(de
         (None, "", Level.WARNING),
     ],
 )
-def test_tables_of_another_version(desk: Desk, version: str | None, more: str, level: Level) -> None:
-    """Nothing is upgraded or made by looking."""
+def test_tables_of_another_version_are_reported(desk: Desk, version: str | None, more: str, level: Level) -> None:
+    """The check upgrades and creates nothing."""
     if version is not None:
         desk.with_passes()
         desk.execute(f"UPDATE retrycli_version SET version_num = '{version}'")
@@ -550,8 +550,8 @@ def _schema(desk: Desk) -> list[str]:
         return list(connection.iterdump())
 
 
-def test_the_index_of_failed_rows_is_mentioned_where_it_would_help(desk: Desk) -> None:
-    """In a table of more rows than a pass looks at, and only there."""
+def test_the_index_of_failed_rows_is_recommended_if_it_would_help(desk: Desk) -> None:
+    """It is recommended only for a table of more rows than a pass reads."""
     rows = "WITH RECURSIVE n (i) AS (SELECT {0} UNION ALL SELECT i + 1 FROM n WHERE i < {1}) SELECT i, 'sent' FROM n"
     desk.execute("INSERT INTO pending_messages (id, status) " + rows.format(1, 15_000))
     assert desk.in_database(database.index) == []
@@ -561,14 +561,14 @@ def test_the_index_of_failed_rows_is_mentioned_where_it_would_help(desk: Desk) -
     assert "has an index on its failed rows" in only(desk.in_database(database.index), Level.OK, "index").found
 
 
-def test_wal_is_recommended_and_not_set(desk: Desk) -> None:
+def test_wal_is_recommended_and_not_enabled(desk: Desk) -> None:
     found = only(desk.in_database(database.writing), Level.WARNING, "writing")
     assert found.remedy is not None
     assert found.remedy.endswith("'PRAGMA journal_mode = WAL'`")
     only(desk.in_database(database.writing), Level.WARNING, "writing")
 
 
-def test_a_pass_that_is_still_to_come_shows_a_wrong_clock(desk: Desk) -> None:
+def test_a_pass_in_the_future_reveals_a_wrong_clock(desk: Desk) -> None:
     desk.with_passes(timedelta(seconds=-30))
     assert desk.in_database(database.time) == []
     desk.with_passes()
@@ -576,8 +576,8 @@ def test_a_pass_that_is_still_to_come_shows_a_wrong_clock(desk: Desk) -> None:
     assert "2026-03-02T13:00:00Z" in only(desk.in_database(database.time), Level.FAILURE, "clock").found
 
 
-def test_whether_passes_come_is_told_by_those_that_have_begun(desk: Desk) -> None:
-    """One that a wrong clock has put a month ahead would keep a dead cron from being found out."""
+def test_the_scheduler_is_judged_by_passes_that_have_started(desk: Desk) -> None:
+    """A pass that a wrong clock dated a month ahead would hide a dead cron."""
     desk.with_passes(timedelta(days=-30), 75 * MINUTE, 90 * MINUTE)
     found = desk.in_database(calling.calling)[-1]
     assert (found.name, found.level) == ("passes", Level.FAILURE)
@@ -595,38 +595,38 @@ def of_cadence(desk: Desk, *, more: str = "") -> Finding:
     return desk.in_database(calling.calling, more=more)[-1]
 
 
-def test_nothing_calls_and_nothing_comes(desk: Desk) -> None:
+def test_a_missing_scheduler_is_reported(desk: Desk) -> None:
     found = only([of_callers(desk)], Level.FAILURE, "scheduler")
     assert found.remedy == "`retrycli cron install`"
     only([of_cadence(desk)], Level.WARNING, "passes")
 
 
-def test_passes_that_come_from_elsewhere_are_well(desk: Desk) -> None:
-    """An application's own scheduler, or another host's cron."""
+def test_passes_from_another_scheduler_are_ok(desk: Desk) -> None:
+    """The scheduler is an application's own, or another host's cron."""
     desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
     assert "passes run; the last one ran on box" in only([of_callers(desk)], Level.OK, "scheduler").found
     only([of_cadence(desk)], Level.OK, "passes")
 
 
 @pytest.mark.parametrize("begun", [[5], [5, 20], [1, 3, 5, 8]])
-def test_passes_that_somebody_made_by_hand_are_no_sign_of_a_scheduler(desk: Desk, begun: list[int]) -> None:
-    """Too few to tell, or further apart or closer together than a scheduler would have them."""
-    desk.with_passes(*(each * MINUTE for each in begun))
+def test_manual_passes_do_not_show_a_scheduler(desk: Desk, begun: list[int]) -> None:
+    """They are too few, or too far apart or too close together for a scheduler."""
+    desk.with_passes(*(started_at * MINUTE for started_at in begun))
     only([of_callers(desk)], Level.FAILURE, "scheduler")
 
 
-def test_passes_that_come_all_the_time_are_told_of_in_words(desk: Desk) -> None:
-    desk.with_passes(*(timedelta(seconds=20 * each) for each in range(1, 5)))
-    found = [each for each in desk.in_database(calling.calling) if each.name == "passes"]
-    assert [each.found for each in found] == [
+def test_passes_that_start_constantly_are_described_in_words(desk: Desk) -> None:
+    desk.with_passes(*(timedelta(seconds=20 * number) for number in range(1, 5)))
+    found = [finding for finding in desk.in_database(calling.calling) if finding.name == "passes"]
+    assert [finding.found for finding in found] == [
         "they have run every 20 s, but schedule.retry_interval_minutes says 15 min"
     ]
 
 
-def test_passes_from_before_the_line_was_changed_are_no_reason_to_change_it(desk: Desk) -> None:
-    """One that cron starts a moment early is less than a minute after the one before it."""
+def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: Desk) -> None:
+    """A pass that cron starts slightly early is less than a minute after the previous one."""
     (desk.root / "etc/crontab").write_text(LINE)
-    desk.with_passes(*(each * timedelta(seconds=59.98) for each in range(1, 5)))
+    desk.with_passes(*(number * timedelta(seconds=59.98) for number in range(1, 5)))
     found = only([of_cadence(desk)], Level.WARNING, "passes")
     assert found.found == "they came 1 min apart until now, and schedule.retry_interval_minutes says 15 min"
     assert (
@@ -640,13 +640,13 @@ def test_passes_from_before_the_line_was_changed_are_no_reason_to_change_it(desk
     )
 
 
-def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
+def test_a_single_cron_line_is_reported_with_its_place(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
     assert f"cron starts passes at */15 * * * *: {desk.root}/etc/crontab, line 1; its command should be" in found.found
 
 
-def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) -> None:
+def test_a_cron_that_does_not_run_is_a_failure_for_any_line(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
     found = only([of_callers(desk)], Level.FAILURE, "scheduler")
@@ -659,8 +659,8 @@ def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) 
     assert "cron is" not in only([of_callers(desk)], Level.OK, "scheduler").found, "the schedule is elsewhere"
 
 
-def test_passes_by_hand_do_not_hide_that_the_schedulers_stay_away(desk: Desk) -> None:
-    desk.with_passes(*(each * MINUTE for each in (5, 50, 65, 80)))
+def test_manual_passes_do_not_hide_a_missing_scheduler(desk: Desk) -> None:
+    desk.with_passes(*(minutes * MINUTE for minutes in (5, 50, 65, 80)))
     only([of_cadence(desk)], Level.OK, "passes")
     desk.execute("UPDATE retrycli_passes SET started_by = 'person' WHERE id = 'p0'")
     found = only([of_cadence(desk)], Level.FAILURE, "passes").found
@@ -670,16 +670,16 @@ def test_passes_by_hand_do_not_hide_that_the_schedulers_stay_away(desk: Desk) ->
     assert found.startswith("the last one that cron or a timer started began 50 min ago")
 
 
-def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
-    """Root may read everything, so what root finds says little of another's passes."""
+def test_a_user_other_than_that_of_the_passes_is_told_so(desk: Desk) -> None:
+    """Root may read everything, so root's findings say little about another user's passes."""
     (desk.root / "etc/crontab").write_text(LINE)
     _, found, _ = desk.in_database(calling.calling)
     assert only([found], Level.WARNING, "user").remedy == f"`sudo -u desk retrycli --config {desk.config} doctor`"
     (desk.root / "etc/crontab").write_text(LINE.replace("desk", desk.host.login))
-    assert [each.name for each in desk.in_database(calling.calling)] == ["scheduler", "passes"]
+    assert [finding.name for finding in desk.in_database(calling.calling)] == ["scheduler", "passes"]
 
 
-def test_a_crontab_that_can_not_be_read_is_told_and_no_other_schedule_advised(desk: Desk) -> None:
+def test_an_unreadable_crontab_is_reported_and_no_other_schedule_suggested(desk: Desk) -> None:
     (desk.root / "etc/crontab").mkdir()
     remedy = "make that place readable, then run `retrycli doctor`"
     unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
@@ -690,7 +690,7 @@ def test_a_crontab_that_can_not_be_read_is_told_and_no_other_schedule_advised(de
     assert (found.found, found.remedy) == (f"{unread}, which may also start passes", remedy)
 
 
-def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:
+def test_cron_and_a_timer_together_are_a_warning(desk: Desk) -> None:
     (desk.root / "etc/cron.d/retrycli").write_text(LINE)
     units = desk.root / "etc/systemd/system"
     (units / "timers.target.wants").mkdir(parents=True)
@@ -706,7 +706,7 @@ def test_two_lines_are_a_warning(desk: Desk) -> None:
     assert "2 cron entries start" in only([of_callers(desk)], Level.WARNING, "scheduler").found
 
 
-def test_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
+def test_a_user_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
     desk.uid = 4711
     assert "can't read other users' crontabs" in of_callers(desk).found
 
@@ -723,42 +723,42 @@ def test_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
         ([1, 2, 16, 31, 46, 61], Level.OK),
     ],
 )
-def test_passes_are_held_against_the_interval(desk: Desk, ago: list[int], level: Level) -> None:
-    """One made by hand in between does no harm; two of fifteen minutes make a pass late."""
-    desk.with_passes(*(each * MINUTE for each in ago))
+def test_passes_are_compared_with_the_interval(desk: Desk, ago: list[int], level: Level) -> None:
+    """A manual pass in between does not matter; two intervals of fifteen minutes make a pass late."""
+    desk.with_passes(*(hours * MINUTE for hours in ago))
     only([of_cadence(desk)], level, "passes")
 
 
 # All of it.
 
 
-def test_one_check_that_fails_keeps_no_other_from_being_made(desk: Desk) -> None:
+def test_a_failed_check_does_not_stop_others(desk: Desk) -> None:
     desk.case(more='preset = "none.toml"\n')
     (desk.root / "agent.db.retrycli.lock").mkdir()
-    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    found = {finding.name: finding for finding in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
     assert {"settings", "files", "lock", "api", "table", "tables", "writing", "scheduler", "passes"} <= found.keys()
     assert found["lock"].level is found["api"].level is found["table"].level is Level.FAILURE
 
 
-def test_a_database_that_is_not_there_leaves_the_schedulers_to_be_looked_at(desk: Desk) -> None:
+def test_a_missing_database_does_not_stop_the_check_of_the_scheduler(desk: Desk) -> None:
     desk.case()
     (desk.root / "agent.db").unlink()
-    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    found = {finding.name: finding for finding in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
     assert found["database"].level is Level.FAILURE
     assert found["database"].remedy == "check database.url (RETRYCLI_DATABASE__URL)"
     assert found["scheduler"].level is Level.FAILURE
     assert not (desk.root / "agent.db").exists()
 
 
-def test_a_database_that_can_not_even_be_named_is_a_finding_too(desk: Desk) -> None:
+def test_an_invalid_database_url_is_a_finding(desk: Desk) -> None:
     desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://db:port/desk"))
-    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    found = {finding.name: finding for finding in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
     assert found["database"].found == "database.url is not a valid database URL"
     assert found["scheduler"].level is Level.FAILURE
 
 
-def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: Desk) -> None:
-    """As after root's `cron remove`. Root's crontab is hidden from others; root sees that no line is left."""
+def test_passes_of_this_host_without_a_schedule_are_a_warning(desk: Desk) -> None:
+    """This follows root's `cron remove`. Others cannot read root's crontab; root sees that no line is left."""
     desk.with_passes(5 * MINUTE)
     desk.execute(f"UPDATE retrycli_passes SET started_by = 'cron', host = '{gethostname()}'")
     desk.uid = 4711
@@ -777,16 +777,14 @@ def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: D
 
 
 @pytest.mark.parametrize(("ago", "is_suspicious"), [(1, False), (15 * 60 - 1, False), (15 * 60 + 61, True)])
-def test_cron_is_suspected_only_after_a_tick_since_it_and_its_line_are_there(
-    desk: Desk, ago: int, *, is_suspicious: bool
-) -> None:
-    """NOON is a tick of its own, so a quarter of an hour has one more."""
+def test_cron_is_reported_only_after_a_tick_since_its_start(desk: Desk, ago: int, *, is_suspicious: bool) -> None:
+    """NOON is a tick itself, so a quarter of an hour contains one more."""
     desk.with_passes(180 * MINUTE)
     (desk.root / "etc/crontab").write_text(LINE)
     os.utime(desk.root / "etc/crontab", (0, 0))
     began = (NOON - timedelta(seconds=ago)).timestamp() + 0.5
     (desk.root / "proc/stat").write_text(f"btime {int(began)}\n")
-    daemon = next(each.parent for each in desk.root.glob("proc/*/status") if "cron" in each.read_text())
+    daemon = next(path.parent for path in desk.root.glob("proc/*/status") if "cron" in path.read_text())
     (daemon / "stat").write_text(f"2 (cron) S {'0 ' * 18}50 0\n")
     found = only([of_cadence(desk)], Level.FAILURE, "passes").remedy
     assert found is not None

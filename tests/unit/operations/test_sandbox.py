@@ -1,4 +1,4 @@
-"""The sandbox, asked over real connections on loopback."""
+"""The sandbox, over real connections on loopback."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def deliver(sandbox: Sandbox, key: str | None = None, path: str = "/tickets/12/m
 
 
 def say(sandbox: Sandbox, raw: bytes) -> Reply:
-    """Send bytes as they stand, whatever an HTTP library thinks of them."""
+    """Send raw bytes, without an HTTP library."""
     with socket.create_connection(("127.0.0.1", port_of(sandbox)), timeout=NEVER) as connection:
         connection.sendall(raw)
         response = HTTPResponse(connection)
@@ -89,11 +89,11 @@ def assert_refused(reply: Reply, status: int) -> None:
     assert reply.status == status
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.content["succeeded"] is False
-    assert all(isinstance(each, str) and each for each in reply.content["messages"])
+    assert all(isinstance(message, str) and message for message in reply.content["messages"])
     assert set(reply.content) == {"succeeded", "messages"}
 
 
-def test_a_message_is_taken_and_kept_as_it_came() -> None:
+def test_a_message_is_accepted_and_stored_unchanged() -> None:
     with sandbox_with(clock=Clock()) as sandbox:
         reply = deliver(sandbox, "key-1")
         (kept,) = sandbox.received
@@ -103,19 +103,19 @@ def test_a_message_is_taken_and_kept_as_it_came() -> None:
     assert kept.received_at == NOW
 
 
-def test_a_note_is_kept_as_a_note() -> None:
+def test_a_note_is_stored_as_a_note() -> None:
     with sandbox_with() as sandbox:
         assert deliver(sandbox, path="/tickets/12/notes").status == 200
-        assert [each.kind for each in sandbox.received] == ["note"]
+        assert [request.kind for request in sandbox.received] == ["note"]
 
 
-def test_a_ticket_s_id_may_be_text_with_signs_that_a_path_must_escape() -> None:
+def test_a_ticket_id_may_be_text_that_a_path_must_escape() -> None:
     with sandbox_with() as sandbox:
         deliver(sandbox, path="/tickets/A%2F7%20%C3%A9/messages?notify=1")
-        assert [each.ticket_id for each in sandbox.received] == ["A/7 é"]
+        assert [request.ticket_id for request in sandbox.received] == ["A/7 é"]
 
 
-def test_a_key_is_kept_once_and_answered_alike() -> None:
+def test_a_key_is_stored_once_and_answered_alike() -> None:
     clock = Clock()
     with sandbox_with(clock=clock) as sandbox:
         first = deliver(sandbox, "same")
@@ -125,13 +125,16 @@ def test_a_key_is_kept_once_and_answered_alike() -> None:
         kept = sandbox.received
     assert first.content == repeat.content == {"succeeded": True, "id": 1}
     assert other.content["id"] == 2
-    assert [(each.key, each.times, each.received_at) for each in kept] == [("same", 2, NOW), ("other", 1, NOW)]
+    assert [(message_id.key, message_id.times, message_id.received_at) for message_id in kept] == [
+        ("same", 2, NOW),
+        ("other", 1, NOW),
+    ]
 
 
-def test_without_a_key_each_request_is_a_message_of_its_own() -> None:
+def test_without_a_key_each_request_is_a_separate_message() -> None:
     with sandbox_with() as sandbox:
         assert [deliver(sandbox).content["id"] for _ in range(3)] == [1, 2, 3]
-        assert [(each.key, each.times) for each in sandbox.received] == [(None, 1)] * 3
+        assert [(request.key, request.times) for request in sandbox.received] == [(None, 1)] * 3
 
 
 def test_one_connection_serves_many_requests() -> None:
@@ -144,7 +147,7 @@ def test_one_connection_serves_many_requests() -> None:
             assert connection.sock is kept_open
 
 
-def test_failures_come_in_their_order_and_nothing_of_them_is_kept() -> None:
+def test_configured_failures_come_in_order_and_are_not_stored() -> None:
     with sandbox_with(Behaviour(fail=1.0)) as sandbox:
         replies = [deliver(sandbox, f"key-{number}") for number in range(12)]
         assert sandbox.received == ()
@@ -154,11 +157,11 @@ def test_failures_come_in_their_order_and_nothing_of_them_is_kept() -> None:
         assert_refused(reply, reply.status)
 
 
-def test_one_failure_in_ten_is_final() -> None:
+def test_one_failure_in_ten_is_permanent() -> None:
     assert Counter(status for status, _ in FAILURES) == {503: 3, 200: 3, 500: 3, 422: 1}
 
 
-def test_the_share_that_fails_is_the_one_asked_for() -> None:
+def test_the_share_of_failures_is_as_configured() -> None:
     dice = Random(7)
     expected = [dice.random() >= 0.3 for _ in range(100)]
     with sandbox_with(Behaviour(fail=0.3)) as sandbox:
@@ -167,15 +170,15 @@ def test_the_share_that_fails_is_the_one_asked_for() -> None:
     assert 20 <= taken.count(False) <= 40
 
 
-def test_what_failed_is_taken_when_it_comes_again() -> None:
+def test_a_failed_message_is_accepted_when_it_is_sent_again() -> None:
     with sandbox_with(Behaviour(fail=1.0)) as sandbox:
         assert deliver(sandbox, "key").status == 503
         sandbox.behaviour = Behaviour()
         assert deliver(sandbox, "key").content["succeeded"] is True
-        assert [each.times for each in sandbox.received] == [1]
+        assert [request.times for request in sandbox.received] == [1]
 
 
-def test_failures_are_for_deliveries_alone() -> None:
+def test_failures_only_affect_deliveries() -> None:
     with sandbox_with(Behaviour(fail=1.0, throttle=True)) as sandbox:
         login = json.dumps({"username": "agent", "password": "secret"}).encode()
         assert {ask(sandbox, "POST", "/auth/login", login).status for _ in range(12)} == {200}
@@ -186,20 +189,20 @@ def test_failures_are_for_deliveries_alone() -> None:
     ("method", "path"),
     [("GET", "/"), ("GET", "/received"), ("POST", "/auth/login"), ("POST", "/tickets/1/messages"), ("PUT", "/x")],
 )
-def test_down_is_503_whatever_is_asked(method: str, path: str) -> None:
+def test_down_answers_503_to_every_request(method: str, path: str) -> None:
     with sandbox_with(Behaviour(down=True)) as sandbox:
         assert_refused(ask(sandbox, method, path, b"{}"), 503)
         assert sandbox.received == ()
 
 
-def test_it_may_come_back_on_the_same_port() -> None:
+def test_it_can_restart_on_the_same_port() -> None:
     with sandbox_with(Behaviour(down=True)) as sandbox:
         assert deliver(sandbox).status == 503
         sandbox.behaviour = replace(sandbox.behaviour, down=False)
         assert deliver(sandbox).status == 200
 
 
-def test_latency_is_slept_before_each_answer() -> None:
+def test_latency_precedes_each_answer() -> None:
     slept: list[float] = []
     with sandbox_with(Behaviour(latency=timedelta(milliseconds=200)), sleep=slept.append) as sandbox:
         deliver(sandbox)
@@ -211,7 +214,7 @@ def test_latency_is_slept_before_each_answer() -> None:
     assert slept == [0.2, 0.2, 2.0]
 
 
-def test_throttling_takes_ten_a_second() -> None:
+def test_throttling_accepts_ten_requests_per_second() -> None:
     clock = Clock()
     with sandbox_with(Behaviour(throttle=True), clock=clock) as sandbox:
         assert [deliver(sandbox).status for _ in range(11)] == [200] * 10 + [429]
@@ -224,24 +227,24 @@ def test_throttling_takes_ten_a_second() -> None:
     assert throttled.headers["Retry-After"] == "60"
 
 
-def test_only_a_429_asks_to_be_left_alone() -> None:
+def test_only_a_429_has_retry_after() -> None:
     with sandbox_with(Behaviour(fail=1.0)) as sandbox:
         assert all("Retry-After" not in deliver(sandbox).headers for _ in FAILURES)
 
 
-def test_a_log_in_gets_a_token() -> None:
+def test_a_login_returns_a_token() -> None:
     with sandbox_with() as sandbox:
         reply = ask(sandbox, "POST", "/auth/login", b'{"username": "agent", "password": "secret"}')
     assert (reply.status, reply.content) == (200, {"access_token": "sandbox-token"})
 
 
 @pytest.mark.parametrize("body", [b"", b"agent", b"[]", b"{}", b'{"username": "agent"}'])
-def test_a_log_in_needs_a_username_and_a_password(body: bytes) -> None:
+def test_a_login_requires_username_and_password(body: bytes) -> None:
     with sandbox_with() as sandbox:
         assert_refused(ask(sandbox, "POST", "/auth/login", body), 400)
 
 
-def test_what_was_received_can_be_asked_for() -> None:
+def test_received_messages_can_be_listed() -> None:
     with sandbox_with(clock=Clock()) as sandbox:
         deliver(sandbox, "key")
         deliver(sandbox, "key")
@@ -261,13 +264,13 @@ def test_what_was_received_can_be_asked_for() -> None:
     }
 
 
-def test_it_says_what_it_is_and_what_can_be_asked() -> None:
+def test_the_root_describes_the_sandbox() -> None:
     with sandbox_with() as sandbox:
         reply = ask(sandbox, "GET", "/")
         assert reply.status == 200
         assert "sandbox" in reply.content["about"]
-        for each in reply.content["requests"]:
-            method, path = each.split()
+        for request in reply.content["requests"]:
+            method, path = request.split()
             assert ask(sandbox, method, path.replace("ID", "1"), b"{}").status != 404
 
 
@@ -284,13 +287,13 @@ def test_it_says_what_it_is_and_what_can_be_asked() -> None:
         ("DELETE", "/received"),
     ],
 )
-def test_anything_else_is_404(method: str, path: str) -> None:
+def test_any_other_path_is_404(method: str, path: str) -> None:
     with sandbox_with() as sandbox:
         assert_refused(ask(sandbox, method, path, b"{}"), 404)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"null", b"\xff{}", b"[" * 100_000])
-def test_a_body_that_is_no_json_object_is_400(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_400(body: bytes) -> None:
     with sandbox_with() as sandbox:
         assert_refused(ask(sandbox, "POST", "/tickets/1/messages", body), 400)
         assert sandbox.received == ()
@@ -299,7 +302,7 @@ def test_a_body_that_is_no_json_object_is_400(body: bytes) -> None:
 @pytest.mark.parametrize(
     "header", [b"", b"Content-Length: \r\n", b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n"]
 )
-def test_a_body_of_no_known_length_is_411(header: bytes) -> None:
+def test_a_body_of_unknown_length_is_411(header: bytes) -> None:
     with sandbox_with() as sandbox:
         reply = say(sandbox, b"POST /tickets/1/messages HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n")
     assert_refused(reply, 411)
@@ -307,37 +310,37 @@ def test_a_body_of_no_known_length_is_411(header: bytes) -> None:
 
 
 @pytest.mark.parametrize("host", [b"evil.example.com", b"127.0.0.1.evil.example.com", b"localhost:80@evil", b"["])
-def test_a_name_that_is_not_this_host_is_421(host: bytes) -> None:
-    """A page in a browser may have a name that leads to 127.0.0.1, and would read the customers' messages here."""
+def test_a_host_other_than_this_machine_is_421(host: bytes) -> None:
+    """A page in a browser may have a name that resolves to 127.0.0.1, and could read the customers' messages here."""
     with sandbox_with() as sandbox:
         assert_refused(say(sandbox, b"GET /received HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"), 421)
         assert say(sandbox, b"GET /received HTTP/1.1\r\nHost: localhost:8080\r\n\r\n").status == 200
 
 
-def test_a_body_that_is_too_large_is_413_before_it_is_sent() -> None:
+def test_a_body_that_is_too_large_is_413_before_it_is_uploaded() -> None:
     start = f"POST /tickets/1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LARGEST_BODY + 1}\r\n\r\n"
     with sandbox_with() as sandbox:
         assert_refused(say(sandbox, start.encode()), 413)
 
 
-def test_who_sends_a_body_that_is_too_large_gets_to_read_the_answer() -> None:
+def test_the_sender_of_a_body_that_is_too_large_can_read_the_answer() -> None:
     with sandbox_with() as sandbox:
         assert_refused(ask(sandbox, "POST", "/tickets/1/messages", b" " * 8 * LARGEST_BODY), 413)
 
 
-def test_the_largest_body_is_taken() -> None:
+def test_the_largest_body_is_accepted() -> None:
     body = b"{}" + b" " * (LARGEST_BODY - 2)
     with sandbox_with() as sandbox:
         assert ask(sandbox, "POST", "/tickets/1/messages", body).status == 200
 
 
 @pytest.mark.parametrize(("raw", "status"), [(b"POST\r\n\r\n", 400), (b"BREW /pot HTTP/1.1\r\n\r\n", 501)])
-def test_what_is_no_request_is_refused_in_json_too(raw: bytes, status: int) -> None:
+def test_an_invalid_request_is_refused_in_json_too(raw: bytes, status: int) -> None:
     with sandbox_with() as sandbox:
         assert_refused(say(sandbox, raw), status)
 
 
-def test_the_listener_hears_of_each_request() -> None:
+def test_the_listener_is_called_for_each_request() -> None:
     heard: list[tuple[object, ...]] = []
     with sandbox_with(listener=lambda *seen: heard.append(seen)) as sandbox:
         deliver(sandbox, "key")
@@ -355,7 +358,7 @@ def test_the_listener_hears_of_each_request() -> None:
     ]
 
 
-def test_the_listener_may_look_at_what_was_received() -> None:
+def test_the_listener_may_read_received_messages() -> None:
     counts: list[int] = []
 
     def look(*_: object) -> None:
@@ -367,19 +370,19 @@ def test_the_listener_may_look_at_what_was_received() -> None:
     assert counts == [1, 2]
 
 
-def test_many_at_once_are_each_kept_once() -> None:
+def test_each_of_many_concurrent_messages_is_stored_once() -> None:
     keys = [f"key-{number % 40}" for number in range(160)]
     with sandbox_with() as sandbox:
         with ThreadPoolExecutor(16) as pool:
             ids = list(pool.map(lambda key: int(deliver(sandbox, key).content["id"]), keys))
         kept = sandbox.received
-    assert Counter(each.key for each in kept) == dict.fromkeys(set(keys), 1)
-    assert {each.times for each in kept} == {4}
-    assert dict(zip(keys, ids, strict=True)) == {each.key: each.id for each in kept}
+    assert Counter(message_id.key for message_id in kept) == dict.fromkeys(set(keys), 1)
+    assert {message_id.times for message_id in kept} == {4}
+    assert dict(zip(keys, ids, strict=True)) == {message_id.key: message_id.id for message_id in kept}
     assert sorted(set(ids)) == list(range(1, 41))
 
 
-def test_the_oldest_make_room() -> None:
+def test_the_oldest_messages_are_dropped() -> None:
     with sandbox_with() as sandbox:
         for number in range(KEPT + 5):
             sandbox.answer("POST", "/tickets/1/messages", f"key-{number}", b"{}")
@@ -389,13 +392,13 @@ def test_the_oldest_make_room() -> None:
     assert (kept[0].key, kept[-1].key) == ("key-5", f"key-{KEPT + 4}")
 
 
-def test_only_this_machine_can_ask() -> None:
+def test_only_this_machine_can_connect() -> None:
     with sandbox_with() as sandbox:
         assert sandbox.server_address[0] == "127.0.0.1"
         assert sandbox.url == f"http://127.0.0.1:{sandbox.server_address[1]}"
 
 
-def test_a_port_that_is_taken_is_an_error_at_once() -> None:
+def test_a_port_in_use_is_an_error_at_once() -> None:
     with sandbox_with() as sandbox, pytest.raises(OSError, match="in use"):
         sandbox_with(port=port_of(sandbox))
 
@@ -431,7 +434,7 @@ def test_waiting_ends_with_the_block() -> None:
     assert not waiting.is_alive()
 
 
-def test_it_is_quiet_even_when_a_client_goes_away(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_disconnects_causes_no_output(capfd: pytest.CaptureFixture[str]) -> None:
     gone = threading.Event()
 
     def leave(_: float) -> None:
@@ -463,7 +466,7 @@ def test_a_share_is_a_percentage_or_a_number(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "%", "30", "101%", "1.01", "-1%", "+0.3", "nan", "inf", "a third", "3e-1", "٣%"])
-def test_anything_else_is_no_share(text: str) -> None:
+def test_any_other_share_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a valid share; write 0% to 100%, or a number from 0 to 1") as caught:
         share(text)
     assert repr(text) in str(caught.value)

@@ -1,4 +1,4 @@
-"""Putting a schedule in place and finding it again, on a machine that is a folder."""
+"""Installing and finding a schedule, on a machine that is a folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OTHERS = b"# caf\xe9\n0 5 * * * true\n"
 
 @dataclass
 class Programs:
-    """Stands where ``crontab`` and ``systemctl`` would."""
+    """Stands in for ``crontab`` and ``systemctl``."""
 
     crontab: bytes | None = None
     asked: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """One that root is at work on, with cron and systemd."""
+    """Provide a machine with cron and systemd, used by root."""
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/crontab").write_text("17 * * * * root run-parts /etc/cron.hourly\n")
@@ -103,16 +103,16 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.mark.parametrize("place", list(SchedulePlace))
-def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk, place: SchedulePlace) -> None:
-    """And a second time there is nothing to do; a timer counts once systemd has switched it on."""
+def test_an_installed_schedule_is_found_healthy_and_removable(desk: Desk, place: SchedulePlace) -> None:
+    """A second installation changes nothing; a timer counts after systemd has enabled it."""
     before = (desk.files(), desk.programs.crontab)
     desk.install(place)
     if place.is_timer:
         assert desk.programs.asked[-2:] == [
-            f"systemctl{'' if place.is_system else ' --user'} {each}"
-            for each in ("daemon-reload", "enable --now retrycli.timer")
+            f"systemctl{'' if place.is_system else ' --user'} {command}"
+            for command in ("daemon-reload", "enable --now retrycli.timer")
         ]
-        [folder] = {(desk.root / each).parent for each in desk.files() if each.endswith(".timer")}
+        [folder] = {(desk.root / path).parent for path in desk.files() if path.endswith(".timer")}
         (folder / "timers.target.wants").mkdir()
         (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
     assert desk.check() == (1, None)
@@ -133,8 +133,8 @@ def made(minutes_ago: int, starter: StartedBy) -> PassRecord:
     return PassRecord("p", "box", 1, at, at, PassResult.COMPLETED, None, None, 0, 0, 0, 0, 0, starter)
 
 
-def test_the_next_run_is_what_calls_here_else_what_a_scheduler_did_else_the_clocks(desk: Desk) -> None:
-    """A pass by hand tells nothing of it."""
+def test_the_next_run_comes_from_the_schedule_or_past_passes_or_the_clock(desk: Desk) -> None:
+    """A manual pass does not count."""
     by_hand, elsewhere = made(6, StartedBy.PERSON), made(8, StartedBy.CRON)
 
     def minute(*passes: PassRecord) -> int:
@@ -152,8 +152,8 @@ def test_the_next_run_is_what_calls_here_else_what_a_scheduler_did_else_the_cloc
     assert minute(by_hand, elsewhere) == 7
 
 
-def test_only_passes_by_people_tell_that_nothing_calls_them() -> None:
-    """Passes of another host, a library or who knows whom come from where nobody has looked."""
+def test_only_manual_passes_show_that_nothing_schedules_them() -> None:
+    """Passes of another host, a library or an unknown starter come from places that were not checked."""
 
     def told(*passes: PassRecord) -> bool:
         return nothing_calls([], passes, 15 * MINUTE, NOON) is not None
@@ -169,8 +169,8 @@ def test_only_passes_by_people_tell_that_nothing_calls_them() -> None:
     assert nothing_calls(None, [made(1, person)], 15 * MINUTE, NOON) is None
 
 
-def test_root_knows_that_the_line_is_gone_by_which_cron_called() -> None:
-    """Root sees all crontabs. A timer of a user, a library and another host may call all the same."""
+def test_root_detects_that_the_line_of_past_cron_passes_is_gone() -> None:
+    """Root sees all crontabs. A user's timer, a library and another host may still start passes."""
 
     def told(*passes: PassRecord) -> bool:
         return nothing_calls([], passes, 15 * MINUTE, NOON, none_hidden=True) is not None
@@ -186,7 +186,7 @@ def test_root_knows_that_the_line_is_gone_by_which_cron_called() -> None:
     ("version", "expected"),
     [(b"cronie 1.5.7\n", (21, 15)), (b"", (3, 0)), (b"crontab: invalid option -- 'V'\n", (3, 0))],
 )
-def test_a_line_goes_by_the_systems_zone_or_with_cronie_by_its_own(
+def test_a_line_uses_the_systems_zone_or_with_cronie_its_own(
     desk: Desk, version: bytes, expected: tuple[int, int]
 ) -> None:
     """Debian's cron ignores CRON_TZ. Kathmandu is 5:45 ahead."""
@@ -200,12 +200,12 @@ def test_a_line_goes_by_the_systems_zone_or_with_cronie_by_its_own(
     callers = callers_of(desk.settings(), replace(desk.host, run=asked))
     found = ticks_of(callers, [], 15 * MINUTE, NOON, UTC).next(NOON)
     assert (found.hour, found.minute) == expected
-    nowhere = [replace(each, zone="No/Where") for each in callers]
+    nowhere = [replace(caller, zone="No/Where") for caller in callers]
     assert ticks_of(nowhere, [], 15 * MINUTE, NOON, UTC).next(NOON).hour == 3
 
 
-def test_the_systems_zone_is_that_of_its_file(tmp_path: Path) -> None:
-    """A container may have none, and then goes by UTC; so does one whose file is broken."""
+def test_the_systems_zone_is_read_from_its_file(tmp_path: Path) -> None:
+    """A container may have none, and then uses UTC; so does one with an invalid file."""
     assert system_zone(tmp_path) is UTC
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/localtime").write_bytes(b"no zone")
@@ -216,7 +216,7 @@ def test_the_systems_zone_is_that_of_its_file(tmp_path: Path) -> None:
 
 
 def zone_file(name: str) -> Iterator[bytes]:
-    """The file of a time zone, from wherever Python has it."""
+    """Return the file of a time zone, wherever Python has it."""
     for folder in TZPATH:
         if (path := Path(folder, name)).exists():
             yield path.read_bytes()
@@ -224,7 +224,7 @@ def zone_file(name: str) -> Iterator[bytes]:
     yield (importlib.resources.files("tzdata") / "zoneinfo" / name).read_bytes()
 
 
-def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -> None:
+def test_a_counting_timer_uses_the_last_pass_that_it_started(desk: Desk) -> None:
     folder = desk.root / "etc/systemd/system"
     (folder / "timers.target.wants").mkdir(parents=True)
     (folder / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
@@ -251,7 +251,7 @@ def test_a_second_scheduler_is_refused(desk: Desk, first: SchedulePlace, second:
     assert desk.files() == before
 
 
-def test_the_first_scheduler_is_removed_by_whose_it_is(desk: Desk) -> None:
+def test_the_first_scheduler_is_removed_by_its_owner(desk: Desk) -> None:
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     host = replace(desk.host, uid=OURS)
     with pytest.raises(ConfigurationError, match=rf"first `sudo retrycli --config {desk.root}/\S+ cron remove`$"):
@@ -271,8 +271,8 @@ def test_the_first_scheduler_is_removed_by_whose_it_is(desk: Desk) -> None:
         install(SchedulePlace.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
-def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
-    """One that was put there by hand and is only started, not enabled, too."""
+def test_cron_is_refused_if_a_timer_is_active(desk: Desk) -> None:
+    """This includes a timer that was installed manually and only started, not enabled."""
     folder = desk.root / "usr/lib/systemd/system"
     folder.mkdir(parents=True)
     (folder / "desk.timer").write_text("[Timer]\nOnCalendar=hourly\nUnit=delivery.service\n")
@@ -288,13 +288,13 @@ def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
         install(SchedulePlace.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
-def test_another_installation_with_its_own_settings_is_no_second_scheduler(desk: Desk) -> None:
+def test_another_installation_with_other_settings_is_not_a_second_scheduler(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text("* * * * * root retrycli --config /srv/other.toml run-once\n")
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     assert desk.check() == (1, None)
 
 
-def test_a_changed_interval_shows_in_check_and_install_puts_it_right(desk: Desk) -> None:
+def test_check_reports_a_changed_interval_and_install_corrects_it(desk: Desk) -> None:
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     other = "[schedule]\nretry_interval_minutes = 30\n"
     _, objection = desk.check(other)
@@ -304,7 +304,7 @@ def test_a_changed_interval_shows_in_check_and_install_puts_it_right(desk: Desk)
     assert desk.check(other) == (1, None)
 
 
-def test_a_line_written_by_hand_that_is_just_what_install_would_write_is_as_it_should_be(desk: Desk) -> None:
+def test_a_manual_line_equal_to_the_generated_one_is_healthy(desk: Desk) -> None:
     [(_, block)] = texts(SchedulePlace.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
     line = block.splitlines()[-2]
     desk.programs.crontab = OTHERS + f"{line}\n".encode()
@@ -315,8 +315,8 @@ def test_a_line_written_by_hand_that_is_just_what_install_would_write_is_as_it_s
     assert desk.check()[0] == 2, "what was written by hand is taken away by hand"
 
 
-def test_a_file_that_cron_would_not_read_calls_nothing(desk: Desk) -> None:
-    """Cron passes over a name with a dot."""
+def test_a_file_that_cron_ignores_schedules_nothing(desk: Desk) -> None:
+    """Cron skips a name with a dot."""
     (desk.root / "etc/cron.d").mkdir()
     (desk.root / "etc/cron.d/retrycli.cron.d").write_text("* * * * * root retrycli run-once\n")
     assert desk.check()[0] == 0
@@ -324,7 +324,7 @@ def test_a_file_that_cron_would_not_read_calls_nothing(desk: Desk) -> None:
     assert desk.check()[0] == 1
 
 
-def test_a_crontab_that_changed_while_somebody_was_asked_is_left_alone(desk: Desk) -> None:
+def test_a_crontab_that_changed_during_the_question_is_left_alone(desk: Desk) -> None:
     changes = install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
     desk.programs.crontab = b"0 0 * * * new\n"
     with pytest.raises(ConfigurationError, match="has changed meanwhile"):
@@ -332,7 +332,7 @@ def test_a_crontab_that_changed_while_somebody_was_asked_is_left_alone(desk: Des
     assert desk.programs.crontab == b"0 0 * * * new\n"
 
 
-def test_what_somebody_added_to_our_file_of_the_systems_stays_whatever_its_encoding(desk: Desk) -> None:
+def test_lines_added_to_our_system_file_are_kept_in_any_encoding(desk: Desk) -> None:
     (desk.root / "etc/cron.d").mkdir()
     file = desk.root / "etc/cron.d/retrycli"
     file.write_bytes(b"MAILTO=ana\r\n" + OTHERS)
@@ -343,7 +343,7 @@ def test_what_somebody_added_to_our_file_of_the_systems_stays_whatever_its_encod
     assert file.read_bytes() == b"MAILTO=ana\r\n" + OTHERS
 
 
-def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Desk) -> None:
+def test_another_owners_units_with_our_name_are_not_overwritten(desk: Desk) -> None:
     folder = desk.root / "etc/systemd/system"
     folder.mkdir(parents=True)
     (folder / "retrycli.timer").write_text("[Timer]\n")
@@ -353,13 +353,13 @@ def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Des
 
 @pytest.mark.parametrize("place", [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER])
 @pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
-def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: SchedulePlace, user: str) -> None:
-    """A crontab with another is ignored whole, and what is no name could be a line of its own."""
+def test_the_user_of_the_passes_must_exist(desk: Desk, place: SchedulePlace, user: str) -> None:
+    """Cron ignores a crontab with an unknown user, and an invalid name could become a separate line."""
     with pytest.raises(ConfigurationError, match="does not exist"):
         install(place, job(desk.settings(), desk.host, user=user), desk.host)
 
 
-def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(desk: Desk) -> None:
+def test_an_unwritable_place_is_named_and_nothing_is_left_behind(desk: Desk) -> None:
     (desk.root / "etc/cron.d").touch()
     before = desk.files()
     with pytest.raises(ConfigurationError, match=r"can't (read|write) .*/etc/cron.d/retrycli"):
@@ -367,7 +367,7 @@ def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(desk: Desk
     assert desk.files() == before
 
 
-def test_a_timer_is_refused_where_systemd_is_not_at_work(desk: Desk) -> None:
+def test_a_timer_is_refused_without_a_running_systemd(desk: Desk) -> None:
     (desk.root / "run/systemd/system").rmdir()
     with pytest.raises(ConfigurationError, match="systemd is not running"):
         desk.install(SchedulePlace.SYSTEM_TIMER)
@@ -375,13 +375,13 @@ def test_a_timer_is_refused_where_systemd_is_not_at_work(desk: Desk) -> None:
 
 
 def test_settings_from_the_environment_are_refused(desk: Desk) -> None:
-    """Cron would begin a pass without them."""
+    """Cron would start a pass without them."""
     loaded = desk.settings(environment={"TICKETING_API_BASE_URL": "http://127.0.0.1:9"})
     with pytest.raises(ConfigurationError, match=r"gateway\.base_url \(environment TICKETING_API_BASE_URL\)"):
         job(loaded, desk.host)
 
 
-def test_only_root_has_a_choice(desk: Desk) -> None:
+def test_only_root_can_choose_the_user(desk: Desk) -> None:
     root, other = desk.host, Desk(desk.root, 4711, desk.programs).host
     assert SchedulePlace.of(root, user=False, systemd=False) is SchedulePlace.SYSTEM_CRONTAB
     assert SchedulePlace.of(root, user=True, systemd=True) is SchedulePlace.OWN_TIMER
@@ -391,8 +391,8 @@ def test_only_root_has_a_choice(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("place", CRONTABS)
-def test_cron_is_refused_where_there_is_none(desk: Desk, place: SchedulePlace) -> None:
-    """Some machines have a folder /etc/cron.d and nobody who looks into it."""
+def test_cron_is_refused_if_it_is_not_installed(desk: Desk, place: SchedulePlace) -> None:
+    """Some machines have a folder /etc/cron.d and no cron."""
 
     def missing(command: Sequence[str], _given: bytes) -> Finished:
         return subprocess.CompletedProcess(command, 127, b"", b"No such file or directory")
@@ -403,7 +403,7 @@ def test_cron_is_refused_where_there_is_none(desk: Desk, place: SchedulePlace) -
         install(place, job(desk.settings(), host, user="desk"), host)
 
 
-def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
+def test_a_forbidden_crontab_is_named(desk: Desk) -> None:
     def forbidding(command: Sequence[str], _given: bytes) -> Finished:
         return subprocess.CompletedProcess(command, 1, b"", b"You (ana) are not allowed to use this program\n")
 
@@ -412,31 +412,31 @@ def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
         install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), host), host)
 
 
-def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk) -> None:
+def test_a_disabled_timer_is_enabled_again(desk: Desk) -> None:
     desk.install(SchedulePlace.SYSTEM_TIMER)
     desk.programs.asked.clear()
     desk.programs.active.discard("retrycli.timer")
     changes = install(SchedulePlace.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
-    assert all(each.diff.endswith("will be enabled") for each in changes)
+    assert all(change.diff.endswith("will be enabled") for change in changes)
     apply(SchedulePlace.SYSTEM_TIMER, changes, desk.host)
     assert "systemctl enable --now retrycli.timer" in desk.programs.asked
 
 
-def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
-    """There is no timer left to be switched off."""
+def test_remains_of_a_timer_are_removed_too(desk: Desk) -> None:
+    """There is no timer left to disable."""
     desk.install(SchedulePlace.SYSTEM_TIMER)
     (desk.root / "etc/systemd/system/retrycli.timer").unlink()
     desk.programs.asked.clear()
     desk.remove()
     assert not (desk.root / "etc/systemd/system/retrycli.service").exists()
-    assert not any("disable" in each for each in desk.programs.asked)
+    assert not any("disable" in call for call in desk.programs.asked)
 
 
 # Whether what calls is at work.
 
 
 def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
-    """The machine's processes, and one of a container on it."""
+    """Create the machine's processes, and one of a container on it."""
     for number, name in enumerate(("init", *names, elsewhere), 1):
         (desk.root / f"proc/{number}").mkdir(parents=True)
         inside = "\t1" if name == elsewhere else ""
@@ -444,7 +444,7 @@ def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
 
 
 @pytest.mark.parametrize("daemon", ["cron", "crond"])
-def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: str) -> None:
+def test_a_running_cron_is_detected_with_or_without_systemd(desk: Desk, daemon: str) -> None:
     desk.programs.active.clear()
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     found = "cron is not running on this machine; start it: `sudo systemctl enable --now cron`"
@@ -458,8 +458,8 @@ def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: st
     assert desk.check() == (1, None)
 
 
-def test_a_cron_that_has_died_and_waits_for_its_parent_is_not_running(desk: Desk) -> None:
-    """Nobody reaps it in a container whose first process does not."""
+def test_a_zombie_cron_is_not_running(desk: Desk) -> None:
+    """In a container whose first process does not reap children, it stays a zombie."""
     (desk.root / "run/systemd/system").rmdir()
     desk.install(SchedulePlace.SYSTEM_CRONTAB)
     processes(desk, "cron")
@@ -472,8 +472,8 @@ def test_a_cron_that_has_died_and_waits_for_its_parent_is_not_running(desk: Desk
     assert "cron is not running on this machine" in str(desk.check()[1])
 
 
-def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None:
-    """Other users' processes are hidden (hidepid), and systemd, if it is there, can't be asked."""
+def test_whether_cron_runs_is_unknown_if_processes_are_hidden(desk: Desk) -> None:
+    """Other users' processes are hidden (hidepid), and systemd, if it exists, cannot be asked."""
 
     def silent(command: Sequence[str], given: bytes) -> Finished:
         done = desk.programs(command, given)
@@ -486,8 +486,8 @@ def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None
         assert check(desk.settings(), host).objection is None
 
 
-def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: Desk) -> None:
-    """A pass may be called there. With --user only one's own matters."""
+def test_an_unreadable_crontab_is_reported_and_not_treated_as_empty(desk: Desk) -> None:
+    """A pass may be scheduled there. With --user only one's own matters."""
 
     def refused(command: Sequence[str], given: bytes) -> Finished:
         if command[0] == "crontab":
@@ -512,12 +512,12 @@ def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: 
 
 
 @pytest.mark.parametrize("place", list(SchedulePlace))
-def test_nothing_is_installed_while_a_crontab_that_matters_can_not_be_read(desk: Desk, place: SchedulePlace) -> None:
-    """A pass may be called there already. Those of users who have nothing to do with it do not matter."""
+def test_nothing_is_installed_while_a_relevant_crontab_is_unreadable(desk: Desk, place: SchedulePlace) -> None:
+    """A pass may already be scheduled there. Crontabs of unrelated users do not matter."""
     spool = desk.root / "var/spool/cron/crontabs"
     spool.mkdir(parents=True)
-    for each in ("stranger", "desk"):
-        (spool / each).touch()
+    for user in ("stranger", "desk"):
+        (spool / user).touch()
 
     def refused(command: Sequence[str], given: bytes) -> Finished:
         if command[1:2] == ["-u"] and command[2] in missing:
@@ -552,8 +552,8 @@ def test_a_user_who_may_not_use_cron_installs_a_timer(desk: Desk) -> None:
     assert install(SchedulePlace.OWN_TIMER, job(desk.settings(), host), host)
 
 
-def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
-    """Root reads everybody's crontab, each by a program."""
+def test_an_unresponsive_program_is_awaited_once(tmp_path: Path) -> None:
+    """Root reads all crontabs, each with a program."""
     hung, asked = tmp_path / "hung", tmp_path / "asked"
     hung.write_text(f"#!/bin/sh\necho >> {asked}\nexec sleep 600\n")
     hung.chmod(0o755)
@@ -567,7 +567,7 @@ def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> No
     assert {*asker.silent} == {str(hung)}
 
 
-def test_a_timer_of_which_systemd_does_not_tell_whether_it_is_on_is_told(desk: Desk) -> None:
+def test_a_timer_of_unknown_state_is_reported(desk: Desk) -> None:
     def hung(command: Sequence[str], given: bytes) -> Finished:
         if command[0] == "systemctl":
             return subprocess.CompletedProcess(command, 124, b"", b"no response within 3 s")
@@ -579,14 +579,14 @@ def test_a_timer_of_which_systemd_does_not_tell_whether_it_is_on_is_told(desk: D
     assert found.unread == f"can't read {timer} (systemctl: no response within 3 s)"
 
 
-def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
-    """Debian's and cronie's cron say it one way, busybox another."""
+def test_a_missing_crontab_counts_as_readable(desk: Desk) -> None:
+    """Debian's cron and cronie have one error text, busybox another."""
     for said in (b"no crontab for ana\n", b"crontab: can't open 'ana': No such file or directory\n"):
         without = subprocess.CompletedProcess([], 1, b"", said)
         assert check(desk.settings(), replace(desk.host, run=lambda *_: without)).unread is None  # noqa: B023
 
 
-def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) -> None:
+def test_a_stopped_timer_schedules_nothing_though_it_is_enabled(desk: Desk) -> None:
     desk.install(SchedulePlace.SYSTEM_TIMER)
     folder = desk.root / "etc/systemd/system"
     (folder / "timers.target.wants").mkdir()
@@ -602,15 +602,15 @@ def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) 
 
 @pytest.fixture
 def shared_desk() -> Iterator[Desk]:
-    """One in a folder that every user may look into, with root's config, and the database of the passes' user."""
+    """Provide a machine that every user may read, with root's config, and the database of the passes' user."""
     need_root()
     need_own_program()
     with open_place() as root:
         (root / "run/systemd/system").mkdir(parents=True)
         (root / "data").mkdir()
         (root / "data/agent.db").touch()
-        for each in ("data", "data/agent.db"):
-            os.chown(root / each, OURS, OURS)
+        for name in ("data", "data/agent.db"):
+            os.chown(root / name, OURS, OURS)
         yield Desk(root, 0, Programs(OTHERS))
 
 
@@ -621,11 +621,11 @@ IN_POSTGRESQL = '[database]\nurl = "postgresql://db/desk"\n'
 def proposed(
     desk: Desk, settings: str, run_as: str | None = None, place: SchedulePlace = SchedulePlace.SYSTEM_CRONTAB
 ) -> str:
-    """Return who would make the passes."""
+    """Return the user who would make the passes."""
     return propose(place, desk.settings(settings), desk.host, run_as=run_as).user
 
 
-def test_a_config_of_roots_that_the_passes_user_may_read_is_the_best_set_up(shared_desk: Desk) -> None:
+def test_a_config_of_root_readable_by_the_passes_user_is_recommended(shared_desk: Desk) -> None:
     desk = shared_desk
     desk.settings(DATA)
     os.chown(desk.root / "retrycli.toml", 0, OURS)
@@ -635,7 +635,7 @@ def test_a_config_of_roots_that_the_passes_user_may_read_is_the_best_set_up(shar
     assert proposed(desk, IN_POSTGRESQL, "desk") == "desk"
 
 
-def test_a_config_of_the_databases_owner_is_as_good(shared_desk: Desk) -> None:
+def test_a_config_of_the_databases_owner_is_accepted_too(shared_desk: Desk) -> None:
     shared_desk.settings(DATA)
     os.chown(shared_desk.root / "retrycli.toml", OURS, OURS)
     (shared_desk.root / "retrycli.toml").chmod(0o660)
@@ -647,14 +647,14 @@ def test_a_config_of_the_databases_owner_is_as_good(shared_desk: Desk) -> None:
     [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER, SchedulePlace.OWN_CRONTAB, SchedulePlace.OWN_TIMER],
 )
 def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: SchedulePlace) -> None:
-    """With a server there is no file whose owner could make them, and in root's own schedule it is always root."""
+    """With a server there is no file whose owner could make them, and root's own schedule always runs as root."""
     with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
         proposed(shared_desk, IN_POSTGRESQL, place=place)
     assert proposed(shared_desk, IN_POSTGRESQL, "root", place) == "root"
 
 
-def test_a_lesser_users_config_that_names_a_file_of_roots_makes_no_passes_of_roots(shared_desk: Desk) -> None:
-    """They would do with root's rights what that user writes into it."""
+def test_an_unprivileged_users_config_with_roots_file_makes_no_passes_as_root(shared_desk: Desk) -> None:
+    """With root's rights they would do what that user writes into the config."""
     (shared_desk.root / "roots.db").touch()
     text = '[database]\nurl = "sqlite:///roots.db"\n'
     shared_desk.settings(text)
@@ -673,12 +673,12 @@ RELIES = DATA + '[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n'
 
 @pytest.mark.parametrize("name", [*RELIED_ON, "."])
 @pytest.mark.parametrize(("owner", "group", "mode"), [(THEIRS, 0, 0o700), (0, SHARED, 0o770), (0, 0, 0o707)])
-def test_what_another_user_may_write_is_relied_on_by_no_pass(
+def test_no_pass_depends_on_files_that_another_user_may_write(
     shared_desk: Desk, name: str, owner: int, group: int, mode: int
 ) -> None:
     shared_desk.settings(RELIES)
-    for each in RELIED_ON[1:]:
-        (shared_desk.root / each).touch()
+    for path in RELIED_ON[1:]:
+        (shared_desk.root / path).touch()
     assert proposed(shared_desk, RELIES) == str(OURS)
     os.chown(shared_desk.root / name, owner, group)
     (shared_desk.root / name).chmod(mode)
@@ -688,8 +688,8 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
         proposed(shared_desk, RELIES)
 
 
-def test_the_environments_packages_are_relied_on_too(shared_desk: Desk) -> None:
-    """Who may write there has a pass import what they like."""
+def test_the_environments_packages_are_checked_too(shared_desk: Desk) -> None:
+    """A user with write access there could make a pass import anything."""
     loaded = shared_desk.settings(DATA)
     site = shared_desk.root / "site-packages"
     site.mkdir()
@@ -698,12 +698,12 @@ def test_the_environments_packages_are_relied_on_too(shared_desk: Desk) -> None:
     os.chown(site, THEIRS, 0)
     with pytest.raises(ConfigurationError, match=rf"site-packages belongs to {THEIRS}, and passes run by {OURS}"):
         propose(SchedulePlace.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program)
-    assert {Path(sysconfig.get_path(each)) for each in ("purelib", "platlib")} <= {*relied_on()}
+    assert {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")} <= {*relied_on()}
     assert {Path(this_python()), Path(retrycli.__file__)} <= {*relied_on()}
 
 
-def test_an_own_schedule_is_its_users(desk: Desk) -> None:
-    """Whoever the database belongs to."""
+def test_a_users_own_schedule_runs_as_that_user(desk: Desk) -> None:
+    """This holds for any owner of the database."""
     need_own_program()
     desk.uid = os.geteuid()
     login = desk.host.login
@@ -715,7 +715,7 @@ def test_an_own_schedule_is_its_users(desk: Desk) -> None:
 # The confined unit.
 
 
-def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk: Desk) -> None:
+def test_the_system_service_may_write_only_where_a_pass_writes(desk: Desk) -> None:
     text = '[database]\nurl = "sqlite:////srv/a b/100%/agent.db"\n[metrics]\npath = "/var/lib/node/retrycli.prom"\n'
     wanted = replace(job(desk.settings(text), desk.host, user="desk"), config="/etc/retrycli.toml", reads=())
     found = systemd.service(replace(wanted, interpreter="/opt/retrycli/bin/python3"), system=True)
@@ -728,10 +728,10 @@ def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk
 @pytest.mark.parametrize(
     ("more", "expected"), [("", []), ('[run]\nlock_file = "/srv/locks/desk.lock"\n', ['"-/srv/locks"'])]
 )
-def test_with_a_server_the_lock_is_in_the_state_directory_before_there_is_one(
+def test_with_a_server_the_lock_is_in_the_state_directory_before_it_exists(
     desk: Desk, more: str, expected: list[str]
 ) -> None:
-    """The first pass makes it. A unit that named the folder of before would not be as it should be then."""
+    """The first pass creates it. Otherwise a unit that named the previous folder would become invalid then."""
     wanted = job(desk.settings(IN_POSTGRESQL + more), desk.host, user="desk")
     wanted = replace(wanted, config="/etc/retrycli.toml", interpreter="/opt/bin/python3", reads=())
     found = systemd.values(systemd.service(wanted, system=True))
@@ -739,7 +739,7 @@ def test_with_a_server_the_lock_is_in_the_state_directory_before_there_is_one(
     assert (found["StateDirectory"], found["PrivateTmp"]) == (["retrycli"], ["true"])
 
 
-def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
+def test_a_less_confined_unit_of_an_earlier_version_is_renewed(desk: Desk) -> None:
     desk.install(SchedulePlace.SYSTEM_TIMER)
     folder = desk.root / "etc/systemd/system"
     (folder / "timers.target.wants").mkdir()

@@ -1,4 +1,4 @@
-"""What a pass is given of the settings, and who asks."""
+"""What a pass receives from the settings, and the operator's name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.users import OURS, as_user, need_root, open_place
 @pytest.mark.parametrize(
     ("url", "at_a_server"), [("sqlite:///desk.db", False), ("postgresql://retrycli@db.example.com/desk", True)]
 )
-def test_a_pass_knows_whether_its_messages_are_at_a_server(url: str, *, at_a_server: bool) -> None:
+def test_a_pass_knows_whether_its_messages_are_on_a_server(url: str, *, at_a_server: bool) -> None:
     settings = Settings.model_validate({"database": {"url": url}, "gateway": {"base_url": "https://api.example.com"}})
     assert pass_rules(settings).at_a_server == at_a_server
 
@@ -25,16 +25,14 @@ def test_a_pass_knows_whether_its_messages_are_at_a_server(url: str, *, at_a_ser
 @pytest.mark.parametrize(
     ("given", "name"), [("anna", "anna"), *[(each, f"uid {os.getuid()}") for each in ("caf\udce9", "a" * 256)]]
 )
-def test_who_is_at_the_keyboard_has_a_name_that_a_database_takes(
-    monkeypatch: pytest.MonkeyPatch, given: str, name: str
-) -> None:
+def test_the_operators_name_fits_the_database(monkeypatch: pytest.MonkeyPatch, given: str, name: str) -> None:
     monkeypatch.delenv("SUDO_USER", raising=False)
     monkeypatch.setenv("LOGNAME", given)
     assert login_name() == name
 
 
-def test_behind_sudo_is_who_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under `sudo -u ticketing` all would else have been done by "ticketing"."""
+def test_under_sudo_the_calling_user_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `sudo -u ticketing` every action would otherwise be recorded for "ticketing"."""
     monkeypatch.setenv("LOGNAME", "ticketing")
     monkeypatch.setenv("SUDO_USER", "anna")
     assert login_name() == "anna"
@@ -46,7 +44,7 @@ def test_behind_sudo_is_who_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
 SERVER = Settings.model_validate({"database": {"url": "postgresql://retrycli@db.example.com/desk"}})
 
 
-def test_a_lock_for_a_server_is_in_the_state_folder_whoever_asks_and_whatever_their_environment(
+def test_a_servers_lock_is_in_the_state_directory_in_any_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = lock_path(SERVER, state=tmp_path)
@@ -59,25 +57,25 @@ def test_a_lock_for_a_server_is_in_the_state_folder_whoever_asks_and_whatever_th
     assert lock_path(another, state=tmp_path) == tmp_path / "own"
 
 
-def test_without_a_state_folder_the_lock_is_in_the_home_that_the_system_names(
+def test_without_a_state_directory_the_lock_is_in_the_account_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Another user can't make it first there. $HOME is an operator's under sudo."""
+    """Another user cannot create it there first. $HOME is an operator's under sudo."""
     (tmp_path / "home").mkdir()
     none = tmp_path / "none"
     found = lock_path(SERVER, state=none, home=tmp_path / "home")
     assert found.parent == tmp_path / "home/.local/state/retrycli"
     assert list((tmp_path / "home").iterdir()) == [], "who looks makes nothing"
     PassLock(found).check()
-    assert [stat.S_IMODE(each.stat().st_mode) for each in (found.parent, found)] == [0o700, 0o600]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (found.parent, found)] == [0o700, 0o600]
     assert lock_path(SERVER, state=none, home=tmp_path / "home") == found
     usual = lock_path(SERVER, state=none)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert lock_path(SERVER, state=none) == usual
 
 
-def test_without_a_home_each_user_has_a_lock_of_their_own_in_tmp(tmp_path: Path) -> None:
-    """Another's could not be opened. Users of containers often have no home, or one that they may not write."""
+def test_without_a_home_each_user_has_a_lock_in_tmp(tmp_path: Path) -> None:
+    """Another user's could not be opened. Users of containers often have no home, or an unwritable one."""
     in_tmp = f"/tmp/retrycli-{os.getuid()}-"
     assert str(lock_path(SERVER, state=tmp_path / "none", home=tmp_path / "none")).startswith(in_tmp)
     (tmp_path / "file").touch()

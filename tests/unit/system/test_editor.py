@@ -1,4 +1,4 @@
-"""A person's own editor: which one, on what, and what is left afterwards."""
+"""The operator's own editor: which one, for which file, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from retrycli.system.editor import ENDS, edited, editor_command
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
+    """Provide a folder for temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
 
 def python(script: str) -> list[str]:
-    """An editor that does what a script says; the file is ``f``."""
+    """Create an editor that runs a script; the file is ``f``."""
     return [sys.executable, "-c", f"import os, pathlib, sys; f = pathlib.Path(sys.argv[1]); {script}"]
 
 
 def program(folder: Path, name: str) -> str:
-    """A program that is there."""
+    """Create a program."""
     file = folder / name
     file.write_text("#!/bin/sh\n")
     file.chmod(0o755)
     return str(file)
 
 
-def test_visual_goes_before_editor_and_both_may_have_arguments() -> None:
+def test_visual_precedes_editor_and_both_may_have_arguments() -> None:
     assert editor_command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
     assert editor_command({"VISUAL": " ", "EDITOR": "'/opt/my editor' -n"}) == ["/opt/my editor", "-n"]
 
 
-def test_without_them_it_is_the_first_usual_one_that_is_there(tmp_path: Path) -> None:
+def test_without_variables_the_first_common_editor_is_used(tmp_path: Path) -> None:
     vi = program(tmp_path, "vi")
     assert editor_command({"PATH": str(tmp_path)}) == [vi]
     nano = program(tmp_path, "nano")
     assert editor_command({"PATH": str(tmp_path)}) == [nano]
 
 
-def test_where_there_is_none_it_says_what_to_do(tmp_path: Path) -> None:
+def test_without_an_editor_the_error_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(NotEdited, match=r"no editor found; set \$EDITOR, or pass --subject or --body-file"):
         editor_command({"PATH": str(tmp_path)})
 
 
-def test_an_editor_that_is_no_command_is_named() -> None:
+def test_reports_an_editor_that_is_not_a_command() -> None:
     with pytest.raises(NotEdited, match=r"\$EDITOR can't be read as a command: vi 'x; fix its quotes"):
         editor_command({"EDITOR": "vi 'x"})
 
 
-def test_the_text_comes_back_edited_and_its_line_breaks_are_kept() -> None:
+def test_the_edited_text_is_returned_with_its_line_breaks() -> None:
     editor = python("f.write_bytes(f.read_bytes().replace(b'tea', b'coffee'))")
     assert edited("tea\r\n日本\n", editor, name="a.txt") == "coffee\r\n日本\n"
 
 
-def test_nobody_else_may_read_the_file_and_nothing_is_left_of_it(folder: Path) -> None:
-    """Nor of what the editor puts beside it."""
+def test_the_file_is_private_and_deleted_afterwards(folder: Path) -> None:
+    """This includes files that the editor puts beside it."""
     editor = python(
         "pathlib.Path(str(f) + '~').write_text('tea'); "
         "f.write_text(f'{f.name} {f.stat().st_mode & 0o777:o} {f.parent.stat().st_mode & 0o777:o}')"
@@ -80,19 +80,19 @@ def test_nobody_else_may_read_the_file_and_nothing_is_left_of_it(folder: Path) -
         ("f.write_bytes(b'caf\\xe9')", "the text is not valid UTF-8; nothing was written"),
     ],
 )
-def test_an_editor_that_fails_leaves_nothing(folder: Path, script: str, why: str) -> None:
+def test_an_editor_that_fails_leaves_no_file(folder: Path, script: str, why: str) -> None:
     with pytest.raises(NotEdited, match=why):
         edited("tea", python(script), name="a.txt")
     assert list(folder.iterdir()) == []
 
 
-def test_an_editor_that_is_not_there_is_named() -> None:
+def test_a_missing_editor_is_named() -> None:
     with pytest.raises(NotEdited, match=r"can't start the editor /no/such: No such file or directory; set \$EDITOR"):
         edited("tea", ["/no/such"], name="a.txt")
 
 
 def test_an_interrupt_is_left_to_the_editor() -> None:
-    """A terminal sends Ctrl-C to both; the editor itself is not made deaf to it."""
+    """A terminal sends Ctrl-C to both; the editor does not inherit an ignored signal."""
     before = signal.getsignal(signal.SIGINT)
     editor = python("import signal; os.kill(os.getppid(), 2); f.write_text(str(signal.getsignal(2) == signal.SIG_IGN))")
     assert edited("tea", editor, name="a.txt") == "False"
@@ -100,8 +100,8 @@ def test_an_interrupt_is_left_to_the_editor() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_whoever_is_ended_meanwhile_leaves_no_text_behind(folder: Path, number: int) -> None:
-    """As where the terminal is closed; the editor is ended too."""
+def test_a_terminated_command_leaves_no_text_behind(folder: Path, number: int) -> None:
+    """For example, the terminal is closed; the editor is ended too."""
     before = signal.getsignal(number)
     editor = python(f"import signal; os.kill(os.getppid(), {int(number)}); signal.pause()")
     with pytest.raises(SystemExit) as ended:
@@ -120,8 +120,8 @@ edited("tea", [sys.executable, "-c", "print('open', flush=True); import signal; 
 
 
 @pytest.mark.parametrize("number", ENDS)
-def test_signals_that_go_on_coming_leave_no_text_behind(tmp_path: Path, number: int) -> None:
-    """When a terminal is closed, the system and the shell each say so, and the second comes while we clean up."""
+def test_repeated_signals_leave_no_text_behind(tmp_path: Path, number: int) -> None:
+    """When a terminal is closed, system and shell each send a signal. The second one comes during the clean-up."""
     for _ in range(5):
         with subprocess.Popen(
             [sys.executable, "-c", EDIT],

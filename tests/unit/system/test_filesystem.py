@@ -1,4 +1,4 @@
-"""Who may touch a file, and on what kind of file system it lies."""
+"""File permissions, and the type of the file system."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ nonsense
         ("/srv/desk/local/../agent.db", "nfs4"),
     ],
 )
-def test_the_longest_mount_point_tells_and_of_two_the_later_one(path: str, kind: str) -> None:
+def test_the_longest_mount_point_wins_and_of_two_the_later_one(path: str, kind: str) -> None:
     assert kind_of(Path(path), MOUNTS) == kind
 
 
-def test_a_link_is_followed_to_where_the_file_really_lies(tmp_path: Path) -> None:
+def test_a_link_is_resolved_to_the_files_real_place(tmp_path: Path) -> None:
     link = tmp_path / "agent.db"
     link.symlink_to("/srv/desk/agent.db")
     assert kind_of(link, MOUNTS) == "nfs4"
 
 
-def test_where_nothing_is_mounted_nothing_is_known() -> None:
+def test_without_mounts_the_type_is_unknown() -> None:
     assert kind_of(Path("/srv/agent.db"), "") is None
 
 
@@ -54,5 +54,5 @@ def test_others_are_neither_the_owner_nor_the_group(tmp_path: Path, mode: int, *
     assert others_may_read(file) is read
 
 
-def test_of_a_file_that_is_not_there_nothing_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_permissions(tmp_path: Path) -> None:
     assert not others_may_read(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""The pass lock: a real file, and where it matters a real second process."""
+"""The pass lock: a real file, and if necessary a real second process."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def held(path: Path, me: Holder = ME) -> Iterator[PassLock]:
 
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock since half past, until its input ends or it is killed."""
+    """Run a process that holds the lock since half past, until its input ends or it is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -79,14 +79,14 @@ def path(tmp_path: Path) -> Path:
 # One at a time.
 
 
-def test_a_free_lock_is_taken_at_once_and_given_back(path: Path) -> None:
+def test_a_free_lock_is_acquired_at_once_and_released(path: Path) -> None:
     for _ in range(2):
         with held(path) as lock:
             assert lock.holder() == ME
         assert lock.holder() is None
 
 
-def test_a_second_process_keeps_us_out_and_is_named_with_pid_host_and_age(path: Path) -> None:
+def test_a_lock_held_by_another_process_is_refused_with_pid_host_and_age(path: Path) -> None:
     with another_process(path) as other:
         with pytest.raises(LockHeld) as refused:
             acquire(PassLock(path))
@@ -94,7 +94,7 @@ def test_a_second_process_keeps_us_out_and_is_named_with_pid_host_and_age(path: 
         assert PassLock(path).holder() == Holder(other.pid, "barn", NOON - timedelta(seconds=30))
 
 
-def test_we_keep_a_second_process_out(path: Path) -> None:
+def test_our_lock_excludes_another_process(path: Path) -> None:
     with held(path):
         other = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True, text=True, check=False)
     assert other.stdout == ""
@@ -107,7 +107,7 @@ def open_files() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
-def test_a_lock_that_was_refused_leaves_no_file_open(path: Path) -> None:
+def test_a_refused_lock_leaves_no_file_open(path: Path) -> None:
     with held(path):
         before = open_files()
         with pytest.raises(LockHeld):
@@ -117,7 +117,7 @@ def test_a_lock_that_was_refused_leaves_no_file_open(path: Path) -> None:
         assert open_files() == before
 
 
-def test_giving_back_what_was_never_taken_is_nothing(path: Path) -> None:
+def test_releasing_a_lock_that_was_not_acquired_does_nothing(path: Path) -> None:
     lock = PassLock(path)
     lock.release()
     with held(path):
@@ -129,7 +129,7 @@ def test_giving_back_what_was_never_taken_is_nothing(path: Path) -> None:
 # Waiting.
 
 
-def test_it_waits_as_long_as_told_and_no_longer(path: Path) -> None:
+def test_waits_at_most_the_given_time(path: Path) -> None:
     waits: list[float] = []
     with held(path), pytest.raises(LockHeld):
         acquire(PassLock(path), wait_seconds=2, sleep=waits.append)
@@ -137,7 +137,7 @@ def test_it_waits_as_long_as_told_and_no_longer(path: Path) -> None:
     assert sum(waits) == pytest.approx(2)
 
 
-def test_it_waits_no_longer_once_it_is_to_give_up(path: Path) -> None:
+def test_stops_waiting_on_request(path: Path) -> None:
     """A signal, which sets a flag, does not end a sleep."""
     waits: list[float] = []
     with held(path), pytest.raises(LockHeld):
@@ -147,7 +147,7 @@ def test_it_waits_no_longer_once_it_is_to_give_up(path: Path) -> None:
     assert len(waits) == 2
 
 
-def test_a_lock_that_comes_free_meanwhile_is_taken(path: Path) -> None:
+def test_a_lock_released_meanwhile_is_acquired(path: Path) -> None:
     waits: list[float] = []
     with another_process(path) as other:
 
@@ -166,8 +166,8 @@ def test_a_lock_that_comes_free_meanwhile_is_taken(path: Path) -> None:
 # What is left behind.
 
 
-def test_a_process_that_was_killed_leaves_nothing_that_blocks(path: Path) -> None:
-    """Its file is still there and still names it; the kernel knows better."""
+def test_a_killed_process_leaves_no_lock(path: Path) -> None:
+    """Its file still exists and still names it; the kernel has released the lock."""
     with another_process(path) as other:
         other.kill()
         other.wait()
@@ -177,7 +177,7 @@ def test_a_process_that_was_killed_leaves_nothing_that_blocks(path: Path) -> Non
         assert lock.holder() == ME
 
 
-def test_the_file_stays_so_that_who_waits_for_it_waits_for_the_same_one(path: Path) -> None:
+def test_the_file_is_kept_so_that_all_waiters_share_it(path: Path) -> None:
     with held(path):
         before = path.stat().st_ino
     with held(path):
@@ -185,7 +185,7 @@ def test_the_file_stays_so_that_who_waits_for_it_waits_for_the_same_one(path: Pa
     assert path.stat().st_ino == before
 
 
-def test_a_shorter_text_leaves_no_rest_of_a_longer_one(path: Path) -> None:
+def test_a_shorter_text_replaces_a_longer_one_completely(path: Path) -> None:
     with held(path, Holder(1, "a" * 200, NOON)):
         pass
     with held(path) as lock:
@@ -208,7 +208,7 @@ def test_a_shorter_text_leaves_no_rest_of_a_longer_one(path: Path) -> None:
         b"[" * 4096,
     ],
 )
-def test_garbage_in_the_file_takes_nothing_but_the_name_from_an_error(path: Path, text: bytes) -> None:
+def test_an_invalid_text_in_the_file_only_omits_the_holder(path: Path, text: bytes) -> None:
     with held(path):
         path.write_bytes(text)
         with pytest.raises(LockHeld, match="an unidentified process"):
@@ -218,7 +218,7 @@ def test_garbage_in_the_file_takes_nothing_but_the_name_from_an_error(path: Path
         assert lock.holder() == ME
 
 
-def test_a_time_without_its_zone_is_still_a_time(path: Path) -> None:
+def test_a_time_without_a_zone_is_accepted(path: Path) -> None:
     with held(path):
         path.write_text('{"pid": 1, "host": "mill", "since": "2025-03-01T12:00:00"}')
         with pytest.raises(LockHeld, match="pid 1 on mill, for"):
@@ -231,8 +231,8 @@ def test_a_holder_from_the_future_has_no_age(path: Path) -> None:
         acquire(PassLock(path))
 
 
-def test_a_full_disk_does_not_end_a_pass_before_it_begins(path: Path) -> None:
-    """The lock holds without its text; a process that may write no byte to any file stands for the full disk."""
+def test_a_full_disk_does_not_prevent_a_pass(path: Path) -> None:
+    """The lock works without its text; a process with a file size limit of zero stands for the full disk."""
     script = (
         "import resource, sys; from datetime import datetime; from pathlib import Path\n"
         "from retrycli.system.pass_lock import Holder, PassLock\n"
@@ -248,19 +248,19 @@ def test_a_full_disk_does_not_end_a_pass_before_it_begins(path: Path) -> None:
 # Looking.
 
 
-def test_where_there_is_no_file_nobody_holds_the_lock_and_none_is_made(path: Path) -> None:
+def test_without_a_file_the_lock_is_free_and_none_is_created(path: Path) -> None:
     assert PassLock(path).holder() is None
     assert not path.exists()
 
 
-def test_looking_changes_nothing(path: Path) -> None:
+def test_inspecting_changes_nothing(path: Path) -> None:
     with held(path):
         text = path.read_text()
         PassLock(path).holder()
         assert path.read_text() == text
 
 
-def test_two_who_look_at_once_do_not_take_each_other_for_a_pass(path: Path) -> None:
+def test_two_concurrent_inspections_do_not_report_each_other(path: Path) -> None:
     with held(path):
         pass
     with path.open() as looking:
@@ -271,7 +271,7 @@ def test_two_who_look_at_once_do_not_take_each_other_for_a_pass(path: Path) -> N
 # The file.
 
 
-def test_the_file_is_its_owners_alone(path: Path) -> None:
+def test_the_file_is_private_to_its_owner(path: Path) -> None:
     before = os.umask(0)
     try:
         with held(path):
@@ -280,7 +280,7 @@ def test_the_file_is_its_owners_alone(path: Path) -> None:
         os.umask(before)
 
 
-def test_a_link_is_refused_and_what_it_points_at_is_left_alone(path: Path) -> None:
+def test_a_link_is_refused_and_its_target_left_alone(path: Path) -> None:
     """In a folder that others can write to, it could point at any file of ours."""
     target = path.with_name("precious")
     target.write_text("of ours")
@@ -290,7 +290,7 @@ def test_a_link_is_refused_and_what_it_points_at_is_left_alone(path: Path) -> No
     assert target.read_text() == "of ours"
 
 
-def test_a_link_that_points_nowhere_makes_no_file_there(path: Path) -> None:
+def test_a_dangling_link_creates_no_file(path: Path) -> None:
     path.symlink_to(path.with_name("elsewhere"))
     with pytest.raises(LockUnusable):
         acquire(PassLock(path))
@@ -298,7 +298,7 @@ def test_a_link_that_points_nowhere_makes_no_file_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["no/such/folder/lock", "file/lock", "folder"])
-def test_a_place_where_no_file_can_be_made_is_named(tmp_path: Path, place: str) -> None:
+def test_a_path_at_which_no_file_can_be_created_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     lock = PassLock(tmp_path / place)
@@ -308,27 +308,27 @@ def test_a_place_where_no_file_can_be_made_is_named(tmp_path: Path, place: str) 
         lock.check()
 
 
-def test_a_place_where_no_file_can_be_looked_for_is_named(tmp_path: Path) -> None:
-    """As in a folder that is closed to us, for which a name that is too long does here, where we may be root."""
+def test_a_path_that_cannot_be_looked_up_is_named(tmp_path: Path) -> None:
+    """The folder is closed to us; for root, a name that is too long has the same effect."""
     with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
         PassLock(tmp_path / ("lock" * 100)).holder()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_we_may_not_write_to_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(LockUnusable, match="Permission denied"):
         acquire(PassLock(tmp_path / "lock"))
 
 
-def test_what_is_no_plain_file_is_refused(path: Path) -> None:
+def test_anything_but_a_regular_file_is_refused(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(LockUnusable, match="is not a regular file"):
         acquire(PassLock(path))
 
 
-def test_a_file_with_a_second_name_is_refused_and_left_alone(tmp_path: Path, path: Path) -> None:
-    """In a folder that others can write to, the lock's could be another name of any file of ours."""
+def test_a_file_with_a_hard_link_is_refused_and_left_alone(tmp_path: Path, path: Path) -> None:
+    """In a folder that others can write to, the lock could be a hard link to any file of ours."""
     precious = tmp_path / "precious"
     precious.write_text("of ours")
     path.hardlink_to(precious)
@@ -337,8 +337,8 @@ def test_a_file_with_a_second_name_is_refused_and_left_alone(tmp_path: Path, pat
     assert precious.read_text() == "of ours"
 
 
-def test_a_file_that_is_too_long_to_be_a_lock_is_left_alone(path: Path) -> None:
-    """As where somebody has named the database itself."""
+def test_a_file_too_long_for_a_lock_is_left_alone(path: Path) -> None:
+    """Somebody may have named the database itself."""
     content = b"SQLite format 3\0" + bytes(4096)
     path.write_bytes(content)
     with pytest.raises(LockUnusable, match=r"contains something else; set run\.lock_file to another path"):
@@ -348,8 +348,10 @@ def test_a_file_that_is_too_long_to_be_a_lock_is_left_alone(path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")
 @pytest.mark.parametrize(("mode", "refused"), [(0o1777, True), (0o777, True), (0o775, False)])
-def test_another_users_file_is_refused_where_anybody_may_put_one(tmp_path: Path, mode: int, *, refused: bool) -> None:
-    """Its owner could hold the lock for ever. Elsewhere the folder's owner has let them in."""
+def test_another_users_file_is_refused_in_a_world_writable_directory(
+    tmp_path: Path, mode: int, *, refused: bool
+) -> None:
+    """Its owner could hold the lock for ever. Elsewhere the folder's owner has given them access."""
     folder = tmp_path / "folder"
     folder.mkdir()
     folder.chmod(mode)
@@ -363,7 +365,7 @@ def test_another_users_file_is_refused_where_anybody_may_put_one(tmp_path: Path,
     PassLock(path).check()
 
 
-def test_the_one_pass_that_root_made_does_not_shut_the_folders_owner_out() -> None:
+def test_a_pass_made_by_root_does_not_exclude_the_directorys_owner() -> None:
     with open_place() as place:
         os.chown(place, OURS, OURS)
         with held(place / "lock"):
@@ -371,8 +373,8 @@ def test_the_one_pass_that_root_made_does_not_shut_the_folders_owner_out() -> No
         as_user(OURS, lambda: acquire(PassLock(place / "lock")))
 
 
-def test_a_lock_that_root_has_left_is_named_with_its_owner_and_the_remedy() -> None:
-    """As from a pass of an earlier version. Root does not give away what was there before: it may be another file."""
+def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
+    """An earlier version leaves such a lock. Root does not give an existing file away: it may be another one."""
     with open_place() as place:
         os.chown(place, OURS, OURS)
         (place / "lock").touch(0o600)
@@ -385,7 +387,7 @@ def test_a_lock_that_root_has_left_is_named_with_its_owner_and_the_remedy() -> N
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:
-    """Also where the child is given every file that may be given on."""
+    """This holds even if the child inherits every inheritable file."""
     with held(path):
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
     with child, held(path) as lock:

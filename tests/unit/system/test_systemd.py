@@ -1,4 +1,4 @@
-"""A pass as units of systemd's."""
+"""A pass as systemd units."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-lev
     ("minutes", "expected"),
     [(1, "*:*"), (15, "*:0/15"), (60, "*:00"), (120, "0/2:00"), (1440, "0:00"), (7, "420s"), (0.5, "30s")],
 )
-def test_a_timer_calls_at_crons_times_and_where_cron_has_none_counts(minutes: float, expected: str) -> None:
+def test_a_timer_uses_crons_times_or_counts(minutes: float, expected: str) -> None:
     job = replace(JOB, interval=timedelta(minutes=minutes))
     assert systemd.times(systemd.timer(job)) == systemd.when(job.interval) == expected
 
@@ -36,27 +36,27 @@ def test_a_timer_calls_at_crons_times_and_where_cron_has_none_counts(minutes: fl
         ("420s", None),
     ],
 )
-def test_a_calendar_event_is_read_as_cron_has_it(event: str, line: str | None) -> None:
+def test_a_calendar_event_has_crons_meaning(event: str, line: str | None) -> None:
     assert systemd.as_cron(event) == line
 
 
 @pytest.mark.parametrize(("when", "seconds"), [("420s", 420), ("7min", 420), ("1.5h", 5400), ("90", 90), ("*:0/15", 0)])
-def test_a_time_that_a_timer_counts_is_read(when: str, seconds: float) -> None:
+def test_a_counting_timer_is_parsed(when: str, seconds: float) -> None:
     assert systemd.span(when) == (timedelta(seconds=seconds) or None)
 
 
-def test_a_service_is_known_by_its_command_and_names_its_settings() -> None:
+def test_a_service_is_recognised_by_its_command_and_names_its_settings() -> None:
     assert systemd.called(systemd.service(JOB, system=True)) == (COMMAND, CONFIG)
     assert systemd.called("[Service]\nExecStart=/usr/bin/true retrycli\n") is None
     assert systemd.called("[Service]\nExecStart=/x/retrycli run-once\n") == ("/x/retrycli run-once", None)
 
 
-def test_only_a_service_of_the_systems_names_a_user() -> None:
+def test_only_a_system_service_names_a_user() -> None:
     assert systemd.values(systemd.service(JOB, system=True))["User"] == ["ticketing"]
     assert "User" not in systemd.values(systemd.service(JOB, system=False))
 
 
-def test_a_service_says_what_takes_it_away() -> None:
+def test_a_service_says_how_to_remove_it() -> None:
     said = "`retrycli cron remove --systemd` removes it; `systemctl edit retrycli.service` adds to it"
     assert said in systemd.service(JOB, system=True)
     said = "`retrycli cron remove --user --systemd` removes it; `systemctl --user edit retrycli.service` adds to it"
@@ -64,7 +64,7 @@ def test_a_service_says_what_takes_it_away() -> None:
 
 
 @pytest.mark.parametrize("path", ['/srv/a b/50%"$HOME".toml', "/srv/back\\slash"])
-def test_a_path_comes_back_as_it_was(path: str) -> None:
+def test_a_path_is_read_back_unchanged(path: str) -> None:
     found = systemd.called(systemd.service(replace(JOB, config=path), system=True))
     assert found is not None
     assert found[1] == path
@@ -75,7 +75,7 @@ def test_a_path_with_a_line_break_is_refused() -> None:
         systemd.service(replace(JOB, config="/srv/a\nUser=root"), system=True)
 
 
-def test_a_unit_is_known_as_written_for_its_settings_alone() -> None:
+def test_a_unit_belongs_only_to_its_settings() -> None:
     text = systemd.timer(JOB)
     assert systemd.is_marked(text)
     assert systemd.is_marked(text, CONFIG)

@@ -1,4 +1,4 @@
-"""Files that are ours alone, and those that somebody else may have put in our way."""
+"""Files that are ours alone, and those that somebody else may have planted."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ print(*modes)
 """
 
 
-def test_a_private_file_is_private_from_its_first_moment_on(tmp_path: Path) -> None:
-    """It is looked at after each line that is run, with a umask that takes nothing away."""
+def test_a_private_file_is_private_from_its_first_moment(tmp_path: Path) -> None:
+    """It is checked after each executed line, with a umask that removes nothing."""
     file = tmp_path / "retrycli.toml"
     done = subprocess.run([sys.executable, "-c", WATCHED, str(file)], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("0o600\n", "")
@@ -48,7 +48,7 @@ def test_a_private_file_is_private_from_its_first_moment_on(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("target", ["there", "not there"])
-def test_a_private_file_is_written_through_no_link(tmp_path: Path, target: str) -> None:
+def test_a_private_file_is_not_written_through_a_link(tmp_path: Path, target: str) -> None:
     (tmp_path / "there").touch()
     (tmp_path / "retrycli.toml").symlink_to(tmp_path / target)
     with pytest.raises(FileExistsError):
@@ -83,7 +83,7 @@ def own(path: Path, uid: int, gid: int | None = None, *, mode: int = 0o755) -> P
 
 
 def read_here(folder: Path, uid: int) -> str | None:
-    """The base URL of the settings that a user finds in a folder."""
+    """Return the base URL of the settings that a user finds in a folder."""
 
     def found() -> Loaded:
         with chdir(folder):
@@ -100,7 +100,7 @@ def refused(folder: Path, uid: int) -> str:
 
 
 def config_map(folder: Path) -> None:
-    """What Kubernetes mounts: the file is a link to a link to a folder, and all of it is root's."""
+    """Create what Kubernetes mounts: the file is a link to a link to a folder, and root owns everything."""
     own(folder / "..2026_03_02", 0)
     a_file(folder / "..2026_03_02")
     (folder / "..data").symlink_to("..2026_03_02")
@@ -124,14 +124,14 @@ TAKEN: dict[str, tuple[int, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("case", TAKEN)
-def test_settings_that_only_root_and_their_user_may_write_are_read(case: str, place: Path) -> None:
+def test_settings_writable_only_by_root_and_their_user_are_read(case: str, place: Path) -> None:
     uid, make = TAKEN[case]
     make(place)
     assert read_here(place, uid) == "https://desk.test"
 
 
 def linked(place: Path, *, target_of: int = 0, link_of: int = 0) -> None:
-    """A link to a file in another folder."""
+    """Create a link to a file in another folder."""
     other = own(place.parent / "other", target_of)
     a_file(other, uid=0)
     (place / "retrycli.toml").symlink_to(other / "retrycli.toml")
@@ -139,7 +139,7 @@ def linked(place: Path, *, target_of: int = 0, link_of: int = 0) -> None:
 
 
 def linked_through(place: Path, *, uid: int) -> None:
-    """A link to a link, which lies in another user's folder, to a file of root's in a folder of root's."""
+    """Create a link to a link, which is in another user's folder, to a file of root in a folder of root."""
     between = own(place.parent / "between", uid)
     (between / "link").symlink_to(own(place.parent / "other", 0))
     os.chown(between / "link", 0, 0, follow_symlinks=False)
@@ -148,7 +148,7 @@ def linked_through(place: Path, *, uid: int) -> None:
 
 
 def renamed_above(place: Path) -> None:
-    """A folder of root's in another user's: they can put another in its place while it is read."""
+    """Create a folder of root in another user's: they can replace it while it is read."""
     a_file(place)
     own(place.parent, THEIRS)
 
@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[int, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_settings_that_another_user_may_change_are_not_read_unless_they_are_named(case: str, place: Path) -> None:
+def test_settings_writable_by_another_user_are_read_only_if_named(case: str, place: Path) -> None:
     uid, make, why = REFUSED[case]
     make(place)
     assert why in refused(place, uid)
@@ -230,8 +230,8 @@ def test_settings_that_another_user_may_change_are_not_read_unless_they_are_name
         assert load(None, {"RETRYCLI_CONFIG": str(place / "retrycli.toml")}).file is not None
 
 
-def test_settings_of_a_home_that_sudo_left_are_not_read(place: Path) -> None:
-    """With HOME another user's, ~/.config is as much a trap as a folder that one stands in."""
+def test_settings_in_a_home_kept_by_sudo_are_not_read(place: Path) -> None:
+    """If HOME is another user's, ~/.config is as dangerous as their folder as the current one."""
     a_file(own(own(own(place, THEIRS) / ".config", THEIRS) / "retrycli", THEIRS), uid=THEIRS)
     empty = own(place.parent / "empty", 0)
 
@@ -243,7 +243,7 @@ def test_settings_of_a_home_that_sudo_left_are_not_read(place: Path) -> None:
         as_user(0, found)
 
 
-def test_a_refusal_names_the_folder_and_the_file(place: Path) -> None:
+def test_a_refusal_names_the_directory_and_the_file(place: Path) -> None:
     a_file(own(place, THEIRS))
     assert refused(place, 0) == f"{place}/retrycli.toml is not read, because {place} belongs to {THEIRS}"
 
@@ -251,7 +251,7 @@ def test_a_refusal_names_the_folder_and_the_file(place: Path) -> None:
 # The rule itself, for whoever asks.
 
 
-def test_a_folder_of_ours_in_one_like_tmp_is_ours(place: Path) -> None:
+def test_our_directory_in_a_sticky_one_is_ours(place: Path) -> None:
     """The sticky bit keeps others from renaming it."""
     shared = own(place / "shared", 0, mode=0o1777)
     a_file(own(shared / "ours", OURS, mode=0o700), uid=OURS)
@@ -261,21 +261,21 @@ def test_a_folder_of_ours_in_one_like_tmp_is_ours(place: Path) -> None:
     assert find_weakness(shared / "ours" / "retrycli.toml", {0, OURS}) is not None
 
 
-def test_of_a_file_that_is_not_there_its_folders_are_looked_at(place: Path) -> None:
+def test_for_a_missing_file_its_directories_are_checked(place: Path) -> None:
     assert find_weakness(place / "none" / "none", {0}) is None
     own(place, THEIRS)
     assert find_weakness(place / "none" / "none", {0}) is not None
 
 
-def test_a_way_in_a_circle_or_through_a_file_is_weak(place: Path) -> None:
+def test_a_path_with_a_loop_or_through_a_file_is_unsafe(place: Path) -> None:
     (place / "loop").symlink_to("loop")
     (place / "file").touch()
     for way in ("loop", "loop/x", "file/x"):
         assert "can't be checked" in str(find_weakness(place / way, {0}))
 
 
-def test_a_way_up_is_that_of_the_folder_not_of_the_link(place: Path) -> None:
-    """`link/..` is the parent of the link's target, and not the folder that the link lies in."""
+def test_a_parent_directory_is_that_of_the_links_target(place: Path) -> None:
+    """`link/..` is the parent of the link's target, and not the folder that contains the link."""
     own(own(place / "theirs", THEIRS) / "inner", 0)
     (place / "link").symlink_to("theirs/inner")
     assert find_weakness(place / "link" / ".." / "retrycli.toml", {0}) is not None
@@ -283,8 +283,8 @@ def test_a_way_up_is_that_of_the_folder_not_of_the_link(place: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
-def test_what_is_mounted_to_be_read_only_can_be_written_by_nobody(place: Path, mode: int) -> None:
-    """Kubernetes mounts a ConfigMap so: with mode 0777, and read-only."""
+def test_a_read_only_mount_cannot_be_written_by_anyone(place: Path, mode: int) -> None:
+    """Kubernetes mounts a ConfigMap in this way: with mode 0777, and read-only."""
     own(place, 0, SHARED, mode=mode)
     config_map(place)
     check = "import sys; from pathlib import Path; from retrycli.system.trust import find_weakness as find; "
@@ -348,8 +348,8 @@ shift; exec "$@"
 
 
 @pytest.mark.parametrize("case", GROUPS)
-def test_a_group_is_private_if_its_only_users_are_root_and_who_is_trusted(case: str, tmp_path: Path) -> None:
-    """Whatever its name is. It may be a user's primary group, or list the user."""
+def test_a_group_is_private_if_its_only_members_are_root_and_the_trusted_user(case: str, tmp_path: Path) -> None:
+    """Its name does not matter. It may be a user's primary group, or list the user."""
     if (unshare := shutil.which("unshare")) is None:
         pytest.skip("unshare is not installed: apt-get install util-linux")
     passwd, group, gid, shared = GROUPS[case]

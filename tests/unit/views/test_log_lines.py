@@ -1,4 +1,4 @@
-"""The log: the lines that operators search for, and that no line holds what it must not."""
+"""The log: the lines that operators search for, and that no line contains forbidden text."""
 
 from __future__ import annotations
 
@@ -122,18 +122,18 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
 
 @pytest.fixture(autouse=True)
 def the_logger_as_it_was() -> Iterator[None]:
-    """Configuring it changes the process's one logger."""
+    """Restore the process's one logger after its configuration."""
     before = log_lines.logger.handlers, log_lines.logger.level, log_lines.logger.propagate
     yield
     log_lines.logger.handlers, log_lines.logger.level, log_lines.logger.propagate = before
 
 
 def text_lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
-    """Level and text of each line on stderr, whose time is checked; nothing else may be printed."""
+    """Return level and text of each line on stderr, after a check of its time; nothing else may be printed."""
     printed = capsys.readouterr()
     assert printed.out == ""
-    found = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([A-Z]+) (.*)", each) for each in printed.err.splitlines()]
-    return [(each[1], each[2]) if each else ("", "") for each in found]
+    found = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([A-Z]+) (.*)", line) for line in printed.err.splitlines()]
+    return [(record[1], record[2]) if record else ("", "") for record in found]
 
 
 def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ def test_each_event_has_its_lines(
 
 
 @pytest.mark.parametrize("reason", StopReason)
-def test_the_end_of_a_pass_is_told_in_words(capsys: pytest.CaptureFixture[str], reason: StopReason) -> None:
+def test_the_end_of_a_pass_is_described_in_words(capsys: pytest.CaptureFixture[str], reason: StopReason) -> None:
     log_lines.configure("INFO", "text")
     log_lines.log_event(PassStopped(reason))
     [(_, line)] = text_lines(capsys)
@@ -161,12 +161,12 @@ def test_the_end_of_a_pass_is_told_in_words(capsys: pytest.CaptureFixture[str], 
     assert "_" not in line
 
 
-def test_every_kind_of_event_is_among_them() -> None:
+def test_covers_every_kind_of_event() -> None:
     assert {type(event) for event, _ in LINES} == set(Event.__args__)
 
 
-def test_off_a_terminal_only_what_a_person_should_see_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """The level there is WARNING: cron mails whatever is printed."""
+def test_off_a_terminal_only_warnings_and_errors_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The level there is WARNING: cron mails all output."""
     log_lines.configure("WARNING", "text")
     for event, _ in LINES:
         log_lines.log_event(event)
@@ -174,7 +174,7 @@ def test_off_a_terminal_only_what_a_person_should_see_is_shown(capsys: pytest.Ca
     assert text_lines(capsys) == warnings
 
 
-def test_the_time_of_a_line_is_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lines_time_is_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "text")
     record = logging.makeLogRecord(
         {"msg": "tea", "levelno": logging.INFO, "levelname": "INFO", "created": NOON.timestamp()}
@@ -183,21 +183,21 @@ def test_the_time_of_a_line_is_in_utc(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "2025-03-03T12:00:00Z INFO tea\n"
 
 
-def test_configuring_again_does_not_double_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeated_configuration_does_not_duplicate_lines(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "json")
     log_lines.configure("INFO", "text")
     log_lines.log_event(BreakerClosed("x"))
     assert text_lines(capsys) == [("INFO", "x is back")]
 
 
-def test_a_line_is_not_printed_again_by_the_root_logger(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_root_logger_does_not_print_a_line_again(caplog: pytest.LogCaptureFixture) -> None:
     log_lines.configure("INFO", "text")
     log_lines.log_event(BreakerClosed("x"))
     assert caplog.records == []
 
 
-def test_what_embeds_us_gets_the_events_with_its_own_logging(caplog: pytest.LogCaptureFixture) -> None:
-    """Without `configure`, an application's handlers see the lines, each with its event."""
+def test_an_embedding_application_gets_the_events_in_its_own_logging(caplog: pytest.LogCaptureFixture) -> None:
+    """Without `configure`, an application's handlers receive the lines, each with its event."""
     with caplog.at_level(logging.INFO, logger="retrycli"):
         log_lines.log_event(MessageDelivered(*ABOUT, 3))
     (record,) = caplog.records
@@ -206,13 +206,13 @@ def test_what_embeds_us_gets_the_events_with_its_own_logging(caplog: pytest.LogC
 
 
 class FullDisk(io.StringIO):
-    """A stderr that takes nothing."""
+    """A stderr on which every write fails."""
 
     def write(self, _: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_log_that_can_not_be_written_does_not_end_a_pass() -> None:
+def test_an_unwritable_log_does_not_end_a_pass() -> None:
     log_lines.configure("INFO", "text")
     with redirect_stderr(FullDisk()):
         log_lines.log_event(BreakerClosed("x"))
@@ -225,10 +225,10 @@ SECRETS = ("Dear customer", "Re: my divorce", "anna@example.com", "the answer's 
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_no_line_holds_a_word_of_a_message_or_of_an_answer(
+def test_no_line_contains_text_of_a_message_or_an_answer(
     stage: Stage, capsys: pytest.CaptureFixture[str], style: Style
 ) -> None:
-    """Through whole passes, at the lowest level, with an outcome of every kind; two of them end a pass."""
+    """The test makes whole passes, at the lowest level, with an outcome of every kind; two of them end a pass."""
     body, subject, recipient, answer = SECRETS
     kinds = [each for each in OutcomeKind if each not in {OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED}]
     outcomes = [Outcome(kind, 200, answer) for kind in kinds]
@@ -243,16 +243,16 @@ def test_no_line_holds_a_word_of_a_message_or_of_an_answer(
         log_lines.log_event(event)
     printed = capsys.readouterr().err
     assert printed.count("sent successfully") == len(stage.sent()) > 1
-    assert all(str(each.kind) in printed for each in outcomes[1:])
+    assert all(str(outcome.kind) in printed for outcome in outcomes[1:])
     assert "needs an operator (invalid: subject must be text)" in printed
-    assert not [each for each in SECRETS if each in printed]
+    assert not [secret for secret in SECRETS if secret in printed]
 
 
 NASTY = "1\n2025-03-03T12:00:00Z INFO Message 8 sent\r\t\x1b[31m\x00\u202e\u2028\x85é"
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_a_ticket_id_makes_no_line_of_its_own_and_no_colour(capsys: pytest.CaptureFixture[str], style: Style) -> None:
+def test_a_ticket_id_cannot_add_a_line_or_a_colour(capsys: pytest.CaptureFixture[str], style: Style) -> None:
     log_lines.configure("INFO", style)
     log_lines.log_event(MessageEscalated(7, NASTY, NASTY, 10, EscalationReason.EXHAUSTED))
     printed = capsys.readouterr().err
@@ -260,7 +260,7 @@ def test_a_ticket_id_makes_no_line_of_its_own_and_no_colour(capsys: pytest.Captu
     assert printed.replace("\n", "").isprintable()
 
 
-def test_control_characters_are_shown_and_not_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped_and_not_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "text")
     log_lines.log_event(MessageEscalated(7, "1\x1b2\n3", "fax", 0, EscalationReason.INVALID))
     assert text_lines(capsys)[1] == (
@@ -280,7 +280,9 @@ def test_control_characters_are_shown_and_not_dropped(capsys: pytest.CaptureFixt
         ("a\u00a0b", r"a\xa0b"),
     ],
 )
-def test_a_ticket_id_adds_no_field_to_a_metric(capsys: pytest.CaptureFixture[str], ticket: str, shown: str) -> None:
+def test_a_ticket_id_cannot_add_a_field_to_a_metric(
+    capsys: pytest.CaptureFixture[str], ticket: str, shown: str
+) -> None:
     log_lines.configure("INFO", "text")
     log_lines.log_event(MessageEscalated(7, ticket, "customer", 3, EscalationReason.INVALID))
     assert (
@@ -300,7 +302,7 @@ def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> No
 # JSON.
 
 
-def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_line_has_the_event_with_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "json")
     log_lines.log_event(MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON))
     (line,) = json_lines(capsys)
@@ -320,17 +322,17 @@ def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(("event", "lines"), LINES, ids=lambda value: type(value).__name__)
-def test_every_json_line_parses_and_says_what_the_text_says(
+def test_each_json_line_parses_and_agrees_with_the_text(
     capsys: pytest.CaptureFixture[str], event: Event, lines: list[tuple[str, str]]
 ) -> None:
     log_lines.configure("INFO", "json")
     log_lines.log_event(event)
     found = json_lines(capsys)
-    assert [(each["level"], each["message"]) for each in found] == lines
-    assert {each["event"] for each in found} == {type(event).__name__}
+    assert [(entry["level"], entry["message"]) for entry in found] == lines
+    assert {entry["event"] for entry in found} == {type(event).__name__}
 
 
-def test_a_json_line_keeps_a_nasty_value_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_json_line_preserves_a_hostile_value(capsys: pytest.CaptureFixture[str]) -> None:
     log_lines.configure("INFO", "json")
     nasty = NASTY + "\udcff\"'\\"
     log_lines.log_event(MessageDelivered(7, nasty, MessageType.CUSTOMER, 0))

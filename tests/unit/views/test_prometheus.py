@@ -1,4 +1,4 @@
-"""The text for Prometheus, and how its file is put in place."""
+"""The text for Prometheus, and how its file is written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ AT_WORK = replace(
 
 
 def read(content: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """The samples of a text, as a reader of the format finds them."""
+    """Parse the samples of a text as a reader of the format does."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(content)
@@ -67,7 +67,7 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(labels.items())
 
 
-def test_every_value_has_its_place() -> None:
+def test_every_value_has_a_sample() -> None:
     assert read(text(AT_WORK)) == {
         key("retrycli_build_info", version="0.1.0", tables="0006"): 1,
         key("retrycli_retry_interval_seconds"): 900,
@@ -90,8 +90,8 @@ def test_every_value_has_its_place() -> None:
     }
 
 
-def test_what_there_is_nothing_of_yet_has_no_sample_and_what_can_be_counted_is_zero() -> None:
-    """No pass yet is no pass at the beginning of 1970."""
+def test_missing_values_have_no_sample_and_counters_start_at_zero() -> None:
+    """A missing pass is not a pass in 1970."""
     found = read(text(NOTHING_YET))
     missing = {name for name, _ in read(text(AT_WORK))} - {name for name, _ in found}
     assert missing == {
@@ -105,23 +105,23 @@ def test_what_there_is_nothing_of_yet_has_no_sample_and_what_can_be_counted_is_z
     assert found[key("retrycli_paused")] == 0
 
 
-def test_each_call_tells_of_nothing_but_what_it_was_given() -> None:
-    """Not of this process, nor of what an earlier call was given."""
+def test_each_call_uses_only_its_arguments() -> None:
+    """It ignores this process, and the arguments of earlier calls."""
     assert text(AT_WORK) != text(NOTHING_YET) == text(NOTHING_YET)
     assert all(name.startswith("retrycli_") for name, _ in read(text(AT_WORK)))
 
 
-def test_samples_for_programs_are_the_same_as_in_the_text() -> None:
+def test_samples_for_programs_equal_those_in_the_text() -> None:
     found = samples(AT_WORK)
-    assert all(list(each) == ["name", "labels", "value"] for each in found)
-    pairs = [(str(each["name"]), each["labels"], each["value"]) for each in found]
+    assert all(list(entry) == ["name", "labels", "value"] for entry in found)
+    pairs = [(str(entry["name"]), entry["labels"], entry["value"]) for entry in found]
     assert {key(name, **labels): value for name, labels, value in pairs if isinstance(labels, dict)} == read(
         text(AT_WORK)
     )
 
 
-def test_promtool_finds_nothing_to_complain_of() -> None:
-    """Names, units and help as Prometheus wants them."""
+def test_promtool_accepts_the_text() -> None:
+    """Names, units and help follow the conventions of Prometheus."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
@@ -140,7 +140,7 @@ def umask(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def test_the_file_can_be_read_by_all_and_written_by_its_owner_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_the_file_is_world_readable_and_owner_writable_under_any_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         write(tmp_path / "retrycli.prom", "one\n")
@@ -149,14 +149,14 @@ def test_the_file_can_be_read_by_all_and_written_by_its_owner_whatever_the_umask
     assert stat.S_IMODE((tmp_path / "retrycli.prom").stat().st_mode) == 0o644
 
 
-def test_the_file_takes_the_place_of_the_one_before_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+def test_the_file_replaces_the_previous_one_without_leftovers(tmp_path: Path) -> None:
     for content in ("one\n", "two\n"):
         write(tmp_path / "retrycli.prom", content)
         assert (tmp_path / "retrycli.prom").read_text() == content
-    assert [each.name for each in tmp_path.iterdir()] == ["retrycli.prom"]
+    assert [path.name for path in tmp_path.iterdir()] == ["retrycli.prom"]
 
 
-def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "retrycli.prom"
     contents = [f"{letter * 100_000}\n" for letter in "ab"]
     write(path, contents[0])
@@ -164,8 +164,8 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
 
     def keep_writing() -> None:
         while not over.is_set():
-            for each in contents:
-                write(path, each)
+            for content in contents:
+                write(path, content)
 
     writer = Thread(target=keep_writing)
     writer.start()
@@ -177,8 +177,8 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
     assert seen == set(contents)
 
 
-def test_the_collector_takes_no_notice_of_a_file_that_is_still_written(tmp_path: Path) -> None:
-    """It reads what ends in .prom: no such name is there, even for a moment, but the one that was asked for."""
+def test_the_collector_ignores_an_unfinished_file(tmp_path: Path) -> None:
+    """It reads files that end in .prom: only the requested one has such a name, at every moment."""
     path = tmp_path / "retrycli.prom"
     write(path, "one\n")
     names: set[str] = set()
@@ -206,7 +206,7 @@ def refusal(path: Path) -> str:
     return str(raised.value)
 
 
-def test_a_missing_folder_is_named_with_its_remedy_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named_with_a_remedy_and_not_created(tmp_path: Path) -> None:
     path = tmp_path / "no" / "retrycli.prom"
     assert refusal(path) == (
         f"metrics.path: can't write {path}: No such file or directory; create the folder {path.parent}, "
@@ -215,14 +215,14 @@ def test_a_missing_folder_is_named_with_its_remedy_and_not_made(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_the_place_of_the_file_stays_and_so_does_all_beside_it(tmp_path: Path) -> None:
+def test_a_directory_in_place_of_the_file_is_kept_with_its_neighbours(tmp_path: Path) -> None:
     path = tmp_path / "retrycli.prom"
     path.mkdir()
     assert refusal(path) == f"metrics.path: can't write {path}: Is a directory; name a file in that folder"
     assert [each.name for each in tmp_path.iterdir()] == ["retrycli.prom"]
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("tea")
     path = tmp_path / "file" / "retrycli.prom"
     assert refusal(path) == f"metrics.path: can't write {path}: Not a directory; check the folder {path.parent}"

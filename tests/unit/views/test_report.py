@@ -1,4 +1,4 @@
-"""The report: its sentences, its pictures, its strip of passes, and that nothing in it can do any harm."""
+"""The report: its sentences, its pictures, its strip of passes, and that nothing in it is harmful."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CAUSE = EscalationGroup(
 PASSES = [PassMark(NOON - number * TICK, "completed", None) for number in range(300, 0, -1)]
 BUSY = ReportData(
     figures(
-        *(Slice(NOON - hours * HOUR, each, hours) for hours in range(1, 150) for each in OUTCOMES),
+        *(Slice(NOON - hours * HOUR, outcome, hours) for hours in range(1, 150) for outcome in OUTCOMES),
         tries={1: 90, 2: 7, 3: 1, 14: 2},
         troubles=[FailureCause("transient", 503, "HTTP 503", 7, NOON)],
         outages=[Outage(NOON - 60 * HOUR, NOON - 51 * HOUR)],
@@ -65,7 +65,7 @@ BUSY = ReportData(
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: its elements, its text, what it would fetch and run."""
+    """A page as a browser parses it: its elements, its text, and what it would fetch and run."""
 
     VOID = frozenset({"meta", "link", "br", "path"})
 
@@ -106,8 +106,8 @@ def page_of(report: ReportData) -> Page:
 
 
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
-def test_the_page_needs_nothing_but_itself(report: ReportData) -> None:
-    """No script, and nothing that a browser would fetch; every element is closed."""
+def test_the_page_is_self_contained(report: ReportData) -> None:
+    """It has no script, and nothing that a browser would fetch; every element is closed."""
     page = page_of(report)
     assert page.open == []
     assert not page.tags & {"script", "img", "iframe", "object", "embed", "base", "form", "a", "use", "image", "video"}
@@ -117,18 +117,18 @@ def test_the_page_needs_nothing_but_itself(report: ReportData) -> None:
 
 
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
-def test_every_picture_that_says_something_has_its_words(report: ReportData) -> None:
-    """The others are ornaments of words beside them, and say so."""
+def test_every_informative_picture_has_a_text(report: ReportData) -> None:
+    """Other pictures are decorations of the text beside them, and marked as such."""
     for drawn in re.findall(r"<svg.*?</svg>", render(report, zone=UTC), re.DOTALL):
         svg = ET.fromstring(drawn)
         if svg.get("role") == "img":
-            assert [each.tag for each in svg[:2]] == ["title", "desc"]
+            assert [part.tag for part in svg[:2]] == ["title", "desc"]
             assert svg[0].text
         else:
             assert svg.get("aria-hidden") == "true"
 
 
-def test_the_page_tells_what_there_is_to_tell() -> None:
+def test_the_page_contains_every_fact() -> None:
     words_of_it = page_of(BUSY).words
     assert "12 messages need an operator; everything else is well." in words_of_it
     assert "The ticketing API was down once, 9 h in total" in words_of_it
@@ -142,7 +142,7 @@ def test_the_page_tells_what_there_is_to_tell() -> None:
     assert "300 passes, and none is missing" in words_of_it
 
 
-def test_the_page_of_nothing_says_so() -> None:
+def test_an_empty_page_says_so() -> None:
     words_of_it = page_of(EMPTY).words
     assert "No pass has run yet" in words_of_it
     assert "There have been no attempts since Mon 24 Feb 12:00" in words_of_it
@@ -150,8 +150,8 @@ def test_the_page_of_nothing_says_so() -> None:
     assert "No pass has run yet" in words_of_it
 
 
-def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
-    """No pass began within the page's time, and every one is missing."""
+def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
+    """No pass began within the page's period, and all are missing."""
     last = NOON - 30 * DAY
     late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
     words_of_it = page_of(late).words
@@ -159,8 +159,8 @@ def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
     assert "0 passes; 671 did not run, and leave gaps." in words_of_it
 
 
-def test_what_comes_from_elsewhere_is_text() -> None:
-    """In every place that shows any of it, and in the words that appear over it."""
+def test_outside_values_are_plain_text() -> None:
+    """This covers every place that shows such values, and tooltips."""
     example = replace(EXAMPLE, reason=HOSTILE)
     cause = replace(CAUSE, cause=HOSTILE, types={HOSTILE: 1}, fingerprint=HOSTILE, example=example)
     report = replace(BUSY, figures=figures(troubles=[FailureCause("unknown", None, HOSTILE, 1, NOON)]), causes=[cause])
@@ -172,7 +172,7 @@ def test_what_comes_from_elsewhere_is_text() -> None:
     assert r"\x1b[31m\u202e" in page.text
 
 
-def test_an_error_of_any_length_is_cut() -> None:
+def test_an_error_of_any_length_is_truncated() -> None:
     report = replace(BUSY, causes=[replace(CAUSE, cause="x" * 100_000)] * 500)
     page = render(report, zone=UTC)
     assert len(page) < 100_000
@@ -188,12 +188,12 @@ def test_an_error_of_any_length_is_cut() -> None:
         (replace(CAUSE, fingerprint=None), ["retrycli show 17", "retrycli retry 17"]),
     ],
 )
-def test_each_cause_has_its_commands_beside_it(cause: EscalationGroup, commands: list[str]) -> None:
+def test_each_cause_has_its_commands(cause: EscalationGroup, commands: list[str]) -> None:
     page = render(replace(BUSY, causes=[cause]), zone=UTC)
-    assert [each for each in re.findall("<code>(.*?)</code>", page) if "17" in each or "abc" in each] == commands
+    assert [match for match in re.findall("<code>(.*?)</code>", page) if "17" in match or "abc" in match] == commands
 
 
-def test_times_are_of_the_zone_that_is_asked_for() -> None:
+def test_times_are_in_the_requested_zone() -> None:
     page = Page(render(BUSY, zone=timezone(timedelta(hours=5, minutes=30))))
     assert "created Mon 3 Mar 17:30 (UTC+05:30)" in page.words
     assert "down from Sat 1 Mar 05:30 to 14:30" in page.words
@@ -217,8 +217,8 @@ class Spring(tzinfo):
         return str(dt)
 
 
-def test_a_day_on_which_clocks_are_changed_has_no_gap() -> None:
-    """All times are of the offset that the page names, the present one."""
+def test_a_day_with_a_clock_change_has_no_gap() -> None:
+    """All times have the offset that the page names, the present one."""
     monday = datetime(2025, 3, 31, 10, tzinfo=UTC)
     passes = [PassMark(monday - number * TICK, "completed", None) for number in range(600, 0, -1)]
     told = replace(figures(), since=monday - 7 * DAY, until=monday)
@@ -229,9 +229,9 @@ def test_a_day_on_which_clocks_are_changed_has_no_gap() -> None:
     assert [left for left, *_ in boxes(sunday, "p-completed")] == [cell + 0.07 for cell in range(96)]
 
 
-def test_the_page_stays_small_however_long_the_time() -> None:
-    """A year of it weighs no more than a week of it does twice."""
-    slices = [Slice(NOON - days * DAY, each, 10**6) for days in range(365) for each in OUTCOMES]
+def test_the_page_stays_small_for_any_period() -> None:
+    """A year of it is at most twice as large as a week."""
+    slices = [Slice(NOON - days * DAY, outcome, 10**6) for days in range(365) for outcome in OUTCOMES]
     year = replace(figures(*slices), since=NOON - 365 * DAY, unit=DAY)
     many = [PassMark(NOON - number * MINUTE, "failed", None) for number in range(20_000, 0, -1)]
     report = replace(BUSY, figures=year, passes=many, interval=MINUTE, first_pass=NOON - 365 * DAY)
@@ -275,7 +275,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
         ("never_run", figures(), {"waiting": 5}, "No pass has run yet", "mind"),
     ],
 )
-def test_the_headline_says_how_things_are(
+def test_the_headline_describes_the_state(
     state: str, told: DeliveryStats, counts: dict[str, int], expected: str, tone: str
 ) -> None:
     sentence, found = prose.headline(state, told, QUIET | counts, NOON - HOUR, utc)
@@ -292,7 +292,7 @@ def test_the_headline_says_how_things_are(
         ("fault", "The last pass failed: run `retrycli doctor`."),
     ],
 )
-def test_the_headline_says_why_nothing_is_taken(reason: str, expected: str) -> None:
+def test_the_headline_explains_why_nothing_is_accepted(reason: str, expected: str) -> None:
     assert prose.headline("down", figures(), QUIET, NOON, utc, reason=reason) == (expected, "bad")
 
 
@@ -308,19 +308,19 @@ def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
     ("highest", "top"),
     [(0, 1), (1, 1), (7, 7), (10, 10), (11, 12), (13, 15), (99, 100), (101, 120), (1_000_001, 1_200_000)],
 )
-def test_the_scale_ends_in_a_round_number(highest: int, top: int) -> None:
+def test_the_scale_ends_at_a_round_number(highest: int, top: int) -> None:
     assert charts.scale({NOON: {"delivered": highest}}) == top
 
 
 def boxes(drawn: str, name: str) -> list[tuple[float, ...]]:
-    """Left, top, width and height of each box of one kind."""
+    """Return left, top, width and height of each box of one kind."""
     path = re.search(rf'<path class="{name}" d="([^"]*)"', drawn)
     number = r"(-?[\d.]+)"
     found = re.findall(rf"M{number} {number}h{number}v{number}h-\3z", path[1]) if path else []
-    return [tuple(map(float, each)) for each in found]
+    return [tuple(map(float, box)) for box in found]
 
 
-def test_columns_are_piled_up_from_the_ground_and_outages_shaded_behind() -> None:
+def test_columns_are_stacked_and_outages_shaded_behind_them() -> None:
     bars = {NOON: {"delivered": 60, "transient": 20}, NOON + HOUR: {}, NOON + 2 * HOUR: {"transient": 100}}
     down = [Outage(NOON + HOUR, NOON + 90 * MINUTE), Outage(NOON + 150 * MINUTE, None)]
     drawn = charts.outcomes(bars, down, HOUR, until=NOON + 3 * HOUR, told=["<1>", "2", "3"])
@@ -328,31 +328,31 @@ def test_columns_are_piled_up_from_the_ground_and_outages_shaded_behind() -> Non
     assert boxes(drawn, "o-transient") == [(0.07, 20, 0.86, 20), (2.07, 0, 0.86, 100)]
     assert [(left, width) for left, _, width, _ in boxes(drawn, "down")] == [(1, 0.5), (2.5, 0.5)]
     svg = ET.fromstring(drawn)
-    assert [each[0].text for each in svg.iter("path") if len(each)] == ["<1>", "2", "3"]
+    assert [path[0].text for path in svg.iter("path") if len(path)] == ["<1>", "2", "3"]
 
 
-def test_a_share_that_is_hardly_there_can_still_be_seen() -> None:
+def test_a_tiny_share_is_still_visible() -> None:
     assert boxes(charts.share(1, 10**6), "share")[0][2] > 0
     assert boxes(charts.share(0, 10**6), "share") == []
     assert boxes(charts.share(5, 5), "share")[0][2] == 100
 
 
-def test_passes_of_different_results_differ_without_colour_too() -> None:
-    """In their shape; all results have one."""
-    shapes = [tuple(charts.MARKS[each]) for each in BY_WEIGHT]
+def test_passes_of_different_results_differ_in_shape() -> None:
+    """All results have a shape."""
+    shapes = [tuple(charts.MARKS[result]) for result in BY_WEIGHT]
     assert len(set(shapes)) == len(BY_WEIGHT) == len(charts.MARKS)
 
 
 def style(name: str) -> dict[str, str]:
-    """The colours of a scheme, by what they are for."""
+    """Return the colours of a scheme, by their purpose."""
     light, dark = re.findall(r":root \{(.*?)\}", render(EMPTY), re.DOTALL)
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", {"light": light, "dark": dark}[name]))
 
 
 def luminance(colour: str) -> float:
-    """As WCAG 2.2 defines it."""
-    parts = [int(colour[each : each + 2], 16) / 255 for each in (1, 3, 5)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    """Return the luminance as WCAG 2.2 defines it."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -362,12 +362,12 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_and_pictures_stand_out_from_their_ground(scheme: str) -> None:
-    """By WCAG 2.2: 4.5 to 1 for words (1.4.3), 3 to 1 for pictures (1.4.11)."""
+def test_text_and_pictures_have_sufficient_contrast(scheme: str) -> None:
+    """WCAG 2.2 requires 4.5 to 1 for text (1.4.3), and 3 to 1 for pictures (1.4.11)."""
     colours = style(scheme)
     for name in ("ink", "soft", "good", "mind", "bad"):
         assert min(contrast(colours[name], colours[ground]) for ground in ("page", "card", "room")) >= 4.5, name
-    for name in ("calm", "share", "down-edge", *(each.replace(" ", "-") for each in OUTCOMES)):
+    for name in ("calm", "share", "down-edge", *(outcome.replace(" ", "-") for outcome in OUTCOMES)):
         assert contrast(colours[name], colours["card"]) >= 3, name
 
 
@@ -377,23 +377,23 @@ PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (
 
 
 def seen(colour: str, eye: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """A colour in CIE L*a*b* as an eye sees it."""
-    parts = [int(colour[each : each + 2], 16) / 255 for each in (1, 3, 5)]
-    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    """Return a colour in CIE L*a*b* as an eye perceives it."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     r, g, b = (min(max(sum(k * v for k, v in zip(row, linear, strict=True)), 0), 1) for row in eye)
     x = (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505
     y = 0.2126 * r + 0.7152 * g + 0.0722 * b
     z = (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089
-    fx, fy, fz = (each ** (1 / 3) if each > 0.008856 else 7.787 * each + 16 / 116 for each in (x, y, z))
+    fx, fy, fz = (value ** (1 / 3) if value > 0.008856 else 7.787 * value + 16 / 116 for value in (x, y, z))
     return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("eye", [DEUTERANOPIA, PROTANOPIA], ids=["deuteranopia", "protanopia"])
-def test_outcomes_can_be_told_apart_by_the_colour_blind(scheme: str, eye: Sequence[Sequence[float]]) -> None:
-    """Every two of them; a difference of 2.3 in L*a*b* can just be noticed."""
+def test_outcomes_are_distinguishable_for_the_colour_blind(scheme: str, eye: Sequence[Sequence[float]]) -> None:
+    """This covers every pair; a difference of 2.3 in L*a*b* is just noticeable."""
     colours = style(scheme)
-    looks = {each: seen(colours[each.replace(" ", "-")], eye) for each in OUTCOMES}
+    looks = {outcome: seen(colours[outcome.replace(" ", "-")], eye) for outcome in OUTCOMES}
     distance = {
         (one, other): sum((a - b) ** 2 for a, b in zip(looks[one], looks[other], strict=True)) ** 0.5
         for one in looks
@@ -410,7 +410,7 @@ MIDNIGHT = NOON.replace(hour=0)
 
 
 def marks(*minutes: float, result: str | None = "completed") -> list[PassMark]:
-    return [PassMark(MIDNIGHT + each * MINUTE, result, None) for each in minutes]
+    return [PassMark(MIDNIGHT + minute * MINUTE, result, None) for minute in minutes]
 
 
 def set_out(passes: list[PassMark], *, until: datetime, since: datetime = MIDNIGHT, minutes: float = 15) -> Strip:
@@ -425,24 +425,24 @@ def test_a_missing_pass_is_a_gap() -> None:
 
 
 def test_jitter_leaves_no_gap() -> None:
-    """Where two passes fall into one cell and none into the next."""
+    """Two passes are in one cell and none in the next."""
     found = set_out(marks(0, 14.9, 30.1, 45), until=MIDNIGHT + 50 * MINUTE)
     assert sorted(found.rows[0].marks) == [0, 1, 2, 3]
     assert found.missed == 0
 
 
-def test_passes_that_stopped_coming_are_missing_up_to_now() -> None:
+def test_passes_that_stopped_are_missing_up_to_now() -> None:
     found = set_out(marks(0), until=MIDNIGHT + 3 * HOUR)
     assert sorted(found.rows[0].marks) == [0]
     assert found.missed == 11
     assert found.rows[0].expected == (0, 13)
 
 
-def test_passes_that_were_to_come_from_the_start_are_missing_too() -> None:
+def test_passes_missing_from_the_start_are_shown() -> None:
     assert set_out(marks(60), until=MIDNIGHT + HOUR).missed == 3
 
 
-def test_a_pass_that_may_still_come_is_not_missing() -> None:
+def test_a_pass_that_is_not_overdue_is_not_missing() -> None:
     assert set_out(marks(0), until=MIDNIGHT + 20 * MINUTE).missed == 0
 
 
@@ -454,7 +454,7 @@ def test_of_two_passes_in_one_cell_the_worse_is_shown_and_both_are_counted() -> 
 
 
 @pytest.mark.parametrize(("minutes", "cells"), [(1, 96), (15, 96), (16, 72), (45, 24), (240, 6), (2000, 1)])
-def test_a_day_is_a_whole_number_of_cells_however_often_passes_come(minutes: float, cells: int) -> None:
+def test_a_day_is_a_whole_number_of_cells_for_any_interval(minutes: float, cells: int) -> None:
     passes = marks(*(number * minutes for number in range(int(3 * 1440 / minutes) + 1)))
     found = set_out(passes, until=passes[-1].started_at + MINUTE, minutes=minutes)
     assert found.cells == cells
@@ -462,7 +462,7 @@ def test_a_day_is_a_whole_number_of_cells_however_often_passes_come(minutes: flo
     assert set(found.rows[0].marks) == set(range(cells))
 
 
-def test_days_are_those_of_the_zone_and_each_has_a_row() -> None:
+def test_days_follow_the_zone_and_each_has_a_row() -> None:
     tokyo = timezone(9 * HOUR)
     found = strip(
         marks(0, 20 * 60), MIDNIGHT, MIDNIGHT + 21 * HOUR, interval=20 * HOUR, clock=lambda t: t.astimezone(tokyo)
@@ -471,10 +471,10 @@ def test_days_are_those_of_the_zone_and_each_has_a_row() -> None:
     assert [row.results for row in found.rows] == [{"completed": 1}, {"completed": 1}]
 
 
-def test_a_pass_by_a_clock_that_is_ahead_does_no_harm() -> None:
+def test_a_pass_with_a_clock_ahead_does_no_harm() -> None:
     found = set_out(marks(-20, 0, 30 * 60), until=MIDNIGHT + 5 * MINUTE)
     assert (found.results, found.missed) == ({"completed": 1}, 0)
 
 
-def test_without_passes_there_is_nothing_but_misses() -> None:
+def test_without_passes_there_are_only_misses() -> None:
     assert set_out([], until=MIDNIGHT + HOUR).missed == 3
