@@ -1,4 +1,4 @@
-"""Deliver failed ticket messages: one safe pass per call.
+"""Deliver failed ticket messages: one pass per call.
 
     import retrycli
 
@@ -89,7 +89,7 @@ _HOMES = {
 }
 
 _RENAMED = {"Done": "ActionResult", "Found": "Match"}
-"""Names of 0.1.0, deprecated; the next release drops them."""
+"""Names of 0.1.0. They are deprecated, and the next release removes them."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""``python -m retrycli``, and what the installed command calls."""
+"""Entry point of ``python -m retrycli`` and of the installed command."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import os
 import threading
 
 GC_THRESHOLD = 200_000
-"""Allocations. More than the imports of a delivery make, so that they trigger no collection."""
+"""Number of allocations that trigger a garbage collection. The imports of a delivery make fewer, so they trigger
+none.
+"""
 
 
 def main() -> None:
     """Run the command line.
 
-    cron starts the program for every pass, so starting and ending must be cheap. Garbage collection during imports
-    finds nothing, and the interpreter's clean-up at exit is not needed. Together they cost a quarter of a pass with
-    nothing due (tests/benchmarks).
+    Cron starts the program for every pass, so starting and ending must be cheap. Garbage collection during imports
+    finds nothing, and the interpreter's clean-up at exit is not needed. Together, the collection and the clean-up cost
+    a quarter of a pass with nothing due (tests/benchmarks).
 
-    Disable pydantic's plugins: one that logs validated data would receive our secrets, and the search for plugins
-    opens a file of every installed package.
+    Disable pydantic's plugins: one that logs validated data would receive retrycli's secrets, and the search for
+    plugins opens a file of every installed package.
     """
     gc.set_threshold(GC_THRESHOLD)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -36,7 +38,7 @@ def main() -> None:
 
 
 def _exit(code: object) -> None:
-    """End the process. The command has flushed its output and closed its files by now."""
+    """End the process. The command has flushed its output and closed its files."""
     if isinstance(code, int | None) and threading.active_count() == 1:
         atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does at exit
         os._exit(code or 0)

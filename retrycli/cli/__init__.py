@@ -24,7 +24,9 @@ from retrycli.domain.sanitize import printable
 from retrycli.system.process import prepare_streams
 
 SIGPIPE_EXIT = 128 + 13
-"""Exit code if the reader of our output is gone, as with `head`: a shell reports a death by SIGPIPE so."""
+"""Exit code if the reader of the output is gone, as with `head`. A shell reports a death by SIGPIPE with the same
+code.
+"""
 
 GROUPS = {
     "Core commands": {
@@ -64,7 +66,9 @@ GROUPS = {
     },
     "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
 }
-"""The module of each command, by group, in the order of the help. There, a function or a group has its name."""
+"""The module of each command, by group, in the order of the help. In the module, a function or a command group has the
+command's name.
+"""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
 EXAMPLES = {
     "run-once": "retrycli run-once --dry-run",
@@ -117,11 +121,11 @@ EXAMPLES = {
     "manual": "retrycli manual settings",
     "version": "retrycli version",
 }
-"""By the words of the command."""
+"""Example commands, by the words of the command."""
 
 
 class _ProgramContext(typer.Context):
-    """The root context. It names the program in usage lines and errors as suggested commands do."""
+    """The root context. It names the program in usage lines and errors in the same way as suggested commands."""
 
     @property
     def command_path(self) -> str:
@@ -129,7 +133,7 @@ class _ProgramContext(typer.Context):
 
 
 class _Commands(TyperGroup):
-    """All commands, loaded on demand: cron starts the program for every pass, and needs one command.
+    """All commands, loaded on demand. Cron starts the program for every pass, and needs only one command.
 
     Loading all of them takes an eighth of a pass with nothing due (tests/benchmarks).
     """
@@ -140,7 +144,9 @@ class _Commands(TyperGroup):
         return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
-        """Return a command; None if unknown, with all commands loaded so that a similar one is suggested."""
+        """Return a command. If it is unknown, return None, with all commands loaded so that a similar command is
+        suggested.
+        """
         if cmd_name not in self.commands:
             names = [cmd_name] if cmd_name in HOMES else HOMES
             self.commands.update({name: _load_command(name) for name in names})
@@ -176,11 +182,11 @@ WORDING = {
     r"^Input should be ": "it must be ",
     r"^Value error, ": "",
 }
-"""Patterns of the argument checker's errors, with our wording."""
+"""Patterns of the argument checker's errors, with retrycli's wording."""
 
 
 def _load_command(name: str) -> Any:  # noqa: ANN401  as above
-    """Load a command or a group of commands from its module. Add an example to the help of each."""
+    """Load a command or a group of commands from its module. Add an example to the help of each command."""
     found = getattr(import_module(f"{__name__}.{HOMES[name]}"), name.replace("-", "_"))
     group = typer.Typer(rich_markup_mode=None)
     if isinstance(found, typer.Typer):
@@ -259,12 +265,12 @@ def run() -> None:
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the words before the command with which a shell finds this program again.
+    """Return the words that a shell needs before the command to find this program again.
 
     Args:
-        started: Python's command line.
+        started: the command line with which Python was started.
         script: the path of the installed script, or of the module's ``__main__.py``.
-        environ: the environment, for its search path.
+        environ: the environment, which has the search path.
     """
     if "-m" in started[1:-1] and Path(script).name == "__main__.py":
         return [*started[: started.index("-m") + 2]]

@@ -82,7 +82,7 @@ def retry(
 
 
 def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
-    """Show all attempts. Messages that could not be tried go to stderr, also with --json."""
+    """Show all attempts. Messages that could not be attempted go to stderr, even with --json."""
     for attempt in done.tried:
         if attempt.error is not None:
             terminal.complain(f"retrycli: {attempt.error}")
@@ -121,7 +121,7 @@ def requeue(
 ) -> None:
     """Return escalated messages to the queue. They are due now, with all their retries.
 
-    A message that `reject` rejected can be requeued by its ID.
+    `requeue ID` also requeues a message that `reject` rejected.
     """
     from retrycli.operations import message_actions
 
@@ -214,7 +214,7 @@ def look_up(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask if messages have arrived. Send nothing. A message that has arrived becomes sent."""
+    """Ask whether messages have arrived. Send nothing. A message that has arrived becomes sent."""
     from retrycli.operations.retry import look_up_all
 
     if not message_ids:

@@ -1,4 +1,4 @@
-"""Arguments and options that choose messages, with shell completion, and times as options."""
+"""Arguments and options that select messages, with shell completion, and options for times."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from retrycli.domain.sanitize import printable
 LARGEST_ID = 2**63 - 1  # largest integer of both databases
 MAX_ERROR_LENGTH = 60  # maximum characters of an error in a completion
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
-"""Look-alikes for the characters that zsh evaluates, or typer reads as markup: the text comes from a ticketing API."""
+"""Look-alikes for the characters that zsh evaluates, or typer reads as markup, because the text comes from a ticketing
+API.
+"""
 
 
 def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Complete the ids of failed messages, with ticket and error.
 
-    Offer nothing on an error: the user only pressed a key.
+    Offer nothing on an error: the user has only pressed a key.
     """
     from retrycli.config import loader as configuration
     from retrycli.operations import listing
@@ -54,10 +56,10 @@ MessageIds = Annotated[
 
 
 def moment(text: str) -> datetime:
-    """Parse a future time: a duration from now, a time of day, or a date and time. Without an offset it is local.
+    """Parse a future time: a duration from now, a time of day, or a date and time. A time without an offset is local.
 
     Raises:
-        ValueError: the text is not a time, or the time is past or too far off.
+        ValueError: the text is not a time, or the time is in the past or too far in the future.
     """
     now = _local(datetime.now(UTC))
     with suppress(ValueError):
@@ -79,7 +81,9 @@ def moment(text: str) -> datetime:
 
 
 def _local(time: datetime) -> datetime:
-    """Convert to the machine's zone. If Python rejects the zone, as ``TZ=UTC-24``, keep the time's own, or UTC."""
+    """Convert a time to the machine's zone. If Python rejects that zone, such as ``TZ=UTC-24``, keep the time's own
+    zone, or use UTC.
+    """
     try:
         return time.astimezone()
     except ValueError:
@@ -87,10 +91,10 @@ def _local(time: datetime) -> datetime:
 
 
 def filter_text(text: str) -> str:
-    """Check the text of a filter.
+    """Check the search text of a filter.
 
     Raises:
-        ValueError: the text is blank, and would match every message, or is not valid UTF-8.
+        ValueError: the text is blank, so it would match every message, or it is not valid UTF-8.
     """
     if not text.strip():
         raise ValueError("the value is empty; give a value, or omit the option")
@@ -98,7 +102,7 @@ def filter_text(text: str) -> str:
 
 
 def ago(text: str) -> datetime:
-    """Parse a duration, and return the time that long ago.
+    """Parse a duration, and return the time that lies this long in the past.
 
     Raises:
         ValueError: the text is not a duration.
@@ -150,15 +154,17 @@ FILTERS: Mapping[str, Any] = {
         ),
     ],
 }
-"""The options of a filter, by its fields. A message must match all; of a repeated option, any value."""
+"""The filter options, by field. A message must match all options; if an option is repeated, it must match any one of
+the values.
+"""
 
 
 def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
-    """Replace a command's parameter ``filters`` by the filter options, for typer to find in its signature.
+    """Replace a command's parameter ``filters`` by the filter options, so that typer finds them in its signature.
 
     Args:
         command: takes a `Filter` as ``filters``.
-        without: the filter that the command does not offer.
+        without: the filter that the command leaves out.
     """
     filters = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)

@@ -150,7 +150,7 @@ def cron_remove(
 def _propose(
     ctx: typer.Context, config: Path | None, place: SchedulePlace, host: Host, run_as: str | None
 ) -> tuple[Loaded, Job, list[FileChange]]:
-    """Return the settings, the pass with its log, and the change of the settings that adds the log.
+    """Return the settings, the pass with its log, and the change that adds the log to the settings.
 
     Raises:
         typer.BadParameter: ``--run-as`` is given for a schedule without a user column.

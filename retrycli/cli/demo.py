@@ -34,7 +34,7 @@ def sandbox(
         bool, typer.Option("--throttle", help="Answer with 429 beyond 10 deliveries a second.")
     ] = False,
 ) -> None:
-    """Simulate a ticketing API on loopback. It keeps what it receives: GET /received."""
+    """Simulate a ticketing API on loopback. GET /received shows the messages that it has received."""
     from retrycli.operations.sandbox import Behaviour, Sandbox, share
 
     try:
@@ -61,7 +61,7 @@ def _show_request(method: str, path: str, delivery_key: str | None, status: int)
 
 
 def demo() -> None:
-    """Show the main job on an example database."""
+    """Show the main task on an example database."""
     from retrycli.operations.demo import run
 
     run()

@@ -1,4 +1,4 @@
-"""``run-once --dry-run``: show what a pass would do."""
+"""``run-once --dry-run``, which shows what a pass would do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ON_SCREEN = 50  # maximum number of messages on a terminal
 NOT_CHECKED = (
     "Not checked: whether messages were already delivered, have too many unknown outcomes, or have invalid rows."
 )
-"""A pass may escalate messages for these reasons too. A dry run would have to load every message whole."""
+"""A pass may escalate messages for these reasons too. A dry run would have to load every message completely."""
 
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:

@@ -33,7 +33,8 @@ def edit(
 ) -> None:
     """Edit a failed message, in $EDITOR or by options.
 
-    The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
+    The editor shows the text: the subject on its first line, a blank line, and the body. The message gets a new
+    delivery key.
     """
     from retrycli.operations import edit_message
 

@@ -165,7 +165,7 @@ def _acknowledgement(message: ListedMessage) -> str | None:
 
 
 def _next_command(reason: str | None, message_id: int) -> str:
-    """Return the next command: `show`, unless the reason allows `retry` or asks for `look-up`."""
+    """Return the next command: `show`, unless the reason allows `retry` or requires `look-up`."""
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
     return suggested.own(f"retrycli {commands.get(reason or '', 'show')} {message_id}")
 

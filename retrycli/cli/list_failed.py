@@ -76,9 +76,10 @@ def list_failed(
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    """Show a table of messages, with a column for their expiry if a policy sets one.
+    """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
 
-    Off a terminal the column holds the time. On a terminal it says which messages expire soon or have expired.
+    Off a terminal the column holds the time of expiry. On a terminal it says which messages expire soon or have
+    expired.
     """
     from retrycli.operations.wiring import utc_now
 
@@ -114,7 +115,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
-    """Describe when a waiting message expires; empty if that is far off."""
+    """Describe when a waiting message expires; empty if the expiry is far off."""
     from retrycli.operations.expiry import EXPIRED, is_shown
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
@@ -131,5 +132,5 @@ def _max_retries_by_type(settings: Settings) -> dict[str, int]:
 
 
 def _tries_text(made: int | None, most: int | None) -> str:
-    """Return retries made and allowed, with ? for an invalid count or an unknown message type."""
+    """Return the number of retries made and allowed, with ``?`` for an invalid count or an unknown message type."""
     return f"{'?' if made is None else made}/{'?' if most is None else most}"

@@ -1,4 +1,4 @@
-"""``manual``: the pages that come with the program, as text or on a terminal."""
+"""``manual``: the pages that ship with the program, as plain text or rendered for a terminal."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ TOPICS = (
     "benchmarks",
     "evidence",
 )
-"""The pages of ``retrycli/manual``, in the order in which a reader needs them."""
+"""The pages of ``retrycli/manual``, in the order in which to read them."""
 PAGE_LINK = re.compile(r"\[[^\]]+\]\(([a-z-]+)\.md(?:#[a-z-]+)?\)")
 FILE_LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:)[^)]+\)")
 LESS = "FRX"
-"""The options that git gives less, too: quit if the page fits, show colours, leave the text on the screen."""
+"""The options that git also gives to less: quit if the page fits, show colours, leave the text on the screen."""
 
 
 def matching(incomplete: str) -> list[tuple[str, str]]:
-    """List the topics that begin as typed, with their first sentences, for a shell to offer."""
+    """List the topics that begin with the typed text, and their first sentences, for shell completion."""
     return [(topic, first_sentence(topic).translate(SHELL_SAFE)) for topic in TOPICS if topic.startswith(incomplete)]
 
 
@@ -102,7 +102,7 @@ def _show(text: str) -> None:
     from rich.table import Table
 
     class FoldedTable(TableElement):
-        """A table that wraps what is too wide, where rich would cut it."""
+        """A table that wraps wide text, which rich would truncate."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for table in super().__rich_console__(console, options):
@@ -120,7 +120,9 @@ def _show(text: str) -> None:
 
 
 def _without_paths(text: str) -> str:
-    """Replace links, which lead nowhere on a terminal: to a page by its command or, in a table, by its topic."""
+    """Replace links, which do not work on a terminal: replace a link to a page by its command or, in a table, by its
+    topic.
+    """
     lines = (
         PAGE_LINK.sub(r"`\1`" if line.startswith("|") else r"`retrycli manual \1`", line) for line in text.split("\n")
     )

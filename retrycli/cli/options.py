@@ -1,4 +1,6 @@
-"""Options that many commands share, the settings that they choose, and confirmation. A pass loads nothing else."""
+"""Options that many commands share, the settings that they choose, and confirmation. A pass loads no other module with
+options.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ LogFormat = Literal["text", "json"]
 
 
 def utf8(value: str) -> str:
-    """Check an option's text: no database stores invalid UTF-8.
+    """Check that an option's text is valid UTF-8, because no database stores anything else.
 
     Raises:
         ValueError: the text is not valid UTF-8.
@@ -77,7 +79,7 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
 
 
 def config_file(ctx: typer.Context, config: Path | None) -> Path | None:
-    """Return the configuration file given by an option, if any. Suggested commands will name it."""
+    """Return the configuration file given by an option, if any. Suggested commands then name this file."""
     file: Path | None = config or ctx.find_root().params["config"]
     suggested.with_config(None if file is None else str(file))
     return file
@@ -93,7 +95,7 @@ def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
 
 
 def can_ask(*, as_json: bool) -> bool:
-    """Return if the user can be asked: stdin and stdout are a terminal, and ``--json`` is not set."""
+    """Return whether the user can be asked: stdin and stdout are a terminal, and ``--json`` is not set."""
     return sys.stdout.isatty() and sys.stdin.isatty() and not as_json
 
 
@@ -101,7 +103,7 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None
     """Require ``--yes`` if the user can't be asked.
 
     Args:
-        what: the reason for the question, for the error.
+        what: what needs confirmation, for the error message.
         yes: ``--yes`` was given.
         as_json: ``--json`` was given.
 
@@ -117,7 +119,7 @@ def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> Non
 
     Args:
         question: the question.
-        why: the reason for it, for the error if the user can't be asked.
+        why: the reason for the question, for the error if the user can't be asked.
         yes: ``--yes`` was given.
         as_json: ``--json`` was given.
 

@@ -66,7 +66,7 @@ def passes(
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
-    """Yield the pauses since the oldest pass shown, and the one in force then. Newest first."""
+    """Yield the pauses since the oldest pass shown, and the pause that was in force then. The newest comes first."""
     for pause in pauses:
         yield pause
         if since is not None and pause.at < since:
@@ -99,7 +99,7 @@ def pause(
     by: By = None,
     config: ConfigFile = None,
 ) -> None:
-    """Stop deliveries until `resume`, or for a time."""
+    """Stop deliveries until `resume`, or for a period of time."""
     from retrycli.operations import pause
 
     if length is not None and not length:

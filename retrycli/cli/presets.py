@@ -1,4 +1,4 @@
-"""``presets``, and ``deliver-test``, which tries one out."""
+"""``presets``, and ``deliver-test``, which tries a preset."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def deliver_test(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Send one marked test message. Show request and answer.
+    """Send one marked test message. Show the request and the answer.
 
     It bypasses the queue. Secrets are masked.
     """
@@ -169,7 +169,7 @@ def _show(tried: Trial, *, as_json: bool) -> None:
 
 
 def _title(preset: Preset) -> str:
-    """Return the ticketing system; empty if the preset does not name it."""
+    """Return the name of the ticketing system; empty if the preset does not have it."""
     return "" if preset.about is None else preset.about.title
 
 

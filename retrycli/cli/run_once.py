@@ -20,14 +20,14 @@ from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 
 RELEASED_TEXT = "returned to the queue without using up a retry"
-"""Text for ``released``: messages that wait again with an unchanged retry count, tried or not."""
+"""Text for ``released``: messages that wait again with an unchanged retry count, attempted or not."""
 
 
 class Signals:
-    """Handle SIGTERM, SIGINT and SIGHUP: the first asks the pass to stop, a second one exits at once.
+    """Handle SIGTERM, SIGINT and SIGHUP: the first signal asks the pass to stop, and a second one exits immediately.
 
-    A second SIGHUP does not, because kernel and shell may both send it when a terminal closes. Under nohup SIGHUP stays
-    ignored.
+    A second SIGHUP does not exit, because the kernel and shell may both send it when a terminal closes. Under nohup
+    SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Signals:
             os._exit(128 + number)
 
     def stop_requested(self) -> bool:
-        """Return if a signal was received."""
+        """Return whether a signal was received."""
         return self.received is not None
 
 
@@ -66,7 +66,7 @@ def run_once(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Make one pass: deliver what is due. This is what cron calls."""
+    """Run one pass: deliver the messages that are due. Cron starts this command."""
     from retrycli.operations import run_pass, wiring
 
     settings = load_settings(ctx, config)
@@ -101,7 +101,7 @@ def run_once(
 
 
 def _progress() -> AbstractContextManager[Callable[[Event], None]]:
-    """Follow the pass on a terminal. Off one nothing is shown, and nothing is loaded for it."""
+    """Follow the pass on a terminal. Without a terminal, show nothing, and load nothing for it."""
     if not sys.stdout.isatty():
         return nullcontext(lambda _: None)
     from retrycli.views import terminal
@@ -123,7 +123,7 @@ def _show(summary: PassSummary) -> None:
 
 
 def describe_end(reason: str | None, detail: str | None) -> str | None:
-    """Return why a pass ended early. For two reasons the detail says everything."""
+    """Return why a pass ended early. For two of the reasons, return only the detail."""
     if detail is not None:
         detail = suggested.quoted(detail)
     if reason is None or (detail and reason in {"lock_held", "paused"}):

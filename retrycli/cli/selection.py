@@ -42,15 +42,16 @@ def select_messages(
     expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
     only: Mapping[str, Any] | None = None,
 ) -> tuple[Settings, Sequence[int]]:
-    """Return the settings, and the ids to change. Show the first messages that a filter finds, and ask to confirm.
+    """Return the settings, and the ids of the messages to change. Show the first messages that a filter finds, and ask
+    to confirm.
 
-    ``verb`` and ``plan`` begin and end the question. Messages that are named by their ids are confirmed if the change
-    can't be undone (``for_good``), or if ``asks_a_person`` and the user can be asked. ``expired`` finds the ids of
-    expired messages, which stay unchanged; ``only`` has fields of the filter that are always set.
+    The question begins with ``verb`` and ends with ``plan``. For messages named by ids, ask only if the change can't be
+    undone (``for_good``), or if ``asks_a_person`` and the user can be asked. ``expired`` finds the ids of expired
+    messages, which stay unchanged. ``only`` has the fields of the filter that are always set.
 
     Raises:
         NoSuchMessage: the filter matches no message.
-        typer.BadParameter: ids and a filter were given, or neither; or the user can't be asked.
+        typer.BadParameter: both ids and a filter were given, or neither was; or the user can't be asked.
         typer.Exit: the user does not agree.
     """
     from retrycli.operations import message_actions
@@ -99,10 +100,11 @@ def _describe_expired(number: int) -> str:
 
 
 def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
-    """Run an action that SIGINT, SIGTERM and SIGHUP stop after the request in flight. A second signal exits at once.
+    """Run an action that SIGINT, SIGTERM and SIGHUP stop after the request in flight. A second signal exits
+    immediately.
 
     Returns:
-        The action's result, and the signal if one was received.
+        The action's result, and the signal that was received, if any.
     """
     from retrycli.operations.wiring import DEFAULT_RUNTIME
 
@@ -122,14 +124,15 @@ def act_on(
     """Change messages, show the result and the next command, and exit.
 
     Args:
-        act: the change, for the result.
-        operation: makes it.
-        named: the messages were named, not found by a filter.
+        act: the change, to describe the result.
+        operation: changes the messages.
+        named: the messages were named, and not found by a filter.
         as_json: ``--json`` was given.
         following: returns the next command.
 
     Raises:
-        typer.Exit: always. Its code says: stopped by a signal, a failed canary, refused, or done.
+        typer.Exit: always. The exit code says whether a signal stopped the action, a canary failed, messages were
+            refused, or all is done.
     """
     done, received = run_interruptible(operation)
     _show_result(done, act, named=named, as_json=as_json)
@@ -177,7 +180,9 @@ def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
 
 
 def _show_refused(done: ActionResult) -> None:
-    """Show how many messages that a filter found stayed unchanged. Named messages get one line per message."""
+    """Show how many messages stayed unchanged, if a filter found them. Show one line for each message that was
+    named.
+    """
     unfit = sum(isinstance(error, InvalidMessage) for error in done.refused.values())
     if unfit:
         words = (

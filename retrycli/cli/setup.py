@@ -111,7 +111,7 @@ def doctor(
 
 @notify.command("test")
 def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Send a test notification to every target. Exit with 3 if a target refuses it."""
+    """Send a test notification to every target. Exit with 3 if a target rejects the notification."""
     from retrycli.operations import notifications
 
     tried = notifications.send_test(load_settings(ctx, config), str(uuid.uuid4()))

@@ -69,7 +69,6 @@ def show(
 
 
 def _show_edits(acts: Sequence[ActionRecord]) -> None:
-    """Show the changes of all edits."""
     for act in acts:
         if act.before is not None and act.after is not None:
             print(f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:")  # noqa: T201
@@ -78,7 +77,7 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
-    """Return the next command for a message. One that can't be sent must be fixed first."""
+    """Return the next command for a message. A message that can't be sent must be fixed first."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         if any(policy.expires_after for policy in settings.policies.values()):
             return f"`retrycli requeue {message_id}` returns the message to the queue, unless it has expired"
@@ -100,7 +99,7 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
 
 
 def _is_editable(problem: object) -> bool:
-    """Return if `retrycli edit` can change the column that makes the message invalid."""
+    """Return whether `retrycli edit` can change the column that makes the message invalid."""
     return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
 
 
@@ -113,7 +112,7 @@ def may_have_arrived(message_id: int) -> str:
 
 
 def _json_value(column: str, value: object) -> object:
-    """Return a column's value for JSON. Parse times, which SQLite stores as text; keep an invalid one."""
+    """Return a column's value for JSON. Parse times, which SQLite stores as text; return an invalid time unchanged."""
     if column not in TIME_COLUMNS:
         return value
     try:

@@ -34,7 +34,7 @@ def stats(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show outcomes of attempts, and outages."""
+    """Show outcomes of attempts, and outages of the ticketing API."""
     from retrycli.operations.listing import stats as statistics
 
     span = parse_since(since)
@@ -102,7 +102,7 @@ def parse_since(since: str) -> timedelta:
     """Parse ``--since``.
 
     Raises:
-        typer.BadParameter: the text is not a duration, or the duration is zero.
+        typer.BadParameter: the value is not a duration, or the duration is zero.
     """
     try:
         span = duration(since)

@@ -126,7 +126,9 @@ def _show_status(loaded: Loaded, found: Status) -> None:
 
 
 def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
-    """Return when the next pass starts, or why none does. Before the first pass the last line has the remedy."""
+    """Return when the next pass starts, or why no pass starts. Before the first pass, the last line of the output says
+    what to do.
+    """
     if found.uncalled is None:
         return found.next_run
     why, remedy = found.uncalled
@@ -134,7 +136,9 @@ def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
 
 
 def _claim_facts(found: Status) -> dict[str, str]:
-    """Return who has claimed the messages in state ``sending``. Only some of them have a request in flight."""
+    """Return the owners of the claims on messages in state ``sending``. Only some of these messages have a request in
+    flight.
+    """
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
     return {"Claimed by": "the running pass" if found.lock else "a pass that has ended"}
@@ -170,7 +174,7 @@ def _describe_passes(found: Status) -> str:
 
 
 def _cause_facts(found: Status) -> dict[str, str]:
-    """Return why the last pass ended early, if its result does not say it."""
+    """Return why the last pass ended early, if its result does not show the reason."""
     last = found.last_pass
     is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
     if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
@@ -179,7 +183,9 @@ def _cause_facts(found: Status) -> dict[str, str]:
 
 
 def _refusal_facts(found: Status) -> dict[str, str]:
-    """Return the destinations that refused the credentials before the last pass. The last pass shows its own."""
+    """Return the destinations that had refused the credentials before the last pass. The last pass shows its own
+    refusals.
+    """
     return {
         f"API {refusal.destination}": f"refused requests at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
         + ("not attempted since; nothing was due" if refusal.was_idle else "nothing was delivered there since")
@@ -210,10 +216,12 @@ def _describe_pause(found: Status) -> str:
 
 
 def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:
-    """Find the callers of passes here; None if the settings have no file, because a schedule names the file.
+    """Find what starts passes on this machine; None if the settings have no file, because a schedule refers to the
+    file.
 
     Returns:
-        The callers, and if no crontab here calls a pass. Then the line that called the last pass from cron is gone.
+        The callers, and whether no crontab on this machine starts a pass. If so, the line with which cron started the
+        last pass is gone.
     """
     host = Host(run=asker)
     found = None if loaded.file is None else schedule.callers_of(loaded, host)
@@ -221,7 +229,7 @@ def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, boo
 
 
 def complete_commands(loaded: Loaded, text: str) -> str:
-    """Complete the commands in a text. Only root may be able to install the schedule."""
+    """Complete the commands in a text. The command that installs the schedule may need root."""
     return suggested.quoted(text.replace("`retrycli cron install`", schedule.to_install(loaded, Host())))
 
 

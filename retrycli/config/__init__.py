@@ -1,1 +1,1 @@
-"""Settings: TOML and the environment."""
+"""Settings from a TOML file and the environment."""

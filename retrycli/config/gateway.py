@@ -1,4 +1,4 @@
-"""Gateway settings: for all messages, and for single message types."""
+"""Gateway settings: common ones, and those for single message types."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COMMON_KEYS = (
     "attachments_dir",
     "attachments_limit_mb",
 )
-"""Keys that the gateway of a message type takes over from the common gateway."""
+"""Keys that the gateway of a message type inherits from the common gateway."""
 UNUSED_KEYS = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
-"""Keys without effect, by the kind of gateway."""
+"""Keys without effect, by kind of gateway."""
 
 
 class GatewaySettings(SettingsModel):
@@ -81,7 +81,7 @@ class GatewaySettings(SettingsModel):
 
     @property
     def destination(self) -> str:
-        """Return where messages go: the base URL.
+        """Return the base URL, to which messages are sent.
 
         Raises:
             ConfigurationError: the base URL is not set.
@@ -100,7 +100,7 @@ class GatewaySettings(SettingsModel):
 
     @property
     def attachments_limit_bytes(self) -> int:
-        """Return the maximum size of a message's attachments together."""
+        """Return the maximum total size of a message's attachments, in bytes."""
         return int(self.attachments_limit_mb * 1_000_000)
 
     @field_validator("base_url")
@@ -137,7 +137,7 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        """Reject keys without effect: a user who sets one expects something of it."""
+        """Reject keys without effect: a user who sets one expects it to do something."""
         for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} has no effect with gateway.kind = {self.kind!r}; remove one of them")
@@ -164,7 +164,7 @@ class GatewaySettings(SettingsModel):
 
 
 class RoutedGatewaySettings(GatewaySettings):
-    """The common gateway, and gateways of single message types."""
+    """The common gateway, and the gateways of single message types."""
 
     customer: GatewaySettings | None = Field(None, description="a separate gateway for messages to customers")
     supplier: GatewaySettings | None = Field(None, description="a separate gateway for messages to suppliers")
@@ -173,7 +173,7 @@ class RoutedGatewaySettings(GatewaySettings):
     @model_validator(mode="before")
     @classmethod
     def _share_common_keys(cls, values: object) -> object:
-        """Give the gateways of single types the common values that do not depend on a destination."""
+        """Copy the common values that do not depend on a destination to the gateways of single types."""
         if not isinstance(values, dict):
             return values
         common = {name: values[name] for name in COMMON_KEYS if name in values}
@@ -187,7 +187,7 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @property
     def all(self) -> dict[str, GatewaySettings]:
-        """Return every gateway that has messages, by the name of its section."""
+        """Return every gateway that delivers messages, by the name of its section."""
         own = {
             f"gateway.{message_type}": self.of(message_type)
             for message_type in MessageType
@@ -202,7 +202,7 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """Return the routes.
+        """Return all routes.
 
         Raises:
             ConfigurationError: a destination is not set.

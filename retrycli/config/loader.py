@@ -1,4 +1,4 @@
-"""Loader of settings: TOML and environment become `Settings`."""
+"""Load settings: read TOML and the environment into `Settings`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from retrycli.system.trust import find_weakness, trusted_users
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 HINT = ". `retrycli manual settings` lists every setting"
-"""It needs no settings, so it works while they are wrong."""
+"""The hint works even if the settings are invalid, because the command needs none."""
 NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
@@ -45,12 +45,12 @@ class Loaded:
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Read the settings: environment over file over defaults.
+    """Read the settings: the environment overrides the file, and the file overrides the defaults.
 
     Args:
         path: the configuration file; by default ``$RETRYCLI_CONFIG``, ``./retrycli.toml``, the user's
             configuration folder and ``/etc/retrycli/retrycli.toml``, the first that exists.
-        environment: by default the process's own.
+        environment: the environment variables; by default those of the process.
 
     Raises:
         ConfigurationError: a named file is missing, another user may change an unnamed one, a file is not TOML,
@@ -78,7 +78,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 
 
 def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
-    """Read the settings as the command does: environment over file over defaults.
+    """Read the settings as the command does: the environment overrides the file, and the file overrides the defaults.
 
     Raises:
         ConfigurationError: see `load`.
@@ -87,9 +87,9 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the places of a configuration file if none is named, in order.
+    """Yield, in order, the paths at which a configuration file is looked for if none is named.
 
-    A place that can't be examined does not count: sudo may leave HOME at an inaccessible folder.
+    Skip a path that can't be examined: sudo may leave HOME set to an inaccessible folder.
     """
     yield Path("retrycli.toml")
     home = environment.get("HOME", "")
@@ -123,7 +123,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _check_trust(found: Path) -> None:
-    """Check a file that only the current folder or the environment named: it may be a trap of another user.
+    """Check a file that only the current folder or the environment named: another user may have planted it.
 
     Raises:
         ConfigurationError: another user may change it.
@@ -159,7 +159,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
 
 
 def _resolve(file: Path, key: str, value: object) -> object:
-    """Resolve a path relative to the file, also in a default: cron starts a job in a folder of its own."""
+    """Resolve a path, even a default one, relative to the file: cron starts a job in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"

@@ -23,7 +23,9 @@ from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
 
 def _urls(value: object) -> object:
-    """Split URLs in one text of an environment variable or a file: separated by white space, with # comments."""
+    """Split a string of URLs from an environment variable or a file. White space separates them, and # begins a
+    comment.
+    """
     if not isinstance(value, str):
         return value
     lines = (line.strip() for line in value.splitlines())
@@ -54,14 +56,14 @@ class DatabaseSettings(SettingsModel):
 
     @property
     def file(self) -> Path | None:
-        """Return the SQLite file; None for a server."""
+        """Return the SQLite file; None if the database is on a server."""
         scheme, _, rest = self.url.partition(":///")
         path = rest.partition("?")[0].removeprefix("file:")
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
 
 
 class TypeScheduleSettings(SettingsModel):
-    """Schedule of one message type; None takes over the common value."""
+    """Schedule of one message type; None means the common value."""
 
     max_retries: int | None = Field(None, ge=1, le=1000)
     backoff: BackoffKind | None = None
@@ -124,7 +126,7 @@ class ScheduleSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_waits(self) -> Self:
-        """Reject waits within the slack: they would be due again in the pass that set them."""
+        """Reject waits within the slack, because messages would be due again in the pass that set them."""
         own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:

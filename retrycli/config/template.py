@@ -1,4 +1,4 @@
-"""Settings as text: the commented file of ``init``, and the list of ``config show``."""
+"""Show settings as text: the commented file of ``init``, and the list of ``config show``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OWN_GATEWAYS = """
 
 
 def template(values: Mapping[str, object]) -> str:
-    """Return a configuration file with every key, its default and its meaning; the given values are set."""
+    """Return a configuration file with every key, its default and its meaning; set the given values."""
     lines = [HEAD]
     for section, model in Settings():
         lines.append(f"[{section}]")
@@ -56,16 +56,16 @@ def template(values: Mapping[str, object]) -> str:
 
 
 def with_value(text: str, section: str, name: str, value: object) -> str | None:
-    """Return a configuration file with one more value, otherwise unchanged.
+    """Return a configuration file with one more value and no other change.
 
     Args:
-        text: the file.
-        section: the value's section, which the file may not have.
-        name: its key, which the file may have as a comment only.
+        text: the contents of the file.
+        section: the value's section, which the file may lack.
+        name: its key, which may be only a comment in the file.
         value: the value.
 
     Returns:
-        The new text; None if no added line gives this result.
+        The new text; None if adding a line can't set the value.
     """
     line = f"{name} = {_toml(value)}\n"
     head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
@@ -84,7 +84,9 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
 
 
 def _split(text: str, pattern: str) -> tuple[str, str, str]:
-    """Split a text at the first match: before, match, after; without a match all is before."""
+    """Split a text at the first match into the parts before and after. Without a match, the first part is the whole
+    text.
+    """
     found = re.search(pattern, text, re.MULTILINE)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 

@@ -1,4 +1,4 @@
-"""Types for sections of settings."""
+"""Types for the sections of the settings."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 def _split_list(value: object) -> object:
-    """Split a list with commas, as an environment variable has it; brackets are optional."""
+    """Split a list at commas, as written in an environment variable. Brackets are optional."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.strip().strip("[]").split(",") if part.strip()]
 
 
 def _reject_empty(value: object) -> object:
-    """Reject an empty path: it would be the folder of the settings, or the working directory."""
+    """Reject an empty path: it would mean the folder of the settings, or the working directory."""
     if value == "":
         raise ValueError("it is empty; write a path, or remove the key")
     return value
 
 
 def matching(pattern: str, error: str) -> AfterValidator:
-    """Return the check that a whole text matches a pattern."""
+    """Return a check that a whole string matches a pattern."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text, re.DOTALL):
@@ -44,7 +44,7 @@ Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
 
 
 class SettingsModel(BaseModel):
-    """A section: frozen, with errors for unknown keys, which do not quote values."""
+    """A section of the settings: frozen. Errors for unknown keys do not quote values."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -56,7 +56,7 @@ class SettingsModel(BaseModel):
 
 
 def secret_text(value: object) -> str:
-    """Return a value or a secret as text; None is empty."""
+    """Return a value or a secret as a string; return an empty string for None."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
 

@@ -1,4 +1,4 @@
-"""The circuit breaker of one destination, kept between passes, and a pass's concurrency.
+"""The circuit breaker of one destination, which is stored between passes, and the concurrency of a pass.
 
 ::
 
@@ -8,8 +8,8 @@
       │                                 └───────── failed ────────────┘
     RESTING ──first answer after probe_at──▶ CLOSED   (throttled: the destination asked for a rest)
 
-A failure counts if it says something about the destination. A connection that was never made always does. An answer, or
-one that never came, may be the fault of its ticket: these count when three tickets have had them.
+A failure counts if it says something about the destination. A failure to connect always counts. An answer, or a missing
+answer, may be caused by the ticket. Such failures count once three tickets have had them.
 
 After Nygard, Release It!, chapter 5, "Circuit Breaker".
 """
@@ -26,7 +26,7 @@ from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 from retrycli.domain.retry_policy import later
 
 TICKETS = 3
-"""Number of tickets that must have failed before failures that may be their own count."""
+"""Number of tickets that must have failed before failures count that a ticket may have caused."""
 
 
 class BreakerState(StrEnum):
@@ -42,7 +42,7 @@ class BreakerRules(NamedTuple):
 
     failures: int = 5
     probe_after: tuple[timedelta, ...] = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
-    """The waits before the first probe, the second and so on; the last one repeats."""
+    """The waits before the first probe, the second probe and so on; the last wait repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,18 @@ class Breaker:
     destination: str
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
-    """Failures in a row, failed probes included."""
+    """Number of failures in a row, including failed probes."""
     opened_at: datetime | None = None
     probe_at: datetime | None = None
     """The time from which requests may be sent again; None if they may be sent now."""
     tickets: Mapping[str, int] = field(default_factory=dict)
-    """While closed: at most `TICKETS` tickets, with their consecutive failures that may be their own."""
+    """While closed: at most `TICKETS` tickets, each with its number of consecutive failures that the ticket may have
+    caused.
+    """
 
     @property
     def is_healthy(self) -> bool:
-        """Tell if there was no failure since the last answer, and no requested rest."""
+        """Return whether nothing has failed since the last answer, and the destination has not asked for a rest."""
         return self == Breaker(self.destination)
 
     @property
@@ -73,25 +75,25 @@ class Breaker:
 
     @property
     def counted(self) -> int:
-        """Count the failures in a row that say something about the destination."""
+        """Count the consecutive failures that say something about the destination."""
         return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
 
     def blocks(self, at: datetime) -> bool:
-        """Tell if nothing may be sent yet."""
+        """Return whether requests are blocked at the given time."""
         return self.probe_at is not None and at < self.probe_at
 
     def admitting(self, at: datetime) -> Breaker:
-        """Return the breaker for a pass: it blocks nothing once the time for a probe has come."""
+        """Return the breaker for a pass. It no longer blocks requests once a probe is due."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> Breaker:
         """Return the breaker after one more outcome.
 
         Args:
-            kind: the outcome. Only outages count: a rejected message or password says nothing about the
+            kind: the outcome. Only outages count, because a rejected message or password says nothing about the
                 destination's health.
-            rules: when to open.
-            since: the start of the pass; the wait for the probe counts from it.
+            rules: when the breaker opens.
+            since: the start of the pass; the wait for the probe begins then.
             ticket: the ticket of the message.
         """
         if self.blocks(since):
@@ -122,21 +124,21 @@ class Breaker:
         return Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
 
     def rest(self, until: datetime) -> Breaker:
-        """Return the breaker after the destination asked retrycli to wait until a time."""
+        """Return the breaker after the destination has asked for a rest until the given time."""
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 
 def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: bool) -> int:
     """Return the maximum number of concurrent requests after one more outcome.
 
-    A failure halves it. An answer raises it by one, so that it doubles with each full round, as in TCP's slow start
-    (RFC 5681, section 3.1): a destination that has just recovered is not overloaded again.
+    A failure halves the maximum. An answer raises it by one, so that it doubles with each full round, as in TCP's slow
+    start (RFC 5681, section 3.1). So a destination that has just recovered is not overloaded again.
 
     Args:
         width: the maximum before this outcome.
         kind: the outcome.
         limit: the configured maximum.
-        is_healthy: nothing has failed recently. Then one delivery restores the limit at once.
+        is_healthy: nothing has failed recently, so one delivery restores the limit immediately.
     """
     if kind is OutcomeKind.DELIVERED and is_healthy:
         return limit

@@ -1,6 +1,7 @@
-"""Cron lines, by the rules of crontab(5): a pass as a line, its block, and the lines of a crontab that run a pass.
+"""Cron lines, by the rules of crontab(5): format a pass as a line and its block, and find the lines of a crontab that
+run a pass.
 
-`cron install` writes a block between two marks, so that `cron remove` removes exactly that.
+`cron install` writes a block between two marks, so that `cron remove` removes exactly this block.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
-"""Only for a file of retrycli's own: in a user's crontab it would apply to every line below."""
+"""Only for a file that contains nothing but retrycli's block: in a user's crontab it would apply to every line
+below.
+"""
 
 VARIABLE = re.compile(
     r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
 )
-"""A line that sets a variable for the lines below it."""
+"""A line that sets a variable for the lines below."""
 
 HOUR, DAY = 60, 24 * 60
 OPERATORS = frozenset("();<>|&")
@@ -37,7 +40,7 @@ SPEAKERS = frozenset(
         *("test", "[", "cat", "ls", "grep", "egrep", "fgrep", "zgrep", "pgrep"),
     }
 )
-"""Programs that only print or read a command. Any other program may run the command in its arguments."""
+"""Programs that only print or read a command. Any other program may run a command that is in its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Job:
         """Return the command.
 
         Args:
-            starter: who starts the pass; the command passes it on.
+            starter: what starts the pass, for the command's option.
             options: options before ``run-once``.
         """
         # -P keeps Python from importing modules from the user's home.
@@ -66,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Something that runs a pass: a crontab line or a timer."""
+    """A crontab line or a timer that runs a pass."""
 
     kind: Literal["cron", "timer"]
     title: str  # name of its crontab or unit, for operators
@@ -80,15 +83,17 @@ class Caller:
     running: bool | None = None  # its daemon or timer is active; None if not checked, or unknown
     mail_to: str | None = None  # recipient of its output; None is the line's user, and empty discards it
     zone: str | None = None
-    """Its time zone, from CRON_TZ above it, which not every cron supports; None is the system's."""
+    """Its time zone, from the CRON_TZ line above, which not every cron supports; None is the system's zone."""
     since: datetime | None = None
-    """Since when cron has used it as it is, because cron or the line is no older; None if unknown."""
+    """When cron began to use it in its present form, which is when cron started or the line was changed; None if
+    unknown.
+    """
 
     objection: str | None = None  # how it differs from what `cron install` would write, if that was checked
 
     @property
     def place(self) -> str:
-        """Return its place for operators."""
+        """Describe its location to operators."""
         return self.title if self.line is None else f"{self.title}, line {self.line}"
 
 
@@ -96,7 +101,7 @@ def schedule(interval: timedelta) -> str:
     """Return the cron fields for an interval.
 
     Raises:
-        ConfigurationError: cron can't, because its grid is the clock's.
+        ConfigurationError: cron can't express the interval, because its schedule follows the clock.
     """
     minutes = interval / timedelta(minutes=1)
     if minutes.is_integer() and HOUR % minutes == 0 and minutes < HOUR:
@@ -116,12 +121,13 @@ def _every(number: float) -> str:
 
 
 def command(job: Job) -> str:
-    """Return a job's command for a crontab: quoted for the shell, with each % escaped, which would end it for cron.
+    """Return a job's command for a crontab. It is quoted for the shell, and each % is escaped, because cron ends the
+    command there.
 
-    ``umask 077``: no other user can open files of a pass. ``exec``: signals reach the pass, not a shell.
+    With ``umask 077`` no other user can open files of a pass. With ``exec`` signals reach the pass and not a shell.
 
     Raises:
-        ConfigurationError: a crontab can't hold one of the paths.
+        ConfigurationError: one of the paths can't be written in a crontab.
     """
     for path in (job.interpreter, job.config):
         if "\\" in path or not path.isprintable():
@@ -136,7 +142,7 @@ def block(job: Job, *, system: bool) -> str:
 
     Args:
         job: the pass.
-        system: it is a crontab of /etc, whose lines name the user.
+        system: it is a crontab in /etc, whose lines name the user.
     """
     user = f"{job.user} " if system else ""
     return "\n".join(
@@ -153,10 +159,10 @@ def block(job: Job, *, system: bool) -> str:
 
 
 def with_block(text: str, config: str, new: str) -> str:
-    """Return a crontab with a block that replaces the one for the same settings, or is appended.
+    """Return a crontab with a block for some settings: replace the existing block for them, or append it.
 
     Raises:
-        ConfigurationError: a mark is missing.
+        ConfigurationError: a mark of a block is missing.
     """
     lines = _lines(text)
     found = _block_lines(lines, config)
@@ -169,7 +175,7 @@ def without_block(text: str, config: str) -> str:
     """Return a crontab without the block for these settings.
 
     Raises:
-        ConfigurationError: a mark is missing.
+        ConfigurationError: a mark of a block is missing.
     """
     return with_block(text, config, "") if _block_lines(_lines(text), config) is not None else text
 
@@ -179,10 +185,10 @@ def calls(text: str, *, system: bool, title: str = "", user: str | None = None, 
 
     Args:
         text: the crontab.
-        system: it is a crontab of /etc, whose lines name the user.
+        system: it is a crontab in /etc, whose lines name the user.
         title: its name for operators.
-        user: the user of its lines, if they name none and it is not the current user's.
-        owner: who wrote it.
+        user: the user of lines that name none; empty for the current user.
+        owner: the user who wrote the crontab.
     """
     found = []
     installed = False
@@ -218,7 +224,9 @@ def calls(text: str, *, system: bool, title: str = "", user: str | None = None, 
 
 
 def names_pass(words: Sequence[str]) -> bool:
-    """Tell if a command line runs a pass: one of its commands runs retrycli, and does not only print it."""
+    """Return whether a command line runs a pass: one of its commands runs retrycli, and does not only print its
+    name.
+    """
     uncommented = takewhile(lambda word: not word.startswith("#"), words)
     commands = groupby(uncommented, lambda word: word != "" and OPERATORS.issuperset(word))
     return any(_runs_pass([*command]) for is_operator, command in commands if not is_operator)
@@ -245,7 +253,7 @@ def named_config(arguments: list[str]) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    """Split a command as the shell does, or at its spaces if its quotes don't match."""
+    """Split a command as the shell does. If its quotes don't match, split it at spaces."""
     plain = re.sub(r"\\([%\\])", r"\1", text)
     try:
         lexer = shlex.shlex(plain, posix=True, punctuation_chars=True)
@@ -256,7 +264,9 @@ def _words(text: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Split at line feeds and keep them: `str.splitlines` splits at line ends that cron does not know."""
+    """Split at line feeds and keep them. `str.splitlines` also splits at characters that cron does not treat as line
+    breaks.
+    """
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 

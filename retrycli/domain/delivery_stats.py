@@ -26,7 +26,7 @@ BARS = (
 )
 """The durations that one bar may cover."""
 MAX_BARS = 90
-"""The maximum number of bars that are legible on a phone."""
+"""The maximum number of bars that remain legible on a phone."""
 
 
 class GroupBy(StrEnum):
@@ -54,7 +54,7 @@ class Group:
     """Attempts with a common property."""
 
     key: str | datetime | None
-    """None for messages that the application has deleted."""
+    """The value of the property; None for messages that the application has deleted."""
     attempts: int
     delivered: int
 
@@ -77,7 +77,7 @@ class PassMark:
 
     started_at: datetime
     result: str | None
-    """A `PassResult`; None while it runs."""
+    """A `PassResult`; None while the pass runs."""
     reason: str | None
 
 
@@ -85,19 +85,19 @@ class PassMark:
 class Outage:
     """A period in which the ticketing API was down, derived from the passes.
 
-    An outage lasts from the pass that opened the breaker, or found it open, to the next pass that it did not stop.
-    The passes tell this better than the attempts do. Once the breaker is open, hardly any attempt is made, one probe an
-    hour, so a night's outage and a quiet night have similar counts; and failures among successful deliveries are not
-    an outage. Only `circuit_breaker` decides what a failure of the destination is and how many make an outage. The
-    price is that an outage is known to the tick, not to the second.
+    An outage lasts from the pass that opened the breaker, or found it open, to the next pass that the breaker did not
+    stop. Passes show this better than attempts. Once the breaker is open, hardly any attempt is made (one probe an
+    hour), so an outage at night and a quiet night have similar counts. Also, failures among successful deliveries are
+    not an outage. Only `circuit_breaker` decides what a failure of the destination is and how many make an outage. The
+    drawback: an outage is known only to the nearest pass, not to the second.
     """
 
     began_at: datetime
     ended_at: datetime | None
-    """None while it lasts."""
+    """None while the outage lasts."""
 
     def length(self, now: datetime) -> timedelta:
-        """Return how long it has lasted."""
+        """Return how long the outage has lasted."""
         return (self.ended_at or now) - self.began_at
 
 
@@ -111,16 +111,16 @@ class DeliveryStats:
     """The length of a slice."""
     slices: Sequence[Slice]
     tries: Mapping[int, int]
-    """Delivered messages, by the number of the attempt that delivered them."""
+    """Number of delivered messages, by the number of the attempt that delivered them."""
     waits: Mapping[int, int]
-    """Delivered messages, by minutes from the first failure to delivery, if known."""
+    """Number of delivered messages, by the minutes from the first failure to delivery, if known."""
     troubles: Sequence[FailureCause]
-    """The most frequent first."""
+    """Causes of failed attempts, the most frequent first."""
     outages: Sequence[Outage]
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Count the attempts of each outcome that occurred."""
+        """Count the attempts by outcome, without outcomes that did not occur."""
         return counted(self.slices)
 
     @property
@@ -143,11 +143,11 @@ def counted(slices: Iterable[Slice]) -> dict[str, int]:
 
 
 def outages(passes: Iterable[tuple[datetime, bool]]) -> list[Outage]:
-    """Return the outages that passes met.
+    """Return the outages that passes encountered.
 
     Args:
-        passes: the start of each informative pass, and if the breaker stopped it; oldest first. A
-            pass that tried nothing, because nothing was due or deliveries were paused, is not informative.
+        passes: the start of each informative pass, and whether the breaker stopped it; oldest first. A pass that tried
+            nothing, because nothing was due or deliveries were paused, is not informative.
     """
     found: list[Outage] = []
     began: datetime | None = None
@@ -173,7 +173,7 @@ def bar_for(span: timedelta, *, most: int = MAX_BARS) -> timedelta:
 
 
 def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
-    """Count attempts by outcome for each bar, empty ones too; the first bar starts with its slice."""
+    """Count attempts by outcome for each bar, including empty bars; the first bar starts with its slice."""
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]
     for part in figures.slices:
@@ -182,10 +182,11 @@ def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, 
 
 
 def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:
-    """Return the wait within which a share of the messages was delivered, to the minute; None if there are none.
+    """Return the wait, to the minute, within which a share of the messages was delivered; None if there are no
+    messages.
 
     Args:
-        waits: messages by minutes.
+        waits: number of messages, by minutes.
         share: 0.5 for the median.
     """
     rank = share * sum(waits.values())

@@ -1,16 +1,18 @@
-"""Answers in doubt: they may be about us, or a system in between, and not about their messages.
+"""Answers in doubt: they may be about retrycli's access, or about a system in between, and not about their messages.
 
-A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy, a redirect often a
-maintenance page. One answer does not tell. So each route withholds such answers, and others decide:
+A 403 can mean a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy. A redirect is
+often a maintenance page. One answer alone does not show which. So each route withholds such answers until later answers
+decide:
 
-- A delivery whose request was sent after them shows that the route works: they are about their messages. A message that
-  a look-up found was not sent: it shows nothing.
-- If ten tickets in a row get the same status, three messages of other tickets go out, one at a time: the trial. If one
-  is delivered, the ten are about their messages. If none is, all are about us.
+- A delivery whose request was sent after such answers shows that the route works, so the answers are about their
+  messages. A message that a look-up found was not sent, so it shows nothing.
+- If ten tickets in a row get the same status, three messages of other tickets are sent, one at a time: the trial. If
+  one is delivered, the ten answers are about their messages. If none is delivered, all answers are about retrycli's
+  access.
 - If the pass ends before ten tickets got the status, the answers are about their messages.
 
-The trial takes the messages that came due last. The ten came due first, and messages that are close in the queue may
-have a common cause, as when many tickets are closed at once.
+The trial takes the messages that came due last. The ten tickets' messages came due first, and neighbouring messages in
+the queue may fail for a common reason, for example when many tickets are closed at the same time.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ TICKETS = 10
 TRIAL_MESSAGES = 3
 """Number of messages that a trial sends."""
 MAX_HELD = 100
-"""With this many withheld answers of fewer tickets, a pass prefers messages of other tickets."""
+"""The number of withheld answers from which a pass prefers messages of other tickets."""
 
 
 class Doubt:
@@ -37,34 +39,37 @@ class Doubt:
         self._trials: list[Attempt] = []
 
     def holds(self, attempt: Attempt) -> bool:
-        """Tell if an attempt is withheld.
+        """Return whether an attempt must be withheld.
 
-        In a trial every answer but a delivery is: if the trial fails, it escalates nothing and uses up no retry.
+        In a trial every answer except a delivery is withheld. If the trial fails, such an answer escalates nothing and
+        uses up no retry.
         """
         kind = attempt.outcome.kind
         answered = kind in ALIVE and kind is not OutcomeKind.DELIVERED
         return attempt.outcome.in_doubt or (attempt.trial and answered)
 
     def hold(self, attempt: Attempt) -> None:
-        """Withhold an attempt until more is known."""
+        """Withhold an attempt until other answers show what it is about."""
         self._held = [*self._held, attempt]
         self._new = [*self._new, attempt]
         if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:
             self.status = attempt.outcome.status_code
 
     def count_trial(self, attempt: Attempt) -> None:
-        """Count an attempt of the trial, unless it sent nothing because its row is invalid or it had arrived."""
+        """Count an attempt of the trial, unless nothing was sent because the row is invalid or the message had
+        arrived.
+        """
         if attempt.outcome.kind is not OutcomeKind.INVALID and not attempt.outcome.found:
             self._trials = [*self._trials, attempt]
 
     @property
     def is_settled(self) -> bool:
-        """Tell if the trial has failed."""
+        """Return whether the trial has failed."""
         return self.status is not None and len(self._trials) >= TRIAL_MESSAGES
 
     @property
     def tickets(self) -> frozenset[str]:
-        """Return the tickets that get no request until it is clear what their answers are about."""
+        """Return the tickets that get no requests until it is clear what their answers are about."""
         if self.status is None and len(self._held) < MAX_HELD:
             return frozenset()
         return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
@@ -75,10 +80,11 @@ class Doubt:
         return new
 
     def let_go(self, delivery: Attempt | None = None) -> list[Attempt]:
-        """Return withheld attempts and withhold them no longer.
+        """Return withheld attempts and stop withholding them.
 
         Args:
-            delivery: only those that were answered before the request of this delivery went out.
+            delivery: return only attempts that were answered before the request of this delivery was sent; by default
+                all.
         """
         if not self._held:  # the usual case
             return []
@@ -92,7 +98,7 @@ class Doubt:
 
     @property
     def words(self) -> str:
-        """Describe the answers of the route, for an operator."""
+        """Describe the route's answers to an operator."""
         alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
         return f"HTTP {self.status} to every request" if alike else f"HTTP {self.status} to {number} tickets in a row"

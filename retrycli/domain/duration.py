@@ -1,4 +1,4 @@
-"""Durations in text, as ``200ms``, ``2s``, ``15m``, ``2h`` or ``7d``, and times in a zone."""
+"""Durations as text, such as ``200ms``, ``2s``, ``15m``, ``2h`` or ``7d``, and times in a zone."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ UNITS = {
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 
 LONGEST = timedelta(days=36_500)
-"""The maximum: today plus or minus this is still a time that Python can represent."""
+"""The longest duration: the present time plus or minus this is still a time that Python can represent."""
 
 
 def duration(text: str) -> timedelta:
-    """Read a duration.
+    """Parse a duration.
 
     Args:
-        text: a number, with decimals if need be, and a unit of `UNITS`; spaces around either are allowed.
+        text: a number, with optional decimals, and a unit from `UNITS`; spaces around both are allowed.
 
     Raises:
-        ValueError: not a duration, or longer than `LONGEST`; the error says how to write one.
+        ValueError: the text is not a duration, or is longer than `LONGEST`. The error says how to write a duration.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|[smhd])", text.strip())
     if found is None:
@@ -55,9 +55,9 @@ def in_words(length: timedelta) -> str:
 
 
 def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
-    """Return a time in a zone, by default the machine's. A naive time is UTC.
+    """Return a time in a zone, by default the machine's zone. A naive time counts as UTC.
 
-    A time at an end of the calendar is returned unchanged, as is any time if the machine's zone is a day or more away,
+    Return the time unchanged if it is at an end of the calendar, or if the machine's zone is a day or more from UTC,
     such as ``TZ=UTC-24``.
     """
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
@@ -68,5 +68,5 @@ def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
 
 
 def utc_text(time: datetime) -> str:
-    """Return a time for a program: RFC 3339 in UTC, to the second."""
+    """Format a time for a program: RFC 3339 in UTC, to the second."""
     return in_zone(time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

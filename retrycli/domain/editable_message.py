@@ -1,6 +1,6 @@
-"""A message's subject and body as one text for an editor.
+"""Convert a message's subject and body to one text for an editor, and back.
 
-The text's first line is ``Subject: …``, the next one is blank, and the body follows.
+The text's first line is ``Subject: …``, the next line is blank, and the body follows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}
 
 @dataclass(frozen=True, slots=True)
 class EditableMessage:
-    """The fields that an operator may edit. The recipient is None if the table or the row does not have one."""
+    """The fields that an operator may edit. The recipient is None if the table or the row lacks it."""
 
     subject: str
     body: str
@@ -37,7 +37,7 @@ class EditableMessage:
         return f"{HEAD} {self.subject}\n\n{self.body}{end}"
 
     def with_text(self, text: str) -> EditableMessage:
-        """Return a copy with the subject and the body of an edited text.
+        """Return a copy with the subject and the body from an edited text.
 
         Raises:
             NotEdited: the text is empty, or does not begin with its subject.
@@ -56,11 +56,11 @@ class EditableMessage:
         return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
     def check(self, before: EditableMessage) -> None:
-        """Check that this can replace the text before.
+        """Check that this text can replace the text before the edit.
 
         Raises:
-            NotEdited: the subject or the recipient has a line break, a field is not valid text, or body or recipient
-                are empty.
+            NotEdited: the subject or the recipient has a line break, a field is not valid text, or the body or the
+                recipient is empty.
         """
         recipient = self.recipient or ""
         for name, text in (("subject", self.subject), ("recipient", recipient)):
@@ -75,7 +75,7 @@ class EditableMessage:
             raise NotEdited("the body must not be empty; to stop the message, reject it. Nothing was written")
 
     def changes(self, row: Mapping[str, object]) -> dict[str, str]:
-        """Return the columns of a row that differ from this, with their new values."""
+        """Return the columns of a row that differ from these fields, with their new values."""
         wanted = {"subject": self.subject, "body": self.body, "recipient_email": self.recipient}
         return {
             name: value
@@ -85,7 +85,7 @@ class EditableMessage:
 
 
 MAX_LINE_PAIRS = 250_000
-"""The maximum number of pairs of lines to compare. Among similar lines every pair may be compared."""
+"""The maximum number of pairs of lines to compare. If lines are similar, every pair may be compared."""
 
 
 def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]:
@@ -94,7 +94,7 @@ def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]
 
 
 def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the changes of an edit line by line, removed and added lines by column.
+    """Yield the changes of an edit line by line: by column, the removed lines and then the added ones.
 
     Args:
         before: the replaced values, by column.
@@ -122,5 +122,5 @@ def _lines(draft: EditableMessage) -> list[str]:
 
 
 def _column_text(value: object) -> str:
-    """Return a column's text; invalid UTF-8, which can be neither edited nor written, is replaced."""
+    """Return a column's text. Replace invalid UTF-8, which can be neither edited nor written."""
     return value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else ""

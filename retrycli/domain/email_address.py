@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters and line ends; a header must not contain them."""
+"""Control characters and line separators, which a header must not contain."""
 ATOM = r"""[^\s"(),.:;<>@\[\\\]]+"""
-"""RFC 5322, section 3.2.3, with the non-ASCII characters of RFC 6531, section 3.3."""
+"""An atom of RFC 5322, section 3.2.3, with the non-ASCII characters of RFC 6531, section 3.3."""
 FORM = re.compile(
     rf"""(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>[^"<>@,;:\\]*))\ *<)?
     (?P<local>{ATOM}(?:\.{ATOM})*)@(?P<domain>[^\s"(),:;<>@\[\\\]]+)
@@ -18,9 +18,9 @@ FORM = re.compile(
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 DOMAIN = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 LONGEST, LONGEST_LOCAL = 254, 64
-"""In octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3)."""
+"""The maximum lengths of an address and of its local part, in octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3)."""
 LONGEST_TEXT = 1000
-"""In characters, with the name."""
+"""The maximum length of an address with its display name, in characters."""
 
 
 class Address(NamedTuple):
@@ -39,15 +39,15 @@ class Address(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Return a key that ignores case: hardly any server distinguishes the case of a local part."""
+        """Return a key that ignores case: hardly any server treats a local part as case-sensitive."""
         return self.spec.casefold()
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``ana@example.com``, ``Ana <ana@example.com>`` or ``"Ana, Sales" <ana@example.com>``.
+        """Parse ``ana@example.com``, ``Ana <ana@example.com>`` or ``"Ana, Sales" <ana@example.com>``.
 
         Raises:
-            ValueError: the text is anything else; the error says what is wrong.
+            ValueError: the text has another form. The error says what is wrong.
         """
         if len(text) > LONGEST_TEXT:
             raise ValueError("the address is too long")
@@ -65,7 +65,7 @@ class Address(NamedTuple):
 
 
 def _ascii_domain(domain: str) -> str:
-    """Return a domain as DNS has it (RFC 5891)."""
+    """Return a domain in the form used by DNS (RFC 5891)."""
     try:
         if not domain.isascii():
             import idna

@@ -30,14 +30,14 @@ Result = TypeVar("Result")
 
 
 class RetrycliError(Exception):
-    """The root of all errors here.
+    """The base class of all errors here.
 
-    ``str(error)`` is one line for an operator: what was wrong, where, and what to do next.
+    ``str(error)`` is one line for an operator: what was wrong, where it was, and what to do next.
     """
 
     exit_code: ClassVar[int] = 1
     is_known = False
-    """A recent pass ended with the same error and reported it. Cron's mail need not repeat it."""
+    """True if a recent pass ended with the same error and reported it. Cron's mail need not repeat such an error."""
 
 
 class OutputFailed(RetrycliError):
@@ -45,7 +45,9 @@ class OutputFailed(RetrycliError):
 
 
 class EventLoopRunning(RetrycliError):
-    """A function that runs an event loop of its own was called in a thread that runs one."""
+    """A blocking function that needs an event loop of its own was called in a thread that already runs an event
+    loop.
+    """
 
 
 class InvalidMessage(RetrycliError):
@@ -55,7 +57,7 @@ class InvalidMessage(RetrycliError):
 
 
 class NoSuchMessage(RetrycliError):
-    """An id that the application's table does not hold."""
+    """An id that does not exist in the application's table."""
 
     exit_code = 4
 
@@ -67,34 +69,36 @@ class NotActionable(RetrycliError):
 
 
 class Expired(NotActionable):
-    """A message that is too old to be sent by a pass."""
+    """A message that is too old for a pass to send."""
 
 
 class NotEdited(RetrycliError):
-    """An edit without a result: no editor, one that failed, or a text that can't be sent. Nothing was written."""
+    """An edit without a result: there is no editor, the editor failed, or the text can't be sent. Nothing was
+    written.
+    """
 
     exit_code = 4
 
 
 class DatabaseUnavailable(RetrycliError):
-    """The database is missing, locked, read-only, damaged or out of reach."""
+    """The database is missing, locked, read-only, damaged or can't be reached."""
 
     exit_code = 69
 
 
 class DatabaseBusy(DatabaseUnavailable):
-    """Another transaction holds a lock for longer than retrycli waits."""
+    """Another transaction holds a lock longer than retrycli waits."""
 
 
 class TransactionLost(DatabaseBusy):
     """The change of a row rolled its whole transaction back (SQLite's ``RAISE(ROLLBACK)``).
 
-    The store remembers the row and leaves it out from then on, so that the transaction succeeds when it is repeated.
+    The store remembers the row and leaves it out from then on, so a repetition of the transaction succeeds.
     """
 
 
 def again_if_lost(write: Callable[[], Result]) -> Result:
-    """Run a write with a transaction of its own; repeat it without each row that rolls it back."""
+    """Run a write in its own transaction. Repeat the write without each row that rolls the transaction back."""
     while True:
         try:
             return write()
@@ -103,15 +107,15 @@ def again_if_lost(write: Callable[[], Result]) -> Result:
 
 
 def cause_of(error: BaseException) -> str:
-    """Return why something failed, in one line for an operator.
+    """Return the cause of an error, in one line for an operator.
 
-    An unforeseen error is named without its text, which may quote anything.
+    Name an unexpected error without its text, which may quote anything.
     """
     return " ".join(str(error).split()) if isinstance(error, RetrycliError) else f"internal error: {_chain(error)}"
 
 
 def _chain(error: BaseException) -> str:
-    """Name an error and its causes."""
+    """Return the names of an error and its causes."""
     if isinstance(error, BaseExceptionGroup):
         return ", ".join(_chain(inner) for inner in error.exceptions)
     cause = error.__cause__
@@ -131,7 +135,7 @@ class ConfigurationError(RetrycliError):
 
 
 class SchemaMismatch(ConfigurationError):
-    """The application's table or a column of it does not exist, or rejects what is written."""
+    """The application's table or a column of it does not exist, or the table rejects a change."""
 
 
 class LockUnusable(ConfigurationError):

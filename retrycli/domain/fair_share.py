@@ -1,4 +1,4 @@
-"""Fair shares of tickets: one ticket with ten thousand messages does not delay the others."""
+"""Fair shares of tickets: a ticket with ten thousand messages does not delay the others."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Iterable
 
 SHARE, LARGEST_SHARE = 8, 2
-"""A ticket gets an eighth of the messages of a claim while others wait, and at most half of them."""
+"""A ticket gets an eighth of the messages of a claim while other tickets wait, and never more than half of them."""
 MAX_PASSED_OVER = 500
-"""The maximum number of tickets to pass over: each claim reads past the messages of all of them."""
+"""The maximum number of tickets to pass over, because each claim must skip all their messages."""
 
 
 class FairShare:
-    """Select the due messages that a pass takes next. Tickets that had their share wait until the others had theirs.
+    """Select the due messages that a pass delivers next. A ticket that has had its share waits until the others have
+    had theirs.
 
     Its attributes are replaced, never changed in place.
 
     Args:
         at_once: the number of messages in a claim.
-        per_ticket_order: take a ticket's message only after the earlier ones are delivered or escalated.
+        per_ticket_order: deliver a ticket's messages in order, each only after the earlier ones are delivered or
+            escalated.
     """
 
     def __init__(self, at_once: int, *, per_ticket_order: bool = False) -> None:
@@ -28,7 +30,7 @@ class FairShare:
         self._largest_share = max(at_once // LARGEST_SHARE, 1)
 
     def take(self, candidates: Iterable[tuple[int, str | None]]) -> list[int]:
-        """Return the candidates whose turn it is; each candidate is an id with its ticket."""
+        """Return the ids of the candidates whose turn it is; each candidate is an id with its ticket."""
         if len(self.passed_over) > MAX_PASSED_OVER:
             self.widen()
         had: Counter[str] = Counter()
@@ -45,7 +47,7 @@ class FairShare:
         return taken
 
     def widen(self) -> bool:
-        """Pass over no ticket any more, and double the share; return True if any ticket was passed over."""
+        """Stop passing over tickets, and double the share. Return whether any ticket was passed over."""
         anybody = bool(self.passed_over)
         self.passed_over = frozenset()
         self._share = min(2 * self._share, self._largest_share)

@@ -1,4 +1,4 @@
-"""Fingerprints of escalations: one per cause, so that an operator decides once for a hundred messages."""
+"""Fingerprints of escalations: each cause has one, so that an operator can decide once about a hundred messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.transition import Decision
 
 LENGTH = 12
-"""Length of a fingerprint in hexadecimal digits (48 bits): short enough to type, and unique among a million causes."""
+"""Length of a fingerprint in hexadecimal digits (48 bits). It is short enough to type, and unique among a million
+causes.
+"""
 
 VARIABLE = re.compile(
     r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # the status says what kind of error it is
@@ -22,15 +24,17 @@ VARIABLE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 COMPARED_LENGTH = 1000
-"""Number of characters of an error that are compared. The cost of `VARIABLE` may grow with their square."""
+"""Number of characters of an error that are compared. The time to match `VARIABLE` may grow with the square of this
+number.
+"""
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
 
 def cause(error: str) -> str:
-    """Replace numbers, addresses and ids in an error text, so that equal errors have equal texts.
+    """Replace numbers, addresses and ids in an error text, so that errors with one cause have equal texts.
 
     Args:
-        error: a ``last_error``, with or without the prefix of an exhausted message.
+        error: a ``last_error``, with or without the prefix that an exhausted message has.
     """
     last_error = (LAST_ERROR.sub("", error[: 2 * COMPARED_LENGTH], count=1).strip() or error)[:COMPARED_LENGTH]
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)

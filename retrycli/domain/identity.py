@@ -1,11 +1,11 @@
-"""Identity: tells messages with the same id apart, and the texts of one message.
+"""Tell apart messages with the same id, and different texts of one message.
 
-An id is not a message: SQLite gives the id of a deleted row to the next one, and applications rewrite their rows. So
-retrycli remembers three things of a row, and compares them before it sends and before it writes a result:
+An id does not identify a message: SQLite gives the id of a deleted row to the next row, and applications rewrite their
+rows. So retrycli remembers three values for a row, and compares them before it sends and before it writes a result:
 
-- its **birth**: when the row was created, or its ticket if the row does not say when;
-- the **digest** of its text: everything that the other side would be sent;
-- its **delivery key**: names one text of one message, and changes once a delivery of that text is recorded.
+- its **birth**: when the row was created, or its ticket if the row has no creation time;
+- the **digest** of its text: everything that would be sent to the other side;
+- its **delivery key**, which identifies one text of one message, and changes once a delivery of that text is recorded.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from retrycli.domain.message import utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "
-"""Prefix of a birth if the row does not have its creation time."""
+"""Prefix of a birth if the row lacks its creation time."""
 OF_ANY_TICKET = BY_TICKET
-"""Birth of a delivery, identified by ticket, whose row was not marked as sent: the row may have any ticket since."""
+"""Birth of a delivery, identified by ticket, whose row was not marked as sent. The row may have moved to any ticket
+since.
+"""
 VERSION = "1"
 """Prefix of a digest. Digests of different versions can't be compared."""
 TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_email", "cc_emails", "bcc_emails")
@@ -32,7 +34,7 @@ TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_ema
 
 
 def birth_of(text: str) -> str:
-    """Return a birth in its canonical form, whatever form the database has for times.
+    """Return a birth in its canonical form, independent of how the database formats times.
 
     Args:
         text: ``created_at`` as the database writes it, or `BY_TICKET` and the ticket.
@@ -49,7 +51,7 @@ def birth_of(text: str) -> str:
 def digest_of(row: Mapping[str, object]) -> str:
     """Return the digest of a row's text; columns that the table does not have count as null.
 
-    It has two halves, to tell a change of the recipients from a change of the content.
+    It has two halves, so that a change of the recipients can be distinguished from a change of the content.
     """
     get = row.get
     content = (get("message_type"), get("subject"), get("body"), _list_text(get("attachments")))
@@ -58,12 +60,12 @@ def digest_of(row: Mapping[str, object]) -> str:
 
 
 def same_content(one: str, other: str) -> bool:
-    """Tell if two digests have the same content; the recipients may differ."""
+    """Return whether two digests stand for the same content; the recipients may differ."""
     return one.rpartition(":")[0] == other.rpartition(":")[0]
 
 
 def _hash(values: Iterable[object]) -> str:
-    """Hash values with their types and lengths, so that no two sequences give the same text."""
+    """Hash values with their types and lengths, so that no two sequences have the same hash."""
     text = "".join(map(_encode_value, values))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -78,7 +80,7 @@ def _encode_value(value: object) -> str:
 
 
 def _list_text(value: object) -> object:
-    """Return a list column as canonical JSON. Invalid JSON is returned as it is; no value is an empty list."""
+    """Return a list column as canonical JSON. Return invalid JSON unchanged, and an empty list if there is no value."""
     if not value or value == "[]":
         return "[]"
     if isinstance(value, str):
@@ -93,15 +95,15 @@ def _list_text(value: object) -> object:
 
 
 class Difference(StrEnum):
-    """Changes of a row since its message was read."""
+    """The possible changes of a row since its message was read."""
 
     NONE = "none"
     EDITED = "edited"
-    """It holds another text of the same message."""
+    """The row holds another text of the same message."""
     MOVED = "moved"
-    """It belongs to another ticket, and holds the same text."""
+    """The row belongs to another ticket, and holds the same text."""
     ANOTHER = "another"
-    """It belongs to another message."""
+    """The row belongs to another message."""
 
 
 class MessageIdentity(NamedTuple):
@@ -112,7 +114,7 @@ class MessageIdentity(NamedTuple):
     ticket: str
 
     def difference(self, now: MessageIdentity) -> Difference:
-        """Return the difference between this identity and the present one."""
+        """Return the difference between this identity and the current one."""
         if self == now:
             return Difference.NONE
         if self.birth == now.birth:
@@ -125,7 +127,7 @@ class MessageIdentity(NamedTuple):
 
 
 class PastAttempt(NamedTuple):
-    """One attempt of the history. Values that versions before 0005 did not record are None."""
+    """One attempt in the history. A value is None if a version before 0005 did not record it."""
 
     number: int
     started_at: datetime
@@ -134,60 +136,60 @@ class PastAttempt(NamedTuple):
     status_code: int | None
     by_pass: bool
     birth: str | None = None
-    """`OF_ANY_TICKET` for a delivery that the row does not show."""
+    """`OF_ANY_TICKET` for a delivery that is not written to the row."""
     digest: str | None = None
     delivery_key: str | None = None
     deliveries: int | None = None
-    """Number of deliveries of its text that were recorded before it."""
+    """Number of deliveries of its text that were recorded before this attempt."""
     ticket: str | None = None
     delivered_to: frozenset[str] = frozenset()
 
     @property
     def delivered(self) -> bool:
-        """Tell if it is recorded as delivered."""
+        """Return whether the attempt is recorded as delivered."""
         return self.outcome == OutcomeKind.DELIVERED
 
     @property
     def unsettled(self) -> bool:
-        """Tell if it may have delivered, and no answer says either way."""
+        """Return whether the attempt may have delivered the message, while no answer shows whether it did."""
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
 
     @property
     def unwritten(self) -> bool:
-        """Tell if it delivered and the row is not marked as sent yet."""
+        """Return whether the attempt delivered the message and the row is not marked as sent yet."""
         return self.delivered and self.finished_at is None
 
     def is_of(self, birth: str) -> bool:
-        """Tell if it was made for the message of a birth, as far as is known."""
+        """Return whether the attempt belongs to the message with a birth, as far as that is known."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
 
     @property
     def is_request(self) -> bool:
-        """Tell if the other side received a request and judged it by the message."""
+        """Return whether the other side received a request and judged it by its message."""
         return self.outcome not in NO_REQUEST
 
 
 NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
-"""Outcomes of attempts that did not reach the other side, or that it did not examine."""
+"""Outcomes of attempts that did not reach the other side, or whose request it did not examine."""
 
 
 class History(NamedTuple):
-    """The attempts at one id, oldest first, and the number of the last one before the last requeue."""
+    """The attempts with one id, oldest first, and the number of the last attempt before the last requeue."""
 
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
 
     def sent_by_0004(self) -> bool:
-        """Tell if a version before 0005, which recorded no keys, may have sent the message."""
+        """Return whether a version before 0005, which recorded no keys, may have sent this message."""
         return any(attempt.delivery_key is None and attempt.unsettled for attempt in self.attempts)
 
     def key_of(self, birth: str, digest: str) -> str | None:
-        """Return the key of the newest attempt at a text; None if there was none."""
+        """Return the key of the newest attempt to deliver a text; None if there was none."""
         keys = (attempt.delivery_key for attempt in self.attempts if (attempt.birth, attempt.digest) == (birth, digest))
         return next(reversed([*keys]), None)
 
     def deliveries(self, birth: str, digest: str) -> int:
-        """Count the recorded deliveries of a text; the newest one counts those that were pruned."""
+        """Count the recorded deliveries of a text; the newest attempt includes pruned ones in its count."""
         return max((1 + (delivery.deliveries or 0) for delivery in self._deliveries(birth, digest)), default=0)
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
@@ -199,22 +201,22 @@ class History(NamedTuple):
         )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
-        """Return the recipients that have a mail with this content, for any list of recipients."""
+        """Return the recipients that have received a mail with this content, whatever its list of recipients was."""
         mails = (
             attempt for attempt in self.attempts if attempt.is_of(birth) and attempt.digest and attempt.delivered_to
         )
         return frozenset().union(*(mail.delivered_to for mail in mails if same_content(mail.digest or "", digest)))
 
     def unknowns(self, key: str) -> int:
-        """Count the attempts under a key whose outcome is unknown, since the last requeue."""
+        """Count the attempts with a key whose outcome is unknown, since the last requeue."""
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
-        """Count the requests that passes have sent under a key since the last requeue."""
+        """Count the requests that passes have sent with a key since the last requeue."""
         return sum(attempt.by_pass and attempt.is_request for attempt in self.attempts if self._is_under(attempt, key))
 
     def unsettled_since(self, key: str) -> datetime | None:
-        """Return when the newest attempt under a key ended that may have delivered."""
+        """Return the end of the newest attempt with a key that may have delivered the message."""
         times = [
             attempt.finished_at
             for attempt in self.attempts
@@ -223,7 +225,9 @@ class History(NamedTuple):
         return next((time for time in reversed(times) if time is not None), None)
 
     def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:
-        """Return another ticket under which this text may have arrived, unless an operator has requeued it since."""
+        """Return another ticket under which this text may have arrived, unless an operator has requeued the message
+        since.
+        """
         moved = (
             attempt.ticket
             for attempt in self.attempts
@@ -243,9 +247,9 @@ class History(NamedTuple):
         ]
 
     def _is_superseded(self, delivery: PastAttempt) -> bool:
-        """Tell if a later delivery of the text was written into the row, where the row did not show this one.
+        """Return whether a later delivery of the text was written into the row, although the row did not show this one.
 
-        Then the message is done, and the row with its id on another ticket is another message.
+        In that case the message is done, and a row with its id and another ticket is another message.
         """
         return delivery.birth == OF_ANY_TICKET and any(
             attempt.delivered and attempt.number > delivery.number and attempt.digest == delivery.digest
@@ -261,5 +265,7 @@ class History(NamedTuple):
 
 
 def is_of_one_message(one: str | None, other: str) -> bool:
-    """Tell if two births may be of one message: they are equal, or both tickets, which an application may change."""
+    """Return whether two births may belong to one message: they are equal, or both are tickets, which an application
+    may change.
+    """
     return one == other or (one is not None and one.startswith(BY_TICKET) and other.startswith(BY_TICKET))

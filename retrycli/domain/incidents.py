@@ -1,8 +1,8 @@
-"""Incidents: reported when they begin, at intervals while they last, and when they end.
+"""Incidents: report them when they begin, at intervals while they last, and when they end.
 
-Cron mails what a pass prints; the same problem every 15 minutes would teach operators to delete those mails unread.
-`follow` decides what to report, by what was reported before. `retrycli_told` remembers that for each receiver; for the
-log's lines on passes, the passes themselves show it (`recalled`).
+Cron mails the output of a pass. The same problem every 15 minutes would teach operators to delete those mails unread.
+`follow` decides what to report, based on earlier reports. `retrycli_told` stores these for each receiver. For the log,
+they are derived from the recorded passes (`recalled`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy
 
 REMIND_AFTER = timedelta(hours=6)
 MAX_BEGINNINGS = 2
-"""Number of times within ``remind_hours`` that an intermittent incident is reported as new at once."""
+"""Number of times within ``remind_hours`` that an intermittent incident is immediately reported as new."""
 LASTING_AFTER = timedelta(hours=1)
-"""After this time it is reported as new in any case."""
+"""After this time an intermittent incident is always reported as new."""
 SLACK = timedelta(minutes=1)
-"""cron is not exact to the second; a reminder must not wait for another pass because of that."""
+"""cron is not exact to the second; that must not delay a reminder until the next pass."""
 
 LOOKBACK = 1000
-"""The number of passes in which the start of an incident is searched: ten days."""
+"""The number of passes to search for the start of an incident: ten days."""
 
 COST = (
     "No message is lost. The failures that revealed the outage used up one retry each. So does a probe that "
@@ -41,10 +41,10 @@ TROUBLE: dict[str, str] = {
     "Check gateway.base_url, the preset, and the proxy before the API",
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }
-"""Reasons that recur from pass to pass until something changes, with their texts."""
+"""Stop reasons that recur in every pass until something changes, with their texts."""
 
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
-"""Reasons for which a destination rejects everything until an operator acts. Each pass tries again."""
+"""Reasons for which a destination rejects everything until an operator acts. Each pass tries the destination again."""
 OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts the credentials again (it refused them {when})",
@@ -53,7 +53,7 @@ OVER: dict[str, str] = {
 }
 
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
-"""Results that do not tell if an incident lasts; None is a pass that has not ended."""
+"""Results that do not show whether an incident lasts; None is a pass that has not ended."""
 
 
 class Topic(StrEnum):
@@ -66,18 +66,18 @@ class Topic(StrEnum):
     DEADLINE = "deadline"
     EXPIRY = "expiry"
     FAULT = "fault"
-    """Passes fail, whatever the error."""
+    """Passes fail, with any error."""
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"
-    """Notifications themselves fail; the log is told."""
+    """Notifications themselves fail, which goes to the log."""
     LOG_FILE = "log_file"
     METRICS = "metrics"
     REPORT = "report"
 
 
 class Turn(StrEnum):
-    """The changes of a lasting incident."""
+    """The changes of an incident: it begins, lasts or ends."""
 
     BEGAN = "began"
     LASTS = "lasts"
@@ -91,23 +91,25 @@ class Incident:
     since: datetime
     detail: str | None = None
     next_step: str | None = None
-    """The command to run, without the program, if it differs each time."""
+    """The command to run, without the program, if it is not always the same."""
     at_the_latest: bool = False
-    """It may have begun earlier, when no pass ran or none could write."""
+    """The incident may have begun earlier, when no pass ran or no pass could record it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """The last report of a topic to a receiver.
 
-    For an incident ``since`` is its start; for events it is the time up to which the receiver knows them.
+    For an incident ``since`` is its start; for events it is the time up to which the receiver has been told.
     """
 
     since: datetime
     told_at: datetime
     ended: bool = False
     times: int = 1
-    """Number of times that an intermittent incident was reported as new; 0 if the receiver has not heard of it yet."""
+    """Number of times that an intermittent incident was reported as new; 0 if the receiver has not been told about it
+    yet.
+    """
 
 
 Memory = Mapping[Topic, Told]
@@ -116,7 +118,7 @@ Memory = Mapping[Topic, Told]
 def follow(
     incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
-    """Return what to report about an incident, or about none, and what to remember after that."""
+    """Return what to report about an incident, or about its absence, and what to remember afterwards."""
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
         heard = Told(told.since, at, ended=incident is None)
@@ -135,7 +137,9 @@ def follow(
 
 
 def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:
-    """Return what passes have reported of an incident that they met, newest first: its start, and each reminder."""
+    """Return the last report about an incident, derived from the passes that encountered it, newest first. Passes
+    report its start and each reminder.
+    """
     if not met:
         return None
     began = met[-1].started_at
@@ -143,9 +147,10 @@ def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:
 
 
 def lasting(reason: str, passes: Sequence[PassRecord]) -> list[PassRecord]:
-    """Return the passes, newest first, during which an incident lasted; none if it is over.
+    """Return the passes, newest first, during which an incident lasted; an empty list if it is over.
 
-    Passes in between that do not tell are left out: one that delivered nothing has not found out if it could.
+    Leave out passes in between that do not show whether it lasts. A pass that delivered nothing has not found out
+    whether it could.
     """
     telling = (past for past in passes if _is_informative(reason, past))
     return list(takewhile(lambda past: past.reason == reason, telling))
@@ -158,29 +163,30 @@ def _is_informative(reason: str, past: PassRecord) -> bool:
 
 
 def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
-    """Return the passes whose output goes to the reader of the newest one: a terminal's output is not mailed."""
+    """Return the passes whose output goes to the same reader as that of the newest pass: output on a terminal is not
+    mailed.
+    """
     if not passes or passes[0].started_by is StartedBy.PERSON:
         return [*passes]
     return [past for past in passes if past.started_by is not StartedBy.PERSON]
 
 
 def works(past: PassRecord) -> bool:
-    """Tell if a pass shows that passes no longer fail: it ended by itself and did its work."""
+    """Return whether a pass shows that passes no longer fail: it ended normally and did its work."""
     tried = past.sent + past.rescheduled > 0
     return past.result is PassResult.COMPLETED or (past.result is PassResult.STOPPED and tried)
 
 
 def failed(passes: Iterable[PassRecord]) -> list[PassRecord]:
-    """Return the passes, newest first, that failed or died since the last one that worked."""
+    """Return the passes, newest first, that failed or died since the last pass that worked."""
     since_then = takewhile(lambda past: not works(past), passes)
     return [past for past in since_then if past.result is PassResult.FAILED or past.reason == StopReason.DIED]
 
 
 def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | None]:
-    """Return since when passes have failed, and the pass before.
+    """Return when passes began to fail, and the last pass before that.
 
-    A pass without an end, directly before the first one that is recorded as failed, has failed as well: it could not
-    write its end.
+    A pass without a recorded end directly before the first failed pass has also failed: it could not record its end.
 
     Args:
         passes: the last passes, newest first; at least one has failed.
@@ -193,7 +199,7 @@ def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | 
 
 
 def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> bool:
-    """Tell if the newest pass failed like one that was reported less than ``remind`` ago."""
+    """Return whether the newest pass failed in the same way as a pass that was reported less than ``remind`` ago."""
     newest, *earlier = passes
     from retrycli.domain.fingerprint import cause  # needed only if a pass has failed
 
@@ -202,7 +208,7 @@ def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> 
 
 
 def works_again(passes: Sequence[PassRecord]) -> str | None:
-    """Return a report that passes work again, if the newest one shows it and those before it failed."""
+    """Return a report that passes work again, if the newest pass shows it and the passes before failed."""
     newest, *earlier = passes
     if not works(newest) or not (ended := failed(earlier)):
         return None
@@ -216,7 +222,7 @@ def _period(passes: Sequence[PassRecord], since: datetime | None = None) -> str:
 
 
 def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
-    """Return a report that passes were missing before the newest one, if a scheduler started it."""
+    """Return a report that passes were missing before the newest one, if a scheduler started the newest pass."""
     if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
         return None
     until, after = (past.started_at for past in passes[:2])
@@ -234,7 +240,7 @@ def utc(time: datetime) -> str:
 
 
 def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list[str]:
-    """Return what to report about the newest pass, one line for each new fact.
+    """Return the lines to report about the newest pass, one for each new fact.
 
     Args:
         passes: the last passes, newest first.
@@ -255,6 +261,6 @@ def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list
 
 
 def _turn(newest: PassRecord, met: Sequence[PassRecord], remind: timedelta, *, lasts: bool) -> Turn | None:
-    """Return what the newest pass reports of an incident that earlier ones met."""
+    """Return what the newest pass reports about an incident that earlier passes encountered."""
     incident = Incident(newest.started_at) if lasts else None
     return follow(incident, recalled(met, remind), newest.started_at, remind)[0]

@@ -1,4 +1,4 @@
-"""Messages and their history as operators see them, and filters: the messages that they want to see or to act on."""
+"""Messages and their history as operators see them, and filters that select messages to show or to change."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from retrycli.domain.retry_policy import RetryPolicy
 
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None
-"""One value, several alternatives, or None for any."""
+"""One value, several alternatives, or None for any value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Conditions that messages must meet, all of them."""
+    """Conditions that messages must all meet."""
 
     state: Either[State] = None
     message_type: Either[MessageType] = None
     ticket: Either[str] = None
     error: Either[str] = None
-    """A part of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only."""
+    """A substring of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only."""
     failed_before: datetime | None = None
     due_by: datetime | None = None
-    """Waiting, and due by this time."""
+    """The message waits and is due by this time."""
     reason: Either[EscalationReason] = None
     fingerprint: Either[str] = None
     new: bool = False
-    """Not acknowledged yet."""
+    """The message is not acknowledged yet."""
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
     other_than: Collection[str] = ()
-    """Fingerprints of causes to leave out."""
+    """Fingerprints of causes to exclude."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedMessage:
-    """A failed message in a list. An invalid number or time of its row is None."""
+    """A failed message in a list. Numbers and times that are invalid in its row are None."""
 
     id: int
     ticket_id: object
@@ -62,11 +62,11 @@ class ListedMessage:
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
     ) -> datetime | None:
-        """Return when it expires; None if never, or if neither its row nor the queue has its age.
+        """Return when the message expires; None if it never expires, or if neither its row nor the queue has its age.
 
         Args:
             policies: the rules by message type.
-            unknown: when it was created, if neither has it.
+            unknown: the assumed creation time, if neither has a creation time.
         """
         made_at = self.created_at or self.first_failed_at or unknown
         policy = next((rules for kind, rules in policies.items() if kind == self.message_type), None)
@@ -99,7 +99,7 @@ class ActionRecord:
     act: str
     detail: str | None
     before: Mapping[str, Any] | None = None
-    """The values that an edit replaced, by column, if bodies are read."""
+    """The values that an edit replaced, by column, if bodies were read."""
     after: Mapping[str, Any] | None = None
 
 
@@ -112,17 +112,17 @@ class MessageDetails:
     attempts: list[AttemptRecord]
     acts: list[ActionRecord]
     ended: frozenset[str] = frozenset()
-    """Passes that have ended although their attempts have no outcome."""
+    """Passes that have ended although some of their attempts have no outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class EscalationGroup:
-    """Escalated messages of one cause."""
+    """Escalated messages with the same cause."""
 
     fingerprint: str | None
-    """None if they were escalated before there were fingerprints."""
+    """None if the messages were escalated by a version without fingerprints."""
     cause: str | None
-    """The error of one of them, without its numbers and ids."""
+    """The error of one of the messages, without its numbers and ids."""
     count: int
     new: int
     """Number of messages that are not acknowledged."""

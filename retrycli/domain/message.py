@@ -1,4 +1,4 @@
-"""Messages: rows of the application's table, checked once and then frozen."""
+"""Messages: rows of the application's table, checked once and then immutable."""
 
 from __future__ import annotations
 
@@ -45,33 +45,33 @@ class State(StrEnum):
                              ├──requeued────────────────────────────┤
                              └──changed by the application──────────┘
 
-    A row also leaves the queue, from any state, when the application sends, rejects or takes back its message, and from
-    any but SENDING when an operator rejects it.
+    A row also leaves the queue, from any state, when the application sends, rejects or withdraws its message, and from
+    any state except SENDING when an operator rejects it.
     """
 
     WAITING = "waiting"
-    """Has a time, ``next_attempt_at``, and no claim."""
+    """It has a time, ``next_attempt_at``, and no claim."""
     SENDING = "sending"
-    """A pass or an operator holds a claim on it until ``claim_expires_at``."""
+    """A pass or an operator has a claim on it until ``claim_expires_at``."""
     ESCALATED = "escalated"
-    """It needs an operator. No pass sends it unless the application changes its text, count or error."""
+    """The message needs an operator. No pass sends it unless the application changes its text, count or error."""
 
 
 class EscalationReason(StrEnum):
     """The reasons for an escalation."""
 
     EXHAUSTED = "exhausted"
-    """It has used up its retries."""
+    """The message has used up its retries."""
     PERMANENT = "permanent"
-    """The ticketing API rejects it for good."""
+    """The ticketing API rejects the message permanently."""
     UNKNOWN = "unknown"
-    """It may have arrived, so sending it again would be a guess."""
+    """The message may have arrived, so sending it again would be a guess."""
     INVALID = "invalid"
-    """Its row can't be turned into a request, or rejects changes."""
+    """The row can't be turned into a request, or rejects changes."""
     EXPIRED = "expired"
-    """It is too old to be sent."""
+    """The message is too old to be sent."""
     CHANGED = "changed"
-    """Its row is not what was sent, or was already delivered, so sending it again would be a guess."""
+    """The row differs from what was sent, or was already delivered, so sending it again would be a guess."""
 
 
 REQUIRED_COLUMNS = (
@@ -104,8 +104,8 @@ LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 class Message:
     """One failed message, with its data checked.
 
-    ``fields`` holds every column of the row for the templates of a preset, list columns as lists, also those that the
-    table does not have. Times are aware and in UTC.
+    ``fields`` holds every column for the templates of a preset, with list columns as lists. It includes columns that
+    the table lacks. Times are aware and in UTC.
     """
 
     id: int
@@ -122,7 +122,7 @@ class Message:
         """Check a row of the application's table and freeze it.
 
         Raises:
-            InvalidMessage: a value is missing or of the wrong type; the text names the column.
+            InvalidMessage: a value is missing or of the wrong type; the error names the column.
         """
         fields = dict(row)
         for name in LIST_COLUMNS:
@@ -146,7 +146,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class QueuedMessage:
-    """A message with its data in retrycli's queue."""
+    """A message with its data from retrycli's queue."""
 
     message: Message
     delivery_key: str
@@ -154,9 +154,9 @@ class QueuedMessage:
     unknown_count: int = 0
     attempt_number: int = 1
     delivered_to: frozenset[str] = frozenset()
-    """Recipients that have it from earlier attempts."""
+    """Recipients that earlier attempts have reached."""
     unsettled_since: datetime | None = None
-    """The end of the newest attempt that may have delivered it; None if there is no such attempt."""
+    """The end of the newest attempt that may have delivered the message; None if there is no such attempt."""
     birth: str = ""
     """See `retrycli.domain.identity`."""
     digest: str = ""
@@ -165,11 +165,11 @@ class QueuedMessage:
     delivered_at: datetime | None = None
     """The last delivery of this text; None if there is none, or if an operator has requeued the message since."""
     requests: int = 0
-    """Number of requests that passes have sent under this key since the last requeue."""
+    """Number of requests that passes have sent with this key since the last requeue."""
     elsewhere: str | None = None
     """Another ticket under which this text may have arrived."""
     as_read: tuple[object, ...] = ()
-    """The columns that identify it, as the database returned them."""
+    """The values of the columns that identify the message, as the database returned them."""
 
     @property
     def message_id(self) -> int:
@@ -184,7 +184,7 @@ class QueuedMessage:
 
 @dataclass(frozen=True, slots=True)
 class UnusableMessage:
-    """A row that `Message.from_row` rejects, with the values that are certain."""
+    """A row that `Message.from_row` rejects, with those of its values that are valid."""
 
     message_id: int
     ticket_id: int | str
@@ -198,7 +198,7 @@ class UnusableMessage:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], problem: str) -> UnusableMessage:
-        """Take the valid values of a rejected row."""
+        """Keep the valid values of a rejected row."""
         count = row["retry_count"]
         return cls(
             message_id=row["id"],
@@ -224,7 +224,7 @@ def retry_count(value: object) -> int:
     """Return the number of retries made so far; null counts as 0.
 
     Raises:
-        InvalidMessage: it is not an integer, or negative.
+        InvalidMessage: the value is not an integer, or is negative.
     """
     count = 0 if value is None else whole_number("retry_count", value)
     if count < 0:
@@ -233,7 +233,7 @@ def retry_count(value: object) -> int:
 
 
 def ticket_text(ticket_id: object) -> str:
-    """Return a ticket as retrycli's own tables store it, also one that makes its message unusable."""
+    """Return a ticket as retrycli's own tables store it, even a ticket that makes its message unusable."""
     text = str(ticket_id if isinstance(ticket_id, int | str) else "")
     return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
 
@@ -245,7 +245,7 @@ LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
 
 
 def utc_time(column: str, value: object) -> datetime | None:
-    """Read a column's time as aware UTC; naive times are UTC, and null is None.
+    """Return a column's time as an aware time in UTC; a naive time counts as UTC, and null is None.
 
     Raises:
         InvalidMessage: the value is not a time.
@@ -281,7 +281,7 @@ def whole_number(column: str, value: object) -> int:
 
 
 def checked_ticket(value: object) -> int | str:
-    """Return a ``ticket_id`` if it is an integer or a text that is neither blank nor too long.
+    """Return a ``ticket_id`` if it is an integer or a string that is neither blank nor too long.
 
     Raises:
         InvalidMessage: the value is anything else.
@@ -296,7 +296,7 @@ def checked_ticket(value: object) -> int | str:
 
 
 def json_list(column: str, value: object) -> list[object]:
-    """Read a column that holds a JSON list; null and the empty text are an empty list.
+    """Parse a column that holds a JSON list; null and the empty string are an empty list.
 
     Raises:
         InvalidMessage: the value is anything else.
@@ -316,12 +316,12 @@ def json_list(column: str, value: object) -> list[object]:
 
 
 def _reject_constant(name: str) -> None:
-    """Reject NaN and Infinity, which Python reads and JSON does not have (RFC 8259, section 6)."""
+    """Reject NaN and Infinity, which Python reads but JSON does not allow (RFC 8259, section 6)."""
     raise ValueError(name)
 
 
 def reject_undecodable(fields: Mapping[str, object]) -> None:
-    """Reject text that is not valid UTF-8 in the database: it can be neither sent nor shown."""
+    """Reject text that is not valid UTF-8 in the database, because it can be neither sent nor shown."""
     for column, value in fields.items():
         if isinstance(value, str):
             text = value
@@ -344,6 +344,6 @@ def _as_text(column: str, value: list[object]) -> str:
 
 
 def quoted_value(value: object) -> str:
-    """Quote a value for an error, short enough for one line."""
+    """Quote a value for an error, in a form short enough for one line."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  a line's worth

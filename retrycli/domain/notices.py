@@ -1,10 +1,10 @@
-"""Notifications after a pass: what has changed since a target was last told.
+"""Notifications after a pass: what has changed since a target was last notified.
 
-No notification is queued. It follows from the situation and from what a target knows; a failed one changed neither, so
-the next pass sends it again, with whatever else there is by then.
+No notification is queued. Each one follows from the situation and from what a target knows. A failed notification
+changes neither, so the next pass sends it again, together with any later news.
 
-A lasting incident is reported when it begins, every ``remind_hours`` while passes meet it, and when it ends. One that
-comes and goes is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.
+A lasting incident is reported when it begins, every ``remind_hours`` while passes encounter it, and when it ends. An
+intermittent incident is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn, faili
 from retrycli.domain.passes import PassRecord, PassResult, StopReason, is_late
 
 SKIPPED_IN_A_ROW = 3
-"""One skipped pass follows a long one; three mean that something hangs."""
+"""The number of consecutive skipped passes to report. One skipped pass only shows that the pass before was long; three
+mean that a pass hangs.
+"""
 
 MET_BY = {
     Topic.CREDENTIALS: StopReason.CREDENTIALS_REFUSED,
@@ -26,26 +28,28 @@ MET_BY = {
     Topic.DOWN: StopReason.BREAKER_OPEN,
     Topic.DEADLINE: StopReason.DEADLINE,
 }
-"""The reason of a pass that meets an incident; the most severe first, which a pass with several ends for."""
+"""The stop reason of a pass that encounters an incident. The most severe comes first; a pass that encounters several
+ends for that one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class EscalationCause:
-    """Escalated messages of one cause."""
+    """Escalated messages with the same cause."""
 
     count: int
     types: Mapping[str, int]
     error: str | None
-    """The ``last_error`` of one message."""
+    """The ``last_error`` of one of the messages."""
     example: int
     tickets: Sequence[str]
     more_tickets: bool = False
-    """Its messages may be of further tickets: not all were examined."""
+    """True if the messages may belong to further tickets, because not all messages were examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Newly escalated messages."""
+    """Messages that were escalated since the last notification."""
 
     causes: Sequence[EscalationCause]
 
@@ -60,7 +64,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """An incident began, lasts or ended."""
+    """A change of an incident: it began, lasts or ended."""
 
     topic: Topic
     turn: Turn
@@ -76,29 +80,29 @@ class Situation:
 
     now: datetime
     passes: Sequence[PassRecord]
-    """The last passes, newest first; this one is the first."""
+    """The last passes, newest first; this pass is the first."""
     down: Incident | None
     """An open breaker."""
     expiry: Mapping[Topic, Incident | None]
-    """Messages that expire soon because nothing is delivered; empty if this pass does not know."""
+    """Messages that expire soon because nothing is delivered; empty if this pass can't know."""
     interval: timedelta
     remind: timedelta
 
 
 def introduction(passes: Sequence[PassRecord]) -> Memory:
-    """Return the assumed knowledge of a new target: all gaps but one before the newest pass."""
+    """Return the assumed knowledge of a new target: it knows every gap except one before the newest pass."""
     return {Topic.MISSED: Told(passes[:2][-1].started_at, passes[0].started_at)}
 
 
 def to_tell(
     situation: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
-    """Return what to tell one target, its memory once it has heard that, and its memory until then.
+    """Return what to tell one target, its memory after it has been told, and its memory until then.
 
     Args:
         situation: the situation at the end of the pass.
-        memory: what the target was told before.
-        causes: returns the causes of escalations after a time, up to now.
+        memory: what the target has already been told.
+        causes: returns the causes of escalations from a given time up to now.
     """
     newest = situation.passes[0]
     items: list[Item] = []
@@ -152,7 +156,7 @@ def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
 
 
 def _may_have_met(topic: Topic, newest: PassRecord) -> bool:
-    """Tell if the newest pass may have met an incident itself: a more severe one hides it."""
+    """Return whether the newest pass may have met an incident itself, which a more severe incident hides."""
     gravity = [*MET_BY]
     reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons

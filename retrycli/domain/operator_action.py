@@ -1,4 +1,4 @@
-"""Operators' actions on messages, and the errors if one is not possible."""
+"""Operators' actions on messages, and the errors for actions that are not possible."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class OperatorAction(NamedTuple):
     by: str
     at: datetime
     detail: str | None = None
-    """Further details for the history; never text of the message."""
+    """Further details for the history; never the message's text."""
     ticket: str | None = None
-    """The ticket that `before` and `after` belong to."""
+    """The ticket to which `before` and `after` belong."""
     before: Mapping[str, object] | None = None
-    """The values that an edit replaced, by column. They are customers' words."""
+    """The values that an edit replaced, by column. They may hold customers' words."""
     after: Mapping[str, object] | None = None
-    """The values that it wrote."""
+    """The values that the edit wrote, by column."""
     due: datetime | None = None
     last_error: str | None = None
     note: str | None = None
@@ -37,19 +37,19 @@ class OperatorAction(NamedTuple):
     def edited(
         cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
     ) -> OperatorAction:
-        """Edit a message. The other side treats it as another message: it gets a new delivery key."""
+        """Edit a message. It gets a new delivery key, so the other side treats it as another message."""
         return cls(ActionKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
     def rejected(cls, reason: str, *, by: str, at: datetime) -> OperatorAction:
-        """Reject a message, which is never sent then: it is the application's again."""
+        """Reject a message. It is never sent then, and belongs to the application again."""
         return cls(ActionKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
 
     @classmethod
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> OperatorAction:
-        """Make an escalated message wait again, with all retries.
+        """Make an escalated message wait again, with all its retries.
 
-        It keeps its delivery key, by which the other side recognises it if it has arrived after all.
+        The message keeps its delivery key, so the other side recognises it if it has already arrived.
         """
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 
@@ -60,7 +60,7 @@ class OperatorAction(NamedTuple):
 
     @classmethod
     def noted(cls, text: str, *, by: str, at: datetime) -> OperatorAction:
-        """Add a note, which replaces an earlier one."""
+        """Add a note, which replaces an earlier note."""
         return cls(ActionKind.NOTED, by, at, text, note=text)
 
     @classmethod
@@ -70,12 +70,12 @@ class OperatorAction(NamedTuple):
 
     @classmethod
     def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> OperatorAction:
-        """Record a look-up and its result. It changes nothing by itself."""
+        """Record a look-up and its result. The look-up itself changes nothing."""
         return cls(ActionKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
 
     @classmethod
     def paused(cls, end: str, *, by: str, at: datetime) -> OperatorAction:
-        """Pause deliveries; ``end`` says until when, and why."""
+        """Pause deliveries; ``end`` describes the end and the reason."""
         return cls(ActionKind.PAUSED, by, at, end)
 
     @classmethod
@@ -104,7 +104,7 @@ VERBS = {
     ActionKind.MARKED_SENT: "mark as sent",
     ActionKind.LOOKED_UP: "look up",
 }
-"""Verbs for errors."""
+"""Verbs for error messages."""
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
 """Actions that need an escalated message."""
 
@@ -115,7 +115,7 @@ def no_such(message_id: int) -> NoSuchMessage:
 
 
 def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
-    """Return the error if a message is not failed, or is being sent; None if an action is possible."""
+    """Return the error if a message is not failed, or is being sent; None if actions are possible."""
     message_id = standing.message_id
     if standing.status != MessageStatus.FAILED:
         return NotActionable(f"message {message_id} is {standing.status}, not failed: there is nothing to {verb}")
@@ -147,7 +147,7 @@ def not_taken(message_id: int, why: str) -> NotActionable:
 
 
 def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
-    """Return the error for an action whose row change the application's table rejected."""
+    """Return the error for an action that changes a row, if the application's table rejected the change."""
     if kind is not ActionKind.MARKED_SENT:
         return not_taken(message_id, why)
     return NotActionable(
@@ -157,7 +157,9 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
 
 
 def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None, now: datetime) -> RetrycliError:
-    """Return the error for a failed action, derived from the present state; None is a message without a row."""
+    """Return the error for a failed action, derived from the message's current state; a state of None means that the
+    row does not exist.
+    """
     if standing is None:
         return no_such(message_id)
     if kind is ActionKind.REQUEUED and standing.status == MessageStatus.REJECTED:

@@ -1,4 +1,4 @@
-"""Outcomes of an attempt: a small closed set, and the mapping from HTTP answers to it."""
+"""Outcomes of an attempt: a small closed set, and the mapping of HTTP answers to them."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from enum import StrEnum
 from typing import NamedTuple
 
 RETRY_AFTER_CAP = timedelta(hours=6)
-"""The longest wait that a server can ask for."""
+"""The longest wait that a server may request."""
 
 ERROR_LENGTH = 500
 """The maximum length of an error text in characters."""
 
 
 class OutcomeKind(StrEnum):
-    """The closed set of outcomes. Each says what is known about the message."""
+    """The closed set of outcomes. Each outcome says what is known about the message."""
 
     DELIVERED = "delivered"
-    """The other side has it."""
+    """The other side has the message."""
     REFUSED = "refused"
-    """A success status with an answer that says no."""
+    """The answer has a success status, but its body reports a failure."""
     UNKNOWN = "unknown"
-    """It may or may not have arrived."""
+    """The message may or may not have arrived."""
     TRANSIENT = "transient"
-    """The other side could not accept it at that time."""
+    """The other side could not accept the message at that time."""
     UNREACHABLE = "unreachable"
-    """Nothing left this machine: the connection was never made."""
+    """Nothing left this machine: no connection was established."""
     THROTTLED = "throttled"
-    """The other side asks us to slow down."""
+    """The other side asks retrycli to slow down."""
     UNAUTHORIZED = "unauthorized"
-    """Our credentials, or the other side's certificate, are not accepted."""
+    """retrycli's credentials, or the other side's certificate, are not accepted."""
     PERMANENT = "permanent"
-    """It will never be accepted unless it changes."""
+    """The message will never be accepted unless it changes."""
     INVALID = "invalid"
-    """Its row can't be turned into a request; nothing was sent."""
+    """The row can't be turned into a request; nothing was sent."""
 
 
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
-"""Outcomes that show that the destination works, whatever it says about the message."""
+"""Outcomes that show that the destination works, whatever the answer to the message is."""
 
 OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
 """Outcomes of a destination in trouble, whatever the message is."""
@@ -53,15 +53,19 @@ class Outcome:
     status_code: int | None = None
     error: str | None = None
     retry_after: timedelta | None = None
-    """The rest that the other side asked for, from the answer on."""
+    """The rest that the other side asked for, counted from the answer."""
     delivered_to: tuple[str, ...] = ()
-    """Recipients that have it now, whatever happened to the others. It is never sent to them again."""
+    """Recipients that have received the message, whatever happened to the others. They never get it again."""
     external_id: str | None = None
-    """Its id on the other side."""
+    """The message's id on the other side."""
     in_doubt: bool = False
-    """It may be about us, or a system in between, and not about the message: see `IN_DOUBT`."""
+    """True if the answer may be about retrycli's access, or a system in between, and not about the message: see
+    `IN_DOUBT`.
+    """
     found: bool = False
-    """The message was delivered before this attempt: nothing was sent, so it proves nothing about the route."""
+    """The message was delivered before this attempt: nothing was sent, so this outcome proves nothing about the
+    route.
+    """
 
 
 class Presence(StrEnum):
@@ -70,7 +74,7 @@ class Presence(StrEnum):
     ARRIVED = "arrived"
     ABSENT = "absent"
     UNKNOWN = "unknown"
-    """The other side could not be asked, or its answer proves nothing."""
+    """The look-up failed, or its answer proves nothing."""
 
 
 class LookUp(NamedTuple):
@@ -78,15 +82,17 @@ class LookUp(NamedTuple):
 
     result: Presence
     error: str | None = None
-    """The reason for an unknown result; or, if the message arrived, what could not be written."""
+    """The reason for an unknown result or, if the message has arrived, what could not be written."""
 
 
 INTERRUPTED = frozenset({500, 502, 504})
-"""A server or proxy with these answers may have stored the message before it gave up. A 503 says that it did not."""
+"""A server or proxy that answers with one of these may have stored the message before it gave up. A 503 says that it
+did not store the message.
+"""
 
 
 def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
-    """Tell if an attempt with this result may have delivered its message, though that is not known."""
+    """Return whether an attempt with this result may have delivered its message, without certainty."""
     return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
 
 
@@ -98,15 +104,15 @@ PROCESS_DIED = Outcome(
 CLAIM_EXPIRED_BEFORE_SEND = Outcome(
     OutcomeKind.UNREACHABLE, error="not sent: this process was suspended until its claim expired"
 )
-"""The outcome of an attempt that was started and then delayed beyond its claim."""
+"""The outcome of an attempt that was started and then delayed until its claim expired."""
 
 
 def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
-    """Map an HTTP status to its outcome, unless the preset has a rule for it.
+    """Map an HTTP status to its outcome, unless the preset has a rule for the status.
 
     Args:
         status: the status code; a final one is 200 to 599 (RFC 9110, section 15).
-        retry_after: the answer's Retry-After; with it a 413 passes (RFC 9110, section 15.5.14).
+        retry_after: the answer's Retry-After. A 413 that has it is temporary (RFC 9110, section 15.5.14).
     """
     match status:
         case 401 | 407:
@@ -130,22 +136,22 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
 
 
 IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
-"""HTTP statuses that may be about us, or a system in between, and not about the message.
+"""HTTP statuses that may be about retrycli's access, or a system in between, and not about the message.
 
-A closed ticket and a user without rights both give a 403; a deleted ticket and a proxy that has lost its way to the API
-both give a 404; and a maintenance page is often a redirect.
+A closed ticket and a user without rights both give a 403. A deleted ticket and a proxy that no longer reaches the API
+both give a 404. A maintenance page is often a redirect.
 """
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """Read a Retry-After header (RFC 9110, section 10.2.3).
+    """Parse a Retry-After header (RFC 9110, section 10.2.3).
 
     Args:
         value: the header, in seconds or as an HTTP date; None if there is none.
         now: the time of the answer, aware.
 
     Returns:
-        The wait from ``now`` on, between 0 and `RETRY_AFTER_CAP`; None for no header and for an invalid one.
+        The wait from ``now`` on, between 0 and `RETRY_AFTER_CAP`; None if the header is missing or invalid.
     """
     if value is None:
         return None
@@ -163,7 +169,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
 
 
 def one_line(text: str) -> str:
-    """Turn an error text into one line of at most `ERROR_LENGTH` characters that every database can store.
+    """Convert an error text to one line of at most `ERROR_LENGTH` characters that every database can store.
 
     The other side's JSON may hold a NUL or half of a surrogate pair; databases reject both.
     """

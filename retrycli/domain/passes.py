@@ -1,4 +1,4 @@
-"""Passes: who starts them, their results and records, and their events.
+"""Passes: what starts them, their results and records, and their events.
 
 The engine emits the events; logging, the screen and metrics listen.
 """
@@ -35,26 +35,26 @@ class PassResult(StrEnum):
     """The results of a pass."""
 
     COMPLETED = "completed"
-    """Nothing due is left, or the requested limit is reached."""
+    """No due messages are left, or the requested limit is reached."""
     STOPPED = "stopped"
-    """Something due is left; the reason says why."""
+    """Due messages are left; the reason says why."""
     SKIPPED = "skipped"
     """Another pass holds the lock."""
     PAUSED = "paused"
     """An operator has paused deliveries."""
     INTERRUPTED = "interrupted"
-    """A signal ended it, or its process died."""
+    """A signal ended the pass, or its process died."""
     FAILED = "failed"
-    """An error ended it."""
+    """An error ended the pass."""
 
 
 class StopReason(StrEnum):
-    """The reasons for which a pass ends before everything due was attempted."""
+    """The reasons for which a pass ends before it has attempted everything that is due."""
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
     SAME_ANSWER = "same_answer"
-    """A destination answers everything with the same status, so the status is not about the messages."""
+    """A destination answers all requests with the same status, so the status is not about the messages."""
     THROTTLED = "throttled"
     DEADLINE = "deadline"
     LIMIT = "limit"
@@ -77,14 +77,14 @@ class PassSummary:
     unknown: int = 0
     released: int = 0
     reason: str | None = None
-    """A `StopReason`; None if there is none."""
+    """A `StopReason`; None if the pass did not end early."""
     detail: str | None = None
     """Details of the reason."""
     duration_seconds: float = 0.0
 
     @property
     def exit_status(self) -> int:
-        """Return the exit status of a command that made this pass; after any signal that of SIGTERM."""
+        """Return the exit status of a command that ran this pass; for any signal it is that of SIGTERM."""
         return EXIT_STATUSES.get(self.reason, 0)
 
 
@@ -95,7 +95,7 @@ EXIT_STATUSES: dict[str | None, int] = {
     StopReason.CREDENTIALS_REFUSED: 77,
     StopReason.SIGNAL: 143,
 }
-"""Exit statuses by reason; 0 for any other."""
+"""Exit statuses by reason; 0 for any other reason."""
 
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
@@ -124,12 +124,14 @@ class PassRecord:
     started_by: StartedBy = StartedBy.UNKNOWN
 
     def result_in_words(self, unrecorded: Collection[str]) -> str:
-        """Return its result, or its state if it has none; ``unrecorded`` are passes that ended without a record."""
+        """Return the pass's result, or its state if it has no result; ``unrecorded`` are passes that ended without a
+        record.
+        """
         return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
 
     @property
     def has_tried(self) -> bool:
-        """Tell if it had anything to deliver."""
+        """Return whether the pass had anything to deliver."""
         return any(getattr(self, name) for name in COUNTS)
 
 
@@ -144,13 +146,13 @@ class Pause:
 
     @property
     def end(self) -> str:
-        """Describe its end and its reason, for the history."""
+        """Describe the pause's end and reason, for the history."""
         until = "until resumed" if self.until is None else f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return f"{until}: {self.reason}" if self.reason else until
 
     @property
     def in_words(self) -> str:
-        """Describe its author and its end."""
+        """Describe who paused, and until when."""
         return f"the pause by {self.by} {self.end}"
 
 
@@ -163,11 +165,11 @@ class PauseRecord:
     act: str
     """``paused`` or ``resumed``."""
     detail: str | None
-    """The end and the reason of the pause, or the pause that ended."""
+    """The end and the reason of the pause, or a description of the pause that ended."""
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
-    """Tell if passes have stopped: the newest began two intervals and five minutes ago, or earlier."""
+    """Return whether passes have stopped: the newest one began at least two intervals and five minutes ago."""
     return now - newest >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
 
 
@@ -182,18 +184,18 @@ class PassStarted(NamedTuple):
 
 
 class ClockWasAhead(NamedTuple):
-    """Earlier passes wrote future times by a wrong clock. These times have been corrected."""
+    """Earlier passes wrote times in the future, because the clock was wrong. These times have been corrected."""
 
     by: timedelta
-    """At least: how far the latest of these times lay in the future."""
+    """A lower bound: how far the latest of these times was in the future."""
     messages: int
-    """Messages that would have waited longer."""
+    """Number of messages that would have waited longer."""
     claims: int
-    """Claims that would have lasted longer."""
+    """Number of claims that would have lasted longer."""
 
 
 class ClaimsExpired(NamedTuple):
-    """Messages of dead passes were recovered; ``unknown`` of them may have been delivered."""
+    """Messages of dead passes were recovered; ``unknown`` counts those that may have been delivered."""
 
     released: int
     unknown: int
@@ -228,7 +230,7 @@ class MessageReleased(NamedTuple):
     message_type: MessageType | str
     retry_count: int
     outcome: OutcomeKind | None
-    """None if no attempt was made because its claim had expired."""
+    """None if no attempt was made because the claim had expired."""
     status_code: int | None
 
 
@@ -241,28 +243,28 @@ class MessageEscalated(NamedTuple):
     retry_count: int
     reason: EscalationReason
     problem: str | None = None
-    """For ``invalid``: what is wrong with the row, without any text of the message."""
+    """For ``invalid``: the fault of the row, without any text of the message."""
     fingerprint: str = ""
-    """Identifies its cause; see `retrycli.domain.fingerprint`."""
+    """Identifies the cause; see `retrycli.domain.fingerprint`."""
     status_code: int | None = None
-    """The status that the last attempt got, if that attempt escalated the message."""
+    """The status of the last attempt's answer, if that attempt escalated the message."""
 
 
 class MessageMovedOn(NamedTuple):
-    """The application changed the message, or another pass did after this pass's claim had expired."""
+    """The application changed the message, or another pass did after the claim of this pass had expired."""
 
     message_id: int
     outcome: OutcomeKind | None
 
 
 class ResultKept(NamedTuple):
-    """The application locked a message's row until the end of the pass. A later pass writes the result."""
+    """The application locked a message's row until the pass ended. A later pass writes the result."""
 
     message_id: int
 
 
 class BreakerOpened(NamedTuple):
-    """The breaker considers the destination down; it is probed at ``probe_at``."""
+    """The breaker considers the destination down; and probes it at ``probe_at``."""
 
     destination: str
     failures: int
@@ -276,7 +278,7 @@ class BreakerClosed(NamedTuple):
 
 
 class PassStopped(NamedTuple):
-    """The pass has ended for a reason."""
+    """The pass ended early for a reason."""
 
     reason: StopReason
 

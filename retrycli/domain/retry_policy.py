@@ -1,6 +1,6 @@
-"""Retry policies: how long to wait before a retry, and the transition that an outcome causes.
+"""Retry policies: how long to wait before a retry, and which transition an outcome causes.
 
-Pure functions; clock and randomness are arguments.
+These are pure functions: clock and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Transition
 
 JITTER_FROM = timedelta(hours=1)
-"""Shorter waits get no jitter: cron's tick is coarser than the jitter would be."""
+"""Shorter waits get no jitter: cron starts passes at intervals longer than the jitter."""
 
 LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class BackoffKind(StrEnum):
-    """The ways in which waits grow."""
+    """The ways in which waits can grow."""
 
     EXPONENTIAL = "exponential"
     """Each wait is a multiple of the previous one, up to a cap."""
     LINEAR = "linear"
-    """Retry n is due n times the base after the message was created."""
+    """Retry n is due n times the base wait after the message was created."""
     FIXED = "fixed"
-    """Every wait is the base."""
+    """Every wait is the base wait."""
     LIST = "list"
     """The waits are listed; the last one repeats."""
 
@@ -43,7 +43,7 @@ class Backoff:
     factor: float = 2.0
     cap: timedelta = timedelta(hours=4)
     spread: float = 0.2
-    """The fraction by which jitter lengthens or shortens a wait at most, 0 to 1."""
+    """The maximum fraction by which jitter lengthens or shortens a wait, from 0 to 1."""
     waits: tuple[timedelta, ...] = ()
 
     def wait(self, retry: int) -> timedelta:
@@ -63,10 +63,10 @@ class Backoff:
 
         Args:
             retry: its number, from 1.
-            since: what the wait counts from: the start of the pass that made the last attempt.
+            since: the start of the wait, which is the start of the pass that made the last attempt.
             created_at: when the message was created; only the linear schedule uses it.
-            jitter: a random number, -1 to 1. It is applied after the cap, so that messages that piled up in an
-                outage do not come due at once.
+            jitter: a random number, -1 to 1. It is applied after the cap, so that messages that piled up in an outage
+                do not all come due at the same time.
         """
         wait = self.wait(retry)
         if wait >= JITTER_FROM:
@@ -77,7 +77,7 @@ class Backoff:
         return due
 
     def shortest(self, retries: int) -> timedelta:
-        """Return the shortest wait before any of the first ``retries`` retries, at the most negative jitter."""
+        """Return the shortest wait before any of the first ``retries`` retries, with the most negative jitter."""
         since = datetime(2000, 1, 1, tzinfo=UTC)
         return min(self.next_attempt_at(retry, since=since, jitter=-1) for retry in range(1, retries + 1)) - since
 
@@ -89,7 +89,7 @@ class Backoff:
 
 
 def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:
-    """Add a wait, or several, to a time; return `LATEST` if the sum overflows."""
+    """Add a wait, one or several times, to a time; return `LATEST` if the sum overflows."""
     try:
         return time + wait * times
     except OverflowError:
@@ -103,7 +103,7 @@ class RetryPolicy:
     backoff: Backoff = Backoff()
     max_retries: int = 10
     unknown_limit: int = 2
-    """Number of times that a message with unknown outcomes is sent again before it is escalated."""
+    """Number of times that a message is sent again after unknown outcomes before it is escalated."""
     expires_after: timedelta | None = None
 
     def decide(
@@ -122,13 +122,13 @@ class RetryPolicy:
         Args:
             queued: the message as it was when the attempt began.
             outcome: the outcome of the attempt.
-            since: the start of the pass; waits count from it, so that they end before a tick, not after.
-            now: the time of the answer; Retry-After counts from it.
+            since: the start of the pass. Waits count from it, so that they end before the start of a pass and not
+                after.
+            now: the time of the answer; Retry-After counts from this time.
             jitter: a random number, -1 to 1.
-            counts_as_retry: False if the destination is known to be down, so that the failure says nothing about
-                the message and uses up no retry.
-            has_lookup: the next attempt begins by asking if this one has arrived, so nothing is sent
-                again by guess.
+            counts_as_retry: False if the destination is known to be down. A failure then says nothing about the message
+                and uses up no retry.
+            has_lookup: the next attempt first asks whether this one has arrived, so nothing is sent again on a guess.
         """
         match outcome.kind:
             case OutcomeKind.DELIVERED:
@@ -169,9 +169,9 @@ class RetryPolicy:
         )
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
-        """Return the transition of a message that is new to the queue: waiting, or escalated at once.
+        """Return the transition of a message that is new to the queue: to waiting, or directly to escalated.
 
-        The wait counts from the failure and never from a future time, so a wrong clock delays no message.
+        Count the wait from the failure, and never from a time in the future, so that a wrong clock delays no message.
         """
         if not self.has_retries_left(message):
             return self._escalate_exhausted(message)
@@ -182,12 +182,12 @@ class RetryPolicy:
     def escalation_before_send(
         self, queued: QueuedMessage, now: datetime, *, has_lookup: bool = False
     ) -> Transition | None:
-        """Return the escalation that replaces a message's next attempt; None if it may be sent.
+        """Return the escalation that replaces a message's next attempt; None if the message may be sent.
 
         Args:
-            queued: the message, with what its history says of this text.
+            queued: the message, with the data that its history has about this text.
             now: the start of the pass.
-            has_lookup: the attempt begins by asking if an earlier one has arrived.
+            has_lookup: the attempt first asks whether an earlier one has arrived.
         """
         if queued.delivered_at is not None:
             return Transition.changed(f"Not sent: this text was already delivered at {_utc(queued.delivered_at)}")
@@ -205,25 +205,27 @@ class RetryPolicy:
         return None
 
     def has_retries_left(self, message: Message) -> bool:
-        """Tell if retries are left; ``max_retries`` may have been lowered while the message waited."""
+        """Return whether a message has retries left; ``max_retries`` may have been lowered while the message waited."""
         return message.retry_count < self.max_retries
 
     def expired(self, queued: QueuedMessage, now: datetime) -> bool:
-        """Tell if a message has expired; its age counts from its creation."""
+        """Return whether a message has expired; its age counts from its creation."""
         expires_at = self.expires_at(queued)
         return expires_at is not None and now > expires_at
 
     def expires_at(self, queued: QueuedMessage) -> datetime | None:
-        """Return when a queued message expires; None is never."""
+        """Return when a queued message expires; None if it never expires."""
         return self.wanted_until(queued.message.created_at or queued.first_failed_at)
 
     def is_spent(self, retry_count: int, made_at: datetime, now: datetime) -> bool:
-        """Tell if a message is escalated instead of attempted, by its retries and its age alone."""
+        """Return whether a message is escalated instead of attempted, judged only by its retries and its age."""
         end = self.wanted_until(made_at)
         return retry_count >= self.max_retries or (end is not None and now > end)
 
     def wanted_until(self, made_at: datetime) -> datetime | None:
-        """Return when a message expires that was created, or first failed, at a time; None is never."""
+        """Return when a message expires that was created, or first failed, at the given time; None if it never
+        expires.
+        """
         return None if self.expires_after is None else later(made_at, self.expires_after)
 
     def _escalate_exhausted(self, message: Message) -> Transition:
@@ -239,12 +241,14 @@ class RetryPolicy:
 
 
 def first_failure(message: Message, now: datetime) -> datetime:
-    """Return when a message that is new to the queue failed, as far as its row tells."""
+    """Return when a message that is new to the queue failed, according to its row."""
     return message.updated_at or message.created_at or now
 
 
 BOUND = 3
-"""A text gets at most this many times ``max_retries`` requests, whatever count the application writes into the row."""
+"""The maximum number of requests for a text, as a multiple of ``max_retries``, whatever count the application writes to
+the row.
+"""
 
 
 def _utc(time: datetime) -> str:
@@ -255,7 +259,7 @@ EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention requ
 
 
 def exhausted(max_retries: int, error: str | None) -> str:
-    """Return the ``last_error`` of an exhausted message. Operators search for its words."""
+    """Return the ``last_error`` of an exhausted message. Operators search for this wording."""
     start = f"Max retries ({max_retries}) exceeded. Manual intervention required."
     if error is None:
         return start

@@ -1,4 +1,4 @@
-"""Foreign text, made safe to show in one line."""
+"""Make text from other systems safe to show in one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Tell if a text is valid Unicode; a shell passes other bytes as surrogates."""
+    """Return whether a string is valid Unicode; invalid bytes in a shell's arguments become surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -23,14 +23,14 @@ def encodable(text: str) -> bool:
 
 LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-"""An underscore that is not within a word, and so may be emphasis."""
+"""An underscore that is not within a word, so that a program may read it as emphasis."""
 
 
 def inert(text: str, longest: int) -> str:
-    """Escape a text for a chat or a mail: similar letters replace possible markup, mentions and links.
+    """Escape a text for a chat or a mail. Replace possible markup, mentions and links by similar characters.
 
-    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none can be reliably told
-    to leave a text alone.
+    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and no channel can be
+    reliably told to show a text unchanged.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)

@@ -1,4 +1,4 @@
-"""The next passes, by a cron line, by the passes that a scheduler has started, or by the clock."""
+"""The next passes, calculated from a cron line, from the passes that a scheduler has started, or from the clock."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from retrycli.domain.retry_policy import later
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""A pass that starts this far in the future had a wrong clock, and says nothing about the next one."""
+"""A pass that starts further in the future had a wrong clock, and says nothing about the next pass."""
 PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
 MAX_TICKS = 2**24  # maximum number of ticks to look ahead: at one a minute, 31 years
 MAX_LISTED_TICKS = 2**18
-"""The maximum for ticks that are listed one by one: at one a minute, half a year; at one an hour, 30 years."""
+"""The maximum number of ticks that are listed one by one. This covers half a year at one a minute, or 30 years at one
+an hour.
+"""
 MAX_DAYS_WITHOUT_TICK = 40 * 366
-"""A cron line without a tick for this many days never has one (29 February is a Monday every 28 years)."""
+"""A cron line without a tick for this many days never has a tick (29 February is a Monday every 28 years)."""
 MINUTE = timedelta(minutes=1)
 NICKNAMES = {
     "@hourly": "0 * * * *",
@@ -53,14 +55,14 @@ class Ticks(ABC):
 
     @abstractmethod
     def after(self, time: datetime) -> int:
-        """Return the number of the first tick after a time."""
+        """Return the number of the first tick after a given time."""
 
     def next(self, time: datetime) -> datetime:
-        """Return the first tick after a time."""
+        """Return the first tick after a given time."""
         return self[self.after(time)]
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
-        """Return the first tick from a number on that meets a monotonic condition; None if there is none."""
+        """Return the first tick from a given number that meets a monotonic condition; None if there is none."""
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
             before, reach = before + reach, 2 * reach
@@ -81,15 +83,15 @@ class Grid(Ticks):
         return later(self.origin, self.interval, times=number)
 
     def after(self, time: datetime) -> int:
-        """Return the number of the first tick after a time."""
+        """Return the number of the first tick after a given time."""
         return (time - self.origin) // self.interval + 1
 
 
 class Listed(Ticks):
-    """Ticks at any intervals; number 0 is the first. After the last one there is the end of time.
+    """Ticks at any intervals; number 0 is the first. After the last tick comes the end of time.
 
     Args:
-        ticks: the times, in order. They are read on demand.
+        ticks: the times, in order. They are computed on demand.
     """
 
     farthest = MAX_LISTED_TICKS
@@ -103,7 +105,7 @@ class Listed(Ticks):
         return self._known[number] if number < len(self._known) else END_OF_TIME
 
     def after(self, time: datetime) -> int:
-        """Return the number of the first tick after a time."""
+        """Return the number of the first tick after a given time."""
         if not self._known or self._known[-1] <= time:
             for tick in self._coming:
                 self._known.append(tick)
@@ -120,11 +122,11 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
 
     Args:
         line: its five fields, or a nickname such as ``@hourly``.
-        now: ticks before are not needed.
+        now: the present time; earlier ticks are not needed.
         zone: cron's time zone; None is this machine's.
 
     Returns:
-        The ticks; None if the line is invalid or never has one.
+        The ticks; None if the line is invalid or never matches a time.
     """
     fields = NICKNAMES.get(line, line).lower().split()
     if len(fields) != len(RANGES):
@@ -201,7 +203,7 @@ def _utc(local: datetime, zone: tzinfo | None) -> datetime:
 
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
-    """Return the ticks of an interval by the clock: 15 minutes are quarters of an hour."""
+    """Return ticks at an interval that follow the clock: an interval of 15 minutes gives quarters of an hour."""
     try:
         found = by_cron(schedule(interval), now, zone)
     except ConfigurationError:
@@ -210,15 +212,15 @@ def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> 
 
 
 def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
-    """Return the grid of the passes.
+    """Return the grid of the times at which passes start.
 
     Args:
-        starts: starts of the last passes by a scheduler, newest first. A late pass does not move the
+        starts: start times of the last passes that a scheduler started, newest first. A late pass does not move the
             grid.
-        interval: how often cron starts a pass.
+        interval: the interval at which the scheduler starts passes.
 
     Returns:
-        A grid through the newest pass with the most common phase; None if there was no pass.
+        A grid with the most common phase of the passes; None if there was no pass.
     """
     if not starts:
         return None

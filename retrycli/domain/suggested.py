@@ -1,6 +1,7 @@
-"""Suggested commands, completed so that they work when pasted: with the program as called, and its settings.
+"""Suggested commands, completed so that they work when pasted. They name the program as it was called, and its
+settings.
 
-Texts call the program ``retrycli``. The command line registers how it was called; for a library texts are unchanged.
+Texts call the program ``retrycli``. The command line registers how it was called; for a library, texts stay unchanged.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ class Invocation:
     """The program as it was called."""
 
     program: Sequence[str] = (NAME,)
-    """The words before the command, such as sudo or an interpreter with its options."""
+    """The words before the command, such as sudo or an interpreter and its options."""
     full: Sequence[str] = (NAME,)
-    """The program by its full path and without sudo, because another user has another search path."""
+    """The program by its full path and without sudo, because another user may have a different search path."""
     config: str | None = None
     commands: frozenset[str] = frozenset()
     """The names of all commands. Other words after the program's name are prose."""
     machine: Callable[[], Mapping[str, str]] = dict
-    """Returns replacements for the machine's commands; called only for a text that may contain one."""
+    """Returns replacements for commands of the machine; called only for a text that may contain such a command."""
 
     @cached_property
     def start(self) -> str:
@@ -51,9 +52,9 @@ def called_as(
 
     Args:
         program: the words before the command.
-        commands: their names.
+        commands: the names of the commands.
         full: the program by its full path and without sudo.
-        machine: returns replacements for commands of the machine, such as those of systemd.
+        machine: returns replacements for commands of the machine, such as those for systemd.
     """
     _Now.call = Invocation(program, full, commands=frozenset(commands), machine=cache(machine))
 
@@ -64,7 +65,7 @@ def program() -> str:
 
 
 def with_config(file: str | None) -> None:
-    """Register the configuration file that was given, if any."""
+    """Register the configuration file that the user gave, if any."""
     if file != _Now.call.config:
         _Now.call = replace(_Now.call, config=file)
 
@@ -83,17 +84,17 @@ def as_user(user: str, command: str, config: str | None) -> str:
 
 
 def is_by_sudo() -> bool:
-    """Tell if the program was called through sudo."""
+    """Return whether the program was called through sudo."""
     return _Now.call.program[0] == "sudo"
 
 
 def own(text: str) -> str:
-    """Complete all commands in a text of retrycli's own."""
+    """Complete all commands in a text that retrycli wrote."""
     return _complete(text, "")
 
 
 def quoted(text: str) -> str:
-    """Complete the commands in backticks. The text may quote others, such as an answer."""
+    """Complete the commands in backticks. Other words may be quoted, for example from an answer."""
     return _complete(text, "`")
 
 

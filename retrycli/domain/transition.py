@@ -19,18 +19,20 @@ class ExpiredClaim(NamedTuple):
 
     message: QueuedMessage | UnusableMessage
     attempt_by: str | None
-    """The maker of the attempt whose result the row does not show; None if there is no such attempt."""
+    """The pass or operator that made the attempt whose result the row does not show; None if there is no such
+    attempt.
+    """
     outcome: Outcome | None = None
     """The attempt's outcome, if its answer was recorded before the claim expired."""
     difference: Difference | None = None
-    """The change of the row since the attempt began; None if that is unknown."""
+    """The change of the row since the attempt began; None if the change is unknown."""
     started_at: datetime | None = None
     duration: timedelta | None = None
     """The time until the answer."""
 
 
 class ChangedMessage(NamedTuple):
-    """An escalated message whose row the application has written since."""
+    """An escalated message whose row the application has changed since."""
 
     message: QueuedMessage | UnusableMessage
     changed: bool
@@ -42,20 +44,20 @@ class Route(NamedTuple):
 
     destination: str
     but: frozenset[MessageType] = frozenset()
-    """Types that have another route. All others, unknown ones too, take this one."""
+    """Types that have another route. All other types, including unknown ones, use this route."""
     only: frozenset[MessageType] | None = None
-    """The only types that take this route; None if it is not limited."""
+    """The only types that use this route; None if it is not limited."""
 
 
 class IdRange(NamedTuple):
-    """A range of message ids: above ``after``, up to and including ``upto``; None is unbounded."""
+    """A range of message ids: above ``after``, up to and including ``upto``; None means no bound."""
 
     after: int | None
     upto: int | None
 
 
 class Claim(NamedTuple):
-    """An exclusive lease on messages: its owner, and when it expires unless renewed."""
+    """An exclusive lease on messages: the owner, and the time at which the lease expires unless it is renewed."""
 
     owner: str
     expires_at: datetime
@@ -86,7 +88,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> Transition:
-        """Make a message wait that is new to the queue, or waits again."""
+        """Make a message wait that is new to the queue, or that must wait again."""
         return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
 
     @classmethod
@@ -130,12 +132,12 @@ class Transition(NamedTuple):
 
     @property
     def changes_row(self) -> bool:
-        """Tell if it writes to the application's table."""
+        """Return whether the transition writes to the application's table."""
         return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
 
     @classmethod
     def unwritten(cls) -> Transition:
-        """Escalate a message whose row accepts no change."""
+        """Escalate a message whose row rejects changes."""
         return cls.escalated(EscalationReason.INVALID, last_error=None)
 
     @classmethod
@@ -145,7 +147,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def changed(cls, why: str) -> Transition:
-        """Escalate a message whose row is not what was sent, or whose text was already delivered."""
+        """Escalate a message whose row differs from what was sent, or whose text was already delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
 
     @classmethod
@@ -157,7 +159,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
-        """Make a message wait again and use up no retry. Without a time it keeps its own."""
+        """Make a message wait again and use up no retry. Without a time, it keeps its present due time."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
@@ -185,15 +187,15 @@ class Decision(NamedTuple):
     duration: timedelta | None = None
     finished_at: datetime | None = None
     message: QueuedMessage | UnusableMessage | None = None
-    """The message as it was read. Its row is written only if it has not changed since; None skips that check."""
+    """The message as it was read. The row is written only if it has not changed since; None skips this check."""
 
     @property
     def was_delivered(self) -> bool:
-        """Tell if the attempt delivered, whether its row can be written or not."""
+        """Return whether the attempt delivered the message, even if the row can't be written."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     def refused(self, why: str) -> Decision:
-        """Return the decision for a row that accepts no change: an escalation whose history has the outcome."""
+        """Return the decision for a row that rejects changes: an escalation, with the outcome kept in the history."""
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
@@ -202,8 +204,8 @@ class Decision(NamedTuple):
     def superseded(self, difference: Difference) -> Decision:
         """Return the decision if the row now holds another text or ticket.
 
-        A message that only moved and was certainly not delivered keeps its decision. Without an attempt, it is decided
-        again at its next turn.
+        A message that only moved to another ticket, and was certainly not delivered, keeps its decision. Without an
+        attempt, the message is decided again when its turn comes.
         """
         outcome = self.outcome
         if outcome is None:
@@ -218,23 +220,23 @@ class Decision(NamedTuple):
 
 
 def _arrival(outcome: Outcome) -> str | None:
-    """Say if a message has arrived; None if it certainly has not."""
+    """Describe whether a message has arrived; None if it certainly has not."""
     if outcome.kind is OutcomeKind.DELIVERED:
         return "was delivered"
     return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
 
 
 class WriteResult(NamedTuple):
-    """The decisions that were not written as they are, by message id."""
+    """The decisions that could not be written as they are, by message id."""
 
     lost: frozenset[int] = frozenset()
-    """The claim was lost, or the row now belongs to another message: at most the outcome was recorded."""
+    """The claim was lost, or the row now belongs to another message. At most the outcome was recorded."""
     locked: frozenset[int] = frozenset()
-    """The application locks their rows: only the outcomes were recorded."""
+    """The application has locked the rows. Only the outcomes were recorded."""
     not_written: Mapping[int, str] = MappingProxyType({})
-    """The application's table rejects the change, and why: they were escalated."""
+    """Messages that were escalated because the application's table rejects the change, with the reason."""
     changed: Mapping[int, Decision] = MappingProxyType({})
-    """Their rows hold another text now: they were escalated instead."""
+    """Messages that were escalated instead, because their rows now hold another text."""
 
 
 def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:

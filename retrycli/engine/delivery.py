@@ -32,15 +32,15 @@ Result = TypeVar("Result")
 class Delivery:
     """The delivery of one route in one pass.
 
-    What a transaction changes is restored if it fails. So it is replaced, never changed in place.
+    What a failed transaction changed is restored. So values are replaced and never changed in place.
 
     Args:
         deps: everything outside the engine.
-        rules: with the destination, limit and deadline of the route.
-        me: the pass.
-        route: the messages.
+        rules: the rules of the pass, with the destination, limit and deadline of the route.
+        me: identifies the pass as the owner of claims.
+        route: the messages to send.
         since: the start of the pass.
-        tell: receives events once they are committed.
+        tell: receives events after the commit.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Delivery:
         self._results = ResultWriter(deps, rules, self._supply)
         self._in_flight = InFlight(deps, rules, self._supply)
         self._new: Sequence[Attempt] = ()
-        """Answers that are not decided yet."""
+        """Attempts with answers that are not decided yet."""
         self._synced_at = since
 
     async def run(self) -> None:
@@ -82,7 +82,7 @@ class Delivery:
 
     @property
     def reason(self) -> StopReason | None:
-        """Return why it ended early."""
+        """Return why the delivery ended early."""
         return self._ended_by.stop_reason
 
     @property
@@ -92,7 +92,7 @@ class Delivery:
 
     @property
     def _ended_by(self) -> Destination | PassLimits:
-        """Return what ended it. A problem of the destination takes precedence over the limit of attempts."""
+        """Return what ended the delivery. A problem of the destination has precedence over the limit."""
         is_limit = self._limits.stop_reason in {None, StopReason.LIMIT}
         return self._destination if is_limit and self._destination.stop_reason else self._limits
 
@@ -128,12 +128,12 @@ class Delivery:
     # -- transactions -----------------------------------------------------------------------------------------
 
     async def _transact(self, work: Callable[[], Result]) -> Result:
-        """Run `work` in one transaction; repeat while the application locks what it writes.
+        """Run `work` in one transaction. Repeat it while the application locks rows that it writes.
 
         Never wait within a transaction: answers could not be read meanwhile, and their requests would time out.
 
         Raises:
-            DatabaseBusy: it is locked until the claims have expired and the pass should have ended.
+            DatabaseBusy: it stays locked until the claims have expired and the pass should have ended.
         """
         while True:
             before = self._snapshot()
@@ -158,7 +158,7 @@ class Delivery:
         return result
 
     def _snapshot(self) -> list[tuple[object, dict[str, object]]]:
-        """Return everything that a transaction may change. These objects replace attributes and never mutate them."""
+        """Return the state that a transaction may change. The objects replace attributes and never mutate them."""
         destination, supply = self._destination, self._supply
         parts = (self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
         return [(part, vars(part).copy()) for part in parts]
@@ -175,11 +175,11 @@ class Delivery:
         return expires_at if self._deps.stop_requested() else max(expires_at, self._since + self._rules.deadline)
 
     def _keep_answers(self) -> bool:
-        """Record the outcomes of all answers in retrycli's own tables, because the application locks its own.
+        """Record the outcomes of all answers in retrycli's own tables, because the application's is locked.
 
-        Then they survive if this process dies. A released message waits again whichever pass takes it over, so its
-        attempt has ended; that pass decides the others. Return False if these tables are locked too. The claims are not
-        renewed here: otherwise a pass that the application blocks would never give up.
+        The outcomes then survive if this process dies. A released message waits again whichever pass takes it over, so
+        its attempt has ended. That pass decides the other attempts. Return False if these tables are locked as well. Do
+        not renew the claims here: otherwise a pass that the application blocks would never give up.
         """
         self._new = [*self._new, *self._in_flight.arrived()]
         before = self._snapshot()
@@ -198,7 +198,7 @@ class Delivery:
         return is_kept
 
     async def _save_answers(self) -> bool:
-        """Wait for all answers, and record their outcomes; return True if that was possible."""
+        """Wait for all answers, and record their outcomes. Return whether they could be recorded."""
         while self._in_flight.count:
             self._new = [*self._new, *await self._in_flight.answers()]
         with suppress(DatabaseUnavailable):
@@ -208,7 +208,7 @@ class Delivery:
         return False
 
     async def _wait_for_rows(self) -> bool:
-        """Wait until the application unlocks rows, after all requests have been answered.
+        """Wait until the application unlocks rows. All requests have been answered before.
 
         Returns:
             True if more attempts may start, because some rows are unlocked.
@@ -226,7 +226,7 @@ class Delivery:
     # -- what transactions do ---------------------------------------------------------------------------------
 
     def _record_and_begin(self) -> list[Attempt]:
-        """Record results and start the next attempts. No request is sent before the commit."""
+        """Record results, and begin the next attempts. No request is sent before the commit."""
         if self._sync() and self._results.locked:
             self._results.write_locked()
         self._decide_and_record()
@@ -255,7 +255,6 @@ class Delivery:
         return True
 
     def _decide_and_record(self, *, last: bool = False) -> None:
-        """Decide new attempts and record the decisions."""
         observed, events = judge(self._destination, self._deps, self._new, last=last)
         self._new = ()
         self._results.events = [*self._results.events, *events]
@@ -282,7 +281,7 @@ class Delivery:
         return attempt.decided(transition)
 
     def _begin_attempts(self) -> list[Attempt]:
-        """Start as many attempts as allowed; each is recorded first."""
+        """Begin as many attempts as allowed, and record each one first."""
         started: list[Attempt] = []
         while ids := self._next_ids(len(started)):
             now = self._deps.now()
@@ -331,11 +330,11 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Tell if the application has locked too many rows in a row to send anything more."""
+        """Return whether the application has locked so many rows in a row that nothing more may be sent."""
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:
-        """Return the messages to send next. If none can settle the answers in doubt, decide these first."""
+        """Return the ids to send next. If none can settle the answers in doubt, decide these answers first."""
         destination, under_way = self._destination, self._in_flight.count + started
         one_by_one = destination.on_trial or destination.probing
         room = self._limits.room((1 if one_by_one else destination.width) - under_way) if self._may_begin() else 0

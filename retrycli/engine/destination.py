@@ -1,4 +1,4 @@
-"""The destination of a pass: its breaker, its concurrency, why it stops, and what its answers are about."""
+"""The destination of a pass: its breaker and concurrency, why it stops, and what its answers are about."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from retrycli.engine.rules import Dependencies, PassRules
 
 FORBIDDEN = 403
 FREE_PROBES = 2
-"""A message's probes that got an answer use up no retry up to this number. Later ones do, so that a message that is
-alone in the queue is escalated in the end."""
+"""The number of a message's answered probes that use up no retry. Later probes use up retries, so that a message that
+is alone in the queue is eventually escalated.
+"""
 
 
 class Destination:
@@ -34,36 +35,38 @@ class Destination:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
         self.saved = breaker
-        """The breaker in the database, as far as this pass knows."""
+        """The breaker in the database, according to this pass."""
         self.width = 1
         self.doubt = Doubt()
         self.stop_reason: StopReason | None = None
         self.detail: str | None = None
         self._has_no_failure = breaker.is_healthy
-        """Nothing has failed in this pass, nor at the end of the previous one."""
+        """True if nothing has failed in this pass, nor at the end of the previous one."""
         self._rules = rules.breaker
         self._since = since
         self._concurrency = rules.concurrency
         self._stop_if_blocked(due_by)
 
     def adopt(self, found: Breaker, now: datetime) -> None:
-        """Take over the breaker from the database, if another pass has saved it."""
+        """Adopt the breaker from the database, if another pass has saved it."""
         if found != self.saved:
             self.saved = self.breaker = found
             self._stop_if_blocked(now)
 
     def may_change(self, attempts: Sequence[Attempt]) -> bool:
-        """Tell if these attempts can change the breaker."""
+        """Return whether these attempts can change the breaker."""
         return not (self.breaker.is_healthy and all(attempt.outcome.kind in ALIVE for attempt in attempts))
 
     @property
     def probing(self) -> bool:
-        """Tell if the destination counts as down, so that the next request is its probe."""
+        """Return whether the destination is considered down, so that the next request is a probe."""
         return self.breaker.state is BreakerState.OPEN and self.stop_reason is None
 
     @property
     def on_trial(self) -> bool:
-        """Tell if ten tickets in a row got the same answer, so that other messages must show what it is about."""
+        """Return whether ten tickets in a row got the same answer, so that other messages must show what this answer is
+        about.
+        """
         return self.doubt.status is not None
 
     def observe(self, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
@@ -71,10 +74,10 @@ class Destination:
 
         Args:
             attempts: finished attempts, in the order in which they ended.
-            last: no more attempts follow that might tell what those in doubt are about.
+            last: no further attempts follow that might show what the answers in doubt are about.
 
         Returns:
-            The attempts that can be decided. An answer in doubt is withheld until it is clear what it is about.
+            The attempts that can be decided. An answer in doubt is withheld until other answers show what it is about.
         """
         observed: list[Attempt] = []
         for attempt in attempts:
@@ -94,14 +97,14 @@ class Destination:
         return observed + self._observe_rest() if last else observed
 
     def _observe_rest(self) -> list[Attempt]:
-        """Return the withheld attempts, because no other answer can tell what they are about."""
+        """Return the withheld attempts, because no other answer can show what they are about."""
         # A destination that rejects the credentials may have said so with another status before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._attribute_to_us()
         return [self._update(held) for held in self.doubt.let_go()]
 
     def _attribute_to_us(self) -> list[Attempt]:
-        """Stop, because the answers in doubt are about us and not about their messages."""
+        """Stop, because the answers in doubt are about retrycli's access and not about the messages."""
         if self.doubt.status is not None:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
@@ -126,9 +129,9 @@ class Destination:
         return attempt._replace(counts_as_retry=counts_as_retry)
 
     def _uses_retry(self, attempt: Attempt) -> bool:
-        """Tell if a failure uses up a retry.
+        """Return whether a failure uses up a retry.
 
-        While the destination is down it does not, except for a message whose probes were answered repeatedly.
+        While the destination is down, a failure uses up no retry, unless the message's probes were answered repeatedly.
         """
         if attempt.trial:
             return False
@@ -137,7 +140,7 @@ class Destination:
         return True
 
     def _refusal_text(self, outcome: Outcome) -> str | None:
-        """Return what refused us, without the answer's text, which must not reach a log."""
+        """Describe what refused retrycli's access, without the answer's text, which must not reach a log."""
         protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 
@@ -152,7 +155,7 @@ class Destination:
 
 
 def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) -> Destination:
-    """Load the destination. If it is down and a probe is due, take the one probe."""
+    """Load the destination. If it is down and a probe is due, claim the one probe."""
     found = deps.ledger.breaker(rules.destination)
     destination = Destination(found, rules, since=since)
     if destination.probing:
@@ -168,16 +171,16 @@ def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) 
 def judge(
     destination: Destination, deps: Dependencies, attempts: Sequence[Attempt], *, last: bool
 ) -> tuple[list[Attempt], list[Event]]:
-    """Update the destination from attempts, on top of what other passes have learnt of it, and save its breaker.
+    """Update the destination from attempts, based on what other passes have learnt, and save its breaker.
 
     Args:
-        destination: where they were sent.
+        destination: the destination of the attempts.
         deps: the database and the clock.
         attempts: see `Destination.observe`.
         last: see `Destination.observe`.
 
     Returns:
-        The attempts that can be decided, and events to emit once the transaction is committed.
+        The attempts that can be decided, and events to emit after the commit.
     """
     if destination.may_change(attempts):
         destination.adopt(deps.ledger.breaker_to_judge(destination.breaker.destination), deps.now())

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 ENOUGH, SHARE = 8, 1 / 4
-"""An answer waits for others, to be recorded with them in one transaction, until there are this many, or this share of
-the requests in flight if that is more. If it waited for all, soon all requests would be sent, and answered, in step."""
+"""An answer waits until there are this many answers, or this share of the requests in flight if that is more. They are
+then recorded in one transaction. If every answer waited for all others, all requests would soon be sent and answered in
+step.
+"""
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-"""The maximum wait of an answer for others, in rounds of the event loop: a transaction in a file costs little, and one
-at a server waits for it five times."""
+"""The maximum time that an answer waits for others, in rounds of the event loop. A transaction in a file costs little;
+a transaction on a server waits for the server five times.
+"""
 
 
 class InFlight:
@@ -29,22 +32,22 @@ class InFlight:
 
     Args:
         deps: the clock.
-        rules: tell if the database is a server, where each transaction waits.
-        supply: tells when the claims expire.
+        rules: show whether the database is on a server, where each transaction waits.
+        supply: knows when the claims expire.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
         self.count = 0
-        """Number of attempts that are sent and have no answer yet."""
+        """Number of attempts that were sent and have no answer yet."""
         self.fault: ConfigurationError | None = None
-        """The error because of which no request can be built."""
+        """The error that prevents every request from being built."""
         self._now = deps.now
         self._supply = supply
         self._rounds = ROUNDS_FOR_A_SERVER if rules.at_a_server else ROUNDS_FOR_A_FILE
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
     def send(self, started: Sequence[Attempt], gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        """Send attempts that are recorded."""
+        """Send recorded attempts."""
         self.count += len(started)
         for attempt in started:
             group.create_task(self._send(gateway, attempt))
@@ -56,7 +59,7 @@ class InFlight:
         return answers
 
     async def answers(self) -> list[Attempt]:
-        """Wait for an answer for at most `SYNC_INTERVAL`, and return all that have arrived by then."""
+        """Wait at most `SYNC_INTERVAL` for an answer, and return all answers that have arrived by then."""
         answers = []
         if self.count:
             with suppress(TimeoutError):
@@ -67,7 +70,7 @@ class InFlight:
         return answers + self.arrived()
 
     async def _gather(self) -> None:
-        """Let other answers in that have arrived and only have to be read."""
+        """Let the event loop read answers that have already arrived."""
         enough = min(self.count, max(ENOUGH, int(self.count * SHARE)))
         for _ in range(self._rounds):
             await asyncio.sleep(0)

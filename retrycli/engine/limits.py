@@ -21,14 +21,14 @@ class PassLimits:
     """The attempts that a pass may still start. Its attributes are replaced, never changed in place.
 
     Args:
-        deps: the clock, stop requests, and the rate that all passes share.
-        rules: limit, rate and deadline.
+        deps: the clock, stop requests, and the request rate that all passes share.
+        rules: the limit, rate and deadline.
         since: the start of the pass.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
         self.stop_reason: StopReason | None = None
-        """The first reason to start nothing more."""
+        """The first reason why nothing more may start."""
         self.detail: str | None = None
         self._deps = deps
         self._destination = rules.destination
@@ -39,7 +39,7 @@ class PassLimits:
         """The reserved time of the next request; None if no time is reserved yet."""
 
     def may_begin(self) -> bool:
-        """Tell if this pass may start anything more."""
+        """Return whether this pass may start anything more."""
         if self._deps.stop_requested():
             self.stop(StopReason.SIGNAL)
         elif self._deps.now() >= self._deadline:
@@ -49,7 +49,7 @@ class PassLimits:
         return self.stop_reason is None
 
     def stop(self, reason: StopReason, detail: str | None = None) -> None:
-        """Start nothing more, for a reason."""
+        """Stop starting attempts, and keep the reason."""
         if self.stop_reason is None:
             self.stop_reason, self.detail = reason, detail
 
@@ -64,7 +64,7 @@ class PassLimits:
         return max(wanted, 0)
 
     def _has_turn(self, interval: timedelta) -> bool:
-        """Tell if the reserved time of the next request has come; reserve one if there is none."""
+        """Return whether the reserved time of the next request has come; reserve a time if there is none."""
         now = self._deps.now()
         if self._turn is None:
             turn = self._deps.ledger.take_turn(self._destination, now, interval, self._deadline)
@@ -82,5 +82,5 @@ class PassLimits:
             self._turn = None
 
     def pause(self) -> float:
-        """Return the seconds until the next request may be sent; 0 if the rate does not delay it."""
+        """Return the number of seconds until the next request may be sent; 0 if the rate does not delay it."""
         return 0.0 if self._turn is None else max((self._turn - self._deps.now()).total_seconds(), 0.0)

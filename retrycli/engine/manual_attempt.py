@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.2
-"""The wait before a result is written again, if the application locks its row."""
+"""Seconds to wait before a result is written again, if the application has locked its row."""
 
 Result = TypeVar("Result")
 
@@ -30,12 +30,12 @@ Result = TypeVar("Result")
 async def attempt_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> Outcome:
-    """Attempt one message now, for an operator, through an open gateway; it uses up no retry.
+    """Attempt one message now, for an operator, through an open gateway. This uses up no retry.
 
     Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent just now.
-        InvalidMessage: its data can't be turned into a request.
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, or is being sent at present.
+        InvalidMessage: the message's data can't be turned into a request.
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
@@ -54,14 +54,15 @@ async def attempt_through(
 async def look_up_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> LookUp:
-    """Ask if a message has arrived, and record it as delivered if it has. Send nothing.
+    """Ask whether a message has arrived, and record it as delivered if it has. Send nothing.
 
-    The message is claimed meanwhile, so that no pass sends it. Unless it arrived, its state is unchanged.
+    The message is claimed during the look-up, so that no pass sends it. Unless the message has arrived, its state is
+    unchanged.
 
     Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, is being sent, can't be looked up, or is known to have been delivered.
-        InvalidMessage: its data can't be turned into a request.
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, is being sent, can't be looked up, or is known to have been delivered.
+        InvalidMessage: the message's data can't be turned into a request.
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
@@ -85,7 +86,6 @@ async def look_up_through(
 def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    """Claim a message for a look-up."""
     queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", sends=False)
     if isinstance(queued, UnusableMessage):
         raise unfit(queued.message_id, queued.problem)
@@ -105,7 +105,7 @@ def _claim_to_look_up(
 async def _record_arrival(
     deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
-    """Record the delivery that a look-up found."""
+    """Record as delivered a message that a look-up found."""
     outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = deps.now()
     decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
@@ -125,9 +125,10 @@ async def _record_arrival(
 
 
 async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision) -> list[Event]:
-    """Write the result; while the claim lives, wait for the application's locks.
+    """Write the result. Until the claim expires, wait for the application's locks.
 
-    After that a pass writes it: the attempt's outcome is recorded, unless the file was locked all the time.
+    After that, a pass writes the result: the outcome of the attempt is recorded, unless the file was locked all the
+    time.
     """
     while True:
         events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [decision]))
@@ -137,7 +138,7 @@ async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision
 
 
 async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
-    """Write; while the claim lives, wait for the application's lock on the file."""
+    """Run a write. Until the claim expires, wait for the application's lock on the file."""
     while True:
         try:
             return write()
@@ -148,9 +149,10 @@ async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[],
 
 
 def _close_breaker(deps: Dependencies, destination: str) -> None:
-    """Close the breaker of a destination that works. A rest that it asked for continues.
+    """Close the breaker of a destination that works. A rest that the destination asked for continues.
 
-    The delivery is recorded. If the breaker is locked for too long, the next probe finds out that it works.
+    The delivery has been recorded. If the breaker is locked for too long, the next probe finds out that the destination
+    works.
     """
     try:
         with deps.database.transaction():
@@ -167,7 +169,7 @@ def _close_breaker(deps: Dependencies, destination: str) -> None:
 def enrol_message(
     deps: Dependencies, rules: PassRules, message_id: int, now: datetime
 ) -> list[Message | UnusableMessage]:
-    """Enrol a failed message that is not in the queue yet; return it, or nothing."""
+    """Enrol a failed message that is not in the queue yet. Return the message, or an empty list."""
     span = IdRange(message_id - 1, message_id)
     deps.enrolment.retire(span)  # the id may belong to another message now
     unknown_yet = deps.enrolment.newly_failed(span, limit=1)
@@ -202,7 +204,9 @@ def _claim_and_load(
     *,
     sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
-    """Claim and load a message, and record an attempt if it ``sends``; return the message, and if it was escalated."""
+    """Claim and load a message, and record an attempt if it ``sends``. Return the message, and whether it was
+    escalated.
+    """
     for message in enrol_message(deps, rules, message_id, now):
         if isinstance(message, UnusableMessage):
             raise unfit(message.message_id, message.problem)

@@ -1,4 +1,4 @@
-"""The ports of the engine: protocols that adapters implement. Only type checkers import them."""
+"""The ports of the engine, which are protocols that adapters implement. Only type checkers import this module."""
 
 from __future__ import annotations
 
@@ -16,50 +16,52 @@ from retrycli.domain.transition import ChangedMessage, Claim, Decision, ExpiredC
 
 
 class Enrolment(Protocol):
-    """The messages that are in the queue."""
+    """The enrolment of messages in the queue."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
-        """Return the ranges of ids to compare, and where the next pass continues."""
+        """Return the ranges of ids to compare, and the id at which the next pass continues."""
 
     def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
         """Return failed messages that are not in the queue."""
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages (decision, first failure, ticket); return the ids whose rows rejected the change, and why."""
+        """Add messages (decision, first failure, ticket) to the queue. Return the ids whose rows rejected the change,
+        with the reason.
+        """
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        """Drop messages that the application has withdrawn, and return escalated ones that it may have changed."""
+        """Drop messages that the application has withdrawn, and return escalated messages that it may have changed."""
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Let escalated messages wait again, or store their rows as last seen; return the decisions."""
+        """Let escalated messages wait again, or store the present state of their rows; return the decisions."""
 
 
 class Database(Protocol):
     """Transactions of all ports together."""
 
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
-        """Run all writes of the block in one transaction.
+        """Run all writes in the block in one transaction.
 
-        It is committed at the end, or earlier by the function that it yields: this returns False if readers of a SQLite
-        file block the commit, and may be called again.
+        Commit at the end of the block, or earlier by calling the function that it yields. This function returns False
+        if readers of a SQLite file block the commit, and may be called again.
 
         Raises:
-            DatabaseBusy: the application holds a lock; raised at once unless `wait` is set.
+            DatabaseBusy: the application holds a lock; without `wait` this is raised immediately.
         """
 
     def patience(self) -> timedelta:
-        """Return how long to wait for a lock of the application."""
+        """Return how long to wait for a lock that the application holds."""
 
 
 class Results(Protocol):
-    """The results of claimed messages."""
+    """The store of the results of claimed messages."""
 
     def record_arrival(
         self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record a finished attempt at a claimed message that a look-up found."""
+        """Record a finished attempt at a claimed message, if a look-up found that it had arrived."""
 
     def begin(
         self,
@@ -73,30 +75,30 @@ class Results(Protocol):
         destination_of: Callable[[str], str | None],
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and record an attempt for each message that is fit for one."""
+        """Load claimed messages, and record an attempt for each message that may be attempted."""
 
     def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet."""
 
     def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
-        """Record decisions; of messages whose rows the application locks, only the outcomes."""
+        """Record decisions. If the application has locked a message's row, record only the outcome."""
 
     def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts, and write no row of the application's table."""
+        """Record the outcomes of attempts without writing a row of the application's table."""
 
 
 class Claims(Protocol):
-    """The queue, as a pass claims its messages."""
+    """Claims of passes on messages in the queue."""
 
     @property
     def results(self) -> Results:
-        """Return where attempts at the claimed messages are recorded."""
+        """Return the results of claimed messages, to which attempts are recorded."""
 
     def count_due(self, due_by: datetime) -> int:
         """Count the due messages."""
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
-        """Tell if any message of a route is due."""
+        """Return whether any message of a route is due."""
 
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
@@ -112,7 +114,7 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message as a probe, another one each time."""
+        """Claim one due message as a probe, a different one each time."""
 
     def claim_elsewhere(
         self,
@@ -123,10 +125,10 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message of a ticket that is not among these."""
+        """Claim one due message of a ticket that is not among the given ones."""
 
     def count_probes(self, message_id: int, since: datetime) -> int:
-        """Count a message's probes since a time."""
+        """Count a message's probes since a given time."""
 
     def claim_first_of(
         self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
@@ -137,7 +139,7 @@ class Claims(Protocol):
         """Renew the lease of a claim."""
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
-        """Claim one message, due or not; return True if it was escalated."""
+        """Claim one message, due or not. Return whether it was escalated."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Release claimed messages without an attempt."""
@@ -147,7 +149,7 @@ class Claims(Protocol):
 
 
 class Ledger(Protocol):
-    """The state that passes share."""
+    """The state that all passes share."""
 
     def start_pass(
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
@@ -161,41 +163,41 @@ class Ledger(Protocol):
         """Record the end of a pass."""
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
-        """Mark unfinished passes without a heartbeat since a time as dead."""
+        """Mark unfinished passes as dead if they have had no heartbeat since a given time."""
 
     def swept_to(self) -> int | None:
-        """Return where the last sweep stopped."""
+        """Return the id at which the last sweep stopped."""
 
     def last_start(self) -> str | None:
-        """Return the first destination of the newest pass that attempted anything."""
+        """Return the first destination of the newest pass that attempted any delivery."""
 
     def breaker(self, destination: str) -> Breaker:
         """Return the breaker of a destination."""
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """Return the breaker of a destination, with a lock until this transaction ends."""
+        """Return the breaker of a destination, and lock it until this transaction ends."""
 
     def save_breaker(self, breaker: Breaker) -> None:
         """Save the breaker of a destination."""
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
-        """Take the one probe that is due; return False if another pass was faster."""
+        """Claim the one probe that is due. Return whether this pass got it."""
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
         """Reserve a time for one request, unless it is too late."""
 
     def paused(self, now: datetime) -> str | None:
-        """Return why deliveries are paused, in words; None if they are not."""
+        """Describe why deliveries are paused; None if they are not."""
 
 
 class Lock(Protocol):
-    """One pass at a time."""
+    """A lock that allows one pass at a time."""
 
     def acquire(self) -> None:
         """Acquire the lock.
 
         Raises:
-            LockHeld: another pass has it.
+            LockHeld: another pass holds the lock.
         """
 
     def release(self) -> None:
@@ -206,7 +208,7 @@ class Gateway(Protocol):
     """Delivers messages."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message; never raise for an error of the other side."""
+        """Send one message. Never raise for an error of the other side."""
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask if a message has arrived, and send nothing; never raise for an error of the other side."""
+        """Ask whether a message has arrived, and send nothing. Never raise for an error of the other side."""

@@ -1,4 +1,4 @@
-"""Recording of decisions, and the events that follow."""
+"""Record decisions, and create the events that follow."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from retrycli.engine.supply import Supply
 
 MAX_LOCKED_ROWS = 8
-"""The maximum number of locked rows that a transaction waits for."""
+"""The maximum number of locked rows for which a transaction waits."""
 TRY_AGAIN_SECONDS = 0.05
-"""The wait before a transaction is started, or committed, again."""
+"""Seconds to wait before a transaction is started or committed again."""
 COMMIT_TIMES = 100
-"""Number of attempts to commit before the lock, which blocks the application's readers, is released."""
+"""The maximum number of attempts to commit. Then the lock, which blocks the application's readers, is released."""
 
 
 async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
-    """Commit as soon as no reader of a SQLite file is in the way.
+    """Commit as soon as no reader of a SQLite file blocks the commit.
 
     Raises:
-        DatabaseBusy: the application read it for too long.
+        DatabaseBusy: the application read the file for too long.
     """
     for _ in range(COMMIT_TIMES):
         if commit():
@@ -47,8 +47,8 @@ def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> t
     """Record decisions about claimed messages in one transaction.
 
     Returns:
-        An event for each message whose row is not locked by the application, and the decisions about the others, to be
-        written later.
+        An event for each message whose row is not locked by the application, and the decisions about the other
+        messages, to be written later.
     """
     if not decisions:
         return [], []
@@ -66,21 +66,24 @@ def _event(decision: Decision, written: WriteResult) -> Event:
 
 
 class ResultWriter:
-    """Write decisions, and keep those whose rows the application locks. Its attributes are replaced, never changed.
+    """Write decisions, and keep those whose rows the application has locked. Its attributes are replaced, never changed
+    in place.
 
     Args:
         deps: the database and the clock.
-        rules: tell if tickets keep their order.
-        supply: holds the claim, and the tickets that go on once a result is written.
+        rules: show whether tickets keep their order.
+        supply: holds the claim, and the tickets whose next message follows a written result.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
         self.locked: Sequence[Decision] = ()
-        """Decisions that are not written because the application locks the rows. Their outcomes are recorded."""
+        """Decisions that could not be written because the application has locked the rows. Their outcomes are
+        recorded.
+        """
         self.locked_in_a_row = 0
-        """Number of locked results since one was last written."""
+        """Number of locked results since a result was last written."""
         self.events: Sequence[Event] = ()
-        """The events to emit once the transaction is committed."""
+        """The events to emit after the commit."""
         self._deps = deps
         self._rules = rules
         self._supply = supply
@@ -93,7 +96,7 @@ class ResultWriter:
             self.locked = [*self.locked, *locked]
 
     def write_locked(self) -> None:
-        """Write the decisions whose rows were locked the last time."""
+        """Write the decisions whose rows were locked at the last attempt to write."""
         locked = self._write(self.locked)
         if len(locked) < len(self.locked):
             self.locked_in_a_row = 0
@@ -113,7 +116,9 @@ class ResultWriter:
 def event_of(
     message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
 ) -> Event:
-    """Return the event of a decision. With a ``refusal``, the row rejected the change and the message is escalated."""
+    """Return the event of a decision. If there is a ``refusal``, the row rejected the change and the message is
+    escalated.
+    """
     if refusal is not None:
         decision = decision.refused(refusal)
     change = decision.transition

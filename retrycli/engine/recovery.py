@@ -1,4 +1,4 @@
-"""Recovery of messages whose pass died or could not write their results."""
+"""Recover messages whose pass died or could not write their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def recover(
 ) -> list[Event]:
     """Write the results of attempts at messages that were taken over, because their claims have expired.
 
-    An attempt whose answer was recorded has that outcome. One without an answer has an unknown outcome.
+    If an attempt's answer was recorded, its outcome is known. Without an answer, the outcome is unknown.
     """
     unknown = sum(claimed.attempt_by is not None and claimed.outcome is None for claimed in expired)
     decisions = [_decide(deps, rules, claimed, now) for claimed in expired]

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Claims, Database, Enrolment, Gateway, Ledger
 
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
-"""A claim holds enough messages for this many rounds of answers, between these limits."""
+"""A claim holds enough messages for `ROUNDS_AHEAD` rounds of answers, within the minimum and the maximum."""
 CLAIM_MARGIN = timedelta(seconds=60)
-"""A live pass may be delayed by half of it by an application that locks the database."""
+"""Extra time of a claim. An application that locks the database may delay a live pass by half of it."""
 
 SYNC_INTERVAL = timedelta(seconds=1)
-"""The interval at which a pass reads the shared state. A host may act on old state for this long."""
+"""The interval at which a pass reads the shared state. A host may act on outdated state for this long."""
 
 
 class Dependencies(NamedTuple):
@@ -39,19 +39,23 @@ class Dependencies(NamedTuple):
     claims: Claims
     ledger: Ledger
     repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
-    """Corrects future times that a wrong clock wrote, given the current time and the lease of a claim."""
+    """Corrects times in the future that a wrong clock wrote, given the current time and the lease of a claim."""
     prune: Callable[[datetime, int], int]
-    """Examines the next attempts, at most that many, and deletes those before a time, with old actions and passes."""
+    """Examines up to the given number of further attempts. Deletes those before a given time, together with old actions
+    and passes.
+    """
     open_gateway: Callable[[], AbstractAsyncContextManager[Gateway]]
-    """Opened only if there is something to send: it takes longer than a pass with nothing due."""
+    """Opens the gateway. It is opened only if there is something to send, because that takes longer than a pass with
+    nothing due.
+    """
     emit: Callable[[Event], None]
     now: Callable[[], datetime]
     sleep: Callable[[float], Awaitable[None]]
     jitter: Callable[[], float]
-    """A random number, -1 to 1."""
+    """Returns a random number between -1 and 1."""
     stop_requested: Callable[[], bool]
     looks_up: Callable[[MessageType], bool] = lambda _: False
-    """Tells if the gateway looks up a message that may have arrived before it sends it again."""
+    """Returns whether the gateway looks up a message that may have arrived before it sends it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class PassRules:
     """The rules of a pass."""
 
     destination: str
-    """The destination of messages without a route of their own."""
+    """The destination for messages without a route of their own."""
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -69,15 +73,15 @@ class PassRules:
     limit: int | None = None
     rate_per_second: float | None = None
     per_ticket_order: bool = False
-    """A ticket's later message waits until the earlier ones are delivered or escalated."""
+    """True if a ticket's messages wait until its earlier ones are delivered or escalated."""
     routes: tuple[Route, ...] = ()
-    """The routes, in order; if there is none, all messages go to ``destination``."""
+    """The routes, in order; without routes all messages go to ``destination``."""
     retention: timedelta | None = None
-    """The age up to which attempts and passes are kept; None is forever."""
+    """The age up to which attempts and passes are kept; None keeps them forever."""
     probe_now: bool = False
-    """Probe a destination that is down at once, and not only when its probe is due."""
+    """True to probe a destination that is down immediately, and not only when its probe is due."""
     at_a_server: bool = False
-    """The database is a server, where each transaction waits."""
+    """True if the database is on a server, where each transaction waits."""
 
     def destination_of(self, message_type: str) -> str:
         """Return the destination of a message type."""
@@ -86,22 +90,24 @@ class PassRules:
 
     @property
     def claim_at_once(self) -> int:
-        """Return how many messages to claim at once: enough for a moment. Other hosts can claim the rest."""
+        """Return how many messages to claim in one transaction: enough for a short time. Other hosts can claim the
+        rest.
+        """
         enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
 
     @property
     def lease(self) -> timedelta:
-        """Return the lease of a claim: time for a request, and for delays of its pass."""
+        """Return the lease of a claim: the time for a request, and for delays of its pass."""
         return self.request_timeout + CLAIM_MARGIN
 
     def due_by(self, started_at: datetime) -> datetime:
-        """Return the time until which messages count as due in a pass: cron's ticks are never exact."""
+        """Return the time by which messages must be due to belong to a pass: cron's ticks are never exact."""
         return started_at + self.due_slack
 
 
 class PassIdentity(NamedTuple):
-    """The process of a pass, and who started it."""
+    """The process of a pass, and what started it."""
 
     pass_id: str
     host: str

@@ -1,4 +1,4 @@
-"""One pass: lock, recover, enrol, claim, deliver, decide, record, report."""
+"""Run one pass: lock, recover, enrol, claim, deliver, decide, record, report."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Lock
 
 BATCH = 500
-"""The number of messages recovered, or enrolled, in one transaction."""
+"""The maximum number of messages that are recovered, or enrolled, in one transaction."""
 CHANGED_AT_ONCE = 100
-"""The number of escalated messages read in full at once, because their texts may be long."""
+"""The maximum number of escalated messages that are read in full at the same time, because their texts may be long."""
 PRUNE_AT_MOST = 10_000
-"""The maximum number of attempts that one pass examines for pruning, and of actions and passes that it deletes.
+"""The maximum number of attempts that one pass examines for pruning, and the maximum number of actions and of passes
+that it deletes.
 
-The database is locked meanwhile: for some 50 ms, also in a history of a million attempts.
+The database is locked during this time: for about 50 ms, even with a history of a million attempts.
 """
 GRAVITY = (
     StopReason.SIGNAL,
@@ -41,18 +42,18 @@ GRAVITY = (
     StopReason.DEADLINE,
     StopReason.LIMIT,
 )
-"""Reasons for an early end, in order of precedence: a pass with several ends for the first."""
+"""Reasons for an early end, in order of precedence. A pass with several reasons ends for the first of them."""
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})
-"""Reasons that end all routes."""
+"""Reasons that end the deliveries of all routes."""
 RESULTS: dict[StopReason | None, PassResult] = {
     StopReason.SIGNAL: PassResult.INTERRUPTED,
     StopReason.PAUSED: PassResult.PAUSED,
 }
-"""The result of a pass by its reason, if it is not `STOPPED`."""
+"""The result of a pass by the reason for its end, if the result is not `STOPPED`."""
 
 
 async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIdentity) -> PassSummary:
-    """Run one pass, and record its end in every case.
+    """Run one pass, and record its end in all cases.
 
     Raises:
         RetrycliError: the pass could not run.
@@ -95,7 +96,7 @@ class _Pass:
     # -- start, recover and enrol -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Set the start of the pass to now: another pass was at work while this one waited for the lock.
+        """Set the start of the pass to the present time. Another pass was working while this one waited for the lock.
 
         Correct times that a wrong clock wrote, so that no message waits for them.
         """
@@ -121,7 +122,7 @@ class _Pass:
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
-        """Deliver the routes with due messages one after the other, each within its share of time and limit."""
+        """Deliver the routes with due messages one after another, each within its share of the time and the limit."""
         due_by = self._rules.due_by(self.started_at)
         due = self._deps.claims.count_due(due_by)
         self._tell([PassStarted(self._me.pass_id, due)])
@@ -139,9 +140,9 @@ class _Pass:
                 break
 
     def _routes_with_due_messages(self, due_by: datetime) -> list[Route]:
-        """List the routes with due messages, beginning after the first route of the previous pass.
+        """Return the routes with due messages, beginning after the first route of the previous pass.
 
-        So each route has its turn, even if the limit is smaller than the number of routes.
+        So each route gets its turn, even if the limit is smaller than the number of routes.
         """
         routes = self._rules.routes or (Route(self._rules.destination),)
         last = self._deps.ledger.last_start() if len(routes) > 1 else None
@@ -149,7 +150,7 @@ class _Pass:
         return [route for route in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, route)]
 
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
-        """Give a route its share of the deadline and of the remaining limit."""
+        """Return the rules for a route: its share of the deadline and of the remaining limit."""
         limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
         until = self._rules.deadline * ((number + 1) / of)
@@ -163,7 +164,7 @@ class _Pass:
             self._deps.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
-        """Record the end of the pass, as its deliveries ended."""
+        """Record the end of the pass, with the result of its deliveries."""
         ended = [delivery for delivery in self._deliveries if delivery.reason is not None]
         worst = min(ended, key=lambda delivery: GRAVITY.index(delivery.reason), default=None)
         if worst is None or worst.reason is StopReason.LIMIT:
@@ -173,7 +174,9 @@ class _Pass:
         return self.finish(RESULTS.get(worst.reason, PassResult.STOPPED), worst.reason, worst.detail)
 
     def _untried_outage(self) -> str | None:
-        """Describe a destination that is still down and was not tried: the others say nothing about it."""
+        """Describe a destination that is still down and was not tried, because the outcomes of other destinations say
+        nothing about it.
+        """
         tried = {delivery.destination for delivery in self._deliveries}
         others = [route.destination for route in self._rules.routes if tried and route.destination not in tried]
         breakers = (self._deps.ledger.breaker(destination) for destination in others)
@@ -190,7 +193,7 @@ class _Pass:
         return summary
 
     def finish_failed(self, error: BaseException) -> None:
-        """Record the error that ended the pass, if the database can still be written."""
+        """Record the error that ended the pass, if the database is still writable."""
         if not self._finished:
             with suppress(DatabaseUnavailable):
                 for delivery in self._deliveries:
@@ -199,7 +202,7 @@ class _Pass:
                 self.finish(PassResult.FAILED, StopReason.FAULT, cause_of(error))
 
     def _tell(self, events: Sequence[Event]) -> None:
-        """Emit events, only once they are committed."""
+        """Emit events after the commit."""
         for event in events:
             self._tally.count(event)
             self._deps.emit(event)
@@ -213,12 +216,12 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
 
     Args:
         deps: everything outside the engine.
-        rules: how messages are retried.
-        now: the start of the pass: waits count from it.
-        emit: receives events once they are committed.
+        rules: the rules of retries.
+        now: the start of the pass, from which waits count.
+        emit: receives events after the commit.
 
     Returns:
-        Where the next pass continues with older messages; None if this pass was stopped before.
+        The id at which the next pass continues with older messages; None if this pass was stopped earlier.
     """
     spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
     for span in spans:
@@ -230,7 +233,7 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
 def follow(
     deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
 ) -> bool:
-    """Synchronise the queue with a range of the table; return False if a stop was requested."""
+    """Synchronise the queue with a range of the table. Return False if a stop was requested."""
     changed = deps.enrolment.retire(span)
     for start in range(0, len(changed), CHANGED_AT_ONCE):
         review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
@@ -250,8 +253,8 @@ def review_escalations(
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
 
-    The result is the same as if the application had withdrawn the message and failed it again, so it does not depend on
-    whether a pass came in between.
+    The result is the same as if the application had withdrawn the message and then marked it as failed again. So it
+    does not depend on whether a pass ran in between.
     """
     from retrycli.engine.recording import event_of  # not needed by a pass with nothing new
 
@@ -262,7 +265,7 @@ def review_escalations(
 
 
 def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
-    """Decide if an escalated message waits again; `RELEASED` means that it stays escalated."""
+    """Decide whether an escalated message waits again; `RELEASED` means that it stays escalated."""
     queued = found.message
     stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:
@@ -279,7 +282,7 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
 def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
-    """Enrol messages; return events for those that are escalated at once."""
+    """Enrol messages. Return events for those that are escalated immediately."""
     from retrycli.engine.recording import event_of  # as above
 
     entries = []

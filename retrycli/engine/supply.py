@@ -1,4 +1,4 @@
-"""The messages of one route that a pass has claimed and not sent yet, and those it claims next."""
+"""The messages of one route that a pass has claimed and not sent yet, and the messages that it claims next."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Supply:
-    """The messages to send next. Its attributes are replaced, never changed in place.
+    """Supply the messages to send next. Its attributes are replaced, never changed in place.
 
     Args:
         claims: the queue.
-        rules: the batch size, the lease, and if tickets keep their order.
+        rules: the batch size, the lease, and whether tickets keep their order.
         me: the pass that claims.
-        route: the messages.
+        route: the messages to send.
         since: the start of the pass.
     """
 
@@ -40,7 +40,7 @@ class Supply:
         """Tickets whose next message may be sent, if tickets keep their order."""
 
     def __bool__(self) -> bool:
-        """Tell if there may be more messages to send."""
+        """Return whether there may be more messages to send."""
         return bool(self._claimed or self._unblocked_tickets or not self._all_claimed)
 
     def renew(self, now: datetime) -> None:
@@ -52,7 +52,7 @@ class Supply:
     def take(self, room: int, destination: Destination) -> Sequence[int]:
         """Return at most `room` claimed messages, oldest due first, and claim more as needed.
 
-        If one message must tell something about the destination, return only that message.
+        If a message must show something about the destination first, return only that message.
         """
         if destination.doubt.tickets or destination.probing:
             self.release()
@@ -63,7 +63,7 @@ class Supply:
         return taken
 
     def unblock(self, tickets: Iterable[str]) -> None:
-        """Unblock the next message of tickets, because the one before it is decided."""
+        """Unblock the next message of tickets, because the message before it is decided."""
         self._unblocked_tickets |= frozenset(tickets)
 
     def release(self) -> None:
@@ -74,11 +74,11 @@ class Supply:
             self._all_claimed = False
 
     def any_left(self) -> bool:
-        """Tell if anything else of the route is due."""
+        """Return whether any other message of the route is due."""
         return self._claims.any_due(self._due_by, self._route)
 
     def _claim_one(self, destination: Destination) -> Sequence[int]:
-        """Claim a message of a ticket that is not in doubt, or a probe. The others are claimed again later."""
+        """Claim a message of a ticket that is not in doubt, or a probe. Other messages are claimed later."""
         order = self._rules.per_ticket_order
         if tickets := destination.doubt.tickets:
             self._all_claimed = False
@@ -100,6 +100,6 @@ class Supply:
         return found
 
     def _claim_unblocked(self) -> Sequence[int]:
-        """Claim the messages that follow decided ones of the same ticket."""
+        """Claim the messages that follow decided messages of the same ticket."""
         unblocked, self._unblocked_tickets = self._unblocked_tickets, frozenset()
         return self._claims.claim_first_of(self.claim, self._due_by, unblocked, self._route) if unblocked else ()

@@ -1,4 +1,4 @@
-"""Gateways deliver a message and return an outcome. They never raise for what the other side did."""
+"""Gateways deliver a message and return an outcome. They never raise for an error of the other side."""
 
 import sys
 

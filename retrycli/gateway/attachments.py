@@ -1,7 +1,7 @@
-"""Find and check a message's attachments, files beneath one folder, before anything is sent.
+"""Find and check a message's attachments, which are files in one folder, before anything is sent.
 
-Other users may write to the folder and replace its files at any time. So no check goes by path: `open_file` follows no
-link, does not block on files that are not regular, and checks the opened file.
+Other users may write to the folder and replace its files at any time. So no check relies on a path: `open_file` follows
+no link, does not block on files that are not regular, and checks the opened file.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from retrycli.system import process
 from retrycli.system.trust import others_may_have_linked
 
 MAX_ATTACHMENTS = 100
-"""Maximum number of attachments of a message. Every file is opened twice, and may need an upload of its own."""
+"""Maximum number of attachments of a message. Every file is opened twice, and may need a separate upload."""
 ANY_TYPE = "application/octet-stream"
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")
 """A type and a subtype, without parameters (RFC 6838, section 4.2)."""
 FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters, line ends, and marks that change the text direction and so disguise a name."""
+"""Control characters, line breaks, and marks that change the text direction and so disguise a name."""
 
 DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 """Flags for a directory in the path, which need not be readable."""
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""Flags for the file. Without O_NONBLOCK a pipe would wait for its writer, and a leased file for the lease holder."""
+"""Flags for the file. Without O_NONBLOCK a pipe would block until its writer opens it, and a leased file until the
+lease holder releases it.
+"""
 
 
 class Unusable(Exception):
-    """Signals an unusable attachment; the text ends a sentence about it."""
+    """Signals an unusable attachment. The error text ends a sentence about it."""
 
 
 class FileChanged(OSError):
@@ -50,12 +52,12 @@ class Attachment:
     """One file to send."""
 
     name: str
-    """The name that the recipient sees: the last part of a path, on one line."""
+    """The name that the recipient sees, which is the last part of a path, on one line."""
     content_type: str
     path: Path
-    """Its path, without links or ``..``. Only `open_file` opens it."""
+    """The path, without links or ``..``. Only `open_file` opens it."""
     size: int
-    """In bytes, when it was checked."""
+    """The size in bytes, at the time of the check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ class Folder:
     """The folder of attachments."""
 
     named: Path
-    """As the settings name it; entries may be absolute paths beneath it."""
+    """The folder as the settings name it; entries may be absolute paths beneath it."""
     real: Path
-    """The same folder with links resolved, once for all messages."""
+    """The same folder with links resolved. They are resolved once for all messages."""
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
@@ -77,14 +79,14 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
     """Return the files that the ``attachments`` column names, in its order.
 
     Args:
-        message: its entries are paths, or objects with ``path`` (else ``filename`` or ``name`` is the path), and
-            optionally ``filename``, the name to show, and ``content_type``.
-        folder: the folder they must be beneath; None if ``gateway.attachments_dir`` is not set.
-        limit_bytes: the maximum of their total size.
+        message: the message. Its entries are paths or objects. An object has ``path`` (otherwise ``filename`` or
+            ``name`` is the path), and optionally ``filename``, the name to show, and ``content_type``.
+        folder: the folder that must contain the files; None if ``gateway.attachments_dir`` is not set.
+        limit_bytes: the maximum of their total size, in bytes.
 
     Raises:
-        NotSent: `INVALID`, because a file can't be sent; the error says why, and what to do. `UNREACHABLE`, because a
-            file can't be checked now, which is not the message's fault.
+        NotSent: `INVALID` if a file can't be sent; the error says why, and what to do. `UNREACHABLE` if a file can't be
+            checked at present, which is not the message's fault.
     """
     entries = message.fields["attachments"]
     assert isinstance(entries, list)  # noqa: S101  for the type checker
@@ -121,11 +123,11 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading, following no link.
+    """Open a regular file for reading, without following links.
 
     Raises:
-        Unusable: it is not a regular file, or the path has a link.
-        OSError: it can't be opened.
+        Unusable: the file is not a regular file, or the path has a link.
+        OSError: the file can't be opened.
     """
     folder = os.open("/", DIRECTORY_FLAGS)
     try:
@@ -152,12 +154,12 @@ def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
 
 
 def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
-    """Read a file again in blocks, to send it. A file that grew is refused before its last block, so that no request
+    """Read a file again in blocks, to send it. If the file grew, fail before its last block, so that no request
     completes.
 
     Raises:
-        FileChanged: its size is not as it was, or it is not a regular file any more.
-        OSError: it can't be read.
+        FileChanged: its size has changed, or it is no longer a regular file.
+        OSError: the file can't be read.
     """
     try:
         file = open_file(path)
@@ -196,7 +198,7 @@ def _is_link(part: str, folder: int) -> bool:
 
 
 def _shortage(error: OSError) -> str | None:
-    """Describe what temporarily prevents opening a file; None if the file itself is at fault."""
+    """Describe what temporarily prevents a file from being opened; None if the file itself is at fault."""
     if isinstance(error, BlockingIOError):
         return "another program holds a lease on a file; wait until that program releases the file"
     return process.shortage(error)
@@ -226,7 +228,9 @@ def _text_of(given: Mapping[str, object], name: str) -> str | None:
 
 
 def _file_name(given: str) -> str:
-    """Return the last part of a path of any system: when a recipient saves the file, the name leads nowhere else."""
+    """Return the last part of a path from any system, so that the name leads to no other folder when a recipient saves
+    the file.
+    """
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
         raise Unusable("has an invalid file name; rename the file, or set filename")
@@ -239,9 +243,9 @@ def _guess_type(name: str) -> str:
 
 
 def _path_beneath(folder: Folder, where: str) -> Path:
-    """Return a path beneath the folder. Files elsewhere are not touched.
+    """Return a path beneath the folder. Files outside the folder are not touched.
 
-    ``..`` removes the part before it, which is exact because no link is followed.
+    ``..`` removes the part before it, which is correct because no link is followed.
     """
     for root in (folder.named, folder.real):
         path = Path(os.path.normpath(root / where))
@@ -251,7 +255,7 @@ def _path_beneath(folder: Folder, where: str) -> Path:
 
 
 def _readable_size(path: Path) -> int:
-    """Return a file's size after opening it: an unreadable file must be found before anything is sent."""
+    """Return a file's size after opening it, because an unreadable file must be found before anything is sent."""
     try:
         with open_file(path) as file:
             return os.fstat(file.fileno()).st_size

@@ -1,4 +1,6 @@
-"""One delivery by any gateway: its progress, its time limit, its immediate retry, and the outcome of its errors."""
+"""One delivery through any gateway: its progress, its time limit, its immediate retry, and the outcome of its
+errors.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,11 @@ WAIT_SECONDS = (0.1, 0.5)
 LATE_SECONDS = 0.05
 """A timer that fires later than this shows that the process was suspended or its event loop blocked."""
 GRACE_SECONDS = 0.5
-"""Extra time for a suspended or blocked process to read the answers that arrived meanwhile."""
+"""Extra time for a suspended or blocked process to read the answers that arrived in that time."""
 
 
 class NotSent(Exception):
-    """Ends a delivery before its message is sent. `outcome` is the outcome of the message."""
+    """Ends a delivery before its message is sent. `outcome` is the outcome for the message."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -42,7 +44,7 @@ class NotSent(Exception):
 
 
 def invalid(error: str) -> NotSent:
-    """Return the end of a delivery whose row can't be turned into a request."""
+    """Return the exception that ends a delivery whose row can't be turned into a request."""
     return NotSent(Outcome(OutcomeKind.INVALID, error=error))
 
 
@@ -51,21 +53,21 @@ class DeliveryProgress:
     """Progress of one delivery, for the code that handles its timeout or failure."""
 
     in_flight: bool = False
-    """Its request may be under way or may have arrived."""
+    """True if its request may be on its way or may have arrived."""
     answered: bool = False
-    """Its request has an outcome other than `UNREACHABLE`."""
+    """True if its request has an outcome other than `UNREACHABLE`."""
     landed: Outcome | None = None
-    """Its outcome, if it is known to be delivered."""
+    """Its outcome, if the message is known to be delivered."""
 
 
 class BaseGateway(ABC):
-    """What the gateways have in common. Use one as an asynchronous context manager."""
+    """The common parts of the gateways. Use a gateway as an asynchronous context manager."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:  # noqa: B027  not all have something to close
-        """Close what the gateway has opened; by default nothing."""
+        """Close what the gateway has opened; by default do nothing."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` in total."""
@@ -73,7 +75,7 @@ class BaseGateway(ABC):
         return await guard(self._deliver_cleaned(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why a message can't be sent, or None. Send nothing."""
+        """Return why a message can't be sent; None if it can. Send nothing."""
         try:
             await self._prepare(queued)
         except NotSent as error:
@@ -87,7 +89,7 @@ class BaseGateway(ABC):
         """Check that a message can be sent. Send nothing.
 
         Raises:
-            NotSent: it can't.
+            NotSent: the message can't be sent.
         """
 
     @abstractmethod
@@ -95,16 +97,16 @@ class BaseGateway(ABC):
         """Send one message.
 
         Raises:
-            NotSent: it can't be sent.
+            NotSent: the message can't be sent.
         """
 
     @abstractmethod
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask if a message has arrived. Send nothing."""
+        """Ask whether a message has arrived. Send nothing."""
 
     @abstractmethod
     def redact_secrets(self, text: str) -> str:
-        """Mask our secrets in a text."""
+        """Mask retrycli's secrets in a text."""
 
     async def _deliver_cleaned(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         try:
@@ -114,7 +116,7 @@ class BaseGateway(ABC):
         return self._cleaned(outcome, queued.message)
 
     def _cleaned(self, outcome: Outcome, message: Message) -> Outcome:
-        """Return the outcome as it may be stored: the error on one line, without secrets and the customer's words."""
+        """Return the outcome as it may be stored: the error on one line, without secrets or customers' words."""
         if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = replace(outcome, external_id=None)
         return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, message))
@@ -124,15 +126,16 @@ class BaseGateway(ABC):
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
-    """Return the outcome of a delivery, also if it raises an unexpected error: that ends one delivery, not the pass.
+    """Return the outcome of a delivery, even if it raises an unexpected error: such an error ends one delivery, not the
+    pass.
 
     Args:
         delivery: the delivery of one message.
         message_id: the message's id, for the log.
-        progress: updated by the delivery.
+        progress: the progress, which the delivery updates.
 
     Raises:
-        ConfigurationError: the error affects every message, and ends the pass.
+        ConfigurationError: the error affects every message, so it ends the pass.
     """
     try:
         return await delivery
@@ -149,7 +152,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
 
 
 def _locate(error: Exception) -> str:
-    """Describe an error by its type and the last line of ours in its traceback. Its text may quote a message."""
+    """Describe an error by its type and the last line of retrycli in its traceback. Its text may quote a message."""
     lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(error.__traceback__)]
     module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
     return f"{type(error).__name__} at {module}:{number}"
@@ -162,16 +165,16 @@ async def retry_unreachable(
     within: float,
     sleep: Callable[[float], Awaitable[None]],
 ) -> Outcome:
-    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`: it was certainly not sent.
+    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`, because the message was certainly not sent.
 
     Args:
         attempt: makes one attempt.
         retries: the maximum number of retries.
-        within: seconds from now in which the last retry must start.
+        within: the number of seconds from now in which the last retry must start.
         sleep: waits between retries.
 
     Returns:
-        The outcome of the last one.
+        The outcome of the last attempt.
     """
     clock = asyncio.get_running_loop().time
     ends_at = clock() + within
@@ -196,18 +199,18 @@ async def retry_unreachable(
 
 
 class TimeLimit:
-    """Cancel a block after a time limit, as `asyncio.timeout` does.
+    """Cancel a block after a time limit, like `asyncio.timeout`.
 
     `asyncio` runs due timers before it delivers received data. After a suspended virtual machine, a SIGSTOP or a slow
-    fsync it would drop an answer that arrived in time, and the message would be sent twice. If the timer fires late,
-    the block gets `GRACE_SECONDS` more, or the delay if that is shorter. It gets them once, so that a server that keeps
-    the loop busy can't extend the limit without end.
+    fsync it would discard an answer that arrived in time, and the message would be sent twice. If the timer fires late,
+    the block gets `GRACE_SECONDS` more, or the length of the delay if that is shorter. It gets this time only once, so
+    that a server that keeps the loop busy can't extend the limit indefinitely.
 
     Args:
-        seconds: the limit.
+        seconds: the time limit.
 
     Raises:
-        TimeoutError: the limit is over.
+        TimeoutError: the time limit has passed.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -242,10 +245,10 @@ class TimeLimit:
 
 
 async def in_thread(work: Callable[Given, Result], *args: Given.args, **options: Given.kwargs) -> Result:
-    """Call a blocking function in a thread of its own. If the wait is cancelled, its result is dropped.
+    """Call a blocking function in its own thread. If the wait is cancelled, discard the result.
 
-    asyncio's thread pool does not fit: it is small, DNS look-ups share it, and the process waits for it at exit. A file
-    on a dead network share would block a pass past its deadline and SIGTERM.
+    asyncio's thread pool is unsuitable: it is small, DNS look-ups share it, and the process waits for it at exit. With
+    it, a file on a dead network share would block a pass beyond its deadline, and despite SIGTERM.
     """
     done: Future[Result] = Future()
     done.set_running_or_notify_cancel()

@@ -1,4 +1,4 @@
-"""Remove quotations of the message and our secrets from error texts."""
+"""Remove quotations of the message, and secrets, from error texts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from retrycli.domain.message import Message
 
 QUOTED = 16
-"""Minimum length of a quotation: this many consecutive characters that the message has too."""
+"""Minimum length of a quotation: the number of consecutive characters that also occur in the message."""
 LOOKED_AT = 16 * 1024
-"""Compared characters of a text: an error is short, and quotes the start of a long text, if any of it."""
+"""Number of characters of the message's text that are compared: an error is short, and if it quotes a long text, it
+quotes the beginning.
+"""
 
 
 def without_quotations(error: str, message: Message) -> str:
@@ -31,7 +33,7 @@ def without_quotations(error: str, message: Message) -> str:
 
 
 def _written_forms(message: Message) -> Iterator[str]:
-    """Yield both texts as an answer may quote them: on one line, or as in the request's JSON."""
+    """Yield both texts in the forms in which an answer may quote them: on one line, or as in the request's JSON."""
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
@@ -39,7 +41,7 @@ def _written_forms(message: Message) -> Iterator[str]:
 
 
 def redact_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Mask secrets that the other side echoed in a text."""
+    """Mask secrets in a text, because the other side may have echoed them."""
     for secret in secrets:
         for spelling in _spellings(secret) if secret else ():
             text = text.replace(spelling, "***")
@@ -47,9 +49,10 @@ def redact_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def _spellings(secret: str) -> list[str]:
-    """Return a secret as it is, and as JSON and Python escape it, also one within the other. Longest first.
+    """Return a secret unchanged, as JSON and Python escape it, and escaped by one and then the other. The longest comes
+    first.
 
-    An error quotes an answer's JSON as JSON, and invalid HTTP as Python shows bytes.
+    An error quotes an answer's JSON as JSON, and invalid HTTP in Python's notation for bytes.
     """
     found = {secret}
     for _ in range(2):

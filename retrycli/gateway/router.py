@@ -1,4 +1,4 @@
-"""Choose the gateway by message type and ``gateway.kind``. Only the modules of configured gateways are loaded."""
+"""Choose the gateway by message type and ``gateway.kind``. Load only the modules of configured gateways."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class GatewayRouter:
         return await self.gateways[queued.message.message_type].deliver(queued)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why a message can't be sent, or None. Send nothing."""
+        """Return why a message can't be sent; None if it can. Send nothing."""
         return await self.gateways[queued.message.message_type].problem(queued)
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask if a message has arrived. Send nothing."""
+        """Ask whether a message has arrived. Send nothing."""
         return await self.gateways[queued.message.message_type].look_up(queued)
 
 
@@ -43,7 +43,7 @@ async def open_router(
     """Open the gateways of all message types.
 
     Raises:
-        ConfigurationError: a gateway can't be used; none stays open.
+        ConfigurationError: a gateway can't be used; no gateway stays open.
     """
     async with AsyncExitStack() as opened:
         gateways = {
@@ -92,7 +92,7 @@ def gateway_of(
 
 
 def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
-    """Return if the gateway looks up a message that may have arrived before it sends it again.
+    """Return whether the gateway looks up a message that may have arrived before it sends it again.
 
     Raises:
         ConfigurationError: the preset is invalid.

@@ -1,4 +1,4 @@
-"""TLS of both gateways: the server's certificate must always verify."""
+"""TLS for both gateways: the server's certificate must always be verified."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retrycli.domain.errors import ConfigurationError
 
 
 def verifying(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts the system's certificates, and those in a file.
+    """Return a context that trusts the system's certificates, and the certificates in a file.
 
     Raises:
         ConfigurationError: the file can't be used.

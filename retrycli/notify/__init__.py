@@ -1,1 +1,1 @@
-"""Notifications by apprise, and a dead-man switch."""
+"""Notifications through Apprise, and a dead-man switch."""

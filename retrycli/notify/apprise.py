@@ -1,4 +1,4 @@
-"""Send texts with apprise, and return the result for each target. No result shows a target's URL."""
+"""Send texts with Apprise, and return the result for each target. No result shows a target's URL."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from retrycli.system.python import install
 MISSING = f"apprise is not installed; {install('notify')}"
 
 WAIT_SECONDS = 30.0
-"""The time limit for all targets, which run side by side: a mail takes a dozen steps, each with a timeout of its
-own."""
+"""The time limit for all targets, in seconds. They are notified in parallel; a mail takes a dozen steps, each with its
+own timeout.
+"""
 
 SENDING = Lock()
-"""Loggers belong to the process, so only one sender at a time silences them."""
+"""Loggers belong to the whole process, so only one sender at a time may silence them."""
 
 
 def scheme(url: str) -> str:
-    """Return the part of a URL that may be shown."""
+    """Return the scheme of a URL, which may be shown."""
     return url.partition("://")[0].lower()
 
 
 def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
-    """Send each target its notice, all at the same time.
+    """Send each target its notice, all in parallel.
 
     Args:
-        notices: by apprise's URL of the target. If a channel has no titles, the title comes above the text.
+        notices: the notices, by the target's Apprise URL. If a channel has no titles, the title goes above the text.
 
     Returns:
-        For each target None if it accepted the text, else the reason, without the URL.
+        For each target None if it accepted the text; otherwise the reason, without the URL.
     """
     attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
     with SENDING, _silence(attempts.values()), _no_proxy():
@@ -52,7 +53,9 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
 
 
 class _Attempt(Thread):
-    """One target's attempt, in a thread that nothing waits for, because a URL can set apprise's waits."""
+    """The attempt to notify one target, in a thread that nothing waits for, because a URL can set how long Apprise
+    waits.
+    """
 
     def __init__(self, url: str, notice: Notice) -> None:
         super().__init__(daemon=True)
@@ -69,10 +72,10 @@ class _Attempt(Thread):
 
 
 def place(url: str) -> tuple[str, int] | None:
-    """Return the host and port that a target's texts go to; None if this is unknown.
+    """Return the host and port to which a target's texts are sent; None if this is unknown.
 
     Raises:
-        ConfigurationError: apprise is not installed, or does not understand the URL.
+        ConfigurationError: Apprise is not installed, or does not understand the URL.
     """
     with SENDING, _silence(()):
         try:
@@ -93,7 +96,7 @@ def place(url: str) -> tuple[str, int] | None:
 
 
 def _parse(url: str) -> tuple[Any, Any]:
-    """Return apprise's target for a URL, which may be None, and the options to send with."""
+    """Return Apprise's target for a URL, which may be None, and the options for sending."""
     import apprise
 
     asset = apprise.AppriseAsset(
@@ -137,11 +140,11 @@ REASONS = (
     (r"((?:SMTP AUTH|STARTTLS) extension not supported)", "{}"),
     (r"(timed out)", "{}"),
 )
-"""The parts of apprise's log lines that may be shown; the rest holds hosts, tokens and responses."""
+"""The parts of Apprise's log lines that may be shown; the rest holds hosts, tokens and responses."""
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """Return why a text was not accepted, as far as apprise's log says."""
+    """Return why a text was not accepted, according to Apprise's log."""
     for pattern, words in REASONS:
         for line in lines:
             if found := re.search(pattern, line):
@@ -151,7 +154,7 @@ def _reason(lines: Sequence[str]) -> str:
 
 @contextmanager
 def _no_proxy() -> Iterator[None]:
-    """Keep apprise from a proxy of the environment, which differs between cron and an operator."""
+    """Prevent Apprise from using the environment's proxy, which differs between cron and an operator."""
     names = ("no_proxy", "NO_PROXY")
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, "*"))
@@ -165,9 +168,9 @@ def _no_proxy() -> Iterator[None]:
 
 @contextmanager
 def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
-    """Keep the lines of apprise and its libraries out of every log: they hold hosts, tokens and responses.
+    """Keep the lines of Apprise and its libraries out of every log, because they hold hosts, tokens and responses.
 
-    If an abandoned attempt may still log, they are kept out for good.
+    If an abandoned attempt may still log, these lines are kept out permanently.
     """
     loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]

@@ -1,7 +1,7 @@
-"""Ping a dead-man switch, by the pinging API of healthchecks.io.
+"""Ping a dead-man switch, using the pinging API of healthchecks.io.
 
-``GET {url}/start`` when a pass begins, ``{url}`` when it ended well and ``{url}/{exit status}`` when not, with the
-pass's id as ``rid``. The service raises the alarm if no ping comes in time.
+A pass sends ``GET {url}/start`` when it begins, then ``{url}`` if it ended well or ``{url}/{exit status}`` if it did
+not. The pass's id is sent as ``rid``. If no ping comes in time, the service raises an alarm.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 WAIT_SECONDS = 10.0
-"""The time limit of one ping, including name resolution."""
+"""The time limit for one ping, in seconds, including name resolution."""
 READ_AT_MOST = 200
 
 
 class Ping:
-    """The pings of one pass. They never raise, and follow no redirect and no proxy of the environment.
+    """The pings of one pass. They never raise an error, follow no redirect, and use no proxy from the environment.
 
     Args:
-        url: of the check.
-        run_id: a UUID that distinguishes this pass's pings from those of others.
+        url: the URL of the check.
+        run_id: a UUID that distinguishes this pass's pings from those of other passes.
     """
 
     def __init__(self, url: str, run_id: str) -> None:
@@ -30,20 +30,20 @@ class Ping:
         self._start: _Request | None = None
 
     def start(self) -> None:
-        """Report the start of the pass without waiting, because messages come first."""
+        """Report the start of the pass without waiting, because messages have priority."""
         self._start = self._request("/start")
 
     def end(self, exit_status: int) -> str | None:
         """Report the end of the pass, after the start was reported.
 
         Returns:
-            None if both pings succeeded, else what failed, without the URL.
+            None if both pings succeeded, otherwise what failed, without the URL.
         """
         begun = self._start.failure if self._start else None
         return self._request(f"/{exit_status}" if exit_status else "").failure or begun
 
     def note(self) -> str | None:
-        """Add a line to the check's log that changes nothing else; return what failed, or None."""
+        """Add a line to the check's log without changing the check's state. Return what failed, or None."""
         return self._request("/log").failure
 
     def _request(self, path: str) -> _Request:
@@ -51,7 +51,7 @@ class Ping:
 
 
 class _Request(Thread):
-    """One GET in a thread that nothing waits for longer than `WAIT_SECONDS`, because a name server may hang too."""
+    """One GET in a thread that nothing waits for longer than `WAIT_SECONDS`, because a name server may also hang."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -61,7 +61,7 @@ class _Request(Thread):
 
     @cached_property
     def failure(self) -> str | None:
-        """Wait for the response; return what failed, or None."""
+        """Wait for the response. Return what failed, or None."""
         self.join(WAIT_SECONDS)
         return self._failure
 

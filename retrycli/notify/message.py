@@ -1,6 +1,6 @@
-"""Write a notification's text: results in figures and causes, and no word of a message.
+"""Write the text of a notification: results as figures and causes, without any text of a message.
 
-Ticket ids and error texts come from others; they are escaped so that no channel interprets them.
+Ticket ids and error texts come from other systems. They are escaped so that no channel interprets them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from retrycli.domain.sanitize import inert
 CAUSES = 10
 """The maximum number of causes shown, the most frequent first."""
 TICKETS = TYPES = 5
-"""The maximum number of tickets, and of message types, shown for a cause."""
+"""The maximum number of tickets shown for a cause, and the maximum number of message types."""
 GAPS = 3
-"""The maximum number of gaps without a pass shown one by one, the last ones."""
+"""The maximum number of gaps without a pass that are shown one by one; the latest are shown."""
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
 LONGEST_SAME = 320
-"""Room for a base URL of 255 characters and its response."""
+"""The maximum length of the description of an answer that all requests got: enough for a base URL of 255 characters and
+its response.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeContext:
-    """The context of a notification."""
+    """The context in which a notification is written."""
 
     host: str
     destination: str
-    """The ticketing API in question, or those that may be."""
+    """The ticketing API that the notification is about, or the APIs that it may be about."""
     at: datetime
     waiting: int
     escalated: int
@@ -47,11 +49,11 @@ class Notice:
     title: str
     body: str
     good: bool
-    """It holds good news only."""
+    """True if it contains only good news."""
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
-    """Return the items as one notification."""
+    """Write the items as one notification."""
     gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
     items = [item for item in items if item not in earlier]
@@ -101,7 +103,7 @@ HEADLINES = {
 
 
 def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
-    """Return the headline and the paragraph of an item."""
+    """Write the headline and the paragraph of an item."""
     match item:
         case IncidentChange():
             return HEADLINES[item.topic, item.turn], _incident_text(item.topic, item.turn, item.incident, context)

@@ -1,1 +1,1 @@
-"""The operator's use cases, one module a use. Commands, pages and applications call them."""
+"""The operator's use cases, one module per use case. Commands, pages and applications call them."""

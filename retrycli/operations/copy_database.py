@@ -27,13 +27,13 @@ FROM, TO = "--from", "--to"
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The result of a copy; the databases are named without passwords."""
+    """The result of a copy; database names have no passwords."""
 
     source: str
     target: str
     tables: list[CopiedTable]
     paused: bool
-    """Deliveries are paused in the target too."""
+    """True if deliveries are also paused in the target."""
 
     @property
     def verified(self) -> bool:
@@ -49,23 +49,24 @@ def copy(
     overwrite: bool = False,
     listen: Callable[[str, int], None] = lambda *_: None,
 ) -> Move:
-    """Make retrycli's own tables in the target equal to the source's. The application's tables are only read.
+    """Make retrycli's own tables in the target equal to the source's. The application's tables are only read, not
+    changed.
 
-    It holds the pass locks of both sides. Equal rows are not written, so it can be repeated at any time, even after it
-    was killed.
+    It holds the pass locks of both sides. Rows that are already equal are not written, so the copy can be repeated at
+    any time, even after it was killed.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         source: the URL of the database that is copied; by default ``database.url``.
-        target: the URL of the database that the application's data has moved to; by default ``database.url``.
-        overwrite: undo what was done in the target since the source was last used.
-        listen: gets the name of a table and the number of its rows done so far.
+        target: the URL of the database that the application's data was moved to; by default ``database.url``.
+        overwrite: undo changes made in the target since the source was last used.
+        listen: receives the name of a table and the number of its rows copied so far.
 
     Raises:
-        LockHeld: a pass is running on either side.
+        LockHeld: a pass is running on one of the sides.
         DatabaseUnavailable: either database can't be opened, read or written.
-        ConfigurationError: both are the same, one is not usable, the application's data is not in the target, the
-            target is ahead of the source, or a row does not fit into it.
+        ConfigurationError: both databases are the same, one is not usable, the application's data is not in the target,
+            the target is ahead of the source, or the target does not accept a row.
     """
     old, new = _with_database(settings, source, FROM), _with_database(settings, target, TO)
     with ExitStack() as held:
@@ -103,7 +104,7 @@ def _with_database(settings: Settings, url: str | None, option: str) -> Settings
 
 @contextmanager
 def _naming_option(option: str | None) -> Iterator[None]:
-    """Make errors name the option that replaces the setting, if one does."""
+    """Make errors name the option that replaces the setting, if there is one."""
     try:
         yield
     except RetrycliError as error:
@@ -114,7 +115,9 @@ def _naming_option(option: str | None) -> Iterator[None]:
 
 
 def _check_source(database: Database) -> None:
-    """Check that the source has retrycli's own tables. The application's may be gone, but must not be another one."""
+    """Check that the source has retrycli's own tables. The application's table may be gone, but must not be a different
+    one.
+    """
     found = database.revision()
     if found is None:
         raise ConfigurationError(f"{database.place} has no retrycli tables to copy; check database.url")
@@ -129,7 +132,9 @@ def _check_source(database: Database) -> None:
 
 
 def _check_target(database: Database) -> None:
-    """Check that the target has the application's table, so that a stranger's database gets no tables of retrycli's."""
+    """Check that the target has the application's table, so that retrycli creates no tables in an unrelated
+    database.
+    """
     try:
         _ = database.messages
     except SchemaMismatch as error:
@@ -137,7 +142,7 @@ def _check_target(database: Database) -> None:
 
 
 def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
-    """Take the pass locks of both sides, which may be the same."""
+    """Acquire the pass locks of both sides, which may be the same."""
     me = Holder(os.getpid(), socket.gethostname(), utc_now())
     for path in sorted({lock_path(old), lock_path(new)}):
         lock = PassLock(path)
@@ -146,9 +151,7 @@ def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
 
 
 def check_claims(database: Database) -> None:
-    """Check for active claims, because a pass on another host, or an attempt by hand, does not hold this host's
-    lock.
-    """
+    """Check for active claims, because a pass on another host, or a manual attempt, does not hold this host's lock."""
     until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:
         raise LockHeld(
@@ -158,7 +161,7 @@ def check_claims(database: Database) -> None:
 
 
 def _check_not_ahead(here: Database, there: Database) -> None:
-    """Check that the target is not ahead of the source. Otherwise the move is over, or source and target are
+    """Check that the target is not ahead of the source. If it is, the move has already ended, or source and target are
     swapped.
     """
     source_at, target_at = last_used(here), last_used(there)

@@ -1,4 +1,4 @@
-"""Run the main commands on the example database, against a ticketing API that fails now and then."""
+"""Run the main commands on the example database, against a ticketing API that sometimes fails."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from retrycli.system.trust import write_private
 
 EXAMPLE = "ticketing_agent.db.example"
 EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
-"""The example's present: a Monday morning."""
+"""The current time in the example: a Monday morning."""
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
     "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
 )
 FAIL = 0.3
 SEED = 48
-"""Everyone sees the same failures."""
+"""The random seed, so that everyone sees the same failures."""
 
 
 def run() -> None:
-    """Run the real commands one after another, and keep their files for the user to try."""
+    """Run the real commands one after another. Keep their files so that the user can try more commands."""
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
     database = copy_example(folder, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret

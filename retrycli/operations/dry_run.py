@@ -1,4 +1,4 @@
-"""Predict what a pass would send now. Nothing is written, and no writer is blocked."""
+"""Predict what a pass would send now. Write nothing, and block no writer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MICROSECOND = timedelta.resolution
 
 @dataclass(slots=True)
 class _DryRunEnrolment:
-    """An enrolment that writes nothing: it keeps in memory which ids would be due, and when."""
+    """An enrolment that writes nothing. It keeps in memory which ids would be due, and when."""
 
     real: Enrolment
     rules: PassRules
@@ -39,14 +39,14 @@ class _DryRunEnrolment:
     ids: array[int] = field(default_factory=lambda: array("q"))
     times: array[int] = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)
-    """Messages whose ids belong to other messages in the queue."""
+    """Messages whose ids now belong to other messages than in the queue."""
     escalated: int = 0
-    """The number of new messages that would be escalated at once."""
+    """Number of new messages that would be escalated immediately."""
     displaced: int = 0
-    """How many of the replaced messages are due in the queue."""
+    """Number of replaced messages that are due in the queue."""
     expired: int = 0
     expired_due: int = 0
-    """How many of the expired messages are due."""
+    """Number of expired messages that are due."""
     _replaced_in_range: Collection[int] = ()
     """The replaced messages of the current range."""
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class _DryRunEnrolment:
         return {}
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Return whether a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
+        """Return whether a new message would be escalated and not sent: now, or at its first attempt if that is due."""
         message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True
@@ -112,7 +112,7 @@ class _DryRunEnrolment:
 
 
 LONG_AGO = timedelta(days=7)
-"""The sender of an older message may not want it sent any more."""
+"""The sender of an older message may no longer want it sent."""
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class DryRunTotals:
     destination_of: Callable[[str], str]
     number: int = 0
     oldest: datetime | None = None
-    """The oldest creation time, as far as the application's table has it."""
+    """The oldest creation time that the application's table has."""
     destinations: dict[str, int] = field(default_factory=dict)
     """The number of messages by destination."""
 
@@ -139,27 +139,27 @@ class DryRunTotals:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a pass would do now."""
+    """The predicted result of a pass that starts now."""
 
     number: int
-    """The number of messages it would send if nothing held it back."""
+    """The number of messages that a pass would send if nothing held them back."""
     messages: Iterator[ListedMessage]
-    """These messages, the longest waiting first. They are read and counted during the iteration."""
+    """These messages, the one waiting longest first. They are read and counted during the iteration."""
     totals: DryRunTotals
     escalated: int
-    """The number of messages it would escalate without sending them."""
+    """The number of messages that a pass would escalate without sending them."""
     waiting: int
     """The number of waiting messages, due or not."""
     pause: Pause | None
     down: Mapping[str, Breaker]
-    """Destinations it would send nothing to, because they are down or throttled."""
+    """Destinations that would get no messages, because they are down or throttled."""
     probed: Collection[str]
-    """Destinations that are down and would get one message first, as a probe."""
+    """Destinations that are down and would first get one message as a probe."""
 
 
 @contextmanager
 def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Iterator[Preview]:
-    """Predict a pass.
+    """Predict the result of a pass.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -223,10 +223,11 @@ def _expired(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
 
 
 def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:
-    """Count failed messages as `QueueCounts.counts` does; ``due`` counts those that a pass would send at a time.
+    """Count failed messages as `QueueCounts.counts` does; ``due`` counts the messages that a pass would send at the
+    given time.
 
     Also count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
-    ``expired_due`` those of them that the next pass escalates.
+    ``expired_due`` the messages among them that the next pass escalates.
     """
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))
@@ -242,7 +243,7 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
 
 
 def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _DryRunEnrolment:
-    """Find what would become due in the queue if a pass read the application's table."""
+    """Find what would become due in the queue when a pass has read the application's table."""
     foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
     runner.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
@@ -251,7 +252,7 @@ def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at:
 def _still_waiting(
     views: MessageQueries, ids: array[int], times: array[int], anew: Collection[int]
 ) -> Iterator[ListedMessage]:
-    """Yield the messages that still wait, or would wait anew, each with its due time."""
+    """Yield the messages that still wait, or would wait again, each with its due time."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         when = dict(zip(page, times[start : start + PAGE], strict=True))

@@ -1,4 +1,4 @@
-"""Edit one message: read it, and write it if nobody has changed it since."""
+"""Edit one message: read it, and write the edit if nobody has changed the message since."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read_draft(
     """Return a message, and its editable part.
 
     Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent.
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, or is being sent.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
@@ -48,22 +48,22 @@ def write_draft(
 ) -> list[str]:
     """Write an edited message. It gets a new delivery key, and stays in its state.
 
-    It writes ``subject`` and ``body`` of the application's table, and ``recipient_email`` if the table has it.
+    Write ``subject`` and ``body`` of the application's table, and ``recipient_email`` if the table has it.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         read: the message as `read_draft` returned it.
         wanted: the edited message.
-        by: the operator; by default the login name.
+        by: the operator; by default the current user's login name.
         runtime: the clock.
 
     Returns:
-        The columns that were written; empty if nothing is different.
+        The columns that were written; empty if nothing was different.
 
     Raises:
-        NotEdited: the text can't be sent.
+        NotEdited: the edited text can't be sent.
         NoSuchMessage: the row is gone.
-        NotActionable: it is not failed, is being sent, or was changed since it was read.
+        NotActionable: the message is not failed, is being sent, or was changed since it was read.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     row = read.row

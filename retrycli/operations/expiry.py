@@ -1,4 +1,4 @@
-"""Warn of messages that will expire while deliveries are held back, before they do."""
+"""Warn of messages that will expire while deliveries are held back, before they expire."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ HELD_BACK = frozenset(
         StopReason.THROTTLED,
     }
 )
-"""Reasons to stop that leave the due messages as they are, for this pass and possibly the next ones."""
+"""Reasons to stop that leave the due messages unchanged, in this pass and possibly in the next ones."""
 EARLIER = timedelta(hours=2)
-"""The look-ahead beyond the next reminder, so that nothing expires between two of them."""
+"""The look-ahead beyond the next reminder, so that no message expires between two reminders without a warning."""
 SOON = timedelta(days=1)
-"""Lists mark a message that expires within this time."""
+"""Lists mark a message that expires within this period."""
 LOG = "log"
-"""The name of the logs of all hosts among the targets."""
+"""The target that stands for the logs of all hosts."""
 
 
 def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
-    """Return whether a list shows when a waiting message expires: soon, or before its next attempt."""
+    """Return whether a list shows when a waiting message expires, because that is soon or before its next attempt."""
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
 EXPIRED = "expired; a pass will escalate it"
-"""How lists describe a waiting message that has expired. No pass escalates it before it is due, or during a pause or an
-outage."""
+"""The words with which lists describe a waiting message that has expired. No pass escalates it before it is due, or
+during a pause or an outage.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """What a pass shows of messages that expire soon."""
+    """The facts that a pass shows about messages that expire soon."""
 
     incident: Incident | None
     """None if there are no such messages."""
     too_late: bool = False
-    """Some messages have expired since the warning."""
+    """True if some messages have expired since the warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,11 @@ class _Obstacle:
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:
-    """Find the messages that expire before the next reminder, if a pass held deliveries back.
+    """Find the messages that expire before the next reminder, if deliveries were held back in a pass.
 
     Returns:
-        The messages; none after a pass that delivered something. None if the pass shows nothing: it had nothing to
-        send, or all such messages have expired.
+        The messages; none after a pass that delivered something. None if the pass shows nothing, because it had nothing
+        to send, or because all such messages have expired.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
@@ -120,7 +121,7 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
-    """Find what holds messages back, since when, and until when."""
+    """Find out what holds messages back, since when, and until when."""
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
         return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
@@ -141,7 +142,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
 
 
 def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) -> None:
-    """Warn of messages that are about to expire, at intervals while there are any.
+    """Warn of messages that are about to expire, at intervals while there are such messages.
 
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.

@@ -1,7 +1,7 @@
 """Explain why a message waits, and predict its next attempt.
 
-What a pass does before it claims (repair the times of a wrong clock, enrol new failures, recover expired claims) is
-done here too, by the same code, and rolled back.
+Before a pass claims messages, it repairs the times of a wrong clock, enrols new failures and recovers expired claims.
+The same code does this here, and the changes are rolled back.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ from retrycli.store.passes import Ledger
 from retrycli.system.pass_lock import PassLock
 
 LATENESS = timedelta(seconds=3)
-"""A pass begins this long after the tick of its line; what ends before then does not hold it up."""
+"""A pass begins this long after the tick of its schedule. A condition that ends before then does not delay it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a message waits."""
+    """The reasons why a message waits."""
 
     message_id: int
     ticket_id: object
     message_type: str
     gates: list[Gate]
     next_attempt_at: datetime | None
-    """The start of the pass that attempts it, if nothing happens until then; None if no pass does."""
+    """The start of the pass that attempts it, if nothing else happens; None if no pass attempts it."""
     is_claimed: bool = False
-    """A claim prevents every other sender."""
+    """True if a claim prevents every other sender."""
     being_sent: bool = False
-    """A pass or an operator has claimed it to send it, and has not died."""
+    """True if a pass or an operator that is still alive has claimed the message to send it."""
     has_begun: bool = False
-    """A request for it went out, and no answer is recorded."""
+    """True if a request for the message was sent without a recorded answer."""
     pass_runs: bool = False
-    """A pass is running on this host."""
+    """True if a pass is running on this host."""
     one_goes_first: bool = False
-    """The pass attempts one message alone first, and others are due with this one."""
+    """True if the pass first attempts one message alone, and other messages are due at the same time."""
     expires_first: bool = False
-    """It has not expired, but will before a pass gets to it."""
+    """True if the message has not expired, but will before a pass reaches it."""
 
 
 def explain(
@@ -82,17 +82,17 @@ def explain(
     """Explain why a message waits, and predict its next attempt. Nothing is written.
 
     The prediction assumes that a probe of the ticketing API succeeds, that the current owner of the claim has died, and
-    that the messages before it take no longer than the pass has.
+    that the messages ahead take no more time than the pass has.
 
     Args:
-        settings: which passes.
+        settings: the settings of the passes.
         message_id: the message's id in the application's table.
-        callers: what calls the passes on this machine, as for `retrycli.operations.status.status`.
+        callers: what starts the passes on this machine, as for `retrycli.operations.status.status`.
         none_hidden: as for `retrycli.operations.status.status`.
         runtime: clock and randomness.
 
     Raises:
-        NoSuchMessage: there is no such row.
+        NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with dry_run_database(settings) as database:
@@ -198,19 +198,19 @@ class _Explainer:
         return None if closed_for_good else grid[opens]
 
     def _gates_are_open(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether every gate that stays open once it is has opened by a tick."""
+        """Return whether, by a tick, every gate has opened that then stays open."""
         not_here = FOR_GOOD | QUOTAS | COMPARED_WITH_START
         gates = self._gates.of(found, tick, self._ended)
         return all(gate.open or gate.name in not_here for gate in gates) and self._may_send(found, tick)
 
     def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether neither a pause nor the circuit breaker stops the pass of a tick."""
+        """Return whether neither a pause nor the circuit breaker stops the pass that starts at a tick."""
         begins = tick + self._late
         return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether a pass begins with one message, because its destination is down or refuses, and others are due
-        too.
+        """Return whether a pass begins with one message, because its destination is down or refuses requests, while
+        other messages are also due.
         """
         destination = self._rules.destination_of(str(found.row["message_type"]))
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
@@ -240,5 +240,5 @@ class _Explainer:
                 tick = min(opens, grid.first(tick, partial(self._adds_messages_ahead, message_id, counted_to)) or opens)
 
     def _adds_messages_ahead(self, message_id: int, counted_to: datetime, tick: datetime) -> bool:
-        """Return whether new messages become due ahead of this one between ``counted_to`` and a tick."""
+        """Return whether new messages become due ahead of this message between ``counted_to`` and a tick."""
         return self._views.count_ahead(message_id, self._rules.due_by(tick), after=counted_to) > 0

@@ -1,6 +1,6 @@
-"""Evaluate the gates between a message and its next attempt.
+"""Evaluate the gates, which are the conditions between a message and its next attempt.
 
-The gates use the code of a pass: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`.
+The gates use the same code as a pass: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
 WHOLE_SECONDS = timedelta(seconds=1)
-"""Retry-After is recorded to the second."""
+"""The precision with which Retry-After is recorded."""
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-"""Gates that do not open by time alone, and may close."""
+"""Gates that do not open merely because time passes, and that may close."""
 COMPARED_WITH_START = frozenset({"pause", "breaker"})
 """Gates whose times are compared with the start of a pass."""
 QUOTAS = frozenset({"limit", "rate"})
-"""Gates that may close again, when messages ahead fill a pass."""
+"""Gates that may close again if messages ahead use up the pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One condition between a message and its next attempt."""
+    """A condition between a message and its next attempt."""
 
     name: str
     open: bool
     figure: str
-    """The value it depends on; if there is a time, the text leads up to it."""
+    """The value on which the gate depends; if there is a time, this text introduces it."""
     time: datetime | None = None
 
 
@@ -51,8 +51,8 @@ class Gates:
     """Evaluate the gates of messages in one database.
 
     Args:
-        database: where the messages are.
-        rules: of a pass.
+        database: the database with the messages.
+        rules: the rules of a pass.
         passes: the newest passes, newest first.
     """
 
@@ -67,7 +67,7 @@ class Gates:
         self._disk = lack_of_room(database.file)
 
     def of(self, found: MessageDetails, at: datetime, ended: Collection[str]) -> Iterator[Gate]:
-        """Yield the gates of a pass that begins at a time, without cron's."""
+        """Yield all gates except cron's, for a pass that begins at a given time."""
         failed = found.row["status"] == MessageStatus.FAILED
         yield Gate("status", failed, str(found.row["status"]))
         if not failed or found.queue is None:
@@ -109,7 +109,7 @@ class Gates:
         return Gate("wait", is_open, "due at" if due else "none", due)
 
     def _order(self, message_id: int, at: datetime) -> Gate:
-        """Return whether a pass gets to the message: earlier messages of its ticket must be delivered first."""
+        """Evaluate whether a pass reaches the message: earlier messages of its ticket must be delivered first."""
         earlier_in_ticket = self._views.earlier_in_ticket(message_id)
         if not earlier_in_ticket:
             return Gate("order", open=True, figure="no other message of its ticket goes first")
@@ -120,7 +120,7 @@ class Gates:
         return Gate("order", last <= self._rules.due_by(at), figure, last)
 
     def pause(self, at: datetime) -> Gate:
-        """Return whether a pause holds deliveries back at a time."""
+        """Evaluate whether a pause holds deliveries back at a given time."""
         pause = self._ledger.pause(at)
         if pause is None:
             return Gate("pause", open=True, figure="none")
@@ -128,7 +128,7 @@ class Gates:
         return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
 
     def breaker(self, found: MessageDetails, at: datetime) -> Gate:
-        """Return whether the circuit breaker of a message's destination lets a pass send at a time."""
+        """Evaluate whether the circuit breaker of a message's destination lets a pass send at a given time."""
         breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
         is_open = Destination(breaker, self._rules, since=at).stop_reason is None
         match breaker.state:
@@ -141,8 +141,8 @@ class Gates:
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
     def _last_pass(self, found: MessageDetails) -> Gate:
-        """Report what refused or ended the last pass. It holds nothing back: each pass tries again, and may end the
-        same way.
+        """Report what refused or ended the last pass. This gate holds nothing back: each pass tries again, and may end
+        in the same way.
         """
         refused = self.refusals.get(self._rules.destination_of(str(found.row["message_type"])))
         if (ended := refused or self._ended_early) is None:
@@ -176,7 +176,9 @@ def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
 
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
-    """Return whether the wait is for a Retry-After. An attempt by hand sets no wait, and a requeue ends it."""
+    """Evaluate whether the message waits because of a Retry-After. A manual attempt sets no wait, and a requeue ends
+    it.
+    """
     last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:
         return Gate("retry_after", open=True, figure="none")

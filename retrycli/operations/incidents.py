@@ -1,6 +1,6 @@
-"""Warn in the log of a problem that lasts over several passes.
+"""Log a warning about a problem that lasts over several passes.
 
-cron mails each warning. The same one every 15 minutes would teach operators to delete them unread.
+Cron mails each warning. The same warning every 15 minutes would teach operators to delete these mails unread.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ TASKS = {
     Topic.METRICS: ("The metrics were", "written"),
     Topic.REPORT: ("The report was", "updated"),
 }
-"""Side tasks of a pass, each with the start of its warnings and its participle."""
+"""Secondary tasks of a pass, each with the beginning of its warnings and its participle."""
 
 
 def change_of(
     database: Database, target: str, topic: Topic, incident: Incident | None, at: datetime, remind: timedelta
 ) -> Turn | None:
-    """Return what to report about an incident to a target, and remember it as reported.
+    """Return what to report about an incident to a target, and store it as reported.
 
     Raises:
         DatabaseUnavailable: the last report can't be read or written.
@@ -38,11 +38,11 @@ def change_of(
 
 
 def warn(database: Database, topic: Topic, problem: str | None, now: datetime, remind: timedelta) -> None:
-    """Warn that one of `TASKS` fails on this host, or works again, if the log does not say so yet.
+    """Warn that one of `TASKS` fails on this host, or works again, unless the log already says so.
 
     Args:
-        database: remembers the last warning.
-        topic: of the task.
+        database: stores the last warning.
+        topic: the topic of the task.
         problem: why the task failed; None if it succeeded.
         now: the time.
         remind: the interval between two warnings of the same problem.

@@ -21,13 +21,13 @@ from retrycli.store.passes import Ledger
 from retrycli.store.summaries import escalation_groups
 
 OFFERED = 50
-"""The maximum number of messages that a shell completion offers."""
+"""The maximum number of messages offered by shell completion."""
 OFFER_WITHIN_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Failed messages, to be iterated once while the database is open."""
+    """Failed messages. Iterate over them once while the database is open."""
 
     messages: Iterator[ListedMessage]
     number: int
@@ -40,7 +40,7 @@ class Listing:
 def list_messages(
     settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
 ) -> Iterator[Listing]:
-    """List the failed messages that a filter matches. They are read page by page during the iteration.
+    """List the failed messages that a filter matches. The messages are read page by page during iteration.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -52,10 +52,10 @@ def list_messages(
 
 
 def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
-    """Return id, ticket and last error of the newest failed messages whose ids begin with some digits, for shell
-    completion.
+    """For shell completion, return the id, ticket and last error of the newest failed messages whose ids begin with the
+    given digits.
 
-    It writes nothing, and waits at most `OFFER_WITHIN_SECONDS` for a lock.
+    Write nothing, and wait at most `OFFER_WITHIN_SECONDS` for a lock.
 
     Raises:
         DatabaseUnavailable: the database can't be opened or read.
@@ -80,7 +80,7 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
     """Return one message with its text and its history.
 
     Raises:
-        NoSuchMessage: there is no such row.
+        NoSuchMessage: the application's table has no such row.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
@@ -94,9 +94,9 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
 def stats(
     settings: Settings, by: GroupBy, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
 ) -> tuple[DeliveryStats, list[Group]]:
-    """Return the statistics of all attempts of a span, and the attempts grouped by a property.
+    """Return the statistics of all attempts in a period, and the attempts grouped by a property.
 
-    Errors need no groups: `DeliveryStats.troubles` has them.
+    Errors need no groups, because `DeliveryStats.troubles` has them.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

@@ -18,13 +18,13 @@ from retrycli.store.database import Database
 from retrycli.store.own_tables import Belonging
 
 PRUNE_BATCH = 5_000
-"""The number of rows in one transaction."""
+"""The number of rows that one transaction deletes."""
 BREATH_SECONDS = 0.05
-"""Long enough for another process to take SQLite's write lock."""
+"""A pause that is long enough for another process to get SQLite's write lock."""
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str | None]:
-    """Upgrade retrycli's own tables to this program's version; return the versions before and after."""
+    """Upgrade retrycli's own tables to this program's version. Return the versions before and after."""
     with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # checks the application's table first, as `open_database` does
         before = database.revision()
@@ -33,7 +33,7 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
 
 
 def downgrade(settings: Settings) -> tuple[str, str | None]:
-    """Downgrade retrycli's own tables by one version; return the versions before and after.
+    """Downgrade retrycli's own tables by one version. Return the versions before and after.
 
     Raises:
         LockHeld: a pass is running, or messages are being sent.
@@ -71,7 +71,7 @@ def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None
 
 @contextmanager
 def failed_index(settings: Settings) -> Iterator[FailedIndex]:
-    """Open the only index on the application's table that retrycli may make.
+    """Open the only index on the application's table that retrycli may create.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -82,7 +82,7 @@ def failed_index(settings: Settings) -> Iterator[FailedIndex]:
 
 
 def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
-    """Count the attempts, actions and passes that ended before a time.
+    """Count the attempts, actions and passes that ended before a given time.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -92,9 +92,9 @@ def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
 
 
 def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Delete the attempts and passes that ended before a time, in short transactions.
+    """Delete the attempts and passes that ended before a given time, in short transactions.
 
-    Between two transactions it waits, because a pass may be running and the application writes too.
+    Wait between two transactions, because a pass may be running and the application also writes.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -105,7 +105,7 @@ def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None
 
 
 def count_texts(settings: Settings, ticket: str) -> int:
-    """Count the edits of a ticket's messages whose texts are kept.
+    """Count the edits of a ticket's messages whose texts are still stored.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -115,7 +115,7 @@ def count_texts(settings: Settings, ticket: str) -> int:
 
 
 def erase_texts(settings: Settings, ticket: str) -> int:
-    """Erase the texts before and after the edits of a ticket's messages; return the number of edits.
+    """Erase the texts before and after the edits of a ticket's messages. Return the number of edits.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

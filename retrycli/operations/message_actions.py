@@ -1,8 +1,8 @@
-"""What an operator does with failed messages, one or ten thousand: find, requeue, reject, mark as sent, acknowledge.
+"""Operators' actions on failed messages, one or ten thousand: find, requeue, reject, mark as sent, acknowledge.
 
-Each action is recorded with its operator. Messages are changed in short transactions of `BATCH`, so that passes and the
-application can go on. Sent messages and messages being sent are left alone. A changed message no longer matches the
-filter that found it, so an interrupted action can simply be repeated.
+Each action is recorded with its operator. Each transaction changes at most `BATCH` messages, so that passes and the
+application can continue. Messages that are sent, or are being sent, are not changed. A changed message no longer
+matches the filter that found it, so an interrupted action can be repeated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 
 BATCH = 500
-"""The number of messages in one transaction."""
+"""The maximum number of messages in one transaction."""
 SHOWN = 5
 """The number of messages shown before the operator confirms."""
 
@@ -39,17 +39,17 @@ class Match:
     """The messages that a filter matched when it was applied."""
 
     ids: Sequence[int]
-    """In ascending order, in an array, because a million of them is not rare."""
+    """The ids in ascending order, in an array, because a filter may match a million of them."""
     first: list[ListedMessage]
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Attempt the first messages before the rest is requeued."""
+    """Attempt the first messages before the other messages are requeued."""
 
     number: int = 3
     abort_over: float = 0.3
-    """The share of them that may fail."""
+    """The share of the attempts that may fail."""
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
         """Return whether too many of the attempts failed."""
@@ -90,24 +90,24 @@ def requeue(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """Return escalated messages to the queue: waiting, with all their retries.
+    """Return escalated messages to the queue. They wait with all their retries.
 
     This includes messages that `reject` rejected, if they are named and their rows have not changed since. Expired
-    messages are left alone, and none is a canary: a pass would escalate them again. The delivery key stays, unless a
-    delivery of the text is recorded: then the message is sent under the next key.
+    messages are not requeued or used as canaries, because a pass would escalate them again. The delivery key stays the
+    same. If a delivery of the text is recorded, the message gets the next key.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         ids: the messages.
-        due: when the first of them is due; by default now.
-        spread: the span over which they become due, evenly in the order of their ids.
-        canary: attempt the first ones by hand before, and leave all others as they are if too many fail.
-        by: the operator, for the history; by default the login name.
+        due: when the first message is due; by default now.
+        spread: the period over which the messages become due, evenly in the order of their ids.
+        canary: attempt the first messages by hand, and leave all others unchanged if too many fail.
+        by: the operator, for the history; by default the current user's login name.
         runtime: clock, randomness, and a request to stop early.
 
     Returns:
-        How many were requeued, and why the others were not. A failed canary stays escalated; a delivered one is
-        done.
+        The number of requeued messages, and the reasons why others were not requeued. A canary that failed stays
+        escalated; a delivered one is done.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -148,7 +148,7 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
 def _try_canaries(
     settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime
 ) -> list[ManualAttempt]:
-    """Attempt the first messages until ``number`` could be attempted; messages that have moved on are skipped."""
+    """Attempt the first messages until ``number`` could be attempted. Skip messages whose state has changed."""
     tried: list[ManualAttempt] = []
     while (missing := number - sum(attempt.delivered or attempt.failed for attempt in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
@@ -161,13 +161,13 @@ def _try_canaries(
 def reject(
     settings: Settings, ids: Iterable[int], reason: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> ActionResult:
-    """Give messages up: their status in the application's table becomes ``rejected``, and they leave the queue.
+    """Give up on messages: their status in the application's table becomes ``rejected``, and they leave the queue.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
-        ids: the messages; failed ones in any state but being sent.
+        settings: from `retrycli.load_settings`, or created directly.
+        ids: the messages; they must be failed, in any state except being sent.
         reason: for ``last_error`` and the history.
-        by: the operator; by default the login name.
+        by: the operator; by default the current user's login name.
         runtime: the clock, and a request to stop early.
 
     Raises:
@@ -194,10 +194,10 @@ def mark_sent(
     """Mark messages as arrived: their status becomes ``sent``, and no pass sends their texts again.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
-        ids: the messages; failed ones in any state but being sent.
-        note: the evidence, for the history.
-        by: the operator; by default the login name.
+        settings: from `retrycli.load_settings`, or created directly.
+        ids: the messages; they must be failed, in any state except being sent.
+        note: how the operator knows that they arrived, for the history.
+        by: the operator; by default the current user's login name.
         runtime: the clock, and a request to stop early.
 
     Raises:
@@ -216,7 +216,7 @@ def mark_sent(
 def acknowledge(
     settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> ActionResult:
-    """Record that an operator takes care of escalated messages; they stay escalated.
+    """Record that an operator is handling escalated messages. They stay escalated.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -234,11 +234,11 @@ def acknowledge(
 def note(
     settings: Settings, message_id: int, text: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> None:
-    """Add a note to an escalated message, in place of any earlier one.
+    """Add a note to an escalated message, replacing an earlier note.
 
     Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not escalated.
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not escalated.
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     done = _perform(
@@ -263,7 +263,7 @@ def _perform(
 ) -> ActionResult:
     """Apply an action to messages in batches.
 
-    ``act`` gets a message's position, the operator's name and the start of the whole action.
+    ``act`` receives a message's position, the operator's name and the start of the whole action.
     """
     ids, name = unique_ids(ids), by or login_name()
     refused: dict[int, RetrycliError] = {}
@@ -295,7 +295,9 @@ def _perform(
 
 
 def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
-    """Return the messages that have expired, in any status: one may be rejected, and not in the queue."""
+    """Return the messages that have expired, in any status, because a message may be rejected and no longer be in the
+    queue.
+    """
     policies = {message.id: settings.policies[message.message_type] for message in messages}
     if not any(policy.expires_after for policy in policies.values()):
         return set()
@@ -308,9 +310,9 @@ def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: d
 def _problems(
     settings: Settings, database: Database, messages: Sequence[Message], now: Callable[[], datetime]
 ) -> dict[int, str]:
-    """Return the messages from which no request can be built, and why. Nothing is sent.
+    """Return the messages from which no request can be built, and the reasons. Send nothing.
 
-    If no gateway can be used as configured, nothing is known of them: a pass finds out.
+    If no gateway can be used as configured, nothing is known about the messages. A pass finds out.
     """
     from retrycli.gateway.router import open_router
 

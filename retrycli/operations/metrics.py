@@ -25,12 +25,13 @@ from retrycli.views import prometheus
 from retrycli.views.prometheus import Measured
 
 OTHER = "other"
-"""The label of unknown message types: such a message is escalated, and its own label would be a time series for
-ever."""
+"""The label of unknown message types. Such a message is escalated, and a separate label would remain as a time series
+forever.
+"""
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
-    """Write the metrics file; return the reason if this failed.
+    """Write the metrics file. Return the reason if this fails.
 
     Raises:
         DatabaseUnavailable: the database can't be read or written.
@@ -54,7 +55,7 @@ def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mea
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:
-    """Return the metrics of one open database.
+    """Return the metrics of an open database.
 
     Raises:
         DatabaseUnavailable: the database can't be read.

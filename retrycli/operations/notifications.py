@@ -1,6 +1,6 @@
 """Notify operators of changes, and ping a dead-man switch for each pass.
 
-Nothing here can fail a pass. A failure is a warning in the log, when it begins and then every ``notify.remind_hours``.
+Nothing here can fail a pass. A failure is logged as a warning when it begins, and then every ``notify.remind_hours``.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from retrycli.views.log_lines import logger
 MAX_LOOKED_UP = 200
 """The maximum number of new escalations whose tickets are looked up."""
 NOTIFY_LEASE = timedelta(minutes=2)
-"""The lease for notifying. A target has 30 seconds to accept a notification; a pass that takes longer is dead."""
+"""The lease of the reservation for notifying. A target has 30 seconds to accept a notification; a pass that needs
+longer is dead.
+"""
 PING = "ping"
-"""The name of the dead-man switch among the targets."""
+"""The name of the dead-man switch in the list of targets."""
 
 
 # -- notifications --------------------------------------------------------------------------------------------
 
 
 def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None) -> None:
-    """Send each target what it does not know yet, as one notification. Never raise.
+    """Send each target all its news as one notification. Never raise.
 
-    If another host's pass is notifying, the next pass does.
+    If another host's pass is notifying, leave it to the next pass.
     """
     targets = Targets(database)
     try:
@@ -86,7 +88,7 @@ class _Notifier:
         )
 
     def notify(self) -> None:
-        """Find what each target must be told, send it, and remember what was received."""
+        """Find out what each target must be told, send it, and store what was received."""
         urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
         known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
@@ -157,13 +159,13 @@ def with_heartbeat(
     listen: Callable[[Event], None] | None,
     now: Callable[[], datetime],
 ) -> PassSummary:
-    """Run a pass, and tell the dead-man switch when it begins and how it ends.
+    """Run a pass, and ping the dead-man switch when the pass begins and when it ends.
 
-    A skipped pass pings nothing: the pass that holds the lock pings for itself, and if it hangs, its silence is the
-    alarm. A paused pass ends well: an operator wanted the pause, and the scheduler works.
+    A skipped pass sends no ping. The pass that holds the lock sends its own pings; if it hangs, the missing ping raises
+    the alarm. A paused pass counts as successful, because an operator wanted the pause and the scheduler works.
 
     Raises:
-        Exception: whatever the pass raises, after the switch was told.
+        Exception: any exception of the pass, after the switch has been told.
     """
     url = settings.notify.ping_url
     pings = heartbeat.Ping(url.get_secret_value() if url else "", pass_id)
@@ -185,7 +187,7 @@ def with_heartbeat(
 
 
 def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None:
-    """Warn that a ping failed, unless the log said so recently."""
+    """Warn that a ping failed, unless the log has recently said so."""
     if failure is None:
         return
     turn: Turn | None = Turn.BEGAN  # every time, if it can't be remembered
@@ -203,16 +205,16 @@ class TargetTest:
     """The result of a test notification."""
 
     target: str
-    """The number of a URL, or ``ping``."""
+    """The position of a URL, or ``ping``."""
     scheme: str
     failure: str | None
 
 
 def send_test(settings: Settings, pass_id: str) -> list[TargetTest]:
-    """Send a test to each target, and a line to the dead-man switch's log.
+    """Send a test notification to each target, and a line to the dead-man switch's log.
 
     Raises:
-        ConfigurationError: neither is set, or apprise is not installed.
+        ConfigurationError: neither targets nor a switch are set, or Apprise is not installed.
     """
     urls = [secret.get_secret_value() for secret in settings.notify.urls]
     ping_url = settings.notify.ping_url

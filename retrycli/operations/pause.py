@@ -20,7 +20,7 @@ def pause(
     by: str | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> tuple[Pause, Pause | None]:
-    """Pause deliveries, for a time or until `resume`. Return the pause and the active one that it replaces."""
+    """Pause deliveries, for a period or until `resume`. Return the pause and the active pause that it replaces."""
     with open_database(settings) as database:
         at = clock(database, now)()
         wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)

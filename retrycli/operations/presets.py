@@ -1,4 +1,4 @@
-"""Read presets, and check that one fits the application's table."""
+"""Read presets, and check that a preset fits the application's table."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def bundled() -> dict[str, Preset]:
 
 
 def check(settings: Settings, name: str) -> tuple[Preset, str]:
-    """Check a preset, and compare it with the application's table if that can be read. Nothing is sent.
+    """Check a preset, and compare it with the application's table if the table can be read. Send nothing.
 
     Args:
-        settings: which table.
-        name: of a bundled preset, or the path of a file.
+        settings: the settings of the table.
+        name: the name of a bundled preset, or the path of a file.
 
     Returns:
         The preset, and the result of the comparison.
 
     Raises:
-        ConfigurationError: it is not valid, or refers to a column that the table does not have.
+        ConfigurationError: the preset is not valid, or refers to a column that the table does not have.
     """
     preset = load_preset(name)
     try:

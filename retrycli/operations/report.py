@@ -1,6 +1,6 @@
 """Read the report's data, render the page and write its file.
 
-A pass with nothing to renew imports this module alone, so each function imports what it needs to make a page.
+A pass that does not update the page imports only this module, so each function imports what it needs to render a page.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 LOOKBACK = timedelta(days=7)
-"""The default span of a report."""
+"""The default period of a report."""
 STALE = timedelta(hours=1)
-"""A page of this age is renewed even without news, because its time shows that passes come."""
+"""A page of this age is updated even if there is no news, because its time shows that passes run."""
 
 
 def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
-    """Return the report of a span as HTML.
+    """Return the report for a period as HTML.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -42,7 +42,7 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
 
 
 def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
-    """Return the report of one open database as HTML.
+    """Return the report of an open database as HTML.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -69,9 +69,9 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
 
 
 def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
-    """Return whether a pass leaves the page as it is.
+    """Return whether a pass leaves the page unchanged.
 
-    After a pass that did nothing it stays for an hour, so that an idle pass does not pay for it.
+    A pass that did nothing leaves the page for an hour, so that an idle pass does not spend time on it.
     """
     if summary.result is PassResult.SKIPPED:
         return True
@@ -84,7 +84,7 @@ def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
 
 
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
-    """Renew the page at the end of a pass; return the reason if this failed."""
+    """Update the page at the end of a pass. Return the reason if this fails."""
     state = STATES.get(summary.reason, "ok")
     try:
         write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
@@ -106,10 +106,10 @@ STATES: dict[str | None, str] = {
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a page atomically, so that no reader sees a part of one.
+    """Replace a page atomically, so that no reader sees an incomplete page.
 
     Raises:
-        ConfigurationError: the file can't be written; the old one is unchanged.
+        ConfigurationError: the file can't be written; the old page is unchanged.
     """
     try:
         # A pipe or a device must not be replaced, nor /dev/stdout, which may lead to a regular file.

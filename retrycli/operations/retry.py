@@ -1,4 +1,4 @@
-"""Attempt and look up messages by hand, one after the other."""
+"""Attempt and look up messages by hand, one after another."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DESTINATION_FAULTS = frozenset(
         OutcomeKind.UNAUTHORIZED,
     }
 )
-"""Outcomes that say more about the ticketing API than about the message."""
+"""Outcomes that reveal more about the ticketing API than about the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManualAttempt:
-    """One attempt by hand: its outcome, or why there was none."""
+    """One attempt by hand: its outcome, or why no attempt was made."""
 
     message_id: int
     outcome: Outcome | None = None
@@ -50,7 +50,9 @@ class ManualAttempt:
 
     @property
     def failed(self) -> bool:
-        """Return whether it could have been delivered and was not. A message that has moved on is no failure."""
+        """Return whether the message could have been delivered and was not. A message whose state has changed is not a
+        failure.
+        """
         return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
 
 
@@ -61,17 +63,19 @@ class ActionResult:
     matched: int
     done: int = 0
     refused: dict[int, RetrycliError] = field(default_factory=dict)
-    """Messages left alone because they had moved on, or did not allow the action, and why."""
+    """Messages that were left unchanged because their state had changed, or did not allow the action, with the
+    reason.
+    """
     tried: list[ManualAttempt] = field(default_factory=list)
     left: int = 0
-    """The number of messages not reached; they are unchanged."""
+    """The number of messages that were not reached; they are unchanged."""
     reason: str | None = None
-    """Why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``."""
+    """The reason why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """One message that was looked up: the result, or why it was not looked up."""
+    """The look-up of one message: the result, or the reason why it was not looked up."""
 
     message_id: int
     found: LookUp | None = None
@@ -79,30 +83,30 @@ class LookedUp:
 
 
 def unique_ids(ids: Iterable[int]) -> array[int]:
-    """Return the ids in their order without duplicates."""
+    """Return the ids without duplicates, in the same order."""
     packed = array("q", ids)
     rising = all(one < next_one for one, next_one in pairwise(packed))
     return packed if rising else array("q", dict.fromkeys(packed))
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
-    """Attempt one message now, whatever its wait, even if it is escalated.
+    """Attempt one message now, even if it is not due or is escalated.
 
-    It uses up no retry: if it is not delivered, the message stays where it was.
+    This uses up no retry. If the message is not delivered, its state is unchanged.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         message_id: the message's id in the application's table.
-        by: the operator, for the history; by default the login name.
+        by: the operator, for the history; by default the current user's login name.
         runtime: clock and randomness.
 
     Returns:
         The outcome of the attempt.
 
     Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, or is being sent; or a stop was requested before its attempt.
-        InvalidMessage: its data can't be turned into a request.
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, or is being sent; or a stop was requested before the attempt.
+        InvalidMessage: the message's data can't be turned into a request.
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
@@ -114,21 +118,22 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime
 def look_up(
     settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> LookUp:
-    """Ask the ticketing system if a message has arrived. Nothing is sent.
+    """Ask the ticketing system whether a message has arrived. Send nothing.
 
-    If it has, it is recorded as delivered and its status becomes ``sent``. Otherwise it stays where it was.
+    A message that has arrived is recorded as delivered, and its status becomes ``sent``. Otherwise the message is
+    unchanged.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         message_id: the message's id in the application's table.
-        by: the operator, for the history; by default the login name.
+        by: the operator, for the history; by default the current user's login name.
         runtime: clock and randomness.
 
     Raises:
-        NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, is being sent, is known to be delivered, or its gateway has no look-up; or
-            a stop was requested before its look-up.
-        InvalidMessage: its data can't be turned into a request.
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, is being sent, is known to be delivered, or its gateway has no
+            look-up; or a stop was requested before the look-up.
+        InvalidMessage: the message's data can't be turned into a request.
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
@@ -154,17 +159,17 @@ def retry_all(
     give_up_after: int | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """Attempt messages now, one after the other, as `retry` attempts one.
+    """Attempt messages now, one after another, each as in `retry`.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         ids: the messages.
-        by: the operator, for the history; by default the login name.
-        give_up_after: stop after this many consecutive failures that say that the ticketing API is down.
+        by: the operator, for the history; by default the current user's login name.
+        give_up_after: stop after this many consecutive failures that show that the ticketing API is down.
         runtime: clock, randomness, and a request to stop early.
 
     Returns:
-        The attempts in ``tried``; ``done`` counts the delivered ones.
+        The attempts in ``tried``; ``done`` counts the delivered messages.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -198,7 +203,7 @@ async def _attempt_all(
 def look_up_all(
     settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> list[LookedUp]:
-    """Look up messages one after the other, as `look_up` does. Messages missing from the result were not reached.
+    """Look up messages one after another, each as in `look_up`. Messages missing from the result were not reached.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -228,7 +233,7 @@ async def _one_by_one(
     """Act on messages over one connection and with one log-in, until a stop is requested.
 
     Yields:
-        Each message with the result of the action, or why there is none.
+        Each message with the result of the action, or the reason why there is none.
     """
     async with deps.open_gateway() as gateway:
         for message_id in ids:

@@ -1,7 +1,7 @@
 """Run one pass, then report it: log, notifications, metrics, HTML report.
 
-All messages are recorded before the report, so nothing in it can fail the pass. Features that are not configured are
-not imported.
+All results are recorded before the report, so an error in the report can't fail the pass. Modules of features that are
+not configured are not imported.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Lock
 
 SHORT_LOOKBACK = 20
-"""How far back a pass with nothing to send looks for the previous pass: skipped passes and those of other hosts lie
-between."""
+"""The number of passes in which a pass with nothing to send looks for the previous one: skipped passes, and passes of
+other hosts, may lie between.
+"""
 
 
 def run_once(
@@ -50,17 +51,18 @@ def run_once(
 ) -> PassSummary:
     """Run one pass: deliver the messages that are due.
 
-    It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
-    until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
+    This acquires the same lock as the command, so that passes of an application's own scheduler and of cron can't
+    overlap. It blocks until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once,
+    settings)``.
 
     Args:
-        settings: from `retrycli.load_settings`, or made directly.
+        settings: from `retrycli.load_settings`, or created directly.
         limit: the maximum number of attempts; by default ``run.limit``.
-        probe: probe a ticketing API that is down now, not when its next probe is due.
+        probe: probe a ticketing API that is down immediately, even if its next probe is not due.
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
         listen: called with each event of the pass, in the thread that runs the pass.
         runtime: clock, randomness, and a request to stop early.
-        started_by: who starts the pass; the next run is predicted from passes that a scheduler started.
+        started_by: what starts the pass; the next run is predicted from passes that a scheduler started.
 
     Returns:
         The result of the pass. A lock held by another pass, a pause and an outage of the ticketing API are results,
@@ -103,7 +105,7 @@ def _make_pass(
 
 
 class _Lock(NamedTuple):
-    """The pass lock with the clock that its wait goes by, and the request that ends the wait early."""
+    """The pass lock, with the clock that limits its wait, and the request that ends the wait early."""
 
     lock: PassLock
     me: PassIdentity
@@ -159,9 +161,10 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
-    """Report a failed pass, and mark its error as known if operators were told of it, unless the error is internal.
+    """Report a failed pass, and mark its error as known if it was reported to operators. An internal error is never
+    marked.
 
-    If the failure could not be recorded, nothing is known of earlier ones. Then each pass reports its error.
+    If the failure could not be recorded, earlier failures are unknown. Then each pass reports its error.
     """
     with suppress(DatabaseUnavailable):
         passes = Ledger(database).passes_up_to(pass_id, incidents.LOOKBACK)
@@ -186,7 +189,7 @@ def _or_warn(what: str) -> Iterator[None]:
 
 
 def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
-    """Warn of changes since the previous pass, so that cron mails them."""
+    """Warn of changes since the previous pass, so that cron mails these warnings."""
     if summary.reason == StopReason.LOCK_HELD:
         log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled

@@ -1,4 +1,4 @@
-"""Serve a ticketing API on loopback for tests: it accepts what the generic preset sends, from anybody."""
+"""Serve a ticketing API on loopback for tests: it accepts the requests of the generic preset, from any client."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ KEPT = 10_000  # messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
 HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
-"""A throttling sandbox accepts 10 deliveries per window, and answers the others with 429."""
+"""A throttling sandbox accepts 10 deliveries per window, and answers further deliveries with 429."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """Configured faults: ``fail`` (a share, 0 to 1) and ``throttle`` of deliveries, the rest of any request."""
+    """The configured faults. ``fail`` (a share, 0 to 1) and ``throttle`` affect deliveries; the other fields affect
+    every request.
+    """
 
     fail: float = 0.0
     latency: timedelta = timedelta(0)
@@ -38,7 +40,7 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An accepted message. ``kind`` is message or note; ``times`` counts deliveries under its key."""
+    """An accepted message. ``kind`` is message or note; ``times`` counts deliveries with its key."""
 
     id: int
     key: str | None
@@ -63,14 +65,15 @@ _PASSING = (
     _failure(500, "The sandbox simulates a crash"),
 )
 FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox simulates a recipient that does not exist"), *_PASSING)
-"""The failures in order, repeated for ever. One in ten is final: most messages are retried, a few are escalated. It is
-the seventh, so that a short demo gets to it."""
+"""The failures in order, repeated forever. One in ten is permanent, so that most messages are retried and a few are
+escalated. It is the seventh, so that a short demo reaches it.
+"""
 _ABOUT = "retrycli's sandbox: a ticketing API to experiment with; it delivers nothing"
 _REQUESTS = ["POST /tickets/ID/messages", "POST /tickets/ID/notes", "POST /auth/login", "GET /received"]
 
 
 def share(text: str) -> float:
-    """Parse a share such as ``30%`` or ``0.3``; the text of a ValueError says how to write one."""
+    """Parse a share such as ``30%`` or ``0.3``. If it is invalid, raise a ValueError that says how to write one."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%?)", text.strip())
     value = float(found[1]) / (100 if found[2] else 1) if found else None
     if value is None or value > 1:
@@ -79,15 +82,16 @@ def share(text: str) -> float:
 
 
 class Sandbox(ThreadingTCPServer):
-    """The server. It holds its port from the start (OSError: it can't), and answers in its ``with`` block.
+    """The server. It binds its port when it is created, and raises OSError if it can't. It answers requests inside its
+    ``with`` block.
 
     Args:
-        behaviour: the faults; ``sandbox.behaviour`` may be changed while it runs.
+        behaviour: the faults; ``sandbox.behaviour`` may be changed while the server runs.
         rng: decides which deliveries fail.
-        port: 0 takes any free one.
-        listener: called for each request before it is answered, one at a time, in the server's threads.
-        clock: the time, aware.
-        sleep: waits, in seconds.
+        port: the port; 0 chooses any free port.
+        listener: called for each request, one at a time, before the request is answered, in the server's threads.
+        clock: returns the current time, aware.
+        sleep: waits for a number of seconds.
     """
 
     allow_reuse_address = True
@@ -106,7 +110,7 @@ class Sandbox(ThreadingTCPServer):
     ) -> None:
         self.behaviour = behaviour
         self.retry_after = {int(HTTPStatus.TOO_MANY_REQUESTS): "60"}
-        """The Retry-After header that goes with a status."""
+        """The Retry-After header to send with a status."""
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)
@@ -127,22 +131,22 @@ class Sandbox(ThreadingTCPServer):
         self.server_close()
 
     def wait(self) -> None:
-        """Wait while it answers, until a signal's handler raises (as Ctrl-C does)."""
+        """Wait while the server answers, until a signal handler raises an exception (as Ctrl-C does)."""
         self._thread.join()
 
     @property
     def url(self) -> str:
-        """Return its ``gateway.base_url``."""
+        """Return the server's ``gateway.base_url``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def received(self) -> tuple[Received, ...]:
-        """Return the kept messages, oldest first."""
+        """Return the stored messages, oldest first."""
         with self._lock:
             return tuple(self._kept.values())
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
-        """Return the answer to a request, after the latency; a successful delivery is kept."""
+        """Return the answer to a request, after the latency. Store a successful delivery."""
         if not self._thread.is_alive():
             raise ConnectionAbortedError  # an open connection outlives the server
         if self.behaviour.latency:
@@ -164,7 +168,7 @@ class Sandbox(ThreadingTCPServer):
                 return _failure(404, f"No {method} {path} here; GET / lists what is available")
 
     def tell(self, method: str, path: str, key: str | None, status: int) -> None:
-        """Pass a request to the listener."""
+        """Report a request to the listener."""
         with self._listening:
             self._listener(method, path, key, status)
 
@@ -233,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  the library's own names
 
     def _refusal(self) -> Answer | None:
-        """Return what is wrong with the host or the length of the body. Such a body is not read."""
+        """Return an error for an invalid host, or for a body of invalid length. Such a body is not read."""
         # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
         if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
             return _failure(421, "Address the sandbox as 127.0.0.1 or localhost")
@@ -243,4 +247,4 @@ class _Handler(BaseHTTPRequestHandler):
         return _failure(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
-        """Log nothing: the listener is told instead."""
+        """Log nothing, because the listener is told instead."""

@@ -1,4 +1,4 @@
-"""Set retrycli up, and check the set-up."""
+"""Set up retrycli, and check the installation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from retrycli.system.trust import write_private
 
 
 def check(settings: Settings) -> dict[str, str]:
-    """Check what a pass relies on, except sending: settings, preset, credentials, database, tables, lock.
+    """Check everything that a pass needs except sending: settings, preset, credentials, database, tables, lock.
 
     Returns:
-        Facts by name.
+        The facts found, by name.
 
     Raises:
-        RetrycliError: the first problem found.
+        RetrycliError: the first problem that was found.
     """
     from retrycli.gateway.router import open_router
 
@@ -52,12 +52,12 @@ def check(settings: Settings) -> dict[str, str]:
 
 
 def _name(gateway: str, what: str) -> str:
-    """Return a fact's name; that of a separate gateway includes the message type."""
+    """Return a fact's name. The name for a separate gateway includes the message type."""
     return what if gateway == "gateway" else f"{what} {gateway}"
 
 
 def make_tables(settings: Settings) -> str:
-    """Check the application's table, make retrycli's own, and return the database's place.
+    """Check the application's table, create retrycli's own tables, and return the database's location.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -70,10 +70,10 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
     """Write a commented configuration file that only its owner can read.
 
     Args:
-        file: its path.
+        file: the path of the file.
         database_url: the database with the application's table.
         base_url: the ticketing API.
-        logs: the folder of logs. If it is not writable, the log is beside the database, else beside the file.
+        logs: the folder of logs. If it is not writable, the log goes beside the database, otherwise beside the file.
 
     Raises:
         ConfigurationError: the file exists, or its folder can't be written.

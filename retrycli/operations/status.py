@@ -1,4 +1,4 @@
-"""Scheduler health and queue counts."""
+"""Report scheduler health and queue counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retrycli.system.pass_lock import Holder, PassLock
 RETIRED_AFTER = timedelta(days=7)
 """A host without a pass for this long counts as retired."""
 BEFORE_TICK = timedelta(minutes=1)
-"""A pass that began this much before a tick belongs to that tick."""
+"""A pass that began less than this before a tick belongs to that tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class HostStatus:
 
     host: str
     started_at: datetime
-    """The start of its newest pass."""
+    """The start of the host's newest pass."""
     late: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A destination that refused retrycli and has accepted nothing since."""
+    """A destination that refused retrycli's access and has accepted nothing since."""
 
     destination: str
     at: datetime
-    """The start of the last pass that it refused."""
+    """The start of the last pass that was refused."""
     detail: str | None
     was_idle: bool
-    """There was nothing to deliver since."""
+    """True if there was nothing to deliver since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +60,36 @@ class Status:
     """``ok``, ``late``, ``paused``, ``down`` or ``never_run``.
 
     Down means that nothing can be delivered until an operator acts: the ticketing API is down, or refuses the waiting
-    messages; the last pass failed; the disk is full; or a pass ended unrecorded and its messages are not yet recovered.
+    messages; the last pass failed; the disk is full; or a pass ended without a record and its messages are not
+    recovered yet.
     """
     running: bool
-    """The scheduler is alive: not paused, and the newest pass is recent."""
+    """True if the scheduler is alive: not paused, and the newest pass is recent."""
     now: datetime
     last_pass: PassRecord | None
     unrecorded: frozenset[str]
-    """Passes that ended without a record of it: see `_unrecorded`."""
+    """Passes that ended without a record of their end: see `_unrecorded`."""
     hosts: list[HostStatus]
     next_run: datetime | None
-    """None if nothing calls passes, or if they stopped."""
+    """None if nothing starts passes, or if passes have stopped."""
     missing: str | None
-    """The likely reason why no pass came, and where to look, if the newest pass is too old."""
+    """The likely reason why no pass ran, and where to look, if the newest pass is too old."""
     uncalled: tuple[str, str] | None
-    """The reason why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
+    """The reason why nothing starts the next pass, and the remedy; None if something does, or may on another host."""
     unseen: bool
-    """No caller of passes was found, though cron or a timer of this host started them so far."""
+    """True if no caller of passes was found, although cron or a timer of this host has started passes so far."""
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
     """Counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
 
     ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old to
-    send, ``expired_due`` those of them that a pass would escalate now.
+    send, and ``expired_due`` the messages among them that a pass would escalate now.
     """
     breakers: list[Breaker]
     refusals: list[Refusal]
     disk: str | None
-    """Why the disk is too full for any delivery; None if it is not."""
+    """The reason why the disk is too full for any delivery; None if it is not too full."""
     pause: Pause | None
     lock: Holder | None
 
@@ -103,9 +104,9 @@ def status(
     """Return the current state.
 
     Args:
-        settings: which passes.
-        callers: what calls them on this machine, as `callers_of` finds it. If it is None, the next run is predicted
-            from the passes that a scheduler started, or from the clock.
+        settings: the settings of the passes.
+        callers: what starts the passes on this machine, as `callers_of` finds it. If it is None, the next run is
+            predicted from the passes that a scheduler started, or from the clock.
         none_hidden: as `retrycli.operations.schedule.callers.none_hidden` finds it.
         now: the clock.
 
@@ -173,15 +174,15 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
 
 
 def _was_started_here(passes: Sequence[PassRecord]) -> bool:
-    """Return whether the newest pass of a scheduler ran on this host."""
+    """Return whether the newest pass that a scheduler started ran on this host."""
     newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     return newest is not None and newest.host == gethostname()
 
 
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:
-    """Return the passes of this host that ended without a record of it: killed, or stopped by a full disk.
+    """Return the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
 
-    The lock alone does not show this: for a server database, another user's lock may be another file.
+    The lock alone does not show this. With a server database, another user's lock may be a different file.
     """
     gone = [
         record
@@ -196,12 +197,12 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
 
 
 def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) -> frozenset[str]:
-    """Return those of the given passes that have ended, recorded or not.
+    """Return which of the given passes have ended, recorded or not.
 
     Args:
-        settings: which passes.
-        ledger: where passes are recorded.
-        pass_ids: the passes; ids of no recent pass are ignored.
+        settings: the settings of the passes.
+        ledger: the record of passes.
+        pass_ids: the passes; ids that belong to no recent pass are ignored.
     """
     if not pass_ids:
         return frozenset()
@@ -236,8 +237,8 @@ def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> 
 
 
 def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
-    """Return the newest passes, newest first; the newest pauses and resumptions; and the passes that ended
-    unrecorded.
+    """Return the newest passes, newest first; the newest pauses and resumptions; and the passes that ended without a
+    record.
     """
     unrecorded = frozenset[str]()
     with open_database(settings) as database:

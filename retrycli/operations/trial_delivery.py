@@ -1,4 +1,4 @@
-"""Send one marked test message through a gateway, and return its exchanges for an operator to see."""
+"""Send one marked test message through a gateway, and return its exchanges so that an operator can see them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Trial:
     exchanges: tuple[tuple[str, str], ...]
     """Requests and their responses, without secrets."""
     found_again: bool | None
-    """A look-up finds the message; None if the preset has no look-up, or it gives no answer."""
+    """True if a look-up finds the message; None if the preset has no look-up, or if it gives no answer."""
 
     @property
     def delivered(self) -> bool:
@@ -51,15 +51,15 @@ def deliver_test(
     by: str,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Trial:
-    """Send one message that says that it is a test, and belongs to no row of the application's table.
+    """Send one message that is marked as a test and belongs to no row of the application's table.
 
     Args:
-        settings: of the gateway.
+        settings: the settings of the gateway.
         ticket: the target ticket.
         message_type: the type of the message.
         recipient: the recipient of a message to a customer or supplier.
-        lists: the values of list columns: copies, attachments.
-        by: the operator; the message names them.
+        lists: the values of the list columns (copies, attachments).
+        by: the operator, whose name the message states.
         runtime: the clock.
 
     Raises:

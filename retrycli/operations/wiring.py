@@ -1,4 +1,4 @@
-"""Wire adapters, clock and randomness together. No other module does."""
+"""Connect adapters, clock and randomness. No other module does this."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 STATE_FOLDER = Path("/var/lib/retrycli")
-"""The folder of the locks for server databases. The operator creates it, owned by the user who runs the passes."""
+"""The folder of the lock files for server databases. The operator creates it, and the user who runs the passes must own
+it.
+"""
 
 
 def utc_now() -> datetime:
@@ -48,7 +50,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a pass gets from the machine it runs on. Tests pass another."""
+    """The parts of the machine that a pass uses. Tests supply their own."""
 
     now: Callable[[], datetime] = utc_now
     rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state to share
@@ -60,12 +62,12 @@ DEFAULT_RUNTIME = Runtime()
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database and make or upgrade retrycli's own tables.
+    """Open the database and create or upgrade retrycli's own tables.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: the settings name no database, it is not the application's, or its tables have another
-            version.
+        ConfigurationError: the settings name no database, the database is not the application's, or its tables have
+            another version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
@@ -78,14 +80,14 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
     """Open the database and roll back every write at the end.
 
     Args:
-        settings: which database.
-        to_read: nothing will be written. Then no single transaction is needed, which would block other writers,
-            unless retrycli's own tables have to be made.
+        settings: the settings of the database.
+        to_read: nothing will be written. Then the reads need no single transaction, which would block other writers,
+            unless retrycli's own tables must be created.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
-        ConfigurationError: the settings name no database, it is not the application's, or its tables have another
-            version.
+        ConfigurationError: the settings name no database, the database is not the application's, or its tables have
+            another version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)
@@ -153,8 +155,8 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     Args:
         settings: the settings.
         limit: the maximum number of attempts; by default ``run.limit``.
-        probe: probe a destination that is down now.
-        to_send: False if nothing is sent, so that no base URL is needed.
+        probe: probe a destination that is down immediately.
+        to_send: False if nothing will be sent, so that no base URL is needed.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
@@ -179,11 +181,11 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
 
 
 def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | None = None) -> Path:
-    """Return the lock file: the configured one, else one beside the SQLite file, else one in a state folder.
+    """Return the lock file: the configured one, otherwise one beside the SQLite file, otherwise one in a state folder.
 
-    For a server database this is the system's state folder if it is writable, else the user's own. The path does not
-    depend on the environment, because cron's differs from the operator's. Only a user without a home has the lock in
-    /tmp, because a service may have a private /tmp, and others may create the file first.
+    For a server database it is in the system's state folder if that is writable, otherwise in the user's own. The path
+    does not depend on the environment, because cron's differs from the operator's. Only a user without a home has the
+    lock in /tmp, because a service may have a private /tmp, and other users may create the file first.
 
     Args:
         settings: the settings.
@@ -280,10 +282,10 @@ def make_dependencies(
 
 
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:
-    """Return the clock by which messages are due and claims expire.
+    """Return the clock that decides when messages are due and claims expire.
 
-    A server has one of its own, because the clocks of its hosts may differ; a file has none. A clock that the caller
-    passed is used as it is.
+    A server has its own clock, because the clocks of its hosts may differ. A file has none. A clock that the caller
+    passed is used unchanged.
     """
     if given is not utc_now:
         return given
@@ -298,11 +300,11 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
-    """Return a clock that goes on when another one is set back. Otherwise a pass would wait for its deadline until that
-    time came again.
+    """Return a clock that continues when another clock is set back. Otherwise a pass would wait until the other clock
+    reached the same time again.
 
     Args:
-        now: the other clock. If it is set ahead, this one follows: the process may have been suspended.
+        now: the other clock. If it is set forward, the new clock follows, because the process may have been suspended.
         elapsed: a monotonic clock, in seconds.
     """
     at, began = now(), elapsed()

@@ -1,5 +1,5 @@
-"""Every query, for SQLite and PostgreSQL.
+"""All queries, for SQLite and PostgreSQL.
 
 `database` opens transactions, and `enrolment` follows the application's table. A pass works with `claims` and
-`results`, and keeps data for the next one in `passes`. An operator reads `listing` and `history`.
+`results`, and stores data for the next pass in `passes`. Operators read `listing` and `history`.
 """

@@ -1,6 +1,6 @@
-"""What operators' actions change: the application's rows, the queue and the attempts.
+"""The changes that operators' actions make: to the application's rows, the queue and the attempts.
 
-Each change names the state it expects, so that a late action changes nothing.
+Each change names the state that it expects, so that a late action changes nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ LEAVE = delete(queue).where(OF_ID, FREE)
 def change_queue(
     database: Database, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Make the changes of an action, and return which rows took them."""
+    """Apply an action's changes, and return which rows accepted them."""
     match kind:
         case ActionKind.REQUEUED:
             written = reset_retry_counts(database, connection, able)
@@ -107,7 +107,7 @@ def _dequeue(connection: Connection, ids: Collection[int]) -> None:
 
 
 def escalate_unwritten(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-    """Escalate finished messages whose rows refused the change: a pass would send them."""
+    """Escalate finished messages whose rows rejected the change, because a pass would send them."""
     _enrol_unknown(database, connection, acts)
     waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
     decisions = [Decision(message_id, Transition.unwritten()) for message_id in waiting]
@@ -132,14 +132,14 @@ STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 
 
 def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
-    """Record messages as delivered by operators' statements, and mark their rows as sent.
+    """Record messages as delivered because operators said so, and mark their rows as sent.
 
-    An attempt is recorded for each message, even if its row refuses the change, so that no pass sends the text again.
+    An attempt is recorded for each message, even if its row rejects the change, so that no pass sends the text again.
     Nothing is recorded for a message whose row is locked.
 
     Args:
         database: holds the queue and the application's table.
-        connection: in a transaction that has locked their rows. All messages are in the queue.
+        connection: a connection whose transaction has locked the messages' rows. All messages are in the queue.
         acts: the statements, by the messages' ids.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
@@ -172,10 +172,10 @@ Row = Mapping[str, Any]
 
 
 def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
-    """Read the messages that are still as `retrycli reject` left them, by id.
+    """Return the messages that are still in the state in which `retrycli reject` left them, by id.
 
-    Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with a rejected
-    one's id has another error.
+    Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with the same id
+    has a different error.
     """
     these = {"ids": list(ids)}
     by_us = {
@@ -196,7 +196,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
 
 
 def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
-    """Return when messages first failed, by id, from attempts that recorded how long their messages had waited."""
+    """Return when messages first failed, by id. Use attempts that recorded how long their messages had waited."""
     m = database.messages
     a = attempts.c
     statement = (
@@ -215,14 +215,16 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
 
 
 def _is_ours(error: object, written: str) -> bool:
-    """Tell if an error is the one that retrycli wrote; its column may have cut it."""
+    """Return whether an error is the one that retrycli wrote, possibly truncated by its column."""
     return isinstance(error, str) and bool(error) and written.startswith(error)
 
 
 def take_back(
     database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Let rejected messages wait again: failed, with a retry count of zero, due as the actions say."""
+    """Let rejected messages wait again. They are failed, have a retry count of zero, and are due at the times in the
+    actions.
+    """
     errors = {
         message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
     }
@@ -246,7 +248,7 @@ def take_back(
 
 
 def invalid(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, str]:
-    """Return the rows that are not valid messages, and why. Their bodies are not read."""
+    """Return the rows that are not valid messages, with the reasons. Do not read their bodies."""
     columns = [column for column in columns_without_body(database) if column.name in DECIDING_COLUMNS]
     rows = rows_of(connection.execute(select(*columns).where(id_in(database.messages.c.id)), {"ids": list(ids)}))
     checked = map(message_of, rows)

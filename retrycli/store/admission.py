@@ -1,4 +1,4 @@
-"""Admit messages to the queue: newly failed ones, and escalated ones that the application has changed."""
+"""Admit messages to the queue: newly failed ones, and escalated messages that the application has changed."""
 
 from __future__ import annotations
 
@@ -55,16 +55,17 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
 def review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
 ) -> list[Decision]:
-    """Let escalated messages wait again, escalate them anew, or remember their present rows (released).
+    """Let escalated messages wait again, escalate them again, or store the present state of their rows (released).
 
-    Neither the application nor an operator changes them meanwhile. A message that either of them has locked is left to
-    the next pass.
+    Neither the application nor an operator can change these messages meanwhile. A message that one of them has locked
+    is left to the next pass.
 
     Args:
         database: holds the queue and the application's table.
         ids: the escalated messages.
-        decide: decides about a whole message; told if the application has changed it.
-        now: current time, for ``escalated_at``.
+        decide: decides about a complete message; its second argument says whether the application has changed the
+            message.
+        now: the current time, for ``escalated_at``.
 
     Returns:
         The decisions, as written.
@@ -94,7 +95,7 @@ def review(
 def would_review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]
 ) -> list[Decision]:
-    """Return what `review` would decide, and write nothing."""
+    """Return what `review` would decide, without writing anything."""
     with database.read() as connection:
         return _decided(database, connection, ids, read_rows(database, connection, ids), decide)
 
@@ -126,7 +127,9 @@ def _free_escalated(database: Database) -> Select[Any]:
 
 
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
+    """Return whether the application has changed a message's text, count or error. A newer ``updated_at`` alone does
+    not count.
+    """
     seen = seen_values(row)
     return known.digest is not None and bool(
         known.digest != message.digest

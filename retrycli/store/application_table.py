@@ -1,4 +1,4 @@
-"""The application's table: its kind, its ids, and the optional index of its failed rows."""
+"""The application's table: its kind, its ids, and the optional index on its failed rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
 AND (c.relkind = 'p' OR NOT c.relhassubclass)
 LIMIT 1
 """
-"""A unique index does not cover tables that inherit from its table, except partitions."""
+"""A unique index does not cover tables that inherit from the indexed table, except partitions."""
 
 KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
 KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(pg_catalog.to_regclass(:table) AS oid)"
@@ -47,7 +47,7 @@ NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONE
 def check_ids(database: Database) -> None:
     """Check that every failed message has an id that no other row has.
 
-    If a unique index exists, only the catalogue is read. Otherwise the rows are, once.
+    If a unique index exists, read only the catalogue. Otherwise read all rows once.
 
     Raises:
         SchemaMismatch: an id is null or not unique.
@@ -82,15 +82,15 @@ def repeated(database: Database, message_id: object) -> SchemaMismatch:
 
 
 def _require_indexable(database: Database, *, make: str, drop: str | None) -> None:
-    """Check that an index can be created or dropped while others write.
+    """Check that an index can be created or dropped while other processes write.
 
     Args:
         database: holds the application's table.
-        make: statement that creates the index, with a placeholder for the table's name.
-        drop: statement that drops it; None to create it.
+        make: the statement that creates the index, with a placeholder for the table's name.
+        drop: the statement that drops the index; None to create the index.
 
     Raises:
-        SchemaMismatch: that is not possible.
+        SchemaMismatch: this is not possible.
     """
     schema, table = database.quoted_table
     with database.read() as connection:
@@ -143,7 +143,7 @@ class IndexState(StrEnum):
     ABSENT = "absent"
     THERE = "there"
     INVALID = "invalid"
-    """PostgreSQL did not finish building it: each write updates it, and no query uses it."""
+    """PostgreSQL did not finish building the index. Each write updates the index, but no query uses it."""
 
 
 class FailedIndex(Queries):
@@ -152,19 +152,19 @@ class FailedIndex(Queries):
     name = NAME
 
     def state(self) -> IndexState:
-        """Return its state, with one query of the catalogue."""
+        """Return the state of the index, with one query of the catalogue."""
         return self._find()[0]
 
     @property
     def holds_writers_up(self) -> bool:
-        """True if creating it blocks writers: SQLite has one writer at a time."""
+        """Return whether creating the index blocks writers: SQLite has one writer at a time."""
         return self._database.is_sqlite
 
     def statements(self, *, drop: bool = False) -> list[str]:
-        """Return the statements that create or drop it; none if that is done already.
+        """Return the statements that create or drop the index; none if that is already done.
 
         Raises:
-            SchemaMismatch: the application's table can't have an index, or not while others write.
+            SchemaMismatch: the application's table can't have an index, or not while other processes write.
         """
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
@@ -203,7 +203,7 @@ class FailedIndex(Queries):
             ) from error
 
     def _find(self) -> tuple[IndexState, str]:
-        """Return its state and its full name."""
+        """Return the state of the index, and its full name."""
         schema, _ = self._database.quoted_table
         own = f"{schema}." if schema else ""
         if self._database.is_sqlite:
@@ -221,7 +221,7 @@ class FailedIndex(Queries):
 
     @property
     def _where(self) -> str:
-        """Return its name and table for CREATE INDEX: only one of the two takes the schema."""
+        """Return the name of the index and its table for CREATE INDEX. Only one of them may include the schema."""
         schema, table = self._database.quoted_table
         if schema and self._database.is_sqlite:
             return f"{schema}.{NAME} ON {table}"

@@ -1,4 +1,4 @@
-"""Statements for many rows: changes with values for each row, and selection by ids."""
+"""Statements for many rows: changes with values for each row, and selections by ids."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ PREFIX = "of_"
 """Prefix of parameter names, because SQLAlchemy reserves the names of columns."""
 
 SEPARATOR, NULL = "\x1f", "\x1e"
-"""The separator of values in a list, and the sign for a null. Lists go as one text, because the driver writes arrays in
-Python, value by value, which takes longer than all the rest."""
+"""The separator of values in a list, and the sign for a null. A list is sent as one string, because the driver formats
+arrays in Python, value by value, which takes longer than everything else.
+"""
 
 Values = Mapping[str, ColumnElement[Any]]
 """The SQL expressions of a row's values, by name."""
@@ -45,15 +46,15 @@ Values = Mapping[str, ColumnElement[Any]]
 class BulkStatement:
     """A statement to execute for each of many rows.
 
-    SQLite prepares the statement once and runs it for each row. A server keeps nothing prepared here and would plan it
-    for each row, which takes longer than executing it. So a server gets one statement for all rows, with a list of each
-    value.
+    SQLite prepares the statement once and runs it for each row. A server keeps no prepared statements here. It would
+    plan the statement for each row, which takes longer than executing it. So a server gets one statement for all rows,
+    with a list for each value.
 
     Args:
         make: builds the statement from the expressions of a row's values.
-        types: types of the values, by name. If a type is unknown, or a text contains a separator, a server gets one
-            statement a row too.
-        alike: values that are mostly equal in all rows. If all are, a server gets each of them once.
+        types: the types of the values, by name. If a type is unknown, or a string contains a separator, a server also
+            gets one statement per row.
+        alike: the values that are usually equal in all rows. If they are all equal, a server gets each value once.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class BulkStatement:
         self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
-        """Execute the statement, and return the number of changed rows; None if only the server knows it.
+        """Execute the statement, and return the number of changed rows; None if only the server knows this number.
 
         Args:
-            connection: in a writing transaction.
+            connection: a connection in a writing transaction.
             rows: the values of the rows.
-            shared: parameters that all rows share.
+            shared: the parameters that all rows share.
         """
         if not rows:
             return 0
@@ -123,7 +124,7 @@ class BulkStatement:
 
 
 def _joined(values: Sequence[object]) -> str | None:
-    """Return a list as one text; None if the server would not read the same values from it."""
+    """Return a list as one string; None if the server would not read the same values from it."""
     joined = SEPARATOR.join([NULL if value is None else str(value) for value in values])
     is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
     return joined if joined and is_plain else None  # the server reads an empty string as an empty list
@@ -134,7 +135,7 @@ class _Prepared:
 
     Args:
         statement: an insert, update or delete.
-        dialect: of a database whose driver takes positional parameters.
+        dialect: the dialect of a database whose driver accepts positional parameters.
     """
 
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
@@ -148,7 +149,7 @@ class _Prepared:
         self._write = {name: kind.bind_processor(dialect) for name, kind in types.items()}
 
     def values_of(self, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]) -> list[tuple[object, ...]]:
-        """Return the parameters of each row in order, as the driver takes them."""
+        """Return the parameters of each row in order, as the driver expects them."""
         columns: list[Iterable[object]] = []
         for name in self._names:
             write = self._write[name]
@@ -162,10 +163,10 @@ class _Prepared:
 
 
 class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its functions in lower case
-    """Condition that a column's value is in the parameter ``ids``.
+    """The condition that a column's value is in the parameter ``ids``.
 
-    SQLite gets the ids one by one, which is fastest there. A server would build, send and parse another statement for
-    each number of ids, so it gets an array.
+    SQLite gets the ids one by one, which is fastest there. For a server, each number of ids would need another
+    statement, which is built, sent and parsed. So a server gets an array.
     """
 
     inherit_cache = True
@@ -173,7 +174,7 @@ class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its function
 
     @property
     def column(self) -> ColumnElement[Any]:
-        """The column."""
+        """Return the column."""
         [column] = self.clauses
         return column
 
@@ -192,7 +193,7 @@ def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # n
 
 
 class _Numbers(TypeDecorator[Iterable[int]]):
-    """An array of integers, written as one text: the driver would write it in Python, number by number."""
+    """An array of integers, written as one string. The driver would format it in Python, number by number."""
 
     impl = ARRAY(BigInteger())
     cache_ok = True

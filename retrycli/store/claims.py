@@ -1,4 +1,4 @@
-"""Claims of messages. Each change names the state it expects, so that a late pass changes nothing."""
+"""Claims of messages. Each change names the state that it expects, so that a late pass changes nothing."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Claims(Queries):
         return self._database.scalar(select(func.count()).select_from(queue).where(*is_due(due_by))) or 0
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
-        """Tell if any message of a route is due."""
+        """Return whether any message of a route is due."""
         due = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route))
         return self._database.scalar(due.limit(1)) is not None
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
-        """Tell if a pass may claim this message."""
+        """Return whether a pass may claim this message."""
         due = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
         return self._database.scalar(due) is not None
 
@@ -72,11 +72,11 @@ class Claims(Queries):
         """Claim due messages, the longest overdue first, and return their ids.
 
         Args:
-            claim: its owner and expiry.
-            due_by: latest time at which a claimed message came due.
-            limit: maximum number of messages to look at.
-            turns: decides which of them to claim; by default all.
-            route: messages to consider; by default all.
+            claim: the claim's owner and expiry.
+            due_by: the latest time at which a claimed message was due.
+            limit: the maximum number of messages to examine.
+            turns: decides which of these messages to claim; by default all.
+            route: the messages to consider; by default all.
         """
         due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *_in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
@@ -94,7 +94,9 @@ class Claims(Queries):
     def claim_first_of(
         self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
     ) -> list[int]:
-        """Claim the first unfinished message of each ticket if it is due and in the route; return their ids."""
+        """Claim the first unfinished message of each ticket if it is due and in the route. Return the ids of the
+        claimed messages.
+        """
         with self._database.write() as connection:
             firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": ticket}).scalar() for ticket in sorted(tickets)]
             due = select(queue.c.message_id).where(
@@ -113,14 +115,15 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message as a probe, and return its id; an empty list if there is none.
+        """Claim one due message as a probe, and return its id, or an empty list if there is none.
 
         Args:
-            claim: its owner and expiry.
-            due_by: latest time at which it came due.
-            since: when the breaker opened. A message is a second probe only if all others have been probes since.
-            route: messages to consider; by default all.
-            per_ticket_order: leave out messages that an earlier one of their ticket holds back.
+            claim: the claim's owner and expiry.
+            due_by: the latest time at which the message was due.
+            since: the time at which the breaker opened. A message becomes a probe again only if all other messages have
+                been probes since.
+            route: the messages to consider; by default all.
+            per_ticket_order: leave out messages that an earlier message of the same ticket holds back.
         """
         return self._claim_one_of(claim, *_to_probe(self._due(due_by, route, per_ticket_order=per_ticket_order), since))
 
@@ -133,7 +136,7 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim the last due message of any other ticket, and return its id; an empty list if there is none."""
+        """Claim the last due message of any other ticket. Return its id, or an empty list if there is none."""
         return self._claim_one_of(
             claim, _elsewhere(self._due(due_by, route, per_ticket_order=per_ticket_order), tickets)
         )
@@ -151,7 +154,7 @@ class Claims(Queries):
             return ids
 
     def count_probes(self, message_id: int, since: datetime) -> int:
-        """Count the probes made with a message since a time."""
+        """Count the probes with a message since a given time."""
         probes = _probes_of(message_id, since).subquery()
         return self._database.scalar(select(func.count()).select_from(probes)) or 0
 
@@ -165,17 +168,17 @@ class Claims(Queries):
         """Claim one message, even if it is not due or is escalated.
 
         Args:
-            claim: its owner and expiry.
-            message_id: the message.
-            now: current time.
+            claim: the claim's owner and expiry.
+            message_id: the message's id.
+            now: the current time.
             verb: the operator's action, for errors.
 
         Returns:
-            True if it was escalated.
+            True if the message was escalated.
 
         Raises:
             NoSuchMessage: the application's table has no such row.
-            NotActionable: it is not failed, or another process is sending it.
+            NotActionable: the message is not failed, or another process is sending it.
         """
         with self._database.write() as connection:
             standing = require_free(self._database, connection, message_id, verb, now)
@@ -197,20 +200,20 @@ class Claims(Queries):
 
     @cached_property
     def results(self) -> Results:
-        """The results of claimed messages."""
+        """The store of the results of claimed messages."""
         from retrycli.store.results import Results  # not needed by a pass with nothing due
 
         return Results(self._database)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose lease has expired, by id; return an empty list if none is left.
+        """Claim messages whose lease has expired, in the order of their ids. Return an empty list if none is left.
 
-        Skip messages whose rows the application has locked: a later pass takes them over.
+        Skip messages whose rows the application has locked, which a later pass takes over.
 
         Args:
             claim: the new claim.
-            now: current time.
-            limit: maximum number of messages to look at.
+            now: the current time.
+            limit: the maximum number of messages to examine.
         """
         expired = (
             select(queue.c.message_id)
@@ -257,11 +260,11 @@ def _probes_of(message_id: Any, since: datetime) -> Select[Any]:  # noqa: ANN401
 
 
 def _to_probe(due: Select[Any], since: datetime) -> tuple[Select[Any], Select[Any]]:
-    """Pick the message to probe with: the oldest that has not been a probe since a time, or else the least recent
-    probe.
+    """Select the message to use as a probe: the oldest message that has not been a probe since a given time, otherwise
+    the one that was a probe least recently.
 
-    These are two queries. The first uses the index of due messages, however many there are. The second is needed only
-    if all of them have been probes, and then they are few.
+    These are two queries. The first uses the index of due messages, however many exist. The second is needed only if
+    all due messages have been probes, and then there are few.
     """
     probes = _probes_of(queue.c.message_id, since)
     last = probes.with_only_columns(func.max(attempts.c.started_at)).scalar_subquery()
@@ -282,7 +285,7 @@ UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_b
 def _take_over(
     database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
 ) -> list[ExpiredClaim]:
-    """Claim messages, and load those that are still failed; the others leave the queue."""
+    """Claim messages, and load those that are still failed. The others leave the queue."""
     from retrycli.store.results import finish_attempts  # needed only after a pass has died
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()

@@ -1,8 +1,7 @@
-"""Repair the times written by a clock that was ahead and has been corrected.
+"""Repair the times that a clock wrote while it was ahead. The clock has since been corrected.
 
-Such times lie in the future: messages would wait and claims would hold until then. A wait keeps its length, counted
-from now, so that nothing is sent early. Past events with a future time are set to just before now, so that the repair
-runs once.
+Such times lie in the future, and messages and claims would wait until then. A wait keeps its length but starts now, so
+that nothing is sent early. Past events with a future time are set to just before now, so that the repair runs once.
 """
 
 from __future__ import annotations
@@ -40,8 +39,9 @@ TRIED_AT = (
     .where(attempts.c.message_id == queue.c.message_id, attempts.c.pass_id.is_not(None))
     .scalar_subquery()
 )
-"""Time of the last attempt by a pass that can have set the message's wait, which counts from the pass's start.
-Throttled attempts and attempts by hand set no time."""
+"""Time of the last attempt by a pass that can have set the message's wait, which counts from the start of the pass.
+Throttled attempts and manual attempts set no wait.
+"""
 REQUEUED_AT = (
     select(func.max(acts.c.at, type_=acts.c.at.type))
     .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActionKind.REQUEUED.value)
@@ -91,17 +91,18 @@ HAPPENED = (
 )
 """Times of past events, which can't lie in the future.
 
-An operator has chosen the end of a pause, and the turns of ``run.rate_per_second`` correct themselves.
+Two kinds of times are left out. An operator has chosen the end of a pause, and the turns of ``run.rate_per_second``
+correct themselves.
 """
 
 
 def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-    """Repair times that a clock that was ahead has written.
+    """Repair times written by a clock that was ahead.
 
     Args:
         database: holds the queue and the application's table.
-        now: current time by the correct clock.
-        lease: duration of a claim.
+        now: the current time by the correct clock.
+        lease: the duration of a claim.
 
     Returns:
         The repairs; None if there was nothing to repair.
@@ -142,7 +143,7 @@ def _repair_waits(connection: Connection, now: datetime) -> int:
 def _wait_start(row: RowMapping) -> datetime | None:
     """Return the start of a message's wait; None if an operator has set its end.
 
-    Events before the first failure belong to an earlier failure, or to a former message of this id.
+    Events before the first failure belong to an earlier failure, or to an earlier message with this id.
     """
     tried_at: datetime | None = row["tried_at"]
     requeued_at: datetime | None = row["requeued_at"]
@@ -154,9 +155,9 @@ def _wait_start(row: RowMapping) -> datetime | None:
 
 
 def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:
-    """Restart waits for probes with their length from the latest recorded time.
+    """Restart the waits for probes. Their length counts from the latest recorded time.
 
-    A rest that a destination asked for stays if it is no longer than the cap, because it may be right.
+    A rest that a destination asked for is kept if it is no longer than the cap, because it may be correct.
     """
     blocking = or_(
         and_(breakers.c.state == BreakerState.OPEN.value, breakers.c.probe_at > now),

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_SECONDS = 30
-"""Default seconds to wait for a lock that the application holds; a claim lasts longer. A SQLite file's URL may set
-another ``timeout``, and a server's role another ``lock_timeout``."""
+"""Default number of seconds to wait for a lock that the application holds; a claim lasts longer. The URL of a SQLite
+file may set a different ``timeout``, and the role on a server a different ``lock_timeout``.
+"""
 
 IMPATIENT_MS = 100
-"""Milliseconds that a transaction waits for a server's lock while requests are out, because their answers can't be read
-meanwhile."""
+"""Milliseconds that a transaction waits for a server's lock while requests are in flight, because their answers can't
+be read during the wait.
+"""
 
 OWN_SETTINGS = (
     "SELECT (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'), "
@@ -38,16 +40,18 @@ BEGIN_TRANSACTION = (
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET CONSTRAINTS ALL IMMEDIATE"
 )
-"""Begins each transaction on a server. Lock waits end, commits survive a crash of the server, commits of others are
-visible, and times come in a form that the driver can read, also those outside the calendar in other zones. A deferred
-constraint refuses a row when it is written, not all rows at the commit. All settings are local, because behind a pooler
-the next transaction may use another session. One text makes one round trip."""
+"""Begins each transaction on a server. Lock waits are limited, commits survive a crash of the server, and other
+transactions' commits are visible. Times have a form that the driver can read, even if they would be outside the
+calendar in other zones. A deferred constraint rejects a row when it is written, and not all rows at the commit. All
+settings are local, because behind a pooler the next transaction may use another session. All is sent as one string,
+which needs one round trip.
+"""
 NO_TRANSACTIONS = {"on_its_own": True}
-"""Option of a connection without transactions."""
+"""Option for a connection without transactions."""
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
-"""A pass uses one connection from start to end. The second is for reads within a transaction."""
+"""A pass uses one connection from start to end. The second connection is for reads within a transaction."""
 NO_RESULT = {"unread": True}
-"""Option of a statement without a result to read: within a writing transaction nothing waits for it."""
+"""Option for a statement whose result is not read: within a writing transaction, nothing waits for it."""
 
 KEEPALIVE = {
     "keepalives_idle": 10,
@@ -55,17 +59,21 @@ KEEPALIVE = {
     "keepalives_count": 4,
     "tcp_user_timeout": BUSY_SECONDS * 1000,
 }
-"""When to give up a silent server, unless its URL says otherwise (seconds, and milliseconds for ``tcp_user_timeout``).
-TCP would wait for hours."""
+"""Limits after which a server that does not respond is given up, unless its URL sets others (seconds, and milliseconds
+for ``tcp_user_timeout``). TCP alone would wait for hours.
+"""
 
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
-"""psycopg logs errors besides raising them, and quotes rows. An application's own handlers still get its log."""
+"""psycopg not only raises errors but also logs them, with quotations of rows. An application's own handlers still get
+its log.
+"""
 
 PATIENCE, WAITS = "patience", "waits"
-"""Keys in a file connection's info: its configured lock wait and its present one, in milliseconds."""
+"""Keys in a file connection's info: the configured and the current lock wait, in milliseconds."""
 SYNC_ALL = "PRAGMA synchronous = EXTRA"
-"""A commit to a file is on the disk when it returns, in every journal mode and build of SQLite. By default a rollback
-journal may survive a power cut in its folder, and then undoes the commit."""
+"""When a commit to a file returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback
+journal may still exist after a power cut, and then undoes the commit.
+"""
 
 
 def parsed(url: str) -> URL:
@@ -87,7 +95,7 @@ def make_engine(url: URL, patience: int) -> Engine:
 
     Args:
         url: the database's URL.
-        patience: maximum seconds to wait for a connection or a lock.
+        patience: the maximum number of seconds to wait for a connection or a lock.
 
     Raises:
         ConfigurationError: the driver is not installed.
@@ -127,8 +135,8 @@ def _postgresql(url: URL, patience: int) -> Engine:
 
 
 def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
-    """Check that the driver returns texts: for a database without an encoding it returns bytes, unless the URL names
-    one.
+    """Check that the driver returns strings. For a database without an encoding it returns bytes, unless the URL names
+    an encoding.
 
     Raises:
         ConfigurationError: the database has no encoding.
@@ -151,7 +159,9 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Disable the driver's own BEGIN, make commits durable, and decode invalid UTF-8 so that its row can be named."""
+    """Disable the driver's own BEGIN, make commits durable, and decode invalid UTF-8 so that errors can name its
+    row.
+    """
     connection.isolation_level = None
     connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     cursor = connection.cursor()
@@ -177,7 +187,7 @@ def _sync_pipeline(
     context: ExecutionContext,
     _executemany: bool,  # noqa: FBT001  as SQLAlchemy calls it
 ) -> None:
-    """Wait for the results of a statement and all before it, unless nothing is read from it."""
+    """Wait for the results of a statement and of all statements before it, unless its result is not read."""
     pipeline = context.execution_options.get("pipeline")
     if pipeline is not None and "unread" not in context.execution_options:
         pipeline.sync()
@@ -185,10 +195,11 @@ def _sync_pipeline(
 
 @contextmanager
 def pipelined(connection: Connection) -> Iterator[None]:
-    """Wait for a server only for reads and at the end, not for each statement (libpq's pipeline mode).
+    """In this block, wait for a server only for reads and at the end, and not for each statement (libpq's pipeline
+    mode).
 
     Raises:
-        DBAPIError: a statement has failed, possibly an earlier one than the one that raises.
+        DBAPIError: a statement has failed; it may be an earlier statement than the one that raises the error.
     """
     if connection.dialect.name == "sqlite":
         yield
@@ -210,12 +221,13 @@ def pipelined(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def pipeline_errors(connection: Connection) -> Iterator[None]:
-    """Raise statements' errors as SQLAlchemy's, and leave the pipeline usable.
+    """Raise errors of statements as SQLAlchemy's errors, and leave the pipeline usable.
 
-    The block must end with a statement whose result is read. Before that, the server may not have executed the others.
+    The block must end with a statement whose result is read. Without such a statement, the server may not have executed
+    the others.
 
     Raises:
-        DBAPIError: a statement has failed, possibly an earlier one than the one that raises.
+        DBAPIError: a statement has failed; it may be an earlier statement than the one that raises the error.
     """
     pipeline = connection.get_execution_options().get("pipeline")
     if pipeline is None:
@@ -254,7 +266,7 @@ class _BeginTransaction:
 
 
 def require_file(url: URL) -> None:
-    """Check that a file exists: opening a missing one would create an empty database.
+    """Check that a file exists, because opening a missing file would create an empty database.
 
     Raises:
         ConfigurationError: the URL names no file.
@@ -275,6 +287,6 @@ def require_file(url: URL) -> None:
 
 
 def path_of(url: URL) -> str:
-    """Return the path of a SQLite file's URL; empty if it names none."""
+    """Return the path of a SQLite file's URL; empty if the URL names none."""
     path = url.database or ""
     return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path

@@ -1,7 +1,7 @@
 """Copy retrycli's own tables between two databases of either kind.
 
-Tables are compared by ranges of keys: missing rows are added, different ones changed, surplus ones removed. Equal rows
-are not written, so an interrupted copy continues, and a repeated copy follows the source.
+Tables are compared by ranges of keys: missing rows are added, different rows are changed, surplus rows are removed.
+Equal rows are not written, so an interrupted copy continues, and a repeated copy transfers only changes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
 
 COPIED = [table for table in metadata.sorted_tables if table is not selection]
-"""All tables except the name of the application's table, because the target has its own."""
+"""All tables except the one with the name of the application's table, because the target has its own."""
 BATCH = 2_000
-"""Number of rows of either side to compare together, and the maximum to write in one transaction."""
+"""Number of rows of either side to compare in one step, and the maximum number to write in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class CopiedTable:
 
     @property
     def verified(self) -> bool:
-        """True if both sides have the same number of rows."""
+        """Return whether both sides have the same number of rows."""
         return self.source_rows == self.target_rows
 
 
@@ -76,14 +76,14 @@ def copy_tables(
     Args:
         source: the database to copy from.
         target: the database to copy to.
-        batch: number of rows to compare together.
-        listen: called with a table's name and the number of its rows that are done.
+        batch: the number of rows to compare in one step.
+        listen: called with the name of a table and the number of its rows copied so far.
 
     Returns:
         The tables, counted on both sides after the copy.
 
     Raises:
-        ConfigurationError: the target can't hold a row; names its table and key.
+        ConfigurationError: the target can't store a row; the error names its table and key.
         DatabaseUnavailable: either database reports an error.
     """
     written = {table: _copy(source, target, table, batch, listen) for table in COPIED}
@@ -154,7 +154,9 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
 
 
 def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    """Build the condition that a key follows another. A server looks up operators of tuples: see `postgresql`."""
+    """Build the condition that a key follows another. A server would look up the operators of tuples: see
+    `postgresql`.
+    """
     first, *others = key
     if not others:
         return first > values[0]
@@ -190,7 +192,7 @@ def _bound(names: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[dict[s
 
 
 def _unfit(database: Database, table: Table, row: Row) -> str | None:
-    """Return the column of a row that the database can't hold, and what to do; None if none is known."""
+    """Return the column of a row that the database can't store, and the remedy; None if there is no such column."""
     values = dict(zip(table.c.keys(), row, strict=True))
     for column in table.c:
         if (why := _objection(database, column, values[column.name])) is not None:
@@ -208,7 +210,7 @@ def _literal(value: object) -> str:
 
 
 def _objection(database: Database, column: Column[Any], value: object) -> str | None:
-    """Return why a column can't hold a value. SQLite takes any value into any column, if it is valid Unicode."""
+    """Return why a column can't store a value. SQLite stores any value in any column, if it is valid Unicode."""
     kind = column.type
     if isinstance(value, str) and not encodable(value):
         return "is not valid Unicode"
@@ -248,11 +250,11 @@ def _count(database: Database, table: Table) -> int:
 
 
 TELLING_APART = 0x72657472
-"""First key of the advisory lock that tells two databases apart."""
+"""First key of the advisory lock that shows whether two databases are the same."""
 
 
 def is_same(one: Database, other: Database) -> bool:
-    """Tell if two URLs lead to the same database."""
+    """Return whether two URLs lead to the same database."""
     if one.is_sqlite or other.is_sqlite:
         return one.is_sqlite and other.is_sqlite and _file(one).samefile(_file(other))
     # An advisory lock exists within one database. No other process takes this one: it contains the backend's pid.
@@ -286,9 +288,10 @@ def last_used(database: Database) -> datetime | None:
 
 
 def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tuple[int, int | None]:
-    """Return the number of queued messages that the target's application table lacks, and the first id.
+    """Return the number of queued messages that the application's table in the target lacks, and the first of their
+    ids.
 
-    Messages that the source's table lacks as well are not counted: the next pass drops them from the queue.
+    Messages that the source's table lacks as well are not counted, because the next pass drops them from the queue.
     """
     source_knows = source.has_messages()
     number, first = 0, None

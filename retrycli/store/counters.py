@@ -1,8 +1,8 @@
 """Totals that only increase, although the rows behind them are pruned.
 
-Passes are counted as they end. Attempts are counted in bulk: the totals include those up to a mark, and reading the
-totals counts the rest. The mark stays below attempts that may yet get an outcome, and below ids that another host's
-open transaction may yet add.
+Passes are counted as they end. Attempts are counted in bulk: the totals include the attempts up to a mark, and reading
+the totals counts the rest. The mark stays below attempts that may still get an outcome, and below ids that another
+host's open transaction may still add.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
 
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
-"""Names in the table. The third is the mark; the last holds times of pruned passes, in seconds."""
+"""Names in the table. The third name is the mark; the last one is for times of pruned passes, in seconds."""
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"
-"""Name of another mark: progress of the pruning round, see `retrycli.store.counters`."""
+"""Name of a second mark: the progress of the pruning round, see `retrycli.store.counters`."""
 START = 0
 
 SETTLING = timedelta(minutes=10)
-"""Time after an attempt's end until it is counted: another host's transaction may yet add one with a lower id."""
+"""Time from the end of an attempt until it is counted, because another host's transaction may still add an attempt with
+a lower id.
+"""
 GIVEN_UP = timedelta(days=1)
-"""Time after its start until an attempt without an end is given up."""
+"""Time from its start until an attempt without an end is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Totals: attempts by outcome, passes by result."""
+    """Totals: attempts by outcome, and passes by result."""
 
     attempts: Mapping[str, int]
     passes: Mapping[str, int]
@@ -101,7 +103,7 @@ class Totals(Queries):
 
 
 def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
-    """Keep the first start and last success of passes that are about to be pruned: alarms need them."""
+    """Keep the first start and last success of passes that are about to be pruned, because alarms need these times."""
     p = passes.c
     success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
     times = select(func.min(p.started_at, type_=p.started_at.type), func.max(success, type_=p.finished_at.type))
@@ -158,23 +160,24 @@ IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 # A scalar subquery, because with `exists` a planner may scan the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
 DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
-"""Condition that an action is an operator's decision to send a message that is queued: see `identity.History`."""
+"""Condition that an action is an operator's decision to send a queued message: see `identity.History`."""
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Delete attempts, actions and passes that ended before a time: one step of the round that all passes share.
+    """Delete attempts, actions and passes that ended before a given time. This is one step of the round that all passes
+    share.
 
-    Open attempts and those of queued messages are kept, whatever their age. Attempts that decide if a text may be sent
-    again are kept as long as the application keeps the row.
+    Open attempts and those of queued messages are kept, whatever their age. Attempts that decide whether a text may be
+    sent again are kept as long as the application keeps the row.
 
     Args:
         database: holds the tables.
-        before: time before which ended rows are old.
-        limit: maximum number of attempts to examine, after the last one of the previous call, and maximum numbers of
-            actions and passes to delete.
+        before: the time before which rows must have ended.
+        limit: the maximum number of attempts to examine, after the last one of the previous call. It is also the
+            maximum number of actions, and of passes, to delete.
 
     Returns:
-        The number of deleted rows. Zero does not mean that none are left.
+        The number of deleted rows. Zero does not mean that no rows are left to delete.
     """
     with database.write() as connection:
         after = connection.execute(select(totals.c.value).where(totals.c.name == PRUNED_TO)).scalar() or START
@@ -184,7 +187,7 @@ def prune(database: Database, before: datetime, limit: int) -> int:
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
-    """Delete all such rows in one walk, and yield the number of rows that each of its short transactions deletes."""
+    """Delete all such rows in one run, and yield the number of rows deleted by each of its short transactions."""
     upto, done = START, False
     while not done:
         with database.write() as connection:
@@ -194,7 +197,7 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
-    """Count the attempts, actions and passes that pruning would delete. It reads all that have ended."""
+    """Count the attempts, actions and passes that pruning would delete. This reads all rows that have ended."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
         acts: and_(acts.c.at < before, ~DECIDES),
@@ -210,9 +213,9 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
 def _step(
     database: Database, connection: Connection, before: datetime, limit: int, *, after: int
 ) -> tuple[int, int, bool]:
-    """Examine the next attempts after an id, and delete those that may go, with the oldest actions and passes.
+    """Examine the next attempts after an id, and delete those that are not needed, with the oldest actions and passes.
 
-    Old passes are not needed, and few old actions are, so the first ones found may go.
+    Old passes are not needed, and only few old actions are, so the first rows found may be deleted.
 
     Returns:
         The number of deleted rows, the id of the last examined attempt, and whether no attempt follows it.
@@ -239,10 +242,10 @@ def _step(
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Build the condition that an attempt decides if its text may be sent again.
+    """Build the condition that an attempt decides whether its text may be sent again.
 
-    It may have delivered, or reached some recipients, or it is its text's last delivery, which holds the number of
-    earlier ones.
+    Such an attempt may have delivered, has reached some recipients, or is the last delivery of its text, which has the
+    number of earlier deliveries.
     """
     m, later = database.messages.c, attempts.alias("later")
     is_last = ~exists().where(
@@ -264,6 +267,6 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
 def _oldest(
     table: Table, ended_at: ColumnElement[datetime], before: datetime, limit: int, *conditions: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """Build the condition that a row is among the first `limit` that ended before a time."""
+    """Build the condition that a row is among the first `limit` rows that ended before a given time."""
     ended = select(table.c.id).where(ended_at < before, *conditions).order_by(ended_at, table.c.id)
     return table.c.id.in_(ended.limit(limit))

@@ -1,4 +1,4 @@
-"""The database: short transactions, and what the application's table is."""
+"""The database: short transactions, and the description of the application's table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")
 
 ADVISORY_LOCK = 0x7265747279
-"""Key of the advisory lock that all processes on one PostgreSQL database share."""
+"""Key of the advisory lock that all processes using one PostgreSQL database share."""
 
 
 class Database:
@@ -42,8 +42,9 @@ class Database:
 
     Args:
         url: SQLAlchemy's URL of the database.
-        table: name of the application's table, with its schema if needed.
-        patience: maximum seconds to wait for a connection or a lock; by default as long as a pass waits.
+        table: the name of the application's table, with its schema if needed.
+        patience: the maximum number of seconds to wait for a connection or a lock; by default the time that a pass
+            waits.
 
     Raises:
         DatabaseUnavailable: the SQLite file does not exist.
@@ -57,18 +58,20 @@ class Database:
         self._schema = schema_name or None
         self._ambient: Connection | None = None
         self.ends_transactions: dict[int, str] = {}
-        """Rows whose change has rolled back the whole transaction, and why. Later writes leave them out."""
+        """Rows whose change has rolled back the whole transaction, with the reasons. Later writes leave these rows
+        out.
+        """
         self.row_by_row = False
-        """True if such a row exists. Writing row by row shows which one it is."""
+        """True if such a row exists. Writing row by row shows which row it is."""
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        """Whether the database is a SQLite file. Otherwise it is PostgreSQL."""
+        """True if the database is a SQLite file. Otherwise it is PostgreSQL."""
         if self.is_sqlite:
             require_file(self._url)
         self._engine = make_engine(self._url, patience)
 
     @property
     def place(self) -> str:
-        """The file's path, or the server's URL without its password."""
+        """Return the file's path, or the server's URL without its password."""
         if self.is_sqlite:
             return self._url.database or ""
         secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
@@ -76,11 +79,13 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The SQLite file; None for a server."""
+        """Return the SQLite file; None for a server."""
         return Path(path_of(self._url)) if self.is_sqlite else None
 
     def unencodable(self, connection: Connection, text: str) -> str:
-        """Return the characters of a text that the database's encoding lacks, each once; none for a file."""
+        """Return the characters of a string that the database's encoding lacks, each only once; for a file return
+        none.
+        """
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
             return ""
@@ -89,7 +94,8 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a short writing transaction; on SQLite it takes the write lock at once, so that it can't lose it.
+        """Open a short writing transaction. On SQLite, acquire the write lock immediately, so that another process
+        can't get it first.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
@@ -109,28 +115,29 @@ class Database:
             yield connection
 
     def scalar(self, statement: Select[Value]) -> Value | None:
-        """Return the first value of a query, in a short transaction of its own; None if there is no row."""
+        """Return the first value of a query, in a short separate transaction; None if there is no row."""
         with self.read() as connection:
             return connection.execute(statement).scalar()
 
     def rows(self, statement: Select[*Columns]) -> Sequence[Row[*Columns]]:
-        """Return all rows of a query, in a short transaction of its own."""
+        """Return all rows of a query, in a short separate transaction."""
         with self.read() as connection:
             return connection.execute(statement).all()
 
     @contextmanager
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
-        """Make one transaction of all reads and writes inside.
+        """Run all reads and writes in the block in one transaction.
 
-        It is committed at the end. The application's readers may block the commit to a SQLite file. So the caller gets
-        a function that commits before the end. It returns False if readers are in the way, and may be called again.
+        The transaction is committed at the end. The application's readers may block the commit to a SQLite file, so the
+        caller gets a function that commits before the end. This function returns False if readers block the commit, and
+        may be called again.
 
         Args:
-            wait: wait for a lock that the application holds. Otherwise a file's lock is not waited for, and a server's
-                at most `IMPATIENT_MS`.
+            wait: wait for a lock that the application holds. Otherwise do not wait for the lock of a file, and wait at
+                most `IMPATIENT_MS` for that of a server.
 
         Raises:
-            DatabaseBusy: another process holds a lock for too long.
+            DatabaseBusy: another process held a lock for too long.
             DatabaseUnavailable: the driver reports an error.
         """
         before = self._ambient
@@ -150,13 +157,15 @@ class Database:
             return timedelta(milliseconds=connection.exec_driver_sql(own_ms).scalar_one())
 
     def advisory_lock(self, connection: Connection) -> None:
-        """Wait for every other transaction that has called this. On SQLite, writers wait for each other anyway."""
+        """Wait for every other transaction that has called this function. On SQLite, writers always wait for each
+        other.
+        """
         if not self.is_sqlite:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
     def rollback_at_end(self) -> Iterator[None]:
-        """Roll back all writes inside at the end: for ``--dry-run``."""
+        """Roll back all writes in the block at its end, for ``--dry-run``."""
         with self._translated(), self._engine.connect() as connection:
             connection.execution_options(writes=True).begin()
             self._ambient = connection
@@ -184,7 +193,7 @@ class Database:
         """Copy a SQLite file's write-ahead log into the file, and truncate the log.
 
         Raises:
-            DatabaseBusy: a reader needs the log for too long.
+            DatabaseBusy: a reader used the log for too long.
         """
         with self._translated(), closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
@@ -200,7 +209,8 @@ class Database:
 
     @cached_property
     def messages(self) -> TableClause:
-        """The application's table with all its columns, typed only where the driver's type does not serve.
+        """Return the application's table with all its columns. A column has a type only if the driver's own type is
+        unsuitable.
 
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
@@ -210,24 +220,26 @@ class Database:
         )
 
     def has_messages(self) -> bool:
-        """Tell if the application's table exists."""
+        """Return whether the application's table exists."""
         with self.read() as connection:
             return inspect(connection).has_table(self._name, self._schema)
 
     @property
     def table_name(self) -> str:
-        """The name of the application's table, without its schema."""
+        """Return the name of the application's table, without its schema."""
         return self._name
 
     @property
     def quoted_table(self) -> tuple[str, str]:
-        """The schema and the name of the application's table, quoted for SQL. The schema is empty if none is named."""
+        """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
+        named.
+        """
         quote = self._engine.dialect.identifier_preparer.quote
         return quote(self._schema) if self._schema else "", quote(self._name)
 
     @property
     def qualified_table(self) -> str:
-        """The same as one name."""
+        """Return the schema and the name as one quoted name."""
         return ".".join(filter(None, self.quoted_table))
 
     def type_of(self, name: str) -> TypeEngine[Any]:
@@ -235,17 +247,17 @@ class Database:
         return self._columns[name]["type"]
 
     def takes_null(self, name: str) -> bool:
-        """Tell if a column of the application's table may be null."""
+        """Return whether a column of the application's table may be null."""
         return self._columns[name]["nullable"]
 
     def max_length(self, name: str) -> int | None:
-        """Return the maximum number of characters of a column; None if it has no limit, as in a file."""
+        """Return the maximum number of characters of a column; None if it has no limit, as in a SQLite file."""
         kind = self.type_of(name)
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
 
     @cached_property
     def error_max_length(self) -> int | None:
-        """Maximum number of characters of ``last_error``, as far as is known; None if it has no limit."""
+        """Return the maximum number of characters of ``last_error``, as far as it is known; None if it has no limit."""
         return self.max_length("last_error")
 
     @cached_property
@@ -287,7 +299,7 @@ class Database:
             raise self._in_words(error) from without_details(error)
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
-        """Begin a transaction; if the server has restarted since the last one, on a new connection."""
+        """Begin a transaction. If the server has restarted since the last transaction, use a new connection."""
         connection = self._engine.connect().execution_options(writes=writes, wait=wait)
         try:
             return connection.begin()
@@ -323,7 +335,9 @@ class Queries:
 
 
 def _commit(connection: Connection) -> bool:
-    """Commit to a file, unless readers are in the way. Its lock keeps out new readers until the next try."""
+    """Commit to a file, unless readers block it. The transaction's lock keeps out new readers until the next
+    attempt.
+    """
     try:
         connection.exec_driver_sql("COMMIT")
     except exc.DBAPIError as error:

@@ -1,4 +1,4 @@
-"""Statistics of attempts and passes, computed by the database: a history of any length can be read."""
+"""Statistics of attempts and passes, computed by the database, so that a history of any length can be read."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from retrycli.store.database import Queries
 from retrycli.store.schema import attempts, passes
 
 MAX_TEXTS = 20_000
-"""Maximum number of error texts, after removing digits, to read; the most frequent first."""
+"""Maximum number of error texts to read, after digits are removed; the most frequent first."""
 MAX_CAUSES = 1000
 MAX_PASSES = 20_000
-"""Maximum number of passes to read: two weeks of one a minute."""
+"""Maximum number of passes to read: two weeks of one pass per minute."""
 DISORDER = DAY
-"""Maximum time between two attempts that were recorded in the other order."""
+"""Maximum time between two attempts that were recorded in reverse order."""
 
 PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
-"""Number of leading characters that two written times within such a period share."""
+"""Number of leading characters that are the same in two written times within such a period."""
 
 a = attempts.c
 DELIVERED = a.outcome == OutcomeKind.DELIVERED.value
@@ -48,10 +48,10 @@ COUNT = func.count()
 
 
 class Statistics(Queries):
-    """Count attempts and passes; change nothing."""
+    """Count attempts and passes, and change nothing."""
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
-        """Return the statistics of attempts that began from a time to the present."""
+        """Return the statistics of attempts that began from a given time to the present."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
             within = _since(connection, since)
@@ -66,9 +66,9 @@ class Statistics(Queries):
             )
 
     def groups(self, by: GroupBy, since: datetime, *, limit: int) -> list[Group]:
-        """Group the attempts since a time by a property: the largest groups, or the first hours.
+        """Group the attempts since a given time by a property. Return the largest groups, or the first hours.
 
-        Attempts at deleted messages have no type and no ticket.
+        Attempts whose messages were deleted have no type and no ticket.
         """
         m = self._database.messages.c
         keys: dict[GroupBy, ColumnElement[Any]] = {
@@ -87,7 +87,7 @@ class Statistics(Queries):
             return [Group(_time(key) if by is GroupBy.HOUR else key, made, good) for key, made, good in rows]
 
     def passes(self, since: datetime) -> list[PassMark]:
-        """Return the passes since a time, oldest first; at most the newest `MAX_PASSES`."""
+        """Return the passes since a given time, oldest first; at most the newest `MAX_PASSES`."""
         p = passes.c
         since_then = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
         newest = self._database.rows(since_then.order_by(p.started_at.desc(), p.id).limit(MAX_PASSES))
@@ -107,7 +107,9 @@ class Statistics(Queries):
             yield Slice(_time(text), outcome or UNDER_WAY, number)
 
     def _time_prefix(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
-        """Return the first characters of a time written in UTC: SQLite stores it so, PostgreSQL formats it."""
+        """Return the first characters of a time written in UTC. SQLite stores it in this form; PostgreSQL formats
+        it.
+        """
         if self._database.is_sqlite:
             return func.substr(time, 1, letters, type_=String)
         text = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
@@ -115,12 +117,12 @@ class Statistics(Queries):
 
 
 def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
-    """Build the condition for attempts since a time. Ids grow with time, so older ids need not be read."""
+    """Build the condition for attempts since a given time. Ids grow with time, so older ids need not be read."""
     return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """Find the id of the first attempt that began at a time or later, or of the last one, by binary search."""
+    """Find the id of the first attempt that began at a time or later, or of the last attempt, by binary search."""
     # Separate queries: for both in one SQLite would scan all ids.
     low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
     while low is not None and low < high:
@@ -131,7 +133,7 @@ def _first_id(connection: Connection, since: datetime) -> int:
 
 
 def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[str, Any]:
-    """Count delivered messages by the number of the attempt, and by the minutes that they had waited."""
+    """Count delivered messages by the number of the attempt, and by their wait in minutes."""
     minutes = a.waited_s // 60
     tries: Counter[int] = Counter()
     waits: Counter[int] = Counter()
@@ -146,8 +148,8 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
 def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
     """Count failed attempts by cause.
 
-    The database groups texts that differ only in digits. The few that remain are compared here, without their ids and
-    addresses. The newest attempt is found by id, which compares faster than time.
+    The database groups texts that differ only in digits. The few remaining texts are compared here, without their ids
+    and addresses. The newest attempt is found by its id, because ids compare faster than times.
     """
     kind = (a.outcome, a.status_code)
     columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))
@@ -174,7 +176,7 @@ def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:
-    """Find outages by the passes at which the API went down or came back; ignore passes without attempts."""
+    """Find outages from the passes in which the API went down or recovered; ignore passes without attempts."""
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     telling = or_(down == 1, p.reason == StopReason.THROTTLED, p.sent + p.rescheduled > 0)
@@ -188,5 +190,5 @@ def _outages(connection: Connection, since: datetime) -> list[Outage]:
 
 
 def _time(text: str) -> datetime:
-    """Return the time that a shortened written time stands for."""
+    """Parse a shortened time."""
     return datetime.fromisoformat(text + "0000-00-00 00:00"[len(text) :]).replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Enrol and retire messages: compare the queue with the application's table, a range of ids at a time."""
+"""Enrol and retire messages: compare the queue with the application's table, one range of ids at a time."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ from retrycli.store.messages import REMEMBERED, columns_without_body, message_of
 from retrycli.store.schema import queue
 
 TAIL = 5_000
-"""Number of newest messages that every pass compares with its queue."""
+"""Number of newest messages that every pass compares with the queue."""
 SWEEP = 10_000
-"""Number of older messages that each pass compares besides, in turn. Failed messages are usually new; older ones are
-found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows only these
-are counted, and if they are few, every pass compares them all."""
+"""Number of older messages that each pass compares in addition, in turn. Failed messages are usually new; older ones
+are found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows, only
+these rows count, and if there are few, every pass compares all of them.
+"""
 RETIRED_AT_ONCE = 500
-"""Maximum number of messages that leave the queue in one transaction."""
+"""Maximum number of messages that one transaction removes from the queue."""
 DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
 UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 FOLLOW = (
@@ -61,7 +62,7 @@ FOLLOW = (
 FIRST_QUEUED = select(func.min(queue.c.message_id))
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 START = -(2**63)
-"""Below the lowest possible id."""
+"""A value below the lowest possible id."""
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 
@@ -70,21 +71,21 @@ class WouldRetire(NamedTuple):
     """Differences between the queue and the application's table."""
 
     replaced: Mapping[int, datetime | None]
-    """Ids that belong to other messages now, with the next attempt times of the old ones."""
+    """Ids that now belong to other messages, with the next attempt times of the old messages."""
     changed: Sequence[int]
-    """Ids of escalated messages whose rows the application may have written since."""
+    """Ids of escalated messages whose rows the application may have changed since."""
 
 
 Rows = list[Mapping[str, Any]]
 
 
 class Enrolment:
-    """Enrol failed messages, and retire those that are not failed any more.
+    """Enrol failed messages, and retire messages that are no longer failed.
 
     Args:
         database: holds the queue and the application's table.
-        tail: number of newest messages that every pass compares.
-        sweep: number of older messages that each pass compares besides.
+        tail: the number of newest messages that every pass compares.
+        sweep: the number of older messages that each pass compares in addition.
     """
 
     def __init__(self, database: Database, *, tail: int = TAIL, sweep: int = SWEEP) -> None:
@@ -93,13 +94,14 @@ class Enrolment:
         self._sweep = sweep
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
-        """Return the ranges of ids to compare in this pass: all of the newest, and the next slice of the older ones.
+        """Return the ranges of ids to compare in this pass: all of the newest messages, and the next slice of the older
+        ones.
 
         Args:
-            swept_to: id at which the last pass left off; None to compare all messages.
+            swept_to: the id at which the last pass stopped; None to compare all messages.
 
         Returns:
-            The ranges, and the id at which the next pass goes on.
+            The ranges, and the id at which the next pass continues.
         """
         rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)
@@ -117,7 +119,7 @@ class Enrolment:
         return [*spans, IdRange(tail, None)], START if after >= tail else after
 
     def goes_round(self) -> bool:
-        """Tell if there are more messages than one pass compares."""
+        """Return whether there are more messages than one pass compares."""
         return self._id_at(self._rows(), self._tail + self._sweep) is not None
 
     def _rows(self) -> Select[Any]:
@@ -127,7 +129,9 @@ class Enrolment:
         return select(m.id)
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
-        """Return the id `number` rows after the first above `after`, or below the newest; None if there is none."""
+        """Return the id that is `number` rows after the first id above `after`, or below the newest id; None if there
+        is none.
+        """
         ids = self._database.messages.c.id
         above = () if after is None else (ids > after,)
         ordered = rows.where(*above).order_by(ids.desc() if newest else ids)
@@ -136,15 +140,15 @@ class Enrolment:
     def newly_failed(
         self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
-        """Read failed messages that the queue does not know, by id, with the columns that decide about them.
+        """Read failed messages that are not in the queue, by id, with the columns that decide about enrolment.
 
-        Bodies are replaced by an empty text, or null. Columns that only a preset may use are left out: they may be as
-        large.
+        Bodies are replaced by an empty string, or null. Columns that only a preset may use are left out, because they
+        may be equally large.
 
         Args:
             span: the range of ids.
             limit: maximum number of messages.
-            replaced: ids that the queue knows as other messages.
+            replaced: ids that belong to other messages in the queue.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
@@ -165,14 +169,14 @@ class Enrolment:
             return [message_of(row) for row in rows_of(connection.execute(statement, these))]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages to the queue; leave those that are there already as they are.
+        """Add messages to the queue. Leave messages that are already in the queue unchanged.
 
         Args:
             entries: each message's first transition, first failure and ticket.
-            now: current time, for ``escalated_at``.
+            now: the current time, for ``escalated_at``.
 
         Returns:
-            Reasons of the rows that refused the change, by id; these messages are escalated.
+            The reasons why rows rejected the change, by id; these messages are escalated.
         """
         if not entries:
             return {}
@@ -183,10 +187,10 @@ class Enrolment:
     def retire(self, span: IdRange) -> Sequence[int]:
         """Drop messages that the application has sent, rejected, withdrawn or deleted.
 
-        A message whose id belongs to another message now leaves too: that one is enrolled as new.
+        A message whose id now belongs to another message also leaves the queue. The other message is enrolled as new.
 
         Returns:
-            Ids of escalated messages whose rows the application may have written since.
+            Ids of escalated messages whose rows the application may have changed since.
         """
         changed = array("q")
         for leave, stay in self._differences(span):
@@ -198,7 +202,7 @@ class Enrolment:
         return changed
 
     def would_retire(self, span: IdRange) -> WouldRetire:
-        """Find what `retire` would drop or find changed, and write nothing."""
+        """Find what `retire` would drop or would find changed, without writing anything."""
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
         for leave, stay in self._differences(span):
@@ -211,7 +215,9 @@ class Enrolment:
         return WouldRetire(replaced, changed)
 
     def _differences(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
-        """Yield queue rows that differ from the application's, in batches: those that leave, and those that stay."""
+        """Yield queue rows that differ from the application's, in batches: the rows that leave the queue, and the rows
+        that stay.
+        """
         if self._database.scalar(FIRST_QUEUED) is None:  # the usual case, and fast to check
             return
         rest = span
@@ -274,14 +280,14 @@ class Enrolment:
         return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
-        """Return what `review` would decide, and write nothing."""
+        """Return what `review` would decide, without writing anything."""
         from retrycli.store.admission import would_review
 
         return would_review(self._database, ids, decide)
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
-    """Tell if a row belongs to another message than its queue row."""
+    """Return whether a row belongs to another message than the queue row with its id."""
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)
@@ -292,11 +298,11 @@ def _is_another(row: Mapping[str, Any]) -> bool:
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store the tickets that the application has moved messages to, as when it merges tickets.
+    """Store the tickets that the application has moved messages to, for example when it merges tickets.
 
-    Also store births in their present form, so that the next pass need not compare them again. Nothing else changes: a
-    message in flight keeps its claim. A row that another pass has locked follows with the next sweep, because that pass
-    may be waiting for a row of this one.
+    Also store births in their current form, so that the next pass need not compare them again. Nothing else changes: a
+    message in flight keeps its claim. A row that another pass has locked is updated in the next sweep, because that
+    pass may be waiting for a row that this pass has locked.
     """
     moved = {}
     for row in rows:

@@ -13,20 +13,20 @@ GONE = (
     "the server stopped or failed, or it ends transactions too soon (transaction_timeout, "
     "idle_in_transaction_session_timeout); try again when the server is up"
 )
-"""With many statements in flight, the server's own reason for closing the connection is lost."""
+"""If many statements are in flight, the server's own reason for closing the connection is lost."""
 NO_CHANGES = (
     "it is read-only, but retrycli must write status, retry_count, last_error and sent_at: name a table in "
     "database.table, or give the view an INSTEAD OF UPDATE trigger"
 )
 OF_THE_TABLE = ("0A000", "42809", "55000")
-"""PostgreSQL's error codes about the kind of a table, not about its contents or the role."""
+"""PostgreSQL's error codes that concern the kind of a table, and not its contents or the role."""
 IN_THE_WAY = "another transaction interfered; try again"
 ROLLED_BACK = "40"
 """First characters of the codes of deadlocks and serialisation failures."""
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
-"""Usually ``statement_timeout`` while the statement waits for a lock."""
+"""The usual cause is ``statement_timeout`` while the statement waits for a lock."""
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
@@ -46,7 +46,7 @@ BY_STATE = {
     QUERY_CANCELED: "a statement was cancelled; if by a timeout, raise statement_timeout for this role",
     "57P": GONE,
 }
-"""By PostgreSQL's error code, or its first characters."""
+"""Messages by PostgreSQL's error code, or its first characters."""
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
@@ -75,17 +75,17 @@ BY_TEXT = {
     "shutting down": GONE,
     "standby mode": "this server is read-only; name the primary in database.url",
 }
-"""By a part of the text of an error without such a code."""
+"""Messages by a part of the error text, for errors without such a code."""
 
 
 NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many open files", "connection is bad")
-"""Parts of texts of errors that may be due to missing file descriptors. Neither SQLite nor libpq says so."""
+"""Parts of error texts whose cause may be a lack of file descriptors. Neither SQLite nor libpq names this cause."""
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
-    """Cut an error's texts to their first line, because a traceback shows all of them.
+    """Cut an error's texts to their first line, because a traceback shows all lines.
 
-    Further lines are a server's details, which quote rows and with them customers' words.
+    Further lines are a server's details, which quote rows and so customers' words.
     """
     for exception in (error, error.orig):
         if exception is not None and exception.args:
@@ -94,29 +94,29 @@ def without_details(error: DBAPIError) -> DBAPIError:
 
 
 class RowError(Enum):
-    """Meaning of a failed change of a row."""
+    """The meaning of an error from the change of a row."""
 
     REFUSED = "refused"
-    """The table refuses the values, as by a constraint or a trigger."""
+    """The table rejects the values, for example by a constraint or a trigger."""
     LOCKED = "locked"
     """Another transaction has locked the row, or a row that a trigger writes."""
     EVERY_ROW = "every row"
-    """Every row would fail: the cause is the table, the role, the server or the disk."""
+    """Every row would fail, because the cause is the table, the role, the server or the disk."""
 
 
 OF_THE_SERVER = ("25", "53", "57", "58")
-"""First characters of the codes of a server in trouble, whatever the statement."""
+"""First characters of codes for problems of the server, independent of the statement."""
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
-"""First characters of codes about a statement or its role, unless a trigger raises them."""
+"""First characters of codes that concern a statement or its role, unless a trigger raises them."""
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
-"""Parts of texts of a SQLITE_ERROR about a statement."""
+"""Parts of the texts of a SQLITE_ERROR that concerns a statement."""
 RAISED, POLICY = "exec_stmt_raise", "ExecWithCheckOptions"
 """The server functions that raise the errors of PL/pgSQL triggers, and of row-level policies."""
 
 
 def row_error_of(error: DBAPIError) -> RowError:
-    """Classify the error of a row's change.
+    """Classify an error from the change of a row.
 
     A trigger may raise any code. So a server's code decides only for errors that no trigger raised.
     """
@@ -145,7 +145,7 @@ def _row_error_of_file(error: sqlite3.Error) -> RowError:
 
 
 def is_of_the_table(error: DBAPIError) -> bool:
-    """Tell if the kind of the application's table, as a view, does not support a statement."""
+    """Return whether the kind of the application's table, such as a view, does not support a statement."""
     return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
 
 
@@ -155,7 +155,7 @@ def _error_field(error: DBAPIError, what: str) -> str | None:
 
 
 def is_busy(error: DBAPIError) -> bool:
-    """Tell if another transaction is in the way: a lock timeout, a cancelled statement or a deadlock."""
+    """Return whether another transaction is the cause: a lock timeout, a cancelled statement or a deadlock."""
     state = sqlstate(error)
     if state is None:
         return str(error.orig) == "database is locked"
@@ -163,7 +163,7 @@ def is_busy(error: DBAPIError) -> bool:
 
 
 def sqlstate(error: DBAPIError) -> str | None:
-    """Return PostgreSQL's code of an error; None if it has none."""
+    """Return PostgreSQL's code of an error; None if it has no code."""
     return getattr(error.orig, "sqlstate", None)
 
 

@@ -1,4 +1,4 @@
-"""One message with its history: its attempts, and what operators did about it. Texts of edits are kept as JSON."""
+"""One message with its history: its attempts, and operators' actions. Texts of edits are stored as JSON."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
 
     Args:
         database: holds the queue and the application's table.
-        message_id: the message.
-        body: read its body too. Otherwise the body is an empty text, or null if there is none.
+        message_id: the message's id.
+        body: read the body as well. Otherwise it is an empty string, or null if there is none.
 
     Raises:
         NoSuchMessage: no row has the id.
@@ -62,7 +62,7 @@ HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
 def act_values(act: OperatorAction) -> dict[str, Any]:
-    """Return the columns of an action's row."""
+    """Return an action's row as values by column."""
     return {
         "at": act.at,
         "by": act.by,
@@ -75,7 +75,7 @@ def act_values(act: OperatorAction) -> dict[str, Any]:
 
 
 def _as_json(values: Mapping[str, object] | None) -> str | None:
-    """Return values as JSON that every database can keep: in ASCII, and without a NUL."""
+    """Return values as JSON that every database can store: ASCII without a NUL."""
     return None if values is None else json.dumps(values, default=_text)
 
 
@@ -84,14 +84,14 @@ def _text(value: object) -> str:
 
 
 def count_texts(database: Database, ticket: str) -> int:
-    """Count the edits of a ticket's messages that still have their texts."""
+    """Count the edits of a ticket's messages whose texts are still stored."""
     return database.scalar(select(func.count()).select_from(acts).where(acts.c.ticket == ticket, HAS_TEXTS)) or 0
 
 
 def erase_texts(database: Database, ticket: str) -> int:
-    """Erase the texts of all edits of a ticket's messages, keep the actions, and return the number of erased edits.
+    """Erase the texts of all edits of a ticket's messages, but keep the actions. Return the number of erased edits.
 
-    On SQLite, also erase them from the file's free space and its log.
+    On SQLite, also erase these texts from the file's free space and its log.
     """
     with database.write() as connection:
         if database.is_sqlite:

@@ -44,7 +44,7 @@ from retrycli.store.messages import addresses, message_of, rows_of, status_text
 from retrycli.store.schema import acts, attempts, queue
 
 OWN = "retrycli_"
-"""Prefix of labels of columns that are not the application's."""
+"""Prefix of the labels of columns that do not belong to the application."""
 BIRTH = OWN + "birth"
 READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
@@ -187,14 +187,14 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-    """Build messages from rows of `with_queue`, in the order of ids; leave out rows of other messages."""
+    """Build messages from rows of `with_queue`, in the order of ids. Leave out rows of other messages."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
     past = histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
     return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
 
 
 def with_queue(database: Database) -> Select[Any]:
-    """Select whole failed messages, joined with their queue rows."""
+    """Select complete failed messages, joined with their queue rows."""
     m = database.messages
     return (
         select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
@@ -204,7 +204,7 @@ def with_queue(database: Database) -> Select[Any]:
 
 
 def is_the_queues(row: Mapping[str, Any]) -> bool:
-    """Tell if a row belongs to the message that the queue knows under its id."""
+    """Return whether a row belongs to the message that has its id in the queue."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
     return known is None or known == birth or bool(birth_of(known) == birth_in(row))
 
@@ -217,13 +217,13 @@ FIRST_IDENTIFYING = 2
 
 
 def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
-    """Return the decision to write into a row; None if it is not failed any more, or another message's.
+    """Return the decision to write into a row; None if the row is no longer failed, or belongs to another message.
 
-    It differs from the original if the row holds another text or ticket now.
+    The result differs from the original decision if the row now holds another text or ticket.
 
     Args:
         decision: the original decision.
-        names: names of the columns of `identifying`.
+        names: the names of the columns of `identifying`.
         row: the row's id, status and values of these columns.
     """
     if row[1] != MessageStatus.FAILED:
@@ -268,13 +268,13 @@ def birth_in(row: Mapping[str, Any]) -> str:
 def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
     """Return a message's birth as the database writes it, which is how the queue stores it.
 
-    So a pass compares all births in SQL.
+    Storing it in this form lets a pass compare all births in SQL.
     """
     return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
 
 def read_of(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the identifying columns of a row as they were read."""
+    """Return the identifying columns of a row in the form in which they were read."""
     return _identifying_in(tuple(row))(row)
 
 
@@ -284,7 +284,7 @@ def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tup
 
 
 def encodable(text: str) -> str:
-    """Return text in a form that every database can keep: a file may hold invalid UTF-8."""
+    """Return a string in a form that every database can store: a file may hold invalid UTF-8."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
@@ -297,20 +297,20 @@ def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> s
 
     Args:
         message_id: the row's id.
-        birth: as `birth_of` returns it.
-        digest: as `digest_of` returns it.
-        deliveries: number of recorded deliveries of this text of this message.
+        birth: the birth that `birth_of` returns.
+        digest: the digest that `digest_of` returns.
+        deliveries: the number of recorded deliveries of this text of this message.
     """
     return _uuid5(f"{message_id}/{birth}/{digest}/{deliveries}")
 
 
 def provisional_key(message_id: int, birth: str, now: datetime) -> str:
-    """Return a key for a queue row whose text was not read yet; no request carries it."""
+    """Return a key for a queue row whose text has not been read yet. No request uses it."""
     return _uuid5(f"{message_id}/{birth}/enrolled {now.isoformat()}")
 
 
 def _uuid5(name: str) -> str:
-    """Return the version 5 UUID of a name (RFC 9562, section 5.5), four times as fast as `uuid` does."""
+    """Return the version 5 UUID of a name (RFC 9562, section 5.5). This is four times as fast as the module `uuid`."""
     digits = hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

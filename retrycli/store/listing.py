@@ -1,7 +1,7 @@
-"""Lists of messages for operators. Bodies are never read.
+"""Lists of messages for operators. They never read bodies.
 
-A list may hold a million messages, and a reader may take an hour. So it is read a page at a time, in short
-transactions: the ids and their order are fixed first, at eight bytes an id.
+A list may hold a million messages, and a reader may take an hour. So a list is read page by page, in short
+transactions. The ids and their order are fixed first, which needs eight bytes per id.
 """
 
 from __future__ import annotations
@@ -38,27 +38,29 @@ from retrycli.store.schema import queue
 PAGE = 500
 """Number of messages to read in one transaction."""
 FETCH_SIZE = 10_000
-"""Number of ids to fetch at once: a driver would keep all of them in its own, larger form."""
+"""Number of ids to fetch in one step, because a driver would keep all ids in its own, larger form."""
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
-"""Ids are bound at execution, so that all pages share one statement."""
+"""The ids are bound when the statement is executed, so that all pages share one statement."""
 COMPLETION_ROWS = 10_000
-"""Maximum number of rows to look at in each range of ids without an index of failed rows: completion must be fast."""
+"""Maximum number of rows to examine in each range of ids if there is no index of failed rows. Completion must be
+fast.
+"""
 LARGEST_ID = 2**63 - 1
 
 
 class MessageQueries(Queries):
-    """List and count messages; change nothing."""
+    """List and count messages, and change nothing."""
 
     def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
-        """List failed messages, including those that the queue does not know yet: they wait for the next pass.
+        """List failed messages, including those that are not in the queue yet, which wait for the next pass.
 
-        Each message is read with its page, at its place when the list was begun. Messages that no longer match the
-        filter are left out, and none comes twice.
+        Each message is read with its page, and keeps the position that it had when the list began. Messages that no
+        longer match the filter are left out, and no message appears twice.
         """
         return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
 
     def pages(self, ids: array[int], wanted: Filter) -> Iterator[ListedMessage]:
-        """Read messages by their ids if they still match a filter; each page is a transaction."""
+        """Read messages by their ids if they still match a filter. Each page is one transaction."""
         m = self._database.messages.c
         statement = self._joined(
             m.id,
@@ -107,9 +109,9 @@ class MessageQueries(Queries):
                 raise SchemaMismatch("the ids in the application's table must be integers") from None
 
     def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
-        """Yield the due time and id of messages that are due by a time, in the order in which a pass claims them.
+        """Yield the due time and id of messages that are due by a given time, in the order in which a pass claims them.
 
-        They are read in one transaction, which lasts until the last is read.
+        The rows are read in one transaction, which lasts until the last row is read.
         """
         due = (queue.c.next_attempt_at, queue.c.message_id)
         statement = self.failed(Filter(due_by=due_by), *due).order_by(*due)
@@ -120,10 +122,10 @@ class MessageQueries(Queries):
     def expiry_facts(
         self, due_by: datetime | None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
-        """Yield what decides if a waiting message is still sent: id, type, retry count and creation time.
+        """Yield the data that decides whether a waiting message is still sent: id, type, retry count and creation time.
 
         Args:
-            due_by: latest time at which it comes due; None for any time.
+            due_by: the latest time at which messages are due; None for any time.
             tries: leave out messages with a lower retry count.
         """
         m = self._database.messages.c
@@ -139,7 +141,8 @@ class MessageQueries(Queries):
     def oldest(self) -> datetime | None:
         """Return the creation time of the oldest failed message that is not escalated.
 
-        In a table without creation times, return its first failure. None if there is none, or no table yet.
+        In a table without creation times, return the time of its first failure. Return None if there is no such
+        message, or no table yet.
         """
         m = self._database.messages.c
         is_known = self._database.revision() is not None
@@ -160,12 +163,12 @@ class MessageQueries(Queries):
         return self._database.scalar(self.failed(wanted, func.count())) or 0
 
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
-        """Count the messages due by a time that a pass claims before a message.
+        """Count the messages due by a given time that a pass claims before a message.
 
         Args:
-            message_id: the message.
+            message_id: the message's id.
             due_by: the time.
-            after: leave out messages that were due by this time already.
+            after: leave out messages that were already due by this time.
         """
         this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
         earlier = or_(
@@ -219,14 +222,14 @@ class MessageQueries(Queries):
 
 
 def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
-    """Yield the condition that any of the values meets; nothing if there is no value."""
+    """Yield the condition that any of the values meets. Without values, yield nothing."""
     values = [] if wanted is None else [wanted] if isinstance(wanted, str) else wanted
     if values:
         yield or_(*map(condition, values))
 
 
 def _is_in(state: State) -> ColumnElement[bool]:
-    """Build the condition on a state. A message that the queue does not know yet is waiting."""
+    """Build the condition on a state. A message that is not in the queue yet counts as waiting."""
     if state is State.WAITING:
         return func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
     return queue.c.state == state.value
@@ -266,9 +269,9 @@ def _time(value: object) -> datetime | None:
 
 
 def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
-    """Return the newest failed messages whose ids begin with some digits: id, ticket, last error.
+    """Return the id, ticket and last error of the newest failed messages whose ids begin with the given digits.
 
-    It reads only the application's table, so retrycli's own tables need not exist.
+    Only the application's table is read, so retrycli's own tables need not exist.
     """
     m, failed = database.messages.c, status_text(MessageStatus.FAILED)
     indexed = FailedIndex(database).state() is IndexState.THERE

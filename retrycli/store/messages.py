@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
-    """Read all rows as dictionaries: SQLAlchemy's own mappings look up each name again, and every value is read."""
+    """Read all rows as dictionaries. SQLAlchemy's own mappings would look up each name again for every value."""
     names = list(result.keys())
     return (dict(zip(names, row, strict=True)) for row in result.all())
 
@@ -58,19 +58,19 @@ def addresses(value: str | None) -> list[str]:
 
 
 def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
-    """Return a word to compare one of the application's columns with. It has no type, because the column may have its
-    own.
+    """Return a word for comparison with one of the application's columns. It has no type, because the column may have
+    its own.
 
-    PostgreSQL compares an enumeration only with a literal that may be one of its words, not with a text. The word is no
-    parameter, because a partial index is not used for a parameter.
+    PostgreSQL compares an enumeration only with a literal that may be one of its words, and not with a string. The word
+    is not a parameter, because a partial index is not used for a parameter.
     """
     return literal_column(f"'{value.value}'")
 
 
 def status_of(database: Database) -> ColumnElement[str]:
-    """Select a message's status, as ``failed`` whenever SQL compares it as equal to that.
+    """Select a message's status. It is ``failed`` whenever SQL considers it equal to that word.
 
-    Python may not: a column may ignore case, or pad its words with blanks.
+    Python may not consider it equal: a column may ignore case, or pad its words with blanks.
     """
     status = database.messages.c.status
     return case((status == status_text(MessageStatus.FAILED), status_text(MessageStatus.FAILED)), else_=status).label(
@@ -79,17 +79,17 @@ def status_of(database: Database) -> ColumnElement[str]:
 
 
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Combine conditions so that no planner uses an index for them: for rows that are looked up by id, a few hundred at
-    a time.
+    """Combine conditions so that no planner uses an index for them. Use this for rows that are looked up by id, a few
+    hundred at a time.
 
-    Without statistics of a table, a planner assumes that few rows have a state, and may scan the million that have it
-    for every few hundred ids.
+    Without statistics of a table, a planner assumes that few rows have a state, and may scan a million rows with that
+    state for every few hundred ids.
     """
     return case((and_(true(), *conditions), 1), else_=0) == 1
 
 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Build the only condition by which messages are counted, claimed, shown and explained as due."""
+    """Build the single condition by which messages are counted, claimed, shown and explained as due."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 
@@ -100,11 +100,11 @@ HELD_BACK = (
     EARLIER.c.message_id < queue.c.message_id,
     EARLIER.c.state.in_(UNFINISHED),
 )
-"""Condition that holds a message back if a ticket's order is kept: an earlier message waits or is being sent."""
+"""The condition that holds a message back if a ticket's order is kept: an earlier message waits or is being sent."""
 
 
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
-    """Select all columns, with an empty text for the body. A body that is not a text is read as it is."""
+    """Select all columns, with an empty string for the body. A body that is not a string is read unchanged."""
     m = database.messages.c
     # Only SQLite stores other types than texts. It stores the type before the value, so the value is not read.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
@@ -142,14 +142,14 @@ def require_free(
 
     Args:
         database: holds the queue and the application's table.
-        connection: in a transaction.
-        message_id: the message.
+        connection: a connection in a transaction.
+        message_id: the message's id.
         verb: the operator's action, for errors.
-        now: current time.
+        now: the current time.
 
     Raises:
         NoSuchMessage: the application's table has no such row.
-        NotActionable: it is not failed, or another process is sending it.
+        NotActionable: the message is not failed, or another process is sending it.
     """
     from retrycli.domain.operator_action import no_such, not_free  # as above
 
@@ -162,19 +162,19 @@ def require_free(
 
 
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
-    """Return the ids that the queue knows."""
+    """Return the ids that are in the queue."""
     return set(connection.execute(QUEUED, {"ids": list(ids)}).scalars())
 
 
 REMEMBERED = 1_000
-"""Number of characters of an error to remember, to notice when the application writes another."""
+"""Number of characters of an error to store, so that a change by the application is noticed."""
 
 
 QUEUED = select(queue.c.message_id).where(id_in(queue.c.message_id))
 
 
 class RowState(NamedTuple):
-    """The last seen state of a row. If the row differs, the application has written it."""
+    """The last seen state of a row. If the row differs, the application has changed it."""
 
     failed: bool
     retry_count: object
@@ -183,7 +183,7 @@ class RowState(NamedTuple):
 
 
 def read_rows(database: Database, connection: Connection, ids: Collection[int]) -> Mapping[int, RowState]:
-    """Read the present states of rows, by id."""
+    """Read the current states of rows, by id."""
     found = connection.execute(_row_states(database.messages), {"ids": list(ids)}).all() if ids else ()
     return {message_id: RowState(bool(failed), *values) for message_id, failed, *values in found}
 

@@ -1,4 +1,6 @@
-"""Operators' actions on messages. Each change names the state it expects, so that a late action changes nothing."""
+"""Operators' actions on messages. Each change names the state that it expects, so that a late action changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ LAST_ATTEMPTS = (
     .group_by(attempts.c.message_id)
 )
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
-"""Actions on failed messages in any state, even if the queue does not know them yet."""
+"""Actions on failed messages in any state, even if they are not in the queue yet."""
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
 """Actions that change the application's rows. They skip locked rows."""
 NONE: Mapping[int, str] = MappingProxyType({})
@@ -63,25 +65,25 @@ class Performed:
     """Result of an action."""
 
     lost: AbstractSet[int]
-    """Messages in another state or locked: nothing was changed. `Acts.why_not` tells the reasons."""
+    """Messages in another state or locked, for which nothing was changed. `Acts.why_not` returns the reasons."""
     refused: Mapping[int, str]
-    """Messages whose rows refused the change, and why."""
+    """Messages whose rows rejected the change, with the reasons."""
     unfit: Mapping[int, str]
-    """Messages that can't be sent as they are, and why: nothing was changed."""
+    """Messages that can't be sent in their present form, with the reasons. Nothing was changed."""
 
 
 class Acts(Queries):
     """Perform operators' actions on failed messages."""
 
     def read(self, ids: Collection[int]) -> list[Message]:
-        """Read whole messages; leave out rows that are not valid messages."""
+        """Read complete messages. Leave out rows that are not valid messages."""
         m = self._database.messages
         with self._database.read() as connection:
             rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
         return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
-        """Return when messages first failed, by id, as far as their attempts show."""
+        """Return when messages first failed, by id, if their attempts show it."""
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
 
@@ -93,7 +95,8 @@ class Acts(Queries):
         Args:
             kind: the kind of action.
             wanted: the action to record, by message id.
-            problems: messages that can't be sent as they are, and why: they are left unchanged.
+            problems: messages that can't be sent in their present form, with the reasons. These messages are left
+                unchanged.
         """
         return again_if_lost(lambda: self._perform(kind, wanted, problems))
 
@@ -132,7 +135,7 @@ class Acts(Queries):
         return rejected_by_us(self._database, connection, wanted)
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
-        """Return the ids that an action applies to; their rows stay locked until the transaction ends."""
+        """Return the ids that an action applies to. Their rows stay locked until the transaction ends."""
         these = {"ids": list(ids)}
 
         def enrolled() -> list[int]:
@@ -148,7 +151,7 @@ class Acts(Queries):
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        """Build for each kind of action the query that locks the messages it applies to."""
+        """Build, for each kind of action, the query that locks the messages to which it applies."""
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
         joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).order_by(m.c.id)
@@ -160,7 +163,7 @@ class Acts(Queries):
 
     @cached_property
     def _unknown(self) -> Select[Any]:
-        """Build the query that locks failed messages that the queue does not know."""
+        """Build the query that locks failed messages that are not in the queue."""
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
         return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
@@ -171,7 +174,7 @@ class Acts(Queries):
         return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
-        """Record actions that change no row, by message id."""
+        """Record actions that change no row of the application's table, by message id."""
         with self._database.write() as connection:
             record_actions(connection, done)
 
@@ -189,13 +192,13 @@ class Acts(Queries):
         Args:
             message_id: a message in the queue.
             act: the action to record.
-            read: the columns that the edit was based on, as they were read.
+            read: the columns that the edit was based on, in the form in which they were read.
             changes: the new values by column.
 
         Raises:
-            NoSuchMessage: the row does not exist any more.
-            NotActionable: it is not failed or is being sent, it has changed since, a column is too short, or the
-                database's encoding lacks a character.
+            NoSuchMessage: the row no longer exists.
+            NotActionable: the message is not failed, is being sent, or has changed since; or a column is too short, or
+                the database's encoding lacks a character.
         """
         again_if_lost(lambda: self._edit(message_id, act, read, changes))
 
@@ -233,7 +236,7 @@ class Acts(Queries):
     def _remember(
         self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
     ) -> None:
-        """Store the present identity of a message if its queue row meets a condition."""
+        """Store the current identity of a message if its queue row meets a condition."""
         this = queue.c.message_id == message_id
         found = connection.execute(with_queue(self._database).where(this, which))
         for message in load(connection, found, [message_id]):
@@ -256,11 +259,11 @@ class Acts(Queries):
             )
 
     def check_editable(self, message_id: int, now: datetime) -> bool:
-        """Check that a message may be edited, and tell if it is in the queue.
+        """Check that a message may be edited. Return whether it is in the queue.
 
         Raises:
-            NoSuchMessage: the row does not exist.
-            NotActionable: it is not failed, or is being sent.
+            NoSuchMessage: the application's table has no such row.
+            NotActionable: the message is not failed, or is being sent.
         """
         with self._database.read() as connection:
             return require_free(self._database, connection, message_id, "edit", now).state is not None

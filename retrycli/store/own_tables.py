@@ -1,7 +1,8 @@
-"""retrycli's own tables: their version, the application's table that the queue belongs to, and the clock they follow.
+"""retrycli's own tables: their version, the application's table that the queue belongs to, and the clock that they
+follow.
 
 The queue identifies messages by id, and other tables have the same ids. A pass over another table would drop every
-message without a failed row there.
+message that has no failed row in that table.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ UPGRADING = Lock()
 
 
 LEEWAY = timedelta(minutes=30)
-"""Tolerated clock difference between hosts. A message may wait that much longer."""
+"""The tolerated clock difference between hosts. A message may wait this much longer."""
 NEWEST_PASSES = 10
-"""Number of newest passes to check: of several hosts, the last to start may have had the right clock."""
+"""Number of newest passes to check. If there are several hosts, the newest pass may have had the right clock."""
 NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(
     select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
@@ -48,7 +49,7 @@ LATEST = select(
 
 
 def ensure_tables(database: Database, *, upgrade: bool) -> None:
-    """Create or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
+    """Create or upgrade retrycli's own tables. Check that the queue belongs to the application's table.
 
     Raises:
         ConfigurationError: the tables have another version, or the queue belongs to another table.
@@ -58,10 +59,10 @@ def ensure_tables(database: Database, *, upgrade: bool) -> None:
 
 
 def ensure_version(database: Database, *, upgrade: bool) -> None:
-    """Create retrycli's own tables if they do not exist, and upgrade old ones if asked to.
+    """Create retrycli's own tables if they do not exist, and upgrade old tables if ``upgrade`` is set.
 
     Raises:
-        ConfigurationError: the tables are newer than this program, or older and not to be upgraded.
+        ConfigurationError: the tables are newer than this program, or are older and may not be upgraded.
     """
     found = database.revision()
     if found == schema.HEAD:
@@ -78,7 +79,7 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
 def upgrade_tables(database: Database) -> None:
     """Upgrade retrycli's own tables to the newest version, in one transaction.
 
-    A queue that belongs to no table yet belongs to the application's table afterwards.
+    If the queue belongs to no table yet, assign it to the application's table.
     """
     from alembic import command  # it loads slowly
 
@@ -111,21 +112,21 @@ def _migrating(database: Database) -> Iterator[tuple[Config, Connection]]:
 
 
 class Belonging(NamedTuple):
-    """The table that the queue belongs to, compared with the configured one."""
+    """A comparison of the table that the queue belongs to with the configured table."""
 
     remembered: str | None
     configured: str | None
     messages: int
     """Number of messages in the queue."""
     found: int
-    """Number of them with a failed row in the configured table."""
+    """Number of these messages with a failed row in the configured table."""
 
 
 def check_selection(database: Database) -> None:
     """Check that the queue belongs to the configured table.
 
     Raises:
-        ConfigurationError: it belongs to another table.
+        ConfigurationError: the queue belongs to another table.
     """
     with database.read() as connection:
         remembered = _remembered(connection)
@@ -152,7 +153,7 @@ def compare(database: Database) -> Belonging:
 
 
 def accept(database: Database) -> None:
-    """Assign the queue to the configured table, whatever table it belonged to."""
+    """Assign the queue to the configured table, regardless of the table to which it belonged."""
     with database.write() as connection:
         database.advisory_lock(connection)
         connection.execute(delete(selection))
@@ -160,7 +161,7 @@ def accept(database: Database) -> None:
 
 
 def _adopt(database: Database, connection: Connection) -> None:
-    """Assign the queue to the configured table if it belongs to none yet."""
+    """Assign the queue to the configured table if it belongs to no table yet."""
     if _remembered(connection) is None:
         connection.execute(insert(selection).values(table_name=_full_name(database, connection)))
 
@@ -178,11 +179,11 @@ def _remembered(connection: Connection) -> str | None:
 
 
 def is_clock_ahead(database: Database, now: datetime) -> bool:
-    """Tell if a clock that was ahead has written times: see `retrycli.store.clock_repair`."""
+    """Return whether a clock that was ahead has written times: see `retrycli.store.clock_repair`."""
     with database.read() as connection:
         return time_ahead(connection, now) > LEEWAY
 
 
 def time_ahead(connection: Connection, now: datetime) -> timedelta:
-    """Return how far the latest recorded time lies in the future; negative if it is past."""
+    """Return how far the latest recorded time lies in the future; negative if it lies in the past."""
     return max((time - now for time in connection.execute(LATEST).one() if time is not None), default=timedelta(0))

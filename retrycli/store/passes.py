@@ -1,4 +1,4 @@
-"""What passes, destinations and the receivers of notifications remember from one pass to the next."""
+"""The data of passes, destinations and receivers of notifications that later passes need."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from retrycli.domain.operator_action import OperatorAction
 
 ATTEMPTS_LOOKED_AT = 1_000
-"""Number of newest attempts to read for the route that the last pass started with. A pass with more attempts has served
-every route."""
+"""Number of newest attempts to read to find the route with which the last pass started. A pass with more attempts has
+served every route.
+"""
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
 
 
 class Ledger(Queries):
-    """Store what passes remember from one to the next: passes, pauses, and destinations."""
+    """Store data for later passes: passes, pauses, and destinations."""
 
     def start_pass(
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
@@ -67,9 +68,9 @@ class Ledger(Queries):
             )
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
-        """Mark unfinished passes without a heartbeat since a time as interrupted, on whatever host they ran.
+        """Mark unfinished passes without a heartbeat since a given time as interrupted, whichever host they ran on.
 
-        They end with their last heartbeat; their sent messages are counted from their attempts.
+        Their end is their last heartbeat. Their sent messages are counted from their attempts.
         """
         sent = (
             select(func.count())
@@ -91,12 +92,12 @@ class Ledger(Queries):
             counters.add(connection, counters.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
-        """Return the id at which the last sweep left off; None if there was none."""
+        """Return the id at which the last sweep stopped; None if there was none."""
         swept = select(passes.c.swept_to).where(passes.c.swept_to.is_not(None))
         return self._database.scalar(swept.order_by(passes.c.started_at.desc()).limit(1))
 
     def last_passes(self, limit: int, *, until: datetime | None = None) -> list[PassRecord]:
-        """Return the newest passes, newest first; only those that began up to a time, if one is given."""
+        """Return the newest passes, newest first. If a time is given, return only passes that began by then."""
         began = () if until is None else (passes.c.started_at <= until,)
         return self._newest(limit, *began)
 
@@ -111,13 +112,13 @@ class Ledger(Queries):
         return [_record(row) for row in self._database.rows(newest)]
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
-        """Return the hosts with passes between two times, with the start of their newest."""
+        """Return the hosts with passes between two times, each with the start of its newest pass."""
         newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)
         lately = select(passes.c.host, newest).where(passes.c.started_at.between(since, until))
         return dict(self._database.rows(lately.group_by(passes.c.host).order_by(passes.c.host)))
 
     def last_start(self) -> str | None:
-        """Return the destination of the newest pass's first attempt, as far as the newest attempts show it."""
+        """Return the destination of the newest pass's first attempt, if it is among the newest attempts."""
         newest = (
             select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
             .order_by(attempts.c.id.desc())
@@ -129,7 +130,7 @@ class Ledger(Queries):
         return self._database.scalar(its_attempts.order_by(newest.c.id).limit(1))
 
     def paused(self, now: datetime) -> str | None:
-        """Return why deliveries are paused, in words; None if they are not."""
+        """Describe why deliveries are paused; None if they are not."""
         found = self.pause(now)
         if found is None:
             return None
@@ -143,7 +144,7 @@ class Ledger(Queries):
         return found[0] if found else None
 
     def set_pause(self, wanted: Pause | None, act: OperatorAction | None = None) -> None:
-        """Start a pause in place of any other, or end it, and record the action."""
+        """Start a pause that replaces any other one, or end the pause, and record the action."""
         from retrycli.store.history import act_values  # not needed by a pass
 
         with self._database.write() as connection:
@@ -154,7 +155,7 @@ class Ledger(Queries):
                 connection.execute(insert(acts).values(act_values(act)))
 
     def pauses(self, limit: int) -> list[PauseRecord]:
-        """Return when deliveries were paused and resumed, newest first."""
+        """Return the pauses and resumptions of deliveries, newest first."""
         columns = [acts.c[field.name] for field in fields(PauseRecord)]
         newest = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
         return [PauseRecord(*row) for row in self._database.rows(newest)]
@@ -162,21 +163,21 @@ class Ledger(Queries):
     # -- destinations --------------------------------------------------------------------------------------
 
     def breaker(self, destination: str) -> Breaker:
-        """Return the breaker of a destination; a closed one if none is stored."""
+        """Return the breaker of a destination; a closed breaker if none is stored."""
         found = self._database.rows(select(breakers).where(breakers.c.destination == destination))
         return _breaker(found[0]) if found else Breaker(destination)
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """Return the same, and keep other passes from changing it until this transaction ends."""
+        """Return the breaker of a destination, and keep other passes from changing it until this transaction ends."""
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             return self.breaker(destination)
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
-        """Reserve the due probe of a destination until a time, so that no other pass sends one.
+        """Reserve the due probe of a destination until a given time, so that no other pass sends a probe.
 
         Returns:
-            False if another pass was faster.
+            True if the probe was reserved; False if another pass was faster.
         """
         as_remembered = (
             breakers.c.destination == breaker.destination,
@@ -187,16 +188,16 @@ class Ledger(Queries):
             return connection.execute(update(breakers).where(*as_remembered).values(probe_at=until)).rowcount == 1
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Reserve a time for one request, so that requests of all hosts together keep the interval.
+        """Reserve a time for one request, so that the requests of all hosts together keep the interval.
 
         Args:
             destination: the request's destination.
-            now: current time.
-            interval: minimum time between requests.
-            too_late: time from which on nothing is reserved.
+            now: the current time.
+            interval: the minimum time between requests.
+            too_late: the time from which nothing is reserved.
 
         Returns:
-            The time to send at: now, or an interval after the previous request.
+            The time at which to send: now, or one interval after the previous request.
         """
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
@@ -215,10 +216,10 @@ class Ledger(Queries):
         return [_breaker(row) for row in self._database.rows(select(breakers).order_by(breakers.c.destination))]
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
-        """Return the breakers that block some destinations.
+        """Return the breakers that block any of the destinations.
 
-        A rest ends at its time, an open breaker only with a successful probe. Destinations that are no longer used get
-        no probes, so they are left out.
+        A rest ends at its time, but an open breaker only ends with a successful probe. Destinations that are no longer
+        used get no probes, so leave them out.
         """
         return [
             breaker
@@ -235,10 +236,10 @@ class Ledger(Queries):
                 connection.execute(insert(breakers).values(row))
 
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
-        """Return the destinations that refuse requests, with the last pass that they refused.
+        """Return the destinations that refuse requests, with the last pass that was refused.
 
-        A refusal ends with a delivery, or when a later pass finds out more. Refused credentials also count as accepted
-        with a later answer about a message.
+        A refusal ends with a delivery, or when a later pass learns more. After refused credentials, a later answer
+        about a message also ends the refusal.
 
         Args:
             passes: the last passes, newest first.
@@ -247,7 +248,7 @@ class Ledger(Queries):
         return {destination: record for record in newest for destination in self._refused_by(record)}
 
     def _refused_by(self, tried: PassRecord) -> list[str]:
-        """List the destinations that refused a pass and have shown no sign of recovery since."""
+        """List the destinations that refused requests of a pass and have shown no sign of recovery since."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
         since = attempts.c.finished_at >= tried.started_at  # has an index
         found = self._database.rows(select(*kinds).where(since, kinds[0].is_not(None)).distinct())
@@ -278,7 +279,9 @@ def _record(row: Row[Any]) -> PassRecord:
 
 
 MAX_HOSTS = 100
-"""Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further ahead."""
+"""Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further in the future than this
+number of intervals.
+"""
 
 
 def _breaker(row: Row[Any]) -> Breaker:
@@ -288,11 +291,11 @@ def _breaker(row: Row[Any]) -> Breaker:
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
-"""The row that reserves notifying for one pass: passes of several hosts must not send the same."""
+"""The row that reserves notifying for one pass, because passes of several hosts must not send the same notification."""
 
 
 def target_name(text: str) -> str:
-    """Return the name of a target in the database, which does not reveal the text, such as a URL."""
+    """Return the name of a target in the database. It does not reveal the target's text, such as a URL."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -300,7 +303,9 @@ class Targets(Queries):
     """Read and store what targets know."""
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
-        """Reserve notifying for this pass until `end_telling` or a time; return False if another pass has it."""
+        """Reserve notifying for this pass until `end_telling` or until a given time. Return False if another pass has
+        the reservation.
+        """
         with self._database.write() as connection:
             self._database.advisory_lock(connection)
             taken_until = connection.execute(select(told.c.told_at).where(*RESERVATION)).scalar()
@@ -317,14 +322,14 @@ class Targets(Queries):
             connection.execute(delete(told).where(*RESERVATION))
 
     def memory(self, target: str) -> Memory:
-        """Return what one target knows; topics of a newer program are left out."""
+        """Return what one target knows. Leave out topics of a newer program."""
         known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
         return {
             Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times) for row in self._database.rows(known)
         }
 
     def remember(self, target: str, before: Memory, after: Memory) -> None:
-        """Store what a target knows; leave unchanged topics, which another pass may have set."""
+        """Store what a target knows. Skip topics that are unchanged, because another pass may have set them."""
         changed = [topic for topic in Topic if before.get(topic) != after.get(topic)]
         if not changed:
             return

@@ -1,12 +1,12 @@
-"""SQL and values for PostgreSQL servers.
+"""Generate SQL and values for PostgreSQL servers.
 
 A server looks up functions and operators in each schema of the search path, and an exact match of parameter types wins
 over the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
-``replace(text, varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and have it run
-with our rights. So SQL uses only those of the server's own catalogue. The search path must stay as it is: triggers of
-the application's table find their tables by it.
+``replace(text, varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and retrycli
+would run it with its own rights. So SQL uses only the functions and operators of the server's own catalogue. The search
+path must not be changed, because triggers of the application's table find their tables through it.
 
-Rows with values that Python does not hold can be read and named all the same, and results can be recorded.
+Rows with values that Python can't represent can still be read and named, and results can be recorded.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, Buffer
 
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
-"""Syntax that looks like a function and can't be replaced. So is ``unnest`` with several arrays.
+"""Syntax that looks like a function but can't be replaced by one. The same is true of ``unnest`` with several arrays.
 
-``nullif`` is left out, and so fails, because a server looks up its ``=``.
+``nullif`` is left out, so its use fails, because a server looks up its ``=``.
 """
 
 DISTINCT = frozenset({operators.is_distinct_from, operators.is_not_distinct_from})
@@ -63,24 +63,24 @@ SYMBOLS = {
     operators.sub: "-",
     operators.mul: "*",
 }
-"""Operators that are written with their schema."""
+"""Operators to write with their schema."""
 
 
 class Number(types.Numeric[Any]):
-    """A number whose values are written with its type, because the driver sends small ones as ``smallint``."""
+    """A number whose values are written with their type, because the driver sends small numbers as ``smallint``."""
 
     render_bind_cast = True
 
 
 VALUES: dict[type[types.TypeEngine[Any]], type[types.TypeEngine[Any]]] = {types.Numeric: Number}
-"""Types that replace the dialect's own for writing values."""
+"""Types that replace the dialect's own types when values are written."""
 
 
 class Compiler(PGCompiler_psycopg):
-    """Write functions with their schema, and operands with types that the catalogue has the operator for."""
+    """Write functions with their schema, and operands with types for which the catalogue has the operator."""
 
     def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
-        """Write a function with the catalogue's schema."""
+        """Write a function with the schema of the catalogue."""
         text: str = super().visit_function(func, add_to_result_map=add_to_result_map, **how)
         name = func.name.lower()
         is_syntax = name in SYNTAX or (name == "unnest" and len(func.clauses) > 1)
@@ -106,7 +106,7 @@ class Compiler(PGCompiler_psycopg):
         return text
 
     def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:  # noqa: ANN401
-        """Write a value with its type: any text as ``text``, and an array of texts as an array of ``text``."""
+        """Write a value with its type: any string as ``text``, and an array of strings as an array of ``text``."""
         if _is_of_texts(dbapi_type):
             dbapi_type = Text()
         elif isinstance(dbapi_type, types.ARRAY) and _is_of_texts(dbapi_type.item_type):
@@ -116,7 +116,7 @@ class Compiler(PGCompiler_psycopg):
 
 
 def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    """Return both operands with types that the catalogue has the operator for."""
+    """Return both operands with types for which the catalogue has the operator."""
     sides = (binary.left, binary.right)
     is_resolved = _is_resolved(binary.operator)
     if any(map(_is_numeric, sides)) and (is_resolved or binary.operator in ARITHMETIC):
@@ -130,25 +130,25 @@ def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnE
 
 
 def _is_untyped(*sides: ColumnElement[Any]) -> bool:
-    """Tell if an operand is a column of the application's with an unknown type, such as an enumeration."""
+    """Return whether an operand is a column of the application's table with an unknown type, such as an enumeration."""
     return any(isinstance(side.type, types.NullType) for side in sides)
 
 
 def _bracketed(side: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return an operand in brackets unless it is simple: an operator with a schema has its own precedence."""
+    """Return an operand in brackets unless it is simple, because an operator with a schema has its own precedence."""
     is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
     return Grouping(side) if is_long else side
 
 
 def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    """Rewrite IS [NOT] DISTINCT FROM, whose ``=`` a server looks up, with an ``=`` that has its schema."""
+    """Rewrite IS [NOT] DISTINCT FROM, for which a server looks up ``=``, with an ``=`` that has its schema."""
     left, right = binary.left, binary.right
     same = func.coalesce(left == right, and_(left.is_(None), right.is_(None)), type_=types.Boolean)
     return not_(same) if binary.operator is operators.is_distinct_from else same
 
 
 def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    """Rewrite BETWEEN as two comparisons, as a server does."""
+    """Rewrite BETWEEN as two comparisons, as a server also does."""
     if binary.modifiers.get("symmetric"):
         raise CompileError("BETWEEN SYMMETRIC is not supported")
     low, high = binary.right.get_children()
@@ -157,7 +157,7 @@ def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 
 
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
-    """Tell if a server looks up an operator: ``IS NULL`` and ``COLLATE`` are syntax."""
+    """Return whether a server looks up an operator: ``IS NULL`` and ``COLLATE`` are syntax."""
     is_syntax = operator in {operators.is_, operators.is_not}
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
 
@@ -181,7 +181,7 @@ def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # 
 
 
 def _is_numeric(side: ColumnElement[Any]) -> bool:
-    """Tell if an operand is ``numeric``. For integers the catalogue has operators for any two types."""
+    """Return whether an operand is ``numeric``. For integers, the catalogue has operators for every pair of types."""
     kind = getattr(side, "type", None)
     kind = kind.impl_instance if isinstance(kind, types.TypeDecorator) else kind
     return isinstance(kind, types.Numeric) and not isinstance(kind, types.Float)
@@ -209,15 +209,15 @@ def _as_oid(side: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "json", "jsonb")
-"""Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, deeply nested JSON."""
+"""Types with values that Python can't represent: ``infinity``, the year 10000 or 44 BC, 24:00, deeply nested JSON."""
 
 UTF_8 = "utf-8"
 
 
 def register_text_fallback(connection: Connection, _record: object) -> None:
-    """Read a value that Python can't hold as the text that the server writes for it.
+    """Read a value that Python can't represent as the string that the server writes for it.
 
-    Otherwise the driver raises, and one such row prevents reading all others.
+    Otherwise the driver raises an error, and one such row prevents all others from being read.
     """
     adapters = connection.adapters
     for name in BEYOND_PYTHON:
@@ -228,9 +228,9 @@ def register_text_fallback(connection: Connection, _record: object) -> None:
 
 
 def register_escaping(connection: Connection, _record: object) -> None:
-    r"""Write characters that the database's encoding lacks as ``\u2026``.
+    r"""Write characters that are missing in the database's encoding as ``\u2026``.
 
-    Otherwise the driver raises, and an attempt whose answer has such a character could not be recorded.
+    Otherwise the driver raises an error, and an attempt whose answer has such a character could not be recorded.
     """
     if connection.info.encoding != UTF_8:
         connection.adapters.register_dumper(str, _EscapingDumper)

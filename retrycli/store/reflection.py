@@ -1,4 +1,4 @@
-"""The application's table as the database describes it."""
+"""Describe the application's table as the database reports it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
 }
-"""Unsuitable types of a server's columns, and why. A file's declared types say little, except that text columns turn
-numbers into texts, so that ids are not integers."""
+"""Unsuitable types of a server's columns, with the reasons. In a file, declared types mean little, except that text
+columns convert numbers to strings, so that ids are not integers.
+"""
 BEYOND = 2**63
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
@@ -31,14 +32,16 @@ class IntegralNumeric(TypeDecorator[Any]):
     cache_ok = True
 
     def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
-        """Return an integer if the value is one."""
+        """Convert the value to an integer if it is one."""
         if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
             return value
         return int(value)
 
 
 class _Unpadded(TypeDecorator[str]):
-    """A text of ``CHAR(n)`` without the blanks that the server pads it with and ignores in comparisons."""
+    """A string of ``CHAR(n)`` without the blanks with which the server pads it. The server ignores them in
+    comparisons.
+    """
 
     impl = NullType
     cache_ok = True
@@ -58,15 +61,15 @@ def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str,
 def table_of(
     columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
 ) -> TableClause:
-    """Build the application's table with all its columns. They have no type unless they are read as another than the
-    driver's.
+    """Build the application's table with all its columns. A column has a type only if it is read as a type other than
+    the driver's.
 
     Args:
-        columns: its columns by name.
-        name: its name.
-        schema: its schema, if one is named.
+        columns: the table's columns, by name.
+        name: the name of the table.
+        schema: the schema of the table, if one is named.
         place: the table and the database, for errors.
-        is_sqlite: whether it is in a SQLite file.
+        is_sqlite: the table is in a SQLite file.
 
     Raises:
         SchemaMismatch: a required column is missing, or a column has an unsuitable type.
@@ -87,7 +90,7 @@ def table_of(
 
 
 def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
-    """Return the type to read a column as; None for the driver's own."""
+    """Return the type with which to read a column; None for the driver's own type."""
     if not is_sqlite and isinstance(kind, CHAR):
         return _Unpadded()
     if not is_sqlite and isinstance(kind, VARCHAR):

@@ -1,4 +1,6 @@
-"""Record attempts at claimed messages and their results. Each change expects that the claim still holds the message."""
+"""Record attempts at claimed messages and their results. Each change requires that the claim still holds the
+message.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ OPEN = row_by_row(attempts.c.finished_at.is_(None))
 SHARED_COLUMNS = {
     name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
 }
-"""Columns with the same value for all attempts that start together."""
+"""Columns with the same value for all attempts that start at the same time."""
 STARTED = (
     "message_id",
     "number",
@@ -94,11 +96,11 @@ class Results(Queries):
         destination_of: Callable[[str], str | None] = lambda _: None,
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and start an attempt for those that are fit.
+        """Load claimed messages, and start an attempt for the messages that may be attempted.
 
-        Messages that the application has sent, rejected or withdrawn meanwhile leave the queue. So do messages whose id
-        belongs to another message now: that one is enrolled as new. Each attempt records the destination of its
-        message's type.
+        Messages that the application has sent, rejected or withdrawn since then leave the queue. A message whose id now
+        belongs to another message also leaves the queue, and the other message is enrolled as new. Each attempt records
+        the destination for its message's type.
         """
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
@@ -121,7 +123,7 @@ class Results(Queries):
 
     @cached_property
     def _held_messages(self) -> Select[Any]:
-        """Select whole messages that a claim holds and that are still failed."""
+        """Select complete messages that a claim holds and that are still failed."""
         return with_queue(self._database).where(*HELD_BY_ID)
 
     @cached_property
@@ -136,7 +138,9 @@ class Results(Queries):
 
     @cached_property
     def _locked(self) -> Select[Any]:
-        """Select the same, and lock the rows; skip rows that are locked."""
+        """Select the identifying columns and the status of messages that a claim holds, and lock the rows. Skip rows
+        that are locked.
+        """
         return self._held_rows.with_for_update(skip_locked=True)
 
     def record_arrival(
@@ -144,7 +148,7 @@ class Results(Queries):
     ) -> None:
         """Record an attempt at a claimed message that has arrived, with its outcome.
 
-        The message stays claimed. `record` writes its row; if the process dies first, a later pass does.
+        The message stays claimed. `record` writes its row. If the process dies first, a later pass writes the row.
         """
         with self._database.write() as connection:
             ours = _still_held(connection, claim, [decision])
@@ -168,7 +172,7 @@ class Results(Queries):
             finish_attempts(connection, _still_held(connection, claim, decisions), now)
 
     def keep_outcomes(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts, and write no row of the application's.
+        """Record the outcomes of attempts without writing any row of the application's table.
 
         The messages stay claimed. A later pass finds the outcomes and writes the rows.
         """
@@ -178,11 +182,11 @@ class Results(Queries):
     def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages, in one transaction.
 
-        If the application has locked a row, or a row that a trigger of its table writes, only the attempt's outcome is
+        If the application has locked a row, or a row that a trigger of the table writes, only the attempt's outcome is
         written, and the message stays claimed.
 
         Raises:
-            TransactionLost: a row has rolled back the transaction. The next call leaves it out.
+            TransactionLost: a row has rolled back the transaction. The next call leaves out this row.
         """
         by_id = {decision.message_id: decision for decision in decisions}
         with self._database.write() as connection:
@@ -219,9 +223,10 @@ class Results(Queries):
         return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
 
     def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:
-        """Return the unlockable rows that no transaction holds: a row-level policy hides them from changes.
+        """Return the rows that can't be locked although no transaction holds them: a row-level policy hides them from
+        changes.
 
-        If any of them is locked, return none: the others are checked when it is free.
+        If any of these rows is locked, return none. The other rows are checked when that row is free.
         """
         if not unlockable:
             return set()
@@ -238,7 +243,7 @@ class Results(Queries):
         return set(unlockable) - {row[0] for row in free}
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
-        """Return for each message that this claim holds whether its row exists."""
+        """Return, for each message that this claim holds, whether its row exists."""
         m = self._database.messages.c
         others = (
             select(queue.c.message_id, m.id)
@@ -264,7 +269,7 @@ def start_attempts(
     probe: bool,
     now: datetime,
 ) -> None:
-    """Record attempts before their requests go out."""
+    """Record attempts before their requests are sent."""
     rows = [
         {
             "message_id": message.message_id,
@@ -286,8 +291,8 @@ def start_attempts(
 def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
     """Record the results of attempts at messages that a claim holds.
 
-    A delivered message whose row is not marked as sent may come back on another ticket. In a table without creation
-    times it is recognised all the same (`OF_ANY_TICKET`).
+    A delivered message whose row is not marked as sent may appear again with another ticket. In a table without
+    creation times it is still recognised (`OF_ANY_TICKET`).
     """
     unmarked = [
         decision.message_id
@@ -302,7 +307,7 @@ def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: 
 def keep_outcomes(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
     """Record the answers to attempts whose results can't be written into the rows yet.
 
-    Such an attempt has an outcome and no end: the process that writes the row ends it.
+    Such an attempt has an outcome but no end. The process that writes the row ends it.
     """
     KEEP_OUTCOMES.execute(connection, _results(decisions, now))
 

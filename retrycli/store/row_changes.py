@@ -1,4 +1,4 @@
-"""Every change of the application's rows. Each expects them to be failed or, to restore one, rejected."""
+"""All changes of the application's rows, which must be failed or, to restore one, rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from retrycli.store.messages import RowState, read_rows, status_text
 
 
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> Written:
-    """Write decisions into the rows of their messages. An error that its column refuses is shortened."""
+    """Write decisions into the rows of their messages. Shorten an error that its column rejects."""
     changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
     return _RowChange(database, connection, partial(_write, database, connection), _has_taken).make(changing)
 
@@ -79,7 +79,7 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
 
 
 def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> Written:
-    """Write another subject, body or recipient into a message's row."""
+    """Write a new subject, body or recipient into a message's row."""
     m = database.messages.c
 
     def write(wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
@@ -166,7 +166,7 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
 
 @lru_cache
 def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
-    """Write errors and retry counts; None leaves the row's own."""
+    """Write errors and retry counts; None leaves the row's value unchanged."""
     m = messages.c
 
     def note(of: Values) -> Update:
@@ -202,21 +202,22 @@ Wanted = TypeVar("Wanted")
 
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
 LENGTHS = (255, 127, 63, 31)
-"""Lengths, in characters, that an error is shortened to, one after the other, if its column refuses it."""
+"""Lengths, in characters, to which an error is shortened, one after another, if its column rejects it."""
 LOCK_WAIT_MS, MAX_LOCK_WAITS = 10, 8
 """Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
-locked, and are tried the next time."""
+locked, and are tried again later.
+"""
 
 
 class Written(NamedTuple):
     """Result of changing some rows."""
 
     rows: Mapping[int, RowState]
-    """Rows as they were read back, by id; empty if that was not necessary."""
+    """The rows as they were read back, by id; empty if they did not have to be read."""
     refused: Mapping[int, str]
-    """Reasons of the rows that refused the change, by id. They are unchanged."""
+    """The reasons why rows rejected the change, by id. These rows are unchanged."""
     locked: Collection[int] = ()
-    """Rows that another transaction has locked. They are unchanged, and can be tried again."""
+    """Rows that another transaction has locked. These rows are unchanged, and can be tried again."""
 
     @property
     def unchanged(self) -> AbstractSet[int]:
@@ -232,16 +233,16 @@ class _RowChange(Generic[Wanted]):
     database: Database
     connection: Connection
     write: Callable[[Mapping[int, Wanted], int | None], int | None]
-    """Writes values, with errors cut to a number of characters; returns the number of changed rows, if it is known."""
+    """Writes values, with errors shortened to a number of characters; returns the number of changed rows, if known."""
     took: Callable[[Wanted, RowState, int | None], bool]
-    """Tells from a row that was read back if it took the change."""
+    """Returns whether a row that was read back accepted the change."""
 
     def make(self, wanted: Mapping[int, Wanted]) -> Written:
-        """Write rows: all together, or one by one if any of them can't be written.
+        """Write rows: all in one step, or one by one if any of them can't be written.
 
         Raises:
             DBAPIError: no row can be written, and no single row is the cause.
-            TransactionLost: a row has rolled back the transaction. The next call leaves it out.
+            TransactionLost: a row has rolled back the transaction. The next call leaves out this row.
         """
         if not wanted:
             return ALL_WRITTEN
@@ -279,7 +280,7 @@ class _RowChange(Generic[Wanted]):
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
     def _write_one(self, message_id: int, values: Wanted) -> Written:
-        """Write a row, with a shorter error if the table refuses it."""
+        """Write a row, with a shorter error if the table rejects the error."""
         wanted = {message_id: values}
         if message_id in self.database.ends_transactions:
             refusals = {message_id: self.database.ends_transactions[message_id]}
@@ -301,7 +302,7 @@ class _RowChange(Generic[Wanted]):
         return Written(read_rows(self.database, self.connection, wanted), {message_id: refusal})
 
     def _try(self, wanted: Mapping[int, Wanted], room: int | None) -> Written:
-        """Write rows in a savepoint, and read them back unless the database reports all of them as changed."""
+        """Write rows in a savepoint, and read them back unless the database reports all rows as changed."""
         try:
             with pipeline_errors(self.connection):
                 self.connection.exec_driver_sql("SAVEPOINT part", execution_options=NO_RESULT)
@@ -328,7 +329,7 @@ class _RowChange(Generic[Wanted]):
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.messages.fullname)))
 
     def _is_over(self) -> bool:
-        """Tell if the transaction is over: the connection is lost, or a file's row or disk has rolled it back."""
+        """Return whether the transaction is over: the connection is lost, or a file's row or disk rolled it back."""
         if self.connection.invalidated:
             return True  # it has no driver connection then
         driver = self.connection.connection.driver_connection
@@ -336,7 +337,7 @@ class _RowChange(Generic[Wanted]):
 
     @contextmanager
     def _short_lock_wait(self) -> Iterator[None]:
-        """Wait for a server's locks only briefly: too short for a deadlock."""
+        """Wait for a server's locks so briefly that no deadlock can arise."""
         if self.database.is_sqlite:
             yield
             return

@@ -1,6 +1,6 @@
 """retrycli's own tables.
 
-`migrations/` creates these tables; a test compares the two.
+`migrations/` creates these tables. A test compares the two definitions.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ HEAD = "0006"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time in UTC, also in a database without time zones."""
+    """An aware time in UTC, even in a database without time zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Convert to UTC; SQLite stores it without a zone."""
+        """Convert to UTC. SQLite stores the time without a zone."""
         if value is None:
             return None
         utc = value if value.tzinfo is UTC else value.astimezone(UTC)
@@ -50,7 +50,7 @@ MAX_INT = 2**31 - 1
 """The largest value of a column of the type ``Integer`` on every database."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
-"""Only an INTEGER PRIMARY KEY is SQLite's row id, which has 64 bits all the same."""
+"""In SQLite only an INTEGER PRIMARY KEY is the row id, which also has 64 bits."""
 
 metadata = MetaData()
 
@@ -206,7 +206,7 @@ escalations = Table(
     Column("reason", String(16), primary_key=True),
     Column("at", UtcDateTime, nullable=False),
 )
-"""Time of a message's first escalation for a reason: operators are notified once per key and reason."""
+"""Time of a message's first escalation for a reason. Operators are notified once per key and reason."""
 
 selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
 """The application's table that the queue belongs to."""

@@ -1,4 +1,4 @@
-"""Counts of messages by state, ages, times of the last passes, and escalated messages by cause."""
+"""Counts of messages by state, ages of messages, times of the last passes, and escalated messages by cause."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from retrycli.store.schema import passes, queue
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """The queued messages."""
+    """Counts and times of the queued messages."""
 
     numbers: Mapping[tuple[State, MessageType | None], int]
-    """Numbers by state and type; None is any other type, or the type of a deleted row."""
+    """Number of messages by state and type; None stands for any other type, or for a deleted row."""
     waiting_since: datetime | None
-    """First failure of the oldest waiting message."""
+    """The first failure of the oldest waiting message."""
     escalated_since: datetime | None
-    """Earliest escalation of an escalated message."""
+    """The time of the earliest escalation among escalated messages."""
     unacknowledged_since: datetime | None
-    """The same among unacknowledged messages."""
+    """The time of the earliest escalation among unacknowledged messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassTimes:
-    """Start and end of a pass."""
+    """The start and end of a pass."""
 
     started_at: datetime
     finished_at: datetime
 
 
 class QueueCounts(Queries):
-    """Count messages; change nothing."""
+    """Count messages, and change nothing."""
 
     # With GROUP BY on several columns SQLite would sort all rows, and with an index on the state it would read them in
     # order of time. These conditional counts read a million rows once, in storage order.
 
     def in_queue(self) -> InQueue:
-        """Count the queued messages. Only the type is read from the application's table."""
+        """Count the queued messages. Read only the type from the application's table."""
         m = self._database.messages.c
         kinds = [(state, kind) for state in State for kind in MessageType]
         # As text: the application's enumeration may lack some of the types.
@@ -71,9 +71,9 @@ class QueueCounts(Queries):
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime) -> dict[str, int]:
-        """Count failed messages: waiting (due ones included), due, sending, escalated.
+        """Count failed messages: waiting (including due ones), due, sending, escalated.
 
-        Messages that the queue does not know yet are waiting; the next pass decides when they are due (see
+        Messages that are not in the queue yet count as waiting; the next pass decides when they are due (see
         `retrycli.operations.dry_run.counts`).
         """
         m = self._database.messages
@@ -92,7 +92,7 @@ class QueueCounts(Queries):
         return {"waiting": waiting, "due": found.due, "sending": found.sending, "escalated": found.escalated}
 
     def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:
-        """Return the newest pass that has ended, with a certain result if one is given."""
+        """Return the newest pass that has ended, with a given result if one is given."""
         wanted = passes.c.finished_at.is_not(None) if result is None else passes.c.result == result.value
         ended = select(passes.c.started_at, passes.c.finished_at).where(wanted)
         newest = self._database.rows(ended.order_by(passes.c.started_at.desc()).limit(1))
@@ -109,13 +109,13 @@ def _earliest(time: ColumnElement[datetime], condition: ColumnElement[bool]) -> 
 
 ESCALATED = Filter(state=State.ESCALATED)
 MAX_GROUPS = 1000
-"""Maximum number of causes to return: no operator reads more."""
+"""Maximum number of causes to return, because no operator reads more."""
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
     """Group escalated messages by cause, the largest groups first, at most `MAX_GROUPS`.
 
-    Messages that the application has taken back are left out.
+    Messages that the application has withdrawn are left out.
     """
     m = database.messages.c
     views = MessageQueries(database)

@@ -1,4 +1,4 @@
-"""Move messages of the queue to the states that decisions give them."""
+"""Move messages in the queue to the states that follow from decisions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from retrycli.store.schema import MAX_INT, escalations, queue
 
 
 def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
-    """Build the guard of every change to a claim's messages. It is for lookups by id."""
+    """Build the guard of every change to a claim's messages. Use it for look-ups by id."""
     return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == owner),)
 
 
@@ -52,7 +52,7 @@ DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
 
 
 FORMER_STATE = case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
-"""The state that a claimed message returns to: escalated if it was, otherwise waiting."""
+"""The state to which a claimed message returns: escalated if it was escalated before, otherwise waiting."""
 
 
 def move(
@@ -61,11 +61,11 @@ def move(
     """Move messages that this claim holds to the states of their transitions.
 
     Args:
-        connection: in a writing transaction.
-        claim: the claim that holds them.
+        connection: a connection in a writing transaction.
+        claim: the claim that holds the messages.
         decisions: the transitions.
-        rows: present rows of the escalated messages, by id.
-        now: current time.
+        rows: the current rows of the escalated messages, by id.
+        now: the current time.
     """
     gone, back, escalated = [], [], []
     for decision in decisions:
@@ -95,11 +95,11 @@ def move(
 def escalate(
     database: Database, connection: Connection, decisions: Sequence[Decision], now: datetime
 ) -> Mapping[int, str]:
-    """Escalate unclaimed messages, and remember their present texts and rows, so that later changes by the application
-    are noticed.
+    """Escalate unclaimed messages, and store their current texts and rows, so that later changes by the application are
+    noticed.
 
     Returns:
-        Reasons of the rows that refused the change, by id.
+        The reasons why rows rejected the change, by id.
     """
     if not decisions:
         return {}
@@ -131,7 +131,7 @@ def waiting_row(
     now: datetime,
     due: datetime | None = None,
 ) -> dict[str, Any]:
-    """Return the queue row of a message that waits and whose text was not read yet."""
+    """Return the queue row of a message that waits and whose text has not been read yet."""
     return {
         "message_id": message_id,
         "state": State.WAITING,
@@ -153,9 +153,10 @@ def _queue_values(decision: Decision) -> dict[str, Any]:
 def first_escalations(
     connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
 ) -> Mapping[int, datetime]:
-    """Return when messages were first escalated for their reason under their key, by id.
+    """Return when messages were first escalated for their reason with their key, by id.
 
-    Notifications use this time. So an application that fails a message again at every tick causes one notification.
+    Notifications use this time. So if an application makes a message fail again at every tick, operators get only one
+    notification.
     """
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
     found = connection.execute(KNOWN_ESCALATIONS, {"ids": [key for key, _ in keys.values()]})
@@ -168,9 +169,9 @@ def first_escalations(
 
 
 def identity_values(decision: Decision) -> dict[str, Any]:
-    """Return the columns of a queue row that describe the message's text; None leaves the column as it is.
+    """Return the columns of a queue row that describe the message's text; None leaves the column unchanged.
 
-    Digest, delivery key and the number of unknown attempts under this key always change together.
+    Digest, delivery key and the number of unknown attempts with this key always change together.
     """
     message = decision.message
     if message is None or not message.digest:
@@ -188,7 +189,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
 
 
 def seen_values(row: RowState | None) -> dict[str, Any]:
-    """Return the columns of a queue row that remember the application's row."""
+    """Return the columns of a queue row that store the last seen state of the application's row."""
     if row is None:
         return dict.fromkeys(SEEN)
     count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
@@ -199,7 +200,7 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
 
 
 def as_list(addresses: Collection[str]) -> str | None:
-    """Return addresses as a JSON list; None if there are none."""
+    """Return addresses as a JSON list; None if there are no addresses."""
     return json.dumps(sorted(addresses)) if addresses else None
 
 
@@ -213,9 +214,10 @@ def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
 
 
 def _waiting_update(of: Values) -> Update:
-    """Build the update to waiting. An escalated message that was tried by hand keeps what was last seen of its text.
+    """Build the update to waiting. An escalated message that was attempted by hand keeps the last seen state of its
+    text.
 
-    If another text was tried, the queue keeps the old text's columns; the history has what was tried.
+    If another text was attempted, the queue keeps the columns of the old text. The history has the attempted text.
     """
     waits = queue.c.escalated_at.is_(None)
     another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
@@ -230,7 +232,7 @@ def _waiting_update(of: Values) -> Update:
 
 
 def _escalation_update(of: Values) -> Update:
-    """Build the update to escalated. A message that was tried by hand keeps its first escalation time."""
+    """Build the update to escalated. A message that was attempted by hand keeps its first escalation time."""
     return _release(
         of,
         state=State.ESCALATED.value,
@@ -258,11 +260,11 @@ NOT_ESCALATED: Mapping[str, Any] = {
     "acknowledged_at": None,
     "note": None,
 }
-"""Columns of a message that waits again."""
+"""The columns of a message that waits again."""
 KEPT = ("birth", "digest", "delivery_key")
 IDENTITY = (*KEPT, "delivered_to")
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
-"""Columns that remember the application's row, to notice when the application changes it."""
+"""The columns that store the last seen state of the application's row, so that changes are noticed."""
 KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
 GO_BACK = BulkStatement(_waiting_update, _types("next_attempt_at"))
 ESCALATE = BulkStatement(

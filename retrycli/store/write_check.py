@@ -49,10 +49,10 @@ ORDER BY n.nspname, r.rolname
 
 
 def creators(database: Database) -> list[tuple[str, str | None]]:
-    """Return the schemas of the search path in which other roles may create functions, with these roles; None is every
-    role.
+    """Return the schemas of the search path in which other roles may create functions, each with the role; None stands
+    for every role.
 
-    Owners of the schema and the table are left out: they may change the table and its triggers anyway.
+    Owners of the schema and the table are left out: they may change the table and its triggers in any case.
     """
     if database.is_sqlite:
         return []
@@ -61,14 +61,14 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
 
 
 CLOCK_READINGS = 3
-"""Number of readings: on a busy machine one answer may be late by more than a round trip."""
+"""Number of readings. On a busy machine, one answer may be late by more than a round trip."""
 
 
 def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
-    """Return how far a server's clock is ahead of ours; zero for a file.
+    """Return how far a server's clock is ahead of this machine's; zero for a file.
 
     The server is assumed to read its clock halfway between question and answer (RFC 5905, section 8), so the error is
-    at most half the round trip; the quickest of some readings counts (section 10).
+    at most half the round trip. The quickest of several readings counts (section 10).
     """
     if database.is_sqlite:
         return timedelta(0)
@@ -86,19 +86,21 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
 
 
 MIN_FREE = 4 * 1024 * 1024
-"""Required free bytes on a SQLite file's disk: the size that its write-ahead log reaches before it is copied into the
-file. With less, an attempt might be recorded before its request goes out, and its result not any more."""
+"""Required number of free bytes on the disk of a SQLite file: the size that its write-ahead log reaches before it is
+copied into the file. With less space, an attempt might be recorded before its request is sent, but its result might
+not.
+"""
 
 
 def check_writable(database: Database, now: datetime) -> None:
-    """Write a pass's results into sample messages, and roll them back: a result that can't be recorded leads to a
-    second delivery.
+    """Write a pass's results into sample messages, and roll the changes back. A result that can't be recorded would
+    lead to a second delivery.
 
-    Rolled back writes need no disk space, so free space is checked separately.
+    Writes that are rolled back need no disk space, so free space is checked separately.
 
     Raises:
-        DatabaseUnavailable: no right to write or, for a file, no write lock.
-        SchemaMismatch: the application's table is unsuitable, or refuses the changes of all sample messages.
+        DatabaseUnavailable: the permission to write is missing or, for a file, the write lock can't be acquired.
+        SchemaMismatch: the application's table is unsuitable, or rejects the changes of all sample messages.
     """
     with database.rollback_at_end(), database.write() as connection:
         samples = _samples(database, connection, now) if database.revision() is not None else iter(())
@@ -116,19 +118,20 @@ def check_writable(database: Database, now: datetime) -> None:
 
 
 STATEMENT_ERROR = "42"
-"""First characters of codes about a statement, such as a trigger's."""
+"""First characters of codes that concern a statement, such as one in a trigger."""
 FIRST_SAMPLE = 20
-"""Size of the first samples: a few rows may refuse by themselves."""
+"""Size of the first samples. A few rows may reject changes individually."""
 LAST_SAMPLE = 200
-"""Size of the last sample. If all of its rows refuse, the table is taken to refuse every change."""
+"""Size of the last sample. If all its rows reject the changes, the table is assumed to reject every change."""
 PRIME, FACTOR = 10_007, 7_919
-"""Scatter ids, because refusing rows may be adjacent."""
+"""Numbers that scatter ids, because rows that reject changes may be adjacent."""
 
 
 def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
-    """Yield samples of failed queued messages: those sent last, those sent first, and others from everywhere.
+    """Yield samples of failed queued messages: those to be sent last, those to be sent first, and others scattered over
+    all ids.
 
-    Each pass samples other scattered messages. Unlocked rows that no policy hides from changes are preferred.
+    Each pass samples different scattered messages. Unlocked rows that no policy hides from changes are preferred.
     """
     m = database.messages.c
     scattered = ((queue.c.message_id % PRIME) * FACTOR + int(now.timestamp()) % PRIME) % PRIME
@@ -148,10 +151,10 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
 
 
 def _rehearse_some(database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime) -> None:
-    """Rehearse with one sample after the other until a row takes the changes.
+    """Rehearse with one sample after another until a row accepts the changes.
 
     Raises:
-        SchemaMismatch: every row refuses them.
+        SchemaMismatch: every row rejects the changes.
     """
     refusals: dict[int, str] = {}
     for sample in samples:
@@ -168,7 +171,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
     """Write failures and deliveries into messages' rows, without waiting for locked ones.
 
     Returns:
-        Reasons of the rows that refused, by id.
+        The reasons why rows rejected the changes, by id.
     """
     m = database.messages.c
     connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
@@ -191,7 +194,9 @@ def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
 
 
 def lack_of_room(file: Path | None) -> str | None:
-    """Return an error text if a SQLite file's disk is too full for a delivery; None if it is not, or for a server."""
+    """Return an error text if a SQLite file's disk is too full for a delivery; None if it is not too full, or for a
+    server.
+    """
     if file is None:
         return None
     disk = shutil.disk_usage(file)

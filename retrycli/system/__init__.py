@@ -1,1 +1,1 @@
-"""This machine: files, locks, schedulers, the editor."""
+"""Access to this machine: files, locks, schedulers, the editor."""

@@ -19,9 +19,9 @@ from retrycli.system.systemd import has_systemd, is_active, timers
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
-"""Units of cron daemons; the last one is systemd-cron's, which has no daemon."""
+"""Units of cron daemons; the last unit is that of systemd-cron, which has no daemon."""
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
-"""Messages of ``crontab -l`` if there is none; the second one is busybox's."""
+"""Messages of ``crontab -l`` if there is no crontab; the second message is busybox's."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
 START_TIME = 19
 """The index of a process's start time in its stat file, counted after the name (proc(5): field 22)."""
@@ -35,15 +35,15 @@ class UserCrontab:
 
     host: Host
     user: str | None = None
-    """Its user; None is the current one. Root may name another."""
+    """The user whose crontab it is; None is the current user. Root may name another."""
 
     @property
     def title(self) -> str:
-        """Return its name for operators."""
+        """Return the name to show to operators."""
         return f"the crontab of {self.user or self.host.login}"
 
     def read(self) -> str:
-        """Return its text; empty if there is none.
+        """Return the text; empty if there is none.
 
         Raises:
             ConfigurationError: cron is not installed, or rejects this user.
@@ -54,10 +54,10 @@ class UserCrontab:
         return decoded(self._checked(done).stdout)
 
     def write(self, text: str) -> None:
-        """Replace its text.
+        """Replace the crontab's text.
 
         Raises:
-            ConfigurationError: cron rejects it.
+            ConfigurationError: cron rejects the text.
         """
         self._checked(self._run("-", encoded(text)) if text else self._run("-r"))
 
@@ -70,11 +70,11 @@ class UserCrontab:
 
 
 def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
-    """Find everything on this machine that runs a pass, as far as the current user may read it.
+    """Find everything on this machine that runs a pass, if the current user may read it.
 
     Args:
         host: the machine.
-        unread: receives what can't be read, and why. Only root may read other users' crontabs.
+        unread: receives the names of what can't be read, with the reasons. Only root may read other users' crontabs.
     """
     found = [*_in_crontabs(host, unread), *timers(host, unread)]
     has_zone = any(caller.zone is not None for caller in found)
@@ -84,12 +84,12 @@ def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
 
 
 def has_cron(host: Host) -> bool:
-    """Tell if cron is installed; a folder /etc/cron.d does not show it."""
+    """Return whether cron is installed; a folder /etc/cron.d does not show it."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
 
 
 def is_running(host: Host, caller: Caller) -> bool | None:
-    """Tell if the daemon or timer of a caller is active; None if unknown."""
+    """Return whether the daemon or timer of a caller is active; None if this is unknown."""
     if caller.kind == "timer":
         own = Path(caller.title).is_relative_to(host.unit_folder)
         return is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
@@ -97,7 +97,7 @@ def is_running(host: Host, caller: Caller) -> bool | None:
 
 
 def cron_is_running(host: Host) -> bool | None:
-    """Tell if cron's daemon is active; None if unknown."""
+    """Return whether cron's daemon is active; None if unknown."""
     names = [name for _, name in processes(host.root / "proc")]
     if not DAEMONS.isdisjoint(names):
         return True
@@ -107,7 +107,7 @@ def cron_is_running(host: Host) -> bool | None:
 
 
 def heeded_since(host: Host, caller: Caller) -> datetime | None:
-    """Return since when cron has used a line as it is; None if unknown, or for a timer."""
+    """Return when cron began to use a line in its present form; None if this is unknown, or for a timer."""
     if caller.kind != "cron":
         return None
     known = [time for time in (_cron_started_at(host.root / "proc"), *_modified_at(host, caller)) if time is not None]
@@ -115,7 +115,7 @@ def heeded_since(host: Host, caller: Caller) -> datetime | None:
 
 
 def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:
-    """Yield the modification time of a line's file. Often only root may read that of a user's crontab."""
+    """Yield the modification time of a line's file. Often only root may read the time of a user's crontab."""
     own = [host.root / spool / caller.owner for spool in SPOOLS]
     for path in own if caller.title == UserCrontab(host, caller.owner).title else [Path(caller.title)]:
         with suppress(OSError):
@@ -138,8 +138,8 @@ def _cron_started_at(proc: Path) -> datetime | None:
 def daemon_commands(host: Host) -> dict[str, str]:
     """Return this machine's replacements for the cron commands that texts suggest.
 
-    They differ without systemd, cron has another name on some systems, and `service` is often outside a user's search
-    path. Root needs no sudo, which may not be installed.
+    The commands differ if there is no systemd, cron has a different name on some systems, and `service` is often
+    outside a user's search path. Root needs no sudo, which may not be installed.
     """
     is_crond = not (host.root / "usr/sbin/cron").exists() and (host.root / "usr/sbin/crond").exists()
     name, sudo = "crond" if is_crond else "cron", "" if host.uid == 0 else "sudo "

@@ -1,4 +1,4 @@
-"""The operator's editor, on a private temporary file."""
+"""Run the operator's editor on a private temporary file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def editor_command(environment: Mapping[str, str]) -> list[str]:
-    """Return the editor and its arguments: ``$VISUAL``, else ``$EDITOR``, else the first installed of `FALLBACKS`.
+    """Return the editor and its arguments: ``$VISUAL``, otherwise ``$EDITOR``, otherwise the first installed of
+    `FALLBACKS`.
 
     Raises:
-        NotEdited: no editor was found, or its quotes don't match.
+        NotEdited: no editor was found, or the quotes in its command don't match.
     """
     for name in NAMED_BY:
         if wanted := environment.get(name, "").strip():
@@ -40,14 +41,14 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
 
 
 def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
-    """Tell if no editor is named because sudo, by default, drops these variables."""
+    """Return whether no editor is named because sudo, by default, drops ``$VISUAL`` and ``$EDITOR``."""
     return "SUDO_USER" in environment and not any(environment.get(name, "").strip() for name in NAMED_BY)
 
 
 def edited(text: str, command: list[str], *, name: str) -> str:
     """Open a text in the editor, and return the result.
 
-    It is in a private file, in a folder that is deleted with everything that the editor left there.
+    The text is in a private file, in a folder that is then deleted, including any files that the editor left there.
 
     Args:
         text: the initial text.
@@ -83,7 +84,7 @@ def _run(command: list[str]) -> None:
 
 @contextmanager
 def _signals_left_to_editor() -> Iterator[None]:
-    """Leave Ctrl-C to the editor, which gets it from the terminal too. Delete the text on other signals."""
+    """Leave Ctrl-C to the editor, which also gets it from the terminal. Delete the text on other signals."""
     handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _exit_once)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -94,7 +95,7 @@ def _signals_left_to_editor() -> Iterator[None]:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Ignore a signal. The editor would inherit SIG_IGN."""
+    """Ignore a signal. A handler is needed, because the editor would inherit SIG_IGN."""
 
 
 def _exit_once(number: int, _frame: FrameType | None) -> None:

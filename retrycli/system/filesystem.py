@@ -1,4 +1,6 @@
-"""Files and file systems: atomic replacement, who may read a file, and the type of its file system."""
+"""Files and file systems: replace files atomically, find out who may read a file, and find the type of its file
+system.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,23 @@ NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.davfs", "fuse.vmhgfs-fuse", "fuse.rclone", "fuse.s3fs"),
 }
-"""File systems with locks that SQLite can't rely on."""
+"""File systems whose locks SQLite can't rely on."""
 
 
 READABLE_BY_ALL = 0o644  # readers of these files run as other users, whatever the umask of cron
 
 
 def replace(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:
-    """Replace a file, readable by all. A reader sees the old content or the new one, never a part.
+    """Replace a file by one that everybody can read. A reader sees the complete old or the complete new content.
 
     Args:
-        path: where.
+        path: the file.
         text: the content.
-        errors: how to encode invalid Unicode, as for `str.encode`.
-        like: a file whose mode and owner to use instead.
+        errors: the way to encode invalid Unicode, as for `str.encode`.
+        like: a file whose mode and owner the new file gets instead.
 
     Raises:
-        OSError: the file can't be written; the old one is unchanged.
+        OSError: the file can't be written; the old file is unchanged.
         ValueError: the path is invalid.
     """
     # The name must not end as programs expect it: node_exporter reads every .prom.
@@ -50,7 +52,7 @@ def replace(path: Path, text: str, *, errors: str = "strict", like: os.stat_resu
 
 
 def others_may_read(path: Path) -> bool:
-    """Tell if users other than a file's owner and group may read it; False if it does not exist."""
+    """Return whether users other than a file's owner and group may read the file; False if the file does not exist."""
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)
     except OSError:
@@ -58,7 +60,7 @@ def others_may_read(path: Path) -> bool:
 
 
 def owner(path: Path) -> str | None:
-    """Return a file's owner, by name if there is one; None if the file does not exist."""
+    """Return a file's owner, by name if the owner has a name; None if the file does not exist."""
     try:
         return user_name(path.stat().st_uid)
     except OSError:
@@ -73,7 +75,7 @@ def kind_of(path: Path, mounts: str) -> str | None:
         mounts: the text of /proc/self/mounts.
 
     Returns:
-        The type, such as ``ext4``; None if the mounts don't tell.
+        The type, such as ``ext4``; None if the mounts don't show it.
     """
     real = path.resolve()
     best: tuple[int, str] | None = None
@@ -87,5 +89,5 @@ def kind_of(path: Path, mounts: str) -> str | None:
 
 
 def _unescape(field: str) -> str:
-    """Decode a mount point, which has spaces and the like in octal."""
+    """Decode a mount point, in which characters such as spaces are written in octal."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

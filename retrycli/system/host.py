@@ -1,6 +1,6 @@
 """This machine: its user, programs, processes, files and time zones.
 
-`Host` says where they are and how programs are run; tests pass another one.
+`Host` knows where these are, and how to run programs. Tests pass a different host.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Runner = Callable[[Sequence[str], bytes], Finished]
 
 
 def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
-    """Run a program; a missing one, and one that does not end, has failed."""
+    """Run a program. It counts as failed if it is missing, or if it does not end in time."""
     try:
         return subprocess.run(  # noqa: S603  our own words and paths, and no shell
             command,
@@ -51,7 +51,7 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
     """Return the result of a program that has succeeded.
 
     Raises:
-        ConfigurationError: it has failed.
+        ConfigurationError: the program has failed.
     """
     if done.returncode:
         said = " ".join(decoded(done.stderr).split())
@@ -60,10 +60,10 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
 
 
 class Asker:
-    """Run programs for a command that only reads: wait briefly, and for a silent program only once.
+    """Run programs for a command that only reads. Wait only briefly, and only once for a program that does not answer.
 
     Args:
-        seconds: time after which a program has failed.
+        seconds: the time after which a program has failed.
     """
 
     def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
@@ -72,7 +72,7 @@ class Asker:
         """The programs that did not answer."""
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
-        """Run a program, unless it did not answer before."""
+        """Run a program, unless it has already failed to answer."""
         program = command[0]
         done = self.silent.get(program) or run(command, given, seconds=self._seconds)
         if done.returncode == TIMED_OUT:
@@ -81,7 +81,9 @@ class Asker:
 
 
 def _system_home() -> str:
-    """Return where cron starts a job: the system's home of the user, not $HOME, which sudo may not change."""
+    """Return the folder in which cron starts a job: the user's home in the system's database, and not $HOME, which sudo
+    may leave unchanged.
+    """
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
@@ -105,24 +107,24 @@ class Host:
 
     @property
     def unit_folder(self) -> Path:
-        """Return the folder of the user's own units."""
+        """Return the folder of the user's own systemd units."""
         return self.home / ".config/systemd/user"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of root or of the user: a crontab of /etc, a unit, or the settings."""
+    """A file that belongs to root or the user: a crontab in /etc, a unit, or the settings."""
 
     path: Path
     keeps_mode: bool = False  # it keeps its mode and owner; otherwise everybody may read it
 
     @property
     def title(self) -> str:
-        """Return its name for operators."""
+        """Return the name to show to operators."""
         return str(self.path)
 
     def read(self) -> str:
-        """Return its text; empty if there is none.
+        """Return the text; empty if there is none.
 
         Raises:
             ConfigurationError: the file can't be read.
@@ -135,7 +137,7 @@ class File:
             raise ConfigurationError(f"can't read {self.path}: {error.strerror}") from error
 
     def write(self, text: str) -> None:
-        """Replace its text atomically: cron may read it at any moment.
+        """Replace the file's text atomically, because cron may read it at any moment.
 
         Raises:
             ConfigurationError: the file can't be written.
@@ -156,7 +158,7 @@ class File:
 
 
 def system_zone(root: Path = Path("/")) -> tzinfo:
-    """Return the system's time zone, which cron and timers use; ``$TZ`` is an operator's own."""
+    """Return the system's time zone, which cron and timers use. Ignore ``$TZ``, which an operator may have set."""
     try:
         with (root / "etc/localtime").open("rb") as file:
             return ZoneInfo.from_file(file)
@@ -165,16 +167,16 @@ def system_zone(root: Path = Path("/")) -> tzinfo:
 
 
 def named_zone(name: str | None) -> tzinfo | None:
-    """Return a time zone by name; None if it does not exist here."""
+    """Return a time zone by name; None if it does not exist on this machine."""
     with suppress(OSError, ValueError, ZoneInfoNotFoundError):
         return None if name is None else ZoneInfo(name)
     return None
 
 
 def processes(proc: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder and name of each live process of this machine, without those in containers.
+    """Yield the folder and name of each live process of this machine, except those in containers.
 
-    Yield none if processes of others are hidden.
+    Yield none if other users' processes are hidden.
     """
     if not (proc / "1/status").exists():
         return
@@ -193,7 +195,7 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
 
 
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
-    """Return a folder's regular files whose names match; none if it can't be read."""
+    """Return a folder's regular files whose names match; none if the folder can't be read."""
     try:
         found = sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
         return [path for path in found if path.is_file()]
@@ -205,7 +207,7 @@ def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
 
 
 def read_text(path: Path, unread: dict[str, str]) -> str:
-    """Return a file's text, empty if it does not exist or can't be read; ``unread`` takes why."""
+    """Return a file's text; empty if it does not exist or can't be read. ``unread`` receives the reason."""
     try:
         return decoded(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -216,10 +218,10 @@ def read_text(path: Path, unread: dict[str, str]) -> str:
 
 
 def decoded(text: bytes) -> str:
-    """Decode a text of any encoding, so that `encoded` restores it."""
+    """Decode text in any encoding, so that `encoded` can restore its bytes."""
     return text.decode("utf-8", "surrogateescape")
 
 
 def encoded(text: str) -> bytes:
-    """Encode a text of `decoded`."""
+    """Encode a text that `decoded` returned."""
     return text.encode("utf-8", "surrogateescape")

@@ -1,8 +1,8 @@
 """The pass lock: one pass at a time on one host.
 
-The lock is the kernel's (flock(2)), so it ends with the process that holds it, however that ends. The file's text only
-tells operators who holds it; nothing depends on it. The file is never deleted: a process that waits for a deleted file
-would get a lock that nobody else can see.
+The lock is the kernel's (flock(2)), so it ends when the process that holds it ends for any reason. The file's text only
+tells operators who holds the lock; nothing depends on it. The file is never deleted: a process that waits for a deleted
+file would get a lock that no other process can see.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONGEST = 4096  # maximum length of a holder's text; a longer file is something 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds, or last held, a lock; fields are None if the file does not have them."""
+    """The process that holds, or last held, a lock. Fields that the file lacks are None."""
 
     pid: int | None = None
     host: str | None = None
@@ -38,7 +38,7 @@ class Holder:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read a holder's text."""
+        """Parse the text of a lock file."""
         try:
             values = json.loads(text)
             since = datetime.fromisoformat(values["since"]).astimezone(UTC)
@@ -47,7 +47,7 @@ class Holder:
             return cls()
 
     def in_words(self, now: datetime) -> str:
-        """Describe pid, host and age for an error."""
+        """Describe pid, host and age, for an error."""
         if self.since is None:
             return "an unidentified process"
         return f"pid {self.pid} on {self.host}, for {max((now - self.since).total_seconds(), 0):.0f} s"
@@ -57,7 +57,7 @@ class PassLock:
     """A lock file, held from `acquire` until `release` or until the process ends.
 
     Args:
-        path: the file; created if missing, with access for its owner only.
+        path: the lock file. If it is missing, it is created with access only for its owner.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +73,10 @@ class PassLock:
         sleep: Callable[[float], None],
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Acquire the lock; wait for it, but not after ``give_up`` returns True.
+        """Acquire the lock. Wait for it, but not after ``give_up`` returns True.
 
         Raises:
-            LockHeld: another process held it all the time; the text names it.
+            LockHeld: another process held the lock the whole time; the error names it.
             LockUnusable: the file can't be opened, or is not a lock file.
         """
         file = self._open()
@@ -108,10 +108,10 @@ class PassLock:
         os.close(self._open())
 
     def holder(self) -> Holder | None:
-        """Return who holds the lock now; None if it is free.
+        """Return the process that holds the lock now; None if it is free.
 
         Raises:
-            LockUnusable: the file can't be examined or opened.
+            LockUnusable: the lock file can't be examined or opened.
         """
         try:
             if not self._path.exists():
@@ -164,7 +164,9 @@ class PassLock:
 
 
 def _objection(found: os.stat_result, folder: Path) -> str | None:
-    """Return why a file can't be the lock: writing it might destroy something else, or it might be a trap."""
+    """Return why a file can't be the lock: writing to it might destroy other data, or another user may have planted
+    it.
+    """
     if not stat.S_ISREG(found.st_mode):
         return "is not a regular file"
     if found.st_nlink > 1:

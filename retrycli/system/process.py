@@ -1,4 +1,6 @@
-"""This process: who started it, its standard streams, and how many requests its file descriptors allow."""
+"""Information about this process: what started it, its standard streams, and how many requests its file descriptors
+allow.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,18 @@ WRAPPERS = frozenset({"sh", "bash", "dash", "flock", "timeout", "nice", "ionice"
 """Programs that only start another program."""
 MANAGER = "systemd"
 INVOCATION = "INVOCATION_ID"
-"""systemd sets it for a unit's processes (systemd.exec(5)), and their children inherit it."""
+"""systemd sets this variable for a unit's processes (systemd.exec(5)), and their children inherit it."""
 STDIN = 0
 HIGHEST = 64  # maximum number of parents to examine
 
 
 def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_terminal: bool) -> StartedBy:
-    """Return who started a process that was not told.
+    """Return what started a process, if no option says so.
 
     Args:
         environment: the process's environment.
         parents: the names of its parent, its parent's parent and so on.
-        at_terminal: it has a controlling terminal. A scheduler's job does not.
+        at_terminal: the process has a controlling terminal. A scheduler's job has none.
     """
     if at_terminal:
         return StartedBy.PERSON
@@ -49,7 +51,9 @@ def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_ter
 
 
 def parents(proc: Path = Path("/proc")) -> list[str]:
-    """Return the names of this process's parent, its parent's parent and so on; none if the system does not tell."""
+    """Return the names of this process's parent, its parent's parent and so on; an empty list if the system does not
+    show them.
+    """
     found: list[str] = []
     with suppress(OSError, ValueError, IndexError):
         parent = _status(proc / "self")[1]
@@ -60,7 +64,9 @@ def parents(proc: Path = Path("/proc")) -> list[str]:
 
 
 def has_terminal(proc: Path = Path("/proc")) -> bool:
-    """Tell if this process has a controlling terminal, even if its input is redirected, or a terminal as input."""
+    """Return whether this process has a controlling terminal, even if its input is redirected, or has a terminal as its
+    input.
+    """
     if os.isatty(STDIN):
         return True
     with suppress(OSError, ValueError, IndexError):
@@ -69,7 +75,7 @@ def has_terminal(proc: Path = Path("/proc")) -> bool:
 
 
 def _status(process: Path) -> tuple[str, str, str]:
-    """Return a process's name, its parent and its terminal: see proc_pid_stat(5).
+    """Return a process's name, its parent and its terminal: from the file described in proc_pid_stat(5).
 
     Raises:
         OSError, ValueError, IndexError: the process does not exist, or can't be read.
@@ -85,7 +91,7 @@ def _status(process: Path) -> tuple[str, str, str]:
 def prepare_streams() -> None:
     """Open closed streams on the null device, and make stdout and stderr accept any text.
 
-    Output that nobody sees must neither stop a delivery nor change the exit code.
+    Output that nobody can see must neither stop a delivery nor change the exit code.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed, for example by `>&-` in a crontab
@@ -102,7 +108,7 @@ def _through(kind: type[FileIO], stream: TextIO) -> TextIOWrapper:
 
 
 class _Stdout(FileIO):
-    """Fails once, then discards output, so that Python's flush at exit does not fail again."""
+    """Raises the first error, then discards output, so that Python's flush at exit does not fail again."""
 
     _failed = False
 
@@ -120,7 +126,7 @@ class _Stdout(FileIO):
 
 
 class _Stderr(FileIO):
-    """Never fails: there is nowhere else to report it."""
+    """Ignores every error, because there is nowhere else to report it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -132,14 +138,20 @@ class _Stderr(FileIO):
 # -- file descriptors -----------------------------------------------------------------------------------------
 
 RESERVE = 24
-"""Descriptors that no connection may take. They are for files that a pass opens while requests are in flight: the
-database's journal, write-ahead log, shared memory, folder and temporary files, or a new connection to its server; the
-name lookup (configuration, hosts, a socket to each name server); log files; an import."""
+"""Number of file descriptors that connections must leave free. They are for files that a pass opens while requests are
+in flight. These are the database's journal, write-ahead log, shared memory, folder and temporary files, or a new
+connection to its server. Others are for the name look-up (configuration, hosts, a socket to each name server), log
+files, and an import.
+"""
 OVERHEAD = 16
-"""Descriptors that a pass keeps open: the database and its log, the lock, the event loop, a ping in progress."""
+"""Number of file descriptors that a pass keeps open: the database and its log, the lock, the event loop, a ping in
+progress.
+"""
 PER_REQUEST = 4
-"""HTTP: a connection, a second one in parallel (RFC 8305), an attached file and its folder. SMTP: a
-connection, its duplicate to cut it, and a file with its folder; before it, the lookup of its name."""
+"""Number of file descriptors for each request. HTTP: a connection, a second one in parallel (RFC 8305), an attached
+file and its folder. SMTP: a connection, its duplicate to cut it, and a file with its folder. Before the connection, the
+look-up of its name uses some.
+"""
 
 NAMES = {errno.EMFILE: "EMFILE", errno.ENFILE: "ENFILE"}
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"
@@ -150,7 +162,8 @@ REMEDIES = {
 
 
 def affordable(wanted: int) -> int:
-    """Return how many of the wanted requests may be in flight. Raise the soft limit if they need more.
+    """Return how many of the wanted requests may be in flight. Raise the soft limit if the requests need more
+    descriptors.
 
     Raises:
         ConfigurationError: the limit is too low for a single request.
@@ -168,14 +181,16 @@ def affordable(wanted: int) -> int:
 
 
 def require_low(number: int, *, requests: int) -> None:
-    """Reject a connection with one of the last descriptors: these are for files and for recording outcomes.
+    """Reject a connection that has one of the last file descriptors, which are reserved for files and for recording
+    outcomes.
 
     Args:
-        number: the connection's descriptor, the lowest that was free.
-        requests: the maximum in flight; each of them may need one more, for an attached file.
+        number: the connection's descriptor, the lowest free number.
+        requests: the maximum number of requests in flight; each of them may need another descriptor, for an attached
+            file.
 
     Raises:
-        OSError: EMFILE.
+        OSError: EMFILE, because too few descriptors are left.
     """
     limit = _limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     if number >= limit - RESERVE - requests:
@@ -189,7 +204,7 @@ def shortage(error: BaseException) -> str | None:
 
 
 def shortage_now() -> str | None:
-    """Return the shortage if no descriptor is left. For libraries whose errors do not name it."""
+    """Return the shortage if no descriptor is left. Use it for libraries whose errors do not mention it."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -198,8 +213,8 @@ def shortage_now() -> str | None:
 
 
 def _raise_soft_limit(needed: int) -> int:
-    """Return the soft limit, raised towards the hard one if less than needed. Never more: programs with select() fail
-    at high numbers.
+    """Return the soft limit, raised towards the hard one if it is too low. Raise it only as far as needed, because
+    programs with select() fail with high numbers.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = min(needed, _limit(hard))
@@ -218,7 +233,7 @@ def _in_use() -> int:
     """Count the open descriptors.
 
     Raises:
-        ConfigurationError: no descriptor is left for counting.
+        ConfigurationError: no descriptor is left to count them.
     """
     try:
         return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # without the one of this listing

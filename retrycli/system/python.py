@@ -1,4 +1,4 @@
-"""Installation of extras."""
+"""Install optional dependencies."""
 
 from __future__ import annotations
 
@@ -6,5 +6,7 @@ import sys
 
 
 def install(extra: str) -> str:
-    """Return the command that installs an extra into the Python that lacks it, which the first `pip` may not be."""
+    """Return the command that installs an extra for the running Python, to which the first `pip` in the search path may
+    not belong.
+    """
     return f"{sys.executable} -m pip install 'retrycli[{extra}]'"

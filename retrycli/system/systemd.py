@@ -1,4 +1,4 @@
-"""Units by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
+"""Systemd units by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
 """
-"""Restrictions of a pass, which cron/retrycli.service explains."""
+"""Restrictions on a pass. The file cron/retrycli.service explains them."""
 
 MARK = "# Written by `retrycli cron install --systemd`, for "
 
 
 def is_marked(text: str, config: str = "") -> bool:
-    """Tell if `cron install` wrote a unit, for these settings or, if none are named, for any."""
+    """Return whether `cron install` wrote a unit for these settings or, if no settings are named, for any."""
     first = text.partition("\n")[0]
     return first == MARK + config if config else first.startswith(MARK)
 
 
 def service(job: Job, *, system: bool) -> str:
-    """Return the service: one pass.
+    """Return the service that runs one pass.
 
     Args:
         job: the pass.
-        system: it is a unit of the system, which names its user.
+        system: the service is a unit of the system, which names its user.
     """
     user = f"User={job.user}\n" if system else ""
     own = "" if system else " --user"
@@ -87,7 +87,7 @@ UMask=0077
 
 
 def _confinement(job: Job) -> str:
-    """Return the restrictions of a system service. A user's systemd can't apply as many."""
+    """Return the restrictions of a system service. A user's systemd can't apply all of them."""
     used = [job.interpreter, job.config, *job.reads, *job.writes]
     writes = " ".join(f'"-{_escaped(path)}"' for path in job.writes)
     lines = [
@@ -108,7 +108,9 @@ def _any_in(paths: Iterable[str], folders: tuple[str, ...]) -> bool:
 
 
 def timer(job: Job) -> str:
-    """Return the timer: at cron's times if cron has such times, otherwise counted from the last pass."""
+    """Return the timer. It starts passes at cron's times if cron can express the interval, otherwise at an interval
+    from the last pass.
+    """
     when = "\n".join(f"{key}={value}" for key, value in _when(job.interval).items())
     return f"""\
 {MARK}{job.config}
@@ -128,7 +130,7 @@ def command(job: Job) -> str:
     """Return a job's command for ``ExecStart=``.
 
     Raises:
-        ConfigurationError: a unit can't hold one of the paths.
+        ConfigurationError: one of the paths can't be written in a unit.
     """
     for path in (job.interpreter, job.config, *job.writes):
         if not path.isprintable():
@@ -142,7 +144,9 @@ def when(interval: timedelta) -> str:
 
 
 def called(text: str) -> tuple[str, str | None] | None:
-    """Return a service's command that runs a pass, and the settings file it names; None if it runs no pass."""
+    """Return a service's command that runs a pass, and the settings' file that it names; None if the service runs no
+    pass.
+    """
     for value in values(text).get("ExecStart", []):
         try:
             words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(value)]
@@ -154,14 +158,14 @@ def called(text: str) -> tuple[str, str | None] | None:
 
 
 def times(text: str) -> str:
-    """Describe when a timer calls."""
+    """Describe when a timer starts its service."""
     found = values(text)
     keys = ("OnCalendar", "OnUnitActiveSec", "OnUnitInactiveSec")
     return ", ".join(value for key in keys for value in found.get(key, []))
 
 
 def as_cron(when: str) -> str | None:
-    """Return a calendar event (systemd.time(7)) as a cron line; None if cron can't express it, or it is invalid."""
+    """Return a calendar event (systemd.time(7)) as a cron line; None if it is invalid, or if cron can't express it."""
     if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
         return "* * * * *" if when == "minutely" else f"@{when}"
     found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
@@ -174,7 +178,7 @@ def as_cron(when: str) -> str | None:
 
 
 def span(when: str) -> timedelta | None:
-    """Return the interval from a timer's last start; None if it does not have one, or it is invalid."""
+    """Return the interval from a timer's last start; None if it has no such interval, or the interval is invalid."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
     if found is None:
         return None
@@ -217,23 +221,23 @@ def _quoted(word: str) -> str:
 
 
 def has_systemd(host: Host) -> bool:
-    """Tell if systemd runs here, and is not only installed."""
+    """Return whether systemd is running on this machine, and not only installed."""
     return (host.root / "run/systemd/system").is_dir()
 
 
 def _systemctl(host: Host, *words: str, own: bool) -> Finished:
-    """Run a systemctl command, for the system or the user's own instance."""
+    """Run a systemctl command, for the system or for the user's own instance."""
     return host.run(["systemctl", *(["--user"] if own else []), *words], b"")
 
 
 def is_active(host: Host, *units: str, own: bool) -> bool | None:
-    """Tell if any of these units is active; None if systemd does not say."""
+    """Return whether any of these units is active; None if systemd does not report it."""
     code = _systemctl(host, "is-active", "--quiet", *units, own=own).returncode
     return None if code and code not in NOT_ACTIVE else not code
 
 
 def systemctl(host: Host, *words: str, own: bool) -> None:
-    """Run a systemctl command, for the system or the user's own instance.
+    """Run a systemctl command, for the system or for the user's own instance.
 
     Raises:
         ConfigurationError: the command failed.

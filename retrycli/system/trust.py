@@ -1,8 +1,8 @@
-"""Trust in files: finds out who else may change what a path leads to.
+"""Trust in files: find out who else may change what a path leads to.
 
-One rule for everything that retrycli relies on (`find_weakness`): only root and the user who runs the passes may change
-the file, the links to it, and the folders above. The check goes from the root folder down. If every folder on the way
-passes, nobody else can replace anything between the check and the use.
+One rule (`find_weakness`) applies to everything that retrycli relies on: only root and the user who runs the passes may
+change the file, the links to it, and the folders above. The check starts at the root folder and goes down. If every
+folder on the way passes the check, nobody else can replace anything between the check and the use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Weakness:
 
 
 def trusted_users() -> frozenset[int]:
-    """Return the numbers of users who may write what this process relies on: root and its own."""
+    """Return the numbers of users who may write files on which this process relies: root and its own user."""
     return frozenset({ROOT, os.geteuid()})
 
 
@@ -54,18 +54,18 @@ def user_number(name: str) -> int | None:
 
 
 def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
-    """Find where users other than these may change what a path leads to.
+    """Find a point at which users other than the given ones may change what a path leads to.
 
     Check the file, each link on the way and each folder above them. In a folder that everybody may write to, such as
-    /tmp, the sticky bit protects our folder. A file there is still rejected: others can add files beside it, such as a
-    journal, or take its name before we create it.
+    /tmp, the sticky bit protects retrycli's folder. A file directly in such a folder is still rejected: others can add
+    files beside it, such as a journal, or create a file with its name first.
 
     Args:
-        path: a file or folder. If it does not exist, the existing part of the way is checked.
+        path: a file or folder. If it does not exist, the existing part of the path is checked.
         users: the permitted users, by number; see `trusted_users`.
 
     Returns:
-        The first weakness on the way, from the root folder down; None if there is none.
+        The first weakness on the way, from the root folder down; None if nothing is weak.
     """
     try:
         for place, found, is_near in _places_on_path(path.absolute()):
@@ -79,7 +79,9 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
 
 
 def group_readers(path: Path, users: Collection[int]) -> str | None:
-    """Return the name of the group by which users other than these may read a file; None if there is none."""
+    """Return the name of the group through which users other than the given ones may read a file; None if there is
+    none.
+    """
     try:
         found = path.stat()
     except OSError:
@@ -90,15 +92,18 @@ def group_readers(path: Path, users: Collection[int]) -> str | None:
 
 
 def is_planted(file: os.stat_result, folder: os.stat_result) -> bool:
-    """Tell if a file is another user's, in a folder open to all. Root and the folder's owner could do worse."""
+    """Return whether a file belongs to another user, in a folder that is open to everybody. Files of root and of the
+    folder's owner do not count, because these users could do worse.
+    """
     return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, ROOT}
 
 
 def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool:
-    """Tell if a file has a second name, and users other than its owner may create names in its folder.
+    """Return whether a file has a second name (a hard link), and users other than its owner may create names in its
+    folder.
 
-    Such a name may be another user's for a file that this user may not read (Linux's fs.protected_hardlinks forbids
-    that unless it is turned off).
+    Another user may have created such a name for a file that this user may not read. Linux's fs.protected_hardlinks
+    forbids this unless it is turned off.
     """
     users = {ROOT, file.st_uid}
     is_closed = folder.st_uid in users and not folder.st_mode & stat.S_IWOTH
@@ -108,18 +113,18 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file; create it if it does not exist, for its owner only.
+    """Open a file. If it does not exist, create it with access only for its owner.
 
-    No link is followed, because another user may have created it. Root gives a file that it creates to the folder's
-    owner, whose later passes could not open it otherwise; SQLite does the same with files beside a database. An
-    existing file is never given away: another user may have moved a file of root to this name.
+    Do not follow links, because another user may have created them. A file that root creates is given to the folder's
+    owner, whose later passes could not open it otherwise. SQLite does the same with files beside a database. An
+    existing file is never given away: another user may have moved a file owned by root to this name.
 
     Args:
         path: the file.
-        flags: for `os.open`.
+        flags: the flags for `os.open`.
 
     Returns:
-        The descriptor.
+        The file descriptor.
 
     Raises:
         OSError: the file can't be opened.
@@ -137,10 +142,10 @@ def open_private(path: Path, flags: int) -> int:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Create a file that nobody else may read at any time, whatever the umask.
+    """Create a file that nobody else may read at any time, independent of the umask.
 
     Raises:
-        FileExistsError: the file, or a link, exists.
+        FileExistsError: the file already exists, or a link has this name.
         OSError: the file can't be created.
     """
     made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
@@ -149,10 +154,11 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
-    """Yield the places that the kernel visits on the way to a path, in order, and if each is the end or its folder.
+    """Yield the paths that the kernel visits on the way to a path, in order. For each, say whether it is the end of the
+    path or the folder of the end.
 
     Raises:
-        OSError: a part does not exist, can't be examined, or is a loop of links.
+        OSError: a part of the path does not exist, can't be examined, or is a loop of links.
     """
     here, left = Path("/"), [*reversed(path.parts[1:])]
     links = 0
@@ -177,13 +183,13 @@ def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
 
 
 def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, is_strict: bool) -> Weakness | None:
-    """Find the weakness of one place.
+    """Find the weakness of one path.
 
     Args:
-        place: its path.
-        found: its lstat(2).
-        users: who may write it.
-        is_strict: it is the file or the file's folder, where the sticky bit does not protect enough.
+        place: the path to check.
+        found: the path's lstat(2).
+        users: the users who may write to the path.
+        is_strict: the path is the file or the file's folder, for which the sticky bit is not enough protection.
     """
     is_folder = stat.S_ISDIR(found.st_mode)
     if found.st_uid not in users:
@@ -209,7 +215,9 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
 
 
 def _is_read_only(place: Path) -> bool:
-    """Tell if the file system is read-only, whatever the modes: Kubernetes mounts its folders so, with mode 0777."""
+    """Return whether the file system is read-only, which overrides the modes. Kubernetes mounts some folders in this
+    way, with mode 0777.
+    """
     return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
@@ -220,10 +228,11 @@ def _has_access_list(place: Path) -> bool:
 
 
 def _is_private(gid: int, users: Collection[int]) -> bool:
-    """Tell if all users of a group are among these; most systems create a group for each user (umask 002 relies on it).
+    """Return whether all users of a group are among the given users. Most systems create a group for each user, on
+    which umask 002 relies.
 
-    A group's users are its members and those whose primary group it is. If it has none, as in a container whose users
-    have no account, its name or number must be a user's.
+    A group's users are its members and those whose primary group it is. If it has no users, as in a container whose
+    users have no account, its name or number must be that of a given user.
     """
     found: set[int | None] = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
     with suppress(KeyError):
@@ -232,7 +241,7 @@ def _is_private(gid: int, users: Collection[int]) -> bool:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name; the number if there is none."""
+    """Return a user's name; the number if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,1 +1,1 @@
-"""Values in, text out: terminal, log lines, Prometheus, HTML report."""
+"""Turn values into text: for the terminal, log lines, Prometheus and the HTML report."""

@@ -1,4 +1,4 @@
-"""Format values as text: times, counts, charts, cells of a table, JSON."""
+"""Format values: times, counts, charts, cells of a table, JSON."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ BAR = 24  # length of the longest bar, in characters
 
 
 def local_time(time: datetime) -> str:
-    """Return a time for a person: local, with its offset."""
+    """Format a time for an operator: local, with its offset."""
     return in_zone(time).isoformat(sep=" ", timespec="minutes")
 
 
 def utc_time(time: datetime | None) -> str | None:
-    """Return a time for a program: RFC 3339 in UTC, to the second."""
+    """Format a time for a program: RFC 3339 in UTC, to the second."""
     return None if time is None else utc_text(time)
 
 
 def curve(numbers: Sequence[int]) -> str:
-    """Return a chart of numbers, one character each; 0 is a blank."""
+    """Draw a chart of numbers, one character per number; 0 is a blank."""
     most = max(numbers, default=0)
     return "".join(STEPS[-(-number * (len(STEPS) - 1) // most)] if number else " " for number in numbers)
 
 
 def bar(part: int, most: int) -> str:
-    """Return a number as a bar, relative to the highest number. Every number but 0 has a bar."""
+    """Draw a number as a bar, relative to the highest number. Every number except 0 has a bar."""
     eighths = -(-part * BAR * len(ENDS) // most)
     return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
 
 
 def ago(time: datetime, now: datetime) -> str:
-    """Return how long ago a time was, in one unit."""
+    """Format how long ago a time was, in one unit."""
     seconds = max((now - time).total_seconds(), 0)
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
@@ -50,7 +50,7 @@ def ago(time: datetime, now: datetime) -> str:
 
 
 def ahead(time: datetime, now: datetime) -> str:
-    """Return how far ahead a time is, in one unit."""
+    """Format how far ahead a time is, in one unit."""
     seconds = (time - now).total_seconds()
     for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
@@ -59,13 +59,13 @@ def ahead(time: datetime, now: datetime) -> str:
 
 
 def count(number: int, thing: str) -> str:
-    """Return a number with its noun."""
+    """Format a number with its noun."""
     ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
     return f"{number:,} {thing}{ending}"
 
 
 def plain(cell: Cell) -> str:
-    """Return a cell for a program: times in UTC, nothing for None."""
+    """Format a cell for a program: times in UTC, and an empty string for None."""
     match cell:
         case None:
             return ""
@@ -78,7 +78,7 @@ def plain(cell: Cell) -> str:
 
 
 def local(cell: Cell) -> str:
-    """Return a cell for a person: times in local time, a dash for None."""
+    """Format a cell for an operator: times in local time, and a dash for None."""
     match cell:
         case None:
             return "–"
@@ -91,7 +91,7 @@ def local(cell: Cell) -> str:
 
 
 def as_json(value: object) -> str:
-    """Return a value as JSON in ASCII: times in UTC, bytes as text, NaN and Infinity as strings."""
+    """Format a value as JSON in ASCII: times in UTC, bytes as text, NaN and Infinity as strings."""
     try:
         return json.dumps(value, default=_json_value, allow_nan=False)
     except ValueError:
@@ -99,7 +99,9 @@ def as_json(value: object) -> str:
 
 
 def _with_finite_numbers(value: object) -> object:
-    """Replace NaN and Infinity, which databases hold, by strings: JSON has no such numbers (RFC 8259, section 6)."""
+    """Replace NaN and Infinity, which databases may store, by strings, because JSON has no such numbers (RFC 8259,
+    section 6).
+    """
     match value:
         case dict():
             return {name: _with_finite_numbers(item) for name, item in value.items()}

@@ -1,4 +1,4 @@
-"""Write a pass's events as log lines, in the words that operators search for. No line holds a word of a message."""
+"""Write a pass's events as log lines, in the words that operators search for. No line contains words of a message."""
 
 from __future__ import annotations
 
@@ -42,18 +42,20 @@ LINKED = "it has a hard link, and other users can create files in its folder"
 
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
-"""The maximum numbers of escalated messages with a warning: of one cause, and in all. Each has two lines."""
+"""The maximum number of escalated messages per cause that get a warning, and the maximum of all causes together. Each
+warning has two lines.
+"""
 LONGEST_PROBLEM = 100  # maximum length of a row's problem in the line that counts a cause's messages
 COUNTED_CAUSES = 30
-"""The maximum number of causes with a line that counts their messages, the most frequent first."""
+"""The maximum number of causes that get a line with the number of their messages, the most frequent first."""
 
 
 def log_event(event: Event, *, in_full: bool = True) -> None:
-    """Write one event to the log. What an operator should see even if nobody reads the log is a warning.
+    """Write one event to the log. Events that an operator should see even without reading the log are warnings.
 
     Args:
         event: the event.
-        in_full: False writes what would be a warning as INFO.
+        in_full: whether to write warnings as warnings; False writes them as INFO.
     """
     level = logging.WARNING if in_full and isinstance(event, WARNINGS) else logging.INFO
     for text in _texts(event):
@@ -73,14 +75,14 @@ STOP_REASONS = {
     StopReason.FAULT: "the pass failed",
     StopReason.DIED: "the pass's process died",
 }
-"""Why a pass stops, as the end of a sentence."""
+"""The reason why a pass stops, in words that end a sentence."""
 
 
 class EventLog:
-    """Write events to the log, and warn of only a few escalated messages of each cause.
+    """Write events to the log, but warns of only a few escalated messages of each cause.
 
-    cron mails each warning, and an outage of the application can escalate thousands of messages at once. The lines of
-    the others have the level INFO. `close` warns how many messages each cause has escalated.
+    Cron mails each warning, and an outage of the application can escalate thousands of messages at the same time.
+    Further messages get lines of level INFO. `close` warns how many messages each cause has escalated.
     """
 
     def __init__(self) -> None:
@@ -102,7 +104,7 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """Warn how many messages were escalated by each cause of which not all had a warning."""
+        """Warn how many messages were escalated by each cause, if some of its messages had no warning."""
         in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
@@ -115,7 +117,7 @@ class EventLog:
 
 
 def _cause_in_words(event: MessageEscalated) -> str:
-    """Return why messages were escalated. A response's text is left out, because it may hold a customer's words."""
+    """Describe why messages were escalated. The response's text is left out, because it may hold a customer's words."""
     status = None if event.status_code is None else f"status {event.status_code}"
     problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
     return ": ".join(filter(None, (event.reason, problem or status)))
@@ -181,7 +183,7 @@ def _metric(event: MessageEscalated) -> str:
 
 
 def _value(given: object) -> str:
-    """Return a value in logfmt: quoted if it could be taken for more than one field."""
+    """Format a value for logfmt: quoted if it could be read as more than one field."""
     text = str(given)
     shown = printable(text)
     if '"' not in shown and not any(map(str.isspace, shown)):
@@ -196,12 +198,12 @@ def _result(outcome: str | None, status_code: int | None) -> str:
 
 
 def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
-    """Send retrycli's log to stderr, and to a file.
+    """Write retrycli's log to stderr, and to a file.
 
     Args:
         level: the lowest level shown.
-        style: ``text``, or ``json`` for one object a line.
-        file: also gets every line at INFO or above.
+        style: ``text``, or ``json`` for one object per line.
+        file: the log file, which gets every line of level INFO or above.
     """
     handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:
@@ -215,12 +217,12 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
 
 
 def file_problem() -> str | None:
-    """Return why the log file could not be written, or None."""
+    """Return why the log file could not be written; None if it could."""
     return next((handler.problem for handler in logger.handlers if isinstance(handler, _LogFile)), None)
 
 
 def file_failure(error: Exception) -> None:
-    """Write to the log file why a pass failed. The command prints it, or keeps it out of cron's mail."""
+    """Write the reason for a pass's failure to the log file. The command prints it, or keeps it out of cron's mail."""
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
@@ -229,7 +231,7 @@ def file_failure(error: Exception) -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """Write to the current stderr, because a progress bar replaces it for a while."""
+    """Write to the current stderr, because a progress bar replaces it temporarily."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # a full disk or a closed pipe under the log must not end a pass
@@ -266,7 +268,7 @@ class _Json(logging.Formatter):
 class _LogFile(logging.Handler):
     """Append lines to a file, which the first line creates.
 
-    A file that can't be written does not end a pass. `problem` says why, for a warning.
+    A file that can't be written does not end a pass. `problem` holds the reason, for a warning.
 
     Args:
         path: the file. Its folder must exist.
@@ -296,10 +298,10 @@ class _LogFile(logging.Handler):
 
 
 def _open(path: Path) -> int:
-    """Open a file to append to it.
+    """Open a file for appending.
 
     Raises:
-        OSError: it can't be opened, is not a regular file, or another user may have linked it.
+        OSError: the file can't be opened, is not a regular file, or another user may have linked it.
     """
     file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
     found = os.fstat(file)

@@ -1,6 +1,6 @@
 """Write Prometheus' text format, and the file that node_exporter's textfile collector reads.
 
-Each database has a file of its own: two files of one collector clash if they hold the same metric.
+Each database has its own file, because two files of one collector clash if they contain the same metric.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The values for Prometheus. A time is None if there is none yet."""
+    """The values for Prometheus. A time is None if it is not known yet."""
 
     version: str
     tables: str  # version of retrycli's own tables
@@ -41,7 +41,7 @@ class Measured:
     oldest_unacknowledged_seconds: float
     paused: bool
     breakers: Mapping[str, bool]
-    """Whether each host is down: if it has several destinations, whether any of them is."""
+    """For each host, True if it is down. A host with several destinations is down if any of them is."""
 
 
 def text(measured: Measured) -> str:
@@ -96,7 +96,9 @@ Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetim
 
 
 def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...]]]:
-    """Return names, descriptions, values and labels. A value is one number, one by label, or None if there is none."""
+    """Return names, descriptions, values and labels. A value is one number, one number per label, or None if there is
+    no value.
+    """
     return [
         (
             *("retrycli_build_info", "The version of retrycli that wrote these metrics."),
@@ -140,10 +142,10 @@ def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...
 
 
 def write(path: Path, content: str) -> None:
-    """Replace a file atomically, so that no reader sees a part of one.
+    """Replace a file atomically, so that no reader sees an incomplete file.
 
     Raises:
-        ConfigurationError: it can't be written.
+        ConfigurationError: the file can't be written.
     """
     try:
         filesystem.replace(path, content)

@@ -1,6 +1,7 @@
-"""Print results: tables and local time on a terminal; tab-separated, in UTC and uncut if piped; or one JSON object.
+"""Print results: tables and local time on a terminal; tab-separated lines in UTC, not truncated, if piped; or one JSON
+object.
 
-Text of a message or a response is data: control characters are escaped, and nothing in it is markup.
+Text of a message or a response is data: control characters are escaped, and markup in it has no effect.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ def on_terminal() -> bool:
 
 
 def show_json(values: Mapping[str, object]) -> None:
-    """Print one object, with its schema version first. An iterator's items are printed as they come.
+    """Print one object, with its schema version first. An iterator's items are printed as they arrive.
 
-    A callable value is called in its turn, so that it may depend on earlier values. The output is ASCII, so that no
-    locale can spoil it and no control character reaches a terminal.
+    A callable value is called when its turn comes, so that it may depend on earlier values. The output is ASCII, so
+    that no locale can spoil it and no control character reaches a terminal.
     """
     for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
         print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
@@ -70,14 +71,15 @@ def _pieces(value: object) -> Iterator[str]:
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, named: bool = False) -> None:
-    """Print rows, if any: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is cut.
+    """Print rows, if any: as a table on a terminal, and otherwise as tab-separated lines without a header. Nothing is
+    truncated.
 
     Args:
         headers: the columns' names, for the terminal, or with ``named``.
-        rows: the values of each row. Off a terminal they are printed as they come.
-        texts: the number of last columns of any length. If the terminal is too narrow for them, they go under their
-            row.
-        named: print the names off a terminal too.
+        rows: the values of each row. Off a terminal they are printed as they arrive.
+        texts: the number of columns at the end whose length is unlimited. If the terminal is too narrow for them, they
+            are printed under their row.
+        named: print the names even without a terminal.
     """
     if not on_terminal():
         if named:
@@ -116,7 +118,7 @@ def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Se
 def _show_stacked(
     screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
 ) -> None:
-    """Print each row's texts, the columns beyond the given widths, on lines of their own under the other values."""
+    """Print each row's texts, the columns beyond the given widths, on separate lines under the other values."""
     from rich.cells import set_cell_size
     from rich.padding import Padding
     from rich.text import Text
@@ -134,7 +136,7 @@ def _show_stacked(
 
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
-    """Print names and values, one a line. On a terminal a long value is folded under its start."""
+    """Print names and values, one per line. On a terminal a long value is wrapped, and aligned with its start."""
     if not on_terminal():
         show_table((), facts.items())
         return
@@ -144,10 +146,10 @@ def show_facts(facts: Mapping[str, Cell]) -> None:
 
 
 def show_findings(findings: Sequence[tuple[str, str, str, str | None]]) -> None:
-    """Print findings for a person: mark, name and text, and the remedy beneath.
+    """Print findings for an operator: mark, name and text, with the remedy underneath.
 
-    A remedy's commands, which are in backticks, can be pasted: each has an unbroken line of its own, unless the whole
-    remedy fits on one line.
+    A remedy's commands, which are in backticks, can be pasted: each is on a line of its own without breaks, unless the
+    whole remedy fits on one line.
     """
     mark_width, name_width = max(len(mark) for mark, *_ in findings), max(len(name) for _, name, *_ in findings)
     indent = mark_width + name_width + 2 * GAP
@@ -175,7 +177,7 @@ def _steps(remedy: str, indent: int) -> Iterator[str]:
 
 
 def _folded(text: str, indent: int) -> str:
-    """Break a text between words, so that it fits on the screen beside an indent."""
+    """Wrap a text between words, so that it fits on the screen with an indent."""
     room = get_terminal_size().columns - indent
     # Half of the room, because a character may be two columns wide.
     if " " not in text or len(text) <= room // 2 or room < TEXT_ROOM:
@@ -188,13 +190,13 @@ def _folded(text: str, indent: int) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print lines of retrycli's own words for a person; nothing if the output is piped."""
+    """Print lines of retrycli's own words for an operator. Print nothing if the output is piped."""
     if on_terminal():
         print(*map(suggested.own, lines), sep="\n")  # noqa: T201
 
 
 def answer(fields: Mapping[str, object], *lines: str, as_json: bool) -> None:
-    """Print the result of a command that changes something: as JSON, or in words for a person."""
+    """Print the result of a command that changes something: as JSON, or in words for an operator."""
     if as_json:
         show_json(fields)
     else:
@@ -202,12 +204,14 @@ def answer(fields: Mapping[str, object], *lines: str, as_json: bool) -> None:
 
 
 def show_text(text: str) -> None:
-    """Print another's text of several lines. Line breaks are kept, all other control characters escaped."""
+    """Print text from another source that has several lines. Keep line breaks, and escape all other control
+    characters.
+    """
     print("\n".join(printable(line) for line in text.splitlines()))  # noqa: T201
 
 
 def show_difference(lines: Iterable[str]) -> None:
-    """Print a unified diff for a person; nothing if the output is piped, because it quotes a message."""
+    """Print a unified diff for an operator. Print nothing if the output is piped, because it quotes a message."""
     if not on_terminal():
         return
     from rich.console import Console
@@ -226,7 +230,7 @@ def complain(text: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[Event], None]]:
-    """Show a progress bar on stderr that follows a pass's events; nothing off a terminal."""
+    """Show a progress bar on stderr that follows a pass's events. Show nothing without a terminal."""
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda _: None
         return
@@ -252,10 +256,10 @@ def progress() -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def tally(first: str) -> Iterator[Callable[[str, int], None]]:
-    """Show a line on stderr with the number of rows done; nothing off a terminal.
+    """Show a line on stderr with the number of rows done. Show nothing without a terminal.
 
     Args:
-        first: the line's text until then.
+        first: the line's text until the first row is done.
     """
     if not (sys.stderr.isatty() and on_terminal()):
         yield lambda *_: None
@@ -267,5 +271,5 @@ def tally(first: str) -> Iterator[Callable[[str, int], None]]:
 
 
 def time_in_words(time: datetime) -> str:
-    """Return a time within a sentence: for a person on a terminal, for a program elsewhere."""
+    """Format a time for use within a sentence: for an operator on a terminal, otherwise for a program."""
     return formatting.local_time(time) if on_terminal() else str(formatting.utc_time(time))

@@ -1,4 +1,4 @@
-"""The client of a ticketing system: the credentials, the log-in that gets a token, requests and their answers."""
+"""The client of a ticketing system: its credentials, the log-in that gets a token, requests and their answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ApiReply:
 
 
 BuildRequest = Callable[[str | None], Request]
-"""Builds a request for the session of a log-in. Called every time the request is sent."""
+"""Builds a request for the session of a log-in. It is called every time the request is sent."""
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
@@ -82,15 +82,16 @@ class ApiClient:
     async def send(
         self, build: BuildRequest, *, limit: int = ANSWER_LIMIT, progress: DeliveryProgress | None = None
     ) -> ApiReply:
-        """Send a request with credentials. After a 401, log in once and send again: a 401 has no effect.
+        """Send a request with credentials. After a 401, log in once and send again, because a request answered by 401
+        has no effect.
 
         Args:
             build: builds the request.
-            limit: the maximum bytes read of an answer.
-            progress: updated while the request is in flight.
+            limit: the maximum number of bytes to read from an answer.
+            progress: the progress, updated while the request is in flight.
 
         Returns:
-            The answer, and the outcome of the request as a question (`outcome_of_question`).
+            The answer, and the outcome that the request has as a question (`outcome_of_question`).
         """
         credentials = self.credentials
         needs_log_in = credentials.by_log_in and credentials.session is None
@@ -155,16 +156,16 @@ class Credentials:
 
     Args:
         settings: the credentials and ``gateway.auth``, which overrides the preset's method.
-        preset: the method, and where an answer says why a log-in was refused.
+        preset: the method, and the paths at which an answer says why a log-in was refused.
 
     Raises:
-        ConfigurationError: a credential is missing, or can't be in a header.
+        ConfigurationError: a credential is missing, or can't be put into a header.
     """
 
     def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
         self.by_log_in = self._auth.session is not None
-        """A log-in comes first, and can be repeated."""
+        """True if a log-in comes first, and can be repeated."""
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
@@ -173,7 +174,7 @@ class Credentials:
         self._destination = settings.destination
         self._errors = preset.answer.errors
         self.session: str | None = None
-        """The token of the log-in; None before it, or if none is needed."""
+        """The token of the log-in; None before the log-in, or if none is needed."""
         self._log_in_lock = asyncio.Lock()
         self._secrets = [self._values["token"], self._values["password"]]
         if self._values["token"] and not TOKEN.fullmatch(self._values["token"]):
@@ -183,12 +184,12 @@ class Credentials:
         try:
             self.headers()
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
-            """Our identity, for messages that state it."""
+            """retrycli's identity, for messages that state it."""
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 
     def headers(self) -> dict[str, str]:
-        """Return the headers with the credentials, by lower-case names."""
+        """Return the headers with the credentials, by names in lower case."""
         values = {**self._values, "session": self.session}
         headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
         if self._auth.basic is not None:
@@ -200,7 +201,7 @@ class Credentials:
         return headers
 
     def redact_secrets(self, text: str) -> str:
-        """Mask our secrets in a text. A token that was renewed is still secret."""
+        """Mask retrycli's secrets in a text. A token that was replaced is still secret."""
         return redact_secrets(text, self._secrets)
 
     async def log_in(
@@ -209,15 +210,15 @@ class Credentials:
         exchange: Callable[[httpx.Request], Awaitable[Answer]],
         now: Callable[[], datetime],
     ) -> Outcome | None:
-        """Get a token, unless another request has got a new one meanwhile.
+        """Get a token, unless another request has already got a new one.
 
         Args:
-            used: the session that was refused; None for the first log-in.
+            used: the token of the session that was refused; None for the first log-in.
             exchange: sends a request and reads its answer.
             now: the clock, for a Retry-After that is a date.
 
         Returns:
-            None if there is a token, else the outcome of the message, which was certainly not sent.
+            None if there is a token; otherwise the outcome of the message, which was certainly not sent.
         """
         rule = self._auth.session
         assert rule is not None  # noqa: S101  for the type checker
@@ -259,7 +260,7 @@ class Credentials:
 
 
 def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Auth | None:
-    """Return the method of ``gateway.auth`` with the preset's identity; None if it is not set."""
+    """Return the method that ``gateway.auth`` names, with the preset's identity; None if that setting is not set."""
     identity = None if preset_auth is None else preset_auth.identity
     match settings.auth:
         case None:

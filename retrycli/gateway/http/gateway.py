@@ -27,18 +27,20 @@ from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
 
 MAX_REPETITION = 20
-"""Maximum length of an answer, as a multiple of the message's text, which it may repeat three times, and escaped."""
+"""Maximum length of an answer, as a multiple of the length of the message's text. An answer may repeat the text three
+times, and escaped.
+"""
 NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
-"""Raised if a value can't be where its template puts it."""
+"""Exceptions for a value that can't be where its template puts it."""
 
 
 class HttpGateway(BaseGateway):
     """Deliver to one ticketing system. Use it as an asynchronous context manager.
 
-    A message that may have arrived is looked up first, if the preset can. Only what was certainly not sent is retried
-    at once.
+    A message that may have arrived is looked up first, if the preset supports that. Only a request that was certainly
+    not sent is retried immediately.
 
     Args:
         settings: the system and the credentials.
@@ -48,7 +50,7 @@ class HttpGateway(BaseGateway):
         elapsed: a monotonic clock, in seconds.
         sleep: waits between immediate retries.
         watch: called with every request and its answer.
-        section: the name of the settings, for errors.
+        section: the name of the section of the settings, for errors.
 
     Raises:
         ConfigurationError: the base URL is missing, the token can't be used, or the preset is invalid.
@@ -91,7 +93,7 @@ class HttpGateway(BaseGateway):
         await self._client.transport.aclose()
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask if a message has arrived, within ``request_timeout_seconds``. Send nothing."""
+        """Ask whether a message has arrived, within ``request_timeout_seconds``. Send nothing."""
         limit = self._settings.request_timeout_seconds
         if not self._preset.look_up:
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
@@ -111,7 +113,7 @@ class HttpGateway(BaseGateway):
         return LookUp(Presence.UNKNOWN, self._clean(error, queued.message))
 
     def redact_secrets(self, text: str) -> str:
-        """Mask our secrets in a text."""
+        """Mask retrycli's secrets in a text."""
         return self._client.credentials.redact_secrets(text)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
@@ -157,7 +159,7 @@ class HttpGateway(BaseGateway):
         return plain(fill_text(marker.text, fields))
 
     async def _ask(self, queued: QueuedMessage, prepared: PreparedRequest) -> None:
-        """Ask if a message has arrived, and if it may be sent."""
+        """Ask whether a message has arrived, and whether it may be sent."""
         if queued.unsettled_since is not None and self._preset.look_up:
             if await self._lookups.look_up(prepared.fields):
                 raise NotSent(Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True))

@@ -1,6 +1,6 @@
-"""Ask a ticketing system if a message has arrived, if a note stays internal, and what the system supports.
+"""Ask a ticketing system whether a message has arrived, whether a note stays internal, and what the system supports.
 
-A question changes nothing. Without an answer it proves nothing, and then nothing is sent.
+A question changes nothing. A question without an answer proves nothing, and then nothing is sent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
 
 CACHE_SIZE = 100
-"""Maximum number of cached answers to preflights."""
+"""Maximum number of cached answers for preflights."""
 MAX_PAGES = 100
 """Maximum number of pages of a list."""
 
@@ -50,7 +50,7 @@ class Lookups:
     """Cached answers to preflights, by path."""
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Return if a preflight that only decides about a marker is proven. A permanent refusal counts as no."""
+        """Return whether a preflight that only decides about a marker is proven. A permanent refusal means no."""
         try:
             await self.preflight(name, fields)
         except NotSent as error:
@@ -61,7 +61,7 @@ class Lookups:
         return True
 
     async def look_up(self, fields: Fields) -> bool:
-        """Return if a message has arrived."""
+        """Return whether a message has arrived."""
         for rule in self.client.preset.look_up:
             try:
                 if await self.holds_on_a_page(rule, fields, "look-up", believe_no=False):
@@ -73,7 +73,7 @@ class Lookups:
         return False
 
     async def preflight(self, name: str, fields: Fields) -> None:
-        """Check what a message requires before it is sent.
+        """Check the conditions of a message before it is sent.
 
         Raises:
             NotSent: the preflight is not proven.
@@ -90,7 +90,7 @@ class Lookups:
             known = {**known, **taken}
 
     async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
-        """Return what a step adds to the fields; None if it does not hold."""
+        """Return the fields that a step adds; None if its condition does not hold."""
         values = fields.get(step.each) if step.each else [None]
         each_of = values if isinstance(values, list) else [values]
         proven = step.holds is None
@@ -119,13 +119,13 @@ class Lookups:
         return answer
 
     async def holds_on_a_page(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
-        """Return if the condition holds on any page of the answer.
+        """Return whether the condition holds on any page of the answer.
 
         Args:
             question: the question.
             fields: the values for its templates.
-            what: its name, for errors.
-            believe_no: accept an answer as no even if it lacks what the question reads.
+            what: the question's name, for errors.
+            believe_no: accept an answer as no, even if it lacks a value that the question reads.
         """
         for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}
@@ -157,14 +157,14 @@ class Lookups:
 
 
 ENOUGH: Mapping[str, object] = {}
-"""Added by a step that proves the whole preflight."""
+"""The fields that a step adds if it proves the whole preflight."""
 
 
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
-    """Check that an answer has everything a question reads: a message that is not shown may exist all the same.
+    """Check that an answer has everything that a question reads, because a message that is not shown may still exist.
 
     Raises:
-        NotSent: something is missing.
+        NotSent: a value is missing.
         ValueError: the answer can't be read.
     """
     for condition in (question.holds, question.more):
@@ -181,18 +181,18 @@ def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The result of a probe."""
+    """The result of a probe of the ticketing system."""
 
     outcome: Outcome
     """`DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise the outcome of a GET of the
     base URL."""
     proves_credentials: bool
     ahead_seconds: float | None
-    """Seconds by which its clock is ahead of ours; None if it sent no date."""
+    """Number of seconds by which the system's clock is ahead of this machine's; None if the answer had no date."""
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
-    """Log in, if deliveries do, and make the preset's check, or a GET of the base URL.
+    """Log in, if deliveries do, and run the preset's check, or a GET of the base URL.
 
     Raises:
         ConfigurationError: the base URL, token, preset or CA file can't be used.
@@ -233,7 +233,9 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
 
 
 def _clock_offset(date: str | None, now: datetime) -> float | None:
-    """Return the seconds by which a Date header is ahead; None if it is missing or invalid."""
+    """Return the number of seconds by which a Date header is ahead of this machine's clock; None if the header is
+    missing or invalid.
+    """
     try:
         server_time = parsedate_to_datetime(date or "")
         return ((server_time if server_time.tzinfo else server_time.replace(tzinfo=UTC)) - now).total_seconds()

@@ -1,4 +1,6 @@
-"""The request of a message, by the rules of a preset. Bodies are streamed: no attachment is in memory as a whole."""
+"""Build the request of a message, by the rules of a preset. Bodies are streamed, so no attachment is ever completely in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ from retrycli.gateway.presets.template import fill, fill_header, fill_path, plai
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
 CHUNK = 48 * 1024
-"""Bytes of a file read at once: whole groups of three, for base64."""
+"""Number of bytes of a file to read in one step: whole groups of three, for base64."""
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
-"""A path with its query that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
+"""A path, with its query, that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,10 @@ class FilePart:
 
     path: Path
     size: int
-    """In bytes, when the request was built. The length is announced, so exactly this much is sent."""
+    """The size in bytes when the request was built. The length is announced, so exactly this number is sent."""
     as_base64: bool = False
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Stands for the file in a text until the text is sent. It is random, so no message can contain it."""
+    """A mark that stands for the file in a text until the text is sent. It is random, so no message can contain it."""
 
     def __str__(self) -> str:
         return self.mark
@@ -49,7 +51,7 @@ class FilePart:
         return -(-self.size // 3) * 4 if self.as_base64 else self.size
 
     def chunks(self) -> Iterator[bytes]:
-        """Read the content in pieces; see `read_again`."""
+        """Yield the content in pieces; see `read_again`."""
         for chunk in read_again(self.path, self.size, CHUNK):
             yield b64encode(chunk) if self.as_base64 else chunk
 
@@ -74,7 +76,7 @@ class Content(httpx.AsyncByteStream):
                     yield chunk
 
     def shown(self) -> str:
-        """Return the body as text, with attachments as their sizes."""
+        """Return the body as text, with the sizes of attachments in place of their contents."""
         return "".join(
             part.decode("utf-8", "replace") if isinstance(part, bytes) else f"<{part.size} bytes>"
             for part in self.parts
@@ -82,7 +84,7 @@ class Content(httpx.AsyncByteStream):
 
 
 class _UrlBelow(httpx.URL):
-    """The URL of a plain path below a base URL. Parsing it would take longer than all other work on a request."""
+    """The URL of a plain path below a base URL. To parse it would take longer than all other work on a request."""
 
     def __init__(self, base: httpx.URL, path: str) -> None:
         super().__init__(base)
@@ -99,7 +101,8 @@ class _UrlBelow(httpx.URL):
 
 @lru_cache(maxsize=64)
 def url_below(base: str, path: str) -> httpx.URL:
-    """Return the URL of a path below a base URL. Cached, because it is needed to build a request and to send it.
+    """Return the URL of a path below a base URL. The result is cached, because it is needed both to build a request and
+    to send it.
 
     Raises:
         httpx.InvalidURL: the URL is invalid.
@@ -112,36 +115,36 @@ _parse_url = lru_cache(maxsize=8)(httpx.URL)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request without the host and the credentials."""
+    """A request without its host and credentials."""
 
     method: str
     path: str
     headers: Mapping[str, str]
-    """By lower-case names."""
+    """The headers, by names in lower case."""
     content: Content | None = None
 
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A message that can be sent, with everything its request is built from."""
+    """A message that can be sent, with everything that its request is built from."""
 
     rule: MessageRule
     fields: dict[str, object]
-    """The row's columns, and the other names of templates."""
+    """The row's columns, and the other values for templates."""
     files: list[attachments.Attachment]
     parts: list[FilePart]
-    """The same files, as they are in JSON."""
+    """The same files, in the form for JSON."""
     request: Request | None = None
-    """The request as first built, without a session."""
+    """The request as it was first built, without a session."""
 
 
 class RequestBuilder:
     """Build the requests of messages.
 
     Args:
-        settings: with the preset's name, the base URL, and the folder of attachments.
+        settings: the settings with the preset's name, the base URL, and the folder of attachments.
         preset: the rules.
-        identity: our identity, for messages that state it.
+        identity: retrycli's identity, for messages that state it.
     """
 
     def __init__(self, settings: GatewaySettings, preset: Preset, identity: object) -> None:
@@ -151,10 +154,10 @@ class RequestBuilder:
         self._folder = Folder.of(settings.attachments_dir)
 
     async def prepare(self, queued: QueuedMessage) -> PreparedRequest:
-        """Check that the preset and the message fit, and collect what the request needs.
+        """Check that the preset supports the message, and collect what the request needs.
 
         Raises:
-            NotSent: the preset has no place for the message, the row lacks something, or an attachment can't be sent.
+            NotSent: the preset does not support the message, the row lacks a value, or an attachment can't be sent.
         """
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
@@ -178,7 +181,9 @@ class RequestBuilder:
         return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
 
     def _rule(self, message: Message) -> MessageRule:
-        """Return the rule for a message that has all it requires, and nothing it has no place for."""
+        """Return the rule for a message. Check that the message has all required values, and no value that the rule
+        does not support.
+        """
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
@@ -201,7 +206,7 @@ class RequestBuilder:
         """Build the request of a message.
 
         Raises:
-            InvalidMessage, ValueError, httpx.InvalidURL: a value can't be where its template puts it.
+            InvalidMessage, ValueError, httpx.InvalidURL: a value is not allowed where its template puts it.
         """
         rule, fields = prepared.rule, {**prepared.fields, "session": session}
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
@@ -215,7 +220,9 @@ class RequestBuilder:
         return Request(rule.method, path, headers, json_content(body, prepared.parts))
 
     def request(self, prepared: PreparedRequest, session: str | None) -> Request:
-        """Return the request as first built, if neither a session nor an upload changes it; else build it."""
+        """Return the request as it was first built, if neither a session nor an upload changes it. Otherwise build it
+        again.
+        """
         if prepared.request is not None and session is None and self._preset.upload is None:
             return prepared.request
         return self.build(prepared, session)
@@ -226,7 +233,7 @@ def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
 
     Args:
         tree: the values.
-        files: the files that may be among them.
+        files: the files that the values may contain.
 
     Raises:
         ValueError: JSON can't represent a value.
@@ -247,7 +254,7 @@ def multipart_content(fields: Mapping[str, object], name: str | None, attachment
     """Return a form with files (RFC 7578).
 
     Args:
-        fields: texts, and lists of texts as repeated fields.
+        fields: strings, and lists of strings, which become repeated fields.
         name: the field of the files, if any.
         attachments: the files.
     """
@@ -268,7 +275,7 @@ def multipart_content(fields: Mapping[str, object], name: str | None, attachment
 
 
 def file_content(attachment: Attachment, content_type: str | None) -> Content:
-    """Return a body that is one file."""
+    """Return a body that consists of one file."""
     return Content(content_type or attachment.content_type, (FilePart(attachment.path, attachment.size),))
 
 

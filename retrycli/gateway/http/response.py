@@ -1,4 +1,4 @@
-"""An HTTP answer, and its outcome by the rules of a preset."""
+"""Read an HTTP answer, and determine its outcome by the rules of a preset."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from retrycli.gateway.presets.model import Condition, Reclassification, SuccessR
 from retrycli.gateway.presets.template import Fields, fill_text, plain
 
 ANSWER_LIMIT = 64 * 1024
-"""Maximum bytes read of an answer, except to a long message, which it may repeat, or to a question."""
+"""Maximum number of bytes to read from an answer. It does not apply to a long message, which the answer may repeat, or
+to a question.
+"""
 LOOK_UP_LIMIT = 2 * 1024 * 1024
-"""Maximum bytes of any answer; the answer to a question may hold a ticket's whole history.
+"""Maximum number of bytes of any answer. The answer to a question may hold a ticket's whole history.
 
-The event loop parses it, which takes up to 0.2 s, and 25 times as much memory for empty lists."""
+The event loop parses such an answer. That takes up to 0.2 s, and 25 times its size in memory if it holds empty lists.
+"""
 EXTERNAL_ID_LENGTH = 200
 UTF_8 = codecs.lookup("utf-8-sig")
-"""Looked up at import, because nothing may be imported while requests are in flight."""
+"""Looked up during import, because nothing may be imported while requests are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The used part of an HTTP answer."""
+    """The parts of an HTTP answer that retrycli uses."""
 
     status: int
     retry_after: str | None
@@ -60,10 +63,10 @@ class Answer:
 
     @property
     def json(self) -> object:
-        """The parsed content; None if empty.
+        """Return the parsed content; None if it is empty.
 
         Raises:
-            ValueError: it is not valid JSON, or was cut off.
+            ValueError: the content is not valid JSON, or was cut off.
         """
         if not self.text.strip():
             return None
@@ -77,7 +80,7 @@ class Answer:
 
 @lru_cache(maxsize=1)
 def _parse(text: str) -> object:
-    """Parse an answer once for all conditions. The result must not be changed."""
+    """Parse an answer only once for all conditions. Callers must not change the result."""
     parsed: object = json.loads(text)
     return parsed
 
@@ -87,11 +90,11 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
 
     Args:
         answer: the answer.
-        outcome: its outcome as the answer to a question.
-        preset: its success rule applies, unless an exception of it names the outcome.
+        outcome: the outcome that it has as the answer to a question.
+        preset: the rules. Its success rule applies, unless one of its exceptions sets the outcome.
 
     Returns:
-        The outcome. Its error may quote the other side's words at any length.
+        The outcome. Its error may quote text of any length from the other side.
     """
     if outcome.kind is OutcomeKind.DELIVERED and not _matching_exception(answer, preset):
         outcome = _apply_success_rule(answer, preset.success, preset.answer.errors)
@@ -101,11 +104,12 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
 
 
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
-    """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means answered.
+    """Return the outcome of the answer to a question, without the success rule: `DELIVERED` means that the question was
+    answered.
 
     Args:
         answer: the answer.
-        preset: its exceptions apply first, then the table of `kind_of_status`.
+        preset: the rules. Its exceptions apply first, then the table of `kind_of_status`.
         now: the time of the answer, for a Retry-After that is a date.
     """
     retry_after = parse_retry_after(answer.retry_after, now)
@@ -121,10 +125,10 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
-    """Return if an answer meets a condition.
+    """Return whether an answer meets a condition.
 
     Raises:
-        ValueError: the answer is cut off or nested too deeply, or not valid JSON although the condition has a path.
+        ValueError: the answer is cut off or nested too deeply. Or it is not valid JSON, but the condition has a path.
     """
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))
@@ -143,7 +147,7 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
 
 
 def value_at(answer: Answer, path: str) -> str | int | None:
-    """Return the text or integer at a path of a 2xx answer's JSON; None if there is none."""
+    """Return the text or integer at a path of the JSON of a 2xx answer; None if there is no such value."""
     try:
         found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  the class of success
     except ValueError:

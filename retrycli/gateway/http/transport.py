@@ -1,8 +1,9 @@
-"""The HTTP transport, and what its exceptions prove about a request.
+"""The HTTP transport, and what its exceptions prove about whether a request was sent.
 
 httpx's own pool slows down with the square of the concurrency, so httpx's API runs on aiohttp's connections. That
 transport misnames some errors: a server that closes after it has read the request shows as ``ConnectTimeout``. So the
-exception's cause, from aiohttp, decides, and a request that is not proven unsent is unknown.
+cause of the exception, which is aiohttp's, decides. The outcome is unknown unless this cause proves that nothing was
+sent.
 """
 
 from __future__ import annotations
@@ -34,42 +35,49 @@ from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
 IDLE_SECONDS = 0.5
-"""Maximum idle time of a connection that is used again. If the server closes it just as the next request is written,
-nothing tells if the request was read.
+"""Maximum idle time of a connection that is reused. If the server closes it just as the next request is written,
+nothing shows whether the request was read.
 
-By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). By their
-clocks a connection has been idle for one round trip longer than by ours. So the limit is half of the shortest default,
+By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). A server
+sees a connection idle for one round trip longer than the client does. So the limit is half of the shortest default,
 which leaves the other half for the round trip. A later message needs a new connection, which takes a fraction of the
-idle time."""
+idle time.
+"""
 
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
-"""Maximum bytes of an answer's header, and maximum number of headers. Beyond them the outcome would be unknown.
-aiohttp's defaults of 8 KiB and 128 are within reach of proxies and content policies."""
+"""Maximum bytes of an answer's header, and maximum number of headers. Beyond them the outcome would be unknown. Proxies
+and content policies can exceed aiohttp's defaults of 8 KiB and 128.
+"""
 
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
-"""Headers of every request, by lower-case names, so that a preset's header replaces ours whatever its case (RFC 9110,
-section 5.1)."""
+"""Headers of every request, by names in lower case, so that a preset's header replaces a default one in any case (RFC
+9110, section 5.1).
+"""
 
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """aiohttp's exceptions for a connection that was never opened."""
 
 REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
-"""Exceptions for a URL that the transport rejects. A message's values are escaped within it, so the settings are wrong
-and every message is affected."""
+"""Exceptions for a URL that the transport rejects. A message's values are escaped in a URL, so the settings are wrong
+and every message is affected.
+"""
 
 READ_AHEAD = 65_536
-"""Receive buffer of a connection, in bytes. With a larger one, a server that sends ``100`` for ever would block the
-event loop five times as long at a time, and with it all other requests."""
+"""Receive buffer of a connection, in bytes. With a larger buffer, a server that sends ``100`` forever would block the
+event loop, and so all other requests, for five times as long.
+"""
 
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
-"""Everything a request raises for what the network or the other side did. `TimeoutError` is an `OSError`, and text
-that can't be encoded or decoded is a `ValueError`."""
+"""All exceptions of a request for errors of the network or the other side. `TimeoutError` is an `OSError`, and text
+that can't be encoded or decoded is a `ValueError`.
+"""
 
 
 class _Response(aiohttp.ClientResponse):
     """An answer that aborts its connection if it was not read to its end.
 
-    A closed TLS connection waits for the other side to close it too, longer than the event loop lives.
+    A TLS connection that is closed normally waits for the other side to close it too, which takes longer than the event
+    loop lives.
     """
 
     async def start(self, connection: aiohttp.connector.Connection) -> Self:
@@ -90,7 +98,7 @@ class _Response(aiohttp.ClientResponse):
 class _Connector(aiohttp.TCPConnector):
     """Reuse a connection only after a short idle time, and only if the server has sent nothing since its last answer.
 
-    aiohttp takes such data as the answer to the next request, and would mark one message delivered by the answer to
+    aiohttp uses such data as the answer to the next request. It would mark one message as delivered by the answer to
     another (RFC 9112, section 9.2: the data is not a valid response).
 
     Args:
@@ -115,8 +123,8 @@ class _Connector(aiohttp.TCPConnector):
         return idle <= IDLE_SECONDS and not _has_spoken(kept)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        """Take a connection back. Abort it at once if it is not reused, as in `_Response`, or if it was answered before
-        its request was complete, so that nothing more is written.
+        """Return a connection to the pool. Abort it immediately if it is not reused, as in `_Response`. Also abort it
+        if the answer came before its request was complete, so that nothing more is written.
         """
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
@@ -126,7 +134,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _has_spoken(kept: aiohttp.connector.Connection) -> bool:
-    """Return if an idle connection has received data, read or not."""
+    """Return whether an idle connection has received data, read or not."""
     assert kept.protocol is not None  # noqa: S101  for the type checker
     assert kept.transport is not None  # noqa: S101
     unread = select.poll()
@@ -145,7 +153,7 @@ REQUIRED_METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (aiohttp.ClientResponse, "start", ("self", "connection")),
     (aiohttp.ClientResponse, "release", ("self",)),
 )
-"""Methods of aiohttp that are overridden above, with their parameters. The first two are private."""
+"""Methods of aiohttp that are overridden above, with their parameters. The first two methods are private."""
 RETRY_SWITCH = "_retry_connection"
 """Attribute of aiohttp's session that is switched off below."""
 
@@ -153,13 +161,13 @@ RETRY_SWITCH = "_retry_connection"
 def check_aiohttp(
     methods: Sequence[tuple[type, str, tuple[str, ...]]] = REQUIRED_METHODS, session: type = aiohttp.ClientSession
 ) -> None:
-    """Check that this aiohttp has the internals that we rely on.
+    """Check that this aiohttp has the internals that retrycli relies on.
 
-    A version with other names would silently ignore our overrides: a message would be marked delivered by the answer to
-    another, or be sent twice.
+    A version with other names would silently ignore retrycli's overrides: a message would be marked delivered by the
+    answer to another, or be sent twice.
 
     Raises:
-        ConfigurationError: something is missing; the text names it, and the remedy.
+        ConfigurationError: something is missing; the error names it, and the remedy.
     """
     missing = [
         f"{of.__name__}.{name}({', '.join(parameters[1:])})"
@@ -181,11 +189,11 @@ def open_transport(
 ) -> httpx.AsyncBaseTransport:
     """Open a transport.
 
-    It is used without httpx's client: no delivery needs its redirects, cookies and hooks, and it would double the time
-    of a request.
+    Use it without httpx's client. No delivery needs the client's redirects, cookies and hooks, and it would double the
+    time of a request.
 
     Args:
-        settings: with the base URL and the CA file.
+        settings: the settings with the base URL and the CA file.
         connections: the maximum number of connections.
         elapsed: a monotonic clock, in seconds, for idle times.
 
@@ -221,10 +229,11 @@ def open_transport(
 
 
 def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
-    """Open a socket for a connection. Checked here, because aiohttp may try several addresses at once.
+    """Open a socket for a connection. Check descriptors here, because aiohttp may try several addresses at the same
+    time.
 
     Raises:
-        OSError: it can't be opened, or it would use a descriptor that is needed to record outcomes.
+        OSError: the socket can't be opened, or it would use a descriptor that is needed to record outcomes.
     """
     family, kind, protocol, *_ = address
     opened = socket.socket(family, kind, protocol)
@@ -238,7 +247,7 @@ def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
 
 
 def kind_of_exception(error: BaseException) -> OutcomeKind:
-    """Return the outcome that an exception of `TRANSPORT_ERRORS` proves."""
+    """Return the outcome that follows from an exception of `TRANSPORT_ERRORS`."""
     cause = error.__cause__ or error
     if isinstance(cause, aiohttp.ClientConnectorCertificateError):
         return OutcomeKind.UNAUTHORIZED
@@ -248,13 +257,13 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
 
 
 def kind_without_message(error: BaseException) -> OutcomeKind:
-    """Return the outcome of a message whose log-in or probe raised an exception: the message itself was not sent."""
+    """Return the outcome of a message whose log-in or probe raised an exception. The message itself was not sent."""
     refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
     return OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
 
 
 def describe_error(error: BaseException) -> str:
-    """Describe an exception for ``last_error``: its name and its text, if it has one."""
+    """Describe an exception for ``last_error``: its name, and its text if there is one."""
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
         return str(cause.__cause__)
@@ -276,7 +285,7 @@ class _Accepted(Exception):
 
 
 class _NoNetwork(AbstractResolver):
-    """Resolves every name to loopback, after the checks that the system's resolver would make."""
+    """Resolves every name to loopback, after the same checks as the system's resolver."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -289,14 +298,14 @@ class _NoNetwork(AbstractResolver):
 
 
 async def check_urls(settings: GatewaySettings, section: str = "gateway") -> None:
-    """Check the URLs of the settings. Send nothing, and look up no name.
+    """Check the URLs of the settings. Send nothing, and resolve no name.
 
     Args:
-        settings: with the base URL and the path of the log-in.
+        settings: the settings with the base URL and the path of the log-in.
         section: the name of these settings, for the error.
 
     Raises:
-        ConfigurationError: the transport rejects a URL, and would reject it for every message.
+        ConfigurationError: the transport rejects a URL, as it would for every message.
     """
     base = settings.destination
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,4 +1,6 @@
-"""Paths into an answer's JSON: ``errors.0``, ``items.*.id``, ``journals.[notes*={delivery_key}].private_notes``."""
+"""Paths into an answer's JSON, such as ``errors.0``, ``items.*.id``,
+``journals.[notes*={delivery_key}].private_notes``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from retrycli.gateway.presets.template import Fields, check_template, fill_text,
 STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
 Step = str | tuple[str, str, str]
-"""A name, a position in a list or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains
-(``*=``) or differs from (``!=``) a text. An entry without the part differs from every text."""
+"""A name, a position in a list, or ``*`` for all entries of a list. A tuple selects the entries of a list whose part
+equals (``=``), contains (``*=``) or differs from (``!=``) a text. An entry without the part differs from every text.
+"""
 
 
 def check_path(path: str) -> str:
@@ -34,7 +37,7 @@ JsonPath = Annotated[str, AfterValidator(check_path)]
 
 
 def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  it is only read
-    """Return all values at a path; empty if there are none.
+    """Return all values at a path; an empty list if there are none.
 
     Args:
         tree: parsed JSON.
@@ -53,8 +56,8 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
 def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  it is only read
     """Return the first step of a path that is missing in a tree; None if the path can be followed to its end.
 
-    A list may be empty, and the last value null. Two steps may be missing, because they are searched for: the last name
-    within brackets, and a position that ends the path.
+    A list may be empty, and the last value null. Two steps may be missing, because a condition looks for them: the last
+    name within brackets, and a position at the end of the path.
 
     Args:
         tree: parsed JSON.

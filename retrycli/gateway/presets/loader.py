@@ -1,4 +1,4 @@
-"""Presets: TOML files that teach the HTTP gateway one ticketing system."""
+"""Presets: TOML files that describe a ticketing system to the HTTP gateway."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class About(Table):
 
     title: str
     checked: str
-    """The system or documentation it was checked against."""
+    """The system or documentation that the preset was checked against."""
 
 
 def _one_or_many(value: object) -> object:
@@ -65,7 +65,7 @@ class Preset(Table):
 
     @property
     def settle_seconds(self) -> float:
-        """Seconds after an attempt in which its message may still appear."""
+        """Return the number of seconds after an attempt in which its message may still appear."""
         return max((rule.settle_seconds for rule in self.look_up), default=0.0)
 
     @model_validator(mode="before")
@@ -94,14 +94,14 @@ class Preset(Table):
 
     @property
     def columns(self) -> set[str]:
-        """The columns in its templates."""
+        """Return the columns in the preset's templates."""
         return {name for part in self._parts for name in part.columns if part.has_row}
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that every column in a template exists.
 
         Raises:
-            ConfigurationError: a column does not exist; the text names it.
+            ConfigurationError: a column does not exist; the error names it.
         """
         for part in self._parts:
             if part.has_row and (missing := sorted(part.columns.difference(columns))):
@@ -125,10 +125,10 @@ def known_presets() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """Return the TOML of a preset: a bundled one by name, or a file by a path that ends in ``.toml``.
+    """Return the TOML of a preset: a bundled preset by its name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is no such preset, or it can't be read.
+        ConfigurationError: there is no such preset, or its file can't be read.
     """
     if name.endswith(".toml"):
         file = Path(name)
@@ -145,17 +145,18 @@ def preset_text(name: str) -> str:
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset: a bundled one by name, or a file by a path that ends in ``.toml``.
+    """Read a preset: a bundled preset by its name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is no such preset, or it is invalid; the text names all invalid keys with their lines.
+        ConfigurationError: there is no such preset, or it is invalid; the error names all invalid keys with their
+            lines.
     """
     return _parse(name, preset_text(name)) if name.endswith(".toml") else _load_bundled(name)
 
 
 @cache
 def _load_bundled(name: str) -> Preset:
-    """Read a bundled preset once a process: parsing takes about 20 ms, and a pass needs the preset twice."""
+    """Read a bundled preset only once in a process: parsing takes about 20 ms, and a pass needs the preset twice."""
     return _parse(name, preset_text(name))
 
 
@@ -172,7 +173,7 @@ def _parse(name: str, text: str) -> Preset:
 
 
 def _relevant_errors(error: ValidationError) -> list[ErrorDetails]:
-    """Return the errors of a preset, without missing keys beside a misspelt one, which explains them."""
+    """Return the errors of a preset. Leave out missing keys beside a misspelt one, which explains them."""
     found = error.errors(include_url=False)
     misspelt = {mistake["loc"][:-1] for mistake in found if mistake["type"] == "extra_forbidden"}
     return [mistake for mistake in found if mistake["type"] != "missing" or mistake["loc"][:-1] not in misspelt]
@@ -212,11 +213,11 @@ def _tables_in(annotation: object) -> Iterator[type[Table]]:
 
 
 def line_of(text: str, key: Sequence[str | int]) -> int | None:
-    """Return the line of a key, or of the innermost table above it that is written; None if there is none.
+    """Return the line of a key or, if it is missing, of the innermost table around it; None if there is neither.
 
     Args:
         text: valid TOML.
-        key: names, and positions in arrays.
+        key: the names, and the positions in arrays, that lead to the key.
     """
     best, line = 0, None
     table: list[str | int] = []

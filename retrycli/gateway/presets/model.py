@@ -1,4 +1,4 @@
-"""The parts of a preset: requests, questions and conditions, validated when they are read."""
+"""The parts of a preset: requests, questions and conditions, which are validated when they are read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from retrycli.gateway.presets.json_path import JsonPath
 from retrycli.gateway.presets.template import Template, Tree, places
 
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
-"""Names of templates that are retrycli's own, whatever columns the table has."""
+"""Names of templates that are retrycli's own, whatever columns the application's table has."""
 CREDENTIALS = frozenset({"token", "username", "password", "session"})
 """Names in the templates of ``[auth]``."""
 KEY = "delivery_key"
 ATTACHMENTS = "attachments"
 OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})
-"""Parts of an attachment in ``{each.…}``."""
+"""Names for the parts of an attachment in ``{each.…}``."""
 OF_ANSWERS = frozenset({"page", "external_id"})
 """Names without a value when a message is sent."""
 TEXTS = frozenset({"subject", "body"})
@@ -37,7 +37,9 @@ def _stays_below(path: str) -> str:
 
 
 def _fits_a_header(template: str) -> str:
-    """Check that a header's template fits every header: ASCII only, and no text that may have line breaks."""
+    """Check that a header's template fits every header. It must be ASCII, and must not use values that may have line
+    breaks.
+    """
     if not re.fullmatch(r"[ -~]*", template):
         raise ValueError("a header must consist of printable ASCII characters")
     for place in places(template):
@@ -77,7 +79,7 @@ class Condition(Table):
     equals: Any = None
     contains: Template | None = None
     text: Template | None = None
-    """Instead of a path: a text that must be anywhere in the answer."""
+    """A text that must be anywhere in the answer, instead of a path."""
 
     @model_validator(mode="after")
     def _has_one_test(self) -> Self:
@@ -93,7 +95,7 @@ class Condition(Table):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """Its templates."""
+        """Return the condition's templates."""
         return tuple(template for template in (self.path, self.contains, self.text) if template is not None)
 
 
@@ -109,14 +111,16 @@ class Question(Get):
 
     holds: Condition
     more: Condition | None = None
-    """If it holds, there are more pages: ask again with ``{page}`` 2, 3 and so on."""
+    """If the condition holds, there are more pages: ask again with ``{page}`` 2, 3 and so on."""
 
 
 class LookupRule(Question):
-    """A question if a message has arrived: it has if the condition holds."""
+    """A question whether a message has arrived. It has arrived if the condition holds."""
 
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
-    """Seconds after an attempt in which its message may still appear. Only then is it absent."""
+    """Number of seconds after an attempt in which its message may still appear. After that, the message counts as
+    absent.
+    """
 
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
@@ -129,29 +133,29 @@ class Step(Get):
     """One GET of a preflight."""
 
     take: dict[Annotated[str, Field(pattern=r"^\w+$")], JsonPath] = {}
-    """Values of the answer for the templates of later steps. Without a value the preflight is not proven."""
+    """Values from the answer for the templates of later steps. Without a value the preflight is not proven."""
     each: str | None = None
-    """A name from `take`: ask once for every one of its values."""
+    """A name from `take`: ask once for each of its values."""
     enough: Condition | None = None
-    """If it holds, the preflight is proven, and no other step is asked."""
+    """If it holds, the preflight is proven, and the other steps are left out."""
     holds: Condition | None = None
-    """Must hold for at least one of the answers."""
+    """A condition that must hold for at least one of the answers."""
 
 
 class Preflight(Table):
-    """Proof required before a message is sent, by questions alone."""
+    """Proof required before a message is sent, by means of questions alone."""
 
     remedy: str
-    """The operator's next step if it is not proven."""
+    """The operator's next step if the preflight is not proven."""
     steps: tuple[Step, ...] = Field(min_length=1)
 
 
 class Marker(Table):
-    """A text in a message by which a look-up can find it."""
+    """A text in a message that lets a look-up find the message."""
 
     text: Template
     unless: str | None = None
-    """A preflight: if it is proven, the marker is empty."""
+    """A preflight. If it is proven, the marker is empty."""
 
 
 class MessageRule(Table):
@@ -165,23 +169,27 @@ class MessageRule(Table):
     format: Literal["text", "html"] = "text"
     body: Tree = {}
     files: str | None = None
-    """multipart: the field of the attachments."""
+    """For multipart requests: the field of the attachments."""
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
-    """Accepted extensions of attachments, in lower case, "" for none: the system mishandles others. By default all."""
+    """Accepted extensions of attachments, in lower case, with "" for no extension: the system mishandles other files.
+    By default all are accepted.
+    """
     required: tuple[str, ...] = ()
-    """Columns that must not be empty: otherwise nothing, or an empty message, would arrive."""
+    """Columns that must not be empty, because otherwise nothing, or an empty message, would arrive."""
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
-    """Columns that may be dropped. A message with a value in any other column without a place is not sent."""
+    """Columns that may be left out. A message with a value in any other column that the rule does not use is not
+    sent.
+    """
     marker: Marker | None = None
     preflight: str | None = None
     confirmed: Condition | None = None
-    """Condition on the answer. If it fails, the message has arrived, but not as it should be."""
+    """A condition on the answer. If it fails, the message has arrived, but not as intended."""
     verify: Question | None = None
     """Question that reads a delivered message back, if ``gateway.verify`` is set."""
 
     @cached_property
     def capabilities(self) -> tuple[str, ...]:
-        """The list columns that it has a place for."""
+        """Return the list columns that the rule supports."""
         named = {*self._names, *([ATTACHMENTS] if self.files else [])}
         return tuple(column for column in LIST_COLUMNS if column in named)
 
@@ -228,24 +236,26 @@ class Session(Table):
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
     encoding: Literal["json", "form"] = "json"
-    """The body's encoding. OAuth (RFC 6749) requires a form."""
+    """The encoding of the body. OAuth (RFC 6749) requires a form."""
     token: JsonPath
     """Path in the answer to the value of ``{session}``."""
 
 
 class Auth(Table):
-    """The credentials in requests."""
+    """The rule for credentials in requests."""
 
     headers: dict[HeaderName, SecretHeader] = {}
     basic: tuple[Secret, Secret] | None = None
     """User and password of HTTP's basic authentication (RFC 7617)."""
     session: Session | None = None
     identity: Secret | None = None
-    """Our identity, as ``{identity}`` in the templates of messages and checks."""
+    """retrycli's identity, as ``{identity}`` in the templates of messages and checks."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The required settings of ``gateway``: all that it names without ``|optional`` or ``|default``."""
+        """Return the required settings of ``gateway``: all settings that it names without ``|optional`` or
+        ``|default``.
+        """
         session = () if self.session is None else (self.session.headers, self.session.body)
         found = places([self.headers, self.basic or (), self.identity, *session])
         named = {place.name for place in found if not {name for name, _ in place.filters} & {"default", "optional"}}
@@ -253,15 +263,15 @@ class Auth(Table):
 
 
 class Upload(Table):
-    """The upload of an attachment before its message. The answer's token becomes ``{each.token}``."""
+    """The upload of an attachment before its message is sent. The answer's token becomes ``{each.token}``."""
 
     path: UrlPath
     query: Query = {}
     headers: Headers = {}
     files: str | None = None
-    """The form's field of the attachment. By default the attachment is the whole body."""
+    """The form field for the attachment. By default the attachment is the whole body."""
     content_type: str | None = None
-    """Media type of the body. By default the attachment's own."""
+    """Media type of the body. By default that of the attachment."""
     token: JsonPath
 
     @model_validator(mode="after")
@@ -274,14 +284,14 @@ class Upload(Table):
 
 
 class SuccessRule(Table):
-    """The condition on which a 2xx answer means delivered."""
+    """The condition under which a 2xx answer means delivered."""
 
     status: tuple[int, ...] = ()
-    """Accepted statuses. By default 200 to 299."""
+    """Accepted statuses; by default 200 to 299."""
     field: JsonPath | None = None
     equals: Any = True
     required: bool = False
-    """An answer without the field is a refusal."""
+    """True if an answer without the field is a refusal."""
     present: JsonPath | None = None
     not_empty: JsonPath | None = None
     absent: JsonPath | None = None
@@ -293,7 +303,7 @@ class AnswerRule(Table):
     errors: tuple[JsonPath, ...] = ("messages", "errors", "message", "error", "detail")
     id: JsonPath | None = None
     id_header: HeaderName | None = None
-    """The header, such as ``Location``, that ends in the id."""
+    """The header, such as ``Location``, whose value ends with the id."""
 
 
 class Reclassification(Table):
@@ -312,5 +322,5 @@ class Reclassification(Table):
         return self
 
     def applies(self, status: int, text: str) -> bool:
-        """Return if an answer matches."""
+        """Return whether an answer matches the exception."""
         return (not self.status or status in self.status) and (self.text or "").lower() in text.lower()

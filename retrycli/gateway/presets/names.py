@@ -1,6 +1,6 @@
-"""Check the names in a preset's templates against the names that have a value there.
+"""Check the names in a preset's templates against the names that have a value at that point.
 
-A name without a value would be sent as an empty text, and an empty text in a condition matches anything.
+A name without a value would be sent as an empty string, and an empty string in a condition matches anything.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a preset with templates."""
+    """A part of a preset that has templates."""
 
     where: str
     names: Names
     known: Names
-    """retrycli's own names that have a value there."""
+    """The names defined by retrycli that have a value in this part."""
     has_row: bool = True
-    """The columns of a message have a value there too."""
+    """True if the columns of a message also have a value in this part."""
 
     @property
     def columns(self) -> Names:
-        """The columns among its names."""
+        """Return the columns among its names."""
         own = {*OURS, EACH}
         return frozenset([name for name in self.names - self.known if name.partition(".")[0] not in own])
 
     @property
     def empty(self) -> list[str]:
-        """The names without a value, sorted."""
+        """Return the names without a value, sorted."""
         return sorted(self.names - self.known - (self.columns if self.has_row else NONE))
 
 
@@ -64,7 +64,7 @@ def check_names(preset: Preset, parts: Iterable[Part]) -> None:
     """Check that every name has a value where it is used.
 
     Raises:
-        ValueError: names have no value; the text says which names, and where.
+        ValueError: names have no value; the error lists these names, and where they are used.
     """
     has_session = (preset.auth or Auth()).session is not None
     problems = []

@@ -1,7 +1,7 @@
-"""Templates: texts with places for a row's columns, and filters for their values.
+"""Templates: texts with placeholders for a row's columns, and filters for their values.
 
-A place is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values go into parsed
-structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives unchanged.
+A placeholder is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values go into
+parsed structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives unchanged.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ BLOCKS = frozenset(
 """Elements that start a line."""
 HIDDEN = frozenset({"head", "script", "style", "title"})
 HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
-"""Start of a character reference so long that Python may refuse to parse its number."""
+"""Start of a character reference so long that Python may refuse to parse it as a number."""
 
 
 class Left(Enum):
-    """Marks a key that is left out."""
+    """A marker for a key that is left out."""
 
     OUT = "out"
 
@@ -46,13 +46,13 @@ Fields = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """A place for a value, with the filters that apply to it."""
+    """A placeholder for a value, with the filters that apply to the value."""
 
     name: str
     filters: tuple[tuple[str, str], ...] = ()
 
     def value(self, fields: Fields) -> object:
-        """Return the value for this place, filtered."""
+        """Return the value for this placeholder, with the filters applied."""
         value = fields.get(self.name)
         for name, argument in self.filters:
             value = FILTERS[name](value, argument)
@@ -60,10 +60,10 @@ class Placeholder:
 
 
 def check_template(template: str) -> str:
-    """Check that a template's places are columns with known filters.
+    """Check that a template's placeholders are columns with known filters.
 
     Raises:
-        ValueError: a place is invalid; the text names it.
+        ValueError: a placeholder is invalid; the error names it.
     """
     _parse(template)
     return template
@@ -82,7 +82,7 @@ Tree = Annotated[dict[str, Any], AfterValidator(check_templates)]
 
 
 def templates(tree: object) -> list[str]:
-    """Return all texts in a body."""
+    """Return all strings in a body."""
     texts: list[str] = []
     branches = [tree]
     while branches:
@@ -102,12 +102,12 @@ def templates(tree: object) -> list[str]:
 
 
 def places(tree: object) -> list[Placeholder]:
-    """Return all placeholders in a body's texts."""
+    """Return all placeholders in a body's strings."""
     return [part for text in templates(tree) for part in _parse(text) if isinstance(part, Placeholder)]
 
 
 def fill(tree: object, fields: Fields) -> object:
-    """Fill a body with values. A text that is a single place keeps the value's type."""
+    """Fill a body with values. A string that consists of one placeholder keeps the value's type."""
     match tree:
         case str():
             return fill_text(tree, fields)
@@ -127,7 +127,7 @@ def fill(tree: object, fields: Fields) -> object:
 
 
 def fill_text(template: str, fields: Fields) -> object:
-    """Fill a text with values. A text that is a single place becomes the value itself."""
+    """Fill a string with values. A string that consists of one placeholder becomes the value itself."""
     parts = _parse(template)
     if len(parts) == 1 and isinstance(parts[0], Placeholder):
         return parts[0].value(fields)
@@ -135,7 +135,7 @@ def fill_text(template: str, fields: Fields) -> object:
 
 
 def plain(value: object) -> str:
-    """Return a value as text.
+    """Return a value as a string.
 
     Raises:
         ValueError: the value is nested too deeply.
@@ -156,7 +156,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
     """Fill a path and its query. Every value stays one segment or one parameter.
 
     Raises:
-        InvalidMessage: a value would be empty, ``.`` or ``..`` as a segment.
+        InvalidMessage: as a segment, a value would be empty, ``.`` or ``..``.
     """
     parts = []
     for part in _parse(template):
@@ -239,7 +239,7 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
 
 
 def plain_text(html: str) -> str:
-    """Return the text of HTML, line by line. Never fails, and never takes long."""
+    """Convert HTML to plain text, line by line. Never fail, and never take long."""
     reader = _Reader()
     reader.feed(_escape_unended(_escape_unended(HUGE_NUMBER.sub("&amp;", html), "<!--", "-->"), "<", ">"))
     reader.close()
@@ -248,7 +248,7 @@ def plain_text(html: str) -> str:
 
 
 def _escape_unended(html: str, start: str, end: str) -> str:
-    """Escape constructs without an end: the parser would search the rest of the text for every one of them."""
+    """Escape constructs without an end: the parser would search the rest of the text for each of them."""
     last = html.rfind(end) + 1
     return html[:last] + html[last:].replace(start, start.replace("<", "&lt;"))
 
@@ -260,7 +260,7 @@ class _Reader(HTMLParser):
         self._hidden = 0
 
     def parse_html_declaration(self, i: int) -> int:
-        """Skip ``<![…>`` as browsers do. An assertion in Python 3.11 fails for some of them."""
+        """Skip ``<![…>`` as browsers do. For some of these declarations, an assertion in Python 3.11 fails."""
         bogus = self.rawdata.startswith("<![", i)
         return self.parse_bogus_comment(i) if bogus else super().parse_html_declaration(i)
 
@@ -311,12 +311,12 @@ def _base64(value: object, _argument: str) -> object:
 
 
 def _mime(value: object, _argument: str) -> object:
-    """Encode text for a mail header (RFC 2047), for systems that copy it unencoded: one word of any length."""
+    """Encode text for a mail header (RFC 2047), as one word of any length, for systems that copy it unencoded."""
     return f"=?utf-8?b?{_base64(value, '')}?="
 
 
 def _int(value: object, _argument: str) -> object:
-    """Convert to an integer, for systems that accept no other ticket id."""
+    """Convert to an integer, for systems whose ticket ids must be integers."""
     text = plain(value)
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise InvalidMessage(f"{text[:40]!r} must be an integer for this ticketing system")
@@ -327,7 +327,7 @@ def _django(value: object, _argument: str) -> object:
     """Escape text so that Django's template language renders it unchanged.
 
     Characters that open or close a tag become a string in a variable's place. The result must not have ``{%``, because
-    django-helpdesk first puts every one of them between tags of its own.
+    django-helpdesk first puts every one of them between its own tags.
     """
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 

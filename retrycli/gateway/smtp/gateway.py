@@ -29,8 +29,9 @@ from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}
 CUT_SECONDS = 2.0
-"""Wait for a session that was cut. One that reads a file on a dead network share may never end, but it can't send
-anything more."""
+"""Seconds to wait for a session that was cut. A session that reads a file on a dead network share may never end, but it
+can't send anything more.
+"""
 
 
 class SmtpGateway(BaseGateway):
@@ -39,7 +40,7 @@ class SmtpGateway(BaseGateway):
     Args:
         settings: the server and the credentials.
         columns: the columns of the application's table, to check the subject; None without a table.
-        connections: the maximum number of concurrent sessions. Every session has a thread of its own.
+        connections: the maximum number of concurrent sessions. Every session has its own thread.
         now: the clock, for a mail's date.
         sleep: waits between immediate retries.
 
@@ -83,7 +84,7 @@ class SmtpGateway(BaseGateway):
         return LookUp(Presence.UNKNOWN, "a mail server can't show whether a mail has arrived")
 
     async def probe(self) -> Outcome:
-        """Open a session up to the point where a mail could be sent. Send none."""
+        """Open a session up to the point where a mail could be sent, but send none."""
         deadline = asyncio.get_running_loop().time() + self._settings.request_timeout_seconds
         outcome = await self._send(None, DeliveryProgress(), deadline)
         if outcome.error is None:
@@ -91,7 +92,7 @@ class SmtpGateway(BaseGateway):
         return replace(outcome, error=one_line(self.redact_secrets(outcome.error)))
 
     def redact_secrets(self, text: str) -> str:
-        """Mask our secrets in a text."""
+        """Mask retrycli's secrets in a text."""
         return redact_secrets(text, self._secrets)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
@@ -122,7 +123,7 @@ class SmtpGateway(BaseGateway):
             raise invalid(str(error)) from error
 
     async def _send(self, mail: Mail | None, progress: DeliveryProgress, deadline: float) -> Outcome:
-        """Send a mail, or none (see `SmtpSession.deliver`). Retry at once if no session was opened."""
+        """Send a mail, or none (see `SmtpSession.deliver`). Retry immediately if no session was opened."""
         return await retry_unreachable(
             lambda: self._attempt(mail, deadline, progress),
             retries=self._settings.immediate_retries,
@@ -154,7 +155,7 @@ class SmtpGateway(BaseGateway):
             progress.in_flight = session.in_doubt
 
     def _outcome_of_cut(self, session: SmtpSession, outcome: Outcome | None) -> Outcome:
-        """Return the outcome of a session that was cut. Its own outcome counts if the server had replied."""
+        """Return the outcome of a session that was cut. If the server had replied, return the session's own outcome."""
         if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
@@ -165,7 +166,8 @@ class SmtpGateway(BaseGateway):
     async def _connect(self) -> socket.socket:
         """Connect to the first of the server's addresses that answers.
 
-        smtplib would connect in a thread, which can't be interrupted while it waits for a connection or a name.
+        With smtplib, the connection would be opened in a thread, which can't be interrupted while it waits for a
+        connection or a name.
         """
         loop = asyncio.get_running_loop()
         problem = OSError("the name has no address")
@@ -193,7 +195,7 @@ def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
     """Check that every column in the subject's template exists.
 
     Raises:
-        ConfigurationError: a column does not exist; the text names it.
+        ConfigurationError: a column does not exist; the error names it.
     """
     for place in places(settings.subject):
         if place.name not in {*columns, *OPTIONAL_COLUMNS}:

@@ -1,7 +1,7 @@
-"""Compose a mail: recipients, headers and parts. Files are streamed from the disk.
+"""Compose a mail: recipients, headers and parts. Files are streamed from disk.
 
 The headers are written here and not by `email.message.EmailMessage`, which decodes its input: a subject of
-``=?utf-8?q?=0D=0ABcc:_…?=`` would become a line end and a header of the customer's choice.
+``=?utf-8?q?=0D=0ABcc:_…?=`` would become a line break and a header that the customer chose.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LINE = 76
 LONGEST_SUBJECT = 900
 """Maximum length of a subject, in characters."""
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
-"""Close to RFC 5322, section 3.6.4: visible ASCII with an @, without angle brackets."""
+"""An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, without angle brackets."""
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 BLOCK = 57 * 1024
-"""Bytes of a file read at once: whole lines of base64."""
+"""Number of bytes of a file to read in one step: whole lines of base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Mail:
     to: tuple[Address, ...]
     cc: tuple[Address, ...]
     envelope: tuple[Address, ...]
-    """Its recipients without duplicates, and without those that have it already."""
+    """Its recipients without duplicates, and without those that have already received it."""
     headers: bytes
     """All headers except the recipients'."""
     body: bytes
@@ -52,13 +52,13 @@ class Mail:
     boundary: str
 
     def size(self, *, utf8: bool) -> int:
-        """Return its size in bytes."""
+        """Return the size in bytes."""
         return sum(
             len(part) if isinstance(part, bytes) else _encoded_size(part.size) for part in self._parts(utf8=utf8)
         )
 
     def chunks(self, *, utf8: bool) -> Iterator[bytes]:
-        """Yield the mail as it is transmitted, dots escaped, without the final dot (RFC 5321, section 4.5.2).
+        """Yield the mail as it is transmitted, with dots escaped, but without the final dot (RFC 5321, section 4.5.2).
 
         Raises:
             FileChanged, OSError: an attachment changed or is gone.
@@ -72,10 +72,10 @@ class Mail:
                     yield base64.encodebytes(block).replace(b"\n", b"\r\n")
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
-        """Yield the mail in pieces. Every piece starts a line.
+        """Yield the mail in pieces. Every piece starts a new line.
 
         Args:
-            utf8: the server accepts addresses beyond ASCII. Otherwise headers leave them out.
+            utf8: the server accepts non-ASCII addresses. Otherwise they are left out of headers.
         """
         lists = (("To", self.to), ("Cc", self.cc))
         shown = (
@@ -104,18 +104,18 @@ def compose(
     subject: str,
     now: datetime,
 ) -> Mail:
-    """Make a mail of a message.
+    """Compose a mail from a message.
 
     Args:
         queued: the message; ``in_reply_to`` and ``references`` are used if the table has these columns.
-        attachments: the message's files.
-        sender: the sender.
+        attachments: the files of the message.
+        sender: the sender's address.
         fixed: ``gateway.recipient``.
         subject: the template of the subject.
         now: the latest possible date of the mail.
 
     Raises:
-        InvalidMessage: a column's value can't be in a mail; the text names the column.
+        InvalidMessage: a column's value can't be used in a mail; the error names the column.
     """
     message = queued.message
     to, cc, bcc = _recipients(message, fixed)
@@ -145,7 +145,7 @@ def compose(
 def _recipients(
     message: Message, fixed: Address | None
 ) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
-    """Return To, Cc and Bcc. An internal note never goes to the addresses of its row, because they are customers.
+    """Return To, Cc and Bcc. An internal note never goes to the addresses in its row, because they belong to customers.
 
     Args:
         message: the message.
@@ -205,7 +205,7 @@ def _boundary(delivery_key: str, body: bytes) -> str:
 
 
 def _addresses(addresses: Sequence[Address]) -> str:
-    """Return a list of mailboxes, one a line (RFC 5322, section 3.4)."""
+    """Format a list of mailboxes, one per line (RFC 5322, section 3.4)."""
     return ",\r\n ".join(
         address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in addresses
     )
@@ -214,8 +214,8 @@ def _addresses(addresses: Sequence[Address]) -> str:
 def _phrase(name: str) -> str:
     """Return a name as a quoted string, or as encoded words if necessary (RFC 2047, section 5).
 
-    A long name needs encoded words, which can be folded: no line may have more than 998 octets (RFC 5322, section
-    2.1.1).
+    A long name needs encoded words, which can be folded, because no line may have more than 998 octets (RFC 5322,
+    section 2.1.1).
     """
     if name.isascii() and "=?" not in name and len(name) <= LINE:
         return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
@@ -273,7 +273,7 @@ def _part_header(attachment: Attachment) -> bytes:
 
 
 def _filename_parameter(name: str) -> str:
-    """Return the filename parameter, in pieces if it is long (RFC 2231, sections 3 and 4)."""
+    """Return the filename parameter, split into pieces if it is long (RFC 2231, sections 3 and 4)."""
     if re.fullmatch(r"[\w .,()+-]{1,60}", name, re.ASCII):
         return f' filename="{name}"'
     pieces, quoted = [""], [quote(character, safe="") for character in name]

@@ -1,7 +1,7 @@
-"""One session with a mail server (RFC 5321), by smtplib, in a thread of its own. Replies become an outcome.
+"""One session with a mail server (RFC 5321), run by smtplib in a separate thread. Replies become an outcome.
 
-The dot that ends a mail decides. Before it is sent no server may deliver anything (RFC 5321, section 4.1.1.4), so an
-error before it proves that nothing was sent. After it only a reply can tell.
+The dot that ends a mail decides. Before the dot is sent, no server may deliver anything (RFC 5321, section 4.1.1.4), so
+an earlier error proves that nothing was delivered. After the dot, only a reply shows the outcome.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from retrycli.gateway.smtp.protocol import SHUTTING_DOWN, Client, Garbled, SmtpR
 GO_AHEAD = 354
 END = "the end of the mail"
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
-"""Precedence of recipients' refusals: while one recipient may still be accepted, the mail is retried."""
+"""Precedence of recipients' refusals: the mail is retried as long as any recipient may still be accepted."""
 QUIT_SECONDS = 2.0
-"""Timeout of QUIT, after the outcome is known."""
+"""Timeout of QUIT, in seconds. The outcome is already known."""
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
-"""Everything raised for what the other side did. Text that can't be encoded is a `ValueError`."""
+"""All exceptions that a session raises for errors of the other side. Text that can't be encoded is a `ValueError`."""
 
 
 class _Finished(Exception):
@@ -40,15 +40,15 @@ class _Finished(Exception):
 
 
 class SmtpSession:
-    """One delivery, or a test up to the point of one.
+    """One delivery, or a test that stops before the mail.
 
     Args:
         settings: the server and the credentials.
-        context: for an encrypted connection; None without encryption.
+        context: the context of an encrypted connection; None without encryption.
         connection: an open, unused connection to the server.
 
     Raises:
-        OSError: no descriptor is left; the connection is closed.
+        OSError: no file descriptor is left; the connection is closed.
     """
 
     def __init__(self, settings: GatewaySettings, context: ssl.SSLContext | None, connection: socket.socket) -> None:
@@ -66,12 +66,12 @@ class SmtpSession:
         self._begun = False
 
     def cut(self) -> None:
-        """End the session from another thread: blocked calls fail at once."""
+        """End the session from another thread: blocked calls fail immediately."""
         with suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
 
     def deliver(self, mail: Mail | None) -> Outcome:
-        """Send a mail. If it is None, stop where one could be sent."""
+        """Send a mail. If it is None, stop at the point where a mail could be sent."""
         try:
             self._open()
             self._begun = True
@@ -90,7 +90,7 @@ class SmtpSession:
 
     @property
     def in_doubt(self) -> bool:
-        """The mail may have arrived."""
+        """Return whether the mail may have arrived."""
         return self.step == END
 
     def _outcome_of_error(self, error: Exception) -> Outcome:
@@ -202,7 +202,7 @@ class SmtpSession:
     def _send_recipients(
         self, recipients: tuple[Address, ...], *, utf8: bool
     ) -> tuple[list[Address], list[tuple[Address, SmtpReply]]]:
-        """Return the accepted recipients, and the refused ones with the replies."""
+        """Return the accepted recipients, and the refused ones with their replies."""
         accepted: list[Address] = []
         refused: list[tuple[Address, SmtpReply]] = []
         for address in recipients:
@@ -259,7 +259,9 @@ class SmtpSession:
 def _outcome_of_refusals(
     refused: Sequence[tuple[Address, SmtpReply]], accepted: Sequence[Address] = (), sent: SmtpReply | None = None
 ) -> Outcome:
-    """Return the outcome of a mail refused for some or all recipients. Accepted recipients have it."""
+    """Return the outcome of a mail that was refused for some or all recipients. Accepted recipients have received
+    it.
+    """
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
     if sent is not None and (needs_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
         # The mail was accepted for some, so the others are refused for their own sake, not for a missing log-in.

@@ -1,7 +1,7 @@
 """Examine the installation: each check examines one thing and returns findings with their remedies.
 
-A new check is a function of a `Context` in `CHECKS`; if it needs the database, a function of a `Context` and a
-`Database` in `DATABASE_CHECKS`. Nothing is written, and no message is sent.
+To add a check, add a function of a `Context` to `CHECKS`. If it needs the database, add a function of a `Context` and a
+`Database` to `DATABASE_CHECKS`. Nothing is written, and no message is sent.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def examine(
     """Run all checks.
 
     Args:
-        config: the settings' file, as `retrycli.config.loader.load` takes it.
-        environment: by default the process's own.
-        host: by default this machine.
+        config: the settings' file, as `retrycli.config.loader.load` accepts it.
+        environment: the environment variables; by default those of the process.
+        host: the machine to check; by default this one.
         now: the clock.
 
     Returns:
-        The findings. Invalid settings are a finding too; then no check that needs them runs.
+        The findings. Invalid settings are also a finding; then the checks that need settings do not run.
     """
     try:
         loaded = load(config, environment)
@@ -78,11 +78,11 @@ def examine(
 
 
 def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
-    """Run all checks as cron would: in the user's home, with a nearly empty environment.
+    """Run all checks in cron's environment: in the user's home, with almost no environment variables.
 
     Args:
-        config: the settings' file that the cron line names; None if it names none.
-        host: by default this machine.
+        config: the settings' file that the cron line names; None if it names no file.
+        host: the machine to check; by default this one.
     """
     named = [] if config is None else ["--config", str(config.absolute())]
     done = under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
@@ -102,8 +102,8 @@ def _findings(
 
     Args:
         check: the check.
-        given: its arguments.
-        instead: what to return if the database can't be read and another finding says why.
+        given: the arguments of the check.
+        instead: what to return if the database can't be read and another finding already reports it.
     """
     try:
         return list(check(*given))
@@ -120,7 +120,7 @@ def _problem(name: str, error: Exception) -> Finding:
 
 
 def _database_findings(context: Context) -> list[Finding]:
-    """Run the checks of the database, if it can be opened. Checks that a full disk prevents are left out."""
+    """Run the checks of the database, if it can be opened. Leave out checks that a full disk prevents."""
     is_full = this_host.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
@@ -138,7 +138,7 @@ def _database_findings(context: Context) -> list[Finding]:
 
 
 def _without_database(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
-    """Return what a check finds without the database."""
+    """Return the findings of a check when there is no database."""
     if check is gateway.api:
         return _findings(gateway.api, context, None)
     return _findings(scheduler.scheduling, context, []) if check is scheduler.calling else []

@@ -1,4 +1,4 @@
-"""What the checks examine (the settings, the machine, the time), and what they return: findings."""
+"""Define what the checks examine (the settings, the machine, the time), and their results: findings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Level(StrEnum):
     WARNING = "warning"
     """It works, but should be changed."""
     FAILURE = "failure"
-    """Something does not work, or strangers can reach retrycli's data."""
+    """Something does not work, or unauthorised users can access retrycli's data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ def warning(name: str, found: str, remedy: str) -> Finding:
 
 
 def failure(name: str, found: str, remedy: str) -> Finding:
-    """Return a finding that an operator must act on."""
+    """Return a finding that an operator must fix."""
     return Finding(name, Level.FAILURE, found, remedy)
 
 
 def of_error(name: str, text: str) -> Finding:
-    """Return a failure from an error text of the form "problem; remedy"."""
+    """Convert an error text of the form "problem; remedy" to a failure."""
     found, _, remedy = text.partition("; ")
     return failure(name, found, remedy or "fix this, and run `retrycli doctor` again")
 
@@ -75,17 +75,17 @@ class Context:
 
     @property
     def settings(self) -> Settings:
-        """The settings."""
+        """Return the settings."""
         return self.loaded.settings
 
     @property
     def interval(self) -> timedelta:
-        """The configured interval between passes."""
+        """Return the configured interval between passes."""
         return timedelta(minutes=self.settings.schedule.retry_interval_minutes)
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
-    """Return a finding that compares another clock with this machine's."""
+    """Return a finding from a comparison of another clock with this machine's."""
     if abs(ahead) <= CLOCK_TOLERANCE:
         return well("clock", f"agrees with that of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()

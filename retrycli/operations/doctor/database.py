@@ -28,11 +28,11 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
 LOOK_BACK = 10
-"""The number of passes that show the usual interval."""
+"""The number of passes from which the usual interval is determined."""
 
 
 def table(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the application's table, what it shows of changes, and that the preset fits it."""
+    """Check the application's table, how well changes to it can be noticed, and whether the preset fits it."""
     from retrycli.gateway.router import check_columns
 
     columns = database.messages.c.keys()
@@ -80,7 +80,7 @@ def queue(_context: Context, database: Database) -> Iterator[Finding]:
 
 
 def age(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the age of the oldest message that a pass would send."""
+    """Check the age of the oldest message that a pass would still send."""
     oldest = MessageQueries(database).oldest()
     if oldest is None:
         return
@@ -94,7 +94,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def index(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the index of failed rows, if the application's table is big enough for it to help."""
+    """Check the index of failed rows, if the application's table is large enough to need it."""
     state = FailedIndex(database).state()
     table = context.settings.database.table
     if state is IndexState.THERE:
@@ -125,7 +125,7 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def search_path(_context: Context, database: Database) -> Iterator[Finding]:
-    """Check who else may create functions and operators in the schemas where a server looks up the names of a
+    """Check who else may create functions and operators in the schemas in which a server looks up the names in a
     statement.
     """
     if database.is_sqlite:
@@ -144,7 +144,7 @@ def _quoted(name: str) -> str:
 
 
 def time(context: Context, database: Database) -> Iterator[Finding]:
-    """Compare the clock with the server's and with recorded times."""
+    """Compare this machine's clock with the server's, and with recorded times."""
     if not database.is_sqlite:
         yield compared_clocks("the database", clock_ahead(database, context.now))
     last = next(iter(newest_passes(database)), None)
@@ -157,5 +157,5 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """Return the newest passes, up to a time if given, as far as this program can read them."""
+    """Return the newest passes, up to a time if one is given. Leave out passes that this program can't read."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

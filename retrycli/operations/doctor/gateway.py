@@ -1,4 +1,4 @@
-"""Check where messages go: the ticketing API or the mail server."""
+"""Check the destinations of messages: the ticketing API or the mail server."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ DELIVER_TEST = "nothing is waiting to be sent; to test delivery, run `retrycli d
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that each destination is reachable and accepts the credentials, as far as this shows without a message.
+    """Check that each destination is reachable and accepts the credentials, as far as this can be found out without
+    sending a message.
 
-    Otherwise report its last refusal.
+    If it is not, report its last refusal.
     """
     refusals = {} if database is None else _refusals(context, database)
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
@@ -56,7 +57,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Report the open circuit breakers: a server may answer a GET and accept no message."""
+    """Report the open circuit breakers, because a server may answer a GET but accept no message."""
     if database is None or database.revision() != schema.HEAD:
         return
     used: dict[str | None, str] = {
@@ -74,7 +75,7 @@ def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _refusals(context: Context, database: Database) -> dict[str, str]:
-    """Return the last refusal of each destination that refuses everything."""
+    """Return the last refusal of each destination that refuses all requests."""
     if database.revision() != schema.HEAD:
         return {}
     ledger = Ledger(database)

@@ -1,4 +1,4 @@
-"""Check the settings, the files they name, the disk and the lock."""
+"""Check the settings, the files that they name, the disk and the lock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUN_AS_OWNER = "run doctor as the user who runs the passes"
 
 
 def settings(context: Context) -> Iterator[Finding]:
-    """Check where the settings come from, and that a pass called by cron would find them."""
+    """Check where the settings come from, and that a pass started by cron would find them."""
     sources = {source.partition(" ")[0] for source in context.loaded.sources.values()}
     where = None if context.loaded.file is None else proposal.config_path(context.loaded)
     if where is None:
@@ -56,7 +56,7 @@ def settings(context: Context) -> Iterator[Finding]:
 
 
 def files(context: Context) -> Iterator[Finding]:
-    """Check who else may read secrets, or change what a pass relies on."""
+    """Check who else can read secrets, or change files that a pass relies on."""
     problems = [*_readable_secrets(context), *_weak_files(context)]
     yield from problems or [well("files", "no other user can read a secret or change anything that passes rely on")]
 
@@ -76,7 +76,9 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 
 
 def _weak_files(context: Context) -> Iterator[Finding]:
-    """Find places where others can change what a pass relies on, each once: a folder may hold several files."""
+    """Find paths at which other users can change what a pass relies on. Return each path once, because a folder may
+    hold several files.
+    """
     users, seen = _trusted_users(context), set[Path]()
     for path, is_shared in _relied_on(context):
         weakness = find_weakness(path, users)
@@ -98,7 +100,9 @@ def _weak_files(context: Context) -> Iterator[Finding]:
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
-    """Return the remedy. The owner may be right: neither the application nor a user may lose a file or a folder."""
+    """Return the remedy. The owner may be correct: the remedy must not take a file or a folder away from the
+    application or a user.
+    """
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
@@ -107,9 +111,10 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
 
 
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
-    """Yield the files and folders that a pass relies on, with True for those that another program may write too.
+    """Yield the files and folders that a pass relies on, with True for those that another program may also write.
 
-    The application writes its database and its attachments, and may be another user. Then the operator must know it.
+    The application writes its database and its attachments, and may be another user. In that case the operator must be
+    told.
     """
     config = context.loaded.file
     yield from (
@@ -126,15 +131,15 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
-    """Return who may write what a pass relies on: root, the current user, and, for root, those who may run the
-    passes.
+    """Return the users that may write files on which a pass relies: root, the current user and, for root, the users
+    that may run the passes.
     """
     return trusted_users().union(_pass_makers(context) if context.host.uid == 0 else ())
 
 
 def _pass_makers(context: Context) -> Iterator[int]:
-    """Yield who may run the passes: the users that schedules name, then the owners of the database and the settings'
-    file.
+    """Yield the users that may run the passes: the users named by schedules, then the owners of the database and the
+    settings' file.
     """
     for caller in callers_of(context.loaded, context.host):
         if (number := user_number(caller.user or caller.owner)) is not None:
@@ -146,7 +151,9 @@ def _pass_makers(context: Context) -> Iterator[int]:
 
 
 def _pass_maker(context: Context) -> str:
-    """Return the name of the user who runs the passes: for root the first one but root, else the current user."""
+    """Return the name of the user who runs the passes: for root the first such user other than root, otherwise the
+    current user.
+    """
     others = _pass_makers(context) if context.host.uid == 0 else ()
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
 
@@ -177,23 +184,25 @@ def file_system(context: Context) -> Iterator[Finding]:
 
 
 def disk(context: Context) -> Iterator[Finding]:
-    """Check for a full disk. Then nothing is delivered, and some checks of the database can't run."""
+    """Check for a full disk. On a full disk nothing is delivered, and some checks of the database can't run."""
     if (lack := lack_of_disk(context)) is not None:
         yield of_error("disk", lack)
 
 
 def lack_of_disk(context: Context) -> str | None:
-    """Return that the database's disk is too full for any delivery; None if it is not, or if this can't be seen."""
+    """Report that the database's disk is too full for any delivery; None if it is not too full, or if its free space is
+    unknown.
+    """
     with suppress(OSError):
         return lack_of_room(context.settings.database.file)
     return None
 
 
 def file_descriptors(context: Context) -> Iterator[Finding]:
-    """Check that this process may open as many files as the concurrency needs. cron may have another limit.
+    """Check that this process may open as many files as the concurrency needs. The limit under cron may differ.
 
     Raises:
-        ConfigurationError: it may not open enough for a single request.
+        ConfigurationError: the process may not open enough files for a single request.
     """
     wanted = context.settings.run.concurrency
     if (possible := process.affordable(wanted)) < wanted:
@@ -202,8 +211,8 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
 
 
 def lock(context: Context) -> Iterator[Finding]:
-    """Check that the lock can be taken, and who holds it. It is not created: a lock file of root's would keep others
-    out.
+    """Check that the lock can be acquired, and report who holds it. Do not create it: a lock file owned by root would
+    lock out other users.
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
@@ -237,7 +246,7 @@ def lock(context: Context) -> Iterator[Finding]:
 
 
 def outputs(context: Context) -> Iterator[Finding]:
-    """Check that the files that passes replace, and the log, can be written."""
+    """Check that the log, and the files that passes replace, can be written."""
     if (log := context.settings.logging.file) is not None:
         yield _log_file(log)
     for key, path, package, extra in (
@@ -279,7 +288,9 @@ def _log_file(path: Path) -> Finding:
 
 
 def _foreign_lock(context: Context, path: Path) -> Finding | None:
-    """Warn of a lock whose owner does not run the passes: root, trying things out, locks out cron's passes."""
+    """Warn of a lock file whose owner does not run the passes. For example, a test run as root creates a lock file that
+    locks out cron's passes.
+    """
     file = context.settings.database.file
     owner, database = filesystem.owner(path), file and filesystem.owner(file)
     if owner is None or database is None or owner == database:

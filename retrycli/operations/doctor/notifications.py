@@ -38,7 +38,7 @@ def notifications(context: Context) -> Iterator[Finding]:
 
 
 def _connect(host: str, port: int) -> str | None:
-    """Return why an address can't be reached, without naming it; None if it can. Nothing is sent."""
+    """Return why an address can't be reached, without naming it; None if it can be reached. Send nothing."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except TimeoutError:
@@ -49,7 +49,7 @@ def _connect(host: str, port: int) -> str | None:
 
 
 def _cron_mail(context: Context) -> Iterator[Finding]:
-    """Warn if only a service user's mailbox, or nobody, gets warnings."""
+    """Warn if warnings reach nobody, or only a service user's mailbox."""
     for caller in callers_of(context.loaded, context.host):
         remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
         if caller.mail_to:

@@ -1,4 +1,4 @@
-"""Check what calls the passes, and that they come."""
+"""Check what starts the passes, and that passes run."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ UNEVEN = 1.5  # intervals that are off by this factor are no coincidence
 
 
 def calling(context: Context, database: Database) -> Iterator[Finding]:
-    """Check what calls the passes, and that they come as often as they should."""
+    """Check what starts the passes, and that passes run as often as they should."""
     passes = newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
     yield from scheduling(context, passes)
     yield _cadence(context, passes)
 
 
 def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
-    """Check that exactly one of cron and a timer calls passes, and for which user."""
+    """Check that exactly one scheduler, cron or a timer, starts passes, and report for which user."""
     callers = _callers(context)
     missed = unread(context.host)
     match callers:
@@ -70,7 +70,7 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
-    """Return the finding that no caller was found: a failure if `status --check` fails too, because no pass comes."""
+    """Return the finding that nothing starts passes: a failure if `status --check` also fails, because no pass runs."""
     words = "no cron line or timer found here starts passes"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
@@ -112,7 +112,9 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
 
 
 def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
-    """Check that passes come as often as they should. Passes made by hand count only if there are no others."""
+    """Check that passes run as often as they should. Passes that were started by hand count only if there are no
+    others.
+    """
     newest = passes[:1]
     passes = [record for record in passes if record.started_by is not StartedBy.PERSON] or passes
     wanted = in_words(context.interval)
@@ -157,7 +159,9 @@ def _configured_schedule(context: Context) -> str | None:
 
 
 def _usual_interval(passes: list[PassRecord]) -> timedelta | None:
-    """Return the usual interval of passes; None if there are too few to tell, as they may have been made by hand."""
+    """Return the usual interval of passes; None if there are too few to determine it, because they may have been
+    started by hand.
+    """
     gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
     return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
 

@@ -1,1 +1,1 @@
-"""What calls the passes: cron lines and systemd timers."""
+"""The sources of passes: cron lines and systemd timers."""

@@ -1,4 +1,4 @@
-"""Find what calls the passes on this machine, and compare it with what `install` would write."""
+"""Find what starts the passes on this machine, and compare it with what `install` would write."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ CRON_IS_DOWN = (
     "cron is not running on this machine",
     "start it: `sudo systemctl enable --now cron`",
 )
-"""The problem and its remedy, which `retrycli.domain.suggested` replaces with the machine's own command."""
+"""The problem and its remedy, which `retrycli.domain.suggested` replaces by the machine's own command."""
 
 
 def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
-    """Return which crontabs and timers can't be read, and why; None if all can.
+    """Return which crontabs and timers can't be read, and why; None if all can be read.
 
     Args:
         host: the machine.
-        titles: check only these.
+        titles: check only crontabs and timers with these titles.
     """
     missed: dict[str, str] = {}
     crontab.callers(host, missed)
@@ -48,8 +48,8 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
 def to_install(loaded: Loaded, host: Host) -> str:
     """Return the command that schedules the passes, in backticks.
 
-    It is root's, as the README has it. Another user may have no sudo, and so gets the command for their own schedule
-    too, unless they are a service user reached through sudo.
+    This is root's command, as in the README. A user who may not have sudo also gets the command for their own schedule,
+    unless they are a service user reached through sudo.
     """
     if host.uid == 0:
         return "`retrycli cron install`"
@@ -63,15 +63,15 @@ def as_user(user: str, command: str, loaded: Loaded) -> str:
 
 
 def none_hidden(host: Host) -> bool:
-    """Return whether no crontab of this machine calls a pass. Only root sees all crontabs."""
+    """Return whether no crontab of this machine starts a pass. Only root can read all crontabs."""
     missed: dict[str, str] = {}
     return host.uid == 0 and not crontab.callers(host, missed) and not missed
 
 
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
-    """Return what calls a pass with these settings on this machine; nothing if the settings come from no file.
+    """Return what starts passes with these settings on this machine; an empty list if the settings come from no file.
 
-    Another user's crontab counts only if that user owns the settings or the database, or has the group that may read
+    Another user's crontab counts only if that user owns the settings or the database, or is in the group that may read
     the settings.
     """
     if loaded.file is None:
@@ -84,12 +84,12 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[Caller]:
-    """Return what calls a pass with these settings. A call that names no settings may use these.
+    """Return what starts passes with these settings. A call that names no settings may also use these.
 
     Args:
-        config: the settings' file; None for any.
+        config: the settings' file; None for any file.
         host: the machine.
-        missed: collects what can't be read, as `retrycli.system.crontab.callers` does.
+        missed: collects the names of what can't be read, as `retrycli.system.crontab.callers` does.
     """
     found = [caller for caller in crontab.callers(host, missed) if config is None or caller.config in {None, config}]
     return [
@@ -99,8 +99,8 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[
 
 
 def stopped(caller: Caller) -> tuple[str, str] | None:
-    """Return that the daemon or timer behind a caller is stopped, and the remedy; None if it runs, or if this can't be
-    seen.
+    """Report that the daemon or timer behind a caller is stopped, with the remedy; None if it runs, or if this is
+    unknown.
     """
     if caller.running is not False:
         return None
@@ -113,7 +113,7 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The callers of passes, and the problem with them as a whole."""
+    """The callers of passes, and any problem that concerns all of them."""
 
     callers: list[Caller]
     objection: str | None
@@ -121,8 +121,8 @@ class Verdict:
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
-    """Return what calls a pass with these settings, if it is only one caller, and how it differs from what `install`
-    writes.
+    """Find what starts passes with these settings, whether it is only one caller, and how it differs from what
+    `install` writes.
 
     Args:
         loaded: the settings and their sources.

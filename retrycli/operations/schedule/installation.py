@@ -1,4 +1,4 @@
-"""Install a schedule, and remove it."""
+"""Install and remove a schedule."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from retrycli.system.host import Host
 
 
 def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:
-    """Return the text of each target: retrycli's own block of a crontab, or whole systemd units.
+    """Return the text of each target: retrycli's own block of a crontab, or complete systemd units.
 
     Raises:
-        ConfigurationError: cron can't express the interval, a path can't be written there, or the user does not
+        ConfigurationError: cron can't express the interval, a path can't be written in a crontab, or the user does not
             exist.
     """
     system = place.is_system
@@ -32,13 +32,13 @@ def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, s
 
 
 def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
-    """Return the changes that schedule a pass; none if it is scheduled as wanted already.
+    """Return the changes that schedule a pass; none if the pass is already scheduled as wanted.
 
     Lines in the crontabs of unrelated users are ignored.
 
     Raises:
-        ConfigurationError: something else calls passes, or may do so where nothing can be read; or the scheduler is
-            missing.
+        ConfigurationError: something else starts passes, or may do so in a schedule that can't be read; or the
+            scheduler is missing.
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
@@ -68,7 +68,7 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
 
 
 def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
-    """Return the changes by place that remove everything that `install` wrote for these settings.
+    """Return the changes, by place, that remove everything that `install` wrote for these settings.
 
     Raises:
         ConfigurationError: the end of retrycli's block in a crontab is missing.
@@ -77,10 +77,10 @@ def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[Sch
 
 
 def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:
-    """Make the confirmed changes.
+    """Apply the confirmed changes.
 
     Raises:
-        ConfigurationError: a text has changed since it was read, or can't be written.
+        ConfigurationError: a crontab or unit has changed since it was read, or can't be written.
     """
     for change in changes:
         if change.target.read() != change.before:

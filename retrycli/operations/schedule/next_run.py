@@ -1,4 +1,4 @@
-"""Predict when the next pass begins, or say why none does."""
+"""Predict when the next pass begins, or explain why no pass begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from retrycli.system.host import named_zone, system_zone
 BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this long after its tick
 
 UNCALLED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
-"""The problem and the remedy if only operators start passes. The current user may not see another user's crontab."""
+"""The problem and the remedy if nothing but operators starts passes. The current user may not see another user's
+crontab.
+"""
 
 
 def ticks_of(
@@ -29,14 +31,14 @@ def ticks_of(
 ) -> schedule_grid.Ticks:
     """Return the grid on which the next passes begin.
 
-    Passes made by hand are ignored.
+    Passes started by hand are ignored.
 
     Args:
-        callers: what calls the passes on this machine. Of several, the one that calls next counts. A caller whose
-            daemon is stopped calls nothing.
-        passes: the newest passes, newest first. They give the grid if the caller can't be read, or is on another
+        callers: what starts the passes on this machine. Of several callers, the one that starts the next pass counts. A
+            caller whose daemon is stopped starts nothing.
+        passes: the newest passes, newest first. They determine the grid if the caller can't be read, or is on another
             host.
-        interval: how often a pass should begin. It is applied by the clock if nothing else gives the grid.
+        interval: how often a pass should begin. It gives a grid by the clock if nothing else does.
         now: the time.
         zone: the time zone of cron and timers; by default the system's.
     """
@@ -69,15 +71,15 @@ def nothing_calls(
     *,
     none_hidden: bool = False,
 ) -> tuple[str, str] | None:
-    """Return the reason why nothing calls the next pass, and the remedy; None if something does, or may on another
+    """Return the reason why nothing starts the next pass, and the remedy; None if something does, or may on another
     host.
 
     Args:
-        callers: what calls the passes on this machine; None if nobody has looked.
+        callers: what starts the passes on this machine; None if it was not examined.
         passes: the newest passes, newest first.
         interval: how often a pass should begin.
         now: the time.
-        none_hidden: no crontab of this machine calls any pass, and the current user sees all of them.
+        none_hidden: no crontab of this machine starts any pass, and the current user can read all crontabs.
     """
     if callers:
         found = [stopped(caller) for caller in callers]
@@ -92,7 +94,7 @@ def nothing_calls(
 
 
 def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
-    """Return why due passes may not have come, and where to look. Only a log shows what cron refuses."""
+    """Explain why due passes may not have run, and say where to look. Only a log shows what cron rejects."""
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
@@ -106,10 +108,10 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
 
 
 def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:
-    """Return the first tick of a cron line since cron loaded it; None if its pass should have begun.
+    """Return the first tick of a cron line since cron loaded it; None if a pass should have begun by now.
 
     Args:
-        caller: what calls the passes.
+        caller: what starts the passes.
         now: the time.
         zone: the time zone of cron; by default the system's.
     """

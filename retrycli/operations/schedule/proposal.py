@@ -1,4 +1,6 @@
-"""Where a schedule can be installed, and the pass that it begins: its command, its user, what it reads and writes."""
+"""Find where a schedule can be installed, and describe the pass that it starts: its command, its user, what it reads
+and writes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from retrycli.system.host import File, Host
 from retrycli.system.trust import ROOT, find_weakness
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
-"""The log folder of cron/logrotate, and the log's file name in any folder."""
+"""The log folder in cron/logrotate, and the log's file name in any folder."""
 
 MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
 
@@ -34,7 +36,7 @@ Target = UserCrontab | File  # a text of this machine that can call a pass
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """The change of one text; ``after`` is empty if the text goes."""
+    """The change of one text; ``after`` is empty if the text is removed."""
 
     target: Target
     before: str
@@ -42,7 +44,7 @@ class FileChange:
 
     @property
     def diff(self) -> str:
-        """The change as a unified diff."""
+        """Return the change as a unified diff."""
         if self.before == self.after:
             return f"{self.target.title} will be enabled"
         titles = (self.target.title, self.target.title)
@@ -60,7 +62,9 @@ class SchedulePlace(Enum):
 
     @classmethod
     def of(cls, host: Host, *, user: bool, systemd: bool) -> SchedulePlace:
-        """Return the place that two options select; only root can choose between the system's schedule and its own."""
+        """Return the place that two options select. Only root can choose between the system's schedule and root's
+        own.
+        """
         own = user or host.uid != 0
         if systemd:
             return cls.OWN_TIMER if own else cls.SYSTEM_TIMER
@@ -68,12 +72,12 @@ class SchedulePlace(Enum):
 
     @property
     def is_system(self) -> bool:
-        """Return whether it is root's, and names a user."""
+        """Return whether the schedule is the system's, so that it names a user."""
         return self in {SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER}
 
     @property
     def is_timer(self) -> bool:
-        """Return whether it is systemd's."""
+        """Return whether the schedule is a systemd timer."""
         return self in {SchedulePlace.OWN_TIMER, SchedulePlace.SYSTEM_TIMER}
 
 
@@ -83,7 +87,7 @@ def reachable(host: Host) -> list[SchedulePlace]:
 
 
 def targets(place: SchedulePlace, host: Host) -> list[Target]:
-    """Return the texts of a schedule in a place."""
+    """Return the targets of a schedule in a place."""
     match place:
         case SchedulePlace.OWN_CRONTAB:
             return [UserCrontab(host)]
@@ -97,13 +101,17 @@ def targets(place: SchedulePlace, host: Host) -> list[Target]:
 
 
 def this_python() -> str:
-    """Return the Python that retrycli is installed in, by the same name whichever of its names started this process."""
+    """Return the Python in which retrycli is installed. The name is always the same, whichever of Python's names
+    started this process.
+    """
     usual = Path(sys.executable).with_name("python3")
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
 
 
 def relied_on() -> tuple[Path, ...]:
-    """Return what a pass runs: the interpreter, this package, and the folders of the environment's packages."""
+    """Return the files that a pass runs: the interpreter, this package, and the folders of the environment's
+    packages.
+    """
     packages = (Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
     found = (Path(this_python()), Path(retrycli.__file__), *packages)
     return tuple(dict.fromkeys(path for path in found if path.exists()))
@@ -117,15 +125,16 @@ def propose(
     run_as: str | None = None,
     program: Iterable[Path] | None = None,
 ) -> Job:
-    """Return the pass that `install` schedules, if only root and the user who runs it can change what it does.
+    """Return the pass that `install` schedules. Check that only root and the user who runs it can change what it does.
 
     Args:
-        place: where it is installed.
+        place: where the schedule is installed.
         loaded: the settings and their sources.
         host: the machine.
-        run_as: who runs the passes. By default, in the system's schedule, the owner of the database, else of the
-            settings' file; in one's own schedule, the current user. It is never root unless root is named.
-        program: what a pass runs; by default `relied_on`.
+        run_as: the user who runs the passes. In the system's schedule the default is the owner of the database,
+            otherwise of the settings' file. In a user's own schedule it is the current user. It is never root unless
+            root is named.
+        program: the files that a pass runs; by default `relied_on`.
 
     Raises:
         ConfigurationError: the user is root without being named, or does not exist; another user could control the
@@ -145,11 +154,11 @@ def propose(
 
 
 def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
-    """Refuse a pass that other users could control.
+    """Reject a pass that other users could control.
 
     Raises:
-        ConfigurationError: others may change what it relies on; or the settings' owner is neither root nor the
-            owner of the database that they name, and so may never have written it.
+        ConfigurationError: other users may change what the pass relies on. Or the settings' owner is neither root nor
+            the owner of the database that they name, so that user may not have written the settings.
     """
     named = [
         path for gateway in loaded.settings.gateway.all.values() for path in (gateway.preset_file, gateway.ca_file)
@@ -172,10 +181,10 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
 
 
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
-    """Return the pass with a log, and the change of the settings that adds it.
+    """Return the pass with a log, and the change of the settings that adds the log.
 
-    The log is where cron/logrotate looks, if the user may write there, else beside the database. There is no change if
-    it has a log already, if the current user may not write the settings, or if no folder is suitable.
+    The log is in the folder of cron/logrotate if the user may write there, otherwise beside the database. There is no
+    change if the pass already has a log, if the current user may not write the settings, or if no folder is suitable.
     """
     file = Path(wanted.config).resolve()
     if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
@@ -197,12 +206,12 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
-    """Return a pass as a scheduler begins it.
+    """Return a pass as a scheduler starts it.
 
     Args:
         loaded: the settings and their sources.
         host: the machine.
-        user: who runs the passes; by default the owner of the database, else of the settings' file.
+        user: the user who runs the passes; by default the owner of the database, otherwise of the settings' file.
 
     Raises:
         ConfigurationError: a scheduler would not find these settings.
@@ -229,7 +238,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
 
 
 def _read_by(loaded: Loaded) -> tuple[str, ...]:
-    """Return the files that a pass reads beside its settings, as far as the settings name them."""
+    """Return the files that a pass reads in addition to its settings, if the settings name them."""
     named = [
         path
         for gateway in loaded.settings.gateway.all.values()
@@ -243,8 +252,8 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
 def _written_by(settings: Settings) -> tuple[str, ...]:
     """Return the folders that a pass writes to.
 
-    SQLite's journal and the lock are beside the database. With a server the lock is in the state folder, which systemd
-    gives the unit (StateDirectory=).
+    SQLite's journal and the lock are beside the database. With a server database the lock is in the state folder, which
+    systemd gives the unit (StateDirectory=).
     """
     files = [
         *(settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path),
@@ -261,7 +270,7 @@ def config_path(loaded: Loaded) -> str:
     """Return the absolute path of the settings' file.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: the settings come from no file.
     """
     if loaded.file is None:
         raise ConfigurationError(

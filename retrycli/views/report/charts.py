@@ -1,4 +1,4 @@
-"""Draw the report's charts as SVG. They hold shapes only and stretch with the page; their texts are in the HTML.
+"""Draw the report's charts as SVG. They contain only shapes, and stretch with the page. Their texts are in the HTML.
 
 Colours are classes, which the page's style sheet defines for light and for dark.
 """
@@ -28,13 +28,13 @@ def outcomes(
     until: datetime,
     told: Sequence[str],
 ) -> str:
-    """Draw attempts over time: a column for each span, stacked by outcome, in front of shaded outages.
+    """Draw attempts over time: a column for each period, stacked by outcome, in front of shaded outages.
 
     Args:
-        bars: the attempts by outcome, by the start of the span.
-        outages: the shaded times.
-        length: of a span.
-        until: the end of the chart, which the last span may exceed.
+        bars: the attempts by outcome, by the start of the period.
+        outages: the outages to shade.
+        length: the length of a period.
+        until: the end of the chart, which the last period may exceed.
         told: the tooltip of each column.
     """
     begin = next(iter(bars))
@@ -71,7 +71,9 @@ def outcomes(
 
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
-    """Return the value of the full height of the columns: a round number, not below the highest column."""
+    """Return the value that the full height of the columns stands for: a round number, at least that of the highest
+    column.
+    """
     highest = max((sum(counts.values()) for counts in bars.values()), default=0)
     if highest <= ROUND[0]:
         return max(highest, 1)
@@ -80,7 +82,7 @@ def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
 
 
 def share(part: int, whole: int) -> str:
-    """Draw a horizontal bar, filled to a part of a whole; its text is beside it."""
+    """Draw a horizontal bar, filled in proportion to a part of a whole. Its text is beside it."""
     width = max(part / whole * 100, LEAST_SHARE) if part else 0
     return _svg((0, 0, 100, 1), [_shape("room", [(0, 0, 100, 1)]), _shape("share", [(0, 0, width, 1)])])
 
@@ -94,18 +96,20 @@ MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
     "failed": ((0, 4), (6, 10)),
     "running": ((0, 2),),
 }
-"""The shape of a pass by its result, as start and end in the day's height. Shapes differ without colour too."""
+"""The shape that stands for a pass, by its result, as start and end within the day's height. Shapes can be told apart
+without colour.
+"""
 
 
 def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], title: str, desc: str) -> str:
-    """Draw one day's passes in a row, with a line beneath for the time in which passes were expected.
+    """Draw one day's passes in a row, with a line underneath for the time in which passes were expected.
 
     Args:
-        marks: one of `MARKS` by cell.
+        marks: the mark of each cell, from `MARKS`.
         cells: the number of cells in a day.
         expected: the first and the last cell in which passes were expected.
-        title: the day.
-        desc: the same in words.
+        title: the day, as the title.
+        desc: the same information in words.
     """
     boxes: dict[str, list[Box]] = {mark: [] for mark in MARKS}
     for cell, mark in sorted(marks.items()):
@@ -124,7 +128,7 @@ def sample(mark: str) -> str:
 
 
 def _shape(name: str, boxes: Iterable[Box]) -> str:
-    """Return boxes of one kind as one path, a tenth of the size of one element each."""
+    """Draw boxes of one kind as one path, which needs a tenth of the size of one element per box."""
     drawn = "".join(
         f"M{_short(x)} {_short(y)}h{_short(w)}v{_short(h)}h-{_short(w)}z" for x, y, w, h in boxes if w > 0 and h > 0
     )
@@ -132,12 +136,14 @@ def _shape(name: str, boxes: Iterable[Box]) -> str:
 
 
 def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -> str:
-    """Return a picture. One without a title is hidden from screen readers, because the text beside it says the same."""
+    """Return a picture. A picture without a title is hidden from screen readers, because the text beside it says the
+    same.
+    """
     head = f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>"
     told = f'role="img">{head}' if title else 'aria-hidden="true">'
     return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
 
 
 def _short(number: float) -> str:
-    """Return a number to a hundredth in as few characters as possible."""
+    """Format a number to two decimals in as few characters as possible."""
     return f"{number:.2f}".rstrip("0").rstrip(".")

@@ -1,7 +1,7 @@
-"""Render the report: one page of HTML. Values in, text out.
+"""Render the report as one page of HTML.
 
-The page needs nothing else: no script, font or picture from elsewhere. The template escapes all text of a message or a
-response; no subject, recipient or body is on the page.
+The page is self-contained: it needs no scripts, fonts or pictures from elsewhere. The template escapes all text of a
+message or a response. No subject, recipient or body is on the page.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ReportData:
 
 
 def passes_since(since: datetime, until: datetime) -> datetime:
-    """Return the time since when there is room for passes."""
+    """Return the start of the period for which the page has space for passes."""
     return max(since, until - MOST_DAYS * DAY)
 
 
@@ -62,7 +62,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
 
     Args:
         report: the data.
-        zone: of its times; by default the machine's.
+        zone: the time zone of the times; by default the machine's.
 
     Raises:
         ConfigurationError: Jinja2 is not installed.
@@ -99,7 +99,7 @@ def _cut(text: object, room: int) -> str:
 
 
 def _values(report: ReportData, clock: Clock) -> dict[str, object]:
-    """Return the template's values. Charts come as markup, in which all foreign text is escaped."""
+    """Return the template's values. Charts are markup, in which all text from other systems is escaped."""
     figures = report.figures
     title, tone = prose.headline(
         report.state,
@@ -156,8 +156,8 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, float]]:
-    """Return the times under a chart and their distance from its left, in hundredths: midnights, or hours of a short
-    span.
+    """Return the times under a chart and their distances from its left edge, in per cent: midnights, or hours for a
+    short period.
     """
     short = end - begin <= 2 * DAY
     step = timedelta(hours=6) if short else DAY
@@ -174,7 +174,7 @@ def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, floa
 
 
 def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
-    """Return delivered messages by number of tries: label, count, bar."""
+    """Return delivered messages by number of attempts: label, count, bar."""
     few = {
         number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
     }
@@ -214,7 +214,7 @@ def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
 
 
 def _day(row: Row, cells: int) -> tuple[str, object, str]:
-    """Return one day of the timeline: its name, its chart, and the same in words."""
+    """Return one day of the timeline: its name, its chart, and the same information in words."""
     said = _counts(row.results) + (f"; {row.missed:,} missing" if row.missed else "")
     drawn = charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
     return f"{row.day:%a} {row.day.day}", _markup(drawn), said

@@ -32,15 +32,15 @@ def headline(
     *,
     reason: str | None = None,
 ) -> tuple[str, str]:
-    """Return the state in one sentence, and its severity: ``good``, ``mind`` or ``bad``.
+    """Describe the state in one sentence, and return its severity: ``good``, ``mind`` or ``bad``.
 
     Args:
-        state: `Status.state`, which the headline spells out.
+        state: `Status.state`, which the headline describes.
         figures: the statistics of recent attempts.
         messages: `Status.messages`.
         last_pass: the start of the newest pass.
-        clock: for the times in it.
-        reason: why that pass stopped.
+        clock: converts the times in the headline.
+        reason: the reason why that pass stopped.
     """
     people = messages["escalated"]
     yours = f"{count(people, 'message')} {'needs' if people == 1 else 'need'} an operator" if people else ""
@@ -83,7 +83,7 @@ def _problem(
 
 
 def from_to(outage: Outage, clock: Clock) -> str:
-    """Return an outage's start and end; a shared day is named once."""
+    """Describe an outage's start and end. If both are on the same day, name it once."""
     begun = moment(outage.began_at, clock)
     if outage.ended_at is None:
         return f"since {begun}"
@@ -93,13 +93,13 @@ def from_to(outage: Outage, clock: Clock) -> str:
 
 
 def moment(time: datetime, clock: Clock) -> str:
-    """Return a time with its day."""
+    """Format a time with its day."""
     local = clock(time)
     return f"{local:%a} {local.day} {local:%b %H:%M}"
 
 
 def span(figures: DeliveryStats) -> str:
-    """Return the span of the statistics: ``7 days``, ``12 h``."""
+    """Describe the period of the statistics: ``7 days``, ``12 h``."""
     length = figures.until - figures.since
     days, rest = divmod(length, timedelta(days=1))
     return count(days, "day") if days and not rest else in_words(length)

@@ -1,4 +1,4 @@
-"""Lay passes out in days, one row each: the results, and where a pass is missing."""
+"""Lay out passes by day, one row per day: the results, and where a pass is missing."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from retrycli.views.report.prose import Clock
 
 MINUTE = timedelta(minutes=1)
 CELLS = tuple(minutes * MINUTE for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
-"""The possible spans of one mark: a whole number of them makes a day, and fits on a phone."""
+"""The possible periods for one mark. A day is a whole number of them, which fits on a phone."""
 MISSED_AFTER = 1.6  # a pass this many intervals late was missed; less is a scheduler's jitter
 RUNNING = "running"
 BY_WEIGHT = ("completed", RUNNING, "paused", "skipped", "stopped", "interrupted", "failed")
-"""If one mark stands for two passes, it shows the later one of this list."""
+"""If one mark stands for two passes, it shows the one that comes later in this list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One day."""
+    """One day of the timeline."""
 
     day: date
     marks: Mapping[int, str]  # result that each cell shows
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The days, oldest first."""
+    """The days of the timeline, oldest first."""
 
     rows: Sequence[Row]
     cells: int  # number of cells in a day
@@ -42,14 +42,15 @@ class Strip:
 
 
 def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, interval: timedelta, clock: Clock) -> Strip:
-    """Lay passes out in days.
+    """Lay out passes by day.
 
     Args:
-        passes: oldest first; passes outside the time, as by another host's clock, are left out.
+        passes: the passes, oldest first. Passes outside the period, for example because of another host's clock, are
+            left out.
         since: the time from which passes were expected.
-        until: the present.
+        until: the present time.
         interval: how often a pass should begin.
-        clock: defines the days.
+        clock: converts times, and so defines the days.
     """
     passes = [mark for mark in passes if since <= mark.started_at <= until]
     cell = next((length for length in CELLS if length >= interval), CELLS[-1])
@@ -83,7 +84,9 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
 def _covered(
     begun: datetime, following: datetime, cell: timedelta, interval: timedelta, clock: Clock
 ) -> Iterator[tuple[date, int]]:
-    """Yield the cells that a pass covers: up to the next pass, if that came in time, so that jitter leaves no gap."""
+    """Yield the cells that a pass covers: those up to the next pass, if that was on time, so that jitter leaves no
+    gap.
+    """
     yield _day_and_cell(begun, cell, clock)
     if following - begun < MISSED_AFTER * interval:
         at = begun + cell
@@ -101,7 +104,7 @@ def _cell(local: datetime, cell: timedelta) -> int:
 
 
 def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
-    """Yield the times at which a pass should have begun and none did."""
+    """Yield the times at which a pass should have begun but none did."""
     for before, after in pairwise([since, *(mark.started_at for mark in passes), until]):
         if after - before >= MISSED_AFTER * interval:
             yield from (before + number * interval for number in range(1, round((after - before) / interval)))

@@ -100,6 +100,6 @@ def _create_breakers_and_pause() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables, and with them the history."""
+    """Drop the tables, including the history."""
     for table in ("pause", "breakers", "passes", "attempts", "queue"):
         op.drop_table(f"retrycli_{table}")

@@ -1,4 +1,4 @@
-"""Data that hosts share: the rate of requests, and the tickets of messages."""
+"""Data that all hosts share: the rate of requests, and the tickets of messages."""
 
 from __future__ import annotations
 

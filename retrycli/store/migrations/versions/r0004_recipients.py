@@ -1,4 +1,4 @@
-"""Partial results of attempts: recipients that have the message already, and its external id."""
+"""Partial results of attempts: recipients that have already received the message, and its external id."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns: a partly delivered mail goes to all its recipients again."""
+    """Remove the columns. A partly delivered mail is sent to all its recipients again."""
     op.drop_column("retrycli_attempts", "external_id")
     op.drop_column("retrycli_queue", "delivered_to")

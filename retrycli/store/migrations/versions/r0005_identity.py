@@ -36,7 +36,7 @@ ATTEMPTS: Types = {
 
 
 def upgrade() -> None:
-    """Add the columns, and the tables that remember escalations and the application's table."""
+    """Add the columns, and the tables that store escalations and the application's table."""
     for table, columns in (("retrycli_queue", QUEUE), ("retrycli_attempts", ATTEMPTS)):
         for name, kind in columns.items():
             op.add_column(table, sa.Column(name, kind))
@@ -52,7 +52,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns and tables, and escalate delivered messages whose rows are not written: only they show it."""
+    """Remove the columns and tables, and escalate delivered messages whose rows are not written, because only these
+    columns show the delivery.
+    """
     _escalate_the_delivered()
     op.drop_table("retrycli_selection")
     op.drop_table("retrycli_escalations")
@@ -64,7 +66,8 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    """Escalate messages with a delivery whose row is not written yet: the previous version would send them again.
+    """Escalate messages with a delivery whose row is not written yet, because the previous version would send them
+    again.
 
     Such an attempt has an outcome and no end.
     """
