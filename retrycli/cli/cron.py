@@ -63,7 +63,7 @@ def cron_install(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Install the cron line or timer, after showing the change and asking."""
+    """Install the cron line or timer. Show the change and ask first."""
     host = Host()
     place = SchedulePlace.of(host, user=user, systemd=systemd)
     loaded, wanted, log = _propose(ctx, config, place, host, run_as)
@@ -133,7 +133,7 @@ def cron_remove(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Remove only what `install` wrote, after showing the change and asking."""
+    """Remove only what `install` wrote. Show the change and ask first."""
     host = Host()
     chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)

@@ -24,9 +24,7 @@ FAILED_INDEX = {
 
 
 db = typer.Typer(help="Maintain retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
-table = typer.Typer(
-    help="Maintain the link between the queue and the application's table.", no_args_is_help=True, rich_markup_mode=None
-)
+table = typer.Typer(help="Link the queue to the application's table.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @db.command("upgrade")

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from retrycli.operations.dry_run import DryRunTotals, Preview
 
 ON_SCREEN = 50  # maximum number of messages on a terminal
-NOT_CHECKED = (
-    "Not checked: whether messages were already delivered, have too many unknown outcomes, or have invalid rows."
-)
+NOT_CHECKED = "Not checked: already delivered, too many unknown outcomes, invalid row."
 """A pass may escalate messages for these reasons too. A dry run would have to load every message completely."""
 
 

@@ -125,7 +125,7 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
 def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: NoticeContext) -> str:
     if turn is Turn.ENDED:
         lasted = f"since {utc(incident.since)}, for {_length(context.at - incident.since)}"
-        times = f"at {utc(incident.since)}, and took a message at {utc(context.at)}"
+        times = f"at {utc(incident.since)} and accepted a message at {utc(context.at)}"
         return {
             Topic.DOWN: f"{context.destination} accepts messages again. It was down {lasted}; no message was lost.",
             Topic.CREDENTIALS: f"{context.destination} accepts the credentials again. It refused them {times}.",

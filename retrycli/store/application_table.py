@@ -198,7 +198,7 @@ class FailedIndex(Queries):
             if self.state() is not IndexState.INVALID:
                 raise
             raise DatabaseUnavailable(
-                f"{error}; the index is of no use: rebuild it with `retrycli db index`, "
+                f"{error}; the index is unusable: rebuild it with `retrycli db index`, "
                 "`retrycli db index --drop` drops it"
             ) from error
 

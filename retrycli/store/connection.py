@@ -143,8 +143,8 @@ def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
     """
     if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
         raise ConfigurationError(
-            "the database has no encoding (SQL_ASCII); add client_encoding=utf8 to the query of database.url, if that "
-            "is what its texts are in"
+            "the database has no encoding (SQL_ASCII); if its texts are UTF-8, add client_encoding=utf8 to the query "
+            "of database.url"
         )
 
 

@@ -65,7 +65,8 @@ class UserCrontab:
         return self.host.run(["crontab", *(["-u", self.user] if self.user else []), option], given)
 
     def _checked(self, done: Finished) -> Finished:
-        remedy = f"; is cron installed, and may {self.host.login} use it? use `retrycli cron install --systemd` instead"
+        login = self.host.login
+        remedy = f"; check that cron is installed and {login} may use it, or use `retrycli cron install --systemd`"
         return checked(done, "crontab", remedy)
 
 

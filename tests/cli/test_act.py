@@ -710,7 +710,7 @@ def test_an_option_that_is_not_valid_utf8_is_wrong_usage(at_work: Cli, applicati
     arguments = ["reject", "--type", "customer", "--yes", *(["--reason", "x"] if option != "--reason" else [])]
     done = at_work(*arguments, option, "caf\udce9")
     assert done.returncode == 2
-    assert "that is not valid UTF-8" in done.stderr
+    assert "the value is not valid UTF-8" in done.stderr
     assert application.dump() == before
 
 
@@ -728,7 +728,7 @@ def test_requeue_skips_messages_that_would_expire_also_as_canaries(cli: Cli, app
     assert len(api.paths) == 1
     assert (named.returncode, application.state(11), application.state(12)) == (4, "escalated", "escalated")
     assert "message 11 has expired and would expire again" in named.stderr
-    assert "`retrycli retry 11` sends it" in named.stderr
+    assert "send it with `retrycli retry 11`" in named.stderr
     words = "2 messages have expired and would expire again: raise schedule.expires_after_hours, or `retrycli retry 11`"
     assert words in screen.words
     assert at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "96"}).returncode == 0

@@ -289,7 +289,7 @@ def test_a_lock_that_cannot_be_created_is_reported_with_its_setting(
     done = cli("run-once", env={**application.variables(API), "RETRYCLI_RUN__LOCK_FILE": place})
     assert fault(done, 78) == (
         f"can't open the lock file {place}: {reason}; "
-        "set run.lock_file to a path that the user who runs retrycli can write"
+        "set run.lock_file to a path that the user who runs retrycli can write to"
     )
     assert application.rows() == before
 

@@ -282,7 +282,7 @@ def test_the_new_table_may_be_in_a_schema(cli: Cli, templates: Templates) -> Non
         there = Application(move.new.url, "helpdesk.pending_messages")
         known = cli.having({"RETRYCLI_DATABASE__TABLE": "helpdesk.pending_messages"})
         args = ("db", "copy", "--from", move.old.url, "--to", move.new.url)
-        assert "helpdesk.pending_messages of postgresql" in known(*args).stderr
+        assert "helpdesk.pending_messages in postgresql" in known(*args).stderr
         move_data(move.old, there)
         assert known.json(*args)["verified"]
         there.close()
@@ -504,7 +504,7 @@ def test_counts_messages_that_were_not_moved(move: Move) -> None:
     move.new.delete(3, 5)
     words = move.refusal(code=78)
     assert "2 messages in the queue" in words
-    assert "the first of them 3, are not in pending_messages of postgresql" in words
+    assert "(the first is 3) are missing from pending_messages in postgresql" in words
     assert "first move all of the application's data" in words
     assert count(move.new, "retrycli_queue") == 0
 
@@ -523,7 +523,7 @@ def test_refuses_while_messages_are_being_sent(between_files: Move, side: str) -
     )
     words = between_files.refusal(code=75)
     assert f"messages in {make_url(held.url).database} are being sent" in words
-    assert f"until {until:%Y-%m-%dT%H:%M:%SZ}" in words
+    assert f"expire by {until:%Y-%m-%dT%H:%M:%SZ}" in words
     assert "`retrycli pause`" in words
 
 

@@ -188,9 +188,9 @@ def test_one_notification_reports_the_answer_to_all_requests(
         urls = {"RETRYCLI_NOTIFY__URLS": f"json://{hook.host}/x"}
         command = cli.having(application.variables(server.url) | urls)
         first, second = command("run-once"), command("run-once")
-    assert [f"{said} everything" in text.stderr for text in (first, second)] == [True, False]
+    assert [f"{said} every request" in text.stderr for text in (first, second)] == [True, False]
     [request] = hook.requests
-    assert f"{said} everything" in request.json["message"]
+    assert f"{said} every request" in request.json["message"]
 
 
 def test_answers_in_doubt_survive_the_death_of_their_pass(cli: Cli, application: Application) -> None:

@@ -166,7 +166,7 @@ def test_a_refusal_is_a_failure_even_if_no_credentials_are_set(desk: Cli, applic
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
         assert desk("run-once").returncode == 77
         [found] = [finding for finding in desk.json("doctor", code=3)["findings"] if finding["name"] == "api"]
-    assert "there are none; the last refusal" in found["found"]
+    assert "but none are set; the last refusal" in found["found"]
 
 
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:
@@ -222,7 +222,7 @@ def test_runs_in_crons_bare_environment(cli: Cli, application: Application) -> N
     (cli.cwd / "retrycli.toml").write_text(f'[database]\nurl = "{application.url}"\n')
     done = bare("doctor")
     assert (done.returncode, done.stderr) == (3, "")
-    assert "failure\tapi\tgateway.base_url is not set" in done.stdout
+    assert "failure\tapi\tgateway.base_url, the URL of the ticketing API, is not set" in done.stdout
 
 
 def test_a_cron_that_has_just_started_is_not_reported(desk: Cli, application: Application) -> None:

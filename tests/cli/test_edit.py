@@ -61,7 +61,7 @@ def test_edits_subject_and_body_as_one_text_and_shows_the_difference_first(
         assert f"{line}\n" in re.sub(" +\n", "\n", screen.text)
     assert "Write this to message 11? [y/N] y\n" in screen.text
     assert screen.text.endswith(
-        "Wrote subject, body of message 11, which has a new delivery key.\nNext: retrycli retry 11\n"
+        "Changed subject, body of message 11, which has a new delivery key.\nNext: retrycli retry 11\n"
     )
     assert (at_desk.cwd / "seen").read_text() == "Subject: Re: bill\n\nIt is here.\n"
     assert application.row(11) == row | {"subject": "Re: bill", "body": "It is here."}
@@ -318,7 +318,7 @@ def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) 
     assert refused.returncode == 2
     assert "pass --yes" in " ".join(refused.stderr.split())
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
-    assert screen.text.startswith("retrycli has the texts of 2 edits of ticket 4711.\n")
+    assert screen.text.startswith("retrycli has the texts of 2 edits to ticket 4711.\n")
     assert screen.text.endswith("Nothing was changed.\n")
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["y"])
     assert "Erased the texts of 2 edits.\n" in screen.text

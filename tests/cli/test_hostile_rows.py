@@ -71,7 +71,10 @@ UNUSABLE: dict[int, tuple[Row, str]] = {
     34: ({"retry_count": -(2**63)}, "retry_count must not be negative: -9223372036854775808"),
     35: ({"attachments": '{"a": 1}'}, "attachments must be a JSON list"),
     36: ({"created_at": "infinity"}, "created_at is not a valid date: 'infinity'"),
-    37: ({"ticket_id": Random(0).randbytes(4_000).hex()}, "it has 8,000"),  # they can't be compressed
+    37: (
+        {"ticket_id": Random(0).randbytes(4_000).hex()},
+        "ticket_id must have at most 255 characters; it has 8,000",
+    ),  # they can't be compressed
 }
 ONLY_SQLITE: dict[int, tuple[Row, str]] = {
     40: ({"body": b"\xff\x00"}, "body must be text"),

@@ -96,7 +96,7 @@ def test_the_count_line_of_a_cause_has_the_status_and_not_the_answers_text(
     file = tmp_path / "retrycli.log"
     with Scripted((422, {"messages": ["no such user Anna"]})) as api:
         done = cli("run-once", env=application.variables(api.url) | {"RETRYCLI_LOGGING__FILE": str(file)})
-    assert "6 messages with the same cause need an operator (permanent: answer 422); see `retrycli " in done.stderr
+    assert "6 messages with the same cause need an operator (permanent: status 422); see `retrycli " in done.stderr
     assert "Anna" not in done.stderr + file.read_text()
 
 

@@ -301,7 +301,7 @@ def test_is_public_in_python(application: Application, monkeypatch: pytest.Monke
         with pytest.raises(retrycli.RetrycliError, match="no message 404"):
             retrycli.look_up(settings, 404)
         stopping = replace(DEFAULT_RUNTIME, stop_requested=lambda: True)
-        with pytest.raises(retrycli.RetrycliError, match="message 5 was not looked up: a stop was requested"):
+        with pytest.raises(retrycli.RetrycliError, match="message 5 was not looked up, because a stop was requested"):
             retrycli.look_up(settings, 5, runtime=stopping)
 
 

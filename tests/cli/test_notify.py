@@ -422,7 +422,7 @@ def test_an_invalid_url_is_named_only_by_its_key_or_number(at_work: Cli, wrong: 
     assert name in done.stderr
     assert TOKEN not in shown_by(done)
     if name.endswith("URLS"):
-        assert "URL 2 is none" in done.stderr
+        assert "URL 2 is invalid" in done.stderr
 
 
 def test_urls_can_come_from_a_file(cli: Cli, hook: Webhook, tmp_path: Path) -> None:

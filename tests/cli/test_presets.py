@@ -79,10 +79,10 @@ def test_without_a_table_the_check_lists_the_required_columns(cli: Cli, tmp_path
         ("/cases/", "/../cases/", "messages.customer.path (line 6): the path leads outside the base URL"),
         ('"{body}"', '"{body|shout}"', "messages.customer.body (line 7): {body|shout} has an unknown filter 'shout'"),
         ('"{body}"', '"{body|html}"', "the format is text"),
-        ('"{token}"', '"{tokens}"', "auth.headers.X-Api-Key (line 3): {tokens} is none of"),
+        ('"{token}"', '"{tokens}"', "auth.headers.X-Api-Key (line 3): {tokens} must be one of"),
         ('"{token}"', '"Schlüssel {token}"', "auth.headers.X-Api-Key (line 3): "),
         ("[messages.internal]", "[messages.partner]", "messages.partner (line 9)"),
-        ('text = "{body}", cc', 'text = "{body", cc', "a single {"),
+        ('text = "{body}", cc', 'text = "{body", cc', "unmatched {"),
         (
             "[auth]",
             '[check]\npath = "/users/{username}"\n\n[auth]',

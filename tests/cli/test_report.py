@@ -184,7 +184,11 @@ def test_a_pass_renews_the_page_if_it_acted_or_the_page_is_an_hour_old(
 @pytest.mark.parametrize(
     ("program", "path", "said"),
     [
-        (None, "nowhere/page.html", "can't write the report nowhere/page.html: No such file or directory; name a file"),
+        (
+            None,
+            "nowhere/page.html",
+            "can't write the report nowhere/page.html: No such file or directory; choose a file",
+        ),
         (WITHOUT_JINJA2, "page.html", "a report needs Jinja2: "),
     ],
 )
@@ -202,7 +206,7 @@ def test_a_page_that_cannot_be_renewed_fails_no_pass(
     assert application.last_pass()["sent"] == 3
     assert at_work("run-once", env={"RETRYCLI_REPORT__PATH": "nowhere/page.html"}).stderr == ""
     mended = at_work("run-once", env={"RETRYCLI_REPORT__PATH": "page.html"})
-    assert mended.stderr.endswith(" WARNING The report was renewed again\n")
+    assert mended.stderr.endswith(" WARNING The report was updated again\n")
 
 
 def test_a_pass_that_stops_early_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_db_prune_asks_and_does_nothing_without_confirmation(cli: Cli, applicati
     assert len(application.rows("retrycli_attempts")) == 1
     screen = known.on_terminal("db", "prune", "--older-than", "90d", answers=["y"])
     assert "1 attempt, 0 acts and 0 passes ended before" in screen.words
-    assert screen.words.endswith("Forgot 1 attempt, 0 acts and 0 passes. Next: retrycli status")
+    assert screen.words.endswith("Deleted 1 attempt, 0 acts and 0 passes. Next: retrycli status")
     assert application.rows("retrycli_attempts") == {}
 
 

@@ -384,7 +384,9 @@ def test_a_refusal_lasts_until_a_message_is_delivered(cli: Cli, application: App
         assert desk("status", "--check").returncode == 3
         gates = {gate["name"]: gate for gate in desk.json("explain", "2")["gates"]}
         assert gates["last_pass"]["open"]
-        assert re.fullmatch(r"the last one .* refused: .*401.*; each pass .*", gates["last_pass"]["figure"])
+        assert re.fullmatch(
+            r"the last pass that tried was refused: .*401.*; each pass .*", gates["last_pass"]["figure"]
+        )
         assert gates["last_pass"]["time"] == refusal["at"]
         api._answers = [TAKES]
         assert desk("retry", "2").returncode == 0

@@ -131,7 +131,7 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
-    words = f"they came {in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
+    words = f"they have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
     if (when := _configured_schedule(context)) is not None:
         return warning(
             "passes",

@@ -103,7 +103,7 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     if at_work.kind == "timer":
         return f"the timer is running; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
     whose = at_work.user or at_work.owner
-    fault = f"may refuse {whose} (PAM, cron.deny), or the line fails"
+    fault = f"may refuse {whose} (PAM, cron.deny), or the cron line may fail"
     return f"cron runs, but {fault}; see `journalctl -u cron`, and {whose}'s mail"
 
 

@@ -901,7 +901,7 @@ def test_without_notification_urls_there_are_no_targets() -> None:
 
 
 def test_an_invalid_notification_url_is_reported_by_its_number() -> None:
-    assert "notify.urls (environment RETRYCLI_NOTIFY__URLS): URL 2 is none" in refusal(
+    assert "notify.urls (environment RETRYCLI_NOTIFY__URLS): URL 2 is invalid" in refusal(
         "", RETRYCLI_NOTIFY__URLS=f"{MAIL} ops@x.test {CHAT}"
     )
 

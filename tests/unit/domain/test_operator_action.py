@@ -59,4 +59,4 @@ def test_a_failed_message_that_is_not_being_sent_is_free(state: State | None) ->
 
 def test_a_claim_without_an_end_can_be_checked_again_now() -> None:
     error = not_free(MessageStanding(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
-    assert str(error).endswith(f"at {NOON:%Y-%m-%dT%H:%M:%SZ} at the latest")
+    assert str(error).endswith(f"after {NOON:%Y-%m-%dT%H:%M:%SZ}")

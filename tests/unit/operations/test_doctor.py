@@ -628,7 +628,7 @@ def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: 
     (desk.root / "etc/crontab").write_text(LINE)
     desk.with_passes(*(number * timedelta(seconds=59.98) for number in range(1, 5)))
     found = only([of_cadence(desk)], Level.WARNING, "passes")
-    assert found.found == "they came 1 min apart until now, and schedule.retry_interval_minutes says 15 min"
+    assert found.found == "they have run every 1 min, but schedule.retry_interval_minutes says 15 min"
     assert (
         found.remedy
         == "none if you have just changed the schedule: it now starts passes at */15 * * * *, as configured"
