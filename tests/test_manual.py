@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -63,15 +64,22 @@ def test_files_and_names_in_the_contributors_page_exist() -> None:
     """A placeholder such as ``NAME`` or ``rNNNN`` stands for a file to write."""
     sources = [*(ROOT / "retrycli").rglob("*"), *(ROOT / "tests").rglob("*"), *ROOT.iterdir()]
     files = "\n".join(f"/{path.relative_to(ROOT)}/" for path in sources)
-    code = "\n".join(path.read_text() for path in sources if path.suffix in {".py", ".toml"})
+    texts = [path.read_text() for path in sources if path.suffix == ".py"]
+    code = "\n".join(texts)
     prose = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
     quoted = re.findall(r"`([^`\n]+)`", prose)
     paths = [text for text in quoted if re.fullmatch(r"[\w./-]*(/|\.(py|toml|md))", text) and "N" not in text]
     names = [text.removesuffix("(…)").rpartition(".")[2] for text in quoted if re.fullmatch(r"[\w.]+(\(…\))?", text)]
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
+    bodies = {node.name: ast.unparse(node) for node in nodes if isinstance(node, ast.ClassDef)}
+    members = re.findall(r"`([A-Z]+[a-z]\w*)\.(\w+)", prose)
+    modules = [name for name in re.findall(r"python\s-m\s([\w.]+)", prose) if name.startswith(("retrycli", "tests"))]
     assert len(paths) > 50
     assert len(names) > 50
     assert [path for path in paths if f"/{path.strip('/')}/" not in files] == []
     assert [name for name in names if name not in paths and not re.search(rf"\b{name}\b", code)] == []
+    assert [pair for pair in members if not re.search(rf"\b{pair[1]}\b", bodies[pair[0]])] == []
+    assert [name for name in modules if f"/{name.replace('.', '/')}.py/" not in files] == []
 
 
 @pytest.mark.parametrize("topic", PAGES)

@@ -236,7 +236,7 @@ def declare_options(
         bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """Declare the options before the command. `options.load` and, for ``--debug``, `_fail` read them."""
+    """Declare the options that precede the command. `options.load` and, for ``--debug``, `_fail` read them."""
 
 
 def run() -> None:

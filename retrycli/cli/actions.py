@@ -214,7 +214,7 @@ def look_up(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask whether messages have arrived. Send nothing. A message that has arrived becomes sent."""
+    """Ask the ticketing system for messages. Mark those that have arrived as sent. No message is sent."""
     from retrycli.operations.retry import look_up_all
 
     if not message_ids:

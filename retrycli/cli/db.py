@@ -49,8 +49,8 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
 
     settings = load_settings(ctx, config)
     if not yes:
-        terminal.say("This deletes what the older version does not support. Cron must be stopped on every host.")
-    confirm("Downgrade the tables?", "this deletes what the older version does not support", yes=yes)
+        terminal.say("This deletes data that the older version does not support. First stop cron on every host.")
+    confirm("Downgrade the tables?", "this deletes data that the older version does not support", yes=yes)
     before, after = maintenance.downgrade(settings)
     terminal.say(
         f"Tables are at version {after}, from {before}.",

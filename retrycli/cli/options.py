@@ -56,7 +56,8 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Header = Annotated[bool, typer.Option("--header", help="Print the column names first if the output is piped.")]
 By = Annotated[
-    str | None, typer.Option(help="The operator, for the history.", show_default="login name", parser=operator_name)
+    str | None,
+    typer.Option(help="The operator's name, recorded in the history.", show_default="login name", parser=operator_name),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
@@ -111,7 +112,8 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None
         typer.BadParameter: the user can't be asked, and ``--yes`` was not given.
     """
     if not (yes or can_ask(as_json=as_json)):
-        raise typer.BadParameter(f"{what}, and this is not a terminal: pass --yes to confirm", param_hint="--yes")
+        here = "with --json" if as_json else "without a terminal"
+        raise typer.BadParameter(f"{what}, and can't be confirmed {here}: pass --yes", param_hint="--yes")
 
 
 def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> None:

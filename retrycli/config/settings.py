@@ -87,7 +87,10 @@ class ScheduleSettings(SettingsModel):
     factor: float = Field(2.0, ge=1, le=100, description="exponential: multiplies each wait to give the next one")
     cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait")
     jitter: float = Field(
-        0.2, ge=0, le=1, description="random variation of waits of at least an hour, as a fraction of the wait"
+        0.2,
+        ge=0,
+        le=1,
+        description="random variation of a wait, as a fraction of it; only for waits of an hour or more",
     )
     waits_minutes: Waits = Field((), description="list: the waits; the last one repeats")
     due_slack_seconds: float = Field(
@@ -97,7 +100,9 @@ class ScheduleSettings(SettingsModel):
         None,
         description="messages older than this are escalated; if deliveries are stalled, a notification warns first",
     )
-    types: dict[MessageType, TypeScheduleSettings] = Field({}, description="other rules for a message type")
+    types: dict[MessageType, TypeScheduleSettings] = Field(
+        {}, description="overrides of these settings, by message type"
+    )
 
     def as_backoff(self) -> Backoff:
         """Return the backoff."""
@@ -182,7 +187,7 @@ class ReportSettings(SettingsModel):
     """Settings of the HTML report."""
 
     path: Named | None = Field(
-        None, description="the HTML report, which each pass may update; needs the extra `report`"
+        None, description="the file of the HTML report, which passes keep up to date; needs the extra `report`"
     )
 
 

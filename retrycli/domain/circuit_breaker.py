@@ -68,10 +68,11 @@ class Breaker:
 
     @property
     def description(self) -> str:
-        """Describe the destination and its next probe."""
-        at = self.probe_at
-        until = "" if at is None else f", next probe at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        return f"{self.destination}{until}"
+        """Describe the destination and its next request."""
+        if self.probe_at is None:
+            return self.destination
+        next_request = "no requests until" if self.state is BreakerState.RESTING else "next probe at"
+        return f"{self.destination}, {next_request} {self.probe_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
     def counted(self) -> int:
@@ -102,19 +103,19 @@ class Breaker:
             return self if self.is_healthy else Breaker(self.destination)
         if kind not in OUTAGE:
             return self
-        row = self._with_failure(kind, ticket)
+        failed = self._with_failure(kind, ticket)
         if self.state is not BreakerState.OPEN:
-            if row.counted < rules.failures:
-                return row
+            if failed.counted < rules.failures:
+                return failed
             # From here on the number counts failed probes, and so selects the next wait.
-            row = replace(row, failures=rules.failures)
+            failed = replace(failed, failures=rules.failures)
         waits = rules.probe_after
         return Breaker(
             self.destination,
             BreakerState.OPEN,
-            row.failures,
+            failed.failures,
             opened_at=self.opened_at or since,
-            probe_at=later(since, waits[min(max(row.failures - rules.failures, 0), len(waits) - 1)]),
+            probe_at=later(since, waits[min(max(failed.failures - rules.failures, 0), len(waits) - 1)]),
         )
 
     def _with_failure(self, kind: OutcomeKind, ticket: str) -> Breaker:

@@ -40,7 +40,7 @@ class State(StrEnum):
                              ▲                  │
                              ├──rescheduled─────┤
                              ├──released────────┤
-                             └──lapsed──────────┤
+                             └──claim expired───┤
                              │                  └──escalated──▶ ESCALATED ──retry by hand──▶ SENDING
                              ├──requeued────────────────────────────┤
                              └──changed by the application──────────┘

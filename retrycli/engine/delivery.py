@@ -130,7 +130,8 @@ class Delivery:
     async def _transact(self, work: Callable[[], Result]) -> Result:
         """Run `work` in one transaction. Repeat it while the application locks rows that it writes.
 
-        Never wait within a transaction: answers could not be read meanwhile, and their requests would time out.
+        Never block within a transaction: answers could not be read meanwhile, and their requests would time out. Only
+        the commit may wait, while the event loop goes on.
 
         Raises:
             DatabaseBusy: it stays locked until the claims have expired and the pass should have ended.

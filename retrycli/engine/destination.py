@@ -94,9 +94,9 @@ class Destination:
                 self.doubt.count_trial(attempt)
             if self.doubt.is_settled:
                 observed += self._attribute_to_us()
-        return observed + self._observe_rest() if last else observed
+        return observed + self._observe_withheld() if last else observed
 
-    def _observe_rest(self) -> list[Attempt]:
+    def _observe_withheld(self) -> list[Attempt]:
         """Return the withheld attempts, because no other answer can show what they are about."""
         # A destination that rejects the credentials may have said so with another status before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:

@@ -100,7 +100,7 @@ class ResultWriter:
         locked = self._write(self.locked)
         if len(locked) < len(self.locked):
             self.locked_in_a_row = 0
-        # The next time the transaction waits for other rows.
+        # Rotate the list, so that the next transaction waits for other rows.
         self.locked = locked[MAX_LOCKED_ROWS:] + locked[:MAX_LOCKED_ROWS]
 
     def _write(self, decisions: Sequence[Decision]) -> list[Decision]:

@@ -79,7 +79,7 @@ class PassRules:
     retention: timedelta | None = None
     """The age up to which attempts and passes are kept; None keeps them forever."""
     probe_now: bool = False
-    """True to probe a destination that is down immediately, and not only when its probe is due."""
+    """True to probe a destination that is down without waiting until its probe is due."""
     at_a_server: bool = False
     """True if the database is on a server, where each transaction waits."""
 

@@ -96,7 +96,7 @@ class _DryRunEnrolment:
         self._replaced_in_range = found.replaced.keys()
         self.replaced.update(self._replaced_in_range)
         self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
-        return found.changed  # retired messages are not failed, and so not shown
+        return found.changed  # messages that leave the queue are no longer failed, so they are not shown
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime

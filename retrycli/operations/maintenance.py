@@ -45,10 +45,12 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
         database = held.enter_context(closing(Database(settings.database.url, settings.database.table)))
         _ = database.messages  # checks the application's table first, as `open_database` does
         found = database.revision()
+        if found is None:
+            raise ConfigurationError(f"{database.place} has no tables of retrycli: there is nothing to downgrade")
         if found != schema.HEAD:
             raise ConfigurationError(
-                f"retrycli's tables in {database.place} are at version {found or 'none'}, but this program needs "
-                f"{schema.HEAD}; downgrade the tables with the version of retrycli that upgraded them"
+                f"retrycli's tables in {database.place} are at version {found}, but this program can downgrade only "
+                f"from {schema.HEAD}; downgrade the tables with the version of retrycli that upgraded them"
             )
         keep_passes_off(settings, settings, held)
         check_claims(database)

@@ -190,7 +190,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     """Warn that a ping failed, unless the log has recently said so."""
     if failure is None:
         return
-    turn: Turn | None = Turn.BEGAN  # every time, if it can't be remembered
+    turn: Turn | None = Turn.BEGAN  # if the database can't remember the warning, warn every time
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         turn = change_of(database, PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:

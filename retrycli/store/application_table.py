@@ -199,7 +199,7 @@ class FailedIndex(Queries):
                 raise
             raise DatabaseUnavailable(
                 f"{error}; the index is unusable: rebuild it with `retrycli db index`, "
-                "`retrycli db index --drop` drops it"
+                "or drop it with `retrycli db index --drop`"
             ) from error
 
     def _find(self) -> tuple[IndexState, str]:

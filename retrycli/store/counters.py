@@ -36,7 +36,7 @@ from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
 
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
-"""Names in the table. The third name is the mark; the last one is for times of pruned passes, in seconds."""
+"""Names in the table of totals. The third is the mark; the last is for pruned passes, in seconds since the epoch."""
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"
 """Name of a second mark: the progress of the pruning round, see `retrycli.store.counters`."""

@@ -58,11 +58,11 @@ def addresses(value: str | None) -> list[str]:
 
 
 def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
-    """Return a word for comparison with one of the application's columns. It has no type, because the column may have
-    its own.
+    """Return a literal for comparison with one of the application's columns, without a type, because the column may
+    have its own.
 
-    PostgreSQL compares an enumeration only with a literal that may be one of its words, and not with a string. The word
-    is not a parameter, because a partial index is not used for a parameter.
+    PostgreSQL compares an enumeration only with an untyped literal that is one of its labels, not with a string. The
+    value is not a parameter, because a partial index is not used for a parameter.
     """
     return literal_column(f"'{value.value}'")
 
@@ -106,7 +106,7 @@ HELD_BACK = (
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     """Select all columns, with an empty string for the body. A body that is not a string is read unchanged."""
     m = database.messages.c
-    # Only SQLite stores other types than texts. It stores the type before the value, so the value is not read.
+    # Only SQLite can store a value that is not a string. It stores the type before the value, so no value is read.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
     return [body if column.name == "body" else column for column in m]

@@ -116,7 +116,7 @@ class Acts(Queries):
             locked = {*written.locked, *taken.locked}
             able = {message_id: act for message_id, act in able.items() if message_id not in locked}
             refused = {**written.refused, **taken.refused}
-            # An operator's statement that a message has arrived holds, even if its row refuses the change.
+            # An operator's statement that a message has arrived is recorded, even if its row can't be changed.
             done = {
                 message_id: act
                 for message_id, act in able.items()
@@ -144,8 +144,8 @@ class Acts(Queries):
 
         if kind not in OF_ANY_FAILED:
             return enrolled()
-        # Unknown messages must not be enrolled and claimed meanwhile. A pass may hold row locks while it waits for this
-        # lock, so locked rows are skipped.
+        # Failed messages that are not in the queue must not be enrolled and claimed meanwhile. A pass may hold row
+        # locks while it waits for this lock, so locked rows are skipped.
         self._database.advisory_lock(connection)
         return [*enrolled(), *connection.execute(self._unknown, these).scalars()]
 

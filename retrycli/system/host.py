@@ -20,10 +20,10 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.system import filesystem
 from retrycli.system.trust import user_name, user_number
 
-DEFUNCT = ("Z", "X")  # states of a process that has ended and is not reaped yet (proc(5))
+DEFUNCT = ("Z", "X")  # states of a process that has ended but has not been reaped yet (proc(5))
 NOT_THERE = 127  # a shell's exit status for an unknown program
 TIMED_OUT = 124  # exit status of timeout(1)
-SECONDS = 120  # time after which a program has failed
+SECONDS = 120  # time after which a program counts as failed
 ANSWER_SECONDS = 3  # the same for commands that only read
 
 Finished = subprocess.CompletedProcess[bytes]

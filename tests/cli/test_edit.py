@@ -182,7 +182,7 @@ def test_without_an_editor_it_suggests_a_remedy(at_desk: Cli, application: Appli
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--subject", "x"], "this is not a terminal: pass --yes to confirm"),
+        (["--subject", "x"], "can't be confirmed without a terminal: pass --yes"),
         (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
         (["--subject", "caf\udce9", "--yes"], "the value is not valid UTF-8"),
     ],

@@ -36,7 +36,7 @@ def one(file: Path, query: str) -> object:
 
 
 def test_the_example_matches_its_code(shipped: Path, tmp_path: Path) -> None:
-    """If this fails, run ``python -m retrycli.store.example_data``."""
+    """If this fails, run ``python -m tests.example``."""
     built = tmp_path / "built.db"
     example.build(built)
     assert dump(built) == dump(shipped)

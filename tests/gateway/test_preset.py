@@ -415,7 +415,7 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
         (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): set one"),
         (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} is used but not defined"),
         (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): the marker is not used"),
-        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} has no value in a message"),
+        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} can't be used in a message; remove it"),
         (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} has no value"),
         (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} comes from [upload]"),
         (NOTE.replace("{body}", "{session}"), "messages.customer: {session} comes from [auth.session]"),

@@ -68,8 +68,9 @@ event loop, and so all other requests, for five times as long.
 """
 
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
-"""All exceptions of a request for errors of the network or the other side. `TimeoutError` is an `OSError`, and text
-that can't be encoded or decoded is a `ValueError`.
+"""Every exception that a request can raise for an error of the network or the other side.
+
+`TimeoutError` is an `OSError`, and text that can't be encoded or decoded is a `ValueError`.
 """
 
 

@@ -177,8 +177,8 @@ class MessageRule(Table):
     required: tuple[str, ...] = ()
     """Columns that must not be empty, because otherwise nothing, or an empty message, would arrive."""
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
-    """Columns that may be left out. A message with a value in any other column that the rule does not use is not
-    sent.
+    """Columns whose values may be dropped. A message with a value in another of these columns is not sent if the rule
+    does not use it.
     """
     marker: Marker | None = None
     preflight: str | None = None
@@ -206,7 +206,7 @@ class MessageRule(Table):
         for name in sorted(self._names):
             _, _, part = name.partition(".")
             if name in OF_ANSWERS or (part and part not in OF_ATTACHMENTS):
-                raise ValueError(f"{{{name}}} has no value in a message")
+                raise ValueError(f"{{{name}}} can't be used in a message; remove it")
         return self
 
     @model_validator(mode="after")

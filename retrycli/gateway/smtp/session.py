@@ -142,7 +142,7 @@ class SmtpSession:
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
             raise self._unauthorized("the server offers no login; remove gateway.username or fix gateway.base_url")
-        if "PLAIN" in mechanisms:  # smtplib supports only ASCII credentials (RFC 4616, section 2)
+        if "PLAIN" in mechanisms:  # RFC 4616, section 2: UTF-8; smtplib supports only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
         else:

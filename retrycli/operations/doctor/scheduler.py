@@ -102,7 +102,7 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
     try:
         objection = next((caller.objection for caller in check(context.loaded, context.host).callers), None)
     except ConfigurationError:
-        objection = None  # the settings' source is another finding
+        objection = None  # another finding reports what is wrong with the settings' source
     if objection is None and caller.running is None:
         remedy = f"run as root: {as_user('root', 'doctor', context.loaded)}"
         return warning("scheduler", f"{words}; can't see whether {caller.kind} is running", remedy)

@@ -124,7 +124,10 @@ def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> F
     if not place.is_timer:
         after = cron_line.with_block(before, config, text)
     elif before and not systemd.is_marked(before, config):
-        raise ConfigurationError(f"{target.title} already exists, but not for {config}; remove that file")
+        raise ConfigurationError(
+            f"{target.title} already exists, but `retrycli cron install` did not write it for {config}; if nothing "
+            "needs it, remove it and run this again"
+        )
     else:
         after = text
     return FileChange(target, before, after)
