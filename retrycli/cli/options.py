@@ -113,7 +113,7 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None
     """
     if not (yes or can_ask(as_json=as_json)):
         here = "with --json" if as_json else "without a terminal"
-        raise typer.BadParameter(f"{what}, and can't be confirmed {here}: pass --yes", param_hint="--yes")
+        raise typer.BadParameter(f"{what}; {here}, confirm by --yes", param_hint="--yes")
 
 
 def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> None:

@@ -69,7 +69,7 @@ def by_smtp(url: str, now: Callable[[], datetime] = noon) -> Outcome:
 def assert_told(told: pytest.LogCaptureFixture, outcome: Outcome, kind: OutcomeKind) -> None:
     (record,) = told.records
     assert record.levelname == "ERROR"
-    assert record.getMessage().startswith("Message 7 met an internal error: KeyError at retrycli.gateway.")
+    assert record.getMessage().startswith("Message 7 caused an internal error: KeyError at retrycli.gateway.")
     assert outcome.kind is kind
     assert "an internal error: KeyError at retrycli.gateway." in str(outcome.error)
     assert WORDS not in told.text + str(outcome.error)

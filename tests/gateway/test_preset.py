@@ -416,7 +416,7 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
         (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} is used but not defined"),
         (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): the marker is not used"),
         (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} can't be used in a message; remove it"),
-        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} has no value"),
+        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} can't be used in a message"),
         (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} comes from [upload]"),
         (NOTE.replace("{body}", "{session}"), "messages.customer: {session} comes from [auth.session]"),
         (NOTE.replace("{body}", "{identity}"), "messages.customer: {identity} comes from identity in [auth]"),
