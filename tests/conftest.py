@@ -37,11 +37,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Set ``-n auto`` to one and a half times the number of cores: many tests wait for a lock or a server."""
+    """Set ``-n auto`` to twice the number of cores: many tests wait for a lock or a server."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    cores = len(os.sched_getaffinity(0))
-    return cores + max(1, cores // 2)
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(tryfirst=True)
