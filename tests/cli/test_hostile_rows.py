@@ -138,12 +138,13 @@ def cli(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 def check_looks(cli: Cli, *looks: str) -> None:
     """Check that no command fails in any form, or prints a control character."""
-    shown = cli.show_all(piped=[*looks, *(f"{command} --json" for command in looks)], on_terminal=looks)
+    as_json = {look: "{} --json{}{}".format(*look.partition(" -- ")) for look in looks}
+    shown = cli.show_all(piped=[*looks, *as_json.values()], on_terminal=looks)
     for look, done in shown.piped.items():
         assert (done.returncode, done.stderr) == (0, ""), look
         assert all(char.isprintable() or char in "\t\n" for char in done.stdout), look
     for look in looks:
-        shown.json(f"{look} --json")
+        shown.json(as_json[look])
         screen = shown.screens[look]
         assert screen.returncode == 0, (look, screen.text)
         assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw)), look
