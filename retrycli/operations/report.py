@@ -115,7 +115,8 @@ def write(path: Path, text: str) -> None:
         # A pipe or a device must not be replaced, nor /dev/stdout, which may lead to a regular file.
         is_special = path.exists() and not path.is_file() and not path.is_dir()
         if is_special or str(path.parent) in {"/dev", "/dev/fd"} or path.is_relative_to("/proc"):
-            path.write_text(text, encoding="utf-8")
+            with path.open("a", encoding="utf-8") as stream:  # appends, as a shell's >> to /dev/stdout does
+                stream.write(text)
         else:
             filesystem.replace(path, text)  # also replaces a link, which may belong to another user and lead anywhere
     except (OSError, ValueError) as error:

@@ -92,9 +92,10 @@ def test_replaces_a_symbolic_link_and_does_not_follow_it(at_work: Cli, tmp_path:
 
 def test_a_descriptor_of_a_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     """As /dev/stdout is if the output goes to a file: root could replace the link in /dev."""
-    with (tmp_path / "page.html").open("w") as page:
+    (tmp_path / "page.html").write_text("before\n")
+    with (tmp_path / "page.html").open("a") as page:
         write(Path(f"/dev/fd/{page.fileno()}"), DOCTYPE)
-    assert (tmp_path / "page.html").read_text() == DOCTYPE
+    assert (tmp_path / "page.html").read_text() == f"before\n{DOCTYPE}"
 
 
 def test_writes_to_a_device_and_does_not_replace_it(at_work: Cli) -> None:
