@@ -44,7 +44,7 @@ def passes(
         since = min((at for at, *_ in rows), default=None)
         rows += [(pause.at, pause.by, pause.act, pause.detail) for pause in _pauses_since(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
-        terminal.show_table(("Started", "By", "Result", "Result"), rows)
+        terminal.show_table(("Started", "By", "Result", "Details"), rows)
         terminal.say("Next: retrycli status")
         return
     terminal.show_table(

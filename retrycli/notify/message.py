@@ -124,12 +124,13 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
 
 def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: NoticeContext) -> str:
     if turn is Turn.ENDED:
+        where = context.destination
         lasted = f"since {utc(incident.since)}, for {_length(context.at - incident.since)}"
         times = f"at {utc(incident.since)} and accepted a message at {utc(context.at)}"
         return {
-            Topic.DOWN: f"{context.destination} accepts messages again. It was down {lasted}; no message was lost.",
-            Topic.CREDENTIALS: f"{context.destination} accepts the credentials again. It refused them {times}.",
-            Topic.SAME_ANSWER: f"{context.destination} works again. It answered every request alike {times}.",
+            Topic.DOWN: f"{where} accepts messages again. It had been down {lasted}; no message was lost.",
+            Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
+            Topic.SAME_ANSWER: f"{where} works again. It answered every request alike {times}.",
             Topic.DEADLINE: f"The pass sent all due messages. Earlier passes did not, {lasted}.",
             Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been {lasted}; those that "
             "expired are escalated.",
