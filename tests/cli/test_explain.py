@@ -538,7 +538,7 @@ PREDICATES: dict[str, tuple[object, str, object]] = {
 
 @pytest.mark.parametrize("name", PREDICATES)
 def test_a_gate_and_the_pass_use_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This is the only patch in the tests: only so can a test show that there is no second copy."""
+    """Only a patch of the predicate can show that there is no second copy of it."""
     at.add(1, failed_at=NOON - 5 * MINUTE)
     at.run_at(NOON)
     assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK
