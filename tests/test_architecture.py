@@ -300,6 +300,35 @@ def test_each_rule_has_a_breach(module: str, source: str, said: str) -> None:
     assert [breach for breach in breaches(module, source) if said in breach]
 
 
+SNAPSHOT = ("engine.delivery", "engine.destination", "engine.limits", "engine.recording", "engine.supply")
+"""Modules of the objects that `Delivery` restores after a failed transaction, with those of `ALSO`."""
+ALSO = ("domain.doubt", "domain.fair_share")
+MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "remove", "setdefault", "sort", "update"}
+
+
+def changes_in_place(tree: ast.AST) -> list[str]:
+    """Return what a class does to the content of its attributes, such as ``self.seen.append``."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+            found.append(ast.unparse(node.func))
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            found.append(ast.unparse(node))
+    return [text for text in found if text.startswith("self.")]
+
+
+@pytest.mark.parametrize("module", [*SNAPSHOT, *ALSO])
+def test_what_a_failed_transaction_restores_is_never_changed_in_place(module: str) -> None:
+    """`Delivery` keeps the attributes' values only, so a list that has grown would stay so."""
+    source = ROOT / f"{module.replace('.', '/')}.py"
+    assert changes_in_place(ast.parse(source.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("change", ["self.seen.append(1)", "self.seen[0] = 1", "del self.seen[0]"])
+def test_a_change_in_place_is_found(change: str) -> None:
+    assert len(changes_in_place(ast.parse(change))) == 1
+
+
 @pytest.mark.parametrize("why", [why for _, why in NEVER.values()])
 def test_each_rule_is_tested(why: str) -> None:
     assert any(why in breach for module, source, _ in BROKEN for breach in breaches(module, source))
