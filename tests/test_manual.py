@@ -203,6 +203,26 @@ def test_public_names_in_the_page_on_embedding_exist() -> None:
     assert given - others <= {*retrycli.__all__}
 
 
+def test_messages_that_the_page_for_operators_quotes_are_those_of_the_program() -> None:
+    """An operator searches the page for the words of a mail. Numbers and ``…`` stand for anything.
+
+    A text may be put together from two.
+    """
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "retrycli").rglob("*.py")]
+    constants = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = "\n".join(text for text in constants if isinstance(text, str))
+    rows = PAGES["operating"].partition("## When it pages you")[2].partition("\n## ")[0].splitlines()
+    quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row.split("|")[1] if "|" in row else "")]
+    pieces = [piece.strip() for quote in quotes for piece in re.split(r"…|\b\d+\b", quote)]
+    assert len(quotes) > 20
+
+    def is_said(piece: str) -> bool:
+        blanks = [match.start() for match in re.finditer(" ", piece)]
+        return piece in texts or any(piece[:at] in texts and piece[at + 1 :] in texts for at in blanks)
+
+    assert [piece for piece in pieces if not is_said(piece)] == []
+
+
 def test_commands_that_reproduce_figures_select_tests() -> None:
     commands = {found for page in PAGES.values() for found in re.findall(r"`(pytest [^`]*)`", page)}
     assert commands
