@@ -405,8 +405,11 @@ def catches(pid: int, number: int) -> bool:
 
 
 def pending(pid: int, number: int) -> bool:
-    """Return whether a signal has not reached a process yet."""
-    return _bit(pid, "ShdPnd", number)
+    """Return whether a signal was sent to a process that has not noticed it; False if the process has ended."""
+    try:
+        return _bit(pid, "ShdPnd", number)
+    except FileNotFoundError:
+        return False
 
 
 def _bit(pid: int, field: str, number: int) -> bool:
