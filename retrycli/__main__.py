@@ -1,7 +1,5 @@
 """Entry point of ``python -m retrycli`` and of the installed command."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os

@@ -1,7 +1,5 @@
 """The command line: one short function per command, and one funnel for errors."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import re

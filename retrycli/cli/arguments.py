@@ -1,7 +1,5 @@
 """Arguments and options that select messages, with shell completion, and options for times."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress

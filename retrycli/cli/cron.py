@@ -1,7 +1,5 @@
 """``cron print``, ``cron install``, ``cron check``, ``cron remove``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote

@@ -1,7 +1,5 @@
 """``sandbox`` and ``demo``."""
 
-from __future__ import annotations
-
 import random
 import signal
 from datetime import timedelta

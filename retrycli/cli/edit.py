@@ -1,7 +1,5 @@
 """``edit``: change the subject, body or recipient of a message."""
 
-from __future__ import annotations
-
 import os
 import sys
 from dataclasses import replace

@@ -1,9 +1,8 @@
 """``escalations``: list, acknowledge and annotate messages that need an operator."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,16 +11,11 @@ from retrycli.cli.list_failed import ON_SCREEN
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import act_on, select_messages
 from retrycli.cli.show import may_have_arrived
+from retrycli.config.settings import Settings
 from retrycli.domain import suggested
-from retrycli.domain.listing import Filter
+from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, State
 from retrycli.views import terminal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from retrycli.config.settings import Settings
-    from retrycli.domain.listing import EscalationGroup, ListedMessage
 
 ESCALATION_FIELDS = (
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),

@@ -1,23 +1,17 @@
 """``list-failed``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
 import typer
 
 from retrycli.cli.arguments import takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
-from retrycli.domain.listing import Filter
+from retrycli.config.settings import Settings
+from retrycli.domain.listing import Filter, ListedMessage
 from retrycli.domain.message import State
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from retrycli.config.settings import Settings
-    from retrycli.domain.listing import ListedMessage
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
 

@@ -1,7 +1,5 @@
 """``manual``: the pages that ship with the program, as plain text or rendered for a terminal."""
 
-from __future__ import annotations
-
 import os
 import re
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """``passes``, ``pause``, ``resume``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """``run-once``."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """``init``, ``config show``, ``config check``, ``doctor``, ``notify test``, ``version``."""
 
-from __future__ import annotations
-
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``stats``, ``report``, ``metrics``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta

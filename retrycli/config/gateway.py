@@ -1,7 +1,5 @@
 """Gateway settings: common ones, and those for single message types."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from pathlib import Path

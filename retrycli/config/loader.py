@@ -1,7 +1,5 @@
 """Load settings: read TOML and the environment into `Settings`."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

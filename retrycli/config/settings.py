@@ -1,7 +1,5 @@
 """All settings, with defaults and meanings: one frozen, validated `Settings`."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from pathlib import Path

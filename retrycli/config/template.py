@@ -1,7 +1,5 @@
 """Show settings as text: the commented file of ``init``, and the list of ``config show``."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

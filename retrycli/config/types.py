@@ -1,7 +1,5 @@
 """Types for the sections of the settings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Attempts whose outcomes are not recorded yet."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -41,11 +39,11 @@ class Attempt(NamedTuple):
         return str(self.queued.ticket_id)
 
     @classmethod
-    def started(cls, queued: QueuedMessage, at: datetime, *, probe: int, trial: bool) -> Attempt:
+    def started(cls, queued: QueuedMessage, at: datetime, *, probe: int, trial: bool) -> "Attempt":
         """Return an attempt that was recorded at the given time and is not sent yet."""
         return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
 
-    def ended(self, outcome: Outcome, at: datetime, *, about_us: bool = False) -> Attempt:
+    def ended(self, outcome: Outcome, at: datetime, *, about_us: bool = False) -> "Attempt":
         """Return the attempt with its outcome."""
         return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_us=about_us)
 

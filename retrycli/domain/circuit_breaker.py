@@ -14,8 +14,6 @@ answer, may be caused by the ticket. Such failures count once three tickets have
 After Nygard, Release It!, chapter 5, "Circuit Breaker".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -83,11 +81,11 @@ class Breaker:
         """Return whether requests are blocked at the given time."""
         return self.probe_at is not None and at < self.probe_at
 
-    def admitting(self, at: datetime) -> Breaker:
+    def admitting(self, at: datetime) -> "Breaker":
         """Return the breaker for a pass. It no longer blocks requests once a probe is due."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
-    def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> Breaker:
+    def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> "Breaker":
         """Return the breaker after one more outcome.
 
         Args:
@@ -118,13 +116,13 @@ class Breaker:
             probe_at=later(since, waits[min(max(failed.failures - rules.failures, 0), len(waits) - 1)]),
         )
 
-    def _with_failure(self, kind: OutcomeKind, ticket: str) -> Breaker:
+    def _with_failure(self, kind: OutcomeKind, ticket: str) -> "Breaker":
         tickets = self.tickets
         if kind is not OutcomeKind.UNREACHABLE and len(tickets) < TICKETS:
             tickets = {**tickets, ticket: tickets.get(ticket, 0) + 1}
         return Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
 
-    def rest(self, until: datetime) -> Breaker:
+    def rest(self, until: datetime) -> "Breaker":
         """Return the breaker after the destination has asked for a rest until the given time."""
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 

@@ -4,8 +4,6 @@ run a pass.
 `cron install` writes a block between two marks, so that `cron remove` removes exactly this block.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence

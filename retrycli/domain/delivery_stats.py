@@ -1,7 +1,5 @@
 """Statistics of attempts over some days, for `stats` and the report."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

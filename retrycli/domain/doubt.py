@@ -15,8 +15,6 @@ The trial takes the messages that came due last. The ten tickets' messages came 
 the queue may fail for a common reason, for example when many tickets are closed at the same time.
 """
 
-from __future__ import annotations
-
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.outcome import ALIVE, OutcomeKind
 

@@ -1,7 +1,5 @@
 """Durations as text, such as ``200ms``, ``2s``, ``15m``, ``2h`` or ``7d``, and times in a zone."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 

@@ -3,8 +3,6 @@
 The text's first line is ``Subject: …``, the next line is blank, and the body follows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
@@ -25,7 +23,7 @@ class EditableMessage:
     recipient: str | None = None
 
     @classmethod
-    def of(cls, row: Mapping[str, object]) -> EditableMessage:
+    def of(cls, row: Mapping[str, object]) -> "EditableMessage":
         """Return a row for editing; non-text values become empty, and invalid UTF-8 is replaced."""
         recipient = row.get("recipient_email")
         subject = " ".join(_column_text(row["subject"]).splitlines()).strip()
@@ -36,7 +34,7 @@ class EditableMessage:
         end = "" if not self.body or self.body.endswith("\n") else "\n"
         return f"{HEAD} {self.subject}\n\n{self.body}{end}"
 
-    def with_text(self, text: str) -> EditableMessage:
+    def with_text(self, text: str) -> "EditableMessage":
         """Return a copy with the subject and the body from an edited text.
 
         Raises:
@@ -55,7 +53,7 @@ class EditableMessage:
             body = body[:-1] if self.body.endswith("\r") else body[:-1].removesuffix("\r")
         return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
-    def check(self, before: EditableMessage) -> None:
+    def check(self, before: "EditableMessage") -> None:
         """Check that this text can replace the text before the edit.
 
         Raises:

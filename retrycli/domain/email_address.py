@@ -1,7 +1,5 @@
 """E-mail addresses: an addr-spec with an optional display name, and nothing else."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 
@@ -43,7 +41,7 @@ class Address(NamedTuple):
         return self.spec.casefold()
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> "Address":
         """Parse ``ana@example.com``, ``Ana <ana@example.com>`` or ``"Ana, Sales" <ana@example.com>``.
 
         Raises:

@@ -21,8 +21,6 @@
 The codes from 64 up are those of sysexits.h, which cron, systemd and monitoring agents know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 

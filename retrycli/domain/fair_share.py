@@ -1,7 +1,5 @@
 """Fair shares of tickets: a ticket with ten thousand messages does not delay the others."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Fingerprints of escalations: each cause has one, so that an operator can decide once about a hundred messages."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 

@@ -8,8 +8,6 @@ rows. So retrycli remembers three values for a row, and compares them before it 
 - its **delivery key**, which identifies one text of one message, and changes once a delivery of that text is recorded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,7 +111,7 @@ class MessageIdentity(NamedTuple):
     digest: str
     ticket: str
 
-    def difference(self, now: MessageIdentity) -> Difference:
+    def difference(self, now: "MessageIdentity") -> Difference:
         """Return the difference between this identity and the current one."""
         if self == now:
             return Difference.NONE

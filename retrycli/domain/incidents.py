@@ -5,8 +5,6 @@ Cron mails the output of a pass. The same problem every 15 minutes would teach o
 they are derived from the recorded passes (`recalled`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Messages and their history as operators see them, and filters that select messages to show or to change."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Messages: rows of the application's table, checked once and then immutable."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -118,7 +116,7 @@ class Message:
     fields: Mapping[str, object]
 
     @classmethod
-    def from_row(cls, row: Mapping[str, object]) -> Message:
+    def from_row(cls, row: Mapping[str, object]) -> "Message":
         """Check a row of the application's table and freeze it.
 
         Raises:
@@ -197,7 +195,7 @@ class UnusableMessage:
     as_read: tuple[object, ...] = ()
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], problem: str) -> UnusableMessage:
+    def from_row(cls, row: Mapping[str, Any], problem: str) -> "UnusableMessage":
         """Keep the valid values of a rejected row."""
         count = row["retry_count"]
         return cls(

@@ -7,8 +7,6 @@ A lasting incident is reported when it begins, every ``remind_hours`` while pass
 intermittent incident is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta

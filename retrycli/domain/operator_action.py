@@ -1,7 +1,5 @@
 """Operators' actions on messages, and the errors for actions that are not possible."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -36,17 +34,17 @@ class OperatorAction(NamedTuple):
     @classmethod
     def edited(
         cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
-    ) -> OperatorAction:
+    ) -> "OperatorAction":
         """Edit a message. It gets a new delivery key, so the other side treats it as another message."""
         return cls(ActionKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
-    def rejected(cls, reason: str, *, by: str, at: datetime) -> OperatorAction:
+    def rejected(cls, reason: str, *, by: str, at: datetime) -> "OperatorAction":
         """Reject a message. It is never sent then, and belongs to the application again."""
         return cls(ActionKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
 
     @classmethod
-    def requeued(cls, due: datetime, *, by: str, at: datetime) -> OperatorAction:
+    def requeued(cls, due: datetime, *, by: str, at: datetime) -> "OperatorAction":
         """Make an escalated message wait again, with all its retries.
 
         The message keeps its delivery key, so the other side recognises it if it has already arrived.
@@ -54,32 +52,32 @@ class OperatorAction(NamedTuple):
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 
     @classmethod
-    def acknowledged(cls, *, by: str, at: datetime) -> OperatorAction:
+    def acknowledged(cls, *, by: str, at: datetime) -> "OperatorAction":
         """Acknowledge an escalation."""
         return cls(ActionKind.ACKNOWLEDGED, by, at)
 
     @classmethod
-    def noted(cls, text: str, *, by: str, at: datetime) -> OperatorAction:
+    def noted(cls, text: str, *, by: str, at: datetime) -> "OperatorAction":
         """Add a note, which replaces an earlier note."""
         return cls(ActionKind.NOTED, by, at, text, note=text)
 
     @classmethod
-    def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> OperatorAction:
+    def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> "OperatorAction":
         """Mark a message as sent."""
         return cls(ActionKind.MARKED_SENT, by, at, note)
 
     @classmethod
-    def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> OperatorAction:
+    def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> "OperatorAction":
         """Record a look-up and its result. The look-up itself changes nothing."""
         return cls(ActionKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
 
     @classmethod
-    def paused(cls, end: str, *, by: str, at: datetime) -> OperatorAction:
+    def paused(cls, end: str, *, by: str, at: datetime) -> "OperatorAction":
         """Pause deliveries; ``end`` describes the end and the reason."""
         return cls(ActionKind.PAUSED, by, at, end)
 
     @classmethod
-    def resumed(cls, pause: str, *, by: str, at: datetime) -> OperatorAction:
+    def resumed(cls, pause: str, *, by: str, at: datetime) -> "OperatorAction":
         """End a pause, which ``pause`` describes."""
         return cls(ActionKind.RESUMED, by, at, pause)
 

@@ -1,7 +1,5 @@
 """Outcomes of an attempt: a small closed set, and the mapping of HTTP answers to them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime

@@ -3,8 +3,6 @@
 The engine emits the events; logging, the screen and metrics listen.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass

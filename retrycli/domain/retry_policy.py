@@ -3,8 +3,6 @@
 These are pure functions: clock and randomness are arguments.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Make text from other systems safe to show in one line."""
 
-from __future__ import annotations
-
 import re
 
 

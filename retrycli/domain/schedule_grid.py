@@ -1,7 +1,5 @@
 """The next passes, calculated from a cron line, from the passes that a scheduler has started, or from the clock."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import Counter

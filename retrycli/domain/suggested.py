@@ -4,8 +4,6 @@ settings.
 Texts call the program ``retrycli``. The command line registers how it was called; for a library, texts stay unchanged.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence

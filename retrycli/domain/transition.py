@@ -1,7 +1,5 @@
 """Claims on messages, decisions about them, and the transitions that follow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -87,17 +85,17 @@ class Transition(NamedTuple):
     reason: EscalationReason | None = None
 
     @classmethod
-    def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> Transition:
+    def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> "Transition":
         """Make a message wait that is new to the queue, or that must wait again."""
         return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
 
     @classmethod
-    def delivered(cls) -> Transition:
+    def delivered(cls) -> "Transition":
         """Mark a message as delivered."""
         return cls(TransitionKind.DELIVERED)
 
     @classmethod
-    def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> Transition:
+    def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> "Transition":
         """Use up one retry and set the next attempt."""
         return cls(
             TransitionKind.RESCHEDULED,
@@ -115,7 +113,7 @@ class Transition(NamedTuple):
         last_error: str | None,
         retry_count: int | None = None,
         unknown_count: int | None = None,
-    ) -> Transition:
+    ) -> "Transition":
         """Escalate a message."""
         return cls(
             TransitionKind.ESCALATED,
@@ -126,7 +124,7 @@ class Transition(NamedTuple):
         )
 
     @classmethod
-    def invalid(cls, problem: str, *, retry_count: int | None = None) -> Transition:
+    def invalid(cls, problem: str, *, retry_count: int | None = None) -> "Transition":
         """Escalate a message whose row can't be turned into a request."""
         return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}", retry_count=retry_count)
 
@@ -136,29 +134,29 @@ class Transition(NamedTuple):
         return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
 
     @classmethod
-    def unwritten(cls) -> Transition:
+    def unwritten(cls) -> "Transition":
         """Escalate a message whose row rejects changes."""
         return cls.escalated(EscalationReason.INVALID, last_error=None)
 
     @classmethod
-    def expired(cls) -> Transition:
+    def expired(cls) -> "Transition":
         """Escalate a message that is too old to be sent."""
         return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent")
 
     @classmethod
-    def changed(cls, why: str) -> Transition:
+    def changed(cls, why: str) -> "Transition":
         """Escalate a message whose row differs from what was sent, or whose text was already delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
 
     @classmethod
-    def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> Transition:
+    def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> "Transition":
         """Return the transition of an operator's attempt, which uses up no retry."""
         if outcome.kind is OutcomeKind.DELIVERED:
             return cls.delivered()
         return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
 
     @classmethod
-    def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
+    def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> "Transition":
         """Make a message wait again and use up no retry. Without a time, it keeps its present due time."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
@@ -194,14 +192,14 @@ class Decision(NamedTuple):
         """Return whether the attempt delivered the message, even if the row can't be written."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
-    def refused(self, why: str) -> Decision:
+    def refused(self, why: str) -> "Decision":
         """Return the decision for a row that rejects changes: an escalation, with the outcome kept in the history."""
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
         return self._replace(transition=Transition.unwritten(), outcome=outcome)
 
-    def superseded(self, difference: Difference) -> Decision:
+    def superseded(self, difference: Difference) -> "Decision":
         """Return the decision if the row now holds another text or ticket.
 
         A message that only moved to another ticket, and was certainly not delivered, keeps its decision. Without an

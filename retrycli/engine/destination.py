@@ -1,7 +1,5 @@
 """The destination of a pass: its breaker and concurrency, why it stops, and what its answers are about."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """The limits of a pass: number, rate, deadline, and stop requests."""
 
-from __future__ import annotations
-
 import math
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """The ports of the engine, which are protocols that adapters implement. Only type checkers import this module."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta

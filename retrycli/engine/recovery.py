@@ -1,7 +1,5 @@
 """Recover messages whose pass died or could not write their results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial

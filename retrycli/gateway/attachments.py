@@ -4,8 +4,6 @@ Other users may write to the folder and replace its files at any time. So no che
 no link, does not block on files that are not regular, and checks the opened file.
 """
 
-from __future__ import annotations
-
 import errno
 import mimetypes
 import os

@@ -1,7 +1,5 @@
 """Remove quotations of the message, and secrets, from error texts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 

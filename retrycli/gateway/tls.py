@@ -1,7 +1,5 @@
 """TLS for both gateways: the server's certificate must always be verified."""
 
-from __future__ import annotations
-
 import ssl
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Send texts with Apprise, and return the result for each target. No result shows a target's URL."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -4,8 +4,6 @@ A pass sends ``GET {url}/start`` when it begins, then ``{url}`` if it ended well
 not. The pass's id is sent as ``rid``. If no ping comes in time, the service raises an alarm.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from threading import Thread
@@ -46,7 +44,7 @@ class Ping:
         """Add a line to the check's log without changing the check's state. Return what failed, or None."""
         return self._request("/log").failure
 
-    def _request(self, path: str) -> _Request:
+    def _request(self, path: str) -> "_Request":
         return _Request(f"{self._url}{path}?rid={self._run_id}")
 
 

@@ -3,8 +3,6 @@
 Ticket ids and error texts come from other systems. They are escaped so that no channel interprets them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta

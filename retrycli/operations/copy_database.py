@@ -1,7 +1,5 @@
 """Copy retrycli's own tables when the application's data has moved to another database."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

@@ -1,7 +1,5 @@
 """Run the main commands on the example database, against a ticketing API that sometimes fails."""
 
-from __future__ import annotations
-
 import os
 import random
 import shlex

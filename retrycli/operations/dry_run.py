@@ -1,7 +1,5 @@
 """Predict what a pass would send now. Write nothing, and block no writer."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,8 +34,8 @@ class _DryRunEnrolment:
     real: Enrolment
     rules: PassRules
     at: datetime
-    ids: array[int] = field(default_factory=lambda: array("q"))
-    times: array[int] = field(default_factory=lambda: array("q"))
+    ids: "array[int]" = field(default_factory=lambda: array("q"))
+    times: "array[int]" = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)
     """Messages whose ids now belong to other messages than in the queue."""
     escalated: int = 0
@@ -250,7 +248,7 @@ def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at:
 
 
 def _still_waiting(
-    views: MessageQueries, ids: array[int], times: array[int], anew: Collection[int]
+    views: MessageQueries, ids: "array[int]", times: "array[int]", anew: Collection[int]
 ) -> Iterator[ListedMessage]:
     """Yield the messages that still wait, or would wait again, each with its due time."""
     for start in range(0, len(ids), PAGE):

@@ -1,7 +1,5 @@
 """Edit one message: read it, and write the edit if nobody has changed the message since."""
 
-from __future__ import annotations
-
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import EditableMessage
 from retrycli.domain.errors import NotEdited

@@ -1,7 +1,5 @@
 """Warn of messages that will expire while deliveries are held back, before they expire."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta

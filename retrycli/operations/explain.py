@@ -4,8 +4,6 @@ Before a pass claims messages, it repairs the times of a wrong clock, enrols new
 The same code does this here, and the changes are rolled back.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress

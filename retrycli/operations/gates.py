@@ -3,8 +3,6 @@
 The gates use the same code as a pass: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta

@@ -3,8 +3,6 @@
 Cron mails each warning. The same warning every 15 minutes would teach operators to delete these mails unread.
 """
 
-from __future__ import annotations
-
 import socket
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """List failed messages and escalations, show one message, and give delivery statistics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Maintain retrycli's own tables."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager

@@ -5,8 +5,6 @@ application can continue. Messages that are sent, or are being sent, are not cha
 matches the filter that found it, so an interrupted action can be repeated.
 """
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from array import array

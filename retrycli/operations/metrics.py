@@ -1,7 +1,5 @@
 """Measure the queue, and write the metrics file at the end of a pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version

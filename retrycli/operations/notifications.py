@@ -3,8 +3,6 @@
 Nothing here can fail a pass. A failure is logged as a warning when it begins, and then every ``notify.remind_hours``.
 """
 
-from __future__ import annotations
-
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence

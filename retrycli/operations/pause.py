@@ -1,7 +1,5 @@
 """Pause deliveries on all hosts, and resume them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """Read presets, and check that a preset fits the application's table."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 from retrycli.config.settings import Settings

@@ -1,7 +1,5 @@
 """Serve a ticketing API on loopback for tests: it accepts the requests of the generic preset, from any client."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Set up retrycli, and check the installation."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

@@ -1,7 +1,5 @@
 """Report scheduler health and queue counts."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress

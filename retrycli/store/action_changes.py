@@ -3,8 +3,6 @@
 Each change names the state that it expects, so that a late action changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from itertools import groupby

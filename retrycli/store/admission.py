@@ -1,7 +1,5 @@
 """Admit messages to the queue: newly failed ones, and escalated messages that the application has changed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """The application's table: its kind, its ids, and the optional index on its failed rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import StrEnum
 

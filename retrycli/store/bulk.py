@@ -1,7 +1,5 @@
 """Statements for many rows: changes with values for each row, and selections by ids."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat

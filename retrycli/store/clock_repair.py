@@ -4,8 +4,6 @@ Such times lie in the future, and messages and claims would wait until then. A w
 that nothing is sent early. Past events with a future time are set to just before now, so that the repair runs once.
 """
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, RowMapping, and_, bindparam, case, func, or_, select, update

@@ -5,8 +5,6 @@ the totals counts the rest. The mark stays below attempts that may still get an 
 host's open transaction may still add.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

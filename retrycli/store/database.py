@@ -1,7 +1,5 @@
 """The database: short transactions, and the description of the application's table."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """Statistics of attempts and passes, computed by the database, so that a history of any length can be read."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta

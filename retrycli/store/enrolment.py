@@ -1,7 +1,5 @@
 """Enrol and retire messages: compare the queue with the application's table, one range of ids at a time."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Messages and remedies for database errors."""
 
-from __future__ import annotations
-
 import sqlite3
 from enum import Enum
 

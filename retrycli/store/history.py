@@ -1,7 +1,5 @@
 """One message with its history: its attempts, and operators' actions. Texts of edits are stored as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import fields

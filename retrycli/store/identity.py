@@ -1,7 +1,5 @@
 """Identify messages in SQL: birth, text and the history of an id."""
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 from collections import defaultdict

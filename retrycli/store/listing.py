@@ -4,8 +4,6 @@ A list may hold a million messages, and a reader may take an hour. So a list is 
 transactions. The ids and their order are fixed first, which needs eight bytes per id.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -59,7 +57,7 @@ class MessageQueries(Queries):
         """
         return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
 
-    def pages(self, ids: array[int], wanted: Filter) -> Iterator[ListedMessage]:
+    def pages(self, ids: "array[int]", wanted: Filter) -> Iterator[ListedMessage]:
         """Read messages by their ids if they still match a filter. Each page is one transaction."""
         m = self._database.messages.c
         statement = self._joined(
@@ -87,7 +85,7 @@ class MessageQueries(Queries):
                 found = {row.id: _listed(row) for row in connection.execute(statement, {"ids": page})}
             yield from (found[message_id] for message_id in page if message_id in found)
 
-    def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> array[int]:
+    def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> "array[int]":
         """Return the ids of the messages that match a filter, in order.
 
         Raises:

@@ -1,7 +1,5 @@
 """Describe the application's table as the database reports it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any

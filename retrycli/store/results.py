@@ -2,8 +2,6 @@
 message.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import cached_property

@@ -1,7 +1,5 @@
 """All changes of the application's rows, which must be failed or, to restore one, rejected."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -36,18 +34,18 @@ from retrycli.store.error_messages import RowError, in_words, row_error_of, with
 from retrycli.store.messages import RowState, read_rows, status_text
 
 
-def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> Written:
+def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> "Written":
     """Write decisions into the rows of their messages. Shorten an error that its column rejects."""
     changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
     return _RowChange(database, connection, partial(_write, database, connection), _has_taken).make(changing)
 
 
-def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
+def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> "Written":
     """Mark messages as rejected, with their last errors."""
     return _set_status(database, connection, errors, MessageStatus.FAILED, MessageStatus.REJECTED)
 
 
-def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
+def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> "Written":
     """Mark rejected messages as failed with a retry count of zero, with their last errors."""
     return _set_status(database, connection, errors, MessageStatus.REJECTED, MessageStatus.FAILED)
 
@@ -58,7 +56,7 @@ def _set_status(
     errors: Mapping[int, str | None],
     before: MessageStatus,
     after: MessageStatus,
-) -> Written:
+) -> "Written":
     def write(errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
         return _status_update(database.messages, before, after, room).execute(connection, rows)
@@ -69,7 +67,7 @@ def _set_status(
     return _RowChange(database, connection, write, took).make(errors)
 
 
-def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> Written:
+def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> "Written":
     """Set the retry counts of messages to zero."""
 
     def write(wanted: Mapping[int, None], _room: int | None) -> None:
@@ -78,7 +76,7 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
     return _RowChange(database, connection, write, lambda _, row, _room: row.retry_count == 0).make(dict.fromkeys(ids))
 
 
-def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> Written:
+def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> "Written":
     """Write a new subject, body or recipient into a message's row."""
     m = database.messages.c
 

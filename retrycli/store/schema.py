@@ -3,8 +3,6 @@
 `migrations/` creates these tables. A test compares the two definitions.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from sqlalchemy import (

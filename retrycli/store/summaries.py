@@ -1,7 +1,5 @@
 """Counts of messages by state, ages of messages, times of the last passes, and escalated messages by cause."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Move messages in the queue to the states that follow from decisions."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence

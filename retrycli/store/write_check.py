@@ -1,7 +1,5 @@
 """Health checks: journal mode, planted functions, clock skew, write permission, disk space."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta

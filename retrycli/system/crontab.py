@@ -1,7 +1,5 @@
 """This machine's crontabs, cron's daemon, and all callers of a pass."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Run the operator's editor on a private temporary file."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import signal

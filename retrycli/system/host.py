@@ -3,8 +3,6 @@
 `Host` knows where these are, and how to run programs. Tests pass a different host.
 """
 
-from __future__ import annotations
-
 import os
 import pwd
 import re

@@ -5,8 +5,6 @@ tells operators who holds the lock; nothing depends on it. The file is never del
 file would get a lock that no other process can see.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

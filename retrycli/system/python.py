@@ -1,7 +1,5 @@
 """Install optional dependencies."""
 
-from __future__ import annotations
-
 import sys
 
 

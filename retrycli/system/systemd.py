@@ -1,7 +1,5 @@
 """Systemd units by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,8 +5,6 @@ change the file, the links to it, and the folders above. The check starts at the
 folder on the way passes the check, nobody else can replace anything between the check and the use.
 """
 
-from __future__ import annotations
-
 import errno
 import grp
 import os

@@ -1,7 +1,5 @@
 """Format values: times, counts, charts, cells of a table, JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Write a pass's events as log lines, in the words that operators search for. No line contains words of a message."""
 
-from __future__ import annotations
-
 import logging
 import os
 import stat

@@ -1,7 +1,5 @@
 """The client of a ticketing system: its credentials, the log-in that gets a token, requests and their answers."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from base64 import b64encode

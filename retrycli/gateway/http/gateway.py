@@ -1,7 +1,5 @@
 """The HTTP gateway: one message, one attempt, one outcome."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection

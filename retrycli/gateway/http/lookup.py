@@ -3,8 +3,6 @@
 A question changes nothing. A question without an answer proves nothing, and then nothing is sent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Read an HTTP answer, and determine its outcome by the rules of a preset."""
 
-from __future__ import annotations
-
 import codecs
 import json
 from collections.abc import Collection, Mapping

@@ -6,8 +6,6 @@ cause of the exception, which is aiohttp's, decides. The outcome is unknown unle
 sent.
 """
 
-from __future__ import annotations
-
 import inspect
 import select
 import socket

@@ -2,8 +2,6 @@
 ``journals.[notes*={delivery_key}].private_notes``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import lru_cache

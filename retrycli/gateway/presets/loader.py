@@ -1,7 +1,5 @@
 """Presets: TOML files that describe a ticketing system to the HTTP gateway."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections import Counter

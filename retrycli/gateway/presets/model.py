@@ -1,7 +1,5 @@
 """The parts of a preset: requests, questions and conditions, which are validated when they are read."""
 
-from __future__ import annotations
-
 import re
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self

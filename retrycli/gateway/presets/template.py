@@ -4,8 +4,6 @@ A placeholder is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and
 parsed structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives unchanged.
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The SMTP gateway: one message, one mail, one session, one outcome."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import socket

@@ -4,8 +4,6 @@ The headers are written here and not by `email.message.EmailMessage`, which deco
 ``=?utf-8?q?=0D=0ABcc:_…?=`` would become a line break and a header that the customer chose.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence

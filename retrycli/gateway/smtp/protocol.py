@@ -1,7 +1,5 @@
 """The SMTP layer below the session: smtplib's client over an open connection, and the meaning of replies."""
 
-from __future__ import annotations
-
 import re
 import smtplib
 import socket
@@ -35,7 +33,7 @@ class SmtpReply:
     text: str
 
     @classmethod
-    def of(cls, answer: tuple[int, bytes | str]) -> SmtpReply:
+    def of(cls, answer: tuple[int, bytes | str]) -> "SmtpReply":
         """Create a reply from smtplib's code and text."""
         code, text = answer
         return cls(code, " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split()))

@@ -4,8 +4,6 @@ The dot that ends a mail decides. Before the dot is sent, no server may deliver 
 an earlier error proves that nothing was delivered. After the dot, only a reply shows the outcome.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 import smtplib

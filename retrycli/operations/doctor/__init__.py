@@ -4,8 +4,6 @@ To add a check, add a function of a `Context` to `CHECKS`. If it needs the datab
 `Database` to `DATABASE_CHECKS`. Nothing is written, and no message is sent.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Define what the checks examine (the settings, the machine, the time), and their results: findings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

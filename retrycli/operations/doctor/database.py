@@ -1,7 +1,5 @@
 """Check the database: the application's table, retrycli's own tables, write permission, clock."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Check the settings, the files that they name, the disk and the lock."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import suppress

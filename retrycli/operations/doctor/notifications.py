@@ -1,7 +1,5 @@
 """Check who is notified: the notification targets and the dead-man switch. Nothing is sent to them."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """Check what starts the passes, and that passes run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Find what starts the passes on this machine, and compare it with what `install` would write."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path

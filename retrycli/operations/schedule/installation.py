@@ -1,7 +1,5 @@
 """Install and remove a schedule."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from retrycli.domain import cron_line, suggested

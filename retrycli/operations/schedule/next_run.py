@@ -1,7 +1,5 @@
 """Predict when the next pass begins, or explain why no pass begins."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path

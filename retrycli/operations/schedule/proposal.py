@@ -2,8 +2,6 @@
 and writes.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import sysconfig
@@ -61,7 +59,7 @@ class SchedulePlace(Enum):
     SYSTEM_TIMER = "system timer"
 
     @classmethod
-    def of(cls, host: Host, *, user: bool, systemd: bool) -> SchedulePlace:
+    def of(cls, host: Host, *, user: bool, systemd: bool) -> "SchedulePlace":
         """Return the place that two options select. Only root can choose between the system's schedule and root's
         own.
         """

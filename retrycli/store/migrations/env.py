@@ -1,7 +1,5 @@
 """Run the revisions in the transaction that `retrycli.store.own_tables` passes in."""
 
-from __future__ import annotations
-
 from alembic import context
 
 from retrycli.store.schema import metadata

@@ -3,8 +3,6 @@
 Colours are classes, which the page's style sheet defines for light and for dark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from html import escape

@@ -4,8 +4,6 @@ The page is self-contained: it needs no scripts, fonts or pictures from elsewher
 message or a response. No subject, recipient or body is on the page.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write the report's sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 

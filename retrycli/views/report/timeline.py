@@ -1,7 +1,5 @@
 """Lay out passes by day, one row per day: the results, and where a pass is missing."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Operators' actions, notified incidents, totals that outlive the rows they count, and the waits of attempts."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

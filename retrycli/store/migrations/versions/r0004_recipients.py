@@ -1,7 +1,5 @@
 """Partial results of attempts: recipients that have already received the message, and its external id."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

@@ -3,8 +3,6 @@
 Every new column is nullable, because a pass of the previous version may still be running on another host.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import sqlalchemy as sa

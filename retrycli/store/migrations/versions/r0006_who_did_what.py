@@ -3,8 +3,6 @@
 The new columns are nullable, because a pass of the previous version may still be running on another host.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
