@@ -15,18 +15,15 @@ class Attempt(NamedTuple):
     outcome: Outcome
     duration: timedelta
     finished_at: datetime
+    # Number of times that its message was the probe since the breaker opened, including this attempt; 0 if this is not
+    # a probe.
     probe: int = 0
-    """Number of times that its message was the probe since the breaker opened, including this attempt; 0 if this is not
-    a probe.
-    """
+    # The attempt is part of a trial, which finds out what answers in doubt are about; see
+    # `retrycli.domain.doubt`.
     trial: bool = False
-    """True if the attempt is part of a trial, which finds out what answers in doubt are about; see
-    `retrycli.domain.doubt`.
-    """
-    counts_as_retry: bool = True
-    """True if a failure uses up one of the message's retries."""
+    counts_as_retry: bool = True  # a failure uses up one of the message's retries
+    # The answer is about retrycli's access and not about the message, which then waits again, unchanged.
     about_us: bool = False
-    """True if the answer is about retrycli's access and not about the message, which then waits again, unchanged."""
 
     @property
     def begun_at(self) -> datetime:

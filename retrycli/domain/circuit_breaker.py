@@ -23,8 +23,7 @@ from typing import NamedTuple
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 from retrycli.domain.retry_policy import later
 
-TICKETS = 3
-"""Number of tickets that must have failed before failures count that a ticket may have caused."""
+TICKETS = 3  # number of tickets that must have failed before failures count that a ticket may have caused
 
 
 class BreakerState(StrEnum):
@@ -39,8 +38,8 @@ class BreakerRules(NamedTuple):
     """The breaker's settings."""
 
     failures: int = 5
+    # The waits before the first probe, the second probe and so on; the last wait repeats.
     probe_after: tuple[timedelta, ...] = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
-    """The waits before the first probe, the second probe and so on; the last wait repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +48,12 @@ class Breaker:
 
     destination: str
     state: BreakerState = BreakerState.CLOSED
-    failures: int = 0
-    """Number of failures in a row, including failed probes."""
+    failures: int = 0  # number of failures in a row, including failed probes
     opened_at: datetime | None = None
-    probe_at: datetime | None = None
-    """The time from which requests may be sent again; None if they may be sent now."""
+    probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
+    # While closed: at most `TICKETS` tickets, each with its number of consecutive failures that the ticket may have
+    # caused.
     tickets: Mapping[str, int] = field(default_factory=dict)
-    """While closed: at most `TICKETS` tickets, each with its number of consecutive failures that the ticket may have
-    caused.
-    """
 
     @property
     def is_healthy(self) -> bool:

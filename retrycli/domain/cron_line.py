@@ -16,29 +16,27 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
+# Only for a file that contains nothing but retrycli's block: in a user's crontab it would apply to every line below.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
-"""Only for a file that contains nothing but retrycli's block: in a user's crontab it would apply to every line
-below.
-"""
 
+# A line that sets a variable for the lines below.
 VARIABLE = re.compile(
     r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
 )
-"""A line that sets a variable for the lines below."""
 
 HOUR, DAY = 60, 24 * 60
 OPERATORS = frozenset("();<>|&")
+# Programs that run a command line given as an argument.
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser", "ssh"})
-"""Programs that run a command line given as an argument."""
+# Shell keywords that may precede a command.
 KEYWORDS = frozenset({"if", "elif", "then", "else", "while", "until", "do", "!", "{"})
-"""Shell keywords that may precede a command."""
+# Programs that only print or read a command. Any other program may run a command that is in its arguments.
 SPEAKERS = frozenset(
     {
         *("echo", "printf", "logger", "wall", "mail", "mailx", "true", "false", ":"),
         *("test", "[", "cat", "ls", "grep", "egrep", "fgrep", "zgrep", "pgrep"),
     }
 )
-"""Programs that only print or read a command. Any other program may run a command that is in its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +78,11 @@ class Caller:
     owner: str = "root"  # its author, as far as its place shows
     running: bool | None = None  # its daemon or timer is active; None if not checked, or unknown
     mail_to: str | None = None  # recipient of its output; None is the line's user, and empty discards it
+    # Its time zone, from the CRON_TZ line above, which not every cron supports; None is the system's zone.
     zone: str | None = None
-    """Its time zone, from the CRON_TZ line above, which not every cron supports; None is the system's zone."""
+    # When cron began to use it in its present form, which is when cron started or the line was changed; None if
+    # unknown.
     since: datetime | None = None
-    """When cron began to use it in its present form, which is when cron started or the line was changed; None if
-    unknown.
-    """
 
     objection: str | None = None  # how it differs from what `cron install` would write, if that was checked
 

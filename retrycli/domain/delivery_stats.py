@@ -9,22 +9,19 @@ from itertools import accumulate
 
 from retrycli.domain.outcome import OutcomeKind
 
-UNDER_WAY = "under way"
-"""The outcome of an attempt that has not ended."""
-OUTCOMES = (*map(str, OutcomeKind), UNDER_WAY)
-"""All outcomes, in display order."""
+UNDER_WAY = "under way"  # outcome of an attempt that has not ended
+OUTCOMES = (*map(str, OutcomeKind), UNDER_WAY)  # all outcomes, in display order
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEN_MINUTES, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
 FINE, FAIR = 2 * DAY, 60 * DAY
+# The durations that one bar may cover.
 BARS = (
     TEN_MINUTES,
     *(number * HOUR for number in (0.5, 1, 2, 4, 8, 12)),
     *(number * DAY for number in (1, 2, 7, 28, 364)),
 )
-"""The durations that one bar may cover."""
-MAX_BARS = 90
-"""The maximum number of bars that remain legible on a phone."""
+MAX_BARS = 90  # maximum number of bars that remain legible on a phone
 
 
 class GroupBy(StrEnum):
@@ -42,8 +39,7 @@ class Slice:
     """Attempts with one outcome that started within one time slice."""
 
     at: datetime
-    outcome: str
-    """One of `OUTCOMES`."""
+    outcome: str  # one of `OUTCOMES`
     attempts: int
 
 
@@ -51,8 +47,7 @@ class Slice:
 class Group:
     """Attempts with a common property."""
 
-    key: str | datetime | None
-    """The value of the property; None for messages that the application has deleted."""
+    key: str | datetime | None  # value of the property; None for messages that the application has deleted
     attempts: int
     delivered: int
 
@@ -63,8 +58,7 @@ class FailureCause:
 
     outcome: str
     status_code: int | None
-    cause: str
-    """The error without its numbers and ids."""
+    cause: str  # error without its numbers and ids
     attempts: int
     last_at: datetime
 
@@ -74,8 +68,7 @@ class PassMark:
     """One pass in a timeline."""
 
     started_at: datetime
-    result: str | None
-    """A `PassResult`; None while the pass runs."""
+    result: str | None  # a `PassResult`; None while the pass runs
     reason: str | None
 
 
@@ -91,8 +84,7 @@ class Outage:
     """
 
     began_at: datetime
-    ended_at: datetime | None
-    """None while the outage lasts."""
+    ended_at: datetime | None  # None while the outage lasts
 
     def length(self, now: datetime) -> timedelta:
         """Return how long the outage has lasted."""
@@ -105,15 +97,12 @@ class DeliveryStats:
 
     since: datetime
     until: datetime
-    unit: timedelta
-    """The length of a slice."""
+    unit: timedelta  # length of a slice
     slices: Sequence[Slice]
-    tries: Mapping[int, int]
-    """Number of delivered messages, by the number of the attempt that delivered them."""
+    tries: Mapping[int, int]  # number of delivered messages, by the number of the attempt that delivered them
+    # Number of delivered messages, by the minutes from the first failure to delivery, if known.
     waits: Mapping[int, int]
-    """Number of delivered messages, by the minutes from the first failure to delivery, if known."""
-    troubles: Sequence[FailureCause]
-    """Causes of failed attempts, the most frequent first."""
+    troubles: Sequence[FailureCause]  # causes of failed attempts, the most frequent first
     outages: Sequence[Outage]
 
     @property

@@ -18,20 +18,17 @@ the queue may fail for a common reason, for example when many tickets are closed
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.outcome import ALIVE, OutcomeKind
 
-TICKETS = 10
-"""Number of tickets in a row with the same status that start a trial."""
-TRIAL_MESSAGES = 3
-"""Number of messages that a trial sends."""
-MAX_HELD = 100
-"""The number of withheld answers from which a pass prefers messages of other tickets."""
+TICKETS = 10  # number of tickets in a row with the same status that start a trial
+TRIAL_MESSAGES = 3  # number of messages that a trial sends
+MAX_HELD = 100  # number of withheld answers from which a pass prefers messages of other tickets
 
 
 class Doubt:
     """The answers in doubt of one route in one pass. Its attributes are replaced, never changed in place."""
 
     def __init__(self) -> None:
+        # The status that `TICKETS` tickets in a row have got; None if no status has that many.
         self.status: int | None = None
-        """The status that `TICKETS` tickets in a row have got; None if no status has that many."""
         self._held: list[Attempt] = []
         self._new: list[Attempt] = []
         self._trials: list[Attempt] = []

@@ -13,8 +13,8 @@ UNITS = {
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 
+# The longest duration: the present time plus or minus this is still a time that Python can represent.
 LONGEST = timedelta(days=36_500)
-"""The longest duration: the present time plus or minus this is still a time that Python can represent."""
 
 
 def duration(text: str) -> timedelta:

@@ -82,8 +82,8 @@ class EditableMessage:
         }
 
 
+# Maximum number of pairs of lines to compare. If lines are similar, every pair may be compared.
 MAX_LINE_PAIRS = 250_000
-"""The maximum number of pairs of lines to compare. If lines are similar, every pair may be compared."""
 
 
 def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]:

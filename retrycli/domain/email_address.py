@@ -3,10 +3,10 @@
 import re
 from typing import NamedTuple
 
+# Control characters and line separators, which a header must not contain.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters and line separators, which a header must not contain."""
+# An atom of RFC 5322, section 3.2.3, with the non-ASCII characters of RFC 6531, section 3.3.
 ATOM = r"""[^\s"(),.:;<>@\[\\\]]+"""
-"""An atom of RFC 5322, section 3.2.3, with the non-ASCII characters of RFC 6531, section 3.3."""
 FORM = re.compile(
     rf"""(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>[^"<>@,;:\\]*))\ *<)?
     (?P<local>{ATOM}(?:\.{ATOM})*)@(?P<domain>[^\s"(),:;<>@\[\\\]]+)
@@ -15,20 +15,17 @@ FORM = re.compile(
 )
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 DOMAIN = re.compile(rf"{LABEL}(?:\.{LABEL})*")
+# The maximum lengths of an address and of its local part, in octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3).
 LONGEST, LONGEST_LOCAL = 254, 64
-"""The maximum lengths of an address and of its local part, in octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3)."""
-LONGEST_TEXT = 1000
-"""The maximum length of an address with its display name, in characters."""
+LONGEST_TEXT = 1000  # maximum length of an address with its display name, in characters
 
 
 class Address(NamedTuple):
     """One mailbox."""
 
     local: str
-    domain: str
-    """In ASCII and lower case."""
-    name: str = ""
-    """The display name; empty if there is none."""
+    domain: str  # in ASCII and lower case
+    name: str = ""  # display name; empty if there is none
 
     @property
     def spec(self) -> str:

@@ -34,8 +34,8 @@ class RetrycliError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    # A recent pass ended with the same error and reported it. Cron's mail need not repeat such an error.
     is_known = False
-    """True if a recent pass ended with the same error and reported it. Cron's mail need not repeat such an error."""
 
 
 class OutputFailed(RetrycliError):

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 
+# A ticket gets an eighth of the messages of a claim while other tickets wait, and never more than half of them.
 SHARE, LARGEST_SHARE = 8, 2
-"""A ticket gets an eighth of the messages of a claim while other tickets wait, and never more than half of them."""
-MAX_PASSED_OVER = 500
-"""The maximum number of tickets to pass over, because each claim must skip all their messages."""
+MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each claim must skip all their messages
 
 
 class FairShare:

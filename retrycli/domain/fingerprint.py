@@ -7,10 +7,9 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.transition import Decision
 
+# Length of a fingerprint in hexadecimal digits (48 bits). It is short enough to type, and unique among a million
+# causes.
 LENGTH = 12
-"""Length of a fingerprint in hexadecimal digits (48 bits). It is short enough to type, and unique among a million
-causes.
-"""
 
 VARIABLE = re.compile(
     r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # the status says what kind of error it is
@@ -21,10 +20,9 @@ VARIABLE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Number of characters of an error that are compared. The time to match `VARIABLE` may grow with the square of this
+# number.
 COMPARED_LENGTH = 1000
-"""Number of characters of an error that are compared. The time to match `VARIABLE` may grow with the square of this
-number.
-"""
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
 

@@ -19,16 +19,14 @@ from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 
-BY_TICKET = "ticket "
-"""Prefix of a birth if the row lacks its creation time."""
+BY_TICKET = "ticket "  # prefix of a birth if the row lacks its creation time
+# Birth of a delivery, identified by ticket, whose row was not marked as sent. The row may have moved to any ticket
+# since.
 OF_ANY_TICKET = BY_TICKET
-"""Birth of a delivery, identified by ticket, whose row was not marked as sent. The row may have moved to any ticket
-since.
-"""
+# Prefix of a digest. Digests of different versions can't be compared.
 VERSION = "1"
-"""Prefix of a digest. Digests of different versions can't be compared."""
+# The columns of the application's table that make up a message's text.
 TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_email", "cc_emails", "bcc_emails")
-"""The columns of the application's table that make up a message's text."""
 
 
 def birth_of(text: str) -> str:
@@ -96,12 +94,9 @@ class Difference(StrEnum):
     """The possible changes of a row since its message was read."""
 
     NONE = "none"
-    EDITED = "edited"
-    """The row holds another text of the same message."""
-    MOVED = "moved"
-    """The row belongs to another ticket, and holds the same text."""
-    ANOTHER = "another"
-    """The row belongs to another message."""
+    EDITED = "edited"  # the row holds another text of the same message
+    MOVED = "moved"  # the row belongs to another ticket, and holds the same text
+    ANOTHER = "another"  # the row belongs to another message
 
 
 class MessageIdentity(NamedTuple):
@@ -133,12 +128,10 @@ class PastAttempt(NamedTuple):
     outcome: str | None
     status_code: int | None
     by_pass: bool
-    birth: str | None = None
-    """`OF_ANY_TICKET` for a delivery that is not written to the row."""
+    birth: str | None = None  # `OF_ANY_TICKET` for a delivery that is not written to the row
     digest: str | None = None
     delivery_key: str | None = None
-    deliveries: int | None = None
-    """Number of deliveries of its text that were recorded before this attempt."""
+    deliveries: int | None = None  # number of deliveries of its text that were recorded before this attempt
     ticket: str | None = None
     delivered_to: frozenset[str] = frozenset()
 
@@ -167,8 +160,8 @@ class PastAttempt(NamedTuple):
         return self.outcome not in NO_REQUEST
 
 
+# Outcomes of attempts that did not reach the other side, or whose request it did not examine.
 NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
-"""Outcomes of attempts that did not reach the other side, or whose request it did not examine."""
 
 
 class History(NamedTuple):

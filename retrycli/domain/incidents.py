@@ -14,23 +14,21 @@ from itertools import dropwhile, takewhile
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
 
 REMIND_AFTER = timedelta(hours=6)
+# Number of times within ``remind_hours`` that an intermittent incident is immediately reported as new.
 MAX_BEGINNINGS = 2
-"""Number of times within ``remind_hours`` that an intermittent incident is immediately reported as new."""
-LASTING_AFTER = timedelta(hours=1)
-"""After this time an intermittent incident is always reported as new."""
-SLACK = timedelta(minutes=1)
-"""cron is not exact to the second; that must not delay a reminder until the next pass."""
+LASTING_AFTER = timedelta(hours=1)  # after this time an intermittent incident is always reported as new
+SLACK = timedelta(minutes=1)  # cron is not exact to the second; that must not delay a reminder until the next pass
 
-LOOKBACK = 1000
-"""The number of passes to search for the start of an incident: ten days."""
+LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days
 
+# The cost of an outage (see `retrycli.engine.destination`).
 COST = (
     "No message is lost. The failures that revealed the outage used up one retry each. So does a probe that "
     "gets a response, from a "
     "message's third probe on; all other messages keep their retries."
 )
-"""The cost of an outage (see `retrycli.engine.destination`)."""
 
+# Stop reasons that recur in every pass until something changes, with their texts.
 TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
@@ -39,10 +37,9 @@ TROUBLE: dict[str, str] = {
     "Check gateway.base_url, the preset, and the proxy before the API",
     StopReason.DEADLINE: "The pass ran out of time with messages unsent. Raise run.concurrency or run.deadline_minutes",
 }
-"""Stop reasons that recur in every pass until something changes, with their texts."""
 
+# Reasons for which a destination rejects everything until an operator acts. Each pass tries the destination again.
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
-"""Reasons for which a destination rejects everything until an operator acts. Each pass tries the destination again."""
 OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts the credentials again (it refused them {when})",
@@ -50,8 +47,8 @@ OVER: dict[str, str] = {
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
 }
 
+# Results that do not show whether an incident lasts; None is a pass that has not ended.
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
-"""Results that do not show whether an incident lasts; None is a pass that has not ended."""
 
 
 class Topic(StrEnum):
@@ -63,12 +60,10 @@ class Topic(StrEnum):
     SAME_ANSWER = "same_answer"
     DEADLINE = "deadline"
     EXPIRY = "expiry"
-    FAULT = "fault"
-    """Passes fail, with any error."""
+    FAULT = "fault"  # passes fail, with any error
     SKIPPED = "skipped"
     MISSED = "missed"
-    UNHEARD = "unheard"
-    """Notifications themselves fail, which goes to the log."""
+    UNHEARD = "unheard"  # notifications themselves fail, which goes to the log
     LOG_FILE = "log_file"
     METRICS = "metrics"
     REPORT = "report"
@@ -88,10 +83,8 @@ class Incident:
 
     since: datetime
     detail: str | None = None
-    next_step: str | None = None
-    """The command to run, without the program, if it is not always the same."""
-    at_the_latest: bool = False
-    """The incident may have begun earlier, when no pass ran or no pass could record it."""
+    next_step: str | None = None  # command to run, without the program, if it is not always the same
+    at_the_latest: bool = False  # the incident may have begun earlier, when no pass ran or no pass could record it
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +97,9 @@ class Told:
     since: datetime
     told_at: datetime
     ended: bool = False
+    # Number of times that an intermittent incident was reported as new; 0 if the receiver has not been told about it
+    # yet.
     times: int = 1
-    """Number of times that an intermittent incident was reported as new; 0 if the receiver has not been told about it
-    yet.
-    """
 
 
 Memory = Mapping[Topic, Told]

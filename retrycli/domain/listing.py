@@ -9,8 +9,7 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.retry_policy import RetryPolicy
 
 Value = TypeVar("Value", bound=str)
-Either: TypeAlias = Value | Collection[Value] | None
-"""One value, several alternatives, or None for any value."""
+Either: TypeAlias = Value | Collection[Value] | None  # one value, several alternatives, or None for any value
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +19,16 @@ class Filter:
     state: Either[State] = None
     message_type: Either[MessageType] = None
     ticket: Either[str] = None
+    # A substring of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only.
     error: Either[str] = None
-    """A substring of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only."""
     failed_before: datetime | None = None
-    due_by: datetime | None = None
-    """The message waits and is due by this time."""
+    due_by: datetime | None = None  # the message waits and is due by this time
     reason: Either[EscalationReason] = None
     fingerprint: Either[str] = None
-    new: bool = False
-    """The message is not acknowledged yet."""
+    new: bool = False  # the message is not acknowledged yet
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
-    other_than: Collection[str] = ()
-    """Fingerprints of causes to exclude."""
+    other_than: Collection[str] = ()  # fingerprints of causes to exclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +92,7 @@ class ActionRecord:
     by: str
     act: str
     detail: str | None
-    before: Mapping[str, Any] | None = None
-    """The values that an edit replaced, by column, if bodies were read."""
+    before: Mapping[str, Any] | None = None  # values that an edit replaced, by column, if bodies were read
     after: Mapping[str, Any] | None = None
 
 
@@ -109,23 +104,18 @@ class MessageDetails:
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
     acts: list[ActionRecord]
-    ended: frozenset[str] = frozenset()
-    """Passes that have ended although some of their attempts have no outcome."""
+    ended: frozenset[str] = frozenset()  # passes that have ended although some of their attempts have no outcome
 
 
 @dataclass(frozen=True, slots=True)
 class EscalationGroup:
     """Escalated messages with the same cause."""
 
-    fingerprint: str | None
-    """None if the messages were escalated by a version without fingerprints."""
-    cause: str | None
-    """The error of one of the messages, without its numbers and ids."""
+    fingerprint: str | None  # None if the messages were escalated by a version without fingerprints
+    cause: str | None  # error of one of the messages, without its numbers and ids
     count: int
-    new: int
-    """Number of messages that are not acknowledged."""
+    new: int  # number of messages that are not acknowledged
     oldest: datetime
     newest: datetime
     types: dict[str, int]
-    example: ListedMessage
-    """The message with the lowest id."""
+    example: ListedMessage  # message with the lowest id

@@ -47,29 +47,22 @@ class State(StrEnum):
     any state except SENDING when an operator rejects it.
     """
 
-    WAITING = "waiting"
-    """It has a time, ``next_attempt_at``, and no claim."""
-    SENDING = "sending"
-    """A pass or an operator has a claim on it until ``claim_expires_at``."""
+    WAITING = "waiting"  # it has a time, ``next_attempt_at``, and no claim
+    SENDING = "sending"  # a pass or an operator has a claim on it until ``claim_expires_at``
+    # The message needs an operator. No pass sends it unless the application changes its text, count or error.
     ESCALATED = "escalated"
-    """The message needs an operator. No pass sends it unless the application changes its text, count or error."""
 
 
 class EscalationReason(StrEnum):
     """The reasons for an escalation."""
 
-    EXHAUSTED = "exhausted"
-    """The message has used up its retries."""
-    PERMANENT = "permanent"
-    """The ticketing API rejects the message permanently."""
-    UNKNOWN = "unknown"
-    """The message may have arrived, so sending it again would be a guess."""
-    INVALID = "invalid"
-    """The row can't be turned into a request, or rejects changes."""
-    EXPIRED = "expired"
-    """The message is too old to be sent."""
+    EXHAUSTED = "exhausted"  # the message has used up its retries
+    PERMANENT = "permanent"  # the ticketing API rejects the message permanently
+    UNKNOWN = "unknown"  # the message may have arrived, so sending it again would be a guess
+    INVALID = "invalid"  # the row can't be turned into a request, or rejects changes
+    EXPIRED = "expired"  # the message is too old to be sent
+    # The row differs from what was sent, or was already delivered, so sending it again would be a guess.
     CHANGED = "changed"
-    """The row differs from what was sent, or was already delivered, so sending it again would be a guess."""
 
 
 REQUIRED_COLUMNS = (
@@ -91,10 +84,9 @@ OPTIONAL_COLUMNS = (
     "bcc_emails",
     "attachments",
 )
+# The name under which passes make attempts; operators use their own.
 BY_PASS = "pass"  # noqa: S105  not a password
-"""The name under which passes make attempts; operators use their own."""
-LONGEST_NAME = 255
-"""The maximum length of an operator's name in the history."""
+LONGEST_NAME = 255  # maximum length of an operator's name in the history
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 
 
@@ -151,23 +143,18 @@ class QueuedMessage:
     first_failed_at: datetime
     unknown_count: int = 0
     attempt_number: int = 1
-    delivered_to: frozenset[str] = frozenset()
-    """Recipients that earlier attempts have reached."""
+    delivered_to: frozenset[str] = frozenset()  # recipients that earlier attempts have reached
+    # The end of the newest attempt that may have delivered the message; None if there is no such attempt.
     unsettled_since: datetime | None = None
-    """The end of the newest attempt that may have delivered the message; None if there is no such attempt."""
-    birth: str = ""
-    """See `retrycli.domain.identity`."""
+    birth: str = ""  # see `retrycli.domain.identity`
     digest: str = ""
-    deliveries: int = 0
-    """Number of recorded deliveries of this text."""
+    deliveries: int = 0  # number of recorded deliveries of this text
+    # The last delivery of this text; None if there is none, or if an operator has requeued the message since.
     delivered_at: datetime | None = None
-    """The last delivery of this text; None if there is none, or if an operator has requeued the message since."""
-    requests: int = 0
-    """Number of requests that passes have sent with this key since the last requeue."""
-    elsewhere: str | None = None
-    """Another ticket under which this text may have arrived."""
+    requests: int = 0  # number of requests that passes have sent with this key since the last requeue
+    elsewhere: str | None = None  # another ticket under which this text may have arrived
+    # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()
-    """The values of the columns that identify the message, as the database returned them."""
 
     @property
     def message_id(self) -> int:
@@ -236,8 +223,8 @@ def ticket_text(ticket_id: object) -> str:
     return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
 
 
+# The maximum length of ``ticket_id`` in characters: PostgreSQL's index on tickets limits it.
 TICKET_LENGTH = 255
-"""The maximum length of ``ticket_id`` in characters: PostgreSQL's index on tickets limits it."""
 
 LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
 

@@ -15,20 +15,18 @@ from itertools import pairwise, takewhile
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn, failing_since, follow, lasting, works
 from retrycli.domain.passes import PassRecord, PassResult, StopReason, is_late
 
+# Number of consecutive skipped passes to report. One skipped pass only shows that the pass before was long; three
+# mean that a pass hangs.
 SKIPPED_IN_A_ROW = 3
-"""The number of consecutive skipped passes to report. One skipped pass only shows that the pass before was long; three
-mean that a pass hangs.
-"""
 
+# The stop reason of a pass that encounters an incident. The most severe comes first; a pass that encounters several
+# ends for that one.
 MET_BY = {
     Topic.CREDENTIALS: StopReason.CREDENTIALS_REFUSED,
     Topic.SAME_ANSWER: StopReason.SAME_ANSWER,
     Topic.DOWN: StopReason.BREAKER_OPEN,
     Topic.DEADLINE: StopReason.DEADLINE,
 }
-"""The stop reason of a pass that encounters an incident. The most severe comes first; a pass that encounters several
-ends for that one.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,11 @@ class EscalationCause:
 
     count: int
     types: Mapping[str, int]
-    error: str | None
-    """The ``last_error`` of one of the messages."""
+    error: str | None  # ``last_error`` of one of the messages
     example: int
     tickets: Sequence[str]
+    # The messages may belong to further tickets, because not all messages were examined.
     more_tickets: bool = False
-    """True if the messages may belong to further tickets, because not all messages were examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +74,10 @@ class Situation:
     """The situation at the end of a pass."""
 
     now: datetime
-    passes: Sequence[PassRecord]
-    """The last passes, newest first; this pass is the first."""
-    down: Incident | None
-    """An open breaker."""
+    passes: Sequence[PassRecord]  # last passes, newest first; this pass is the first
+    down: Incident | None  # an open breaker
+    # Messages that expire soon because nothing is delivered; empty if this pass can't know.
     expiry: Mapping[Topic, Incident | None]
-    """Messages that expire soon because nothing is delivered; empty if this pass can't know."""
     interval: timedelta
     remind: timedelta
 

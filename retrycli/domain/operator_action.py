@@ -19,14 +19,11 @@ class OperatorAction(NamedTuple):
     kind: ActionKind
     by: str
     at: datetime
-    detail: str | None = None
-    """Further details for the history; never the message's text."""
-    ticket: str | None = None
-    """The ticket to which `before` and `after` belong."""
+    detail: str | None = None  # further details for the history; never the message's text
+    ticket: str | None = None  # ticket to which `before` and `after` belong
+    # The values that an edit replaced, by column. They may hold customers' words.
     before: Mapping[str, object] | None = None
-    """The values that an edit replaced, by column. They may hold customers' words."""
-    after: Mapping[str, object] | None = None
-    """The values that the edit wrote, by column."""
+    after: Mapping[str, object] | None = None  # values that the edit wrote, by column
     due: datetime | None = None
     last_error: str | None = None
     note: str | None = None
@@ -93,6 +90,7 @@ class MessageStanding(NamedTuple):
     acknowledged_by: str | None = None
 
 
+# Verbs for error messages.
 VERBS = {
     ActionKind.EDITED: "edit",
     ActionKind.REJECTED: "reject",
@@ -102,9 +100,8 @@ VERBS = {
     ActionKind.MARKED_SENT: "mark as sent",
     ActionKind.LOOKED_UP: "look up",
 }
-"""Verbs for error messages."""
+# Actions that need an escalated message.
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
-"""Actions that need an escalated message."""
 
 
 def no_such(message_id: int) -> NoSuchMessage:

@@ -6,41 +6,30 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-RETRY_AFTER_CAP = timedelta(hours=6)
-"""The longest wait that a server may request."""
+RETRY_AFTER_CAP = timedelta(hours=6)  # longest wait that a server may request
 
-ERROR_LENGTH = 500
-"""The maximum length of an error text in characters."""
+ERROR_LENGTH = 500  # maximum length of an error text in characters
 
 
 class OutcomeKind(StrEnum):
     """The closed set of outcomes. Each outcome says what is known about the message."""
 
-    DELIVERED = "delivered"
-    """The other side has the message."""
-    REFUSED = "refused"
-    """The answer has a success status, but its body reports a failure."""
-    UNKNOWN = "unknown"
-    """The message may or may not have arrived."""
-    TRANSIENT = "transient"
-    """The other side could not accept the message at that time."""
-    UNREACHABLE = "unreachable"
-    """Nothing left this machine: no connection was established."""
-    THROTTLED = "throttled"
-    """The other side asks retrycli to slow down."""
-    UNAUTHORIZED = "unauthorized"
-    """retrycli's credentials, or the other side's certificate, are not accepted."""
-    PERMANENT = "permanent"
-    """The message will never be accepted unless it changes."""
-    INVALID = "invalid"
-    """The row can't be turned into a request; nothing was sent."""
+    DELIVERED = "delivered"  # the other side has the message
+    REFUSED = "refused"  # the answer has a success status, but its body reports a failure
+    UNKNOWN = "unknown"  # the message may or may not have arrived
+    TRANSIENT = "transient"  # the other side could not accept the message at that time
+    UNREACHABLE = "unreachable"  # nothing left this machine: no connection was established
+    THROTTLED = "throttled"  # the other side asks retrycli to slow down
+    UNAUTHORIZED = "unauthorized"  # retrycli's credentials, or the other side's certificate, are not accepted
+    PERMANENT = "permanent"  # the message will never be accepted unless it changes
+    INVALID = "invalid"  # the row can't be turned into a request; nothing was sent
 
 
+# Outcomes that show that the destination works, whatever the answer to the message is.
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
-"""Outcomes that show that the destination works, whatever the answer to the message is."""
 
+# Outcomes of a destination in trouble, whatever the message is.
 OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
-"""Outcomes of a destination in trouble, whatever the message is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +39,15 @@ class Outcome:
     kind: OutcomeKind
     status_code: int | None = None
     error: str | None = None
-    retry_after: timedelta | None = None
-    """The rest that the other side asked for, counted from the answer."""
+    retry_after: timedelta | None = None  # rest that the other side asked for, counted from the answer
+    # Recipients that have received the message, whatever happened to the others. They never get it again.
     delivered_to: tuple[str, ...] = ()
-    """Recipients that have received the message, whatever happened to the others. They never get it again."""
-    external_id: str | None = None
-    """The message's id on the other side."""
+    external_id: str | None = None  # message's id on the other side
+    # The answer may be about retrycli's access, or a system in between, and not about the message: see
+    # `IN_DOUBT`.
     in_doubt: bool = False
-    """True if the answer may be about retrycli's access, or a system in between, and not about the message: see
-    `IN_DOUBT`.
-    """
+    # The message was delivered before this attempt: nothing was sent, so this outcome proves nothing about the route.
     found: bool = False
-    """The message was delivered before this attempt: nothing was sent, so this outcome proves nothing about the
-    route.
-    """
 
 
 class Presence(StrEnum):
@@ -71,22 +55,20 @@ class Presence(StrEnum):
 
     ARRIVED = "arrived"
     ABSENT = "absent"
-    UNKNOWN = "unknown"
-    """The look-up failed, or its answer proves nothing."""
+    UNKNOWN = "unknown"  # the look-up failed, or its answer proves nothing
 
 
 class LookUp(NamedTuple):
     """The result of asking whether a message has arrived."""
 
     result: Presence
+    # The reason for an unknown result or, if the message has arrived, what could not be written.
     error: str | None = None
-    """The reason for an unknown result or, if the message has arrived, what could not be written."""
 
 
+# A server or proxy that answers with one of these may have stored the message before it gave up. A 503 says that it did
+# not store the message.
 INTERRUPTED = frozenset({500, 502, 504})
-"""A server or proxy that answers with one of these may have stored the message before it gave up. A 503 says that it
-did not store the message.
-"""
 
 
 def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
@@ -94,15 +76,15 @@ def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
     return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
 
 
+# The outcome of an attempt whose claim expired.
 PROCESS_DIED = Outcome(
     OutcomeKind.UNKNOWN, error="no response was recorded: the process was killed, or the disk was full"
 )
-"""The outcome of an attempt whose claim expired."""
 
+# The outcome of an attempt that was started and then delayed until its claim expired.
 CLAIM_EXPIRED_BEFORE_SEND = Outcome(
     OutcomeKind.UNREACHABLE, error="not sent: this process was suspended until its claim expired"
 )
-"""The outcome of an attempt that was started and then delayed until its claim expired."""
 
 
 def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
@@ -133,12 +115,11 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.PERMANENT
 
 
+# HTTP statuses that may be about retrycli's access, or a system in between, and not about the message.
+#
+# A closed ticket and a user without rights both give a 403. A deleted ticket and a proxy that no longer reaches the API
+# both give a 404. A maintenance page is often a redirect.
 IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
-"""HTTP statuses that may be about retrycli's access, or a system in between, and not about the message.
-
-A closed ticket and a user without rights both give a 403. A deleted ticket and a proxy that no longer reaches the API
-both give a 404. A maintenance page is often a redirect.
-"""
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:

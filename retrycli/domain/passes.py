@@ -18,11 +18,9 @@ class StartedBy(StrEnum):
     """The ways in which a pass is started."""
 
     CRON = "cron"
-    TIMER = "timer"
-    """A systemd timer."""
+    TIMER = "timer"  # a systemd timer
     PERSON = "person"
-    LIBRARY = "library"
-    """An application that calls `retrycli.run_once`."""
+    LIBRARY = "library"  # an application that calls `retrycli.run_once`
     UNKNOWN = "unknown"
 
 
@@ -32,18 +30,12 @@ SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
 class PassResult(StrEnum):
     """The results of a pass."""
 
-    COMPLETED = "completed"
-    """No due messages are left, or the requested limit is reached."""
-    STOPPED = "stopped"
-    """Due messages are left; the reason says why."""
-    SKIPPED = "skipped"
-    """Another pass holds the lock."""
-    PAUSED = "paused"
-    """An operator has paused deliveries."""
-    INTERRUPTED = "interrupted"
-    """A signal ended the pass, or its process died."""
-    FAILED = "failed"
-    """An error ended the pass."""
+    COMPLETED = "completed"  # no due messages are left, or the requested limit is reached
+    STOPPED = "stopped"  # due messages are left; the reason says why
+    SKIPPED = "skipped"  # another pass holds the lock
+    PAUSED = "paused"  # an operator has paused deliveries
+    INTERRUPTED = "interrupted"  # a signal ended the pass, or its process died
+    FAILED = "failed"  # an error ended the pass
 
 
 class StopReason(StrEnum):
@@ -51,8 +43,8 @@ class StopReason(StrEnum):
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
+    # A destination answers all requests with the same status, so the status is not about the messages.
     SAME_ANSWER = "same_answer"
-    """A destination answers all requests with the same status, so the status is not about the messages."""
     THROTTLED = "throttled"
     DEADLINE = "deadline"
     LIMIT = "limit"
@@ -74,10 +66,8 @@ class PassSummary:
     escalated: int = 0
     unknown: int = 0
     released: int = 0
-    reason: str | None = None
-    """A `StopReason`; None if the pass did not end early."""
+    reason: str | None = None  # a `StopReason`; None if the pass did not end early
     detail: str | None = None
-    """Details of the reason."""
     duration_seconds: float = 0.0
 
     @property
@@ -86,6 +76,7 @@ class PassSummary:
         return EXIT_STATUSES.get(self.reason, 0)
 
 
+# Exit statuses by reason; 0 for any other reason.
 EXIT_STATUSES: dict[str | None, int] = {
     StopReason.BREAKER_OPEN: 69,
     StopReason.SAME_ANSWER: 69,
@@ -93,11 +84,9 @@ EXIT_STATUSES: dict[str | None, int] = {
     StopReason.CREDENTIALS_REFUSED: 77,
     StopReason.SIGNAL: 143,
 }
-"""Exit statuses by reason; 0 for any other reason."""
 
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
-"""The counts of a pass."""
 LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
 
@@ -160,10 +149,8 @@ class PauseRecord:
 
     at: datetime
     by: str
-    act: str
-    """``paused`` or ``resumed``."""
-    detail: str | None
-    """The end and the reason of the pause, or a description of the pause that ended."""
+    act: str  # ``paused`` or ``resumed``
+    detail: str | None  # end and the reason of the pause, or a description of the pause that ended
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
@@ -184,12 +171,9 @@ class PassStarted(NamedTuple):
 class ClockWasAhead(NamedTuple):
     """Earlier passes wrote times in the future, because the clock was wrong. These times have been corrected."""
 
-    by: timedelta
-    """A lower bound: how far the latest of these times was in the future."""
-    messages: int
-    """Number of messages that would have waited longer."""
-    claims: int
-    """Number of claims that would have lasted longer."""
+    by: timedelta  # a lower bound: how far the latest of these times was in the future
+    messages: int  # number of messages that would have waited longer
+    claims: int  # number of claims that would have lasted longer
 
 
 class ClaimsExpired(NamedTuple):
@@ -227,8 +211,7 @@ class MessageReleased(NamedTuple):
     ticket_id: int | str
     message_type: MessageType | str
     retry_count: int
-    outcome: OutcomeKind | None
-    """None if no attempt was made because the claim had expired."""
+    outcome: OutcomeKind | None  # None if no attempt was made because the claim had expired
     status_code: int | None
 
 
@@ -240,12 +223,9 @@ class MessageEscalated(NamedTuple):
     message_type: MessageType | str
     retry_count: int
     reason: EscalationReason
-    problem: str | None = None
-    """For ``invalid``: the fault of the row, without any text of the message."""
-    fingerprint: str = ""
-    """Identifies the cause; see `retrycli.domain.fingerprint`."""
-    status_code: int | None = None
-    """The status of the last attempt's answer, if that attempt escalated the message."""
+    problem: str | None = None  # for ``invalid``: the fault of the row, without any text of the message
+    fingerprint: str = ""  # identifies the cause; see `retrycli.domain.fingerprint`
+    status_code: int | None = None  # status of the last attempt's answer, if that attempt escalated the message
 
 
 class MessageMovedOn(NamedTuple):

@@ -13,8 +13,7 @@ from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Transition
 
-JITTER_FROM = timedelta(hours=1)
-"""Shorter waits get no jitter: cron starts passes at intervals longer than the jitter."""
+JITTER_FROM = timedelta(hours=1)  # shorter waits get no jitter: cron starts passes at intervals longer than the jitter
 
 LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -22,14 +21,10 @@ LATEST = datetime.max.replace(tzinfo=UTC)
 class BackoffKind(StrEnum):
     """The ways in which waits can grow."""
 
-    EXPONENTIAL = "exponential"
-    """Each wait is a multiple of the previous one, up to a cap."""
-    LINEAR = "linear"
-    """Retry n is due n times the base wait after the message was created."""
-    FIXED = "fixed"
-    """Every wait is the base wait."""
-    LIST = "list"
-    """The waits are listed; the last one repeats."""
+    EXPONENTIAL = "exponential"  # each wait is a multiple of the previous one, up to a cap
+    LINEAR = "linear"  # retry n is due n times the base wait after the message was created
+    FIXED = "fixed"  # every wait is the base wait
+    LIST = "list"  # the waits are listed; the last one repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,7 @@ class Backoff:
     base: timedelta = timedelta(minutes=15)
     factor: float = 2.0
     cap: timedelta = timedelta(hours=4)
-    spread: float = 0.2
-    """The maximum fraction by which jitter lengthens or shortens a wait, from 0 to 1."""
+    spread: float = 0.2  # maximum fraction by which jitter lengthens or shortens a wait, from 0 to 1
     waits: tuple[timedelta, ...] = ()
 
     def wait(self, retry: int) -> timedelta:
@@ -100,8 +94,7 @@ class RetryPolicy:
 
     backoff: Backoff = Backoff()
     max_retries: int = 10
-    unknown_limit: int = 2
-    """Number of times that a message is sent again after unknown outcomes before it is escalated."""
+    unknown_limit: int = 2  # number of times that a message is sent again after unknown outcomes before it is escalated
     expires_after: timedelta | None = None
 
     def decide(
@@ -243,10 +236,9 @@ def first_failure(message: Message, now: datetime) -> datetime:
     return message.updated_at or message.created_at or now
 
 
+# Maximum number of requests for a text, as a multiple of ``max_retries``, whatever count the application writes to
+# the row.
 BOUND = 3
-"""The maximum number of requests for a text, as a multiple of ``max_retries``, whatever count the application writes to
-the row.
-"""
 
 
 def _utc(time: datetime) -> str:

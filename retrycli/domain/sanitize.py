@@ -20,8 +20,8 @@ def encodable(text: str) -> bool:
 
 
 LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
+# An underscore that is not within a word, so that a program may read it as emphasis.
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-"""An underscore that is not within a word, so that a program may read it as emphasis."""
 
 
 def inert(text: str, longest: int) -> str:

@@ -16,16 +16,15 @@ from retrycli.domain.retry_policy import later
 
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# A pass that starts further in the future had a wrong clock, and says nothing about the next pass.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""A pass that starts further in the future had a wrong clock, and says nothing about the next pass."""
 PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
 MAX_TICKS = 2**24  # maximum number of ticks to look ahead: at one a minute, 31 years
+# Maximum number of ticks that are listed one by one. This covers half a year at one a minute, or 30 years at one an
+# hour.
 MAX_LISTED_TICKS = 2**18
-"""The maximum number of ticks that are listed one by one. This covers half a year at one a minute, or 30 years at one
-an hour.
-"""
+# A cron line without a tick for this many days never has a tick (29 February is a Monday every 28 years).
 MAX_DAYS_WITHOUT_TICK = 40 * 366
-"""A cron line without a tick for this many days never has a tick (29 February is a Monday every 28 years)."""
 MINUTE = timedelta(minutes=1)
 NICKNAMES = {
     "@hourly": "0 * * * *",
@@ -38,8 +37,8 @@ NICKNAMES = {
 }
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+# The minimum and maximum of each field of a cron line, and its names.
 RANGES = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAYS))
-"""The minimum and maximum of each field of a cron line, and its names."""
 
 
 class Ticks(ABC):

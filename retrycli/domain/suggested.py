@@ -17,15 +17,14 @@ NAME = "retrycli"
 class Invocation:
     """The program as it was called."""
 
-    program: Sequence[str] = (NAME,)
-    """The words before the command, such as sudo or an interpreter and its options."""
+    program: Sequence[str] = (NAME,)  # words before the command, such as sudo or an interpreter and its options
+    # The program by its full path and without sudo, because another user may have a different search path.
     full: Sequence[str] = (NAME,)
-    """The program by its full path and without sudo, because another user may have a different search path."""
     config: str | None = None
+    # The names of all commands. Other words after the program's name are prose.
     commands: frozenset[str] = frozenset()
-    """The names of all commands. Other words after the program's name are prose."""
+    # Returns replacements for commands of the machine; called only for a text that may contain such a command.
     machine: Callable[[], Mapping[str, str]] = dict
-    """Returns replacements for commands of the machine; called only for a text that may contain such a command."""
 
     @cached_property
     def start(self) -> str:

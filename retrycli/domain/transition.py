@@ -16,35 +16,28 @@ class ExpiredClaim(NamedTuple):
     """A message whose claim has expired."""
 
     message: QueuedMessage | UnusableMessage
+    # The pass or operator that made the attempt whose result the row does not show; None if there is no such attempt.
     attempt_by: str | None
-    """The pass or operator that made the attempt whose result the row does not show; None if there is no such
-    attempt.
-    """
-    outcome: Outcome | None = None
-    """The attempt's outcome, if its answer was recorded before the claim expired."""
-    difference: Difference | None = None
-    """The change of the row since the attempt began; None if the change is unknown."""
+    outcome: Outcome | None = None  # attempt's outcome, if its answer was recorded before the claim expired
+    difference: Difference | None = None  # change of the row since the attempt began; None if the change is unknown
     started_at: datetime | None = None
-    duration: timedelta | None = None
-    """The time until the answer."""
+    duration: timedelta | None = None  # time until the answer
 
 
 class ChangedMessage(NamedTuple):
     """An escalated message whose row the application has changed since."""
 
     message: QueuedMessage | UnusableMessage
-    changed: bool
-    """Its text, count or error has changed."""
+    changed: bool  # its text, count or error has changed
 
 
 class Route(NamedTuple):
     """The messages that go to one destination."""
 
     destination: str
+    # Types that have another route. All other types, including unknown ones, use this route.
     but: frozenset[MessageType] = frozenset()
-    """Types that have another route. All other types, including unknown ones, use this route."""
-    only: frozenset[MessageType] | None = None
-    """The only types that use this route; None if it is not limited."""
+    only: frozenset[MessageType] | None = None  # only types that use this route; None if it is not limited
 
 
 class IdRange(NamedTuple):
@@ -180,12 +173,11 @@ class Decision(NamedTuple):
 
     message_id: int
     transition: Transition
-    outcome: Outcome | None = None
-    """None if no attempt was made."""
+    outcome: Outcome | None = None  # None if no attempt was made
     duration: timedelta | None = None
     finished_at: datetime | None = None
+    # The message as it was read. The row is written only if it has not changed since; None skips this check.
     message: QueuedMessage | UnusableMessage | None = None
-    """The message as it was read. The row is written only if it has not changed since; None skips this check."""
 
     @property
     def was_delivered(self) -> bool:
@@ -227,14 +219,14 @@ def _arrival(outcome: Outcome) -> str | None:
 class WriteResult(NamedTuple):
     """The decisions that could not be written as they are, by message id."""
 
+    # The claim was lost, or the row now belongs to another message. At most the outcome was recorded.
     lost: frozenset[int] = frozenset()
-    """The claim was lost, or the row now belongs to another message. At most the outcome was recorded."""
+    # The application has locked the rows. Only the outcomes were recorded.
     locked: frozenset[int] = frozenset()
-    """The application has locked the rows. Only the outcomes were recorded."""
+    # Messages that were escalated because the application's table rejects the change, with the reason.
     not_written: Mapping[int, str] = MappingProxyType({})
-    """Messages that were escalated because the application's table rejects the change, with the reason."""
+    # Messages that were escalated instead, because their rows now hold another text.
     changed: Mapping[int, Decision] = MappingProxyType({})
-    """Messages that were escalated instead, because their rows now hold another text."""
 
 
 def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:

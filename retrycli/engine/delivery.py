@@ -23,8 +23,8 @@ from retrycli.engine.supply import Supply
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
+# The maximum time that an answer waits to be recorded while the rate limit delays the next attempt.
 RECORD_WITHIN_SECONDS = 0.1
-"""The maximum time that an answer waits to be recorded while the rate limit delays the next attempt."""
 
 Result = TypeVar("Result")
 
@@ -54,8 +54,7 @@ class Delivery:
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self.destination = rules.destination
-        self.begun = 0
-        """Number of started attempts."""
+        self.begun = 0  # number of started attempts
         self._deps = deps
         self._rules = rules
         self._me = me
@@ -66,8 +65,7 @@ class Delivery:
         self._supply = Supply(deps.claims, rules, me, route, since=since)
         self._results = ResultWriter(deps, rules, self._supply)
         self._in_flight = InFlight(deps, rules, self._supply)
-        self._new: Sequence[Attempt] = ()
-        """Attempts with answers that are not decided yet."""
+        self._new: Sequence[Attempt] = ()  # attempts with answers that are not decided yet
         self._synced_at = since
 
     async def run(self) -> None:

@@ -11,10 +11,9 @@ from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReas
 from retrycli.engine.rules import Dependencies, PassRules
 
 FORBIDDEN = 403
+# Number of a message's answered probes that use up no retry. Later probes use up retries, so that a message that is
+# alone in the queue is eventually escalated.
 FREE_PROBES = 2
-"""The number of a message's answered probes that use up no retry. Later probes use up retries, so that a message that
-is alone in the queue is eventually escalated.
-"""
 
 
 class Destination:
@@ -32,14 +31,13 @@ class Destination:
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
-        self.saved = breaker
-        """The breaker in the database, according to this pass."""
+        self.saved = breaker  # breaker in the database, according to this pass
         self.width = 1
         self.doubt = Doubt()
         self.stop_reason: StopReason | None = None
         self.detail: str | None = None
+        # Nothing has failed in this pass, nor at the end of the previous one.
         self._has_no_failure = breaker.is_healthy
-        """True if nothing has failed in this pass, nor at the end of the previous one."""
         self._rules = rules.breaker
         self._since = since
         self._concurrency = rules.concurrency

@@ -16,15 +16,13 @@ from retrycli.engine.supply import Supply
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
+# An answer waits until there are this many answers, or this share of the requests in flight if that is more. They are
+# then recorded in one transaction. If every answer waited for all others, all requests would soon be sent and answered
+# in step.
 ENOUGH, SHARE = 8, 1 / 4
-"""An answer waits until there are this many answers, or this share of the requests in flight if that is more. They are
-then recorded in one transaction. If every answer waited for all others, all requests would soon be sent and answered in
-step.
-"""
+# The maximum time that an answer waits for others, in rounds of the event loop. A transaction in a file costs little; a
+# transaction on a server waits for the server five times.
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-"""The maximum time that an answer waits for others, in rounds of the event loop. A transaction in a file costs little;
-a transaction on a server waits for the server five times.
-"""
 
 
 class InFlight:
@@ -37,10 +35,8 @@ class InFlight:
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
-        self.count = 0
-        """Number of attempts that were sent and have no answer yet."""
-        self.fault: ConfigurationError | None = None
-        """The error that prevents every request from being built."""
+        self.count = 0  # number of attempts that were sent and have no answer yet
+        self.fault: ConfigurationError | None = None  # error that prevents every request from being built
         self._now = deps.now
         self._supply = supply
         self._rounds = ROUNDS_FOR_A_SERVER if rules.at_a_server else ROUNDS_FOR_A_FILE

@@ -25,16 +25,14 @@ class PassLimits:
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
-        self.stop_reason: StopReason | None = None
-        """The first reason why nothing more may start."""
+        self.stop_reason: StopReason | None = None  # first reason why nothing more may start
         self.detail: str | None = None
         self._deps = deps
         self._destination = rules.destination
         self._deadline = since + rules.deadline
         self._left = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
-        self._turn: datetime | None = None
-        """The reserved time of the next request; None if no time is reserved yet."""
+        self._turn: datetime | None = None  # reserved time of the next request; None if no time is reserved yet
 
     def may_begin(self) -> bool:
         """Return whether this pass may start anything more."""

@@ -21,8 +21,7 @@ from retrycli.engine.runner import enrol
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
-TRY_AGAIN_SECONDS = 0.2
-"""Seconds to wait before a result is written again, if the application has locked its row."""
+TRY_AGAIN_SECONDS = 0.2  # seconds to wait before a result is written again, if the application has locked its row
 
 Result = TypeVar("Result")
 

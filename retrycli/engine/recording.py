@@ -22,12 +22,10 @@ from retrycli.engine.rules import Dependencies, PassRules
 if TYPE_CHECKING:
     from retrycli.engine.supply import Supply
 
-MAX_LOCKED_ROWS = 8
-"""The maximum number of locked rows for which a transaction waits."""
-TRY_AGAIN_SECONDS = 0.05
-"""Seconds to wait before a transaction is started or committed again."""
+MAX_LOCKED_ROWS = 8  # maximum number of locked rows for which a transaction waits
+TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
+# Maximum number of attempts to commit. Then the lock, which blocks the application's readers, is released.
 COMMIT_TIMES = 100
-"""The maximum number of attempts to commit. Then the lock, which blocks the application's readers, is released."""
 
 
 async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -76,14 +74,10 @@ class ResultWriter:
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
+        # Decisions that could not be written because the application has locked the rows. Their outcomes are recorded.
         self.locked: Sequence[Decision] = ()
-        """Decisions that could not be written because the application has locked the rows. Their outcomes are
-        recorded.
-        """
-        self.locked_in_a_row = 0
-        """Number of locked results since a result was last written."""
-        self.events: Sequence[Event] = ()
-        """The events to emit after the commit."""
+        self.locked_in_a_row = 0  # number of locked results since a result was last written
+        self.events: Sequence[Event] = ()  # events to emit after the commit
         self._deps = deps
         self._rules = rules
         self._supply = supply

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from retrycli.domain.transition import Route, Transition
     from retrycli.engine.ports import Claims, Database, Enrolment, Gateway, Ledger
 
+# A claim holds enough messages for `ROUNDS_AHEAD` rounds of answers, within the minimum and the maximum.
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
-"""A claim holds enough messages for `ROUNDS_AHEAD` rounds of answers, within the minimum and the maximum."""
+# Extra time of a claim. An application that locks the database may delay a live pass by half of it.
 CLAIM_MARGIN = timedelta(seconds=60)
-"""Extra time of a claim. An application that locks the database may delay a live pass by half of it."""
 
+# The interval at which a pass reads the shared state. A host may act on outdated state for this long.
 SYNC_INTERVAL = timedelta(seconds=1)
-"""The interval at which a pass reads the shared state. A host may act on outdated state for this long."""
 
 
 class Dependencies(NamedTuple):
@@ -38,32 +38,28 @@ class Dependencies(NamedTuple):
     enrolment: Enrolment
     claims: Claims
     ledger: Ledger
+    # Corrects times in the future that a wrong clock wrote, given the current time and the lease of a claim.
     repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
-    """Corrects times in the future that a wrong clock wrote, given the current time and the lease of a claim."""
+    # Examines up to the given number of further attempts. Deletes those before a given time, together with old actions
+    # and passes.
     prune: Callable[[datetime, int], int]
-    """Examines up to the given number of further attempts. Deletes those before a given time, together with old actions
-    and passes.
-    """
+    # Opens the gateway. It is opened only if there is something to send, because that takes longer than a pass with
+    # nothing due.
     open_gateway: Callable[[], AbstractAsyncContextManager[Gateway]]
-    """Opens the gateway. It is opened only if there is something to send, because that takes longer than a pass with
-    nothing due.
-    """
     emit: Callable[[Event], None]
     now: Callable[[], datetime]
     sleep: Callable[[float], Awaitable[None]]
-    jitter: Callable[[], float]
-    """Returns a random number between -1 and 1."""
+    jitter: Callable[[], float]  # returns a random number between -1 and 1
     stop_requested: Callable[[], bool]
+    # Returns whether the gateway looks up a message that may have arrived before it sends it again.
     looks_up: Callable[[MessageType], bool] = lambda _: False
-    """Returns whether the gateway looks up a message that may have arrived before it sends it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassRules:
     """The rules of a pass."""
 
-    destination: str
-    """The destination for messages without a route of their own."""
+    destination: str  # destination for messages without a route of their own
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -72,16 +68,11 @@ class PassRules:
     concurrency: int
     limit: int | None = None
     rate_per_second: float | None = None
-    per_ticket_order: bool = False
-    """True if a ticket's messages wait until its earlier ones are delivered or escalated."""
-    routes: tuple[Route, ...] = ()
-    """The routes, in order; without routes all messages go to ``destination``."""
-    retention: timedelta | None = None
-    """The age up to which attempts and passes are kept; None keeps them forever."""
-    probe_now: bool = False
-    """True to probe a destination that is down without waiting until its probe is due."""
-    at_a_server: bool = False
-    """True if the database is on a server, where each transaction waits."""
+    per_ticket_order: bool = False  # a ticket's messages wait until its earlier ones are delivered or escalated
+    routes: tuple[Route, ...] = ()  # routes, in order; without routes all messages go to ``destination``
+    retention: timedelta | None = None  # age up to which attempts and passes are kept; None keeps them forever
+    probe_now: bool = False  # probes a destination that is down, without waiting until its probe is due
+    at_a_server: bool = False  # the database is on a server, where each transaction waits
 
     def destination_of(self, message_type: str) -> str:
         """Return the destination of a message type."""

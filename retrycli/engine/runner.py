@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
     from retrycli.engine.ports import Lock
 
-BATCH = 500
-"""The maximum number of messages that are recovered, or enrolled, in one transaction."""
+BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
+# Maximum number of escalated messages that are read in full at the same time, because their texts may be long.
 CHANGED_AT_ONCE = 100
-"""The maximum number of escalated messages that are read in full at the same time, because their texts may be long."""
+# Maximum number of attempts that one pass examines for pruning, and the maximum number of actions and of passes
+# that it deletes.
+#
+# The database is locked during this time: for about 50 ms, even with a history of a million attempts.
 PRUNE_AT_MOST = 10_000
-"""The maximum number of attempts that one pass examines for pruning, and the maximum number of actions and of passes
-that it deletes.
-
-The database is locked during this time: for about 50 ms, even with a history of a million attempts.
-"""
+# Reasons for an early end, in order of precedence. A pass with several reasons ends for the first of them.
 GRAVITY = (
     StopReason.SIGNAL,
     StopReason.PAUSED,
@@ -42,14 +41,12 @@ GRAVITY = (
     StopReason.DEADLINE,
     StopReason.LIMIT,
 )
-"""Reasons for an early end, in order of precedence. A pass with several reasons ends for the first of them."""
-ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})
-"""Reasons that end the deliveries of all routes."""
+ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})  # reasons that end the deliveries of all routes
+# The result of a pass by the reason for its end, if the result is not `STOPPED`.
 RESULTS: dict[StopReason | None, PassResult] = {
     StopReason.SIGNAL: PassResult.INTERRUPTED,
     StopReason.PAUSED: PassResult.PAUSED,
 }
-"""The result of a pass by the reason for its end, if the result is not `STOPPED`."""
 
 
 async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIdentity) -> PassSummary:

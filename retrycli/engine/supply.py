@@ -36,8 +36,8 @@ class Supply:
         self._due_by = rules.due_by(since)
         self._claimed: Sequence[int] = ()
         self._all_claimed = False
+        # Tickets whose next message may be sent, if tickets keep their order.
         self._unblocked_tickets: frozenset[str] = frozenset()
-        """Tickets whose next message may be sent, if tickets keep their order."""
 
     def __bool__(self) -> bool:
         """Return whether there may be more messages to send."""

@@ -16,13 +16,12 @@ from retrycli.system.host import NOT_THERE, Finished, Host, checked, decoded, en
 from retrycli.system.systemd import has_systemd, is_active, timers
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
+# Units of cron daemons; the last unit is that of systemd-cron, which has no daemon.
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
-"""Units of cron daemons; the last unit is that of systemd-cron, which has no daemon."""
+# Messages of ``crontab -l`` if there is no crontab; the second message is busybox's.
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
-"""Messages of ``crontab -l`` if there is no crontab; the second message is busybox's."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
-START_TIME = 19
-"""The index of a process's start time in its stat file, counted after the name (proc(5): field 22)."""
+START_TIME = 19  # index of a process's start time in its stat file, counted after the name (proc(5): field 22)
 CRON_LOGS = ("var/log/syslog", "var/log/cron", "var/log/messages")
 SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
@@ -32,8 +31,8 @@ class UserCrontab:
     """A user's own crontab, which only the command ``crontab`` may touch."""
 
     host: Host
+    # The user whose crontab it is; None is the current user. Root may name another.
     user: str | None = None
-    """The user whose crontab it is; None is the current user. Root may name another."""
 
     @property
     def title(self) -> str:

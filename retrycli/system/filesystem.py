@@ -11,11 +11,11 @@ from pathlib import Path
 
 from retrycli.system.trust import user_name
 
+# File systems whose locks SQLite can't rely on.
 NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.davfs", "fuse.vmhgfs-fuse", "fuse.rclone", "fuse.s3fs"),
 }
-"""File systems whose locks SQLite can't rely on."""
 
 
 READABLE_BY_ALL = 0o644  # readers of these files run as other users, whatever the umask of cron

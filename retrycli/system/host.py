@@ -66,8 +66,7 @@ class Asker:
 
     def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
         self._seconds = seconds
-        self.silent: dict[str, Finished] = {}
-        """The programs that did not answer."""
+        self.silent: dict[str, Finished] = {}  # programs that did not answer
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
         """Run a program, unless it has already failed to answer."""

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 CRONS = frozenset({"cron", "crond", "fcron", "anacron"})
 LOGINS = frozenset({"login", "sshd", "sshd-session", "sudo", "su", "doas", "runuser"})
+# Programs that only start another program.
 WRAPPERS = frozenset({"sh", "bash", "dash", "flock", "timeout", "nice", "ionice", "env", "chronic"})
-"""Programs that only start another program."""
 MANAGER = "systemd"
+# systemd sets this variable for a unit's processes (systemd.exec(5)), and their children inherit it.
 INVOCATION = "INVOCATION_ID"
-"""systemd sets this variable for a unit's processes (systemd.exec(5)), and their children inherit it."""
 STDIN = 0
 HIGHEST = 64  # maximum number of parents to examine
 
@@ -137,21 +137,18 @@ class _Stderr(FileIO):
 
 # -- file descriptors -----------------------------------------------------------------------------------------
 
+# Number of file descriptors that connections must leave free. They are for files that a pass opens while requests are
+# in flight. These are the database's journal, write-ahead log, shared memory, folder and temporary files, or a new
+# connection to its server. Others are for the name look-up (configuration, hosts, a socket to each name server), log
+# files, and an import.
 RESERVE = 24
-"""Number of file descriptors that connections must leave free. They are for files that a pass opens while requests are
-in flight. These are the database's journal, write-ahead log, shared memory, folder and temporary files, or a new
-connection to its server. Others are for the name look-up (configuration, hosts, a socket to each name server), log
-files, and an import.
-"""
+# Number of file descriptors that a pass keeps open: the database and its log, the lock, the event loop, a ping in
+# progress.
 OVERHEAD = 16
-"""Number of file descriptors that a pass keeps open: the database and its log, the lock, the event loop, a ping in
-progress.
-"""
+# Number of file descriptors for each request. HTTP: a connection, a second one in parallel (RFC 8305), an attached file
+# and its folder. SMTP: a connection, its duplicate to cut it, and a file with its folder. Before the connection, the
+# look-up of its name uses some.
 PER_REQUEST = 4
-"""Number of file descriptors for each request. HTTP: a connection, a second one in parallel (RFC 8305), an attached
-file and its folder. SMTP: a connection, its duplicate to cut it, and a file with its folder. Before the connection, the
-look-up of its name uses some.
-"""
 
 NAMES = {errno.EMFILE: "EMFILE", errno.ENFILE: "ENFILE"}
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"

@@ -20,6 +20,7 @@ STOP_SECONDS = 45  # time for requests in flight when a pass is asked to end
 
 
 HOMES, TEMPORARY = ("/home", "/root", "/run/user"), ("/tmp", "/var/tmp")  # noqa: S108  compared, never opened
+# Restrictions on a pass. The file cron/retrycli.service explains them.
 CONFINEMENT = """\
 PrivateDevices=true
 NoNewPrivileges=true
@@ -43,7 +44,6 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
 """
-"""Restrictions on a pass. The file cron/retrycli.service explains them."""
 
 MARK = "# Written by `retrycli cron install --systemd`, for "
 

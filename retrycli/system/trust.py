@@ -20,8 +20,8 @@ PRIVATE = 0o600  # readable and writable by its owner only
 ROOT = 0
 OWN_FOLDER = "move the file to its own folder"
 MAX_LINKS = 40  # maximum that Linux follows on the way to a file (path_resolution(7))
+# The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask.
 ACCESS_LIST = "system.posix_acl_access"
-"""The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask."""
 
 
 @dataclass(frozen=True, slots=True)
