@@ -64,7 +64,7 @@ GIVEN = frozenset({"domain", "engine"})
 PURE = {"idna"}
 """Libraries that the domain may use: functions of their arguments alone."""
 
-BY_NAME = frozenset({"retrycli", "retrycli.cli"})
+BY_NAME = frozenset({"retrycli", "retrycli.cli", "retrycli.operations"})
 """These may import what they name in a string, where no rule sees it."""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.arguments import MessageIds, moment, takes_filters
 from retrycli.cli.options import NOT_OK, REFUSED, By, ConfigFile, Json, Yes, load_settings, utf8
 from retrycli.cli.selection import (
@@ -23,12 +25,6 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import State
 from retrycli.domain.outcome import Presence
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from retrycli.operations.message_actions import Canary
-    from retrycli.operations.retry import ActionResult, LookedUp
 
 DEFAULT_SHARE = "30%"
 
@@ -63,14 +59,12 @@ def retry(
     config: ConfigFile = None,
 ) -> None:
     """Attempt messages now, even if they wait or are escalated. This uses up no retry."""
-    from retrycli.operations import retry as operation
-
     settings, ids = select_messages(
         ctx, config, "Try", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one after the other"
     )
     patience = None if message_ids else settings.breaker.failures
     done, received = run_interruptible(
-        lambda here: operation.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
+        lambda here: operations.retry.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
@@ -81,7 +75,7 @@ def retry(
     raise typer.Exit(128 + received if received else NOT_OK if failed else REFUSED if done.refused else 0)
 
 
-def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
+def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> None:
     """Show all attempts. Messages that could not be attempted go to stderr, even with --json."""
     for attempt in done.tried:
         if attempt.error is not None:
@@ -123,8 +117,6 @@ def requeue(
 
     `requeue ID` also requeues a message that `reject` rejected.
     """
-    from retrycli.operations import message_actions
-
     canaries = _parse_canary(canary, abort_over)
     plan = (
         f" for {formatting.local_time(at)}" if at else "",
@@ -140,12 +132,12 @@ def requeue(
         yes=yes,
         as_json=as_json,
         plan="".join(plan),
-        expired=message_actions.expired_among,
+        expired=operations.message_actions.expired_among,
         only={"state": State.ESCALATED},
     )
     act_on(
         "requeued",
-        lambda here: message_actions.requeue(
+        lambda here: operations.message_actions.requeue(
             settings, ids, due=at, spread=spread or timedelta(), canary=canaries, by=by, runtime=here
         ),
         named=bool(message_ids),
@@ -154,22 +146,19 @@ def requeue(
     )
 
 
-def _next_step(done: ActionResult) -> str:
+def _next_step(done: operations.retry.ActionResult) -> str:
     failed = next((canary.message_id for canary in done.tried if canary.failed), None)
     waiting = "list-failed --state waiting" if done.done else "escalations"
     return f"retrycli {waiting if failed is None else f'show {failed}'}"
 
 
-def _parse_canary(number: int | None, abort_over: str | None) -> Canary | None:
-    from retrycli.operations.message_actions import Canary
-    from retrycli.operations.sandbox import share
-
+def _parse_canary(number: int | None, abort_over: str | None) -> operations.message_actions.Canary | None:
     if number is None:
         if abort_over is not None:
             raise typer.BadParameter("works only with --canary; add it", param_hint="--abort-over")
         return None
     try:
-        return Canary(number, share(abort_over or DEFAULT_SHARE))
+        return operations.message_actions.Canary(number, operations.sandbox.share(abort_over or DEFAULT_SHARE))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--abort-over") from None
 
@@ -188,8 +177,6 @@ def reject(
     config: ConfigFile = None,
 ) -> None:
     """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
-    from retrycli.operations import message_actions
-
     if not reason.strip():
         raise typer.BadParameter("the reason is empty; state one", param_hint="--reason")
     settings, ids = select_messages(
@@ -197,7 +184,7 @@ def reject(
     )
     act_on(
         "rejected",
-        lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here),
+        lambda here: operations.message_actions.reject(settings, ids, reason, by=by, runtime=here),
         named=bool(message_ids),
         as_json=as_json,
         following=lambda _: "retrycli list-failed",
@@ -215,12 +202,12 @@ def look_up(
     config: ConfigFile = None,
 ) -> None:
     """Ask the ticketing system for messages. Mark those that have arrived as sent. No message is sent."""
-    from retrycli.operations.retry import look_up_all
-
     if not message_ids:
         raise typer.BadParameter("give the ids of the messages", param_hint="ID…")
     settings = load_settings(ctx, config)
-    asked, received = run_interruptible(lambda here: look_up_all(settings, message_ids, by=by, runtime=here))
+    asked, received = run_interruptible(
+        lambda here: operations.retry.look_up_all(settings, message_ids, by=by, runtime=here)
+    )
     for answer in asked:
         if answer.error is not None:
             terminal.complain(f"retrycli: {answer.error}")
@@ -242,7 +229,7 @@ def look_up(
     raise typer.Exit(128 + received if received else NOT_OK if unknown else REFUSED if refused else 0)
 
 
-def _show_lookups(asked: Sequence[LookedUp]) -> None:
+def _show_lookups(asked: Sequence[operations.retry.LookedUp]) -> None:
     if not terminal.on_terminal():
         answers = [(answer.message_id, answer.found.result, answer.found.error) for answer in asked if answer.found]
         terminal.show_table((), answers)
@@ -286,8 +273,6 @@ def mark_sent(
     config: ConfigFile = None,
 ) -> None:
     """Mark messages as sent because they have arrived. This can't be undone."""
-    from retrycli.operations import message_actions
-
     settings, ids = select_messages(
         ctx,
         config,
@@ -301,7 +286,7 @@ def mark_sent(
     )
     act_on(
         "marked_sent",
-        lambda here: message_actions.mark_sent(settings, ids, note=note, by=by, runtime=here),
+        lambda here: operations.message_actions.mark_sent(settings, ids, note=note, by=by, runtime=here),
         named=bool(message_ids),
         as_json=as_json,
         following=lambda _: "retrycli escalations",

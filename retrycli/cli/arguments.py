@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import utf8
 from retrycli.domain.duration import LONGEST, duration
 from retrycli.domain.listing import Filter
@@ -30,12 +31,15 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     Offer nothing on an error: the user has only pressed a key.
     """
     from retrycli.config import loader as configuration
-    from retrycli.operations import listing
 
     try:
         given = ctx.params.get("config") or ctx.find_root().params.get("config")
         settings = configuration.load(Path(given) if given else None).settings
-        found = listing.failed_beginning(settings, incomplete) if incomplete.isdecimal() or not incomplete else []
+        found = (
+            operations.listing.failed_beginning(settings, incomplete)
+            if incomplete.isdecimal() or not incomplete
+            else []
+        )
     except Exception:  # noqa: BLE001  completion must not fail
         return []
     texts = {number: printable(f"ticket {ticket}, {error or 'no error'}") for number, ticket, error in found}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, astuple
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.arguments import ago
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, Yes, confirm, load_settings, utf8
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from retrycli.operations.copy_database import Move
 
 FAILED_INDEX = {
     "absent": "The application's table has no index on failed rows, retrycli_failed.",
@@ -30,9 +28,7 @@ table = typer.Typer(help="Link the queue to the application's table.", no_args_i
 @db.command("upgrade")
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Upgrade retrycli's own tables to the version of this program."""
-    from retrycli.operations import maintenance
-
-    before, after = maintenance.upgrade(load_settings(ctx, config))
+    before, after = operations.maintenance.upgrade(load_settings(ctx, config))
     terminal.say(
         f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."),
         "Next: retrycli status",
@@ -45,13 +41,11 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
 
     First stop cron on every host: the next pass of this program would upgrade the tables again.
     """
-    from retrycli.operations import maintenance
-
     settings = load_settings(ctx, config)
     if not yes:
         terminal.say("This deletes data that the older version does not support. First stop cron on every host.")
     confirm("Downgrade the tables?", "this deletes data that the older version does not support", yes=yes)
-    before, after = maintenance.downgrade(settings)
+    before, after = operations.maintenance.downgrade(settings)
     terminal.say(
         f"Tables are at version {after}, from {before}.",
         "Next: install the older version; any command of this version upgrades the tables again",
@@ -76,16 +70,14 @@ def db_prune(
     config: ConfigFile = None,
 ) -> None:
     """Delete old attempts, actions and passes. Messages and the queue stay."""
-    from retrycli.operations import maintenance
-
     settings = load_settings(ctx, config)
-    old = maintenance.count_history(settings, before=before)
+    old = operations.maintenance.count_history(settings, before=before)
     attempts, acts = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "act")
     found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass')}"
     if not as_json:
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
     confirm("Delete them permanently?", "deleted records can't be restored", yes=yes, as_json=as_json)
-    maintenance.prune(settings, before=before)
+    operations.maintenance.prune(settings, before=before)
     terminal.answer(old, f"Deleted {found}.", "Next: retrycli status", as_json=as_json)
 
 
@@ -101,16 +93,14 @@ def db_erase(
 
     The history still shows who edited which columns. The application's table is not changed.
     """
-    from retrycli.operations import maintenance
-
     settings = load_settings(ctx, config)
-    found = maintenance.count_texts(settings, ticket)
+    found = operations.maintenance.count_texts(settings, ticket)
     edits = formatting.count(found, "edit")
     if not as_json:
         terminal.say(f"retrycli has the texts of {edits} to ticket {printable(ticket)}.")
     if found:
         confirm("Erase them permanently?", "erased texts can't be restored", yes=yes, as_json=as_json)
-    erased = maintenance.erase_texts(settings, ticket)
+    erased = operations.maintenance.erase_texts(settings, ticket)
     words = f"Erased the texts of {formatting.count(erased, 'edit')}."
     terminal.answer({"ticket": ticket, "edits": erased}, words, "Next: retrycli status", as_json=as_json)
 
@@ -149,13 +139,11 @@ def db_copy(
     Use it after the application's data has moved. You can repeat it at any time. Other users of this machine can see a
     password in an option. Omit the option for the database that database.url names.
     """
-    from retrycli.operations import copy_database
-
     if source is None and target is None:
         raise typer.BadParameter("name the other database; the omitted one is database.url", param_hint="--from, --to")
     settings = load_settings(ctx, config)
     with terminal.tally("Comparing") as follow:
-        done = copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
+        done = operations.copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
     _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
@@ -166,7 +154,7 @@ def db_copy(
         _say_what_follows_copy(done, moved_to_option=target is not None)
 
 
-def _show_copy(done: Move, *, as_json: bool) -> None:
+def _show_copy(done: operations.copy_database.Move, *, as_json: bool) -> None:
     if as_json:
         tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
         facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
@@ -178,7 +166,7 @@ def _show_copy(done: Move, *, as_json: bool) -> None:
         )
 
 
-def _say_what_follows_copy(done: Move, *, moved_to_option: bool) -> None:
+def _say_what_follows_copy(done: operations.copy_database.Move, *, moved_to_option: bool) -> None:
     if done.paused:
         terminal.say("Deliveries are also paused in the target.")
     else:
@@ -198,9 +186,7 @@ def db_index(
     config: ConfigFile = None,
 ) -> None:
     """Create an index on the application's table, for large tables."""
-    from retrycli.operations import maintenance
-
-    with maintenance.failed_index(load_settings(ctx, config)) as index:
+    with operations.maintenance.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
             terminal.say(FAILED_INDEX[before])
@@ -226,9 +212,7 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
 
     Use it after the application has renamed its table. The queue belongs to one table, and any other is refused.
     """
-    from retrycli.operations import maintenance
-
-    with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
+    with operations.maintenance.belonging(load_settings(ctx, config)) as (before, accept):
         messages = formatting.count(before.messages, "message")
         if not as_json:
             terminal.say(f"The queue belongs to {before.remembered or 'no table yet'} and has {messages}.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.domain import suggested
 from retrycli.domain.duration import duration
 from retrycli.domain.sanitize import printable
@@ -33,14 +34,12 @@ def sandbox(
     ] = False,
 ) -> None:
     """Simulate a ticketing API on loopback. GET /received shows the messages that it has received."""
-    from retrycli.operations.sandbox import Behaviour, Sandbox, share
-
     try:
-        behaviour = Behaviour(share(fail), latency or timedelta(), down, throttle)
+        behaviour = operations.sandbox.Behaviour(operations.sandbox.share(fail), latency or timedelta(), down, throttle)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--fail") from None
     try:
-        server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_show_request)  # noqa: S311  no secret
+        server = operations.sandbox.Sandbox(behaviour, rng=random.Random(), port=port, listener=_show_request)  # noqa: S311  no secret
     except OSError as error:
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,6 +59,4 @@ def _show_request(method: str, path: str, delivery_key: str | None, status: int)
 
 def demo() -> None:
     """Show the main task on an example database."""
-    from retrycli.operations.demo import run
-
-    run()
+    operations.demo.run()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict
+from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING
 
+from retrycli import operations
+from retrycli.config.settings import Settings
 from retrycli.domain import suggested
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.listing import ListedMessage
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from retrycli.config.settings import Settings
-    from retrycli.domain.listing import ListedMessage
-    from retrycli.operations.dry_run import DryRunTotals, Preview
 
 ON_SCREEN = 50  # maximum number of messages on a terminal
 NOT_CHECKED = "Not checked: already delivered, too many unknown outcomes, invalid row."
@@ -25,10 +21,7 @@ NOT_CHECKED = "Not checked: already delivered, too many unknown outcomes, invali
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     """Show what a pass would do. Send and write nothing."""
-    from retrycli.operations.dry_run import preview
-    from retrycli.operations.wiring import utc_now
-
-    with preview(settings, limit=limit) as foreseen:
+    with operations.dry_run.preview(settings, limit=limit) as foreseen:
         found, messages = foreseen.totals, foreseen.messages
         if as_json:
             fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
@@ -51,7 +44,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
         if not terminal.on_terminal():
             terminal.show_table((), (_row(message, message.created_at, found) for message in messages))
             return
-        now = utc_now()
+        now = operations.wiring.utc_now()
         rows = [
             _row(message, message.created_at and formatting.ago(message.created_at, now), found)
             for message in islice(messages, ON_SCREEN)
@@ -64,7 +57,7 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
     terminal.say("Next: retrycli run-once")
 
 
-def _row(message: ListedMessage, made: formatting.Cell, found: DryRunTotals) -> terminal.Row:
+def _row(message: ListedMessage, made: formatting.Cell, found: operations.dry_run.DryRunTotals) -> terminal.Row:
     to = found.destination_of(message.message_type)
     return (
         *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
@@ -72,7 +65,9 @@ def _row(message: ListedMessage, made: formatting.Cell, found: DryRunTotals) -> 
     )
 
 
-def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, now: datetime) -> None:
+def _show_summary(
+    settings: Settings, found: operations.dry_run.DryRunTotals, foreseen: operations.dry_run.Preview, now: datetime
+) -> None:
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
         until = f"until {formatting.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
@@ -98,7 +93,7 @@ def _show_summary(settings: Settings, found: DryRunTotals, foreseen: Preview, no
     terminal.say("Nothing was sent or written.")
 
 
-def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
+def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_run.Preview) -> None:
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
             until = "" if breaker.probe_at is None else f" {formatting.local_time(breaker.probe_at)}"
@@ -111,8 +106,8 @@ def _show_down(found: DryRunTotals, foreseen: Preview) -> None:
 
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
-    from retrycli.operations.dry_run import LONG_AGO
-
     terminal.say(f"The oldest dates from {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
-    if now - oldest > LONG_AGO and any(policy.expires_after is None for policy in settings.policies.values()):
+    if now - oldest > operations.dry_run.LONG_AGO and any(
+        policy.expires_after is None for policy in settings.policies.values()
+    ):
         terminal.say("If that is too old, set schedule.expires_after_hours: older messages are escalated instead.")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import By, ConfigFile, Json, Yes, confirm, load_settings, require_confirmation, utf8
 from retrycli.domain.editable_message import EditableMessage, difference
@@ -34,12 +35,10 @@ def edit(
     The editor shows the text: the subject on its first line, a blank line, and the body. The message gets a new
     delivery key.
     """
-    from retrycli.operations import edit_message
-
     why = "you must confirm the change"
     require_confirmation(why, yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    read, before = edit_message.read_draft(settings, message_id)
+    read, before = operations.edit_message.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:
         after = _in_editor(message_id, before)
     else:
@@ -48,7 +47,7 @@ def edit(
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
         confirm(f"Write this to message {message_id}?", why, yes=yes, as_json=as_json)
-    changed = edit_message.write_draft(settings, read, after, by=by) if after != before else []
+    changed = operations.edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         terminal.show_json({"id": message_id, "changed": changed})
         return

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.arguments import MessageId, MessageIds, takes_filters
 from retrycli.cli.list_failed import ON_SCREEN
 from retrycli.cli.options import By, ConfigFile, Header, Json, Yes, load_settings, utf8
@@ -35,14 +36,12 @@ def list_escalations(
     """List escalated messages, grouped by cause."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli.operations import listing
-
     settings = load_settings(ctx, config)
-    groups = listing.escalations(settings)
+    groups = operations.listing.escalations(settings)
     if terminal.on_terminal() and not as_json:
         _show(settings, groups)
         return
-    with listing.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
+    with operations.listing.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
             fields = ({name: getattr(message, name) for name in ESCALATION_FIELDS} for message in found.messages)
             terminal.show_json({"escalations": fields, "groups": [_group_fields(group) for group in groups]})
@@ -52,12 +51,10 @@ def list_escalations(
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Show one line per shared cause, then up to `ON_SCREEN` of the other messages."""
-    from retrycli.operations import listing
-
     alike = [group for group in groups if group.count > 1 and group.fingerprint]
     _show_groups(alike)
     others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in alike if group.fingerprint])
-    with listing.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
+    with operations.listing.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)
@@ -176,15 +173,13 @@ def acknowledge(
     config: ConfigFile = None,
 ) -> None:
     """Acknowledge escalated messages. They stay in the list but no longer count as new."""
-    from retrycli.operations import message_actions
-
     only = {"state": State.ESCALATED, "new": True}
     settings, ids = select_messages(
         ctx, config, "Acknowledge", message_ids, filters, yes=yes, as_json=as_json, only=only
     )
     act_on(
         "acknowledged",
-        lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here),
+        lambda here: operations.message_actions.acknowledge(settings, ids, by=by, runtime=here),
         named=bool(message_ids),
         as_json=as_json,
         following=lambda _: "retrycli escalations",
@@ -201,8 +196,6 @@ def note(
     config: ConfigFile = None,
 ) -> None:
     """Add a note to an escalated message."""
-    from retrycli.operations import message_actions
-
-    message_actions.note(load_settings(ctx, config), message_id, text, by=by)
+    operations.message_actions.note(load_settings(ctx, config), message_id, text, by=by)
     lines = (f"Added the note to message {message_id}.", "Next: retrycli escalations")
     terminal.answer({"id": message_id, "note": text}, *lines, as_json=as_json)

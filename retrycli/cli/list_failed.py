@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.arguments import takes_filters
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Header, Json, load_settings
 from retrycli.config.settings import Settings
@@ -35,11 +36,9 @@ def list_failed(
     config: ConfigFile = None,
 ) -> None:
     """List failed messages with state, next attempt and error."""
-    from retrycli.operations import listing
-
     settings = load_settings(ctx, config)
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with listing.list_messages(settings, filters, sort=sort, limit=shown) as found:
+    with operations.listing.list_messages(settings, filters, sort=sort, limit=shown) as found:
         if as_json:
             most = _max_retries_by_type(settings)
             terminal.show_json(
@@ -75,11 +74,9 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     Off a terminal the column holds the time of expiry. On a terminal it says which messages expire soon or have
     expired.
     """
-    from retrycli.operations.wiring import utc_now
-
     most = _max_retries_by_type(settings)
     expire = any(policy.expires_after for policy in settings.policies.values())
-    for_person, now = terminal.on_terminal(), utc_now()
+    for_person, now = terminal.on_terminal(), operations.wiring.utc_now()
     if for_person:
         messages = list(messages)
         expire = any(_expiry(message, settings, now) for message in messages)
@@ -110,13 +107,11 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Describe when a waiting message expires; empty if the expiry is far off."""
-    from retrycli.operations.expiry import EXPIRED, is_shown
-
     end, due = message.expires_at(settings.policies), message.next_attempt_at
-    if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
+    if message.state is not State.WAITING or end is None or not operations.expiry.is_shown(end, due, now):
         return ""
     if end < now:
-        return EXPIRED
+        return operations.expiry.EXPIRED
     early = ", before its next attempt" if due is not None and end < due else ""
     return f"expires {formatting.ahead(end, now)}{early}"
 

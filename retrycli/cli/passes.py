@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, By, ConfigFile, Header, Json, load_settings, utf8
 from retrycli.cli.run_once import RELEASED_TEXT, describe_end
 from retrycli.domain.duration import duration
@@ -25,9 +26,7 @@ def passes(
     config: ConfigFile = None,
 ) -> None:
     """Show the last passes, including skipped ones."""
-    from retrycli.operations import status
-
-    found, pauses, lost = status.last_passes(load_settings(ctx, config), limit=limit)
+    found, pauses, lost = operations.status.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
         terminal.show_json(
             {"passes": [asdict(record) for record in found], "pauses": [asdict(pause) for pause in pauses]}
@@ -98,13 +97,11 @@ def pause(
     config: ConfigFile = None,
 ) -> None:
     """Stop deliveries until `resume`, or for a period of time."""
-    from retrycli.operations import pause
-
     if length is not None and not length:
         raise typer.BadParameter(
             "the pause would end immediately; omit --for to pause until `retrycli resume`", param_hint="--for"
         )
-    begun, replaced = pause.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
+    begun, replaced = operations.pause.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
@@ -116,7 +113,5 @@ def pause(
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
-    from retrycli.operations import pause
-
-    was_paused = pause.resume(load_settings(ctx, config), by=by)
+    was_paused = operations.pause.resume(load_settings(ctx, config), by=by)
     terminal.say("Resumed; passes deliver again." if was_paused else "Nothing was paused.", "Next: retrycli status")

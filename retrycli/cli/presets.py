@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import (
     NOT_OK,
     ConfigFile,
@@ -18,10 +19,6 @@ from retrycli.cli.options import (
 )
 from retrycli.domain.message import MessageType
 from retrycli.views import terminal
-
-if TYPE_CHECKING:
-    from retrycli.operations.presets import Preset
-    from retrycli.operations.trial_delivery import Trial
 
 NOT_FOUND = (
     "no: a message that may have arrived would be sent again. Fix look_up in the preset, unless messages appear late"
@@ -55,9 +52,7 @@ def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
     """Show and check presets, which describe ticketing systems. Without a command, list the presets."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli.operations import presets as operation
-
-    found = operation.bundled()
+    found = operations.presets.bundled()
     if as_json:
         terminal.show_json({"presets": [_preset_fields(name, preset) for name, preset in found.items()]})
         return
@@ -73,9 +68,7 @@ def show(
     ],
 ) -> None:
     """Print a preset as TOML, as a start for your own."""
-    from retrycli.operations import presets as operation
-
-    terminal.show_text(operation.preset_text(preset))
+    terminal.show_text(operations.presets.preset_text(preset))
 
 
 @presets.command("check")
@@ -88,9 +81,7 @@ def check(
     config: ConfigFile = None,
 ) -> None:
     """Check a preset and show its features. Nothing is sent."""
-    from retrycli.operations import presets as operation
-
-    found, compared = operation.check(load_settings(ctx, config), preset)
+    found, compared = operations.presets.check(load_settings(ctx, config), preset)
     if as_json:
         terminal.show_json({"ok": True, **_preset_fields(preset, found), "table": compared})
         return
@@ -130,28 +121,25 @@ def deliver_test(
 
     It bypasses the queue. Secrets are masked.
     """
-    from retrycli.operations import trial_delivery
-    from retrycli.operations.wiring import login_name
-
     if not ticket.strip():
         raise typer.BadParameter("the ticket is empty; name one that you may write to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
         question = f"Send a test message to the {message_type} of ticket {ticket}?"
         confirm(question, f"a message to a {message_type} leaves your organization", yes=yes, as_json=as_json)
-    tried = trial_delivery.deliver_test(
+    tried = operations.trial_delivery.deliver_test(
         settings,
         ticket=ticket,
         message_type=message_type,
         recipient=recipient,
         lists={"cc_emails": cc or (), "bcc_emails": bcc or (), "attachments": attach or ()},
-        by=by or login_name(),
+        by=by or operations.wiring.login_name(),
     )
     _show(tried, as_json=as_json)
     raise typer.Exit(0 if tried.delivered else NOT_OK)
 
 
-def _show(tried: Trial, *, as_json: bool) -> None:
+def _show(tried: operations.trial_delivery.Trial, *, as_json: bool) -> None:
     outcome = tried.outcome
     if as_json:
         exchanges = [{"request": request, "answer": answer} for request, answer in tried.exchanges]
@@ -168,26 +156,26 @@ def _show(tried: Trial, *, as_json: bool) -> None:
     terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
-def _title(preset: Preset) -> str:
+def _title(preset: operations.presets.Preset) -> str:
     """Return the name of the ticketing system; empty if the preset does not have it."""
     return "" if preset.about is None else preset.about.title
 
 
-def _credentials(preset: Preset) -> tuple[str, ...]:
+def _credentials(preset: operations.presets.Preset) -> tuple[str, ...]:
     return () if preset.auth is None else preset.auth.needs
 
 
-def _capabilities(preset: Preset, message_type: MessageType) -> list[str]:
+def _capabilities(preset: operations.presets.Preset, message_type: MessageType) -> list[str]:
     return [PLACES[column] for column in preset.messages[message_type].capabilities]
 
 
-def _summary(preset: Preset) -> str:
+def _summary(preset: operations.presets.Preset) -> str:
     replies = _capabilities(preset, MessageType.CUSTOMER) if MessageType.CUSTOMER in preset.messages else []
     notes = ["internal notes"] if MessageType.INTERNAL in preset.messages else []
     return ", ".join([*replies, *notes, *(["look-up"] if preset.look_up else [])])
 
 
-def _preset_fields(name: str, preset: Preset) -> dict[str, object]:
+def _preset_fields(name: str, preset: operations.presets.Preset) -> dict[str, object]:
     return {
         "name": name,
         "title": _title(preset),

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, ConfigFile, Json, load_settings
 from retrycli.domain import suggested
 from retrycli.domain.passes import Event, PassSummary, StartedBy
@@ -65,8 +66,6 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Run one pass: deliver the messages that are due. Cron starts this command."""
-    from retrycli.operations import run_pass, wiring
-
     settings = load_settings(ctx, config)
     if dry_run:
         from retrycli.cli.dry_run import show_preview
@@ -74,10 +73,10 @@ def run_once(
         show_preview(settings, limit, as_json=as_json)
         return
     signals = Signals()
-    runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
+    runtime = replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
     try:
         with _progress() as follow:
-            summary = run_pass.run_once(
+            summary = operations.run_pass.run_once(
                 settings,
                 limit=limit,
                 probe=probe,

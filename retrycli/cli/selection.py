@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.list_failed import show_messages
 from retrycli.cli.options import NOT_OK, REFUSED, can_ask, confirm, load_settings, require_confirmation
 from retrycli.cli.run_once import Signals
+from retrycli.config.settings import Settings
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage
 from retrycli.domain.listing import Filter
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from pathlib import Path
-
-    from retrycli.config.settings import Settings
-    from retrycli.operations.message_actions import Match
-    from retrycli.operations.retry import ActionResult, ManualAttempt
-    from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
 
@@ -54,8 +49,6 @@ def select_messages(
         typer.BadParameter: both ids and a filter were given, or neither was; or the user can't be asked.
         typer.Exit: the user does not agree.
     """
-    from retrycli.operations import message_actions
-
     _check_choice(message_ids, wanted)
     settings = load_settings(ctx, config)
     why = "it can't be undone" if message_ids else "a filter may match many messages"
@@ -63,9 +56,9 @@ def select_messages(
         return settings, list(dict.fromkeys(message_ids))
     require_confirmation(why, yes=yes, as_json=as_json)
     if message_ids:
-        found = message_actions.named(settings, message_ids)
+        found = operations.message_actions.named(settings, message_ids)
     else:
-        found = message_actions.find(settings, replace(wanted, **(only or {})))
+        found = operations.message_actions.find(settings, replace(wanted, **(only or {})))
     if not found.ids:
         raise NoSuchMessage("no failed message matches; nothing was changed. See `retrycli list-failed`")
     if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
@@ -84,7 +77,7 @@ def _check_choice(message_ids: list[int] | None, wanted: Filter) -> None:
         raise typer.BadParameter(words, param_hint="ID…")
 
 
-def _show_match(settings: Settings, found: Match, left_alone: Collection[int]) -> None:
+def _show_match(settings: Settings, found: operations.message_actions.Match, left_alone: Collection[int]) -> None:
     first = [message for message in found.first if message.id not in left_alone]
     show_messages(settings, first)
     if (more := len(found.ids) - len(left_alone) - len(first)) and first:
@@ -99,27 +92,25 @@ def _describe_expired(number: int) -> str:
     return f"{formatting.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
-def run_interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
+def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tuple[Result, int | None]:
     """Run an action that SIGINT, SIGTERM and SIGHUP stop after the request in flight. A second signal exits
     immediately.
 
     Returns:
         The action's result, and the signal that was received, if any.
     """
-    from retrycli.operations.wiring import DEFAULT_RUNTIME
-
     signals = Signals()
-    done = act(replace(DEFAULT_RUNTIME, stop_requested=signals.stop_requested))
+    done = act(replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested))
     return done, signals.received
 
 
 def act_on(
     act: str,
-    operation: Callable[[Runtime], ActionResult],
+    operation: Callable[[operations.wiring.Runtime], operations.retry.ActionResult],
     *,
     named: bool,
     as_json: bool,
-    following: Callable[[ActionResult], str],
+    following: Callable[[operations.retry.ActionResult], str],
 ) -> NoReturn:
     """Change messages, show the result and the next command, and exit.
 
@@ -146,7 +137,7 @@ def act_on(
     raise typer.Exit(REFUSED if done.refused and (named or untouched) else 0)
 
 
-def _show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
+def _show_result(done: operations.retry.ActionResult, act: str, *, named: bool, as_json: bool) -> None:
     if as_json:
         terminal.show_json(
             {
@@ -167,7 +158,7 @@ def _show_result(done: ActionResult, act: str, *, named: bool, as_json: bool) ->
             terminal.complain(f"retrycli: {error}")
 
 
-def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
+def _show_in_words(done: operations.retry.ActionResult, act: str, *, named: bool) -> None:
     for attempt in done.tried:
         show_attempt(attempt, "Canary: message")
     if done.done or not (named or done.left):
@@ -179,7 +170,7 @@ def _show_in_words(done: ActionResult, act: str, *, named: bool) -> None:
         terminal.say(describe_left(done))
 
 
-def _show_refused(done: ActionResult) -> None:
+def _show_refused(done: operations.retry.ActionResult) -> None:
     """Show how many messages stayed unchanged, if a filter found them. Show one line for each message that was
     named.
     """
@@ -198,7 +189,7 @@ def _show_refused(done: ActionResult) -> None:
         terminal.say(f"{formatting.count(lost, 'message')} were modified concurrently and left unchanged.")
 
 
-def describe_left(done: ActionResult) -> str:
+def describe_left(done: operations.retry.ActionResult) -> str:
     """Describe why the action stopped before some messages."""
     they = f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged"
     failed = sum(attempt.failed for attempt in done.tried)
@@ -210,7 +201,7 @@ def describe_left(done: ActionResult) -> str:
     return f"{they}: {why[done.reason or 'signal']}."
 
 
-def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
+def attempt_fields(tried: operations.retry.ManualAttempt) -> dict[str, object]:
     """Return the JSON fields of a manual attempt."""
     outcome = tried.outcome
     return {
@@ -221,7 +212,7 @@ def attempt_fields(tried: ManualAttempt) -> dict[str, object]:
     }
 
 
-def show_attempt(tried: ManualAttempt, start: str = "Message") -> None:
+def show_attempt(tried: operations.retry.ManualAttempt, start: str = "Message") -> None:
     """Show a manual attempt."""
     if tried.delivered:
         terminal.say(f"{start} {tried.message_id} sent.")

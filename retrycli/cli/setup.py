@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import NOT_OK, ConfigFile, Json, config_file, load, load_settings, utf8
 from retrycli.domain import suggested
 from retrycli.domain.errors import RetrycliError
@@ -28,13 +29,11 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Write a commented retrycli.toml and create the tables."""
-    from retrycli.operations import setup
-
     file = config or ctx.find_root().params["config"] or Path("retrycli.toml")
-    setup.write_config(file, database_url=database_url, base_url=base_url)
+    operations.setup.write_config(file, database_url=database_url, base_url=base_url)
     try:
         settings = load_settings(ctx, file)
-        place = setup.make_tables(settings)
+        place = operations.setup.make_tables(settings)
     except RetrycliError:
         file.unlink()  # otherwise the corrected command would fail because it exists
         raise
@@ -63,9 +62,7 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
 @config.command("check")
 def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli.operations import setup
-
-    facts = setup.check(load_settings(ctx, config))
+    facts = operations.setup.check(load_settings(ctx, config))
     if as_json:
         terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
@@ -80,11 +77,8 @@ def doctor(
     config: ConfigFile = None,
 ) -> None:
     """Check the installation and report problems. Send and write nothing. Exit with 3 if a check fails."""
-    from retrycli.operations import doctor as checks
-    from retrycli.operations.doctor.context import failed
-
     file = config_file(ctx, config)
-    found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
+    found = operations.doctor.examine_as_cron(file) if as_cron else operations.doctor.examine(file)
     findings = [
         replace(
             finding,
@@ -93,7 +87,7 @@ def doctor(
         )
         for finding in found
     ]
-    bad = failed(findings)
+    bad = operations.doctor.context.failed(findings)
     if as_json:
         terminal.show_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
     elif terminal.on_terminal():
@@ -110,11 +104,9 @@ def doctor(
 @notify.command("test")
 def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Send a test notification to every target. Exit with 3 if a target rejects the notification."""
-    from retrycli.operations import notifications
-
-    tried = notifications.send_test(load_settings(ctx, config), str(uuid.uuid4()))
+    tried = operations.notifications.send_test(load_settings(ctx, config), str(uuid.uuid4()))
     failed = {
-        "notify.ping_url" if result.target == notifications.PING else "notify.urls"
+        "notify.ping_url" if result.target == operations.notifications.PING else "notify.urls"
         for result in tried
         if result.failure
     }

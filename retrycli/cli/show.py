@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.arguments import MessageId
 from retrycli.cli.options import ConfigFile, Json, load, load_settings
 from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, report_silent_programs
+from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import edit_in_lines
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, utc_time
 from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import ActionKind
 from retrycli.system.host import Asker
 from retrycli.views import terminal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
-    from retrycli.config.settings import Settings
-    from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
-    from retrycli.operations.explain import Explanation
 
 ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that the message's row has too
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
@@ -39,10 +35,8 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show one message and its attempts."""
-    from retrycli.operations import listing
-
     settings = load_settings(ctx, config)
-    found = listing.show(settings, message_id)
+    found = operations.listing.show(settings, message_id)
     if as_json:
         terminal.show_json(
             {
@@ -161,11 +155,9 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Show what delays a message, and its next attempt."""
-    from retrycli.operations.explain import explain as explained
-
     loaded = load(ctx, config)
     callers, none_hidden = callers_here(loaded, asker := Asker())
-    found = explained(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
+    found = operations.explain.explain(loaded.settings, message_id, callers=callers, none_hidden=none_hidden)
     report_silent_programs(asker)
     if as_json:
         fields = asdict(found)
@@ -190,7 +182,7 @@ def explain(
     terminal.say(f"Next: {_remedy(found)}")
 
 
-def _next_attempt(found: Explanation) -> datetime | str:
+def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
     at = found.next_attempt_at
     if found.being_sent:
         later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
@@ -216,7 +208,7 @@ REMEDIES = {
 }
 
 
-def _remedy(found: Explanation) -> str:
+def _remedy(found: operations.explain.Explanation) -> str:
     """Return the command for the first closed gate."""
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return may_have_arrived(found.message_id)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import ConfigFile, Json, load_settings
 from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group, GroupBy, bar_for, bars, quantile
 from retrycli.domain.duration import duration, in_words
@@ -33,12 +34,10 @@ def stats(
     config: ConfigFile = None,
 ) -> None:
     """Show outcomes of attempts, and outages of the ticketing API."""
-    from retrycli.operations.listing import stats as statistics
-
     span = parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
-    figures, groups = statistics(load_settings(ctx, config), by, span=span, limit=shown)
+    figures, groups = operations.listing.stats(load_settings(ctx, config), by, span=span, limit=shown)
     if as_json:
         terminal.show_json(_fields(figures, by, groups))
         return
@@ -59,17 +58,15 @@ def report(
     config: ConfigFile = None,
 ) -> None:
     """Write an HTML report."""
-    from retrycli.operations import report as operation
-
     settings = load_settings(ctx, config)
     file = html or settings.report.path
     if file is None:
         raise typer.BadParameter("no file given; name one, or - for stdout, or set report.path", param_hint="--html")
-    page = operation.report(settings, span=parse_since(since))
+    page = operations.report.report(settings, span=parse_since(since))
     if file == STDOUT:
         print(page, end="")  # noqa: T201
         return
-    operation.write(file, page)
+    operations.report.write(file, page)
     terminal.say(
         f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).",
         f"Next: open the report in a browser, such as with xdg-open {file}",
@@ -78,11 +75,10 @@ def report(
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Print the metrics for Prometheus."""
-    from retrycli.operations import metrics as operation
     from retrycli.views.prometheus import samples, text
 
     settings = load_settings(ctx, config)
-    measured = operation.measure(settings)
+    measured = operations.metrics.measure(settings)
     if as_json:
         terminal.show_json({"metrics": samples(measured)})
         return

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from typing import Annotated
 
 import typer
 
+from retrycli import operations
 from retrycli.cli.options import MAX_NUMBER, NOT_OK, ConfigFile, Json, load
+from retrycli.config.loader import Loaded
 from retrycli.domain import suggested
+from retrycli.domain.cron_line import Caller
 from retrycli.domain.passes import PassResult
 from retrycli.operations.schedule import callers as schedule
 from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from retrycli.config.loader import Loaded
-    from retrycli.domain.cron_line import Caller
-    from retrycli.operations.status import Status
 
 LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
 NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is estimated from earlier passes"
@@ -45,13 +42,11 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show scheduler health and queue counts."""
-    from retrycli.operations import status as operation
-
     if max_escalated is not None and not check:
         raise typer.BadParameter("works only with --check; add it", param_hint="--max-escalated")
     loaded = load(ctx, config)
     callers, none_hidden = callers_here(loaded, asker := Asker())
-    found = operation.status(loaded.settings, callers=callers, none_hidden=none_hidden)
+    found = operations.status.status(loaded.settings, callers=callers, none_hidden=none_hidden)
     if as_json:
         terminal.show_json(_status_fields(found))
     else:
@@ -68,7 +63,7 @@ def status(
     raise typer.Exit(NOT_OK if check and not is_healthy else 0)
 
 
-def _status_fields(found: Status) -> dict[str, object]:
+def _status_fields(found: operations.status.Status) -> dict[str, object]:
     return {
         "state": found.state,
         "running": found.running,
@@ -86,7 +81,7 @@ def _status_fields(found: Status) -> dict[str, object]:
     }
 
 
-def _show_status(loaded: Loaded, found: Status) -> None:
+def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
     terminal.show_facts(
         {
             "State": f"{found.state}, but no pass is scheduled"
@@ -125,7 +120,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
     terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
 
 
-def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
+def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str | None:
     """Return when the next pass starts, or why no pass starts. Before the first pass, the last line of the output says
     what to do.
     """
@@ -135,7 +130,7 @@ def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
     return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 
-def _claim_facts(found: Status) -> dict[str, str]:
+def _claim_facts(found: operations.status.Status) -> dict[str, str]:
     """Return the owners of the claims on messages in state ``sending``. Only some of these messages have a request in
     flight.
     """
@@ -144,7 +139,7 @@ def _claim_facts(found: Status) -> dict[str, str]:
     return {"Claimed by": "the running pass" if found.lock else "a pass that has ended"}
 
 
-def _expired_facts(found: Status) -> dict[str, str]:
+def _expired_facts(found: operations.status.Status) -> dict[str, str]:
     expired = found.messages["expired"]
     if not expired:
         return {}
@@ -157,9 +152,7 @@ def _expired_facts(found: Status) -> dict[str, str]:
     return {"Expired": f"{expired:,} of the waiting messages; {then}"}
 
 
-def _describe_passes(found: Status) -> str:
-    from retrycli.views import formatting
-
+def _describe_passes(found: operations.status.Status) -> str:
     last = found.last_pass
     if last is None:
         return "none yet"
@@ -173,7 +166,7 @@ def _describe_passes(found: Status) -> str:
     return words
 
 
-def _cause_facts(found: Status) -> dict[str, str]:
+def _cause_facts(found: operations.status.Status) -> dict[str, str]:
     """Return why the last pass ended early, if its result does not show the reason."""
     last = found.last_pass
     is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
@@ -182,7 +175,7 @@ def _cause_facts(found: Status) -> dict[str, str]:
     return {"Cause": suggested.quoted(last.detail)}
 
 
-def _refusal_facts(found: Status) -> dict[str, str]:
+def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
     """Return the destinations that had refused the credentials before the last pass. The last pass shows its own
     refusals.
     """
@@ -194,9 +187,7 @@ def _refusal_facts(found: Status) -> dict[str, str]:
     }
 
 
-def _host_facts(found: Status) -> dict[str, str]:
-    from retrycli.views import formatting
-
+def _host_facts(found: operations.status.Status) -> dict[str, str]:
     return {
         f"Host {host.host}": f"its last pass began {formatting.ago(host.started_at, found.now)}"
         + ("; check cron on that host" if host.late else "")
@@ -205,7 +196,7 @@ def _host_facts(found: Status) -> dict[str, str]:
     }
 
 
-def _describe_pause(found: Status) -> str:
+def _describe_pause(found: operations.status.Status) -> str:
     if found.pause is None:
         return "none"
     until = f" until {terminal.time_in_words(found.pause.until)}" if found.pause.until else ""

@@ -1,1 +1,62 @@
 """The operator's use cases, one module per use case. Commands, pages and applications call them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrycli.operations import (
+        copy_database,
+        demo,
+        doctor,
+        dry_run,
+        edit_message,
+        expiry,
+        explain,
+        listing,
+        maintenance,
+        message_actions,
+        metrics,
+        notifications,
+        pause,
+        presets,
+        report,
+        retry,
+        run_pass,
+        sandbox,
+        setup,
+        status,
+        trial_delivery,
+        wiring,
+    )
+
+__all__ = [
+    "copy_database",
+    "demo",
+    "doctor",
+    "dry_run",
+    "edit_message",
+    "expiry",
+    "explain",
+    "listing",
+    "maintenance",
+    "message_actions",
+    "metrics",
+    "notifications",
+    "pause",
+    "presets",
+    "report",
+    "retry",
+    "run_pass",
+    "sandbox",
+    "setup",
+    "status",
+    "trial_delivery",
+    "wiring",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a use case when a command first needs it, so that the other commands and the help start fast."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
