@@ -21,6 +21,8 @@ SELECT 1 FROM pragma_index_list(:name, :schema) i WHERE i."unique" AND NOT i.par
 AND 'id' = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
 LIMIT 1
 """
+
+# A unique index does not cover tables that inherit from the indexed table, except partitions.
 UNIQUE_IN_POSTGRESQL = """
 SELECT 1
 FROM pg_catalog.pg_index i
@@ -31,15 +33,15 @@ AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
 AND (c.relkind = 'p' OR NOT c.relhassubclass)
 LIMIT 1
 """
-"""A unique index does not cover tables that inherit from the indexed table, except partitions."""
 
 KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
 KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(pg_catalog.to_regclass(:table) AS oid)"
 
 
 PARTITIONED = "partitioned table"
+
+# Other kinds of relations that the application's table may be, by their names in both catalogues.
 NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONED}
-"""Other kinds of relations that the application's table may be, by their names in both catalogues."""
 
 
 def check_ids(database: Database) -> None:
@@ -140,8 +142,9 @@ class IndexState(StrEnum):
 
     ABSENT = "absent"
     THERE = "there"
+
+    # PostgreSQL did not finish building the index. Each write updates the index, but no query uses it.
     INVALID = "invalid"
-    """PostgreSQL did not finish building the index. Each write updates the index, but no query uses it."""
 
 
 class FailedIndex(Queries):

@@ -29,16 +29,13 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.store.connection import NO_RESULT
 
-PREFIX = "of_"
-"""Prefix of parameter names, because SQLAlchemy reserves the names of columns."""
+PREFIX = "of_"  # prefix of parameter names, because SQLAlchemy reserves the names of columns
 
+# The separator of values in a list, and the sign for a null. A list is sent as one string, because the driver formats
+# arrays in Python, value by value, which takes longer than everything else.
 SEPARATOR, NULL = "\x1f", "\x1e"
-"""The separator of values in a list, and the sign for a null. A list is sent as one string, because the driver formats
-arrays in Python, value by value, which takes longer than everything else.
-"""
 
-Values = Mapping[str, ColumnElement[Any]]
-"""The SQL expressions of a row's values, by name."""
+Values = Mapping[str, ColumnElement[Any]]  # the SQL expressions of a row's values, by name
 
 
 class BulkStatement:

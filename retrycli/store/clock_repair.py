@@ -19,10 +19,12 @@ from retrycli.store.messages import UNFINISHED
 from retrycli.store.own_tables import LEEWAY, is_clock_ahead, time_ahead
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
 
-AT_ONCE = 5_000
-"""Maximum number of messages in memory."""
+AT_ONCE = 5_000  # maximum number of messages in memory
 
 DUE = queue.c.next_attempt_at
+
+# Time of the last attempt by a pass that can have set the message's wait, which counts from the start of the pass.
+# Throttled attempts and manual attempts set no wait.
 TRIED_AT = (
     select(
         func.max(
@@ -37,9 +39,6 @@ TRIED_AT = (
     .where(attempts.c.message_id == queue.c.message_id, attempts.c.pass_id.is_not(None))
     .scalar_subquery()
 )
-"""Time of the last attempt by a pass that can have set the message's wait, which counts from the start of the pass.
-Throttled attempts and manual attempts set no wait.
-"""
 REQUEUED_AT = (
     select(func.max(acts.c.at, type_=acts.c.at.type))
     .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActionKind.REQUEUED.value)
@@ -71,6 +70,11 @@ SET_WAITS = BulkStatement(
         "next_attempt_at": queue.c.next_attempt_at.type,
     },
 )
+
+# Times of past events, which can't lie in the future.
+#
+# Two kinds of times are left out. An operator has chosen the end of a pause, and the turns of `run.rate_per_second`
+# correct themselves.
 HAPPENED = (
     passes.c.started_at,
     passes.c.heartbeat_at,
@@ -87,11 +91,6 @@ HAPPENED = (
     told.c.since,
     told.c.told_at,
 )
-"""Times of past events, which can't lie in the future.
-
-Two kinds of times are left out. An operator has chosen the end of a pause, and the turns of ``run.rate_per_second``
-correct themselves.
-"""
 
 
 def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> ClockWasAhead | None:

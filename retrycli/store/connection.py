@@ -21,59 +21,56 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExecutionContext
     from sqlalchemy.pool import ConnectionPoolEntry
 
+# Default number of seconds to wait for a lock that the application holds; a claim lasts longer. The URL of a SQLite
+# file may set a different `timeout`, and the role on a server a different `lock_timeout`.
 BUSY_SECONDS = 30
-"""Default number of seconds to wait for a lock that the application holds; a claim lasts longer. The URL of a SQLite
-file may set a different ``timeout``, and the role on a server a different ``lock_timeout``.
-"""
 
+# Milliseconds that a transaction waits for a server's lock while requests are in flight, because their answers can't be
+# read during the wait.
 IMPATIENT_MS = 100
-"""Milliseconds that a transaction waits for a server's lock while requests are in flight, because their answers can't
-be read during the wait.
-"""
 
 OWN_SETTINGS = (
     "SELECT (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'), "
     "pg_catalog.current_setting('synchronous_commit')"
 )
+
+# Begins each transaction on a server. Lock waits are limited, commits survive a crash of the server, and other
+# transactions' commits are visible. Times have a form that the driver can read, even if they would be outside the
+# calendar in other zones. A deferred constraint rejects a row when it is written, and not all rows at the commit. All
+# settings are local, because behind a pooler the next transaction may use another session. All is sent as one string,
+# which needs one round trip.
 BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET CONSTRAINTS ALL IMMEDIATE"
 )
-"""Begins each transaction on a server. Lock waits are limited, commits survive a crash of the server, and other
-transactions' commits are visible. Times have a form that the driver can read, even if they would be outside the
-calendar in other zones. A deferred constraint rejects a row when it is written, and not all rows at the commit. All
-settings are local, because behind a pooler the next transaction may use another session. All is sent as one string,
-which needs one round trip.
-"""
-NO_TRANSACTIONS = {"on_its_own": True}
-"""Option for a connection without transactions."""
-ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
-"""A pass uses one connection from start to end. The second connection is for reads within a transaction."""
-NO_RESULT = {"unread": True}
-"""Option for a statement whose result is not read: within a writing transaction, nothing waits for it."""
+NO_TRANSACTIONS = {"on_its_own": True}  # option for a connection without transactions
 
+# A pass uses one connection from start to end. The second connection is for reads within a transaction.
+ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
+
+# Option for a statement whose result is not read: within a writing transaction, nothing waits for it.
+NO_RESULT = {"unread": True}
+
+# Limits after which a server that does not respond is given up, unless its URL sets others (seconds, and milliseconds
+# for `tcp_user_timeout`). TCP alone would wait for hours.
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 4,
     "tcp_user_timeout": BUSY_SECONDS * 1000,
 }
-"""Limits after which a server that does not respond is given up, unless its URL sets others (seconds, and milliseconds
-for ``tcp_user_timeout``). TCP alone would wait for hours.
-"""
 
+# psycopg not only raises errors but also logs them, with quotations of rows. An application's own handlers still get
+# its log.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
-"""psycopg not only raises errors but also logs them, with quotations of rows. An application's own handlers still get
-its log.
-"""
 
+# Keys in a file connection's info: the configured and the current lock wait, in milliseconds.
 PATIENCE, WAITS = "patience", "waits"
-"""Keys in a file connection's info: the configured and the current lock wait, in milliseconds."""
+
+# When a commit to a file returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback
+# journal may still exist after a power cut, and then undoes the commit.
 SYNC_ALL = "PRAGMA synchronous = EXTRA"
-"""When a commit to a file returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback
-journal may still exist after a power cut, and then undoes the commit.
-"""
 
 
 def parsed(url: str) -> URL:

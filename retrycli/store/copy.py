@@ -45,10 +45,11 @@ if TYPE_CHECKING:
     Key = tuple[Any, ...]
     Row = tuple[Any, ...]
 
+# All tables except the one with the name of the application's table, because the target has its own.
 COPIED = [table for table in metadata.sorted_tables if table is not selection]
-"""All tables except the one with the name of the application's table, because the target has its own."""
+
+# Number of rows of either side to compare in one step, and the maximum number to write in one transaction.
 BATCH = 2_000
-"""Number of rows of either side to compare in one step, and the maximum number to write in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +250,7 @@ def _count(database: Database, table: Table) -> int:
     return database.scalar(select(func.count()).select_from(table)) or 0
 
 
-TELLING_APART = 0x72657472
-"""First key of the advisory lock that shows whether two databases are the same."""
+TELLING_APART = 0x72657472  # first key of the advisory lock that shows whether two databases are the same
 
 
 def is_same(one: Database, other: Database) -> bool:

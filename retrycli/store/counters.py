@@ -33,19 +33,18 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
 
+# Names in the table of totals. The third is the mark; the last is for pruned passes, in seconds since the epoch.
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
-"""Names in the table of totals. The third is the mark; the last is for pruned passes, in seconds since the epoch."""
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
+
+# Name of a second mark: the progress of the pruning round, see `retrycli.store.counters`.
 PRUNED_TO = "attempts_pruned_to"
-"""Name of a second mark: the progress of the pruning round, see `retrycli.store.counters`."""
 START = 0
 
+# Time from the end of an attempt until it is counted, because another host's transaction may still add an attempt with
+# a lower id.
 SETTLING = timedelta(minutes=10)
-"""Time from the end of an attempt until it is counted, because another host's transaction may still add an attempt with
-a lower id.
-"""
-GIVEN_UP = timedelta(days=1)
-"""Time from its start until an attempt without an end is given up."""
+GIVEN_UP = timedelta(days=1)  # time from its start until an attempt without an end is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +156,9 @@ def _newest(connection: Connection, *among: ColumnElement[bool]) -> int:
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 # A scalar subquery, because with `exists` a planner may scan the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
+
+# Condition that an action is an operator's decision to send a queued message: see `identity.History`.
 DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
-"""Condition that an action is an operator's decision to send a queued message: see `identity.History`."""
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:

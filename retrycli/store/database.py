@@ -31,8 +31,7 @@ from retrycli.store.reflection import by_name, table_of
 Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")
 
-ADVISORY_LOCK = 0x7265747279
-"""Key of the advisory lock that all processes using one PostgreSQL database share."""
+ADVISORY_LOCK = 0x7265747279  # key of the advisory lock that all processes using one PostgreSQL database share
 
 
 class Database:
@@ -55,14 +54,15 @@ class Database:
         schema_name, _, self._name = table.rpartition(".")
         self._schema = schema_name or None
         self._ambient: Connection | None = None
+
+        # Rows whose change has rolled back the whole transaction, with the reasons. Later writes leave these rows out.
         self.ends_transactions: dict[int, str] = {}
-        """Rows whose change has rolled back the whole transaction, with the reasons. Later writes leave these rows
-        out.
-        """
+
+        # True if such a row exists. Writing row by row shows which row it is.
         self.row_by_row = False
-        """True if such a row exists. Writing row by row shows which row it is."""
+
+        # True if the database is a SQLite file. Otherwise it is PostgreSQL.
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        """True if the database is a SQLite file. Otherwise it is PostgreSQL."""
         if self.is_sqlite:
             require_file(self._url)
         self._engine = make_engine(self._url, patience)

@@ -28,16 +28,13 @@ from retrycli.domain.passes import StopReason
 from retrycli.store.database import Queries
 from retrycli.store.schema import attempts, passes
 
-MAX_TEXTS = 20_000
-"""Maximum number of error texts to read, after digits are removed; the most frequent first."""
+MAX_TEXTS = 20_000  # maximum number of error texts to read, after digits are removed; the most frequent first
 MAX_CAUSES = 1000
-MAX_PASSES = 20_000
-"""Maximum number of passes to read: two weeks of one pass per minute."""
-DISORDER = DAY
-"""Maximum time between two attempts that were recorded in reverse order."""
+MAX_PASSES = 20_000  # maximum number of passes to read: two weeks of one pass per minute
+DISORDER = DAY  # maximum time between two attempts that were recorded in reverse order
 
+# Number of leading characters that are the same in two written times within such a period.
 PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
-"""Number of leading characters that are the same in two written times within such a period."""
 
 a = attempts.c
 DELIVERED = a.outcome == OutcomeKind.DELIVERED.value

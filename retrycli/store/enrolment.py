@@ -41,15 +41,13 @@ from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
 from retrycli.store.messages import REMEMBERED, columns_without_body, message_of, rows_of, status_text, updated_at_text
 from retrycli.store.schema import queue
 
-TAIL = 5_000
-"""Number of newest messages that every pass compares with the queue."""
+TAIL = 5_000  # number of newest messages that every pass compares with the queue
+
+# Number of older messages that each pass compares in addition, in turn. Failed messages are usually new; older ones are
+# found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows, only these
+# rows count, and if there are few, every pass compares all of them.
 SWEEP = 10_000
-"""Number of older messages that each pass compares in addition, in turn. Failed messages are usually new; older ones
-are found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows, only
-these rows count, and if there are few, every pass compares all of them.
-"""
-RETIRED_AT_ONCE = 500
-"""Maximum number of messages that one transaction removes from the queue."""
+RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
 DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
 UNLOCKED = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 FOLLOW = (
@@ -59,8 +57,7 @@ FOLLOW = (
 )
 FIRST_QUEUED = select(func.min(queue.c.message_id))
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
-START = -(2**63)
-"""A value below the lowest possible id."""
+START = -(2**63)  # a value below the lowest possible id
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 
@@ -68,10 +65,9 @@ DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 class WouldRetire(NamedTuple):
     """Differences between the queue and the application's table."""
 
+    # Ids that now belong to other messages, with the next attempt times of the old messages.
     replaced: Mapping[int, datetime | None]
-    """Ids that now belong to other messages, with the next attempt times of the old messages."""
-    changed: Sequence[int]
-    """Ids of escalated messages whose rows the application may have changed since."""
+    changed: Sequence[int]  # ids of escalated messages whose rows the application may have changed since
 
 
 Rows = list[Mapping[str, Any]]

@@ -7,24 +7,25 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from retrycli.system import process
 
+# If many statements are in flight, the server's own reason for closing the connection is lost.
 GONE = (
     "the server stopped or failed, or it ends transactions too soon (transaction_timeout, "
     "idle_in_transaction_session_timeout); try again when the server is up"
 )
-"""If many statements are in flight, the server's own reason for closing the connection is lost."""
 NO_CHANGES = (
     "it is read-only, but retrycli must write status, retry_count, last_error and sent_at: name a table in "
     "database.table, or give the view an INSTEAD OF UPDATE trigger"
 )
+
+# PostgreSQL's error codes that concern the kind of a table, and not its contents or the role.
 OF_THE_TABLE = ("0A000", "42809", "55000")
-"""PostgreSQL's error codes that concern the kind of a table, and not its contents or the role."""
 IN_THE_WAY = "another transaction interfered; try again"
-ROLLED_BACK = "40"
-"""First characters of the codes of deadlocks and serialisation failures."""
+ROLLED_BACK = "40"  # first characters of the codes of deadlocks and serialisation failures
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
-QUERY_CANCELED = "57014"
-"""The usual cause is ``statement_timeout`` while the statement waits for a lock."""
+QUERY_CANCELED = "57014"  # the usual cause is `statement_timeout` while the statement waits for a lock
+
+# Messages by PostgreSQL's error code, or its first characters.
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
@@ -44,7 +45,8 @@ BY_STATE = {
     QUERY_CANCELED: "a statement was cancelled; if by a timeout, raise statement_timeout for this role",
     "57P": GONE,
 }
-"""Messages by PostgreSQL's error code, or its first characters."""
+
+# Messages by a part of the error text, for errors without such a code.
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
@@ -73,11 +75,10 @@ BY_TEXT = {
     "shutting down": GONE,
     "standby mode": "this server is read-only; name the primary in database.url",
 }
-"""Messages by a part of the error text, for errors without such a code."""
 
 
+# Parts of error texts whose cause may be a lack of file descriptors. Neither SQLite nor libpq names this cause.
 NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many open files", "connection is bad")
-"""Parts of error texts whose cause may be a lack of file descriptors. Neither SQLite nor libpq names this cause."""
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
@@ -94,23 +95,23 @@ def without_details(error: DBAPIError) -> DBAPIError:
 class RowError(Enum):
     """The meaning of an error from the change of a row."""
 
-    REFUSED = "refused"
-    """The table rejects the values, for example by a constraint or a trigger."""
-    LOCKED = "locked"
-    """Another transaction has locked the row, or a row that a trigger writes."""
-    EVERY_ROW = "every row"
-    """Every row would fail, because the cause is the table, the role, the server or the disk."""
+    REFUSED = "refused"  # the table rejects the values, for example by a constraint or a trigger
+    LOCKED = "locked"  # another transaction has locked the row, or a row that a trigger writes
+    EVERY_ROW = "every row"  # every row would fail, because the cause is the table, the role, the server or the disk
 
 
+# First characters of codes for problems of the server, independent of the statement.
 OF_THE_SERVER = ("25", "53", "57", "58")
-"""First characters of codes for problems of the server, independent of the statement."""
+
+# First characters of codes that concern a statement or its role, unless a trigger raises them.
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
-"""First characters of codes that concern a statement or its role, unless a trigger raises them."""
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+
+# Parts of the texts of a SQLITE_ERROR that concerns a statement.
 SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
-"""Parts of the texts of a SQLITE_ERROR that concerns a statement."""
+
+# The server functions that raise the errors of PL/pgSQL triggers, and of row-level policies.
 RAISED, POLICY = "exec_stmt_raise", "ExecWithCheckOptions"
-"""The server functions that raise the errors of PL/pgSQL triggers, and of row-level policies."""
 
 
 def row_error_of(error: DBAPIError) -> RowError:

@@ -41,8 +41,7 @@ from retrycli.store.database import Database
 from retrycli.store.messages import addresses, message_of, rows_of, status_text
 from retrycli.store.schema import acts, attempts, queue
 
-OWN = "retrycli_"
-"""Prefix of the labels of columns that do not belong to the application."""
+OWN = "retrycli_"  # prefix of the labels of columns that do not belong to the application
 BIRTH = OWN + "birth"
 READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
@@ -210,8 +209,7 @@ def is_the_queues(row: Mapping[str, Any]) -> bool:
 # -- rows that changed since they were read -------------------------------------------------------------------
 
 
-FIRST_IDENTIFYING = 2
-"""Index of the first identifying column, after the id and the status."""
+FIRST_IDENTIFYING = 2  # index of the first identifying column, after the id and the status
 
 
 def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
@@ -286,8 +284,7 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
-NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
-"""Namespace of all delivery keys (RFC 9562, section 5.5)."""
+NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")  # namespace of all delivery keys (RFC 9562, section 5.5)
 
 
 def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:

@@ -33,16 +33,14 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, status_text
 from retrycli.store.schema import queue
 
-PAGE = 500
-"""Number of messages to read in one transaction."""
-FETCH_SIZE = 10_000
-"""Number of ids to fetch in one step, because a driver would keep all ids in its own, larger form."""
+PAGE = 500  # number of messages to read in one transaction
+FETCH_SIZE = 10_000  # number of ids to fetch in one step, because a driver would keep all ids in its own, larger form
+
+# The ids are bound when the statement is executed, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
-"""The ids are bound when the statement is executed, so that all pages share one statement."""
+
+# Maximum number of rows to examine in each range of ids if there is no index of failed rows. Completion must be fast.
 COMPLETION_ROWS = 10_000
-"""Maximum number of rows to examine in each range of ids if there is no index of failed rows. Completion must be
-fast.
-"""
 LARGEST_ID = 2**63 - 1
 
 

@@ -95,12 +95,13 @@ def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
 
 EARLIER = queue.alias("earlier")
 UNFINISHED = (State.WAITING.value, State.SENDING.value)
+
+# The condition that holds a message back if a ticket's order is kept: an earlier message waits or is being sent.
 HELD_BACK = (
     EARLIER.c.ticket == queue.c.ticket,
     EARLIER.c.message_id < queue.c.message_id,
     EARLIER.c.state.in_(UNFINISHED),
 )
-"""The condition that holds a message back if a ticket's order is kept: an earlier message waits or is being sent."""
 
 
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
@@ -166,8 +167,7 @@ def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
     return set(connection.execute(QUEUED, {"ids": list(ids)}).scalars())
 
 
-REMEMBERED = 1_000
-"""Number of characters of an error to store, so that a change by the application is noticed."""
+REMEMBERED = 1_000  # number of characters of an error to store, so that a change by the application is noticed
 
 
 QUEUED = select(queue.c.message_id).where(id_in(queue.c.message_id))

@@ -51,10 +51,12 @@ LAST_ATTEMPTS = (
     .where(id_in(attempts.c.message_id))
     .group_by(attempts.c.message_id)
 )
+
+# Actions on failed messages in any state, even if they are not in the queue yet.
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
-"""Actions on failed messages in any state, even if they are not in the queue yet."""
+
+# Actions that change the application's rows. They skip locked rows.
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
-"""Actions that change the application's rows. They skip locked rows."""
 NONE: Mapping[int, str] = MappingProxyType({})
 
 
@@ -62,12 +64,12 @@ NONE: Mapping[int, str] = MappingProxyType({})
 class Performed:
     """Result of an action."""
 
+    # Messages in another state or locked, for which nothing was changed. `Acts.why_not` returns the reasons.
     lost: AbstractSet[int]
-    """Messages in another state or locked, for which nothing was changed. `Acts.why_not` returns the reasons."""
-    refused: Mapping[int, str]
-    """Messages whose rows rejected the change, with the reasons."""
+    refused: Mapping[int, str]  # messages whose rows rejected the change, with the reasons
+
+    # Messages that can't be sent in their present form, with the reasons. Nothing was changed.
     unfit: Mapping[int, str]
-    """Messages that can't be sent in their present form, with the reasons. Nothing was changed."""
 
 
 class Acts(Queries):

@@ -31,14 +31,14 @@ SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 """)
-UPGRADING = Lock()
-"""Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time."""
+UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time
 
 
+# The tolerated clock difference between hosts. A message may wait this much longer.
 LEEWAY = timedelta(minutes=30)
-"""The tolerated clock difference between hosts. A message may wait this much longer."""
+
+# Number of newest passes to check. If there are several hosts, the newest pass may have had the right clock.
 NEWEST_PASSES = 10
-"""Number of newest passes to check. If there are several hosts, the newest pass may have had the right clock."""
 NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(
     select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
@@ -116,10 +116,8 @@ class Belonging(NamedTuple):
 
     remembered: str | None
     configured: str | None
-    messages: int
-    """Number of messages in the queue."""
-    found: int
-    """Number of these messages with a failed row in the configured table."""
+    messages: int  # number of messages in the queue
+    found: int  # number of these messages with a failed row in the configured table
 
 
 def check_selection(database: Database) -> None:

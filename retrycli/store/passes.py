@@ -32,10 +32,9 @@ from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 if TYPE_CHECKING:
     from retrycli.domain.operator_action import OperatorAction
 
+# Number of newest attempts to read to find the route with which the last pass started. A pass with more attempts has
+# served every route.
 ATTEMPTS_LOOKED_AT = 1_000
-"""Number of newest attempts to read to find the route with which the last pass started. A pass with more attempts has
-served every route.
-"""
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
 
 
@@ -278,10 +277,9 @@ def _record(row: Row[Any]) -> PassRecord:
     )
 
 
+# Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further in the future than this
+# number of intervals.
 MAX_HOSTS = 100
-"""Assumed maximum number of hosts. Each host reserves at most one turn, so no turn is further in the future than this
-number of intervals.
-"""
 
 
 def _breaker(row: Row[Any]) -> Breaker:
@@ -290,8 +288,9 @@ def _breaker(row: Row[Any]) -> Breaker:
 
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
+
+# The row that reserves notifying for one pass, because passes of several hosts must not send the same notification.
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
-"""The row that reserves notifying for one pass, because passes of several hosts must not send the same notification."""
 
 
 def target_name(text: str) -> str:

@@ -42,16 +42,17 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.abc import AdaptContext, Buffer
 
+# Syntax that looks like a function but can't be replaced by one. The same is true of `unnest` with several arrays.
+#
+# `nullif` is left out, so its use fails, because a server looks up its `=`.
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
-"""Syntax that looks like a function but can't be replaced by one. The same is true of ``unnest`` with several arrays.
-
-``nullif`` is left out, so its use fails, because a server looks up its ``=``.
-"""
 
 DISTINCT = frozenset({operators.is_distinct_from, operators.is_not_distinct_from})
 LISTS = frozenset({operators.in_op, operators.not_in_op})
 BETWEEN = frozenset({operators.between_op, operators.not_between_op})
 ARITHMETIC = frozenset({operators.add, operators.sub, operators.mul, operators.truediv, operators.mod})
+
+# Operators to write with their schema.
 SYMBOLS = {
     operators.eq: "=",
     operators.ne: "<>",
@@ -63,7 +64,6 @@ SYMBOLS = {
     operators.sub: "-",
     operators.mul: "*",
 }
-"""Operators to write with their schema."""
 
 
 class Number(types.Numeric[Any]):
@@ -72,8 +72,8 @@ class Number(types.Numeric[Any]):
     render_bind_cast = True
 
 
+# Types that replace the dialect's own types when values are written.
 VALUES: dict[type[types.TypeEngine[Any]], type[types.TypeEngine[Any]]] = {types.Numeric: Number}
-"""Types that replace the dialect's own types when values are written."""
 
 
 class Compiler(PGCompiler_psycopg):
@@ -208,8 +208,8 @@ def _as_oid(side: ColumnElement[Any]) -> ColumnElement[Any]:
     return cast(side, OID) if isinstance(side.type, types.Integer | REGCLASS) else side
 
 
+# Types with values that Python can't represent: `infinity`, the year 10000 or 44 BC, 24:00, deeply nested JSON.
 BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "json", "jsonb")
-"""Types with values that Python can't represent: ``infinity``, the year 10000 or 44 BC, 24:00, deeply nested JSON."""
 
 UTF_8 = "utf-8"
 

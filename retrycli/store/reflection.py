@@ -12,13 +12,12 @@ from sqlalchemy.types import NullType, TypeEngine
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
 
+# Unsuitable types of a server's columns, with the reasons. In a file, declared types mean little, except that text
+# columns convert numbers to strings, so that ids are not integers.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
 }
-"""Unsuitable types of a server's columns, with the reasons. In a file, declared types mean little, except that text
-columns convert numbers to strings, so that ids are not integers.
-"""
 BEYOND = 2**63
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 

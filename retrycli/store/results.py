@@ -24,10 +24,11 @@ from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, h
 
 HIDDEN = "its row can be read but not changed; check the row-level policies of {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
+
+# Columns with the same value for all attempts that start at the same time.
 SHARED_COLUMNS = {
     name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")
 }
-"""Columns with the same value for all attempts that start at the same time."""
 STARTED = (
     "message_id",
     "number",

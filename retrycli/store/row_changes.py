@@ -199,23 +199,25 @@ def _sent_at(database: Database, time: datetime | None) -> object:
 Wanted = TypeVar("Wanted")
 
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
+
+# Lengths, in characters, to which an error is shortened, one after another, if its column rejects it.
 LENGTHS = (255, 127, 63, 31)
-"""Lengths, in characters, to which an error is shortened, one after another, if its column rejects it."""
+
+# Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
+# locked, and are tried again later.
 LOCK_WAIT_MS, MAX_LOCK_WAITS = 10, 8
-"""Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
-locked, and are tried again later.
-"""
 
 
 class Written(NamedTuple):
     """Result of changing some rows."""
 
-    rows: Mapping[int, RowState]
-    """The rows as they were read back, by id; empty if they did not have to be read."""
+    rows: Mapping[int, RowState]  # the rows as they were read back, by id; empty if they did not have to be read
+
+    # The reasons why rows rejected the change, by id. These rows are unchanged.
     refused: Mapping[int, str]
-    """The reasons why rows rejected the change, by id. These rows are unchanged."""
+
+    # Rows that another transaction has locked. These rows are unchanged, and can be tried again.
     locked: Collection[int] = ()
-    """Rows that another transaction has locked. These rows are unchanged, and can be tried again."""
 
     @property
     def unchanged(self) -> AbstractSet[int]:
@@ -230,10 +232,10 @@ ALL_WRITTEN = Written({}, {})
 class _RowChange(Generic[Wanted]):
     database: Database
     connection: Connection
+
+    # Writes values, with errors shortened to a number of characters; returns the number of changed rows, if known.
     write: Callable[[Mapping[int, Wanted], int | None], int | None]
-    """Writes values, with errors shortened to a number of characters; returns the number of changed rows, if known."""
-    took: Callable[[Wanted, RowState, int | None], bool]
-    """Returns whether a row that was read back accepted the change."""
+    took: Callable[[Wanted, RowState, int | None], bool]  # returns whether a row that was read back accepted the change
 
     def make(self, wanted: Mapping[int, Wanted]) -> Written:
         """Write rows: all in one step, or one by one if any of them can't be written.

@@ -20,8 +20,8 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
+# The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic.
 HEAD = "0006"
-"""The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -44,11 +44,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
-MAX_INT = 2**31 - 1
-"""The largest value of a column of the type ``Integer`` on every database."""
+MAX_INT = 2**31 - 1  # the largest value of a column of the type `Integer` on every database
 
+# In SQLite only an INTEGER PRIMARY KEY is the row id, which also has 64 bits.
 BigId = BigInteger().with_variant(Integer, "sqlite")
-"""In SQLite only an INTEGER PRIMARY KEY is the row id, which also has 64 bits."""
 
 metadata = MetaData()
 
@@ -160,13 +159,13 @@ breakers = Table(
     Column("tickets", Text),
 )
 
+# Earliest time of the next request of any host, if `run.rate_per_second` is set.
 rates = Table(
     "retrycli_rates",
     metadata,
     Column("destination", String(255), primary_key=True),
     Column("next_at", UtcDateTime, nullable=False),
 )
-"""Earliest time of the next request of any host, if ``run.rate_per_second`` is set."""
 
 pause = Table(
     "retrycli_pause",
@@ -188,6 +187,7 @@ told = Table(
     Column("times", Integer, nullable=False),
 )
 
+# Totals, which outlive the rows that were counted. See `retrycli.store.counters`.
 totals = Table(
     "retrycli_totals",
     metadata,
@@ -195,8 +195,8 @@ totals = Table(
     Column("label", String(255), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""Totals, which outlive the rows that were counted. See `retrycli.store.counters`."""
 
+# Time of a message's first escalation for a reason. Operators are notified once per key and reason.
 escalations = Table(
     "retrycli_escalations",
     metadata,
@@ -204,10 +204,9 @@ escalations = Table(
     Column("reason", String(16), primary_key=True),
     Column("at", UtcDateTime, nullable=False),
 )
-"""Time of a message's first escalation for a reason. Operators are notified once per key and reason."""
 
+# The application's table that the queue belongs to.
 selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
-"""The application's table that the queue belongs to."""
 
+# Alembic's own table, described here for reading.
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
-"""Alembic's own table, described here for reading."""

@@ -22,14 +22,11 @@ from retrycli.store.schema import passes, queue
 class InQueue:
     """Counts and times of the queued messages."""
 
+    # Number of messages by state and type; None stands for any other type, or for a deleted row.
     numbers: Mapping[tuple[State, MessageType | None], int]
-    """Number of messages by state and type; None stands for any other type, or for a deleted row."""
-    waiting_since: datetime | None
-    """The first failure of the oldest waiting message."""
-    escalated_since: datetime | None
-    """The time of the earliest escalation among escalated messages."""
-    unacknowledged_since: datetime | None
-    """The time of the earliest escalation among unacknowledged messages."""
+    waiting_since: datetime | None  # the first failure of the oldest waiting message
+    escalated_since: datetime | None  # the time of the earliest escalation among escalated messages
+    unacknowledged_since: datetime | None  # the time of the earliest escalation among unacknowledged messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,7 @@ def _earliest(time: ColumnElement[datetime], condition: ColumnElement[bool]) -> 
 
 
 ESCALATED = Filter(state=State.ESCALATED)
-MAX_GROUPS = 1000
-"""Maximum number of causes to return, because no operator reads more."""
+MAX_GROUPS = 1000  # maximum number of causes to return, because no operator reads more
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:

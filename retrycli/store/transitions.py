@@ -49,8 +49,8 @@ HELD_IDS = select(queue.c.message_id).where(*HELD_BY_ID)
 DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
 
 
+# The state to which a claimed message returns: escalated if it was escalated before, otherwise waiting.
 FORMER_STATE = case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
-"""The state to which a claimed message returns: escalated if it was escalated before, otherwise waiting."""
 
 
 def move(
@@ -249,6 +249,7 @@ def _types(*names: str) -> dict[str, TypeEngine[Any]]:
     return {name: queue.c[name].type for name in ("message_id", "unknown_count", *IDENTITY, *names)}
 
 
+# The columns of a message that waits again.
 NOT_ESCALATED: Mapping[str, Any] = {
     "state": State.WAITING.value,
     "escalated_at": None,
@@ -258,11 +259,11 @@ NOT_ESCALATED: Mapping[str, Any] = {
     "acknowledged_at": None,
     "note": None,
 }
-"""The columns of a message that waits again."""
 KEPT = ("birth", "digest", "delivery_key")
 IDENTITY = (*KEPT, "delivered_to")
+
+# The columns that store the last seen state of the application's row, so that changes are noticed.
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
-"""The columns that store the last seen state of the application's row, so that changes are noticed."""
 KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
 GO_BACK = BulkStatement(_waiting_update, _types("next_attempt_at"))
 ESCALATE = BulkStatement(

@@ -58,8 +58,8 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
         return [(schema, role) for schema, role in connection.execute(CREATORS, {"table": database.qualified_table})]
 
 
+# Number of readings. On a busy machine, one answer may be late by more than a round trip.
 CLOCK_READINGS = 3
-"""Number of readings. On a busy machine, one answer may be late by more than a round trip."""
 
 
 def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
@@ -83,11 +83,10 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     return ahead
 
 
+# Required number of free bytes on the disk of a SQLite file: the size that its write-ahead log reaches before it is
+# copied into the file. With less space, an attempt might be recorded before its request is sent, but its result might
+# not.
 MIN_FREE = 4 * 1024 * 1024
-"""Required number of free bytes on the disk of a SQLite file: the size that its write-ahead log reaches before it is
-copied into the file. With less space, an attempt might be recorded before its request is sent, but its result might
-not.
-"""
 
 
 def check_writable(database: Database, now: datetime) -> None:
@@ -115,14 +114,14 @@ def check_writable(database: Database, now: datetime) -> None:
         raise DatabaseUnavailable(lack)
 
 
-STATEMENT_ERROR = "42"
-"""First characters of codes that concern a statement, such as one in a trigger."""
+STATEMENT_ERROR = "42"  # first characters of codes that concern a statement, such as one in a trigger
+
+# Size of the first samples. A few rows may reject changes individually.
 FIRST_SAMPLE = 20
-"""Size of the first samples. A few rows may reject changes individually."""
+
+# Size of the last sample. If all its rows reject the changes, the table is assumed to reject every change.
 LAST_SAMPLE = 200
-"""Size of the last sample. If all its rows reject the changes, the table is assumed to reject every change."""
-PRIME, FACTOR = 10_007, 7_919
-"""Numbers that scatter ids, because rows that reject changes may be adjacent."""
+PRIME, FACTOR = 10_007, 7_919  # numbers that scatter ids, because rows that reject changes may be adjacent
 
 
 def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
