@@ -94,10 +94,13 @@ class Breaker:
         if self.blocks(since):
             return self  # answers to requests in flight when it opened say nothing new
         if kind in ALIVE:
-            return self if self.is_healthy else Breaker(self.destination)
+            return Breaker(self.destination)
         if kind not in OUTAGE:
             return self
-        failed = self._with_failure(kind, ticket)
+        tickets = self.tickets
+        if kind is not OutcomeKind.UNREACHABLE and len(tickets) < TICKETS:
+            tickets = {**tickets, ticket: tickets.get(ticket, 0) + 1}
+        failed = Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
         if self.state is not BreakerState.OPEN:
             if failed.counted < rules.failures:
                 return failed
@@ -111,12 +114,6 @@ class Breaker:
             opened_at=self.opened_at or since,
             probe_at=later(since, waits[min(max(failed.failures - rules.failures, 0), len(waits) - 1)]),
         )
-
-    def _with_failure(self, kind: OutcomeKind, ticket: str) -> "Breaker":
-        tickets = self.tickets
-        if kind is not OutcomeKind.UNREACHABLE and len(tickets) < TICKETS:
-            tickets = {**tickets, ticket: tickets.get(ticket, 0) + 1}
-        return Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
 
     def rest(self, until: datetime) -> "Breaker":
         """Return the breaker after the destination has asked for a rest until the given time."""

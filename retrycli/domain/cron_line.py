@@ -156,6 +156,8 @@ def block(job: Job, *, system: bool) -> str:
 def with_block(text: str, config: str, new: str) -> str:
     """Return a crontab with a block for some settings: replace the existing block for them, or append it.
 
+    An empty block removes the existing one.
+
     Raises:
         ConfigurationError: a mark of a block is missing.
     """
@@ -163,16 +165,7 @@ def with_block(text: str, config: str, new: str) -> str:
     found = _block_lines(lines, config)
     if found is not None:
         return "".join([*lines[: found.start], new, *lines[found.stop :]])
-    return text + ("\n" if text and not text.endswith("\n") else "") + new
-
-
-def without_block(text: str, config: str) -> str:
-    """Return a crontab without the block for these settings.
-
-    Raises:
-        ConfigurationError: a mark of a block is missing.
-    """
-    return with_block(text, config, "") if _block_lines(_lines(text), config) is not None else text
+    return text + ("\n" if new and text and not text.endswith("\n") else "") + new
 
 
 def calls(text: str, *, system: bool, title: str = "", user: str | None = None, owner: str = "root") -> list[Caller]:

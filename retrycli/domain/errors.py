@@ -109,15 +109,14 @@ def cause_of(error: BaseException) -> str:
 
     Name an unexpected error without its text, which may quote anything.
     """
-    return " ".join(str(error).split()) if isinstance(error, RetrycliError) else f"internal error: {_chain(error)}"
+    return " ".join(str(error).split()) if isinstance(error, RetrycliError) else f"internal error: {_type_names(error)}"
 
 
-def _chain(error: BaseException) -> str:
-    """Return the names of an error and its causes."""
+def _type_names(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return ", ".join(_chain(inner) for inner in error.exceptions)
+        return ", ".join(_type_names(inner) for inner in error.exceptions)
     cause = error.__cause__
-    return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")
+    return type(error).__name__ + (f" because of {_type_names(cause)}" if cause else "")
 
 
 class LockHeld(RetrycliError):

@@ -3,7 +3,6 @@
 import hashlib
 import re
 
-from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.transition import Decision
 
@@ -39,6 +38,6 @@ def cause(error: str) -> str:
 def fingerprint(decision: Decision) -> str:
     """Return the fingerprint of an escalation: its outcome (its reason if no attempt was made), status and cause."""
     outcome, transition = decision.outcome, decision.transition
-    kind: OutcomeKind | str | None = outcome.kind if outcome else transition.reason
-    parts = (str(kind), str(outcome.status_code if outcome else None), cause(transition.last_error or ""))
+    kind, status = (outcome.kind, outcome.status_code) if outcome else (transition.reason, None)
+    parts = (str(kind), str(status), cause(transition.last_error or ""))
     return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()[:LENGTH]

@@ -62,8 +62,7 @@ def same_content(one: str, other: str) -> bool:
 
 def _hash(values: Iterable[object]) -> str:
     """Hash values with their types and lengths, so that no two sequences have the same hash."""
-    text = "".join(map(_encode_value, values))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256("".join(map(_encode_value, values)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _encode_value(value: object) -> str:
@@ -76,7 +75,6 @@ def _encode_value(value: object) -> str:
 
 
 def _list_text(value: object) -> object:
-    """Return a list column as canonical JSON. Return invalid JSON unchanged, and an empty list if there is no value."""
     if not value or value == "[]":
         return "[]"
     if isinstance(value, str):
@@ -145,19 +143,9 @@ class PastAttempt(NamedTuple):
         """Return whether the attempt may have delivered the message, while no answer shows whether it did."""
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
 
-    @property
-    def unwritten(self) -> bool:
-        """Return whether the attempt delivered the message and the row is not marked as sent yet."""
-        return self.delivered and self.finished_at is None
-
     def is_of(self, birth: str) -> bool:
         """Return whether the attempt belongs to the message with a birth, as far as that is known."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
-
-    @property
-    def is_request(self) -> bool:
-        """Return whether the other side received a request and judged it by its message."""
-        return self.outcome not in NO_REQUEST
 
 
 # Outcomes of attempts that did not reach the other side, or whose request it did not examine.
@@ -203,8 +191,14 @@ class History(NamedTuple):
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
-        """Count the requests that passes have sent with a key since the last requeue."""
-        return sum(attempt.by_pass and attempt.is_request for attempt in self.attempts if self._is_under(attempt, key))
+        """Count the requests that passes have sent with a key since the last requeue, and that the other side judged by
+        their message.
+        """
+        return sum(
+            attempt.by_pass and attempt.outcome not in NO_REQUEST
+            for attempt in self.attempts
+            if self._is_under(attempt, key)
+        )
 
     def unsettled_since(self, key: str) -> datetime | None:
         """Return the end of the newest attempt with a key that may have delivered the message."""
@@ -224,7 +218,7 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.digest == digest
             and attempt.ticket != ticket
-            and (attempt.unsettled or attempt.unwritten)
+            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))  # not marked as sent yet
             and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)
         )

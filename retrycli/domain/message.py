@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.sanitize import encodable
 
 
 class MessageType(StrEnum):
@@ -116,15 +117,15 @@ class Message:
         """
         fields = dict(row)
         for name in LIST_COLUMNS:
-            fields[name] = json_list(name, fields.get(name))
-        reject_undecodable(fields)
+            fields[name] = _json_list(name, fields.get(name))
+        _reject_undecodable(fields)
         if not isinstance(fields["body"], str):
             raise InvalidMessage("body is missing" if fields["body"] is None else "body must be text")
         if not isinstance(fields["subject"], str | None):
             raise InvalidMessage("subject must be text")
         return cls(
-            id=whole_number("id", fields["id"]),
-            ticket_id=checked_ticket(fields["ticket_id"]),
+            id=_whole_number("id", fields["id"]),
+            ticket_id=_checked_ticket(fields["ticket_id"]),
             message_type=_message_type(fields["message_type"]),
             retry_count=retry_count(fields["retry_count"]),
             last_error=None if fields["last_error"] is None else str(fields["last_error"]),
@@ -199,7 +200,7 @@ def _message_type(value: object) -> MessageType:
         return MessageType(str(value))
     except ValueError:
         known = ", ".join(MessageType)
-        raise InvalidMessage(f"message_type is {quoted_value(value)}, but must be one of {known}") from None
+        raise InvalidMessage(f"message_type is {_quoted_value(value)}, but must be one of {known}") from None
 
 
 # -- checks of a row's columns --------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def retry_count(value: object) -> int:
     Raises:
         InvalidMessage: the value is not an integer, or is negative.
     """
-    count = 0 if value is None else whole_number("retry_count", value)
+    count = 0 if value is None else _whole_number("retry_count", value)
     if count < 0:
         raise InvalidMessage(f"retry_count must not be negative: {count}")
     return count
@@ -238,7 +239,7 @@ def utc_time(column: str, value: object) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str | date):
-        raise InvalidMessage(f"{column} is not a valid date: {quoted_value(value)}")
+        raise InvalidMessage(f"{column} is not a valid date: {_quoted_value(value)}")
     try:
         if isinstance(value, datetime):
             time = value
@@ -251,26 +252,16 @@ def utc_time(column: str, value: object) -> datetime | None:
                 time += timedelta(seconds=leaps)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidMessage(f"{column} is not a valid date: {quoted_value(value)}") from error
+        raise InvalidMessage(f"{column} is not a valid date: {_quoted_value(value)}") from error
 
 
-def whole_number(column: str, value: object) -> int:
-    """Return a column's value if it is an integer.
-
-    Raises:
-        InvalidMessage: the value is anything else.
-    """
+def _whole_number(column: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise InvalidMessage(f"{column} must be an integer: {quoted_value(value)}")
+    raise InvalidMessage(f"{column} must be an integer: {_quoted_value(value)}")
 
 
-def checked_ticket(value: object) -> int | str:
-    """Return a ``ticket_id`` if it is an integer or a string that is neither blank nor too long.
-
-    Raises:
-        InvalidMessage: the value is anything else.
-    """
+def _checked_ticket(value: object) -> int | str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise InvalidMessage("ticket_id is missing")
     if isinstance(value, str) and len(value) > TICKET_LENGTH:
@@ -280,12 +271,7 @@ def checked_ticket(value: object) -> int | str:
     raise InvalidMessage("ticket_id must be a number or text")
 
 
-def json_list(column: str, value: object) -> list[object]:
-    """Parse a column that holds a JSON list; null and the empty string are an empty list.
-
-    Raises:
-        InvalidMessage: the value is anything else.
-    """
+def _json_list(column: str, value: object) -> list[object]:
     if value in (None, "", "[]"):
         return []
     if isinstance(value, str):
@@ -305,7 +291,7 @@ def _reject_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def reject_undecodable(fields: Mapping[str, object]) -> None:
+def _reject_undecodable(fields: Mapping[str, object]) -> None:
     """Reject text that is not valid UTF-8 in the database, because it can be neither sent nor shown."""
     for column, value in fields.items():
         if isinstance(value, str):
@@ -314,11 +300,8 @@ def reject_undecodable(fields: Mapping[str, object]) -> None:
             text = _as_text(column, value)
         else:
             continue
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise InvalidMessage(f"{column} is not valid UTF-8") from None
+        if not text.isascii() and not encodable(text):
+            raise InvalidMessage(f"{column} is not valid UTF-8")
 
 
 def _as_text(column: str, value: list[object]) -> str:
@@ -328,7 +311,6 @@ def _as_text(column: str, value: list[object]) -> str:
         raise InvalidMessage(f"{column} is nested too deeply") from None
 
 
-def quoted_value(value: object) -> str:
-    """Quote a value for an error, in a form short enough for one line."""
+def _quoted_value(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  a line's worth

@@ -161,7 +161,6 @@ def _lasting_incident(reason: StopReason, passes: Sequence[PassRecord]) -> Incid
 
 
 def _new_gaps(situation: Situation, memory: Memory) -> list[Missed]:
-    """Return the gaps between passes that the target was not told about, oldest first."""
     known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.passes[0].started_at
     starts = [past.started_at for past in reversed(situation.passes)]
     return [

@@ -49,34 +49,14 @@ class OperatorAction(NamedTuple):
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 
     @classmethod
-    def acknowledged(cls, *, by: str, at: datetime) -> "OperatorAction":
-        """Acknowledge an escalation."""
-        return cls(ActionKind.ACKNOWLEDGED, by, at)
-
-    @classmethod
     def noted(cls, text: str, *, by: str, at: datetime) -> "OperatorAction":
         """Add a note, which replaces an earlier note."""
         return cls(ActionKind.NOTED, by, at, text, note=text)
 
     @classmethod
-    def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> "OperatorAction":
-        """Mark a message as sent."""
-        return cls(ActionKind.MARKED_SENT, by, at, note)
-
-    @classmethod
     def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> "OperatorAction":
         """Record a look-up and its result. The look-up itself changes nothing."""
         return cls(ActionKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
-
-    @classmethod
-    def paused(cls, end: str, *, by: str, at: datetime) -> "OperatorAction":
-        """Pause deliveries; ``end`` describes the end and the reason."""
-        return cls(ActionKind.PAUSED, by, at, end)
-
-    @classmethod
-    def resumed(cls, pause: str, *, by: str, at: datetime) -> "OperatorAction":
-        """End a pause, which ``pause`` describes."""
-        return cls(ActionKind.RESUMED, by, at, pause)
 
 
 class MessageStanding(NamedTuple):

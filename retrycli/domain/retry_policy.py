@@ -42,7 +42,10 @@ class Backoff:
         """Return the wait before a retry, without jitter."""
         match self.kind:
             case BackoffKind.EXPONENTIAL:
-                return self._exponential(retry)
+                try:
+                    return min(self.base * self.factor ** (retry - 1), self.cap)
+                except OverflowError:
+                    return self.cap
             case BackoffKind.LINEAR | BackoffKind.FIXED:
                 return self.base
             case BackoffKind.LIST:
@@ -72,12 +75,6 @@ class Backoff:
         """Return the shortest wait before any of the first ``retries`` retries, with the most negative jitter."""
         since = datetime(2000, 1, 1, tzinfo=UTC)
         return min(self.next_attempt_at(retry, since=since, jitter=-1) for retry in range(1, retries + 1)) - since
-
-    def _exponential(self, retry: int) -> timedelta:
-        try:
-            return min(self.base * self.factor ** (retry - 1), self.cap)
-        except OverflowError:
-            return self.cap
 
 
 def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:
@@ -185,7 +182,9 @@ class RetryPolicy:
         if queued.elsewhere is not None:
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if self.expired(queued, now):
-            return Transition.expired()
+            return Transition.escalated(
+                EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent"
+            )
         if not self.has_retries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
             return self._escalate_exhausted(queued.message)
         if queued.unknown_count > self.unknown_limit and not has_lookup:

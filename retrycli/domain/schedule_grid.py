@@ -12,9 +12,8 @@ from typing import ClassVar
 from retrycli.domain.cron_line import HOUR, schedule
 from retrycli.domain.duration import in_zone
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.retry_policy import later
+from retrycli.domain.retry_policy import LATEST, later
 
-END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A pass that starts further in the future had a wrong clock, and says nothing about the next pass.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -99,7 +98,7 @@ class Listed(Ticks):
 
     def __getitem__(self, number: int) -> datetime:
         self._known += islice(self._coming, max(number + 1 - len(self._known), 0))
-        return self._known[number] if number < len(self._known) else END_OF_TIME
+        return self._known[number] if number < len(self._known) else LATEST
 
     def after(self, time: datetime) -> int:
         """Return the number of the first tick after a given time."""
@@ -129,7 +128,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
     if len(fields) != len(RANGES):
         return None
     try:
-        minutes, hours, days, months, weekdays = (_values(*field) for field in zip(fields, RANGES, strict=True))
+        minutes, hours, days, months, weekdays = (_field_values(*field) for field in zip(fields, RANGES, strict=True))
     except ValueError:
         return None
     hour = in_zone(now, zone).replace(minute=0, second=0, microsecond=0, tzinfo=None)
@@ -144,7 +143,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
         return day.month in months and (any(matches) if either else all(matches))
 
     ticks = Listed(_ticks_on_days(has_ticks, hours, minutes, hour, zone))
-    return ticks if ticks[0] < END_OF_TIME else None
+    return ticks if ticks[0] < LATEST else None
 
 
 def _ticks_on_days(
@@ -167,12 +166,7 @@ def _ticks_on_days(
         day += timedelta(days=1)
 
 
-def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
-    """Return the values of one field of a cron line.
-
-    Raises:
-        ValueError: the field is invalid.
-    """
+def _field_values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
     least, most, names = bounds
     numbers = {name: str(least + number) for number, name in enumerate(names)}
     found: set[int] = set()

@@ -132,11 +132,6 @@ class Transition(NamedTuple):
         return cls.escalated(EscalationReason.INVALID, last_error=None)
 
     @classmethod
-    def expired(cls) -> "Transition":
-        """Escalate a message that is too old to be sent."""
-        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent")
-
-    @classmethod
     def changed(cls, why: str) -> "Transition":
         """Escalate a message whose row differs from what was sent, or whose text was already delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)

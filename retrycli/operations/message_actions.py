@@ -207,7 +207,7 @@ def mark_sent(
         ids,
         by,
         runtime,
-        lambda _, name, at: OperatorAction.marked_sent(note, by=name, at=at),
+        lambda _, name, at: OperatorAction(ActionKind.MARKED_SENT, name, at, note),
     )
 
 
@@ -225,7 +225,7 @@ def acknowledge(
         ids,
         by,
         runtime,
-        lambda _, name, at: OperatorAction.acknowledged(by=name, at=at),
+        lambda _, name, at: OperatorAction(ActionKind.ACKNOWLEDGED, name, at),
     )
 
 

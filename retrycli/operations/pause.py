@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from retrycli.config.settings import Settings
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.passes import Pause
+from retrycli.domain.transition import ActionKind
 from retrycli.operations.wiring import clock, login_name, open_database, utc_now
 from retrycli.store.passes import Ledger
 
@@ -26,7 +27,7 @@ def pause(
         with database.transaction():
             replaced = ledger.pause(at)
             end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
-            ledger.set_pause(wanted, OperatorAction.paused(end, by=wanted.by, at=at))
+            ledger.set_pause(wanted, OperatorAction(ActionKind.PAUSED, wanted.by, at, end))
     return wanted, replaced
 
 
@@ -36,6 +37,6 @@ def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datet
         ledger, at = Ledger(database), clock(database, now)()
         with database.transaction():
             ended = ledger.pause(at)
-            act = None if ended is None else OperatorAction.resumed(ended.in_words, by=by or login_name(), at=at)
+            act = None if ended is None else OperatorAction(ActionKind.RESUMED, by or login_name(), at, ended.in_words)
             ledger.set_pause(None, act)
     return ended

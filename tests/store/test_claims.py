@@ -509,7 +509,7 @@ TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
         ESCALATED | {"escalation_reason": "invalid"},
     ),
     (
-        Transition.expired(),
+        Transition.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent"),
         {"last_error": "Expired: the message is too old to be sent"},
         ESCALATED | {"escalation_reason": "expired"},
     ),

@@ -37,7 +37,7 @@ OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 MAKERS: dict[ActionKind, OperatorAction] = {
     ActionKind.REQUEUED: OperatorAction.requeued(LATER, by="ada", at=NOON),
     ActionKind.REJECTED: OperatorAction.rejected("no longer wanted", by="ada", at=NOON),
-    ActionKind.ACKNOWLEDGED: OperatorAction.acknowledged(by="ada", at=NOON),
+    ActionKind.ACKNOWLEDGED: OperatorAction(ActionKind.ACKNOWLEDGED, "ada", NOON),
     ActionKind.NOTED: OperatorAction.noted("phoned them", by="ada", at=NOON),
 }
 """One act of each kind that is done to many."""
@@ -158,7 +158,7 @@ def test_a_second_acknowledgement_changes_nothing(application: Application, data
     escalate(database, 1)
     perform(acts, ActionKind.ACKNOWLEDGED, [1])
     before = queue_rows(database)
-    again = OperatorAction.acknowledged(by="bert", at=LATER)
+    again = OperatorAction(ActionKind.ACKNOWLEDGED, "bert", LATER)
     assert acts.perform(ActionKind.ACKNOWLEDGED, {1: again}).lost == {1}
     assert queue_rows(database) == before
     assert str(acts.why_not(ActionKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 was already acknowledged by ada"
@@ -402,7 +402,17 @@ def escalate_waiting(database: Database, message_id: int) -> None:
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
     [message] = claims.results.begin(PASS, [message_id], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
-    claims.results.record(PASS, [Decision(message_id, Transition.expired(), message=message)], NOON)
+    claims.results.record(
+        PASS,
+        [
+            Decision(
+                message_id,
+                Transition.escalated(EscalationReason.EXPIRED, last_error="Expired: the message is too old to be sent"),
+                message=message,
+            )
+        ],
+        NOON,
+    )
 
 
 def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessage:

@@ -300,11 +300,13 @@ CASES = {
         acted(ActionKind.REQUEUED, LATE, OperatorAction.requeued(NOON, by="ada", at=NOON)),
         f"{KEYS}, attempts by message, acts by message, acts by its key",
     ),
-    "acknowledged": Case(acted(ActionKind.ACKNOWLEDGED, LATE, OperatorAction.acknowledged(by="ada", at=NOON)), KEYS),
+    "acknowledged": Case(
+        acted(ActionKind.ACKNOWLEDGED, LATE, OperatorAction(ActionKind.ACKNOWLEDGED, "ada", NOON)), KEYS
+    ),
     "noted": Case(acted(ActionKind.NOTED, LATE, OperatorAction.noted("tea", by="ada", at=NOON)), KEYS),
     "rejected": Case(acted(ActionKind.REJECTED, SOME, OperatorAction.rejected("no", by="ada", at=NOON)), KEYS),
     "marked sent": Case(
-        acted(ActionKind.MARKED_SENT, SOME, OperatorAction.marked_sent(None, by="ada", at=NOON)),
+        acted(ActionKind.MARKED_SENT, SOME, OperatorAction(ActionKind.MARKED_SENT, "ada", NOON)),
         f"{KEYS}, attempts by message",
         but="acts by message",
     ),

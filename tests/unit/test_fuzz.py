@@ -31,7 +31,7 @@ from psycopg.pq import Format
 from retrycli.config import template as settings_text
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
-from retrycli.domain.cron_line import BEGIN, END, block, calls, with_block, without_block
+from retrycli.domain.cron_line import BEGIN, END, block, calls, with_block
 from retrycli.domain.duration import LONGEST, duration, in_words
 from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
@@ -580,19 +580,19 @@ def test_a_call_is_found_in_its_line(text: str, *, system: bool) -> None:
 @law(text=CRONTABS)
 def test_adding_and_removing_a_block_restores_the_crontab(text: str) -> None:
     try:
-        without = without_block(text, CONFIG)
+        without = with_block(text, CONFIG, "")
     except ConfigurationError:
         assert BEGIN + CONFIG in text
         return
     installed = with_block(text, CONFIG, BLOCK)
     assert BLOCK in installed
-    assert without_block(installed, CONFIG) in {without, without + "\n"}
+    assert with_block(installed, CONFIG, "") in {without, without + "\n"}
 
 
 @law(before=CRONTABS, after=CRONTABS)
 def test_a_block_is_removed_between_any_lines(before: str, after: str) -> None:
     before = "".join(f"{line}\n" for line in before.split("\n") if BEGIN + CONFIG not in line)
-    assert without_block(before + BLOCK + after, CONFIG) == before + after
+    assert with_block(before + BLOCK + after, CONFIG, "") == before + after
 
 
 UNIT_LINES = st.builds(

@@ -135,5 +135,5 @@ def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
     found = [(target, target.read()) for target in targets(place, host)]
     if place.is_timer:
         return [FileChange(target, text, "") for target, text in found if systemd.is_marked(text, config)]
-    changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
+    changed = [(target, text, cron_line.with_block(text, config, "")) for target, text in found]
     return [FileChange(*change) for change in changed if change[1] != change[2]]

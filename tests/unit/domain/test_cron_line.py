@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.cron_line import BEGIN, END, Job, block, calls, command, schedule, with_block, without_block
+from retrycli.domain.cron_line import BEGIN, END, Job, block, calls, command, schedule, with_block
 from retrycli.domain.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
@@ -75,7 +75,7 @@ def test_a_block_is_appended_and_other_lines_are_kept(others: str) -> None:
     text = with_block(others, CONFIG, block(JOB, system=False))
     ended = others if not others or others.endswith("\n") else others + "\n"
     assert text == ended + block(JOB, system=False)
-    assert without_block(text, CONFIG) == ended
+    assert with_block(text, CONFIG, "") == ended
 
 
 def test_a_block_is_replaced_in_place() -> None:
@@ -87,8 +87,8 @@ def test_a_block_is_replaced_in_place() -> None:
 
 def test_a_block_for_other_settings_is_kept() -> None:
     text = OTHERS + block(replace(JOB, config="/srv/other.toml"), system=False)
-    assert without_block(text, CONFIG) == text
-    assert without_block(with_block(text, CONFIG, block(JOB, system=False)), CONFIG) == text
+    assert with_block(text, CONFIG, "") == text
+    assert with_block(with_block(text, CONFIG, block(JOB, system=False)), CONFIG, "") == text
 
 
 @pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{BEGIN}/srv/other.toml\n{END}\n"])
@@ -96,7 +96,7 @@ def test_a_block_without_its_end_is_left_alone(rest: str) -> None:
     """Its end is unknown."""
     torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
     with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
-        without_block(torn, CONFIG)
+        with_block(torn, CONFIG, "")
     with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has no matching end"):
         with_block(torn, CONFIG, block(JOB, system=False))
 
@@ -182,7 +182,7 @@ def test_a_comment_that_mentions_retrycli_is_not_a_marker() -> None:
     text = "# retrycli: our own\n0 * * * * retrycli run-once\n" + block(JOB, system=False)
     assert [call.installed for call in calls(text, system=False)] == [False, True]
     inside = block(JOB, system=False).replace(END, "# retrycli: mine\n" + END)
-    assert without_block(OTHERS + inside, CONFIG) == OTHERS
+    assert with_block(OTHERS + inside, CONFIG, "") == OTHERS
 
 
 def test_lines_after_a_block_are_not_part_of_it() -> None:
