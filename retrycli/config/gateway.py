@@ -13,6 +13,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.transition import Route
 
+# Keys that the gateway of a message type inherits from the common gateway.
 COMMON_KEYS = (
     "connect_timeout_seconds",
     "request_timeout_seconds",
@@ -22,12 +23,11 @@ COMMON_KEYS = (
     "attachments_dir",
     "attachments_limit_mb",
 )
-"""Keys that the gateway of a message type inherits from the common gateway."""
+# Keys without effect, by kind of gateway.
 UNUSED_KEYS = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
-"""Keys without effect, by kind of gateway."""
 
 
 class GatewaySettings(SettingsModel):

@@ -15,11 +15,12 @@ from retrycli.system.trust import find_weakness, trusted_users
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
+# The hint works even if the settings are invalid, because the command needs none.
 HINT = ". `retrycli manual settings` lists every setting"
-"""The hint works even if the settings are invalid, because the command needs none."""
 NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
+# Keys that systemd may pass as credentials of the same name (systemd.exec(5), LoadCredential=).
 SECRETS = (
     *(
         f"gateway{of}.{name}"
@@ -30,7 +31,6 @@ SECRETS = (
     "notify.urls",
     "notify.ping_url",
 )
-"""Keys that systemd may pass as credentials of the same name (systemd.exec(5), LoadCredential=)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,7 @@ class Move:
     source: str
     target: str
     tables: list[CopiedTable]
-    paused: bool
-    """True if deliveries are also paused in the target."""
+    paused: bool  # deliveries are also paused in the target
 
     @property
     def verified(self) -> bool:

@@ -19,15 +19,13 @@ from retrycli.operations.wiring import utc_now
 from retrycli.system.trust import write_private
 
 EXAMPLE = "ticketing_agent.db.example"
-EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
-"""The current time in the example: a Monday morning."""
+EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # current time in the example: a Monday morning
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
     "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
 )
 FAIL = 0.3
-SEED = 48
-"""The random seed, so that everyone sees the same failures."""
+SEED = 48  # random seed, so that everyone sees the same failures
 
 
 def run() -> None:

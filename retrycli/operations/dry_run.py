@@ -36,17 +36,12 @@ class _DryRunEnrolment:
     at: datetime
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
-    replaced: set[int] = field(default_factory=set)
-    """Messages whose ids now belong to other messages than in the queue."""
-    escalated: int = 0
-    """Number of new messages that would be escalated immediately."""
-    displaced: int = 0
-    """Number of replaced messages that are due in the queue."""
+    replaced: set[int] = field(default_factory=set)  # messages whose ids now belong to other messages than in the queue
+    escalated: int = 0  # number of new messages that would be escalated immediately
+    displaced: int = 0  # number of replaced messages that are due in the queue
     expired: int = 0
-    expired_due: int = 0
-    """Number of expired messages that are due."""
-    _replaced_in_range: Collection[int] = ()
-    """The replaced messages of the current range."""
+    expired_due: int = 0  # number of expired messages that are due
+    _replaced_in_range: Collection[int] = ()  # replaced messages of the current range
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
@@ -109,8 +104,7 @@ class _DryRunEnrolment:
             yield EPOCH + self.times[position] * MICROSECOND, self.ids[position]
 
 
-LONG_AGO = timedelta(days=7)
-"""The sender of an older message may no longer want it sent."""
+LONG_AGO = timedelta(days=7)  # the sender of an older message may no longer want it sent
 
 
 @dataclass(slots=True)
@@ -119,10 +113,8 @@ class DryRunTotals:
 
     destination_of: Callable[[str], str]
     number: int = 0
-    oldest: datetime | None = None
-    """The oldest creation time that the application's table has."""
-    destinations: dict[str, int] = field(default_factory=dict)
-    """The number of messages by destination."""
+    oldest: datetime | None = None  # oldest creation time that the application's table has
+    destinations: dict[str, int] = field(default_factory=dict)  # number of messages by destination
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
         """Yield the messages unchanged, and count them."""
@@ -139,20 +131,15 @@ class DryRunTotals:
 class Preview:
     """The predicted result of a pass that starts now."""
 
-    number: int
-    """The number of messages that a pass would send if nothing held them back."""
+    number: int  # number of messages that a pass would send if nothing held them back
+    # These messages, the one waiting longest first. They are read and counted during the iteration.
     messages: Iterator[ListedMessage]
-    """These messages, the one waiting longest first. They are read and counted during the iteration."""
     totals: DryRunTotals
-    escalated: int
-    """The number of messages that a pass would escalate without sending them."""
-    waiting: int
-    """The number of waiting messages, due or not."""
+    escalated: int  # number of messages that a pass would escalate without sending them
+    waiting: int  # number of waiting messages, due or not
     pause: Pause | None
-    down: Mapping[str, Breaker]
-    """Destinations that would get no messages, because they are down or throttled."""
-    probed: Collection[str]
-    """Destinations that are down and would first get one message as a probe."""
+    down: Mapping[str, Breaker]  # destinations that would get no messages, because they are down or throttled
+    probed: Collection[str]  # destinations that are down and would first get one message as a probe
 
 
 @contextmanager

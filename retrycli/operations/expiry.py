@@ -17,6 +17,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
 from retrycli.views.log_lines import logger
 
+# Reasons to stop that leave the due messages unchanged, in this pass and possibly in the next ones.
 HELD_BACK = frozenset(
     {
         StopReason.PAUSED,
@@ -26,13 +27,10 @@ HELD_BACK = frozenset(
         StopReason.THROTTLED,
     }
 )
-"""Reasons to stop that leave the due messages unchanged, in this pass and possibly in the next ones."""
+# The look-ahead beyond the next reminder, so that no message expires between two reminders without a warning.
 EARLIER = timedelta(hours=2)
-"""The look-ahead beyond the next reminder, so that no message expires between two reminders without a warning."""
-SOON = timedelta(days=1)
-"""Lists mark a message that expires within this period."""
-LOG = "log"
-"""The target that stands for the logs of all hosts."""
+SOON = timedelta(days=1)  # lists mark a message that expires within this period
+LOG = "log"  # target that stands for the logs of all hosts
 
 
 def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
@@ -40,20 +38,17 @@ def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: dateti
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
+# The words with which lists describe a waiting message that has expired. No pass escalates it before it is due, or
+# during a pause or an outage.
 EXPIRED = "expired; a pass will escalate it"
-"""The words with which lists describe a waiting message that has expired. No pass escalates it before it is due, or
-during a pause or an outage.
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
     """The facts that a pass shows about messages that expire soon."""
 
-    incident: Incident | None
-    """None if there are no such messages."""
-    too_late: bool = False
-    """True if some messages have expired since the warning."""
+    incident: Incident | None  # None if there are no such messages
+    too_late: bool = False  # some messages have expired since the warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +58,8 @@ class _Obstacle:
     why: str
     next_step: str = "list-failed --state waiting"
     end: datetime | None = None
+    # The affected destinations; None for all.
     destinations: Collection[str] | None = None
-    """The affected destinations; None for all."""
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:

@@ -41,8 +41,8 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.system.pass_lock import PassLock
 
+# A pass begins this long after the tick of its schedule. A condition that ends before then does not delay it.
 LATENESS = timedelta(seconds=3)
-"""A pass begins this long after the tick of its schedule. A condition that ends before then does not delay it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,14 @@ class Explanation:
     ticket_id: object
     message_type: str
     gates: list[Gate]
+    # The start of the pass that attempts it, if nothing else happens; None if no pass attempts it.
     next_attempt_at: datetime | None
-    """The start of the pass that attempts it, if nothing else happens; None if no pass attempts it."""
-    is_claimed: bool = False
-    """True if a claim prevents every other sender."""
-    being_sent: bool = False
-    """True if a pass or an operator that is still alive has claimed the message to send it."""
-    has_begun: bool = False
-    """True if a request for the message was sent without a recorded answer."""
-    pass_runs: bool = False
-    """True if a pass is running on this host."""
-    one_goes_first: bool = False
-    """True if the pass first attempts one message alone, and other messages are due at the same time."""
-    expires_first: bool = False
-    """True if the message has not expired, but will before a pass reaches it."""
+    is_claimed: bool = False  # a claim prevents every other sender
+    being_sent: bool = False  # a pass or an operator that is still alive has claimed the message to send it
+    has_begun: bool = False  # a request for the message was sent without a recorded answer
+    pass_runs: bool = False  # a pass is running on this host
+    one_goes_first: bool = False  # one message is attempted alone first, and others are due at the same time
+    expires_first: bool = False  # the message has not expired, but will before a pass reaches it
 
 
 def explain(

@@ -23,15 +23,12 @@ from retrycli.store.messages import message_of
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
-WHOLE_SECONDS = timedelta(seconds=1)
-"""The precision with which Retry-After is recorded."""
+WHOLE_SECONDS = timedelta(seconds=1)  # precision with which Retry-After is recorded
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
+# Gates that do not open merely because time passes, and that may close.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-"""Gates that do not open merely because time passes, and that may close."""
-COMPARED_WITH_START = frozenset({"pause", "breaker"})
-"""Gates whose times are compared with the start of a pass."""
-QUOTAS = frozenset({"limit", "rate"})
-"""Gates that may close again if messages ahead use up the pass."""
+COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates whose times are compared with the start of a pass
+QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if messages ahead use up the pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,7 @@ class Gate:
 
     name: str
     open: bool
-    figure: str
-    """The value on which the gate depends; if there is a time, this text introduces it."""
+    figure: str  # value on which the gate depends; if there is a time, this text introduces it
     time: datetime | None = None
 
 

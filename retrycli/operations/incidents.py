@@ -11,12 +11,12 @@ from retrycli.store.database import Database
 from retrycli.store.passes import Targets, target_name
 from retrycli.views.log_lines import logger
 
+# Secondary tasks of a pass, each with the beginning of its warnings and its participle.
 TASKS = {
     Topic.LOG_FILE: ("The log file was", "written"),
     Topic.METRICS: ("The metrics were", "written"),
     Topic.REPORT: ("The report was", "updated"),
 }
-"""Secondary tasks of a pass, each with the beginning of its warnings and its participle."""
 
 
 def change_of(

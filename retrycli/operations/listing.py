@@ -18,8 +18,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import escalation_groups
 
-OFFERED = 50
-"""The maximum number of messages offered by shell completion."""
+OFFERED = 50  # maximum number of messages offered by shell completion
 OFFER_WITHIN_SECONDS = 1
 
 
@@ -28,10 +27,8 @@ class Listing:
     """Failed messages. Iterate over them once while the database is open."""
 
     messages: Iterator[ListedMessage]
-    number: int
-    """The length of the list."""
-    total: Callable[[], int]
-    """Counts all messages that the filter matches."""
+    number: int  # length of the list
+    total: Callable[[], int]  # counts all messages that the filter matches
 
 
 @contextmanager

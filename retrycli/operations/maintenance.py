@@ -15,10 +15,8 @@ from retrycli.store.application_table import FailedIndex
 from retrycli.store.database import Database
 from retrycli.store.own_tables import Belonging
 
-PRUNE_BATCH = 5_000
-"""The number of rows that one transaction deletes."""
-BREATH_SECONDS = 0.05
-"""A pause that is long enough for another process to get SQLite's write lock."""
+PRUNE_BATCH = 5_000  # number of rows that one transaction deletes
+BREATH_SECONDS = 0.05  # a pause that is long enough for another process to get SQLite's write lock
 
 
 def upgrade(settings: Settings) -> tuple[str | None, str | None]:

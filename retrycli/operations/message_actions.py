@@ -26,28 +26,32 @@ from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 
-BATCH = 500
-"""The maximum number of messages in one transaction."""
-SHOWN = 5
-"""The number of messages shown before the operator confirms."""
+BATCH = 500  # maximum number of messages in one transaction
+SHOWN = 5  # number of messages shown before the operator confirms
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The messages that a filter matched when it was applied."""
+    """The messages that a filter matched when it was applied.
+
+    Attributes:
+        ids: in ascending order, in an array, because a filter may match a million messages.
+    """
 
     ids: Sequence[int]
-    """The ids in ascending order, in an array, because a filter may match a million of them."""
     first: list[ListedMessage]
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Attempt the first messages before the other messages are requeued."""
+    """Attempt the first messages before the other messages are requeued.
+
+    Attributes:
+        abort_over: the share of the attempts that may fail.
+    """
 
     number: int = 3
     abort_over: float = 0.3
-    """The share of the attempts that may fail."""
 
     def fails(self, tried: Sequence[ManualAttempt]) -> bool:
         """Return whether too many of the attempts failed."""

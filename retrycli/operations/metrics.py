@@ -22,10 +22,9 @@ from retrycli.store.summaries import QueueCounts
 from retrycli.views import prometheus
 from retrycli.views.prometheus import Measured
 
+# The label of unknown message types. Such a message is escalated, and a separate label would remain as a time series
+# forever.
 OTHER = "other"
-"""The label of unknown message types. Such a message is escalated, and a separate label would remain as a time series
-forever.
-"""
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:

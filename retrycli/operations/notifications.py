@@ -29,14 +29,11 @@ from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 
-MAX_LOOKED_UP = 200
-"""The maximum number of new escalations whose tickets are looked up."""
+MAX_LOOKED_UP = 200  # maximum number of new escalations whose tickets are looked up
+# The lease of the reservation for notifying. A target has 30 seconds to accept a notification; a pass that needs longer
+# is dead.
 NOTIFY_LEASE = timedelta(minutes=2)
-"""The lease of the reservation for notifying. A target has 30 seconds to accept a notification; a pass that needs
-longer is dead.
-"""
-PING = "ping"
-"""The name of the dead-man switch in the list of targets."""
+PING = "ping"  # name of the dead-man switch in the list of targets
 
 
 # -- notifications --------------------------------------------------------------------------------------------
@@ -202,8 +199,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
 class TargetTest:
     """The result of a test notification."""
 
-    target: str
-    """The position of a URL, or ``ping``."""
+    target: str  # position of a URL, or ``ping``
     scheme: str
     failure: str | None
 

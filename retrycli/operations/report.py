@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.store.database import Database
 
-LOOKBACK = timedelta(days=7)
-"""The default period of a report."""
+LOOKBACK = timedelta(days=7)  # default period of a report
+# A page of this age is updated even if there is no news, because its time shows that passes run.
 STALE = timedelta(hours=1)
-"""A page of this age is updated even if there is no news, because its time shows that passes run."""
 
 
 def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 Result = TypeVar("Result")
+# Outcomes that reveal more about the ticketing API than about the message.
 DESTINATION_FAULTS = frozenset(
     {
         OutcomeKind.TRANSIENT,
@@ -32,7 +33,6 @@ DESTINATION_FAULTS = frozenset(
         OutcomeKind.UNAUTHORIZED,
     }
 )
-"""Outcomes that reveal more about the ticketing API than about the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,21 @@ class ManualAttempt:
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """The result of an action on messages."""
+    """The result of an action on messages.
+
+    Attributes:
+        refused: messages that were left unchanged because their state had changed, or did not allow the action, with
+            the reason.
+        left: the number of messages that were not reached; they are unchanged.
+        reason: why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``.
+    """
 
     matched: int
     done: int = 0
     refused: dict[int, RetrycliError] = field(default_factory=dict)
-    """Messages that were left unchanged because their state had changed, or did not allow the action, with the
-    reason.
-    """
     tried: list[ManualAttempt] = field(default_factory=list)
     left: int = 0
-    """The number of messages that were not reached; they are unchanged."""
     reason: str | None = None
-    """The reason why messages were not reached: ``canary_failed``, ``destination_down`` or ``signal``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,9 @@ from retrycli.views import log_lines
 if TYPE_CHECKING:
     from retrycli.engine.ports import Lock
 
+# The number of passes in which a pass with nothing to send looks for the previous one: skipped passes, and passes of
+# other hosts, may lie between.
 SHORT_LOOKBACK = 20
-"""The number of passes in which a pass with nothing to send looks for the previous one: skipped passes, and passes of
-other hosts, may lie between.
-"""
 
 
 def run_once(

@@ -20,8 +20,8 @@ from urllib.parse import unquote
 KEPT = 10_000  # messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
 HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
+# A throttling sandbox accepts 10 deliveries per window, and answers further deliveries with 429.
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
-"""A throttling sandbox accepts 10 deliveries per window, and answers further deliveries with 429."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,9 @@ _PASSING = (
     _failure(200, "The sandbox simulates a ticket that is locked for now"),
     _failure(500, "The sandbox simulates a crash"),
 )
+# The failures in order, repeated forever. One in ten is permanent, so that most messages are retried and a few are
+# escalated. It is the seventh, so that a short demo reaches it.
 FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox simulates a recipient that does not exist"), *_PASSING)
-"""The failures in order, repeated forever. One in ten is permanent, so that most messages are retried and a few are
-escalated. It is the seventh, so that a short demo reaches it.
-"""
 _ABOUT = "retrycli's sandbox: a ticketing API to experiment with; it delivers nothing"
 _REQUESTS = ["POST /tickets/ID/messages", "POST /tickets/ID/notes", "POST /auth/login", "GET /received"]
 
@@ -107,8 +106,7 @@ class Sandbox(ThreadingTCPServer):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.behaviour = behaviour
-        self.retry_after = {int(HTTPStatus.TOO_MANY_REQUESTS): "60"}
-        """The Retry-After header to send with a status."""
+        self.retry_after = {int(HTTPStatus.TOO_MANY_REQUESTS): "60"}  # Retry-After header to send with a status
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)

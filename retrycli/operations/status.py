@@ -22,10 +22,8 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
 
-RETIRED_AFTER = timedelta(days=7)
-"""A host without a pass for this long counts as retired."""
-BEFORE_TICK = timedelta(minutes=1)
-"""A pass that began less than this before a tick belongs to that tick."""
+RETIRED_AFTER = timedelta(days=7)  # a host without a pass for this long counts as retired
+BEFORE_TICK = timedelta(minutes=1)  # a pass that began less than this before a tick belongs to that tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,7 @@ class HostStatus:
     """A machine that runs passes."""
 
     host: str
-    started_at: datetime
-    """The start of the host's newest pass."""
+    started_at: datetime  # start of the host's newest pass
     late: bool
 
 
@@ -43,51 +40,48 @@ class Refusal:
     """A destination that refused retrycli's access and has accepted nothing since."""
 
     destination: str
-    at: datetime
-    """The start of the last pass that was refused."""
+    at: datetime  # start of the last pass that was refused
     detail: str | None
-    was_idle: bool
-    """True if there was nothing to deliver since then."""
+    was_idle: bool  # there was nothing to deliver since then
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The current state, as `status` shows it."""
+    """The current state, as `status` shows it.
+
+    Attributes:
+        state: ``ok``, ``late``, ``paused``, ``down`` or ``never_run``. Down means that nothing can be delivered until
+            an operator acts: the ticketing API is down, or refuses the waiting messages; the last pass failed; the disk
+            is full; or a pass ended without a record and its messages are not recovered yet.
+        running: the scheduler is alive: not paused, and the newest pass is recent.
+        unrecorded: the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
+        next_run: None if nothing starts passes, or if passes have stopped.
+        missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.
+        uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, or may on another
+            host.
+        unseen: no caller of passes was found, although cron or a timer of this host has started passes so far.
+        messages: counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
+            ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old
+            to send, and ``expired_due`` the messages among them that a pass would escalate now.
+        disk: the reason why the disk is too full for any delivery; None if it is not too full.
+    """
 
     state: str
-    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``.
-
-    Down means that nothing can be delivered until an operator acts: the ticketing API is down, or refuses the waiting
-    messages; the last pass failed; the disk is full; or a pass ended without a record and its messages are not
-    recovered yet.
-    """
     running: bool
-    """True if the scheduler is alive: not paused, and the newest pass is recent."""
     now: datetime
     last_pass: PassRecord | None
     unrecorded: frozenset[str]
-    """Passes that ended without a record of their end: see `_unrecorded`."""
     hosts: list[HostStatus]
     next_run: datetime | None
-    """None if nothing starts passes, or if passes have stopped."""
     missing: str | None
-    """The likely reason why no pass ran, and where to look, if the newest pass is too old."""
     uncalled: tuple[str, str] | None
-    """The reason why nothing starts the next pass, and the remedy; None if something does, or may on another host."""
     unseen: bool
-    """True if no caller of passes was found, although cron or a timer of this host has started passes so far."""
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
-    """Counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
-
-    ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old to
-    send, and ``expired_due`` the messages among them that a pass would escalate now.
-    """
     breakers: list[Breaker]
     refusals: list[Refusal]
     disk: str | None
-    """The reason why the disk is too full for any delivery; None if it is not too full."""
     pause: Pause | None
     lock: Holder | None
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from retrycli.gateway.http.request import Content
     from retrycli.gateway.http.response import Answer
 
-SHOWN = 4000
-"""The maximum number of characters shown of a request or a response."""
+SHOWN = 4000  # maximum number of characters shown of a request or a response
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +29,9 @@ class Trial:
     """The result of a test delivery."""
 
     outcome: Outcome
-    exchanges: tuple[tuple[str, str], ...]
-    """Requests and their responses, without secrets."""
+    exchanges: tuple[tuple[str, str], ...]  # requests and their responses, without secrets
+    # True if a look-up finds the message; None if the preset has no look-up, or if it gives no answer.
     found_again: bool | None
-    """True if a look-up finds the message; None if the preset has no look-up, or if it gives no answer."""
 
     @property
     def delivered(self) -> bool:

@@ -37,10 +37,9 @@ from retrycli.views import log_lines
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
+# The folder of the lock files for server databases. The operator creates it, and the user who runs the passes must own
+# it.
 STATE_FOLDER = Path("/var/lib/retrycli")
-"""The folder of the lock files for server databases. The operator creates it, and the user who runs the passes must own
-it.
-"""
 
 
 def utc_now() -> datetime:

@@ -19,10 +19,8 @@ class Level(StrEnum):
     """The severity of a finding."""
 
     OK = "ok"
-    WARNING = "warning"
-    """It works, but should be changed."""
-    FAILURE = "failure"
-    """Something does not work, or unauthorised users can access retrycli's data."""
+    WARNING = "warning"  # it works, but should be changed
+    FAILURE = "failure"  # something does not work, or unauthorised users can access retrycli's data
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,8 @@ class Context:
     loaded: Loaded
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
+    # The running program: the interpreter and its packages.
     program: tuple[Path, ...] = field(default_factory=proposal.relied_on)
-    """The running program: the interpreter and its packages."""
 
     @property
     def settings(self) -> Settings:

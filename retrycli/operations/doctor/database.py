@@ -25,8 +25,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
-LOOK_BACK = 10
-"""The number of passes from which the usual interval is determined."""
+LOOK_BACK = 10  # number of passes from which the usual interval is determined
 
 
 def table(context: Context, database: Database) -> Iterator[Finding]:

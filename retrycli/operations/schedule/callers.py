@@ -12,11 +12,11 @@ from retrycli.system import crontab, filesystem, systemd
 from retrycli.system.host import File, Host
 from retrycli.system.trust import group_readers
 
+# The problem and its remedy, which `retrycli.domain.suggested` replaces by the machine's own command.
 CRON_IS_DOWN = (
     "cron is not running on this machine",
     "start it: `sudo systemctl enable --now cron`",
 )
-"""The problem and its remedy, which `retrycli.domain.suggested` replaces by the machine's own command."""
 
 
 def unread(host: Host, titles: Collection[str] | None = None) -> str | None:

@@ -14,10 +14,9 @@ from retrycli.system.host import named_zone, system_zone
 
 BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this long after its tick
 
+# The problem and the remedy if nothing but operators starts passes. The current user may not see another user's
+# crontab.
 UNCALLED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
-"""The problem and the remedy if nothing but operators starts passes. The current user may not see another user's
-crontab.
-"""
 
 
 def ticks_of(

@@ -23,8 +23,8 @@ from retrycli.system.crontab import UserCrontab
 from retrycli.system.host import File, Host
 from retrycli.system.trust import ROOT, find_weakness
 
+# The log folder in cron/logrotate, and the log's file name in any folder.
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
-"""The log folder in cron/logrotate, and the log's file name in any folder."""
 
 MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
 
