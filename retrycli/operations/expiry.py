@@ -11,7 +11,6 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.passes import PassSummary, StopReason
 from retrycli.domain.retry_policy import later
-from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
@@ -140,7 +139,7 @@ def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) ->
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.
     """
-    turn = change_of(database, LOG, Topic.EXPIRY, found.incident, now, remind)
+    turn = Targets(database).follow(LOG, Topic.EXPIRY, found.incident, now, remind)
     if turn is Turn.ENDED and found.too_late:
         logger.warning("Some of the messages that were about to expire have expired; see `retrycli escalations`")
     elif turn is Turn.ENDED:

@@ -22,7 +22,6 @@ from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
-from retrycli.operations.incidents import change_of
 from retrycli.store.database import Database
 from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets, target_name
@@ -106,7 +105,7 @@ class _Notifier:
     def _log_outcome(self, number: int, url: str, failure: str | None) -> None:
         at = self._current.passes[0].started_at
         incident = Incident(at) if failure else None
-        turn = change_of(self._database, target_name(url), Topic.UNHEARD, incident, at, self._remind)
+        turn = self._targets.follow(target_name(url), Topic.UNHEARD, incident, at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
             logger.info("Notifications reach %s again", target)
@@ -187,7 +186,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
         return
     turn: Turn | None = Turn.BEGAN  # if the database can't remember the warning, warn every time
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
-        turn = change_of(database, PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
+        turn = Targets(database).follow(PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:
         logger.warning("The dead-man switch (notify.ping_url) could not be notified of this pass: %s", failure)
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
-from retrycli.domain.incidents import Topic
+from retrycli.domain.incidents import Incident, Topic, Turn
 from retrycli.domain.passes import Event, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.engine import runner
 from retrycli.engine.rules import PassIdentity
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send
 from retrycli.store.database import Database
-from retrycli.store.passes import Ledger
+from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
 
@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 # The number of passes in which a pass with nothing to send looks for the previous one: skipped passes, and passes of
 # other hosts, may lie between.
 SHORT_LOOKBACK = 20
+
+# Secondary tasks of a pass, each with the beginning of its warnings and its participle.
+TASKS = {
+    Topic.LOG_FILE: ("The log file was", "written"),
+    Topic.METRICS: ("The metrics were", "written"),
+    Topic.REPORT: ("The report was", "updated"),
+}
 
 
 def run_once(
@@ -127,10 +134,8 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
     with _or_warn("Changes could not be logged"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
-        from retrycli.operations.incidents import warn
-
         with _or_warn("The log file could not be checked"):
-            warn(database, Topic.LOG_FILE, log_lines.file_problem(), now, remind)
+            _warn_of_task(database, Topic.LOG_FILE, log_lines.file_problem(), now, remind)
     about_to_expire = None
     if any(policy.expires_after for policy in settings.policies.values()):
         from retrycli.operations import expiry
@@ -144,19 +149,16 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
 
         notify(settings, database, summary, now, about_to_expire)
     if (path := settings.metrics.path) is not None:
-        from retrycli.operations.incidents import warn
         from retrycli.operations.metrics import write_metrics
 
         with _or_warn("The metrics were not written"):
-            warn(database, Topic.METRICS, write_metrics(settings, database, path, now), now, remind)
+            _warn_of_task(database, Topic.METRICS, write_metrics(settings, database, path, now), now, remind)
     if (path := settings.report.path) is not None:
         from retrycli.operations.report import is_current, renew
 
         if not is_current(path, summary, now):
-            from retrycli.operations.incidents import warn
-
             with _or_warn("The report was not updated"):
-                warn(database, Topic.REPORT, renew(settings, database, path, summary, now), now, remind)
+                _warn_of_task(database, Topic.REPORT, renew(settings, database, path, summary, now), now, remind)
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
@@ -176,6 +178,20 @@ def report_failed_pass(settings: Settings, database: Database, pass_id: str, err
 
             summary = PassSummary(pass_id, PassResult.FAILED, reason=StopReason.FAULT, detail=passes[0].detail)
             notify(settings, database, summary, now, None)
+
+
+def _warn_of_task(database: Database, topic: Topic, problem: str | None, now: datetime, remind: timedelta) -> None:
+    """Warn that one of `TASKS` fails on this host, or works again, unless the log already says so.
+
+    Cron mails each warning. The same warning every 15 minutes would teach operators to delete these mails unread.
+    """
+    what, done = TASKS[topic]
+    log = target_name(f"the log of {socket.gethostname()}")
+    turn = Targets(database).follow(log, topic, Incident(now) if problem else None, now, remind)
+    if turn is Turn.ENDED:
+        log_lines.logger.warning("%s %s again", what, done)
+    elif turn is not None:
+        log_lines.logger.warning("%s not %s: %s", what, done, problem)
 
 
 @contextmanager

@@ -340,3 +340,13 @@ class Targets(Queries):
             for topic in changed:
                 if (now := after.get(topic)) is not None:
                     connection.execute(insert(told).values(target=target, topic=topic.value, **asdict(now)))
+
+    def follow(
+        self, target: str, topic: Topic, incident: incidents.Incident | None, at: datetime, remind: timedelta
+    ) -> incidents.Turn | None:
+        """Return what to report about an incident to a target, and store it as reported."""
+        before = self.memory(target)
+        turn, known = incidents.follow(incident, before.get(topic), at, remind)
+        if known is not None:
+            self.remember(target, before, {**before, topic: known})
+        return turn

@@ -12,7 +12,7 @@ from retrycli.domain.incidents import Incident, Topic, Turn
 from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 from retrycli.notify.message import HEADLINES, NoticeContext, trial, worded
-from retrycli.operations.incidents import TASKS
+from retrycli.operations.run_pass import TASKS
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 HERE = NoticeContext("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
