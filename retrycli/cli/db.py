@@ -143,7 +143,7 @@ def db_copy(
         raise typer.BadParameter("name the other database; the omitted one is database.url", param_hint="--from, --to")
     settings = load_settings(ctx, config)
     with terminal.tally("Comparing") as follow:
-        done = operations.copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
+        done = operations.maintenance.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
     _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
@@ -154,7 +154,7 @@ def db_copy(
         _say_what_follows_copy(done, moved_to_option=target is not None)
 
 
-def _show_copy(done: operations.copy_database.Move, *, as_json: bool) -> None:
+def _show_copy(done: operations.maintenance.Move, *, as_json: bool) -> None:
     if as_json:
         tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
         facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
@@ -166,7 +166,7 @@ def _show_copy(done: operations.copy_database.Move, *, as_json: bool) -> None:
         )
 
 
-def _say_what_follows_copy(done: operations.copy_database.Move, *, moved_to_option: bool) -> None:
+def _say_what_follows_copy(done: operations.maintenance.Move, *, moved_to_option: bool) -> None:
     if done.paused:
         terminal.say("Deliveries are also paused in the target.")
     else:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.operations import (
-        copy_database,
         demo,
         doctor,
         dry_run,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "copy_database",
     "demo",
     "doctor",
     "dry_run",
