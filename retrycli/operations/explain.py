@@ -24,7 +24,7 @@ from retrycli.engine import runner
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
-from retrycli.operations.schedule import next_run
+from retrycli.operations.schedule.callers import nothing_calls, ticks_of, why_none_came
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import (
     DEFAULT_RUNTIME,
@@ -118,7 +118,7 @@ class _Explainer:
         self._expires_first = False
         # Ticks derived from passes include their lateness.
         self._late = LATENESS if callers else timedelta(0)
-        self._grid = next_run.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
+        self._grid = ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
         self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)
 
     def explain(self, message_id: int) -> Explanation:
@@ -156,11 +156,11 @@ class _Explainer:
     ) -> Gate:
         if self._grid is None:
             return Gate("cron", open=False, figure="no pass has run yet")
-        uncalled = next_run.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
+        uncalled = nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         if uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(uncalled))
         if passes and is_late(passes[0].started_at, self._now, interval):
-            why = next_run.why_none_came(callers, self._now)
+            why = why_none_came(callers, self._now)
             figure = f"no pass has started for too long: {why}; the last one began at"
             return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)

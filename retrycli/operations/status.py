@@ -1,4 +1,4 @@
-"""Report scheduler health and queue counts."""
+"""Report scheduler health and queue counts, list the passes, and pause or resume them."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -13,10 +13,12 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import LockUnusable
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
+from retrycli.domain.transition import ActionKind
 from retrycli.operations import dry_run
-from retrycli.operations.schedule import next_run
-from retrycli.operations.wiring import lock_path, open_database, utc_now
+from retrycli.operations.schedule.callers import nothing_calls, ticks_of, why_none_came
+from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
@@ -129,7 +131,7 @@ def _status(
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
     late = last is not None and is_late(last.started_at, at, interval)
-    uncalled = next_run.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
+    uncalled = nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
     is_expected = (callers or last is not None) and uncalled is None and not late
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
@@ -143,7 +145,7 @@ def _status(
         unrecorded=unrecorded,
         hosts=[HostStatus(name, began, is_late(began, at, interval)) for name, began in hosts],
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-        missing=next_run.why_none_came(callers, at) if late and uncalled is None else None,
+        missing=why_none_came(callers, at) if late and uncalled is None else None,
         uncalled=uncalled,
         unseen=callers is not None and not callers and _was_started_here(passes),
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
@@ -159,7 +161,7 @@ def _status(
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
     """Return when the next pass begins. A pass that began shortly before its tick belongs to that tick."""
-    grid = next_run.ticks_of(callers, passes, interval, at)
+    grid = ticks_of(callers, passes, interval, at)
     number = grid.after(at)
     nearly = min(BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
@@ -239,3 +241,34 @@ def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], li
         with suppress(LockUnusable):
             unrecorded = _unrecorded(settings, ledger, found)
         return found, ledger.pauses(limit), unrecorded
+
+
+def pause(
+    settings: Settings,
+    *,
+    length: timedelta | None = None,
+    reason: str | None = None,
+    by: str | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> tuple[Pause, Pause | None]:
+    """Pause deliveries, for a period or until `resume`. Return the pause and the active pause that it replaces."""
+    with open_database(settings) as database:
+        at = clock(database, now)()
+        wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
+        ledger = Ledger(database)
+        with database.transaction():
+            replaced = ledger.pause(at)
+            end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
+            ledger.set_pause(wanted, OperatorAction(ActionKind.PAUSED, wanted.by, at, end))
+    return wanted, replaced
+
+
+def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datetime] = utc_now) -> Pause | None:
+    """End the active pause, if any, and return it."""
+    with open_database(settings) as database:
+        ledger, at = Ledger(database), clock(database, now)()
+        with database.transaction():
+            ended = ledger.pause(at)
+            act = None if ended is None else OperatorAction(ActionKind.RESUMED, by or login_name(), at, ended.in_words)
+            ledger.set_pause(None, act)
+    return ended

@@ -19,7 +19,6 @@ from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Claim
 from retrycli.operations import message_actions, retry, run_pass
-from retrycli.operations import pause as pausing
 from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
 from retrycli.operations.wiring import Runtime
@@ -229,7 +228,7 @@ def pause_without_end(desk: Desk) -> None:
 
 
 def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> None:
-    pausing.pause(at.settings, length=length, by="ada", now=lambda: since)
+    desk.pause(at.settings, length=length, by="ada", now=lambda: since)
 
 
 def breaker(desk: Desk) -> None:

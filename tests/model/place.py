@@ -24,7 +24,7 @@ from retrycli.domain.retry_policy import LATEST
 from retrycli.engine import runner
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity
-from retrycli.operations import pause
+from retrycli.operations import status
 from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
@@ -160,12 +160,12 @@ class Place:
 
     def pause(self, length: timedelta | None) -> None:
         """Pause deliveries, for a time or until they are resumed."""
-        pause.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
+        status.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
         self._paused_until = LATEST if length is None else self.clock.now + length
 
     def resume(self) -> None:
         """Resume deliveries."""
-        pause.resume(self.settings, now=self.clock)
+        status.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:

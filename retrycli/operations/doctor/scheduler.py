@@ -13,17 +13,18 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
 from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, warning, well
 from retrycli.operations.doctor.database import newest_passes
-from retrycli.operations.schedule import next_run
 from retrycli.operations.schedule.callers import (
     as_user,
     callers_for,
     callers_of,
     check,
     none_hidden,
+    nothing_calls,
     stopped,
     to_install,
     to_read,
     unread,
+    why_none_came,
 )
 from retrycli.store.database import Database
 from retrycli.system import systemd
@@ -88,7 +89,7 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
         return warning("scheduler", f"{words}; {hidden}", to_read(context.loaded, context.host, "doctor"))
     install = to_install(context.loaded, context.host)
     all_seen = none_hidden(context.host)
-    if next_run.nothing_calls([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
+    if nothing_calls([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, from a cron line that no longer exists", install)
     return warning("scheduler", words, f"if the cron line was removed: {install}")
 
@@ -124,7 +125,7 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
         which += " that cron or a timer started" if is_known else " not started by an operator"
     ago = f"{which} began {in_words(context.now() - passes[0].started_at)} ago"
     if _is_late(context, passes[0]):
-        why = next_run.why_none_came(_callers(context), context.now())
+        why = why_none_came(_callers(context), context.now())
         return failure("passes", f"{ago}, but there should be one every {wanted}", why)
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):

@@ -20,9 +20,8 @@ import retrycli
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import PassRecord, PassResult, StartedBy
-from retrycli.operations.schedule.callers import callers_of, check
+from retrycli.operations.schedule.callers import callers_of, check, nothing_calls, ticks_of
 from retrycli.operations.schedule.installation import apply, install, remove, texts
-from retrycli.operations.schedule.next_run import nothing_calls, ticks_of
 from retrycli.operations.schedule.proposal import SchedulePlace, job, propose, reachable, relied_on, this_python
 from retrycli.system import systemd
 from retrycli.system.host import Asker, Finished, Host, system_zone
