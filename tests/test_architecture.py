@@ -235,7 +235,7 @@ BROKEN = [
     ("retrycli.views.terminal", "from retrycli.store.listing import Views", "views may not import store"),
     ("retrycli.views.log_lines", "import retrycli.operations.wiring", "views may not import operations"),
     (
-        "retrycli.operations.doctor.gateway",
+        "retrycli.operations.doctor.network",
         "if TYPE_CHECKING:\n    from retrycli.cli.options import Json",
         "may not import cli",
     ),

@@ -127,7 +127,7 @@ def deliver_test(
     if message_type is not MessageType.INTERNAL:
         question = f"Send a test message to the {message_type} of ticket {ticket}?"
         confirm(question, f"a message to a {message_type} leaves your organization", yes=yes, as_json=as_json)
-    tried = operations.trial_delivery.deliver_test(
+    tried = operations.presets.deliver_test(
         settings,
         ticket=ticket,
         message_type=message_type,
@@ -139,7 +139,7 @@ def deliver_test(
     raise typer.Exit(0 if tried.delivered else NOT_OK)
 
 
-def _show(tried: operations.trial_delivery.Trial, *, as_json: bool) -> None:
+def _show(tried: operations.presets.Trial, *, as_json: bool) -> None:
     outcome = tried.outcome
     if as_json:
         exchanges = [{"request": request, "answer": answer} for request, answer in tried.exchanges]

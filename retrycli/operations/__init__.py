@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         sandbox,
         setup,
         status,
-        trial_delivery,
         wiring,
     )
 
@@ -46,7 +45,6 @@ __all__ = [
     "sandbox",
     "setup",
     "status",
-    "trial_delivery",
     "wiring",
 ]
 

@@ -3,22 +3,16 @@
 A pass that does not update the page imports only this module, so each function imports what it needs to render a page.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.passes import PassResult, PassSummary, StopReason
 from retrycli.operations.wiring import open_database, utc_now
+from retrycli.store.database import Database
 from retrycli.system import filesystem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from retrycli.config.settings import Settings
-    from retrycli.store.database import Database
 
 LOOKBACK = timedelta(days=7)  # default period of a report
 # A page of this age is updated even if there is no news, because its time shows that passes run.

@@ -4,8 +4,6 @@ All results are recorded before the report, so an error in the report can't fail
 not configured are not imported.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket
@@ -15,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
@@ -29,9 +27,6 @@ from retrycli.store.database import Database
 from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
-
-if TYPE_CHECKING:
-    from retrycli.engine.ports import Lock
 
 # The number of passes in which a pass with nothing to send looks for the previous one: skipped passes, and passes of
 # other hosts, may lie between.
@@ -92,7 +87,7 @@ def run_once(
 
 def _make_pass(
     settings: Settings,
-    lock: Lock,
+    lock: "_Lock",
     me: PassIdentity,
     limit: int | None,
     runtime: Runtime,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.operations.doctor import database, gateway, notifications, scheduler
+from retrycli.operations.doctor import database, network, scheduler
 from retrycli.operations.doctor import host as this_host
 from retrycli.operations.doctor.context import Context, Finding, Level, failure, of_error
 from retrycli.operations.wiring import utc_now
@@ -31,11 +31,11 @@ CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     this_host.file_descriptors,
     this_host.lock,
     this_host.outputs,
-    notifications.notifications,
-    notifications.ping,
+    network.notifications,
+    network.ping,
 )
 DATABASE_CHECKS: tuple[Callable[[Context, Database], Iterable[Finding]], ...] = (
-    gateway.api,
+    network.api,
     database.table,
     database.tables,
     database.queue,
@@ -124,7 +124,7 @@ def _database_findings(context: Context) -> list[Finding]:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_findings`
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
-        return [*_findings(gateway.api, context, None), *problem, *_findings(scheduler.scheduling, context, [])]
+        return [*_findings(network.api, context, None), *problem, *_findings(scheduler.scheduling, context, [])]
     with closing(opened):
         return [
             finding
@@ -137,6 +137,6 @@ def _database_findings(context: Context) -> list[Finding]:
 
 def _without_database(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
     """Return the findings of a check when there is no database."""
-    if check is gateway.api:
-        return _findings(gateway.api, context, None)
+    if check is network.api:
+        return _findings(network.api, context, None)
     return _findings(scheduler.scheduling, context, []) if check is scheduler.calling else []

@@ -18,9 +18,8 @@ import pytest
 
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.passes import PassResult, PassSummary
-from retrycli.operations.doctor import database, examine
+from retrycli.operations.doctor import database, examine, network
 from retrycli.operations.doctor import host as machine
-from retrycli.operations.doctor import notifications as people
 from retrycli.operations.doctor import scheduler as calling
 from retrycli.operations.doctor.context import Context as Case
 from retrycli.operations.doctor.context import Finding, Level, failed
@@ -376,7 +375,7 @@ def test_each_target_is_contacted_and_only_its_scheme_is_shown(desk: Desk, liste
         "slack://s3cret",
     ]
     case = desk.case(more=f"[notify]\nurls = {urls}\n")
-    found = list(people.notifications(case))
+    found = list(network.notifications(case))
     assert [finding.level for finding in found] == [Level.OK, Level.FAILURE, Level.FAILURE]
     assert [finding.found.partition(")")[0] for finding in found] == [
         f"target {number} ({scheme}" for number, scheme in ((1, "mailto"), (2, "json"), (3, "slack"))
@@ -386,20 +385,20 @@ def test_each_target_is_contacted_and_only_its_scheme_is_shown(desk: Desk, liste
 
 def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: Desk) -> None:
     """There is no warning if no schedule is found here: another host's crontab is invisible."""
-    assert list(people.notifications(desk.case())) == []
+    assert list(network.notifications(desk.case())) == []
     file = desk.root / "etc/cron.d/retrycli"
     file.write_text(LINE)
-    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert found.found == f"cron mails problems to desk: notify.urls is not set, and {file} has no MAILTO"
     assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
     file.write_text(f'MAILTO=""\n{LINE}')
-    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert found.found == f"no operator is notified of problems: notify.urls is not set, and MAILTO is empty in {file}"
     file.write_text(f"MAILTO=ops@example.com\n{LINE}")
-    assert list(people.notifications(desk.case())) == []
+    assert list(network.notifications(desk.case())) == []
     file.unlink()
     desk.crontab = LINE.replace("desk ", "")
-    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    found = only(network.notifications(desk.case()), Level.WARNING, "notifications")
     assert f"cron mails problems to {desk.host.login}: " in found.found
     assert found.remedy == "set notify.urls, or put MAILTO=you@example.com at the top of the crontab of " + (
         f"{desk.host.login}"
@@ -407,10 +406,10 @@ def test_incidents_reported_only_to_a_service_users_mailbox_are_a_warning(desk: 
 
 
 def test_the_dead_man_switch_is_contacted_and_not_pinged(desk: Desk, listener: int) -> None:
-    assert list(people.ping(desk.case())) == []
-    only(people.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
+    assert list(network.ping(desk.case())) == []
+    only(network.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
     shut = desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{closed_port()}/s3cret"\n')
-    found = only(people.ping(shut), Level.FAILURE, "ping")
+    found = only(network.ping(shut), Level.FAILURE, "ping")
     assert found.found == "the dead-man switch can't be reached: Connection refused"
 
 

@@ -1,37 +1,39 @@
-"""Check the destinations of messages: the ticketing API or the mail server."""
+"""Check what retrycli connects to: ticketing APIs, mail servers, notification targets and the dead-man switch.
 
-from __future__ import annotations
+No message and no notification is sent.
+"""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.outcome import OUTAGE, OutcomeKind
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import OUTAGE, Outcome, OutcomeKind
+from retrycli.notify import apprise
 from retrycli.operations.doctor.context import (
     CLOCK_TOLERANCE,
     Context,
     Finding,
     compared_clocks,
     failure,
+    of_error,
     warning,
     well,
 )
+from retrycli.operations.schedule.callers import callers_of
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 
-if TYPE_CHECKING:
-    from retrycli.gateway.http.lookup import Probe
-
-
 CHECK_CREDENTIALS = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
 DELIVER_TEST = "nothing is waiting to be sent; to test delivery, run `retrycli deliver-test --ticket T`"
+CONNECT_SECONDS = 5.0
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
@@ -57,7 +59,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Report the open circuit breakers, because a server may answer a GET but accept no message."""
+    """Report open circuit breakers, because a server may answer a GET but accept no message."""
     if database is None or database.revision() != schema.HEAD:
         return
     used: dict[str | None, str] = {
@@ -75,7 +77,6 @@ def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _refusals(context: Context, database: Database) -> dict[str, str]:
-    """Return the last refusal of each destination that refuses all requests."""
     if database.revision() != schema.HEAD:
         return {}
     ledger = Ledger(database)
@@ -120,22 +121,23 @@ def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | No
     from retrycli.gateway.http.lookup import probe
 
     found = asyncio.run(probe(gateway, now=context.now))
-    yield _probe_finding(gateway, found, refusal)
+    yield _probe_finding(gateway, found.outcome, refusal, proves_credentials=found.proves_credentials)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
     in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
-    if in_the_clear and has_credentials(gateway):
+    if in_the_clear and _has_credentials(gateway):
         yield warning(
             "api", f"the credentials are sent to {gateway.destination} unencrypted", "use https:// in gateway.base_url"
         )
 
 
-def _probe_finding(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Finding:
-    outcome = found.outcome
+def _probe_finding(
+    gateway: GatewaySettings, outcome: Outcome, refusal: str | None, *, proves_credentials: bool
+) -> Finding:
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
         return failure("api", f"{where} has a certificate that does not verify: {said}", "set gateway.ca_file")
-    if outcome.kind is OutcomeKind.UNAUTHORIZED and not has_credentials(gateway):
+    if outcome.kind is OutcomeKind.UNAUTHORIZED and not _has_credentials(gateway):
         words = f"{where} requires credentials ({said}), but none are set"
         if refusal is None:
             return warning("api", words, "set gateway.auth")
@@ -148,14 +150,76 @@ def _probe_finding(gateway: GatewaySettings, found: Probe, refusal: str | None) 
         return failure("api", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     if outcome.kind in {*OUTAGE, OutcomeKind.THROTTLED}:
         return warning("api", f"{where} has a problem: {said}", "check the API; passes detect when it is back")
-    if found.proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
+    if proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return well("api", f"{where} responds and accepts the credentials")
     if refusal is not None:
         return failure("api", f"{where} responds ({said} to a GET), but {refusal}", CHECK_CREDENTIALS)
-    proof = "; the first delivery will show whether it accepts the credentials" if has_credentials(gateway) else ""
+    proof = "; the first delivery will show whether it accepts the credentials" if _has_credentials(gateway) else ""
     return well("api", f"{where} responds ({said} to a GET){proof}")
 
 
-def has_credentials(gateway: GatewaySettings) -> bool:
-    """Return whether requests carry credentials."""
+def _has_credentials(gateway: GatewaySettings) -> bool:
     return gateway.auth != "none" and any((gateway.token, gateway.username, gateway.password))
+
+
+def notifications(context: Context) -> Iterator[Finding]:
+    """Check that targets can be reached. Only a target's number and scheme are shown, because the rest may be
+    secret.
+    """
+    if not context.settings.notify.urls:
+        yield from _cron_mail(context)
+    for number, secret in enumerate(context.settings.notify.urls, 1):
+        url = secret.get_secret_value()
+        name = f"target {number} ({apprise.scheme(url)})"
+        try:
+            place = apprise.place(url)
+        except ConfigurationError as error:
+            yield of_error("notifications", f"{name}: {error}")
+            continue
+        if place is None:
+            yield well("notifications", f"{name}: only `retrycli notify test` can show whether it is reachable")
+        elif problem := _connect(*place):
+            remedy = "check the network, or fix notify.urls; then `retrycli notify test`"
+            yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
+        else:
+            yield well("notifications", f"{name} can be reached; `retrycli notify test` sends a test notification")
+
+
+def _connect(host: str, port: int) -> str | None:
+    """Return why an address can't be reached, without naming it; None if it can be reached. Send nothing."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except TimeoutError:
+        return f"no response within {CONNECT_SECONDS:g} s"
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or type(error).__name__
+    return None
+
+
+def _cron_mail(context: Context) -> Iterator[Finding]:
+    """Warn if warnings reach nobody, or only a service user's mailbox."""
+    for caller in callers_of(context.loaded, context.host):
+        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {caller.title}"
+        if caller.mail_to:
+            continue
+        if caller.kind == "timer":
+            who, why, remedy = "no operator is notified of problems", "a timer sends no mail", "set notify.urls"
+        elif caller.mail_to is None:
+            who, why = f"cron mails problems to {caller.user or caller.owner}", f"{caller.title} has no MAILTO"
+        else:
+            who, why = "no operator is notified of problems", f"MAILTO is empty in {caller.title}"
+        yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
+
+
+def ping(context: Context) -> Iterator[Finding]:
+    """Check that the dead-man switch can be reached."""
+    secret = context.settings.notify.ping_url
+    if secret is None:
+        return
+    parts = urlsplit(secret.get_secret_value())
+    problem = _connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    if problem is None:
+        yield well("ping", "the dead-man switch can be reached")
+    else:
+        words = f"the dead-man switch can't be reached: {problem}"
+        yield failure("ping", words, "check the network, or fix notify.ping_url")
