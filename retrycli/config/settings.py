@@ -102,6 +102,11 @@ class ScheduleSettings(SettingsModel):
         {}, description="overrides of these settings, by message type"
     )
 
+    @property
+    def interval(self) -> timedelta:
+        """Return the time between the starts of two passes."""
+        return timedelta(minutes=self.retry_interval_minutes)
+
     def as_backoff(self) -> Backoff:
         """Return the backoff."""
         return Backoff(

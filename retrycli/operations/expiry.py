@@ -79,7 +79,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     obstacle = _obstacle(Ledger(database), summary, now)
     until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
     if obstacle.end is not None:
-        until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
+        until = obstacle.end + settings.schedule.interval
     places = obstacle.destinations
     held = [kind for kind in kinds if places is None or settings.gateway.of(kind).destination in places]
     waiting = (

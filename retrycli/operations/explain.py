@@ -111,7 +111,7 @@ class _Explainer:
         self._rules = pass_rules(settings)
         self._views, self._ledger = MessageQueries(database), Ledger(database)
         self._now = self._deps.now()
-        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+        interval = settings.schedule.interval
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=self._now + schedule_grid.MAX_CLOCK_SKEW)
         self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()

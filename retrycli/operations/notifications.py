@@ -77,7 +77,7 @@ class _Notifier:
             passes=Ledger(database).passes_up_to(summary.pass_id, LOOKBACK),
             down=Incident(min(breaker.opened_at or now for breaker in self._open)) if self._open else None,
             expiry={Topic.EXPIRY: expiry.incident} if expiry else {},
-            interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+            interval=settings.schedule.interval,
             remind=self._remind,
         )
 

@@ -55,7 +55,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
             first_pass=first_pass,
             last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),
-            interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+            interval=settings.schedule.interval,
             causes=escalation_groups(database),
         )
     )

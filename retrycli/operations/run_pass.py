@@ -207,10 +207,9 @@ def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -
     remind = settings.notify.remind
     if incidents.failed(passes[1:]) or incidents.news(incidents.as_mailed(passes), remind):
         passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK)
-    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     mailed = incidents.as_mailed(passes)
     lines = (
-        incidents.missing(passes, interval),
+        incidents.missing(passes, settings.schedule.interval),
         incidents.works_again(mailed),
         *incidents.news(mailed, remind),
     )

@@ -116,7 +116,7 @@ def _status(
 ) -> Status:
     ledger = Ledger(database)
     upto = at + schedule_grid.MAX_CLOCK_SKEW
-    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+    interval = settings.schedule.interval
     passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
     last = passes[0] if passes else None
     pause = ledger.pause(at)

@@ -69,8 +69,8 @@ def examine(
     try:
         loaded = load(config, environment)
     except ConfigurationError as error:
-        remedy = "fix the settings; checks that need them were skipped"
-        return [failure("settings", str(error).removesuffix(HINT), remedy)]
+        problem = str(error).removesuffix(HINT)
+        return [failure("settings", problem, "fix the settings; checks that need them were skipped")]
     context = Context(loaded, host or Host(run=Asker()), now)
     return [*(finding for check in CHECKS for finding in _findings(check, context)), *_database_findings(context)]
 

@@ -77,7 +77,7 @@ class Context:
     @property
     def interval(self) -> timedelta:
         """Return the configured interval between passes."""
-        return timedelta(minutes=self.settings.schedule.retry_interval_minutes)
+        return self.settings.schedule.interval
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
@@ -85,5 +85,8 @@ def compared_clocks(whose: str, ahead: timedelta) -> Finding:
     if abs(ahead) <= CLOCK_TOLERANCE:
         return well("clock", f"agrees with that of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()
-    words = f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
-    return warning("clock", words, "check the time on both machines: `timedatectl`")
+    return warning(
+        "clock",
+        f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} this machine's",
+        "check the time on both machines: `timedatectl`",
+    )

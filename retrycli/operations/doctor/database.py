@@ -61,12 +61,17 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
             "tables", "retrycli's own tables do not exist yet", "run `retrycli db upgrade`, or wait for the first pass"
         )
     elif found > schema.HEAD:
-        words = f"retrycli's own tables are at version {found}, but this program only supports {schema.HEAD}"
-        yield failure("tables", words, "install a newer retrycli")
+        yield failure(
+            "tables",
+            f"retrycli's own tables are at version {found}, but this program only supports {schema.HEAD}",
+            "install a newer retrycli",
+        )
     else:
-        words = f"retrycli's own tables are at version {found}, but this program needs {schema.HEAD}"
-        level = warning if context.settings.database.auto_upgrade else failure
-        yield level("tables", words, "`retrycli db upgrade`")
+        yield (warning if context.settings.database.auto_upgrade else failure)(
+            "tables",
+            f"retrycli's own tables are at version {found}, but this program needs {schema.HEAD}",
+            "`retrycli db upgrade`",
+        )
 
 
 def queue(_context: Context, database: Database) -> Iterator[Finding]:
@@ -86,8 +91,11 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
     if timedelta(days=days) <= LONG_AGO or all(policy.expires_after for policy in context.settings.policies.values()):
         yield well("age", words)
     else:
-        remedy = "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent"
-        yield warning("age", words, remedy)
+        yield warning(
+            "age",
+            words,
+            "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent",
+        )
 
 
 def index(context: Context, database: Database) -> Iterator[Finding]:
@@ -101,14 +109,15 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
             "index", f"the index on the failed rows of {table} is incomplete and unused", "`retrycli db index`"
         )
     elif Enrolment(database).goes_round():
-        words = f"{table} is too big for a pass to read completely; `retrycli db index` creates an index that helps"
-        yield well("index", words)
+        yield well(
+            "index",
+            f"{table} is too big for a pass to read completely; `retrycli db index` creates an index that helps",
+        )
 
 
 def writing(context: Context, database: Database) -> Iterator[Finding]:
     """Check write permission and the journal mode."""
     check_writable(database, context.now())
-    file = quote(str(context.settings.database.file))
     if not database.is_sqlite:
         yield well("writing", "the database is writable")
     elif (mode := journal_mode(database)) == "wal":
@@ -117,7 +126,8 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
         yield warning(
             "writing",
             f"the database is writable, but in journal mode {mode} the application and a pass block each other",
-            f"if the application supports WAL: `sqlite3 {file} 'PRAGMA journal_mode = WAL'`",
+            "if the application supports WAL: "
+            f"`sqlite3 {quote(str(context.settings.database.file))} 'PRAGMA journal_mode = WAL'`",
         )
 
 
@@ -129,9 +139,11 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
         return
     found = creators(database)
     for where, role in found:
-        who = "every role" if role is None else f"the role {role}"
-        revoke = f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`"
-        yield warning("search path", f"{who} may create functions in the schema {where}", revoke)
+        yield warning(
+            "search path",
+            f"{'every role' if role is None else f'the role {role}'} may create functions in the schema {where}",
+            f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`",
+        )
     if not found:
         yield well("search path", "no other role may create functions in the schemas on the search path")
 

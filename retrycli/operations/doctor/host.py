@@ -34,7 +34,7 @@ RUN_AS_OWNER = "run doctor as the user who runs the passes"
 
 def settings(context: Context) -> Iterator[Finding]:
     """Check where the settings come from, and that a pass started by cron would find them."""
-    sources = {source.partition(" ")[0] for source in context.loaded.sources.values()}
+    from_environment = [key for key, source in context.loaded.sources.items() if source.startswith("environment")]
     where = None if context.loaded.file is None else proposal.config_path(context.loaded)
     if where is None:
         yield warning(
@@ -42,11 +42,10 @@ def settings(context: Context) -> Iterator[Finding]:
             "they come only from the environment and defaults, but cron does not pass on the environment",
             "run `retrycli init` to create a file",
         )
-    elif "environment" in sources:
-        names = ", ".join(k for k, source in context.loaded.sources.items() if source.startswith("environment"))
+    elif from_environment:
         yield warning(
             "settings",
-            f"from {where}, but the environment sets {names}, which cron does not pass on",
+            f"from {where}, but the environment sets {', '.join(from_environment)}, which cron does not pass on",
             f"set these keys in {where}",
         )
     else:
@@ -60,16 +59,16 @@ def files(context: Context) -> Iterator[Finding]:
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
-    users = _trusted_users(context)
     for path in sorted(_secret_files(context.loaded)):
         if filesystem.others_may_read(path):
             yield failure(
                 "files", f"{path} contains a secret, but every user can read it", f"`chmod o-rwx {quote(str(path))}`"
             )
-        elif group := group_readers(path, users):
-            words = f"{path} contains a secret, but the group {group} can read it"
+        elif group := group_readers(path, _trusted_users(context)):
             yield warning(
-                "files", words, f"`chmod g-rwx {quote(str(path))}`, unless the group should be able to read it"
+                "files",
+                f"{path} contains a secret, but the group {group} can read it",
+                f"`chmod g-rwx {quote(str(path))}`, unless the group should be able to read it",
             )
 
 
@@ -88,9 +87,11 @@ def _weak_files(context: Context) -> Iterator[Finding]:
             and context.settings.run.lock_file is None
             and context.settings.database.file is None
         ):
-            make = f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`"
-            words = f"{weakness}, so another user could take the lock {path.name} there and stop all passes"
-            yield warning("files", words, make)
+            yield warning(
+                "files",
+                f"{weakness}, so another user could take the lock {path.name} there and stop all passes",
+                f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`",
+            )
             continue
         words = str(weakness) if weakness.place == path else f"{weakness}, which exposes {path}"
         is_warning = is_shared and not weakness.is_open_to_all
@@ -175,8 +176,11 @@ def file_system(context: Context) -> Iterator[Finding]:
     ):
         kind = None if path is None else filesystem.kind_of(path, mounts)
         if kind in filesystem.NETWORK:
-            words = f"{thing} {path} is on a network file system ({kind}), where locks are unreliable"
-            yield failure("file system", words, remedy)
+            yield failure(
+                "file system",
+                f"{thing} {path} is on a network file system ({kind}), where locks are unreliable",
+                remedy,
+            )
         elif path == database and kind is not None:
             yield well("file system", f"{thing} is on {kind}")
 
@@ -204,8 +208,11 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
     """
     wanted = context.settings.run.concurrency
     if (possible := process.affordable(wanted)) < wanted:
-        words = f"the limit allows only {possible} concurrent requests, but run.concurrency is {wanted}"
-        yield warning("file descriptors", words, process.RAISE)
+        yield warning(
+            "file descriptors",
+            f"the limit allows only {possible} concurrent requests, but run.concurrency is {wanted}",
+            process.RAISE,
+        )
 
 
 def lock(context: Context) -> Iterator[Finding]:
@@ -280,8 +287,11 @@ def _log_file(path: Path) -> Finding:
     if not os.access(needed, os.W_OK):
         return failure("outputs", f"logging.file: {needed} can't be written", f"change the owner of {needed}")
     if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
-        words = f"logging.file: {path} has a hard link, and other users can create files in its folder"
-        return failure("outputs", words, f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file")
+        return failure(
+            "outputs",
+            f"logging.file: {path} has a hard link, and other users can create files in its folder",
+            f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file",
+        )
     return well("outputs", f"logging.file can be written: {path}")
 
 
@@ -293,5 +303,8 @@ def _foreign_lock(context: Context, path: Path) -> Finding | None:
     owner, database = filesystem.owner(path), file and filesystem.owner(file)
     if owner is None or database is None or owner == database:
         return None
-    words = f"{path} belongs to {owner}, but the database to {database}, whose passes may be unable to open the lock"
-    return warning("lock", words, f"`chown {database} {quote(str(path))}`; also run manual commands as {database}")
+    return warning(
+        "lock",
+        f"{path} belongs to {owner}, but the database to {database}, whose passes may be unable to open the lock",
+        f"`chown {database} {quote(str(path))}`; also run manual commands as {database}",
+    )

@@ -46,12 +46,8 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        found = (
-            _mail_server(context, gateway, refusal)
-            if gateway.kind == "smtp"
-            else _ticketing_api(context, gateway, refusal)
-        )
-        for finding in found:
+        check = _mail_server if gateway.kind == "smtp" else _ticketing_api
+        for finding in check(context, gateway, refusal):
             # If no messages wait, no pass can find out whether the API still refuses them.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
@@ -124,8 +120,7 @@ def _ticketing_api(context: Context, gateway: GatewaySettings, refusal: str | No
     yield _probe_finding(gateway, found.outcome, refusal, proves_credentials=found.proves_credentials)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
-    in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
-    if in_the_clear and _has_credentials(gateway):
+    if gateway.destination.startswith("http:") and not _is_here(gateway.destination) and _has_credentials(gateway):
         yield warning(
             "api", f"the credentials are sent to {gateway.destination} unencrypted", "use https:// in gateway.base_url"
         )
@@ -179,8 +174,11 @@ def notifications(context: Context) -> Iterator[Finding]:
         if place is None:
             yield well("notifications", f"{name}: only `retrycli notify test` can show whether it is reachable")
         elif problem := _connect(*place):
-            remedy = "check the network, or fix notify.urls; then `retrycli notify test`"
-            yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
+            yield failure(
+                "notifications",
+                f"{name} can't be reached: {problem}",
+                "check the network, or fix notify.urls; then `retrycli notify test`",
+            )
         else:
             yield well("notifications", f"{name} can be reached; `retrycli notify test` sends a test notification")
 
@@ -221,5 +219,6 @@ def ping(context: Context) -> Iterator[Finding]:
     if problem is None:
         yield well("ping", "the dead-man switch can be reached")
     else:
-        words = f"the dead-man switch can't be reached: {problem}"
-        yield failure("ping", words, "check the network, or fix notify.ping_url")
+        yield failure(
+            "ping", f"the dead-man switch can't be reached: {problem}", "check the network, or fix notify.ping_url"
+        )

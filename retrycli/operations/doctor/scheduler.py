@@ -49,23 +49,29 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
         case [one]:
             yield _one_caller(context, one)
             if one.user is not None and one.user != context.host.login:
-                words = (
-                    f"passes run as {one.user}, but doctor runs as {context.host.login}, who may have other permissions"
+                yield warning(
+                    "user",
+                    f"passes run as {one.user}, but doctor runs as {context.host.login}, "
+                    "who may have other permissions",
+                    as_user(one.user, "doctor", context.loaded),
                 )
-                yield warning("user", words, as_user(one.user, "doctor", context.loaded))
         case several:
             kinds = {caller.kind for caller in several}
             who = "both cron and a timer start" if len(kinds) > 1 else f"{len(several)} {kinds.pop()} entries start"
-            places = ", ".join(caller.place for caller in several)
             yield warning(
-                "scheduler", f"{who} passes: {places}", "keep one; `retrycli cron remove` removes retrycli's own"
+                "scheduler",
+                f"{who} passes: {', '.join(caller.place for caller in several)}",
+                "keep one; `retrycli cron remove` removes retrycli's own",
             )
             for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
                     yield failure("scheduler", *why)
     if missed is not None and callers:
-        remedy = to_read(context.loaded, context.host, "doctor")
-        yield warning("scheduler", f"{missed}, which may also start passes", remedy)
+        yield warning(
+            "scheduler",
+            f"{missed}, which may also start passes",
+            to_read(context.loaded, context.host, "doctor"),
+        )
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
@@ -103,8 +109,11 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
     except ConfigurationError:
         objection = None  # another finding reports what is wrong with the settings' source
     if objection is None and caller.running is None:
-        remedy = f"run as root: {as_user('root', 'doctor', context.loaded)}"
-        return warning("scheduler", f"{words}; can't see whether {caller.kind} is running", remedy)
+        return warning(
+            "scheduler",
+            f"{words}; can't see whether {caller.kind} is running",
+            f"run as root: {as_user('root', 'doctor', context.loaded)}",
+        )
     if objection is None:
         return well("scheduler", words)
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
@@ -125,8 +134,11 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
         which += " that cron or a timer started" if is_known else " not started by an operator"
     ago = f"{which} began {in_words(context.now() - passes[0].started_at)} ago"
     if _is_late(context, passes[0]):
-        why = why_none_came(_callers(context), context.now())
-        return failure("passes", f"{ago}, but there should be one every {wanted}", why)
+        return failure(
+            "passes",
+            f"{ago}, but there should be one every {wanted}",
+            why_none_came(_callers(context), context.now()),
+        )
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
@@ -141,8 +153,9 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
 
 
 def _callers(context: Context) -> list[Caller]:
-    named = context.loaded.file is not None
-    return callers_of(context.loaded, context.host) if named else callers_for(None, context.host, {})
+    if context.loaded.file is None:
+        return callers_for(None, context.host, {})
+    return callers_of(context.loaded, context.host)
 
 
 def _configured_schedule(context: Context) -> str | None:

@@ -225,7 +225,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     database = settings.database.file
     owner = (database and filesystem.owner(database)) or filesystem.owner(Path(config))
     return Job(
-        interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+        interval=settings.schedule.interval,
         interpreter=this_python(),
         config=config,
         user=user or owner or host.login,
