@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, up
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.incidents import Memory, Told, Topic
+from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.passes import (
     COUNTS,
@@ -341,12 +341,10 @@ class Targets(Queries):
                 if (now := after.get(topic)) is not None:
                     connection.execute(insert(told).values(target=target, topic=topic.value, **asdict(now)))
 
-    def follow(
-        self, target: str, topic: Topic, incident: incidents.Incident | None, at: datetime, remind: timedelta
-    ) -> incidents.Turn | None:
+    def follow(self, target: str, topic: Topic, found: Incident | None, at: datetime, remind: timedelta) -> Turn | None:
         """Return what to report about an incident to a target, and store it as reported."""
         before = self.memory(target)
-        turn, known = incidents.follow(incident, before.get(topic), at, remind)
+        turn, known = incidents.follow(found, before.get(topic), at, remind)
         if known is not None:
             self.remember(target, before, {**before, topic: known})
         return turn
