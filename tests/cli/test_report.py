@@ -149,7 +149,7 @@ def test_the_page_escapes_texts_and_has_no_customer_texts(cli: Cli, application:
     assert "<script" not in page
     assert not re.search("SUBJECT|BODY|TO<|TO&", page)
     assert len(page) < 60_000
-    assert heading(page) == "3 messages need an operator; everything else is well."
+    assert heading(page) == "3 messages need an operator; everything else is fine."
 
 
 # -- passes ----------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_the_page_shows_an_escalated_message_with_its_commands(cli: Cli, applica
         at_work = cli.having(application.variables(api.url))
         at_work("run-once")
     page = at_work("report", "--html", "-").stdout
-    assert heading(page) == "2 messages need an operator; everything else is well."
+    assert heading(page) == "2 messages need an operator; everything else is fine."
     assert "HTTP 422: no such recipient" in page
     assert "<code>retrycli show 101</code>" in page
     assert re.search(r"<code>retrycli requeue --fingerprint [0-9a-f]{12}</code>", page)

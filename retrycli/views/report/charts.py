@@ -1,13 +1,17 @@
-"""Draw the report's charts as SVG. They contain only shapes, and stretch with the page. Their texts are in the HTML.
+"""Lay out passes by day, and draw the report's charts as SVG.
 
-Colours are classes, which the page's style sheet defines for light and for dark.
+The charts contain only shapes, and stretch with the page; their texts are in the HTML. The page's style sheet defines
+the colours, which are classes, for light and dark mode.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, tzinfo
 from html import escape
+from itertools import pairwise
 
-from retrycli.domain.delivery_stats import OUTCOMES, Outage
+from retrycli.domain.delivery_stats import DAY, OUTCOMES, Outage, PassMark
 
 HEIGHT = 100
 BAND = 6  # room above the columns for the marks of outages, which no column can cover
@@ -48,20 +52,17 @@ def outcomes(
         ((outage.began_at - begin) / length, max(((outage.ended_at or until) - outage.began_at) / length, AIR))
         for outage in outages
     ]
-    shades = [(left, BAND / 2 - BAND, width, HEIGHT + BAND / 2) for left, width in spans]
-    marks = [(left, -BAND, width, BAND / 2) for left, width in spans]
     total = sum(sum(counts.values()) for counts in bars.values())
-    columns = (
-        f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(words)}</title></path>'
-        for number, words in enumerate(told)
-    )
     return _svg(
         (0, -BAND, len(bars), HEIGHT + BAND),
         [
-            _shape("down", shades),
-            _shape("down-edge", marks),
+            _shape("down", [(left, BAND / 2 - BAND, width, HEIGHT + BAND / 2) for left, width in spans]),
+            _shape("down-edge", [(left, -BAND, width, BAND / 2) for left, width in spans]),
             *(_shape(f"o-{outcome.replace(' ', '-')}", parts) for outcome, parts in boxes.items()),
-            *columns,
+            *(
+                f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(words)}</title></path>'
+                for number, words in enumerate(told)
+            ),
         ],
         title="Attempts by outcome over time",
         desc=f"{len(bars)} bars with {total:,} attempts; the ticketing API was down {len(outages)} times.",
@@ -85,18 +86,17 @@ def share(part: int, whole: int) -> str:
     return _svg((0, 0, 100, 1), [_shape("room", [(0, 0, 100, 1)]), _shape("share", [(0, 0, width, 1)])])
 
 
+# The shape of each result of a pass, as starts and ends within the day's height; no two look alike without colour. If
+# one mark stands for two passes, it shows the result that comes later here.
 MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
     "completed": ((0, 10),),
+    "running": ((0, 2),),
     "paused": ((6.5, 10),),
     "skipped": ((8, 10),),
     "stopped": ((4, 10),),
     "interrupted": ((0, 3), (7, 10)),
     "failed": ((0, 4), (6, 10)),
-    "running": ((0, 2),),
 }
-"""The shape that stands for a pass, by its result, as start and end within the day's height. Shapes can be told apart
-without colour.
-"""
 
 
 def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], title: str, desc: str) -> str:
@@ -113,11 +113,15 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
     for cell, mark in sorted(marks.items()):
         boxes[mark] += [(cell + AIR / 2, top, 1 - AIR, bottom - top) for top, bottom in MARKS[mark]]
     begin, end = expected
-    shapes = [
-        _shape("expected", [(begin, 10.6, end - begin, 0.6)]),
-        *(_shape(f"p-{mark}", parts) for mark, parts in boxes.items()),
-    ]
-    return _svg((0, 0, cells, 11.2), shapes, title=title, desc=desc)
+    return _svg(
+        (0, 0, cells, 11.2),
+        [
+            _shape("expected", [(begin, 10.6, end - begin, 0.6)]),
+            *(_shape(f"p-{mark}", parts) for mark, parts in boxes.items()),
+        ],
+        title=title,
+        desc=desc,
+    )
 
 
 def sample(mark: str) -> str:
@@ -126,22 +130,121 @@ def sample(mark: str) -> str:
 
 
 def _shape(name: str, boxes: Iterable[Box]) -> str:
-    """Draw boxes of one kind as one path, which needs a tenth of the size of one element per box."""
     drawn = "".join(
         f"M{_short(x)} {_short(y)}h{_short(w)}v{_short(h)}h-{_short(w)}z" for x, y, w, h in boxes if w > 0 and h > 0
     )
+    # One path needs a tenth of the size of one element per box.
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
 def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -> str:
-    """Return a picture. A picture without a title is hidden from screen readers, because the text beside it says the
-    same.
-    """
-    head = f"<title>{escape(title)}</title><desc>{escape(desc)}</desc>"
-    told = f'role="img">{head}' if title else 'aria-hidden="true">'
-    return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {told}{"".join(shapes)}</svg>'
+    # A picture without a title is hidden from screen readers, because the text beside it says the same.
+    names = f'role="img"><title>{escape(title)}</title><desc>{escape(desc)}</desc>' if title else 'aria-hidden="true">'
+    return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {names}{"".join(shapes)}</svg>'
 
 
 def _short(number: float) -> str:
-    """Format a number to two decimals in as few characters as possible."""
     return f"{number:.2f}".rstrip("0").rstrip(".")
+
+
+# -- the days of passes ------------------------------------------------------------------------------------------------
+
+# The possible periods for one mark. A day is a whole number of them, which fits on a phone.
+CELLS = tuple(timedelta(minutes=minutes) for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
+MISSED_AFTER = 1.6  # a pass this many intervals late was missed; less is a scheduler's jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One day of the timeline."""
+
+    day: date
+    marks: Mapping[int, str]  # result that each cell shows
+    expected: tuple[int, int]  # the first and the last cell in which passes were expected
+    results: Mapping[str, int]  # number of passes by result, including passes that share a cell
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The days of the timeline, oldest first."""
+
+    rows: Sequence[Row]
+    cells: int  # number of cells in a day
+    results: Mapping[str, int]
+    missed: int
+
+
+def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, interval: timedelta, zone: tzinfo) -> Strip:
+    """Lay out passes by day.
+
+    Args:
+        passes: the passes, oldest first. Passes outside the period, for example because of another host's clock, are
+            left out.
+        since: the time from which passes were expected.
+        until: the present time.
+        interval: how often a pass should begin.
+        zone: the time zone, which defines the days.
+    """
+    passes = [mark for mark in passes if since <= mark.started_at <= until]
+    cell = next((length for length in CELLS if length >= interval), CELLS[-1])
+    first, last = since.astimezone(zone), until.astimezone(zone)
+    days = [first.date() + number * DAY for number in range((last.date() - first.date()).days + 1)]
+    marks: dict[date, dict[int, str]] = {day: {} for day in days}
+    results: dict[date, Counter[str]] = {day: Counter() for day in days}
+    ends = [*(mark.started_at for mark in passes[1:]), until]
+    for mark, end in zip(passes, ends, strict=False):  # without a pass there is an extra end
+        result = mark.result or "running"
+        results[mark.started_at.astimezone(zone).date()][result] += 1
+        for day, number in _covered(mark.started_at, end, cell, interval, zone):
+            marks[day][number] = max(marks[day].get(number, result), result, key=[*MARKS].index)
+    missed = Counter(begin.astimezone(zone).date() for begin in _missed(passes, since, until, interval))
+    return Strip(
+        rows=[
+            Row(
+                day=day,
+                marks=marks[day],
+                expected=(
+                    _cell(first, cell) if day == first.date() else 0,
+                    _cell(last, cell) + 1 if day == last.date() else DAY // cell,
+                ),
+                results=_in_order(results[day]),
+                missed=missed[day],
+            )
+            for day in days
+        ],
+        cells=DAY // cell,
+        results=_in_order(sum(results.values(), Counter())),
+        missed=missed.total(),
+    )
+
+
+def _covered(
+    begun: datetime, following: datetime, cell: timedelta, interval: timedelta, zone: tzinfo
+) -> Iterator[tuple[date, int]]:
+    yield _day_and_cell(begun, cell, zone)
+    # A pass that was followed in time covers the cells up to the next one, so that jitter leaves no gap.
+    if following - begun < MISSED_AFTER * interval:
+        at = begun + cell
+        while at < following and _day_and_cell(at, cell, zone) != _day_and_cell(following, cell, zone):
+            yield _day_and_cell(at, cell, zone)
+            at += cell
+
+
+def _day_and_cell(time: datetime, cell: timedelta, zone: tzinfo) -> tuple[date, int]:
+    local = time.astimezone(zone)
+    return local.date(), _cell(local, cell)
+
+
+def _cell(local: datetime, cell: timedelta) -> int:
+    return timedelta(hours=local.hour, minutes=local.minute, seconds=local.second) // cell
+
+
+def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
+    for before, after in pairwise([since, *(mark.started_at for mark in passes), until]):
+        if after - before >= MISSED_AFTER * interval:
+            yield from (before + number * interval for number in range(1, round((after - before) / interval)))
+
+
+def _in_order(results: Mapping[str, int]) -> dict[str, int]:
+    return {result: results[result] for result in MARKS if results.get(result)}

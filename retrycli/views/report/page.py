@@ -12,16 +12,16 @@ from functools import partial
 from importlib import resources
 from itertools import pairwise
 
-from retrycli.domain.delivery_stats import DAY, DeliveryStats, PassMark, bar_for, bars, quantile
+from retrycli.domain import suggested
+from retrycli.domain.delivery_stats import DAY, DeliveryStats, Outage, PassMark, bar_for, bars, quantile
 from retrycli.domain.duration import in_words, in_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import EscalationGroup
+from retrycli.domain.passes import StopReason
 from retrycli.domain.sanitize import printable
 from retrycli.system.python import install
 from retrycli.views.formatting import count
-from retrycli.views.report import charts, prose
-from retrycli.views.report.prose import Clock
-from retrycli.views.report.timeline import Row, strip
+from retrycli.views.report import charts
 
 MOST_CAUSES = 12  # maximum number of causes shown, of escalations and of failed attempts
 ERROR_ROOM = 140  # maximum length of an error on the page; its tooltip has more
@@ -33,6 +33,15 @@ LAST_TICK = 94  # in hundredths of the width: further right there is no room for
 LAST_TICK_ON_A_PHONE = 82
 
 ORDINALS = {1: "first", 2: "second", 3: "third"}
+LATELY = timedelta(hours=24)  # an outage that ended within this time is still in the headline
+
+DOWN: dict[str | None, str] = {
+    StopReason.BREAKER_OPEN: "The ticketing API is down",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials",
+    StopReason.SAME_ANSWER: "Every request gets the same response",
+    StopReason.FAULT: "The last pass failed: run `retrycli doctor`",
+    StopReason.THROTTLED: "The ticketing API asked retrycli to wait",
+}
 WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)  # bounds of the bars of waits, in minutes
 
 
@@ -72,23 +81,19 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
 
     # One offset for the whole page, which names it: a day of a clock change would have a gap of an hour.
     offset = timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
-
-    def clock(time: datetime) -> datetime:
-        return time.astimezone(offset)
-
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {
         "number": "{:,}".format,
         "length": in_words,
-        "moment": partial(prose.moment, clock=clock),
+        "moment": partial(_moment, zone=offset),
         "short": partial(_cut, room=ERROR_ROOM),
         "whole": partial(_cut, room=TEXT_ROOM),
     }
     environment.globals["amount"] = count
     template = (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(_values(report, clock))
+    return environment.from_string(template).render(_values(report, offset))
 
 
 def _cut(text: object, room: int) -> str:
@@ -96,29 +101,28 @@ def _cut(text: object, room: int) -> str:
     return line if len(line) <= room else line[: room - 1] + "…"
 
 
-def _values(report: ReportData, clock: Clock) -> dict[str, object]:
-    """Return the template's values. Charts are markup, in which all text from other systems is escaped."""
+def _values(report: ReportData, zone: tzinfo) -> dict[str, object]:
     figures = report.figures
-    title, tone = prose.headline(
+    title, tone = _headline(
         report.state,
         figures,
         report.messages,
         report.last_pass,
-        clock,
+        zone,
         reason=report.passes[-1].reason if report.passes else None,
     )
     return {
         "title": title,
         "tone": tone,
         "made_at": figures.until,
-        "zone": prose.zone(figures.until, clock),
+        "zone": _zone(figures.until, zone),
         "since": figures.since,
-        "span": prose.span(figures),
+        "span": _span(figures),
         "messages": report.messages,
         "last_pass": report.last_pass,
         "delivered": figures.delivered,
         "attempts": figures.attempts,
-        "outages": [(prose.from_to(outage, clock), outage.length(figures.until)) for outage in figures.outages],
+        "outages": [(_from_to(outage, zone), outage.length(figures.until)) for outage in figures.outages],
         "down": sum((outage.length(figures.until) for outage in figures.outages), timedelta()),
         "tries": _tries(figures),
         "waits": _waits(figures),
@@ -128,22 +132,26 @@ def _values(report: ReportData, clock: Clock) -> dict[str, object]:
         "more_causes": max(len(report.causes) - MOST_CAUSES, 0),
         "troubles": figures.troubles[:MOST_CAUSES],
         "more_troubles": max(len(figures.troubles) - MOST_CAUSES, 0),
-        **_over_time(figures, clock),
-        **_passes(report, clock),
+        **_over_time(figures, zone),
+        **_passes(report, zone),
     }
 
 
-def _over_time(figures: DeliveryStats, clock: Clock) -> dict[str, object]:
+def _over_time(figures: DeliveryStats, zone: tzinfo) -> dict[str, object]:
     length = bar_for(figures.until - figures.since)
     columns = bars(figures, length)
-    told = [f"{prose.moment(at, clock)}: {_counts(counts)}" for at, counts in columns.items()]
-    drawn = charts.outcomes(columns, figures.outages, length, until=figures.until, told=told)
     begin = next(iter(columns))
     return {
-        "chart": _markup(drawn),
+        "chart": charts.outcomes(
+            columns,
+            figures.outages,
+            length,
+            until=figures.until,
+            told=[f"{_moment(at, zone)}: {_counts(counts)}" for at, counts in columns.items()],
+        ),
         "top": charts.scale(columns),
         "column": length,
-        "ticks": _ticks(begin, begin + len(columns) * length, clock),
+        "ticks": _ticks(begin, begin + len(columns) * length, zone),
         "last_tick_on_a_phone": LAST_TICK_ON_A_PHONE,
         "outcomes": [(outcome, number, number / figures.attempts) for outcome, number in figures.outcomes.items()],
     }
@@ -153,14 +161,14 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "none"
 
 
-def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, float]]:
+def _ticks(begin: datetime, end: datetime, zone: tzinfo) -> list[tuple[str, float]]:
     """Return the times under a chart and their distances from its left edge, in per cent: midnights, or hours for a
     short period.
     """
     short = end - begin <= 2 * DAY
     step = timedelta(hours=6) if short else DAY
     step *= max(-(-(end - begin) // (step * MOST_TICKS)), 1)
-    at = clock(begin).replace(hour=0, minute=0, second=0, microsecond=0)
+    at = begin.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
     form = "%H:%M" if short else "%a %d" if end - begin <= MOST_DAYS * DAY else "%d %b"
     found = []
     while at < end:
@@ -171,7 +179,7 @@ def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, floa
     return found
 
 
-def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
+def _tries(figures: DeliveryStats) -> list[tuple[str, int, str]]:
     """Return delivered messages by number of attempts: label, count, bar."""
     few = {
         number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
@@ -181,7 +189,7 @@ def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
     return _with_bars([*rows, *([("later", more)] if more else [])])
 
 
-def _waits(figures: DeliveryStats) -> list[tuple[str, int, object]]:
+def _waits(figures: DeliveryStats) -> list[tuple[str, int, str]]:
     """Return delivered messages by their wait: label, count, bar."""
     counts = [0] * (len(WAITS) + 1)
     for minutes, messages in figures.waits.items():
@@ -193,32 +201,108 @@ def _waits(figures: DeliveryStats) -> list[tuple[str, int, object]]:
     return _with_bars([(names[number], counts[number]) for number in span])
 
 
-def _with_bars(rows: Sequence[tuple[str, int]]) -> list[tuple[str, int, object]]:
+def _with_bars(rows: Sequence[tuple[str, int]]) -> list[tuple[str, int, str]]:
     most = max((messages for _, messages in rows), default=0)
-    return [(name, messages, _markup(charts.share(messages, most))) for name, messages in rows]
+    return [(name, messages, charts.share(messages, most)) for name, messages in rows]
 
 
-def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
+def _passes(report: ReportData, zone: tzinfo) -> dict[str, object]:
     until = report.figures.until
     since = max(passes_since(report.figures.since, until), report.first_pass or until)
-    found = strip(report.passes, since, until, interval=report.interval, clock=clock)
+    found = charts.strip(report.passes, since, until, interval=report.interval, zone=zone)
     return {
         "days": [_day(row, found.cells) for row in found.rows] if report.first_pass else [],
-        "results": [(name, number, _markup(charts.sample(name))) for name, number in found.results.items()],
+        "results": [(name, number, charts.sample(name)) for name, number in found.results.items()],
         "missed": found.missed,
         "interval": report.interval,
         "passes": sum(found.results.values()),
     }
 
 
-def _day(row: Row, cells: int) -> tuple[str, object, str]:
+def _day(row: charts.Row, cells: int) -> tuple[str, str, str]:
     """Return one day of the timeline: its name, its chart, and the same information in words."""
     said = _counts(row.results) + (f"; {row.missed:,} missing" if row.missed else "")
-    drawn = charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
-    return f"{row.day:%a} {row.day.day}", _markup(drawn), said
+    return (
+        f"{row.day:%a} {row.day.day}",
+        charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said),
+        said,
+    )
 
 
-def _markup(drawn: str) -> object:
-    from markupsafe import Markup
+# -- sentences ---------------------------------------------------------------------------------------------------------
 
-    return Markup(drawn)  # noqa: S704  our own shapes, whose few words are escaped
+
+def _headline(
+    state: str,
+    figures: DeliveryStats,
+    messages: Mapping[str, int],
+    last_pass: datetime | None,
+    zone: tzinfo,
+    *,
+    reason: str | None = None,
+) -> tuple[str, str]:
+    """Describe the state in one sentence, and return its severity: ``good``, ``mind`` or ``bad``."""
+    people = messages["escalated"]
+    yours = f"{count(people, 'message')} {'needs' if people == 1 else 'need'} an operator" if people else ""
+    trouble = _problem(state, figures, messages["waiting"], last_pass, zone, reason)
+    if trouble is not None:
+        said, tone = trouble
+        return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
+    if yours:
+        return f"{yours}; everything else is fine.", "mind"
+    if figures.delivered:
+        return (
+            f"All well: {count(figures.delivered, 'message')} delivered on retry in the last {_span(figures)}, "
+            "and none needs an operator.",
+            "good",
+        )
+    if waiting := messages["waiting"]:
+        wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next attempt"
+        return f"{wait}; none was delivered in the last {_span(figures)}.", "mind"
+    return f"All quiet: no message had to be retried in the last {_span(figures)}.", "good"
+
+
+def _problem(
+    state: str, figures: DeliveryStats, waiting: int, last_pass: datetime | None, zone: tzinfo, reason: str | None
+) -> tuple[str, str] | None:
+    latest = figures.outages[-1] if figures.outages else None
+    if state == "never_run":
+        return "No pass has run yet: run `retrycli run-once`", "mind"
+    if state == "late" and last_pass is not None:
+        return f"No pass has begun since {_moment(last_pass, zone)}: check cron", "bad"
+    if latest is not None and latest.ended_at is None:
+        wait = f", and {count(waiting, 'message')} {'is' if waiting == 1 else 'are'} waiting" if waiting else ""
+        return f"The ticketing API has been down since {_moment(latest.began_at, zone)}{wait}", "bad"
+    if state == "down":
+        return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: run `retrycli doctor`")), "bad"
+    if state == "paused":
+        return "Deliveries are paused by an operator", "mind"
+    if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:
+        return f"The ticketing API was down {_from_to(latest, zone)} but is back", "good"
+    return None
+
+
+def _from_to(outage: Outage, zone: tzinfo) -> str:
+    begun = _moment(outage.began_at, zone)
+    if outage.ended_at is None:
+        return f"since {begun}"
+    ended = outage.ended_at.astimezone(zone)
+    if ended.date() == outage.began_at.astimezone(zone).date():
+        return f"from {begun} to {ended:%H:%M}"
+    return f"from {begun} to {_moment(ended, zone)}"
+
+
+def _moment(time: datetime, zone: tzinfo) -> str:
+    local = time.astimezone(zone)
+    return f"{local:%a} {local.day} {local:%b %H:%M}"
+
+
+def _span(figures: DeliveryStats) -> str:
+    length = figures.until - figures.since
+    days, rest = divmod(length, timedelta(days=1))
+    return count(days, "day") if days and not rest else in_words(length)
+
+
+def _zone(time: datetime, zone: tzinfo) -> str:
+    offset = f"{time.astimezone(zone):%z}"
+    return f"UTC{'' if offset == '+0000' else f'{offset[:3]}:{offset[3:5]}'}"

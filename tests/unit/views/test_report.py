@@ -14,19 +14,14 @@ import pytest
 from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, FailureCause, Outage, PassMark, Slice
 from retrycli.domain.listing import EscalationGroup, ListedMessage
 from retrycli.domain.message import State
-from retrycli.views.report import charts, prose
+from retrycli.views.report import charts, page
 from retrycli.views.report.page import ReportData, render
-from retrycli.views.report.timeline import BY_WEIGHT, Strip, strip
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 TICK = 15 * MINUTE
 HOSTILE = "<script>alert('tea')</script>\x1b[31m\u202e\"&amp;\n\t"
 QUIET = {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
-
-
-def utc(time: datetime) -> datetime:
-    return time.astimezone(UTC)
 
 
 def figures(
@@ -130,7 +125,7 @@ def test_every_informative_picture_has_a_text(report: ReportData) -> None:
 
 def test_the_page_contains_every_fact() -> None:
     words_of_it = page_of(BUSY).words
-    assert "12 messages need an operator; everything else is well." in words_of_it
+    assert "12 messages need an operator; everything else is fine." in words_of_it
     assert "The ticketing API was down once, 9 h in total" in words_of_it
     assert "down from Sat 1 Mar 00:00 to 09:00 (9 h)" in words_of_it
     assert "12 HTTP 422: no … permanent · 8 customer, 4 supplier Sun 2 Mar 12:00" in words_of_it
@@ -255,14 +250,14 @@ LASTS = Outage(NOON - 2 * HOUR, None)
             "ok",
             figures(tries={1: 5}),
             {"escalated": 1},
-            "1 message needs an operator; everything else is well.",
+            "1 message needs an operator; everything else is fine.",
             "mind",
         ),
         (
             "ok",
             figures(tries={1: 5}),
             {"escalated": 3},
-            "3 messages need an operator; everything else is well.",
+            "3 messages need an operator; everything else is fine.",
             "mind",
         ),
         ("ok", figures(outages=[BACK]), {}, "was down from Mon 3 Mar 00:00 to 09:00 but is back.", "good"),
@@ -278,7 +273,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
 def test_the_headline_describes_the_state(
     state: str, told: DeliveryStats, counts: dict[str, int], expected: str, tone: str
 ) -> None:
-    sentence, found = prose.headline(state, told, QUIET | counts, NOON - HOUR, utc)
+    sentence, found = page._headline(state, told, QUIET | counts, NOON - HOUR, UTC)
     assert expected in sentence
     assert found == tone
 
@@ -293,12 +288,12 @@ def test_the_headline_describes_the_state(
     ],
 )
 def test_the_headline_explains_why_nothing_is_accepted(reason: str, expected: str) -> None:
-    assert prose.headline("down", figures(), QUIET, NOON, utc, reason=reason) == (expected, "bad")
+    assert page._headline("down", figures(), QUIET, NOON, UTC, reason=reason) == (expected, "bad")
 
 
 def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
     old = Outage(NOON - 40 * HOUR, NOON - 30 * HOUR)
-    assert prose.headline("ok", figures(outages=[old]), QUIET, NOON, utc)[0].startswith("All quiet")
+    assert page._headline("ok", figures(outages=[old]), QUIET, NOON, UTC)[0].startswith("All quiet")
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------
@@ -338,9 +333,7 @@ def test_a_tiny_share_is_still_visible() -> None:
 
 
 def test_passes_of_different_results_differ_in_shape() -> None:
-    """All results have a shape."""
-    shapes = [tuple(charts.MARKS[result]) for result in BY_WEIGHT]
-    assert len(set(shapes)) == len(BY_WEIGHT) == len(charts.MARKS)
+    assert len({tuple(shape) for shape in charts.MARKS.values()}) == len(charts.MARKS)
 
 
 def style(name: str) -> dict[str, str]:
@@ -413,8 +406,10 @@ def marks(*minutes: float, result: str | None = "completed") -> list[PassMark]:
     return [PassMark(MIDNIGHT + minute * MINUTE, result, None) for minute in minutes]
 
 
-def set_out(passes: list[PassMark], *, until: datetime, since: datetime = MIDNIGHT, minutes: float = 15) -> Strip:
-    return strip(passes, since, until, interval=minutes * MINUTE, clock=utc)
+def set_out(
+    passes: list[PassMark], *, until: datetime, since: datetime = MIDNIGHT, minutes: float = 15
+) -> charts.Strip:
+    return charts.strip(passes, since, until, interval=minutes * MINUTE, zone=UTC)
 
 
 def test_a_missing_pass_is_a_gap() -> None:
@@ -464,9 +459,7 @@ def test_a_day_is_a_whole_number_of_cells_for_any_interval(minutes: float, cells
 
 def test_days_follow_the_zone_and_each_has_a_row() -> None:
     tokyo = timezone(9 * HOUR)
-    found = strip(
-        marks(0, 20 * 60), MIDNIGHT, MIDNIGHT + 21 * HOUR, interval=20 * HOUR, clock=lambda t: t.astimezone(tokyo)
-    )
+    found = charts.strip(marks(0, 20 * 60), MIDNIGHT, MIDNIGHT + 21 * HOUR, interval=20 * HOUR, zone=tokyo)
     assert [f"{row.day:%d}" for row in found.rows] == ["03", "04"]
     assert [row.results for row in found.rows] == [{"completed": 1}, {"completed": 1}]
 
