@@ -20,6 +20,9 @@ MAX_GROUPS = 10_000  # maximum number of groups off a terminal
 CAUSES = 5  # maximum number of errors, unless ``--by error``
 NEWEST = 5  # maximum number of outages on a terminal, newest first
 CURVE = 48  # width of a curve, in characters
+STEPS = " ▁▂▃▄▅▆▇█"  # of a curve
+BAR = 24  # length of the longest bar, in characters
+ENDS = "▏▎▍▌▋▊▉█"  # of a bar
 
 STDOUT = Path("-")
 
@@ -168,8 +171,8 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     terminal.show_facts(
         {
             "Since": figures.since,
-            "Attempts": f"{figures.attempts:<9,} {formatting.curve(made)}",
-            "Delivered": f"{figures.delivered:<9,} {formatting.curve(good)}",
+            "Attempts": f"{figures.attempts:<9,} {_curve(made)}",
+            "Delivered": f"{figures.delivered:<9,} {_curve(good)}",
             "Waited": _describe_waits(figures),
             "Outages": _describe_outages(figures),
         }
@@ -222,7 +225,7 @@ def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
                 group.key,
                 f"{group.attempts:,}",
                 _percent(group.attempts, whole) if by is GroupBy.OUTCOME else _percent(group.delivered, group.attempts),
-                formatting.bar(group.attempts, most),
+                _bar(group.attempts, most),
             )
             for group in groups
         ],
@@ -232,7 +235,7 @@ def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
 def _show_tries(tries: Mapping[int, int]) -> None:
     whole, most = sum(tries.values()), max(tries.values())
     rows = [
-        (f"retry {number}", f"{messages:,}", _percent(messages, whole), formatting.bar(messages, most))
+        (f"retry {number}", f"{messages:,}", _percent(messages, whole), _bar(messages, most))
         for number, messages in tries.items()
     ]
     terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
@@ -243,6 +246,17 @@ def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
     terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):
         terminal.say(f"{formatting.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
+
+
+def _curve(numbers: Sequence[int]) -> str:
+    most = max(numbers, default=0)
+    return "".join(STEPS[-(-number * (len(STEPS) - 1) // most)] if number else " " for number in numbers)
+
+
+def _bar(part: int, most: int) -> str:
+    # Rounded up, so that every number except 0 has a bar.
+    eighths = -(-part * BAR * len(ENDS) // most)
+    return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
 
 
 def _percent(part: int, whole: int) -> str:

@@ -1,19 +1,13 @@
 """Format values: times, counts, charts, cells of a table, JSON."""
 
 import json
-from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import isfinite
 
 from retrycli.domain.duration import in_zone, utc_text
 from retrycli.domain.sanitize import printable
 
 Cell = str | int | float | bool | datetime | None
-STEPS = " ▁▂▃▄▅▆▇█"
-
-ENDS = "▏▎▍▌▋▊▉█"
-
-BAR = 24  # length of the longest bar, in characters
 
 
 def local_time(time: datetime) -> str:
@@ -21,39 +15,22 @@ def local_time(time: datetime) -> str:
     return in_zone(time).isoformat(sep=" ", timespec="minutes")
 
 
-def utc_time(time: datetime | None) -> str | None:
-    """Format a time for a program: RFC 3339 in UTC, to the second."""
-    return None if time is None else utc_text(time)
-
-
-def curve(numbers: Sequence[int]) -> str:
-    """Draw a chart of numbers, one character per number; 0 is a blank."""
-    most = max(numbers, default=0)
-    return "".join(STEPS[-(-number * (len(STEPS) - 1) // most)] if number else " " for number in numbers)
-
-
-def bar(part: int, most: int) -> str:
-    """Draw a number as a bar, relative to the highest number. Every number except 0 has a bar."""
-    eighths = -(-part * BAR * len(ENDS) // most)
-    return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
-
-
 def ago(time: datetime, now: datetime) -> str:
     """Format how long ago a time was, in one unit."""
-    seconds = max((now - time).total_seconds(), 0)
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            return f"{count(int(seconds // length), unit)} ago"
-    return "just now"
+    length = _in_one_unit(now - time)
+    return f"{length} ago" if length else "just now"
 
 
 def ahead(time: datetime, now: datetime) -> str:
     """Format how far ahead a time is, in one unit."""
-    seconds = (time - now).total_seconds()
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            return f"in {count(int(seconds // length), unit)}"
-    return "in less than a minute"
+    return f"in {_in_one_unit(time - now) or 'less than a minute'}"
+
+
+def _in_one_unit(length: timedelta) -> str:
+    for unit, size in (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1))):
+        if length >= size:
+            return count(length // size, unit)
+    return ""
 
 
 def count(number: int, thing: str) -> str:
@@ -68,7 +45,7 @@ def plain(cell: Cell) -> str:
         case None:
             return ""
         case datetime():
-            return str(utc_time(cell))
+            return utc_text(cell)
         case bool():
             return str(cell).lower()
         case _:
@@ -97,9 +74,7 @@ def as_json(value: object) -> str:
 
 
 def _with_finite_numbers(value: object) -> object:
-    """Replace NaN and Infinity, which databases may store, by strings, because JSON has no such numbers (RFC 8259,
-    section 6).
-    """
+    # Databases may store NaN and Infinity, but JSON has no such numbers (RFC 8259, section 6).
     match value:
         case dict():
             return {name: _with_finite_numbers(item) for name, item in value.items()}
@@ -113,7 +88,7 @@ def _with_finite_numbers(value: object) -> object:
 
 def _json_value(value: object) -> object:
     if isinstance(value, datetime):
-        return utc_time(value)
+        return utc_text(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value)

@@ -35,31 +35,26 @@ from retrycli.domain.sanitize import printable
 from retrycli.system.trust import open_private, others_may_have_linked
 
 logger = logging.getLogger("retrycli")
-LINKED = "it has a hard link, and other users can create files in its folder"
-
-
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
+# The maximum number of escalated messages that get a warning, of two lines: per cause, and in total.
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
-"""The maximum number of escalated messages per cause that get a warning, and the maximum of all causes together. Each
-warning has two lines.
-"""
 LONGEST_PROBLEM = 100  # maximum length of a row's problem in the line that counts a cause's messages
-COUNTED_CAUSES = 30
-"""The maximum number of causes that get a line with the number of their messages, the most frequent first."""
+COUNTED_CAUSES = 30  # maximum number of causes that get such a line, the most frequent first
 
 
 def log_event(event: Event, *, in_full: bool = True) -> None:
-    """Write one event to the log. Events that an operator should see even without reading the log are warnings.
+    """Write one event to the log: as a warning if an operator should see it, and otherwise at the level INFO.
 
     Args:
         event: the event.
-        in_full: whether to write warnings as warnings; False writes them as INFO.
+        in_full: False writes warnings at the level INFO.
     """
     level = logging.WARNING if in_full and isinstance(event, WARNINGS) else logging.INFO
     for text in _texts(event):
         logger.log(level, text, extra={"event": event})
 
 
+# The reasons why a pass stops, in words that end a sentence.
 STOP_REASONS = {
     StopReason.BREAKER_OPEN: "the ticketing API is down",
     StopReason.CREDENTIALS_REFUSED: "the credentials are refused",
@@ -73,14 +68,13 @@ STOP_REASONS = {
     StopReason.FAULT: "the pass failed",
     StopReason.DIED: "the pass's process died",
 }
-"""The reason why a pass stops, in words that end a sentence."""
 
 
 class EventLog:
-    """Write events to the log, but warns of only a few escalated messages of each cause.
+    """Write events to the log, with warnings for only a few escalated messages of each cause.
 
     Cron mails each warning, and an outage of the application can escalate thousands of messages at the same time.
-    Further messages get lines of level INFO. `close` warns how many messages each cause has escalated.
+    Further messages get lines of level INFO. `close` warns how many messages were escalated for each cause.
     """
 
     def __init__(self) -> None:
@@ -102,20 +96,25 @@ class EventLog:
         return True
 
     def close(self) -> None:
-        """Warn how many messages were escalated by each cause, if some of its messages had no warning."""
+        """For each cause, warn how many messages were escalated, if some of them had no warning."""
         in_part = [counted for counted in self._escalated.most_common() if counted[1] > self._warned[counted[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
-            what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
-            why = _cause_in_words(self._first[reason, fingerprint])
-            words = "%s an operator (%s); see `retrycli list-failed --fingerprint %s`"
-            logger.warning(words, what, why, fingerprint)
+            logger.warning(
+                "%s an operator (%s); see `retrycli list-failed --fingerprint %s`",
+                "1 message needs" if count == 1 else f"{count:,} messages with the same cause need",
+                _cause_in_words(self._first[reason, fingerprint]),
+                fingerprint,
+            )
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
-            words = "%s messages with %s other causes need an operator; see `retrycli escalations`"
-            logger.warning(words, f"{sum(others):,}", f"{len(others):,}")
+            logger.warning(
+                "%s messages with %s other causes need an operator; see `retrycli escalations`",
+                f"{sum(others):,}",
+                f"{len(others):,}",
+            )
 
 
 def _cause_in_words(event: MessageEscalated) -> str:
-    """Describe why messages were escalated. The response's text is left out, because it may hold a customer's words."""
+    # The response's text is left out, because it may contain a customer's words.
     status = None if event.status_code is None else f"status {event.status_code}"
     problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
     return ": ".join(filter(None, (event.reason, problem or status)))
@@ -130,13 +129,14 @@ def _texts(event: Event) -> list[str]:
         case MessageDelivered():
             return [f"Message {event.message_id} sent successfully on retry"]
         case MessageRescheduled():
-            result = _result(event.outcome, event.status_code)
-            then = f"retry {event.retry_count}, next attempt at {utc_text(event.next_attempt_at)}"
-            return [f"Message {event.message_id} {result}, {then}"]
+            return [
+                f"Message {event.message_id} {_result(event.outcome, event.status_code)}, retry {event.retry_count}, "
+                f"next attempt at {utc_text(event.next_attempt_at)}"
+            ]
         case MessageReleased():
             return [f"Message {event.message_id} {_result(event.outcome, event.status_code)}, no retry used up"]
         case MessageEscalated():
-            return [_escalation(event), _metric(event)]
+            return _escalation(event)
         case MessageMovedOn():
             return [f"Message {event.message_id} was modified concurrently while it was being sent"]
         case ResultKept():
@@ -144,8 +144,10 @@ def _texts(event: Event) -> list[str]:
                 f"The application has locked the row of message {event.message_id}; a later pass records the result"
             ]
         case BreakerOpened():
-            text = f"{event.destination} is down: {event.failures} failures in a row"
-            return [f"{text}, next probe at {utc_text(event.probe_at)}"]
+            return [
+                f"{event.destination} is down: {event.failures} failures in a row, "
+                f"next probe at {utc_text(event.probe_at)}"
+            ]
         case BreakerClosed():
             return [f"{event.destination} is back"]
         case PassStopped():
@@ -165,24 +167,20 @@ def _repair(event: ClockWasAhead | ClaimsExpired) -> str:
     )
 
 
-def _escalation(event: MessageEscalated) -> str:
-    if event.reason is EscalationReason.EXHAUSTED:
-        return f"Message {event.message_id} reached max retries"
-    problem = f": {event.problem}" if event.problem else ""
+def _escalation(event: MessageEscalated) -> list[str]:
     message = event.message_id
-    return f"Message {message} needs an operator ({event.reason}{problem}); see `retrycli show {message}`"
-
-
-def _metric(event: MessageEscalated) -> str:
-    return (
-        f"METRIC: message_escalated ticket_id={_value(event.ticket_id)} "
-        f"message_type={_value(event.message_type)} retry_count={event.retry_count}"
+    metric = (
+        f"METRIC: message_escalated ticket_id={_logfmt(event.ticket_id)} "
+        f"message_type={_logfmt(event.message_type)} retry_count={event.retry_count}"
     )
+    if event.reason is EscalationReason.EXHAUSTED:
+        return [f"Message {message} reached max retries", metric]
+    why = f"{event.reason}: {event.problem}" if event.problem else event.reason
+    return [f"Message {message} needs an operator ({why}); see `retrycli show {message}`", metric]
 
 
-def _value(given: object) -> str:
-    """Format a value for logfmt: quoted if it could be read as more than one field."""
-    text = str(given)
+def _logfmt(value: object) -> str:
+    text = str(value)
     shown = printable(text)
     if '"' not in shown and not any(map(str.isspace, shown)):
         return shown
@@ -267,9 +265,6 @@ class _LogFile(logging.Handler):
     """Append lines to a file, which the first line creates.
 
     A file that can't be written does not end a pass. `problem` holds the reason, for a warning.
-
-    Args:
-        path: the file. Its folder must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -279,10 +274,10 @@ class _LogFile(logging.Handler):
         self._file: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        # in one write, so that lines of other processes can't split it
         try:
             if self._file is None:
                 self._file = _open(self._path)
+            # One write, so that other processes' lines can't split the line.
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -296,15 +291,13 @@ class _LogFile(logging.Handler):
 
 
 def _open(path: Path) -> int:
-    """Open a file for appending.
-
-    Raises:
-        OSError: the file can't be opened, is not a regular file, or another user may have linked it.
-    """
     file = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
     found = os.fstat(file)
     is_regular = stat.S_ISREG(found.st_mode)
     if is_regular and not others_may_have_linked(found, path.absolute().parent.stat()):
         return file
     os.close(file)
-    raise OSError(None, LINKED if is_regular else "not a regular file")
+    problem = (
+        "it has a hard link, and other users can create files in its folder" if is_regular else "not a regular file"
+    )
+    raise OSError(None, problem)

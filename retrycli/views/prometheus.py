@@ -29,19 +29,17 @@ class Measured:
     retry_interval_seconds: float
     first_start: datetime | None
     last_start: datetime | None
-    last_success: datetime | None
-    """The end of the last completed pass. A skipped, paused or stopped pass does not count."""
+    last_success: datetime | None  # end of the last completed pass; a skipped, paused or stopped pass does not count
     last_duration_seconds: float | None
-    passes: Mapping[str, int]  # counts by result, since the tables were made
-    attempts: Mapping[str, int]  # counts by outcome, since the tables were made
+    passes: Mapping[str, int]  # counts by result, since the tables were created
+    attempts: Mapping[str, int]  # counts by outcome, since the tables were created
     messages: Mapping[tuple[str, str], int]  # counts by state and type
     due: int
     oldest_waiting_seconds: float
     oldest_escalated_seconds: float
     oldest_unacknowledged_seconds: float
     paused: bool
-    breakers: Mapping[str, bool]
-    """For each host, True if it is down. A host with several destinations is down if any of them is."""
+    breakers: Mapping[str, bool]  # for each host, True if any of its destinations is down
 
 
 def text(measured: Measured) -> str:
@@ -92,13 +90,10 @@ def _families(measured: Measured) -> list[Metric]:
 
 
 COUNTERS = {"retrycli_passes", "retrycli_attempts"}
-Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
+Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None  # one, or one per label
 
 
 def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...]]]:
-    """Return names, descriptions, values and labels. A value is one number, one number per label, or None if there is
-    no value.
-    """
     return [
         (
             *("retrycli_build_info", "The version of retrycli that wrote these metrics."),

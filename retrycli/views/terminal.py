@@ -4,8 +4,6 @@ object.
 Text of a message or a response is data: control characters are escaped, and markup in it has no effect.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -14,9 +12,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING
 
 from retrycli.domain import suggested
+from retrycli.domain.duration import utc_text
 from retrycli.domain.passes import (
     Event,
     MessageDelivered,
@@ -27,10 +25,6 @@ from retrycli.domain.passes import (
 )
 from retrycli.domain.sanitize import printable
 from retrycli.views import formatting
-from retrycli.views.formatting import Cell
-
-if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
 
 GAP = 2  # spaces between columns
 ARROW = "→ "
@@ -39,7 +33,7 @@ TEXT_ROOM = 30  # minimum width of a text column; below it, texts get lines of t
 AT_ONCE = 100  # list items serialized together
 INDENT = (0, 0, 0, 4)
 
-Row = Sequence[Cell]
+Row = Sequence[formatting.Cell]
 
 
 def on_terminal() -> bool:
@@ -97,12 +91,12 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
     widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
     least = [min(width, TEXT_ROOM) if number >= len(widths) - texts else width for number, width in enumerate(widths)]
     if texts and sum(least) + GAP * (len(least) - 1) > screen.width:
-        _show_stacked(screen, headers, cells, widths[:-texts])
+        screen.print(*_stacked(headers, cells, widths[:-texts]), sep="\n")
     else:
-        _show_columns(screen, headers, cells)
+        screen.print(_table(headers, cells))
 
 
-def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> object:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -112,30 +106,23 @@ def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Se
         column.no_wrap, column.overflow = number == 0, "fold"  # the first column identifies a row
     for row in rows:
         table.add_row(*map(Text, row))
-    screen.print(table)
+    return table
 
 
-def _show_stacked(
-    screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
-) -> None:
-    """Print each row's texts, the columns beyond the given widths, on separate lines under the other values."""
+def _stacked(headers: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int]) -> Iterator[object]:
+    """Yield each row's texts, the columns beyond the given widths, on separate lines under the other values."""
     from rich.cells import set_cell_size
     from rich.padding import Padding
     from rich.text import Text
 
-    def line(cells: Sequence[str], style: str = "") -> Text:
-        padded = [set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=False)]
-        return Text((" " * GAP).join(padded).rstrip(), style)
-
-    def texts(cells: Sequence[str], style: str = "") -> list[Padding]:
-        return [Padding(Text(cell, style), INDENT) for cell in cells[len(widths) :] if cell]
-
-    screen.print(line(headers, "bold"), *texts(headers, "bold"), sep="\n")
-    for row in rows:
-        screen.print(line(row), *texts(row), sep="\n", overflow="fold")
+    for number, row in enumerate([headers, *rows]):
+        style = "" if number else "bold"
+        padded = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=False)]
+        yield Text((" " * GAP).join(padded).rstrip(), style)
+        yield from (Padding(Text(cell, style), INDENT) for cell in row[len(widths) :] if cell)
 
 
-def show_facts(facts: Mapping[str, Cell]) -> None:
+def show_facts(facts: Mapping[str, formatting.Cell]) -> None:
     """Print names and values, one per line. On a terminal a long value is wrapped, and aligned with its start."""
     if not on_terminal():
         show_table((), facts.items())
@@ -177,7 +164,6 @@ def _steps(remedy: str, indent: int) -> Iterator[str]:
 
 
 def _folded(text: str, indent: int) -> str:
-    """Wrap a text between words, so that it fits on the screen with an indent."""
     room = get_terminal_size().columns - indent
     # Half of the room, because a character may be two columns wide.
     if " " not in text or len(text) <= room // 2 or room < TEXT_ROOM:
@@ -272,4 +258,4 @@ def tally(first: str) -> Iterator[Callable[[str, int], None]]:
 
 def time_in_words(time: datetime) -> str:
     """Format a time for use within a sentence: for an operator on a terminal, otherwise for a program."""
-    return formatting.local_time(time) if on_terminal() else str(formatting.utc_time(time))
+    return formatting.local_time(time) if on_terminal() else utc_text(time)
