@@ -24,8 +24,7 @@ from retrycli.domain.transition import Decision, Transition
 from retrycli.engine import runner
 from retrycli.engine.manual_attempt import attempt_through
 from retrycli.engine.ports import Database as Transactions
-from retrycli.engine.ports import Gateway
-from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
+from retrycli.engine.ports import Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.counters import prune

@@ -1,27 +1,27 @@
 """Delivery of one route: claim, send, decide, record."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.passes import Event, ResultKept, StopReason
 from retrycli.domain.transition import Decision, Route, Transition, TransitionKind
-from retrycli.engine.destination import Destination, claim_destination, judge
-from retrycli.engine.in_flight import ENOUGH, InFlight
-from retrycli.engine.limits import PassLimits
-from retrycli.engine.recording import TRY_AGAIN_SECONDS, ResultWriter, commit_patiently
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules, decide, escalation_before_send
-from retrycli.engine.supply import Supply
-
-if TYPE_CHECKING:
-    from retrycli.engine.ports import Gateway
+from retrycli.engine.destination import Destination, PassLimits, claim_destination, judge
+from retrycli.engine.ports import (
+    SYNC_INTERVAL,
+    Dependencies,
+    Gateway,
+    PassIdentity,
+    PassRules,
+    decide,
+    escalation_before_send,
+)
+from retrycli.engine.stages import ENOUGH, TRY_AGAIN_SECONDS, InFlight, ResultWriter, Supply, commit_patiently
 
 # The maximum time that an answer waits to be recorded while the rate limit delays the next attempt.
 RECORD_WITHIN_SECONDS = 0.1
@@ -197,7 +197,6 @@ class Delivery:
         return is_kept
 
     async def _save_answers(self) -> bool:
-        """Wait for all answers, and record their outcomes. Return whether they could be recorded."""
         while self._in_flight.count:
             self._new = [*self._new, *await self._in_flight.answers()]
         with suppress(DatabaseUnavailable):
@@ -268,19 +267,19 @@ class Delivery:
     def _decide(self, attempt: Attempt) -> Decision:
         if attempt.about_us:
             return attempt.decided(Transition.released(attempt.finished_at))
-        transition = decide(
-            self._deps,
-            self._rules,
-            attempt.queued,
-            attempt.outcome,
-            since=self._since,
-            now=attempt.finished_at,
-            counts_as_retry=attempt.counts_as_retry,
+        return attempt.decided(
+            decide(
+                self._deps,
+                self._rules,
+                attempt.queued,
+                attempt.outcome,
+                since=self._since,
+                now=attempt.finished_at,
+                counts_as_retry=attempt.counts_as_retry,
+            )
         )
-        return attempt.decided(transition)
 
     def _begin_attempts(self) -> list[Attempt]:
-        """Begin as many attempts as allowed, and record each one first."""
         started: list[Attempt] = []
         while ids := self._next_ids(len(started)):
             now = self._deps.now()
@@ -316,7 +315,6 @@ class Delivery:
     # -- what may start ---------------------------------------------------------------------------------------
 
     async def _answers(self) -> list[Attempt]:
-        """Wait for an answer or for the rate limit, and return all answers that have arrived."""
         if pause := self._limits.pause():
             await self._deps.sleep(min(pause, RECORD_WITHIN_SECONDS))
             return self._in_flight.arrived()

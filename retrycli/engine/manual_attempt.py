@@ -1,11 +1,9 @@
 """Attempts and look-ups by an operator, one message at a time."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.errors import DatabaseBusy, NotActionable, again_if_lost
@@ -14,12 +12,9 @@ from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.passes import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.transition import Claim, Decision, IdRange, Transition
+from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import record
-from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.engine.runner import enrol
-
-if TYPE_CHECKING:
-    from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.2  # seconds to wait before a result is written again, if the application has locked its row
 
@@ -104,23 +99,22 @@ def _claim_to_look_up(
 async def _record_arrival(
     deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
-    """Record as delivered a message that a look-up found."""
     outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = deps.now()
     decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
-
-    def record_arrival() -> None:
-        deps.claims.results.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
-
-    await _write_patiently(deps, claim, record_arrival)
+    record_arrival = deps.claims.results.record_arrival
+    await _write_patiently(
+        deps,
+        claim,
+        lambda: record_arrival(claim, decision, made_by=by, destination=destination, started_at=began),
+    )
     events = await _record_patiently(deps, claim, decision)
     for event in events:
         deps.emit(event)
     if any(isinstance(event, MessageDelivered) for event in events):
         return LookUp(Presence.ARRIVED)
-    words = f"its row could not be marked as sent; see `retrycli show {queued.message_id}`"
-    return LookUp(Presence.ARRIVED, words)
+    return LookUp(Presence.ARRIVED, f"its row could not be marked as sent; see `retrycli show {queued.message_id}`")
 
 
 async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision) -> list[Event]:
@@ -137,7 +131,6 @@ async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision
 
 
 async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
-    """Run a write. Until the claim expires, wait for the application's lock on the file."""
     while True:
         try:
             return write()
@@ -180,7 +173,6 @@ def enrol_message(
 def _claim_to_send(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    """Claim the message, enrol it if necessary, and record an attempt."""
     queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)

@@ -1,14 +1,16 @@
-"""Record decisions, and create the events that follow."""
+"""Record decisions about claimed messages, also of dead passes, and create the events that follow."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
-
-from retrycli.domain.errors import DatabaseBusy
+from retrycli.domain.errors import again_if_lost
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.identity import Difference
+from retrycli.domain.message import BY_PASS, EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import PROCESS_DIED, Outcome
 from retrycli.domain.passes import (
+    ClaimsExpired,
     Event,
     MessageDelivered,
     MessageEscalated,
@@ -16,29 +18,8 @@ from retrycli.domain.passes import (
     MessageReleased,
     MessageRescheduled,
 )
-from retrycli.domain.transition import Claim, Decision, TransitionKind, WriteResult
-from retrycli.engine.rules import Dependencies, PassRules
-
-if TYPE_CHECKING:
-    from retrycli.engine.supply import Supply
-
-MAX_LOCKED_ROWS = 8  # maximum number of locked rows for which a transaction waits
-TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
-# Maximum number of attempts to commit. Then the lock, which blocks the application's readers, is released.
-COMMIT_TIMES = 100
-
-
-async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
-    """Commit as soon as no reader of a SQLite file blocks the commit.
-
-    Raises:
-        DatabaseBusy: the application read the file for too long.
-    """
-    for _ in range(COMMIT_TIMES):
-        if commit():
-            return
-        await sleep(TRY_AGAIN_SECONDS)
-    raise DatabaseBusy("the application has kept a read transaction open for too long; end the transaction, or use WAL")
+from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Transition, TransitionKind, WriteResult
+from retrycli.engine.ports import Dependencies, PassRules, decide
 
 
 def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> tuple[list[Event], list[Decision]]:
@@ -61,50 +42,6 @@ def _event(decision: Decision, written: WriteResult) -> Event:
         return MessageMovedOn(message_id, decision.outcome.kind if decision.outcome else None)
     refusal = written.not_written.get(message_id)
     return event_of(decision.message, written.changed.get(message_id, decision), refusal=refusal)
-
-
-class ResultWriter:
-    """Write decisions, and keep those whose rows the application has locked. Its attributes are replaced, never changed
-    in place.
-
-    Args:
-        deps: the database and the clock.
-        rules: show whether tickets keep their order.
-        supply: holds the claim, and the tickets whose next message follows a written result.
-    """
-
-    def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
-        # Decisions that could not be written because the application has locked the rows. Their outcomes are recorded.
-        self.locked: Sequence[Decision] = ()
-        self.locked_in_a_row = 0  # number of locked results since a result was last written
-        self.events: Sequence[Event] = ()  # events to emit after the commit
-        self._deps = deps
-        self._rules = rules
-        self._supply = supply
-
-    def write(self, decisions: Sequence[Decision]) -> None:
-        """Write new decisions."""
-        if decisions:
-            locked = self._write(decisions)
-            self.locked_in_a_row = len(locked) + (self.locked_in_a_row if len(locked) == len(decisions) else 0)
-            self.locked = [*self.locked, *locked]
-
-    def write_locked(self) -> None:
-        """Write the decisions whose rows were locked at the last attempt to write."""
-        locked = self._write(self.locked)
-        if len(locked) < len(self.locked):
-            self.locked_in_a_row = 0
-        # Rotate the list, so that the next transaction waits for other rows.
-        self.locked = locked[MAX_LOCKED_ROWS:] + locked[:MAX_LOCKED_ROWS]
-
-    def _write(self, decisions: Sequence[Decision]) -> list[Decision]:
-        events, locked = record(self._deps, self._supply.claim, decisions)
-        self.events = [*self.events, *events]
-        if self._rules.per_ticket_order:
-            unwritten = {decision.message_id for decision in locked}
-            written = [decision.message for decision in decisions if decision.message_id not in unwritten]
-            self._supply.unblock(str(message.ticket_id) for message in written if message is not None)
-        return locked
 
 
 def event_of(
@@ -139,3 +76,45 @@ def event_of(
             return MessageReleased(*about, outcome.kind, outcome.status_code)
         case _:
             return MessageReleased(*about, None, None)
+
+
+# -- after a pass has died ----------------------------------------------------------------------------------
+
+
+def recover(
+    deps: Dependencies, rules: PassRules, claim: Claim, expired: Sequence[ExpiredClaim], now: datetime
+) -> list[Event]:
+    """Write the results of attempts at messages that were taken over, because their claims have expired.
+
+    If an attempt's answer was recorded, its outcome is known. Without an answer, the outcome is unknown.
+    """
+    unknown = sum(claimed.attempt_by is not None and claimed.outcome is None for claimed in expired)
+    decisions = [_decide_expired(deps, rules, claimed, now) for claimed in expired]
+    events, _ = again_if_lost(partial(record, deps, claim, decisions))
+    return [ClaimsExpired(released=len(expired) - unknown, unknown=unknown), *events]
+
+
+def _decide_expired(deps: Dependencies, rules: PassRules, expired: ExpiredClaim, now: datetime) -> Decision:
+    outcome = expired.outcome or PROCESS_DIED if expired.attempt_by else None
+    transition = _transition_of_expired(deps, rules, expired, outcome, now)
+    started_at, duration, message = expired.started_at, expired.duration, expired.message
+    finished_at = now if started_at is None or duration is None else started_at + duration
+    decision = Decision(message.message_id, transition, outcome, duration, finished_at, message)
+    if expired.difference in {Difference.EDITED, Difference.MOVED}:
+        return decision.superseded(expired.difference)
+    return decision
+
+
+def _transition_of_expired(
+    deps: Dependencies, rules: PassRules, expired: ExpiredClaim, outcome: Outcome | None, now: datetime
+) -> Transition:
+    message = expired.message
+    by_pass = expired.attempt_by == BY_PASS
+    if isinstance(message, UnusableMessage):
+        retry_count = message.retry_count + 1 if by_pass else None
+        return Transition.invalid(message.problem, retry_count=retry_count)
+    if outcome is None:
+        return Transition.released()
+    if by_pass:
+        return decide(deps, rules, message, outcome, since=now, now=now)
+    return Transition.after_attempt_by_hand(message, outcome)

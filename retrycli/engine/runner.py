@@ -16,11 +16,10 @@ from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import ChangedMessage, Claim, Decision, IdRange, Route, Transition, TransitionKind
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules, escalation_before_send
+from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules, escalation_before_send
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
-    from retrycli.engine.ports import Lock
 
 BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
 # Maximum number of escalated messages that are read in full at the same time, because their texts may be long.
@@ -104,16 +103,14 @@ class _Pass:
         self._tell([] if repaired is None else [repaired])
 
     def recover(self) -> None:
-        """Recover the messages of dead passes."""
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         while expired := self._deps.claims.take_over_expired(claim, self.started_at, BATCH):
-            from retrycli.engine.recovery import recover  # needed only after a pass has died
+            from retrycli.engine.recording import recover  # needed only after a pass has died
 
             self._tell(recover(self._deps, self._rules, claim, expired, self.started_at))
 
     def enrol(self) -> None:
-        """Synchronise the queue with the application's table."""
         self._swept_to = sync_queue(self._deps, self._rules, self.started_at, emit=lambda event: self._tell([event]))
 
     # -- deliver ----------------------------------------------------------------------------------------------
@@ -147,7 +144,6 @@ class _Pass:
         return [route for route in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, route)]
 
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
-        """Return the rules for a route: its share of the deadline and of the remaining limit."""
         limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
         until = self._rules.deadline * ((number + 1) / of)
@@ -156,12 +152,10 @@ class _Pass:
     # -- forget and report ------------------------------------------------------------------------------------
 
     def prune_history(self) -> None:
-        """Delete attempts and passes that are older than the retention."""
         if self._rules.retention is not None:
             self._deps.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
-        """Record the end of the pass, with the result of its deliveries."""
         ended = [delivery for delivery in self._deliveries if delivery.reason is not None]
         worst = min(ended, key=lambda delivery: GRAVITY.index(delivery.reason), default=None)
         if worst is None or worst.reason is StopReason.LIMIT:
@@ -180,7 +174,6 @@ class _Pass:
         return next((breaker.description for breaker in breakers if breaker.state is BreakerState.OPEN), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
-        """Record the end of the pass for a given reason."""
         now = self._deps.now()
         summary = self._tally.summary(self._me.pass_id, result, now - self.began_at, reason=reason, detail=detail)
         self._deps.ledger.finish_pass(summary, now, swept_to=self._swept_to)
@@ -190,7 +183,6 @@ class _Pass:
         return summary
 
     def finish_failed(self, error: BaseException) -> None:
-        """Record the error that ended the pass, if the database is still writable."""
         if not self._finished:
             with suppress(DatabaseUnavailable):
                 for delivery in self._deliveries:
@@ -199,7 +191,6 @@ class _Pass:
                 self.finish(PassResult.FAILED, StopReason.FAULT, cause_of(error))
 
     def _tell(self, events: Sequence[Event]) -> None:
-        """Emit events after the commit."""
         for event in events:
             self._tally.count(event)
             self._deps.emit(event)

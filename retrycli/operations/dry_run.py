@@ -15,7 +15,7 @@ from retrycli.domain.passes import Pause
 from retrycli.domain.transition import ChangedMessage, Decision, IdRange, TransitionKind
 from retrycli.engine import runner
 from retrycli.engine.destination import Destination
-from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.engine.ports import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment

@@ -21,8 +21,8 @@ from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
 from retrycli.engine import runner
-from retrycli.engine.limits import capacity
-from retrycli.engine.recovery import recover
+from retrycli.engine.destination import capacity
+from retrycli.engine.recording import recover
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule.callers import nothing_calls, ticks_of, why_none_came
 from retrycli.operations.status import ended_passes

@@ -1,26 +1,21 @@
 """Attempt and look up messages by hand, one after another."""
 
-from __future__ import annotations
-
 import asyncio
 from array import array
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
-from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.operator_actions import Acts
-
-if TYPE_CHECKING:
-    from retrycli.engine.ports import Gateway
 
 Result = TypeVar("Result")
 # Outcomes that reveal more about the ticketing API than about the message.

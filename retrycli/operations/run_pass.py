@@ -21,7 +21,7 @@ from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
 from retrycli.domain.incidents import Incident, Topic, Turn
 from retrycli.domain.passes import Event, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.engine import runner
-from retrycli.engine.rules import PassIdentity
+from retrycli.engine.ports import PassIdentity
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, lock_path, ready_to_send
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger, Targets, target_name

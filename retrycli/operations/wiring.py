@@ -1,7 +1,5 @@
 """Connect adapters, clock and randomness. No other module does this."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
@@ -22,7 +19,7 @@ from retrycli.domain.message import LONGEST_NAME, MessageType
 from retrycli.domain.passes import ClockWasAhead, Event
 from retrycli.domain.sanitize import encodable
 from retrycli.domain.transition import Route
-from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.store import own_tables, schema
 from retrycli.store.application_table import check_ids
 from retrycli.store.claims import Claims
@@ -33,9 +30,6 @@ from retrycli.store.passes import Ledger
 from retrycli.system import process
 from retrycli.system.pass_lock import OWN_STATE
 from retrycli.views import log_lines
-
-if TYPE_CHECKING:
-    from retrycli.engine.ports import Gateway
 
 # The folder of the lock files for server databases. The operator creates it, and the user who runs the passes must own
 # it.

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli import load_settings
-from retrycli.engine.rules import PassIdentity
+from retrycli.engine.ports import PassIdentity
 from retrycli.engine.runner import run_pass
 from retrycli.operations import wiring
 from retrycli.operations.run_pass import _Lock, report_pass, run_once

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from retrycli.domain.message import QueuedMessage
     from retrycli.domain.outcome import LookUp, Outcome
-    from retrycli.engine.ports import Gateway
-    from retrycli.engine.rules import Dependencies
+    from retrycli.engine.ports import Dependencies, Gateway
 
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"
 WRITES = re.compile(r"(CREATE TABLE|INSERT INTO|UPDATE|DELETE FROM)\s+(?:retrycli_)?(\w+)")

@@ -22,8 +22,7 @@ from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import LATEST
 from retrycli.engine import runner
-from retrycli.engine.ports import Gateway
-from retrycli.engine.rules import Dependencies, PassIdentity
+from retrycli.engine.ports import Dependencies, Gateway, PassIdentity
 from retrycli.operations import status
 from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims

@@ -13,7 +13,7 @@ from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary, Pause
 from retrycli.domain.transition import Claim
-from retrycli.engine.rules import SYNC_INTERVAL, PassRules
+from retrycli.engine.ports import SYNC_INTERVAL, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
 ONE_BY_ONE = replace(RULES, concurrency=1)

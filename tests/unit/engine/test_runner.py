@@ -37,7 +37,7 @@ from retrycli.domain.passes import (
 )
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 from retrycli.domain.transition import Claim
-from retrycli.engine.rules import PassRules
+from retrycli.engine.ports import PassRules
 from retrycli.engine.runner import BATCH, PRUNE_AT_MOST
 from tests.fakes import (
     CUT_OFF,

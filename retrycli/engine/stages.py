@@ -1,0 +1,233 @@
+"""The stages of a delivery: claim messages, send them, and write their results."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+from retrycli.domain.attempt import Attempt
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy
+from retrycli.domain.fair_share import FairShare
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.passes import Event
+from retrycli.domain.transition import Claim, Decision, Route
+from retrycli.engine.destination import Destination
+from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
+from retrycli.engine.recording import record
+
+# An answer waits until there are this many answers, or this share of the requests in flight if that is more. They are
+# then recorded in one transaction. If every answer waited for all others, all requests would soon be sent and answered
+# in step.
+ENOUGH, SHARE = 8, 1 / 4
+# The maximum time that an answer waits for others, in rounds of the event loop. A transaction in a file costs little; a
+# transaction on a server waits for the server five times.
+ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
+MAX_LOCKED_ROWS = 8  # maximum number of locked rows for which a transaction waits
+TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
+# Maximum number of attempts to commit. Then the lock, which blocks the application's readers, is released.
+COMMIT_TIMES = 100
+
+
+class Supply:
+    """Supply the messages to send next. Its attributes are replaced, never changed in place.
+
+    Args:
+        claims: the queue.
+        rules: the batch size, the lease, and whether tickets keep their order.
+        me: the pass that claims.
+        route: the messages to send.
+        since: the start of the pass.
+    """
+
+    def __init__(self, claims: Claims, rules: PassRules, me: PassIdentity, route: Route, *, since: datetime) -> None:
+        self.claim = Claim(me.pass_id, since + rules.lease)
+        self.fair_share = FairShare(rules.claim_at_once, per_ticket_order=rules.per_ticket_order)
+        self._claims = claims
+        self._rules = rules
+        self._route = route
+        self._since = since
+        self._due_by = rules.due_by(since)
+        self._claimed: Sequence[int] = ()
+        self._all_claimed = False
+        # Tickets whose next message may be sent, if tickets keep their order.
+        self._unblocked_tickets: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Return whether there may be more messages to send."""
+        return bool(self._claimed or self._unblocked_tickets or not self._all_claimed)
+
+    def renew(self, now: datetime) -> None:
+        """Renew the claims before they expire."""
+        if self.claim.expires_at - now <= self._rules.lease * 2 / 3:
+            self.claim = Claim(self.claim.owner, now + self._rules.lease)
+            self._claims.renew(self.claim)
+
+    def take(self, room: int, destination: Destination) -> Sequence[int]:
+        """Return at most `room` claimed messages, oldest due first, and claim more as needed.
+
+        If a message must show something about the destination first, return only that message.
+        """
+        if destination.doubt.tickets or destination.probing:
+            self.release()
+            return self._claim_one(destination)
+        if not self._claimed:
+            self._claimed = self._claim_due() or self._claim_unblocked()
+        taken, self._claimed = self._claimed[:room], self._claimed[room:]
+        return taken
+
+    def unblock(self, tickets: Iterable[str]) -> None:
+        """Unblock the next message of tickets, because the message before it is decided."""
+        self._unblocked_tickets |= frozenset(tickets)
+
+    def release(self) -> None:
+        """Release claimed messages without an attempt."""
+        if self._claimed:
+            self._claims.release(self.claim, self._claimed)
+            self._claimed = ()
+            self._all_claimed = False
+
+    def any_left(self) -> bool:
+        """Return whether any other message of the route is due."""
+        return self._claims.any_due(self._due_by, self._route)
+
+    def _claim_one(self, destination: Destination) -> Sequence[int]:
+        """Claim a message of a ticket that is not in doubt, or a probe. Other messages are claimed later."""
+        order = self._rules.per_ticket_order
+        if tickets := destination.doubt.tickets:
+            self._all_claimed = False
+            elsewhere = self._claims.claim_elsewhere
+            return elsewhere(self.claim, self._due_by, tickets, self._route, per_ticket_order=order)
+        since = destination.breaker.opened_at or self._since
+        found = self._claims.claim_probe(self.claim, self._due_by, since, self._route, per_ticket_order=order)
+        if not found:
+            self._all_claimed = True
+            self._unblocked_tickets = frozenset()
+        return found
+
+    def _claim_due(self) -> Sequence[int]:
+        found: Sequence[int] = ()
+        while not (found or self._all_claimed):
+            at_once = self._rules.claim_at_once
+            found = self._claims.claim(self.claim, self._due_by, at_once, self.fair_share, self._route)
+            self._all_claimed = not found and not self.fair_share.widen()
+        return found
+
+    def _claim_unblocked(self) -> Sequence[int]:
+        unblocked, self._unblocked_tickets = self._unblocked_tickets, frozenset()
+        return self._claims.claim_first_of(self.claim, self._due_by, unblocked, self._route) if unblocked else ()
+
+
+class InFlight:
+    """Send recorded attempts, and collect their answers.
+
+    Args:
+        deps: the clock.
+        rules: show whether the database is on a server, where each transaction waits.
+        supply: knows when the claims expire.
+    """
+
+    def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
+        self.count = 0  # number of attempts that were sent and have no answer yet
+        self.fault: ConfigurationError | None = None  # error that prevents every request from being built
+        self._now = deps.now
+        self._supply = supply
+        self._rounds = ROUNDS_FOR_A_SERVER if rules.at_a_server else ROUNDS_FOR_A_FILE
+        self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
+
+    def send(self, started: Sequence[Attempt], gateway: Gateway, group: asyncio.TaskGroup) -> None:
+        """Send recorded attempts."""
+        self.count += len(started)
+        for attempt in started:
+            group.create_task(self._send(gateway, attempt))
+
+    def arrived(self) -> list[Attempt]:
+        """Return the answers that have arrived."""
+        answers = [self._answered.get_nowait() for _ in range(self._answered.qsize())]
+        self.count -= len(answers)
+        return answers
+
+    async def answers(self) -> list[Attempt]:
+        """Wait at most `SYNC_INTERVAL` for an answer, and return all answers that have arrived by then."""
+        answers = []
+        if self.count:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SYNC_INTERVAL.total_seconds()):
+                    answers.append(await self._answered.get())
+            await self._gather()
+            self.count -= len(answers)
+        return answers + self.arrived()
+
+    async def _gather(self) -> None:
+        """Let the event loop read answers that have already arrived."""
+        enough = min(self.count, max(ENOUGH, int(self.count * SHARE)))
+        for _ in range(self._rounds):
+            await asyncio.sleep(0)
+            if 1 + self._answered.qsize() >= enough:
+                return
+
+    async def _send(self, gateway: Gateway, attempt: Attempt) -> None:
+        outcome, about_us = attempt.outcome, False
+        try:
+            if self._now() < self._supply.claim.expires_at:
+                outcome = await gateway.deliver(attempt.queued)
+        except ConfigurationError as fault:  # the other requests are still answered
+            self.fault = self.fault or fault
+            outcome, about_us = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}"), True
+        self._answered.put_nowait(attempt.ended(outcome, self._now(), about_us=about_us))
+
+
+class ResultWriter:
+    """Write decisions, and keep those whose rows the application has locked. Its attributes are replaced, never changed
+    in place.
+
+    Args:
+        deps: the database and the clock.
+        rules: show whether tickets keep their order.
+        supply: holds the claim, and the tickets whose next message follows a written result.
+    """
+
+    def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
+        # Decisions that could not be written because the application has locked the rows. Their outcomes are recorded.
+        self.locked: Sequence[Decision] = ()
+        self.locked_in_a_row = 0  # number of locked results since a result was last written
+        self.events: Sequence[Event] = ()  # events to emit after the commit
+        self._deps = deps
+        self._rules = rules
+        self._supply = supply
+
+    def write(self, decisions: Sequence[Decision]) -> None:
+        """Write new decisions."""
+        if decisions:
+            locked = self._write(decisions)
+            self.locked_in_a_row = len(locked) + (self.locked_in_a_row if len(locked) == len(decisions) else 0)
+            self.locked = [*self.locked, *locked]
+
+    def write_locked(self) -> None:
+        """Write the decisions whose rows were locked at the last attempt to write."""
+        locked = self._write(self.locked)
+        if len(locked) < len(self.locked):
+            self.locked_in_a_row = 0
+        # Rotate the list, so that the next transaction waits for other rows.
+        self.locked = locked[MAX_LOCKED_ROWS:] + locked[:MAX_LOCKED_ROWS]
+
+    def _write(self, decisions: Sequence[Decision]) -> list[Decision]:
+        events, locked = record(self._deps, self._supply.claim, decisions)
+        self.events = [*self.events, *events]
+        if self._rules.per_ticket_order:
+            unwritten = {decision.message_id for decision in locked}
+            written = [decision.message for decision in decisions if decision.message_id not in unwritten]
+            self._supply.unblock(str(message.ticket_id) for message in written if message is not None)
+        return locked
+
+
+async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Commit as soon as no reader of a SQLite file blocks the commit.
+
+    Raises:
+        DatabaseBusy: the application read the file for too long.
+    """
+    for _ in range(COMMIT_TIMES):
+        if commit():
+            return
+        await sleep(TRY_AGAIN_SECONDS)
+    raise DatabaseBusy("the application has kept a read transaction open for too long; end the transaction, or use WAL")
