@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import create_engine, event, exc, make_url
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.store.dialects import COMPILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,21 +109,15 @@ def make_engine(url: URL, patience: int) -> Engine:
 
 
 def _postgresql(url: URL, patience: int) -> Engine:
-    driver = url.set(drivername="postgresql+psycopg")
+    driver = url.set(drivername="postgresql+retrycli")
     wishes = KEEPALIVE | {"connect_timeout": patience}
     options: dict[str, object] = {name: value for name, value in wishes.items() if name not in url.query}
     # A prepared statement would stay in a pooler's server connection. retrycli sends BEGIN itself.
     options |= {"prepare_threshold": None, "autocommit": True}
     engine = create_engine(driver, connect_args=options, hide_parameters=True, **ONE_CONNECTION)
-    from retrycli.store.postgresql import (  # imports the driver
-        VALUES,
-        Compiler,
-        register_escaping,
-        register_text_fallback,
-    )
+    engine.update_execution_options(compiled_cache=COMPILED)
+    from retrycli.store.postgresql import register_escaping, register_text_fallback  # imports the driver
 
-    engine.dialect.statement_compiler = Compiler
-    engine.dialect.colspecs = {**engine.dialect.colspecs, **VALUES}
     event.listen(engine, "connect", _require_encoding, insert=True)  # before SQLAlchemy reads the server's version
     event.listen(engine, "connect", register_text_fallback)
     event.listen(engine, "connect", register_escaping)
@@ -148,8 +143,9 @@ def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
 def _sqlite(url: URL, patience: int) -> Engine:
     waits = {} if "timeout" in url.query else {"timeout": patience}
     # The application may use an asynchronous driver. A file that only SQLCipher can read keeps its own.
-    driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite")
+    driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite+retrycli")
     engine = create_engine(driver, connect_args=waits, hide_parameters=True, **ONE_CONNECTION)
+    engine.update_execution_options(compiled_cache=COMPILED)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

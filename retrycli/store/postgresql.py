@@ -20,7 +20,7 @@ from psycopg.pq import Format
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Select, SelectBase, Text, and_, any_, cast, func, not_, select, types
 from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
-from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
+from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
@@ -37,6 +37,8 @@ from sqlalchemy.sql.elements import (
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import ScalarSelect
+
+from retrycli.store.dialects import SharesStatements
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -73,9 +75,6 @@ class Number(types.Numeric[Any]):
 
 
 # Types that replace the dialect's own types when values are written.
-VALUES: dict[type[types.TypeEngine[Any]], type[types.TypeEngine[Any]]] = {types.Numeric: Number}
-
-
 class Compiler(PGCompiler_psycopg):
     """Write functions with their schema, and operands with types for which the catalogue has the operator."""
 
@@ -113,6 +112,14 @@ class Compiler(PGCompiler_psycopg):
             dbapi_type = ARRAY(Text(), dimensions=dbapi_type.dimensions)
         text: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
         return text
+
+
+class PostgresqlDialect(SharesStatements, PGDialect_psycopg):
+    """The driver's dialect with the compiler above."""
+
+    supports_statement_cache = True
+    statement_compiler = Compiler
+    colspecs = PGDialect_psycopg.colspecs | {types.Numeric: Number}
 
 
 def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:

@@ -97,6 +97,17 @@ def use(url: str, table: str = "pending_messages") -> None:
         database.close()
 
 
+def test_a_statement_is_compiled_only_once_in_a_process(application: Application, database: Database) -> None:
+    with opened(application) as again:
+        compiled = [_compiled(each) for each in (database, again)]
+    assert compiled[0] is compiled[1]
+
+
+def _compiled(database: Database) -> object:
+    with database.read() as connection:
+        return connection.execute(select(schema.queue.c.message_id)).context.compiled
+
+
 # A database that can't be used.
 
 

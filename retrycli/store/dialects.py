@@ -1,0 +1,26 @@
+"""SQLAlchemy's dialects as retrycli uses them: all engines of a process share their compiled statements."""
+
+from typing import Any
+
+from sqlalchemy import Dialect
+from sqlalchemy.dialects import registry
+from sqlalchemy.util import LRUCache
+
+registry.register("sqlite.retrycli", "retrycli.store.sqlite", "SqliteDialect")
+registry.register("postgresql.retrycli", "retrycli.store.postgresql", "PostgresqlDialect")
+
+# An application that embeds retrycli opens the database for each pass, and compiling a statement takes longer than
+# running it. The size is SQLAlchemy's default.
+COMPILED = LRUCache[Any, Any](500)
+
+
+class SharesStatements(Dialect):
+    """A dialect that equals that of another engine if both use the same version of a database, so that each finds the
+    other's compiled statements.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and other.server_version_info == self.server_version_info
+
+    def __hash__(self) -> int:
+        return hash(type(self))
