@@ -1,13 +1,16 @@
-"""One delivery through any gateway: its progress, its time limit, its immediate retry, and the outcome of its
-errors.
+"""The common parts of the gateways: a delivery's progress, time limit, immediate retry and errors, the removal of
+secrets and quotations from error texts, and TLS.
 """
 
 import asyncio
+import json
 import logging
+import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Thread
 from traceback import walk_tb
 from types import TracebackType
@@ -18,19 +21,19 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_be
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, one_line
-from retrycli.gateway.redaction import without_quotations
 
 logger = logging.getLogger("retrycli")
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-WAIT_SECONDS = (0.1, 0.5)
-"""Minimum and maximum wait before an immediate retry."""
-LATE_SECONDS = 0.05
-"""A timer that fires later than this shows that the process was suspended or its event loop blocked."""
-GRACE_SECONDS = 0.5
-"""Extra time for a suspended or blocked process to read the answers that arrived in that time."""
+WAIT_SECONDS = (0.1, 0.5)  # minimum and maximum wait before an immediate retry
+LATE_SECONDS = 0.05  # a timer that fires later shows that the process was suspended or its event loop blocked
+GRACE_SECONDS = 0.5  # extra time for such a process to read the answers that arrived in that time
+QUOTED = 16  # minimum length of a quotation: the number of consecutive characters that also occur in the message
+# Number of characters of the message's text that are compared: an error is short, and if it quotes a long text, it
+# quotes the beginning.
+LOOKED_AT = 16 * 1024
 
 
 class NotSent(Exception):
@@ -50,16 +53,15 @@ def invalid(error: str) -> NotSent:
 class DeliveryProgress:
     """Progress of one delivery, for the code that handles its timeout or failure."""
 
-    in_flight: bool = False
-    """True if its request may be on its way or may have arrived."""
-    answered: bool = False
-    """True if its request has an outcome other than `UNREACHABLE`."""
-    landed: Outcome | None = None
-    """Its outcome, if the message is known to be delivered."""
+    in_flight: bool = False  # its request may be on its way or may have arrived
+    answered: bool = False  # its request has an outcome other than `UNREACHABLE`
+    landed: Outcome | None = None  # its outcome, if the message is known to be delivered
 
 
 class BaseGateway(ABC):
     """The common parts of the gateways. Use a gateway as an asynchronous context manager."""
+
+    _secrets: Sequence[str]
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,9 +104,9 @@ class BaseGateway(ABC):
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Ask whether a message has arrived. Send nothing."""
 
-    @abstractmethod
     def redact_secrets(self, text: str) -> str:
         """Mask retrycli's secrets in a text."""
+        return redact_secrets(text, self._secrets)
 
     async def _deliver_cleaned(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         try:
@@ -150,7 +152,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
 
 
 def _locate(error: Exception) -> str:
-    """Describe an error by its type and the last line of retrycli in its traceback. Its text may quote a message."""
+    """Describe an error by its type and place, without its text, which may quote a message."""
     lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(error.__traceback__)]
     module, number = next(line for line in reversed(lines) if line[0].startswith("retrycli."))
     return f"{type(error).__name__} at {module}:{number}"
@@ -192,8 +194,7 @@ async def retry_unreachable(
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else first,
         sleep=sleep,
     )
-    last: Outcome = await retrying(made_or_next)
-    return last
+    return await retrying(made_or_next)
 
 
 class TimeLimit:
@@ -253,11 +254,86 @@ async def in_thread(work: Callable[Given, Result], *args: Given.args, **options:
 
     def run() -> None:
         try:
-            result = work(*args, **options)
+            done.set_result(work(*args, **options))
         except BaseException as error:  # noqa: BLE001  raised in the waiting task
             done.set_exception(error)
-        else:
-            done.set_result(result)
 
     Thread(target=run, name=getattr(work, "__qualname__", "work"), daemon=True).start()
     return await asyncio.wrap_future(done)
+
+
+# -- error texts ----------------------------------------------------------------------------------------------
+
+
+def without_quotations(error: str, message: Message) -> str:
+    """Replace quotations of the message's subject or body in a one-line error by ``…``."""
+    words = "\0".join(_written_forms(message))
+    kept, at = "", 0
+    while at < len(error):
+        end = at + QUOTED
+        if end > len(error) or error[at:end] not in words:
+            kept += error[at]
+            at += 1
+            continue
+        while end < len(error) and error[at : end + 1] in words:
+            end += 1
+        kept += "…"
+        at = end
+    return kept
+
+
+def _written_forms(message: Message) -> Iterator[str]:
+    """Yield both texts in the forms in which an answer may quote them: on one line, or as in the request's JSON."""
+    for name in ("subject", "body"):
+        text = str(message.fields[name] or "")[:LOOKED_AT]
+        for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
+            yield " ".join(form.replace("\0", " ").split())
+
+
+def redact_secrets(text: str, secrets: Sequence[str]) -> str:
+    """Mask secrets in a text, because the other side may have echoed them."""
+    for secret in secrets:
+        for spelling in _spellings(secret) if secret else ():
+            text = text.replace(spelling, "***")
+    return text
+
+
+def _spellings(secret: str) -> list[str]:
+    """Return a secret unchanged, as JSON and Python escape it, and escaped by one and then the other. The longest comes
+    first.
+
+    An error quotes an answer's JSON as JSON, and invalid HTTP in Python's notation for bytes.
+    """
+    found = {secret}
+    for _ in range(2):
+        found |= {written for text in found for written in _escaped(text)}
+    return sorted(found, key=len, reverse=True)
+
+
+def _escaped(text: str) -> tuple[str, ...]:
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # after a quotation mark Python quotes with apostrophes
+    as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
+    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
+
+
+# -- TLS ------------------------------------------------------------------------------------------------------
+
+
+def verifying(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts the system's certificates, and the certificates in a file.
+
+    Raises:
+        ConfigurationError: the file can't be used.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"gateway.ca_file: can't use {ca_file}: the file contains no certificates"
+            ) from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a valid path"
+            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {reason}") from error
+    return context

@@ -6,7 +6,6 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import assert_never
 
 import httpx
 
@@ -28,7 +27,6 @@ from retrycli.gateway.http.transport import (
 from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
-from retrycli.gateway.redaction import redact_secrets
 
 TOKEN = re.compile(r"[!-~]+")
 
@@ -41,8 +39,8 @@ class ApiReply:
     answer: Answer | None = None
 
 
+# Builds a request for the session of a log-in. It is called every time the request is sent.
 BuildRequest = Callable[[str | None], Request]
-"""Builds a request for the session of a log-in. It is called every time the request is sent."""
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
@@ -92,13 +90,11 @@ class ApiClient:
             The answer, and the outcome that the request has as a question (`outcome_of_question`).
         """
         credentials = self.credentials
-        needs_log_in = credentials.by_log_in and credentials.session is None
-        if needs_log_in and (problem := await self._log_in(None)):
+        if credentials.by_log_in and credentials.session is None and (problem := await self._log_in(None)):
             return ApiReply(problem)
         used = credentials.session
         reply = await self._send(build(used), limit, progress)
-        refused = reply.outcome.kind is OutcomeKind.UNAUTHORIZED and reply.answer is not None
-        if not (refused and credentials.by_log_in):
+        if not credentials.by_log_in or reply.outcome.kind is not OutcomeKind.UNAUTHORIZED or reply.answer is None:
             return reply
         if problem := await self._log_in(used):
             return ApiReply(problem)
@@ -145,8 +141,9 @@ class ApiClient:
         try:
             return await Answer.read(await self.transport.handle_async_request(request), limit)
         except REFUSED_URL as error:
-            where = self._destination
-            raise ConfigurationError(f"gateway.base_url: invalid URL {where!r}: {error}. Correct it.") from None
+            raise ConfigurationError(
+                f"gateway.base_url: invalid URL {self._destination!r}: {error}. Correct it."
+            ) from None
 
 
 class Credentials:
@@ -162,27 +159,25 @@ class Credentials:
 
     def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
-        self.by_log_in = self._auth.session is not None
-        """True if a log-in comes first, and can be repeated."""
+        self.by_log_in = self._auth.session is not None  # a log-in comes first, and can be repeated
+        self.session: str | None = None  # the token of the log-in; None before the log-in, or if none is needed
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
+        self.secrets = [self._values["token"], self._values["password"]]  # a token that was replaced is still secret
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
         self._destination = settings.destination
         self._errors = preset.answer.errors
-        self.session: str | None = None
-        """The token of the log-in; None before the log-in, or if none is needed."""
         self._log_in_lock = asyncio.Lock()
-        self._secrets = [self._values["token"], self._values["password"]]
         if self._values["token"] and not TOKEN.fullmatch(self._values["token"]):
             raise ConfigurationError(
                 "gateway.token: the token must consist of visible ASCII characters, without spaces"
             )
         try:
             self.headers()
+            # retrycli's identity, for messages that state it
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
-            """retrycli's identity, for messages that state it."""
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 
@@ -194,13 +189,9 @@ class Credentials:
             user, password = (plain(fill_text(template, values)) for template in self._auth.basic)
             encoded = b64encode(f"{user}:{password}".encode()).decode()
             headers["authorization"] = f"Basic {encoded}"
-            if encoded not in self._secrets:
-                self._secrets.append(encoded)
+            if encoded not in self.secrets:
+                self.secrets.append(encoded)
         return headers
-
-    def redact_secrets(self, text: str) -> str:
-        """Mask retrycli's secrets in a text. A token that was replaced is still secret."""
-        return redact_secrets(text, self._secrets)
 
     async def log_in(
         self,
@@ -231,7 +222,7 @@ class Credentials:
             if not isinstance(token, str) or not TOKEN.fullmatch(token):
                 return self._outcome_without_token(answer, rule.token, now())
             self.session = token
-            self._secrets.append(token)
+            self.secrets.append(token)
             return None
 
     def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
@@ -258,7 +249,6 @@ class Credentials:
 
 
 def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Auth | None:
-    """Return the method that ``gateway.auth`` names, with the preset's identity; None if that setting is not set."""
     identity = None if preset_auth is None else preset_auth.identity
     match settings.auth:
         case None:
@@ -279,5 +269,3 @@ def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Au
                     f"gateway.login_path: {path!r} leads outside the base URL; write a path below it"
                 ) from None
             return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)
-        case _:
-            assert_never(settings.auth)

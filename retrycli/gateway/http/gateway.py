@@ -75,6 +75,7 @@ class HttpGateway(BaseGateway):
         self._client = ApiClient(transport, settings, self._preset, now=now, watch=watch)
         self._builder = RequestBuilder(settings, self._preset, self._client.credentials.identity)
         self._lookups = Lookups(self._client)
+        self._secrets = self._client.credentials.secrets
         self._now = now
         self._sleep = sleep
 
@@ -109,10 +110,6 @@ class HttpGateway(BaseGateway):
         except UNBUILDABLE as problem:
             error = f"the look-up request can't be built: {problem}"
         return LookUp(Presence.UNKNOWN, self._clean(error, queued.message))
-
-    def redact_secrets(self, text: str) -> str:
-        """Mask retrycli's secrets in a text."""
-        return self._client.credentials.redact_secrets(text)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds

@@ -13,7 +13,7 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
-from retrycli.gateway.delivery import NotSent, TimeLimit
+from retrycli.gateway.delivery import NotSent, TimeLimit, redact_secrets
 from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.request import Request
 from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
@@ -225,7 +225,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     finally:
         await client.transport.aclose()
     if outcome.error is not None:
-        outcome = replace(outcome, error=one_line(credentials.redact_secrets(outcome.error)))
+        outcome = replace(outcome, error=one_line(redact_secrets(outcome.error, credentials.secrets)))
     known = (seconds for seconds in ahead if seconds is not None)
     return Probe(outcome, credentials.by_log_in or preset.check is not None, next(known, None))
 

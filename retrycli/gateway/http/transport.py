@@ -29,7 +29,7 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
-from retrycli.gateway.tls import verifying
+from retrycli.gateway.delivery import verifying
 from retrycli.system import process
 
 IDLE_SECONDS = 0.5

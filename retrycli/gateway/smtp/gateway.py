@@ -17,12 +17,18 @@ from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
-from retrycli.gateway.delivery import BaseGateway, DeliveryProgress, TimeLimit, in_thread, invalid, retry_unreachable
+from retrycli.gateway.delivery import (
+    BaseGateway,
+    DeliveryProgress,
+    TimeLimit,
+    in_thread,
+    invalid,
+    retry_unreachable,
+    verifying,
+)
 from retrycli.gateway.presets.template import places
-from retrycli.gateway.redaction import redact_secrets
 from retrycli.gateway.smtp.mime import Mail, compose
 from retrycli.gateway.smtp.session import SmtpSession
-from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}
@@ -88,10 +94,6 @@ class SmtpGateway(BaseGateway):
         if outcome.error is None:
             return outcome
         return replace(outcome, error=one_line(self.redact_secrets(outcome.error)))
-
-    def redact_secrets(self, text: str) -> str:
-        """Mask retrycli's secrets in a text."""
-        return redact_secrets(text, self._secrets)
 
     async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds
