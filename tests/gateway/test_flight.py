@@ -16,7 +16,7 @@ from retrycli.gateway.delivery import DeliveryProgress, guard, logger
 from retrycli.gateway.http.client import Watch
 from retrycli.gateway.http.gateway import HttpGateway
 from retrycli.gateway.smtp.gateway import SmtpGateway
-from retrycli.gateway.smtp.protocol import SmtpReply
+from retrycli.gateway.smtp.session import SmtpReply
 from tests.gateway.deliveries import COLUMNS, NOON, PUT_PRESET, gateway_settings, no_wait, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 from tests.gateway.mail_server import MailServer

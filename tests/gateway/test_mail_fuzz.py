@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.smtp.mime import compose
-from retrycli.gateway.smtp.protocol import SmtpReply
+from retrycli.gateway.smtp.session import SmtpReply
 from tests.gateway.deliveries import NOON, queued
 from tests.unit.test_fuzz import law
 
@@ -39,7 +39,7 @@ def test_any_subject_text_and_name_are_safe(subject: str, body: str, name: str) 
 
 @law(code=st.integers(200, 599), text=TEXTS | st.from_regex(r"[2-6]\.\d{1,4}\.\d{1,4} ?x?", fullmatch=True))
 def test_any_reply_has_an_outcome(code: int, text: str) -> None:
-    reply = SmtpReply.of((code, text.encode()))
+    reply = SmtpReply.of(code, text.encode())
     assert reply.good == (code < 300)
     assert reply.kind in {OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT, OutcomeKind.UNAUTHORIZED}
     assert "\n" not in str(reply)

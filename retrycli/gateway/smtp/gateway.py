@@ -32,10 +32,9 @@ from retrycli.gateway.smtp.session import SmtpSession
 from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}
+# Seconds to wait for a session that was cut. A session that reads a file on a dead network share may never end, but it
+# can't send anything more.
 CUT_SECONDS = 2.0
-"""Seconds to wait for a session that was cut. A session that reads a file on a dead network share may never end, but it
-can't send anything more.
-"""
 
 
 class SmtpGateway(BaseGateway):
@@ -123,7 +122,6 @@ class SmtpGateway(BaseGateway):
             raise invalid(str(error)) from error
 
     async def _send(self, mail: Mail | None, progress: DeliveryProgress, deadline: float) -> Outcome:
-        """Send a mail, or none (see `SmtpSession.deliver`). Retry immediately if no session was opened."""
         return await retry_unreachable(
             lambda: self._attempt(mail, deadline, progress),
             retries=self._settings.immediate_retries,
@@ -143,19 +141,17 @@ class SmtpGateway(BaseGateway):
         try:
             async with TimeLimit(deadline - asyncio.get_running_loop().time()):
                 return await asyncio.shield(thread)
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
             session.cut()
             await asyncio.wait([thread], timeout=CUT_SECONDS)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return self._outcome_of_cut(session, thread.result() if thread.done() else None)
-        except asyncio.CancelledError:
-            session.cut()
-            await asyncio.wait([thread], timeout=CUT_SECONDS)
-            raise
         finally:
             progress.in_flight = session.in_doubt
 
     def _outcome_of_cut(self, session: SmtpSession, outcome: Outcome | None) -> Outcome:
-        """Return the outcome of a session that was cut. If the server had replied, return the session's own outcome."""
+        # If the server had replied, its reply decides.
         if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"

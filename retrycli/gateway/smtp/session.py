@@ -1,4 +1,4 @@
-"""One session with a mail server (RFC 5321), run by smtplib in a separate thread. Replies become an outcome.
+"""One session with a mail server (RFC 5321), run by smtplib in a separate thread, and the meaning of its replies.
 
 The dot that ends a mail decides. Before the dot is sent, no server may deliver anything (RFC 5321, section 4.1.1.4), so
 an earlier error proves that nothing was delivered. After the dot, only a reply shows the outcome.
@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from retrycli.config.gateway import GatewaySettings
@@ -18,23 +19,97 @@ from retrycli.config.types import secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
+from retrycli.gateway.delivery import NotSent
 from retrycli.gateway.smtp.mime import Mail
-from retrycli.gateway.smtp.protocol import SHUTTING_DOWN, Client, Garbled, SmtpReply
 
+# Limits of a reply. The standard allows 512 octets per line (RFC 5321, section 4.5.3.1.5).
+LONGEST_LINE, MOST_LINES = 2048, 100
+REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
 GO_AHEAD = 354
+SHUTTING_DOWN = 421
+# Log-in required, stronger log-in required, log-in refused (RFC 4954, section 6).
+ASKS_FOR_LOG_IN = frozenset({530, 534, 535})
+BAD_CREDENTIALS = "5.7.8"  # log-in refused, for servers whose basic code is only 550 (RFC 4954, section 6)
+ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")
+QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)  # of Postfix, Exim and Exchange
 END = "the end of the mail"
+# Precedence of recipients' refusals: the mail is retried as long as any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
-"""Precedence of recipients' refusals: the mail is retried as long as any recipient may still be accepted."""
-QUIT_SECONDS = 2.0
-"""Timeout of QUIT, in seconds. The outcome is already known."""
+QUIT_SECONDS = 2.0  # timeout of QUIT; the outcome is already known
+# All exceptions that a session raises for errors of the other side. An invalid reply, and text that can't be encoded,
+# are a `ValueError`.
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
-"""All exceptions that a session raises for errors of the other side. Text that can't be encoded is a `ValueError`."""
 
 
-class _Finished(Exception):
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.error)
-        self.outcome = outcome
+@dataclass(frozen=True, slots=True)
+class SmtpReply:
+    """A reply, with its lines joined by spaces."""
+
+    code: int
+    text: str
+
+    @classmethod
+    def of(cls, code: int, text: bytes | str) -> "SmtpReply":
+        """Create a reply from smtplib's code and text."""
+        return cls(code, " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split()))
+
+    @property
+    def good(self) -> bool:
+        """Return whether the reply is positive: class 2yz (RFC 5321, section 4.2.1)."""
+        return self.code // 100 == 2  # noqa: PLR2004  that class
+
+    @property
+    def kind(self) -> OutcomeKind:
+        """Return the outcome of a negative or invalid reply.
+
+        The enhanced code decides if there is one, because some servers give a basic code of the wrong class. By RFC
+        3463, section 2, the class says whether another attempt makes sense.
+        """
+        enhanced = ENHANCED.match(self.text)
+        if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
+            return OutcomeKind.UNAUTHORIZED
+        lasting = enhanced[1] if enhanced and enhanced[1] != "2" else str(self.code)[0]
+        if self.code == SHUTTING_DOWN or lasting != "5":
+            return OutcomeKind.TRANSIENT
+        return OutcomeKind.PERMANENT
+
+    @property
+    def queued_as(self) -> str | None:
+        """Return the server's queue id of an accepted mail, if the reply has one in a common form."""
+        found = QUEUED_AS.search(self.text)
+        return found[1] if found else None
+
+    def __str__(self) -> str:
+        return f"SMTP {self.code} {self.text}".rstrip()
+
+
+class _Client(smtplib.SMTP):
+    def __init__(self, connection: socket.socket) -> None:
+        name = socket.gethostname()
+        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):  # then the address (RFC 5321, section 4.1.4)
+            address = str(connection.getsockname()[0]).partition("%")[0]
+            name = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+        super().__init__(local_hostname=name)
+        self.sock = connection
+        self.command_encoding = "utf-8"  # as smtplib itself does for SMTPUTF8
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Read a reply. smtplib's own method reads endless lines, and reports an invalid reply as a 500."""
+        assert self.sock is not None  # noqa: S101  for the type checker
+        if self.file is None:
+            self.file = self.sock.makefile("rb")
+        texts = []
+        for _ in range(MOST_LINES):
+            line = self.file.readline(LONGEST_LINE + 1)
+            if not line:
+                raise smtplib.SMTPServerDisconnected("the server closed the connection")
+            found = REPLY_LINE.fullmatch(line)
+            if found is None:
+                raise ValueError("the server's reply is not valid SMTP")
+            texts.append((found[3] or b"").strip())
+            if found[2] != b"-":
+                return int(found[1]), b"\n".join(texts)
+        raise ValueError(f"the server's reply has more than {MOST_LINES} lines")
 
 
 class SmtpSession:
@@ -59,7 +134,7 @@ class SmtpSession:
         connection.settimeout(2 * settings.request_timeout_seconds)  # a fallback: the deadline comes first
         self._settings = settings
         self._context = context
-        self._client = Client(connection)
+        self._client = _Client(connection)
         self.step = "connecting"
         self._begun = False
 
@@ -75,10 +150,10 @@ class SmtpSession:
             self._begun = True
             outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail)
             self._quit()
-        except _Finished as stop:
+        except NotSent as stop:
             outcome = stop.outcome
             self._quit()
-        except (*SESSION_ERRORS, Garbled) as error:
+        except SESSION_ERRORS as error:
             # No QUIT: in the middle of a mail the server would read it as part of the mail.
             outcome = self._outcome_of_error(error)
         finally:
@@ -99,17 +174,22 @@ class SmtpSession:
             return Outcome(OutcomeKind.UNAUTHORIZED, error=text)
         return Outcome(OutcomeKind.TRANSIENT if self._begun else OutcomeKind.UNREACHABLE, error=text)
 
-    # -- before the mail -----------------------------------------------------------------------------------------
-
     def _open(self) -> None:
         is_implicit = self._settings.destination.startswith("smtps:")  # TLS from the start (RFC 8314, section 3)
         if self._context is not None and is_implicit:
             self._encrypt(self._context)
         self.step = "greeting"
-        self._require_success(SmtpReply.of(self._client.getreply()), if_permanent=OutcomeKind.TRANSIENT)
+        self._require_success(SmtpReply.of(*self._client.getreply()), if_permanent=OutcomeKind.TRANSIENT)
         self._say_hello()
         if self._context is not None and not is_implicit:
-            self._start_tls(self._context)
+            self.step = "STARTTLS"
+            if not self._client.has_extn("starttls"):
+                raise self._unauthorized(
+                    "the server does not offer STARTTLS, so the mail would be sent unencrypted; fix gateway.base_url "
+                    "(smtps:// uses TLS from the start), or, on a trusted network, set gateway.starttls = false"
+                )
+            self._require_success(self._command("STARTTLS"), if_permanent=OutcomeKind.UNAUTHORIZED)
+            self._encrypt(self._context)
             self._say_hello()
         if self._settings.username:
             self._log_in(self._settings.username, secret_text(self._settings.password))
@@ -119,21 +199,16 @@ class SmtpSession:
         code, text = self._client.ehlo()
         if code // 100 == 5:  # noqa: PLR2004  EHLO unknown: an older server (RFC 5321, section 3.2)
             code, text = self._client.helo()
-        self._require_success(SmtpReply.of((code, text)), if_permanent=OutcomeKind.TRANSIENT)
-
-    def _start_tls(self, context: ssl.SSLContext) -> None:
-        self.step = "STARTTLS"
-        if not self._client.has_extn("starttls"):
-            raise self._unauthorized(
-                "the server does not offer STARTTLS, so the mail would be sent unencrypted; fix gateway.base_url "
-                "(smtps:// uses TLS from the start), or, on a trusted network, set gateway.starttls = false"
-            )
-        self._require_success(self._command("STARTTLS"), if_permanent=OutcomeKind.UNAUTHORIZED)
-        self._encrypt(context)
+        self._require_success(SmtpReply.of(code, text), if_permanent=OutcomeKind.TRANSIENT)
 
     def _encrypt(self, context: ssl.SSLContext) -> None:
+        """Start TLS. Discard what the server sent before, read or not (RFC 3207, section 4.2)."""
         self.step = "TLS"
-        self._client.encrypt(context, urlsplit(self._settings.destination).hostname or "")
+        client = self._client
+        assert client.sock is not None  # noqa: S101  for the type checker
+        client.file = None
+        host = urlsplit(self._settings.destination).hostname or ""
+        client.sock = context.wrap_socket(client.sock, server_hostname=host)
 
     def _log_in(self, username: str, password: str) -> None:
         self.step = "AUTH"
@@ -145,9 +220,9 @@ class SmtpSession:
             reply = self._command(f"AUTH PLAIN {secret}")
         else:
             try:
-                reply = SmtpReply.of(self._client.login(username, password))
+                reply = SmtpReply.of(*self._client.login(username, password))
             except smtplib.SMTPResponseException as error:
-                reply = SmtpReply.of((error.smtp_code, error.smtp_error))
+                reply = SmtpReply.of(error.smtp_code, error.smtp_error)
             except smtplib.SMTPServerDisconnected:
                 raise
             except (smtplib.SMTPException, UnicodeError):
@@ -155,15 +230,13 @@ class SmtpSession:
                 raise self._unauthorized(f"the server offers no supported way to log in: {ways}") from None
         self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
-    # -- the mail ------------------------------------------------------------------------------------------------
-
     def _send(self, mail: Mail) -> Outcome:
         utf8 = self._client.has_extn("smtputf8") and any(not address.local.isascii() for address in mail.envelope)
         size = mail.size(utf8=utf8)
         self._send_sender(mail.sender, size, utf8=utf8)
         accepted, refused = self._send_recipients(mail.envelope, utf8=utf8)
         if not accepted:
-            raise _Finished(_outcome_of_refusals(refused))
+            raise NotSent(_outcome_of_refusals(refused))
         self.step = "DATA"
         reply = self._command("DATA")
         if reply.code != GO_AHEAD:
@@ -171,7 +244,7 @@ class SmtpSession:
         self._send_content(mail, utf8=utf8)
         self.step = END
         self._client.send(b".\r\n")
-        reply = SmtpReply.of(self._client.getreply())
+        reply = SmtpReply.of(*self._client.getreply())
         if reply.good and refused:
             return _outcome_of_refusals(refused, accepted, reply)
         if reply.good:
@@ -186,10 +259,9 @@ class SmtpSession:
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         if self._client.has_extn("size"):
             most = self._client.esmtp_features["size"].strip()
-            # 0 is no limit (RFC 1870, section 4).
-            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:
+            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:  # 0 is no limit (RFC 1870, section 4)
                 error = f"the mail has {size} bytes, but the server accepts at most {int(most)}"
-                raise _Finished(Outcome(OutcomeKind.PERMANENT, error=error))
+                raise NotSent(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
         reply = self._command(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
         if not reply.good and reply.text.startswith("5.7.0 "):  # about security, not about this mail
@@ -227,28 +299,26 @@ class SmtpSession:
                 line.sendall(chunk)
         except ConnectionError:
             # A server that refuses the mail, for example as too big, replies before it closes.
-            with suppress(*SESSION_ERRORS, Garbled):
-                raise self._refusal(SmtpReply.of(self._client.getreply())) from None
+            with suppress(*SESSION_ERRORS):
+                raise self._refusal(SmtpReply.of(*self._client.getreply())) from None
             raise
 
-    # -- words ---------------------------------------------------------------------------------------------------
-
     def _command(self, command: str) -> SmtpReply:
-        return SmtpReply.of(self._client.docmd(command))
+        return SmtpReply.of(*self._client.docmd(command))
 
     def _require_success(self, reply: SmtpReply, *, if_permanent: OutcomeKind) -> None:
         if not reply.good:
             kind = reply.kind if reply.kind is not OutcomeKind.PERMANENT else if_permanent
-            raise _Finished(Outcome(kind, reply.code, f"{self.step}: {reply}"))
+            raise NotSent(Outcome(kind, reply.code, f"{self.step}: {reply}"))
 
-    def _refusal(self, reply: SmtpReply) -> _Finished:
-        return _Finished(Outcome(reply.kind, reply.code, f"{self.step}: {reply}"))
+    def _refusal(self, reply: SmtpReply) -> NotSent:
+        return NotSent(Outcome(reply.kind, reply.code, f"{self.step}: {reply}"))
 
-    def _unauthorized(self, why: str, code: int | None = None) -> _Finished:
-        return _Finished(Outcome(OutcomeKind.UNAUTHORIZED, code, f"{self.step}: {why}"))
+    def _unauthorized(self, why: str, code: int | None = None) -> NotSent:
+        return NotSent(Outcome(OutcomeKind.UNAUTHORIZED, code, f"{self.step}: {why}"))
 
     def _quit(self) -> None:
-        with suppress(*SESSION_ERRORS, Garbled):
+        with suppress(*SESSION_ERRORS):
             if self._client.sock is not None:
                 self._client.sock.settimeout(QUIT_SECONDS)
                 self._client.docmd("QUIT")
@@ -257,9 +327,6 @@ class SmtpSession:
 def _outcome_of_refusals(
     refused: Sequence[tuple[Address, SmtpReply]], accepted: Sequence[Address] = (), sent: SmtpReply | None = None
 ) -> Outcome:
-    """Return the outcome of a mail that was refused for some or all recipients. Accepted recipients have received
-    it.
-    """
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
     if sent is not None and (needs_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
         # The mail was accepted for some, so the others are refused for their own sake, not for a missing log-in.
@@ -279,5 +346,5 @@ def _outcome_of_refusals(
 
 def _describe(error: Exception) -> str:
     text = str(error)
-    named = isinstance(error, OSError) and not isinstance(error, FileChanged)
-    return f"{type(error).__name__}: {text}" if text and named else text or type(error).__name__
+    is_named = isinstance(error, OSError) and not isinstance(error, FileChanged)
+    return f"{type(error).__name__}: {text}" if text and is_named else text or type(error).__name__
