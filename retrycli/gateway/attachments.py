@@ -20,21 +20,17 @@ from retrycli.gateway.delivery import NotSent, in_thread, invalid
 from retrycli.system import process
 from retrycli.system.trust import others_may_have_linked
 
-MAX_ATTACHMENTS = 100
-"""Maximum number of attachments of a message. Every file is opened twice, and may need a separate upload."""
+MAX_ATTACHMENTS = 100  # of a message; every file is opened twice, and may need a separate upload
 ANY_TYPE = "application/octet-stream"
+# A type and a subtype, without parameters (RFC 6838, section 4.2).
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")
-"""A type and a subtype, without parameters (RFC 6838, section 4.2)."""
+# Control characters, line breaks, and marks that change the text direction and so disguise a name.
 FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters, line breaks, and marks that change the text direction and so disguise a name."""
-
+# A directory in the path need not be readable.
 DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-"""Flags for a directory in the path, which need not be readable."""
+# Without O_NONBLOCK a pipe would block until its writer opens it, and a leased file until the lease holder releases it.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""Flags for the file. Without O_NONBLOCK a pipe would block until its writer opens it, and a leased file until the
-lease holder releases it.
-"""
 
 
 class Unusable(Exception):
@@ -47,25 +43,20 @@ class FileChanged(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file to send."""
+    """One file to send. Only `open_file` opens it."""
 
-    name: str
-    """The name that the recipient sees, which is the last part of a path, on one line."""
+    name: str  # that the recipient sees: the last part of a path, on one line
     content_type: str
-    path: Path
-    """The path, without links or ``..``. Only `open_file` opens it."""
-    size: int
-    """The size in bytes, at the time of the check."""
+    path: Path  # without links or ".."
+    size: int  # in bytes, at the time of the check
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
     """The folder of attachments."""
 
-    named: Path
-    """The folder as the settings name it; entries may be absolute paths beneath it."""
-    real: Path
-    """The same folder with links resolved. They are resolved once for all messages."""
+    named: Path  # as the settings name it; entries may be absolute paths beneath it
+    real: Path  # with links resolved, once for all messages
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
@@ -196,7 +187,6 @@ def _is_link(part: str, folder: int) -> bool:
 
 
 def _shortage(error: OSError) -> str | None:
-    """Describe what temporarily prevents a file from being opened; None if the file itself is at fault."""
     if isinstance(error, BlockingIOError):
         return "another program holds a lease on a file; wait until that program releases the file"
     return process.shortage(error)
@@ -211,7 +201,8 @@ def _attachment(entry: object, folder: Folder) -> Attachment:
     if not where:
         raise Unusable("names no file; give it a path")
     name = _file_name(texts["filename"] or where)
-    content_type = texts["content_type"] or _guess_type(name)
+    guess, compressed = mimetypes.guess_type(name)
+    content_type = texts["content_type"] or (ANY_TYPE if guess is None or compressed else guess)
     if not MEDIA_TYPE.fullmatch(content_type):
         raise Unusable("has an invalid content_type; write it as type/subtype")
     path = _path_beneath(folder, where)
@@ -235,16 +226,8 @@ def _file_name(given: str) -> str:
     return name
 
 
-def _guess_type(name: str) -> str:
-    guess, compressed = mimetypes.guess_type(name)
-    return ANY_TYPE if guess is None or compressed else guess
-
-
 def _path_beneath(folder: Folder, where: str) -> Path:
-    """Return a path beneath the folder. Files outside the folder are not touched.
-
-    ``..`` removes the part before it, which is correct because no link is followed.
-    """
+    # ".." removes the part before it, which is correct because no link is followed.
     for root in (folder.named, folder.real):
         path = Path(os.path.normpath(root / where))
         if path.is_relative_to(root):

@@ -24,14 +24,13 @@ from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
 
+# Maximum length of an answer, as a multiple of the length of the message's text. An answer may repeat the text three
+# times, and escaped.
 MAX_REPETITION = 20
-"""Maximum length of an answer, as a multiple of the length of the message's text. An answer may repeat the text three
-times, and escaped.
-"""
 NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
+# Exceptions for a value that can't be where its template puts it.
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
-"""Exceptions for a value that can't be where its template puts it."""
 
 
 class HttpGateway(BaseGateway):
@@ -154,7 +153,6 @@ class HttpGateway(BaseGateway):
         return plain(fill_text(marker.text, fields))
 
     async def _ask(self, queued: QueuedMessage, prepared: PreparedRequest) -> None:
-        """Ask whether a message has arrived, and whether it may be sent."""
         if queued.unsettled_since is not None and self._preset.look_up:
             if await self._lookups.look_up(prepared.fields):
                 raise NotSent(Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True))
@@ -169,7 +167,6 @@ class HttpGateway(BaseGateway):
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, prepared: PreparedRequest) -> None:
-        """Upload the attachments, if the message refers to uploads."""
         rule = self._preset.upload
         entries = prepared.fields["attachments"]
         if rule is None or not isinstance(entries, list):
@@ -183,8 +180,7 @@ class HttpGateway(BaseGateway):
     ) -> str | int:
         headers = HEADERS | {name.lower(): fill_header(name, text, values) for name, text in rule.headers.items()}
         path = fill_path(rule.path, values, rule.query)
-        is_plain = rule.files is None
-        content = file_content(file, rule.content_type) if is_plain else multipart_content({}, rule.files, [file])
+        content = multipart_content({}, rule.files, [file]) if rule.files else file_content(file, rule.content_type)
         request = Request("POST", path, headers, content)
         reply = await self._client.send(lambda _: request)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
@@ -202,31 +198,26 @@ class HttpGateway(BaseGateway):
         )
         if reply.answer is None:
             return reply.outcome
-        outcome = outcome_of(reply.answer, reply.outcome, self._preset)
-        return _check_confirmation(prepared, reply.answer, outcome)
+        return _check_confirmation(prepared, reply.answer, outcome_of(reply.answer, reply.outcome, self._preset))
 
     # -- after it was sent ------------------------------------------------------------------------------------
 
     async def _verify(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
-        """Read back a delivered message, if ``gateway.verify`` is set."""
         rule = prepared.rule.verify
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
             return outcome
+        fields = {**prepared.fields, "external_id": outcome.external_id}
         try:
-            as_it_should_be = await self._lookups.holds_on_a_page(
-                rule, {**prepared.fields, "external_id": outcome.external_id}, "reading back"
-            )
+            if await self._lookups.holds_on_a_page(rule, fields, "reading back"):
+                return outcome
         except NotSent as error:
             return replace(outcome, error=f"delivered, but not read back: {error}")
-        if as_it_should_be:
-            return outcome
         return replace(
             outcome, kind=OutcomeKind.PERMANENT, error=f"the message arrived, but the copy read back {NOT_AS_EXPECTED}"
         )
 
 
 def _check_confirmation(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
-    """Return the outcome of a message after checking the confirmation in the answer, if it was delivered."""
     condition = prepared.rule.confirmed
     if condition is None or outcome.kind is not OutcomeKind.DELIVERED:
         return outcome

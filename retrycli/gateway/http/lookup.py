@@ -13,7 +13,7 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
-from retrycli.gateway.delivery import NotSent, TimeLimit, redact_secrets
+from retrycli.gateway.delivery import NotSent, TimeLimit, invalid, redact_secrets
 from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.request import Request
 from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
@@ -30,10 +30,10 @@ from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
 
-CACHE_SIZE = 100
-"""Maximum number of cached answers for preflights."""
-MAX_PAGES = 100
-"""Maximum number of pages of a list."""
+CACHE_SIZE = 100  # maximum number of cached answers for preflights
+MAX_PAGES = 100  # of a list
+# The fields that a step adds if it proves the whole preflight.
+ENOUGH: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,7 @@ class Lookups:
     """
 
     client: ApiClient
-    answers: dict[str, Answer] = field(default_factory=dict)
-    """Cached answers to preflights, by path."""
+    answers: dict[str, Answer] = field(default_factory=dict)  # cached, of preflights, by path
 
     async def proven(self, name: str, fields: Fields) -> bool:
         """Return whether a preflight that only decides about a marker is proven. A permanent refusal means no."""
@@ -77,23 +76,20 @@ class Lookups:
             NotSent: the preflight is not proven.
         """
         rules = self.client.preset.preflight[name]
-        known: Mapping[str, object] = fields
         for step in rules.steps:
-            taken = await self._take_step(step, known, f"preflight {name}")
+            taken = await self._take_step(step, fields, f"preflight {name}")
             if taken is None:
-                error = f"not sent, because {name} is not proven: {rules.remedy}"
-                raise NotSent(Outcome(OutcomeKind.INVALID, error=error))
+                raise invalid(f"not sent, because {name} is not proven: {rules.remedy}")
             if taken is ENOUGH:
                 return
-            known = {**known, **taken}
+            fields = {**fields, **taken}
 
     async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
         """Return the fields that a step adds; None if its condition does not hold."""
         values = fields.get(step.each) if step.each else [None]
-        each_of = values if isinstance(values, list) else [values]
         proven = step.holds is None
         taken: dict[str, object] = {}
-        for value in each_of:
+        for value in values if isinstance(values, list) else [values]:
             with_value = {**fields, step.each: value} if step.each else fields
             answer = await self._get(step, with_value, what)
             try:
@@ -154,17 +150,8 @@ class Lookups:
         return reply.answer
 
 
-ENOUGH: Mapping[str, object] = {}
-"""The fields that a step adds if it proves the whole preflight."""
-
-
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
-    """Check that an answer has everything that a question reads, because a message that is not shown may still exist.
-
-    Raises:
-        NotSent: a value is missing.
-        ValueError: the answer can't be read.
-    """
+    """Require every value that a question reads, because a message that is not shown may still exist."""
     for condition in (question.holds, question.more):
         path = None if condition is None else condition.path
         if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
@@ -179,14 +166,15 @@ def _unreadable(what: str, answer: Answer, error: ValueError) -> NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The result of a probe of the ticketing system."""
+    """The result of a probe of the ticketing system.
+
+    The outcome is `DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise it is the outcome
+    of a GET of the base URL.
+    """
 
     outcome: Outcome
-    """`DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise the outcome of a GET of the
-    base URL."""
     proves_credentials: bool
-    ahead_seconds: float | None
-    """Number of seconds by which the system's clock is ahead of this machine's; None if the answer had no date."""
+    ahead_seconds: float | None  # by which the system's clock is ahead of this machine's; None if no answer had a date
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
@@ -226,14 +214,11 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
         await client.transport.aclose()
     if outcome.error is not None:
         outcome = replace(outcome, error=one_line(redact_secrets(outcome.error, credentials.secrets)))
-    known = (seconds for seconds in ahead if seconds is not None)
-    return Probe(outcome, credentials.by_log_in or preset.check is not None, next(known, None))
+    ahead_seconds = next((seconds for seconds in ahead if seconds is not None), None)
+    return Probe(outcome, credentials.by_log_in or preset.check is not None, ahead_seconds)
 
 
 def _clock_offset(date: str | None, now: datetime) -> float | None:
-    """Return the number of seconds by which a Date header is ahead of this machine's clock; None if the header is
-    missing or invalid.
-    """
     try:
         server_time = parsedate_to_datetime(date or "")
         return ((server_time if server_time.tzinfo else server_time.replace(tzinfo=UTC)) - now).total_seconds()

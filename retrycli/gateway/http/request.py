@@ -16,8 +16,7 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
-from retrycli.gateway import attachments
-from retrycli.gateway.attachments import Attachment, Folder, read_again
+from retrycli.gateway.attachments import Attachment, Folder, find, read_again
 from retrycli.gateway.delivery import in_thread, invalid
 from retrycli.gateway.http.transport import HEADERS
 from retrycli.gateway.presets.loader import Preset
@@ -25,10 +24,9 @@ from retrycli.gateway.presets.model import ATTACHMENTS, MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
-CHUNK = 48 * 1024
-"""Number of bytes of a file to read in one step: whole groups of three, for base64."""
+CHUNK = 48 * 1024  # bytes of a file to read in one step: whole groups of three, for base64
+# A path, with its query, that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4).
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
-"""A path, with its query, that a URL parser leaves unchanged (RFC 3986, sections 2 and 5.2.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +34,10 @@ class FilePart:
     """A file within a request body."""
 
     path: Path
-    size: int
-    """The size in bytes when the request was built. The length is announced, so exactly this number is sent."""
+    size: int  # in bytes, when the request was built; the length is announced, so exactly this number is sent
     as_base64: bool = False
+    # Stands for the file in a text until the text is sent. It is random, so no message can contain it.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """A mark that stands for the file in a text until the text is sent. It is random, so no message can contain it."""
 
     def __str__(self) -> str:
         return self.mark
@@ -117,8 +114,7 @@ class Request:
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    """The headers, by names in lower case."""
+    headers: Mapping[str, str]  # by names in lower case
     content: Content | None = None
 
 
@@ -127,13 +123,10 @@ class PreparedRequest:
     """A message that can be sent, with everything that its request is built from."""
 
     rule: MessageRule
-    fields: dict[str, object]
-    """The row's columns, and the other values for templates."""
-    files: list[attachments.Attachment]
-    parts: list[FilePart]
-    """The same files, in the form for JSON."""
-    request: Request | None = None
-    """The request as it was first built, without a session."""
+    fields: dict[str, object]  # the row's columns, and the other values for templates
+    files: list[Attachment]
+    parts: list[FilePart]  # the same files, in the form for JSON
+    request: Request | None = None  # as it was first built, without a session
 
 
 class RequestBuilder:
@@ -160,8 +153,7 @@ class RequestBuilder:
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
         limit = self._settings.attachments_limit_bytes
-        has_place = ATTACHMENTS in rule.capabilities
-        files = await attachments.find(queued.message, self._folder, limit) if has_place else []
+        files = await find(queued.message, self._folder, limit) if ATTACHMENTS in rule.capabilities else []
         parts = [FilePart(file.path, file.size, as_base64=True) for file in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
@@ -179,9 +171,7 @@ class RequestBuilder:
         return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
 
     def _rule(self, message: Message) -> MessageRule:
-        """Return the rule for a message. Check that the message has all required values, and no value that the rule
-        does not support.
-        """
+        """Return the rule for a message after checking that the rule supports it."""
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:

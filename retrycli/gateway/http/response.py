@@ -17,18 +17,15 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Condition, Reclassification, SuccessRule
 from retrycli.gateway.presets.template import Fields, fill_text, plain
 
+# Maximum number of bytes to read from an answer. It does not apply to a long message, which the answer may repeat, or
+# to a question.
 ANSWER_LIMIT = 64 * 1024
-"""Maximum number of bytes to read from an answer. It does not apply to a long message, which the answer may repeat, or
-to a question.
-"""
+# Maximum number of bytes of any answer. The answer to a question may hold a ticket's whole history. The event loop
+# parses such an answer: that takes up to 0.2 s, and 25 times its size in memory if it holds empty lists.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
-"""Maximum number of bytes of any answer. The answer to a question may hold a ticket's whole history.
-
-The event loop parses such an answer. That takes up to 0.2 s, and 25 times its size in memory if it holds empty lists.
-"""
 EXTERNAL_ID_LENGTH = 200
+# Looked up during import, because nothing may be imported while requests are in flight.
 UTF_8 = codecs.lookup("utf-8-sig")
-"""Looked up during import, because nothing may be imported while requests are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +164,11 @@ def _external_id(answer: Answer, preset: Preset) -> str | None:
 
 def _apply_success_rule(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
     try:
-        succeeded = _succeeded(answer, rule)
+        if _succeeded(answer, rule):
+            return Outcome(OutcomeKind.DELIVERED, answer.status)
     except ValueError:
         error = f"HTTP {answer.status}, but the response is not valid JSON"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
-    if succeeded:
-        return Outcome(OutcomeKind.DELIVERED, answer.status)
     return Outcome(OutcomeKind.REFUSED, answer.status, with_error_text("refused", answer, error_fields))
 
 

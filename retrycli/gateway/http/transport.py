@@ -32,44 +32,36 @@ from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.delivery import verifying
 from retrycli.system import process
 
+# Maximum idle time of a connection that is reused. If the server closes it just as the next request is written, nothing
+# shows whether the request was read.
+# By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). A server
+# sees a connection idle for one round trip longer than the client does. So the limit is half of the shortest default,
+# which leaves the other half for the round trip. A later message needs a new connection, which takes a fraction of the
+# idle time.
 IDLE_SECONDS = 0.5
-"""Maximum idle time of a connection that is reused. If the server closes it just as the next request is written,
-nothing shows whether the request was read.
 
-By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). A server
-sees a connection idle for one round trip longer than the client does. So the limit is half of the shortest default,
-which leaves the other half for the round trip. A later message needs a new connection, which takes a fraction of the
-idle time.
-"""
-
+# Maximum bytes of an answer's header, and maximum number of headers. Beyond them the outcome would be unknown. Proxies
+# and content policies can exceed aiohttp's defaults of 8 KiB and 128.
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
-"""Maximum bytes of an answer's header, and maximum number of headers. Beyond them the outcome would be unknown. Proxies
-and content policies can exceed aiohttp's defaults of 8 KiB and 128.
-"""
 
+# Headers of every request, by names in lower case, so that a preset's header replaces a default one in any case (RFC
+# 9110, section 5.1).
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
-"""Headers of every request, by names in lower case, so that a preset's header replaces a default one in any case (RFC
-9110, section 5.1).
-"""
 
+# aiohttp's exceptions for a connection that was never opened.
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""aiohttp's exceptions for a connection that was never opened."""
 
+# Exceptions for a URL that the transport rejects. A message's values are escaped in a URL, so the settings are wrong
+# and every message is affected.
 REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
-"""Exceptions for a URL that the transport rejects. A message's values are escaped in a URL, so the settings are wrong
-and every message is affected.
-"""
 
+# Receive buffer of a connection, in bytes. With a larger buffer, a server that sends "100" forever would block the
+# event loop, and so all other requests, for five times as long.
 READ_AHEAD = 65_536
-"""Receive buffer of a connection, in bytes. With a larger buffer, a server that sends ``100`` forever would block the
-event loop, and so all other requests, for five times as long.
-"""
 
+# Every exception that a request can raise for an error of the network or the other side. `TimeoutError` is an
+# `OSError`, and text that can't be encoded or decoded is a `ValueError`.
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
-"""Every exception that a request can raise for an error of the network or the other side.
-
-`TimeoutError` is an `OSError`, and text that can't be encoded or decoded is a `ValueError`.
-"""
 
 
 class _Response(aiohttp.ClientResponse):
@@ -118,8 +110,11 @@ class _Connector(aiohttp.TCPConnector):
 
     def _is_usable(self, kept: aiohttp.connector.Connection) -> bool:
         assert kept.protocol is not None  # noqa: S101  for the type checker
-        idle = self._elapsed() - self._idle_since[kept.protocol]
-        return idle <= IDLE_SECONDS and not _has_spoken(kept)
+        assert kept.transport is not None  # noqa: S101
+        received = select.poll()
+        received.register(kept.transport.get_extra_info("socket"), select.POLLIN)
+        is_silent = not kept.protocol.should_close and not received.poll(0)  # no data, read or not
+        return is_silent and self._elapsed() - self._idle_since[kept.protocol] <= IDLE_SECONDS
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Return a connection to the pool. Abort it immediately if it is not reused, as in `_Response`. Also abort it
@@ -132,29 +127,19 @@ class _Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
 
 
-def _has_spoken(kept: aiohttp.connector.Connection) -> bool:
-    """Return whether an idle connection has received data, read or not."""
-    assert kept.protocol is not None  # noqa: S101  for the type checker
-    assert kept.transport is not None  # noqa: S101
-    unread = select.poll()
-    unread.register(kept.transport.get_extra_info("socket"), select.POLLIN)
-    return kept.protocol.should_close or bool(unread.poll(0))
-
-
 def _abort(connection: aiohttp.connector.Connection | None) -> None:
     if connection is not None and connection.transport is not None:
         connection.transport.abort()
 
 
+# Methods of aiohttp that are overridden above, with their parameters. The first two methods are private.
 REQUIRED_METHODS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (aiohttp.TCPConnector, "_get", ("self", "key", "traces")),
     (aiohttp.TCPConnector, "_release", ("self", "key", "protocol", "should_close")),
     (aiohttp.ClientResponse, "start", ("self", "connection")),
     (aiohttp.ClientResponse, "release", ("self",)),
 )
-"""Methods of aiohttp that are overridden above, with their parameters. The first two methods are private."""
-RETRY_SWITCH = "_retry_connection"
-"""Attribute of aiohttp's session that is switched off below."""
+RETRY_SWITCH = "_retry_connection"  # attribute of aiohttp's session that is switched off below
 
 
 def check_aiohttp(
@@ -176,10 +161,9 @@ def check_aiohttp(
     if RETRY_SWITCH not in getattr(session, "ATTRS", ()):
         missing.append(f"{session.__name__}.{RETRY_SWITCH}")
     if missing:
-        version = aiohttp.__version__
         raise ConfigurationError(
-            f"aiohttp {version} lacks {' and '.join(missing)}, which safe delivery requires; "
-            f"install an older one: pip install 'aiohttp>=3.13.4,<{version}'"
+            f"aiohttp {aiohttp.__version__} lacks {' and '.join(missing)}, which safe delivery requires; "
+            f"install an older one: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
         )
 
 
@@ -250,15 +234,13 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
     cause = error.__cause__ or error
     if isinstance(cause, aiohttp.ClientConnectorCertificateError):
         return OutcomeKind.UNAUTHORIZED
-    if isinstance(cause, NOT_SENT):
-        return OutcomeKind.UNREACHABLE
-    return OutcomeKind.UNKNOWN
+    return OutcomeKind.UNREACHABLE if isinstance(cause, NOT_SENT) else OutcomeKind.UNKNOWN
 
 
 def kind_without_message(error: BaseException) -> OutcomeKind:
     """Return the outcome of a message whose log-in or probe raised an exception. The message itself was not sent."""
-    refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
-    return OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
+    kind = kind_of_exception(error)
+    return kind if kind is OutcomeKind.UNAUTHORIZED else OutcomeKind.UNREACHABLE
 
 
 def describe_error(error: BaseException) -> str:
@@ -266,9 +248,7 @@ def describe_error(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp reports only that the body could not be written
         return str(cause.__cause__)
-    if problem := process.shortage(cause):
-        return f"{type(cause).__name__}: {problem}"
-    text = str(cause)
+    text = process.shortage(cause) or str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
@@ -306,7 +286,6 @@ async def check_urls(settings: GatewaySettings, section: str = "gateway") -> Non
     Raises:
         ConfigurationError: the transport rejects a URL, as it would for every message.
     """
-    base = settings.destination
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     def session() -> aiohttp.ClientSession:
@@ -315,7 +294,8 @@ async def check_urls(settings: GatewaySettings, section: str = "gateway") -> Non
 
     transport = AiohttpTransport(client=session, verify=context)
     try:
-        for key, url in (("base_url", base), ("login_path", base + settings.login_path)):
+        for key, path in (("base_url", ""), ("login_path", settings.login_path)):
+            url = settings.destination + path
             try:
                 await transport.handle_async_request(httpx.Request("GET", url))
             except _Accepted:

@@ -11,16 +11,13 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
 from retrycli.gateway.presets.template import Template, Tree, places
 
+# Names of templates that are retrycli's own, whatever columns the application's table has.
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
-"""Names of templates that are retrycli's own, whatever columns the application's table has."""
-CREDENTIALS = frozenset({"token", "username", "password", "session"})
-"""Names in the templates of ``[auth]``."""
+CREDENTIALS = frozenset({"token", "username", "password", "session"})  # in the templates of [auth]
 KEY = "delivery_key"
 ATTACHMENTS = "attachments"
-OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})
-"""Names for the parts of an attachment in ``{each.…}``."""
-OF_ANSWERS = frozenset({"page", "external_id"})
-"""Names without a value when a message is sent."""
+OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})  # the parts of an attachment in {each.…}
+OF_ANSWERS = frozenset({"page", "external_id"})  # names without a value when a message is sent
 TEXTS = frozenset({"subject", "body"})
 
 
@@ -35,9 +32,6 @@ def _stays_below(path: str) -> str:
 
 
 def _fits_a_header(template: str) -> str:
-    """Check that a header's template fits every header. It must be ASCII, and must not use values that may have line
-    breaks.
-    """
     if not re.fullmatch(r"[ -~]*", template):
         raise ValueError("a header must consist of printable ASCII characters")
     for place in places(template):
@@ -76,8 +70,7 @@ class Condition(Table):
     path: JsonPath | None = None
     equals: Any = None
     contains: Template | None = None
-    text: Template | None = None
-    """A text that must be anywhere in the answer, instead of a path."""
+    text: Template | None = None  # must be anywhere in the answer; instead of a path
 
     @model_validator(mode="after")
     def _has_one_test(self) -> Self:
@@ -108,17 +101,14 @@ class Question(Get):
     """A GET with a condition on its answer."""
 
     holds: Condition
-    more: Condition | None = None
-    """If the condition holds, there are more pages: ask again with ``{page}`` 2, 3 and so on."""
+    more: Condition | None = None  # if it holds, there are more pages: ask again with {page} 2, 3 and so on
 
 
 class LookupRule(Question):
     """A question whether a message has arrived. It has arrived if the condition holds."""
 
+    # Time after an attempt in which its message may still appear. After that, the message counts as absent.
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
-    """Number of seconds after an attempt in which its message may still appear. After that, the message counts as
-    absent.
-    """
 
     @model_validator(mode="after")
     def _asks_for_one_message(self) -> Self:
@@ -130,21 +120,17 @@ class LookupRule(Question):
 class Step(Get):
     """One GET of a preflight."""
 
+    # Values from the answer for the templates of later steps. Without a value the preflight is not proven.
     take: dict[Annotated[str, Field(pattern=r"^\w+$")], JsonPath] = {}
-    """Values from the answer for the templates of later steps. Without a value the preflight is not proven."""
-    each: str | None = None
-    """A name from `take`: ask once for each of its values."""
-    enough: Condition | None = None
-    """If it holds, the preflight is proven, and the other steps are left out."""
-    holds: Condition | None = None
-    """A condition that must hold for at least one of the answers."""
+    each: str | None = None  # a name from `take`: ask once for each of its values
+    enough: Condition | None = None  # if it holds, the preflight is proven, and the other steps are left out
+    holds: Condition | None = None  # must hold for at least one of the answers
 
 
 class Preflight(Table):
     """Proof required before a message is sent, by means of questions alone."""
 
-    remedy: str
-    """The operator's next step if the preflight is not proven."""
+    remedy: str  # the operator's next step if the preflight is not proven
     steps: tuple[Step, ...] = Field(min_length=1)
 
 
@@ -152,8 +138,7 @@ class Marker(Table):
     """A text in a message that lets a look-up find the message."""
 
     text: Template
-    unless: str | None = None
-    """A preflight. If it is proven, the marker is empty."""
+    unless: str | None = None  # a preflight; if it is proven, the marker is empty
 
 
 class MessageRule(Table):
@@ -166,30 +151,26 @@ class MessageRule(Table):
     encoding: Literal["json", "multipart"] = "json"
     format: Literal["text", "html"] = "text"
     body: Tree = {}
-    files: str | None = None
-    """For multipart requests: the field of the attachments."""
+    files: str | None = None  # for multipart requests: the field of the attachments
+    # Accepted extensions of attachments, in lower case, with "" for no extension: the system mishandles other files. By
+    # default all are accepted.
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
-    """Accepted extensions of attachments, in lower case, with "" for no extension: the system mishandles other files.
-    By default all are accepted.
-    """
+    # Columns that must not be empty, because otherwise nothing, or an empty message, would arrive.
     required: tuple[str, ...] = ()
-    """Columns that must not be empty, because otherwise nothing, or an empty message, would arrive."""
+    # Columns whose values may be dropped. A message with a value in another of these columns is not sent if the rule
+    # does not use it.
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
-    """Columns whose values may be dropped. A message with a value in another of these columns is not sent if the rule
-    does not use it.
-    """
     marker: Marker | None = None
     preflight: str | None = None
-    confirmed: Condition | None = None
-    """A condition on the answer. If it fails, the message has arrived, but not as intended."""
-    verify: Question | None = None
-    """Question that reads a delivered message back, if ``gateway.verify`` is set."""
+    confirmed: Condition | None = None  # on the answer; if it fails, the message has arrived, but not as intended
+    verify: Question | None = None  # reads a delivered message back, if gateway.verify is set
 
     @cached_property
     def capabilities(self) -> tuple[str, ...]:
         """Return the list columns that the rule supports."""
-        named = {*self._names, *([ATTACHMENTS] if self.files else [])}
-        return tuple(column for column in LIST_COLUMNS if column in named)
+        return tuple(
+            column for column in LIST_COLUMNS if column in self._names or (column == ATTACHMENTS and self.files)
+        )
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -233,27 +214,21 @@ class Session(Table):
     path: UrlPath
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
-    encoding: Literal["json", "form"] = "json"
-    """The encoding of the body. OAuth (RFC 6749) requires a form."""
-    token: JsonPath
-    """Path in the answer to the value of ``{session}``."""
+    encoding: Literal["json", "form"] = "json"  # of the body; OAuth (RFC 6749) requires a form
+    token: JsonPath  # in the answer; its value becomes {session}
 
 
 class Auth(Table):
     """The rule for credentials in requests."""
 
     headers: dict[HeaderName, SecretHeader] = {}
-    basic: tuple[Secret, Secret] | None = None
-    """User and password of HTTP's basic authentication (RFC 7617)."""
+    basic: tuple[Secret, Secret] | None = None  # user and password (RFC 7617)
     session: Session | None = None
-    identity: Secret | None = None
-    """retrycli's identity, as ``{identity}`` in the templates of messages and checks."""
+    identity: Secret | None = None  # {identity} in the templates of messages and checks
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the required settings of ``gateway``: all settings that it names without ``|optional`` or
-        ``|default``.
-        """
+        """Return the settings of ``gateway`` in the templates, except those with ``|optional`` or ``|default``."""
         session = () if self.session is None else (self.session.headers, self.session.body)
         found = places([self.headers, self.basic or (), self.identity, *session])
         named = {place.name for place in found if not {name for name, _ in place.filters} & {"default", "optional"}}
@@ -266,10 +241,8 @@ class Upload(Table):
     path: UrlPath
     query: Query = {}
     headers: Headers = {}
-    files: str | None = None
-    """The form field for the attachment. By default the attachment is the whole body."""
-    content_type: str | None = None
-    """Media type of the body. By default that of the attachment."""
+    files: str | None = None  # the form field for the attachment; by default the attachment is the whole body
+    content_type: str | None = None  # of the body; by default that of the attachment
     token: JsonPath
 
     @model_validator(mode="after")
@@ -288,8 +261,7 @@ class SuccessRule(Table):
     """Accepted statuses; by default 200 to 299."""
     field: JsonPath | None = None
     equals: Any = True
-    required: bool = False
-    """True if an answer without the field is a refusal."""
+    required: bool = False  # an answer without the field is a refusal
     present: JsonPath | None = None
     not_empty: JsonPath | None = None
     absent: JsonPath | None = None
@@ -300,8 +272,7 @@ class AnswerRule(Table):
 
     errors: tuple[JsonPath, ...] = ("messages", "errors", "message", "error", "detail")
     id: JsonPath | None = None
-    id_header: HeaderName | None = None
-    """The header, such as ``Location``, whose value ends with the id."""
+    id_header: HeaderName | None = None  # such as Location; its value ends with the id
 
 
 class Reclassification(Table):
@@ -310,8 +281,7 @@ class Reclassification(Table):
     status: tuple[int, ...] = ()
     text: str | None = None
     outcome: OutcomeKind
-    remedy: str | None = None
-    """Advice for the operator, appended to the error."""
+    remedy: str | None = None  # for the operator, appended to the error
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
