@@ -4,7 +4,8 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Self, get_args
@@ -15,31 +16,62 @@ from pydantic_core import ErrorDetails
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.gateway.presets.model import (
+    CREDENTIALS,
+    KEY,
+    OF_ATTACHMENTS,
+    OURS,
     AnswerRule,
     Auth,
+    Condition,
     Get,
     HeaderName,
     LookupRule,
     MessageRule,
     Preflight,
+    Question,
     Reclassification,
     SuccessRule,
     Table,
     Upload,
 )
-from retrycli.gateway.presets.names import Part, check_names, parts_of
+from retrycli.gateway.presets.template import EACH, places
+
+Names = frozenset[str]
+NONE: Names = frozenset()
+SESSION: Names = frozenset({"session"})
+OF_A_FILE: Names = frozenset(f"{EACH}.{part}" for part in OF_ATTACHMENTS - {"token"})
+# Errors for a name whose value another part of the preset provides.
+REMEDIES = {
+    "session": "comes from [auth.session], which is missing",
+    "identity": "comes from identity in [auth], which is missing",
+    f"{EACH}.token": "comes from [upload], which is missing",
+}
 
 HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
-KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+KEY_LINE = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 BUNDLED = resources.files("retrycli.gateway") / "presets"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a preset that has templates."""
+
+    where: str
+    names: Names
+    known: Names  # the names defined by retrycli that have a value in this part
+    has_row: bool = True  # the columns of a message also have a value in this part
+
+    @property
+    def columns(self) -> Names:
+        own = {*OURS, EACH}
+        return frozenset([name for name in self.names - self.known if name.partition(".")[0] not in own])
 
 
 class About(Table):
     """Description of a preset, for operators."""
 
     title: str
-    checked: str
-    """The system or documentation that the preset was checked against."""
+    checked: str  # the system or documentation that the preset was checked against
 
 
 def _one_or_many(value: object) -> object:
@@ -83,12 +115,28 @@ class Preset(Table):
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
                 raise ValueError(f"messages.{message_type}.marker.unless: no such preflight: preflight.{unless}")
-        check_names(self, self._parts)
+        return self
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        """Check that every name in a template has a value. Otherwise it would be sent as an empty string, and an empty
+        string in a condition matches anything.
+        """
+        has_session = self.auth is not None and self.auth.session is not None
+        problems = []
+        for part in self._parts:
+            known = ", ".join([*(f"{{{name}}}" for name in sorted(part.known)), *(["columns"] if part.has_row else [])])
+            usual = f"has no value here (known: {known or 'none'})"
+            for name in sorted(part.names - part.known - (part.columns if part.has_row else NONE)):
+                said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
+                problems.append(f"{part.where}: {{{name}}} {said}")
+        if problems:
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     @cached_property
-    def _parts(self) -> tuple[Part, ...]:
-        return tuple(parts_of(self))
+    def _parts(self) -> tuple[_Part, ...]:
+        return tuple(_parts_of(self))
 
     @property
     def columns(self) -> set[str]:
@@ -103,8 +151,9 @@ class Preset(Table):
         """
         for part in self._parts:
             if part.has_row and (missing := sorted(part.columns.difference(columns))):
-                where = part.where
-                raise ConfigurationError(f"the preset's {where} refers to column {missing[0]}, which does not exist")
+                raise ConfigurationError(
+                    f"the preset's {part.where} refers to column {missing[0]}, which does not exist"
+                )
 
 
 def _merge_like(name: str, messages: Mapping[str, object]) -> object:
@@ -115,6 +164,70 @@ def _merge_like(name: str, messages: Mapping[str, object]) -> object:
     if not isinstance(model, dict) or "like" in model:
         raise ValueError(f"messages.{name}.like: {rule['like']!r} must be another message type that is written out")
     return model | {key: value for key, value in rule.items() if key != "like"}
+
+
+def _parts_of(preset: Preset) -> Iterator[_Part]:
+    auth = preset.auth or Auth()
+    identity = NONE if auth.identity is None else frozenset({"identity"})
+    session = NONE if auth.session is None else SESSION
+    token = NONE if preset.upload is None else frozenset({f"{EACH}.token"})
+    always = frozenset({KEY}) | identity
+    yield from _of_auth(auth)
+    if preset.check is not None:
+        yield _Part("check", _names_in(preset.check.path, preset.check.query), identity, has_row=False)
+    for message_type, rule in preset.messages.items():
+        yield from _of_message(f"messages.{message_type}", rule, always, session, OF_A_FILE | token | {EACH})
+    for question in preset.look_up:
+        yield from _of_question("look_up", question, always | {"page"}, session)
+    for name, preflight in preset.preflight.items():
+        yield from _of_preflight(f"preflight.{name}", preflight, always, session)
+    if preset.upload is not None:
+        ahead = preset.upload
+        yield _Part("upload", _names_in(ahead.path, ahead.query, ahead.headers), always | OF_A_FILE)
+
+
+def _of_auth(auth: Auth) -> Iterator[_Part]:
+    """Yield the parts of ``[auth]``. The session has a value only after a log-in."""
+    before = CREDENTIALS - SESSION
+    after = before if auth.session is None else CREDENTIALS
+    yield _Part("auth", _names_in(auth.headers, auth.basic or ()), after, has_row=False)
+    yield _Part("auth.identity", _names_in(auth.identity or ""), before, has_row=False)
+    if auth.session is not None:
+        yield _Part("auth.session", _names_in(auth.session.path), NONE, has_row=False)
+        yield _Part("auth.session", _names_in(auth.session.headers, auth.session.body), before, has_row=False)
+
+
+def _of_message(where: str, rule: MessageRule, always: Names, session: Names, entry: Names) -> Iterator[_Part]:
+    """Yield the parts of a message rule. No condition may use the marker, because a message may be sent without it."""
+    sent = always if rule.marker is None else always | {"marker"}
+    yield _Part(where, _names_in(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
+    yield _Part(where, _names_in(rule.body), sent | session | entry)
+    if rule.marker is not None:
+        yield _Part(f"{where}.marker", _names_in(rule.marker.text), always)
+    if rule.confirmed is not None:
+        yield _Part(f"{where}.confirmed", _names_in(rule.confirmed), always)
+    if rule.verify is not None:
+        yield from _of_question(f"{where}.verify", rule.verify, always | {"external_id", "page"}, session)
+
+
+def _of_question(where: str, question: Question, known: Names, session: Names) -> Iterator[_Part]:
+    yield _Part(where, _names_in(question.path, question.query), known | session)
+    yield _Part(where, _names_in(question.holds, question.more), known)
+
+
+def _of_preflight(where: str, preflight: Preflight, always: Names, session: Names) -> Iterator[_Part]:
+    known = always
+    for step in preflight.steps:
+        entry = NONE if step.each is None else frozenset({step.each})
+        yield _Part(where, entry, known)
+        yield _Part(where, _names_in(step.path, step.query), known | entry | session)
+        yield _Part(where, _names_in(step.enough, step.holds, list(step.take.values())), known | entry)
+        known |= step.take.keys()
+
+
+def _names_in(*trees: object) -> Names:
+    texts = (tree.templates if isinstance(tree, Condition) else tree for tree in trees)
+    return frozenset([place.name for text in texts for place in places(text)])
 
 
 def known_presets() -> list[str]:
@@ -149,15 +262,10 @@ def load_preset(name: str) -> Preset:
         ConfigurationError: there is no such preset, or it is invalid; the error names all invalid keys with their
             lines.
     """
-    return _parse(name, preset_text(name)) if name.endswith(".toml") else _load_bundled(name)
-
-
-@cache
-def _load_bundled(name: str) -> Preset:
-    """Read a bundled preset only once in a process: parsing takes about 20 ms, and a pass needs the preset twice."""
     return _parse(name, preset_text(name))
 
 
+@lru_cache(maxsize=32)  # parsing takes about 20 ms, and a pass needs the preset twice
 def _parse(name: str, text: str) -> Preset:
     try:
         return Preset.model_validate(tomllib.loads(text))
@@ -228,17 +336,12 @@ def line_of(text: str, key: Sequence[str | int]) -> int | None:
                 table.append(arrays[header[2]])
                 arrays[header[2]] += 1
             written = table
-        elif found := KEY.match(text_line):
+        elif found := KEY_LINE.match(text_line):
             written = [*table, *_split_key(found[1])]
-        shared = _common_length(written, key)
-        if shared > best and shared == len(written):
-            best, line = shared, number
+        if len(written) > best and written == [*key[: len(written)]]:
+            best, line = len(written), number
     return line
 
 
 def _split_key(dotted: str) -> list[str]:
     return [part.strip().strip("\"'") for part in dotted.split(".")]
-
-
-def _common_length(one: Sequence[str | int], other: Sequence[str | int]) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
