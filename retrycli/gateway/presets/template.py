@@ -24,13 +24,13 @@ PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 NAME = re.compile(r"\w+(\.\w+)?")
 FOR_EACH, GIVE, OPTIONAL, EACH = "for_each", "give", "optional", "each"
 
+# Elements that start a line.
 BLOCKS = frozenset(
     {"br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "li", "p", "table", "tr", "ul", "ol", "blockquote"}
 )
-"""Elements that start a line."""
 HIDDEN = frozenset({"head", "script", "style", "title"})
+# Start of a character reference so long that Python may refuse to parse it as a number.
 HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
-"""Start of a character reference so long that Python may refuse to parse it as a number."""
 
 
 class Left(Enum):
@@ -69,8 +69,7 @@ def check_template(template: str) -> str:
 
 def check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
     """Check all templates in a body, and its ``for_each`` tables."""
-    for template in templates(tree):
-        check_template(template)
+    places(tree)  # raises if a template is invalid
     _check_lists(tree)
     return tree
 
@@ -228,7 +227,6 @@ def _check_lists(tree: object) -> None:
 
 
 def _entry_fields(fields: Fields, value: object) -> Fields:
-    """Return the fields for an entry of a list: ``{each}`` is the entry, ``{each.part}`` a part of it."""
     parts = value if isinstance(value, Mapping) else {}
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
@@ -284,14 +282,6 @@ def _is_empty(value: object) -> bool:
     return value is None or value in ("", [])
 
 
-def _default(value: object, argument: str) -> object:
-    return argument if _is_empty(value) else value
-
-
-def _optional(value: object, _argument: str) -> object:
-    return Left.OUT if _is_empty(value) else value
-
-
 def _join(value: object, argument: str) -> object:
     return argument.join(plain(entry) for entry in value) if isinstance(value, list) else plain(value)
 
@@ -300,17 +290,8 @@ def _html(value: object, _argument: str) -> object:
     return escape(plain(value), quote=False).replace("\r\n", "\n").replace("\n", "<br>\n")
 
 
-def _text(value: object, _argument: str) -> object:
-    return plain_text(plain(value))
-
-
-def _base64(value: object, _argument: str) -> object:
+def _base64(value: object) -> str:
     return b64encode(plain(value).encode()).decode()
-
-
-def _mime(value: object, _argument: str) -> object:
-    """Encode text for a mail header (RFC 2047), as one word of any length, for systems that copy it unencoded."""
-    return f"=?utf-8?b?{_base64(value, '')}?="
 
 
 def _int(value: object, _argument: str) -> object:
@@ -330,19 +311,16 @@ def _django(value: object, _argument: str) -> object:
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 
 
-def _raw(value: object, _argument: str) -> object:
-    return value
-
-
 FILTERS: dict[str, Callable[[object, str], object]] = {
-    "default": _default,
-    "optional": _optional,
+    "default": lambda value, argument: argument if _is_empty(value) else value,
+    "optional": lambda value, _: Left.OUT if _is_empty(value) else value,
     "join": _join,
     "html": _html,
-    "text": _text,
+    "text": lambda value, _: plain_text(plain(value)),
     "django": _django,
-    "raw": _raw,
-    "base64": _base64,
-    "mime": _mime,
+    "raw": lambda value, _: value,
+    "base64": lambda value, _: _base64(value),
+    # For a mail header (RFC 2047), as one word of any length, for systems that copy it unencoded.
+    "mime": lambda value, _: f"=?utf-8?b?{_base64(value)}?=",
     "int": _int,
 }
