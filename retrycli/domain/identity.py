@@ -164,8 +164,14 @@ class History(NamedTuple):
 
     def key_of(self, birth: str, digest: str) -> str | None:
         """Return the key of the newest attempt to deliver a text; None if there was none."""
-        keys = (attempt.delivery_key for attempt in self.attempts if (attempt.birth, attempt.digest) == (birth, digest))
-        return next(reversed([*keys]), None)
+        return next(
+            (
+                attempt.delivery_key
+                for attempt in reversed(self.attempts)
+                if (attempt.birth, attempt.digest) == (birth, digest)
+            ),
+            None,
+        )
 
     def deliveries(self, birth: str, digest: str) -> int:
         """Count the recorded deliveries of a text; the newest attempt includes pruned ones in its count."""
@@ -173,18 +179,24 @@ class History(NamedTuple):
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
         """Return when a text was last delivered, unless an operator has requeued the message since."""
-        made = [delivery for delivery in self._deliveries(birth, digest) if self._is_after_requeue(delivery)]
         return max(
-            (delivery.finished_at or delivery.started_at for delivery in made if not self._is_superseded(delivery)),
+            (
+                delivery.finished_at or delivery.started_at
+                for delivery in self._deliveries(birth, digest)
+                if self._is_after_requeue(delivery) and not self._is_superseded(delivery)
+            ),
             default=None,
         )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
         """Return the recipients that have received a mail with this content, whatever its list of recipients was."""
-        mails = (
-            attempt for attempt in self.attempts if attempt.is_of(birth) and attempt.digest and attempt.delivered_to
+        return frozenset().union(
+            *(
+                attempt.delivered_to
+                for attempt in self.attempts
+                if attempt.is_of(birth) and attempt.digest and same_content(attempt.digest, digest)
+            )
         )
-        return frozenset().union(*(mail.delivered_to for mail in mails if same_content(mail.digest or "", digest)))
 
     def unknowns(self, key: str) -> int:
         """Count the attempts with a key whose outcome is unknown, since the last requeue."""
@@ -202,12 +214,14 @@ class History(NamedTuple):
 
     def unsettled_since(self, key: str) -> datetime | None:
         """Return the end of the newest attempt with a key that may have delivered the message."""
-        times = [
-            attempt.finished_at
-            for attempt in self.attempts
-            if attempt.delivery_key in {key, None} and attempt.unsettled
-        ]
-        return next((time for time in reversed(times) if time is not None), None)
+        return next(
+            (
+                attempt.finished_at
+                for attempt in reversed(self.attempts)
+                if attempt.delivery_key in {key, None} and attempt.unsettled and attempt.finished_at is not None
+            ),
+            None,
+        )
 
     def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:
         """Return another ticket under which this text may have arrived, unless an operator has requeued the message

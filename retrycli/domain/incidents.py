@@ -111,8 +111,7 @@ def follow(
     """Return what to report about an incident, or about its absence, and what to remember afterwards."""
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
-        heard = Told(told.since, at, ended=incident is None)
-        return (Turn.BEGAN if incident else Turn.ENDED), heard
+        return (Turn.BEGAN if incident else Turn.ENDED), Told(told.since, at, ended=incident is None)
     if incident is None:
         if told is None or told.ended:
             return None, told
@@ -251,6 +250,5 @@ def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list
 
 
 def _turn(newest: PassRecord, met: Sequence[PassRecord], remind: timedelta, *, lasts: bool) -> Turn | None:
-    """Return what the newest pass reports about an incident that earlier passes encountered."""
     incident = Incident(newest.started_at) if lasts else None
     return follow(incident, recalled(met, remind), newest.started_at, remind)[0]

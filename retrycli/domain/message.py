@@ -199,8 +199,9 @@ def _message_type(value: object) -> MessageType:
     try:
         return MessageType(str(value))
     except ValueError:
-        known = ", ".join(MessageType)
-        raise InvalidMessage(f"message_type is {_quoted_value(value)}, but must be one of {known}") from None
+        raise InvalidMessage(
+            f"message_type is {_quoted_value(value)}, but must be one of {', '.join(MessageType)}"
+        ) from None
 
 
 # -- checks of a row's columns --------------------------------------------------------------------------------

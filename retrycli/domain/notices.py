@@ -162,9 +162,8 @@ def _lasting_incident(reason: StopReason, passes: Sequence[PassRecord]) -> Incid
 
 def _new_gaps(situation: Situation, memory: Memory) -> list[Missed]:
     known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.passes[0].started_at
-    starts = [past.started_at for past in reversed(situation.passes)]
     return [
         Missed(before, after)
-        for before, after in pairwise(starts)
+        for before, after in pairwise(past.started_at for past in reversed(situation.passes))
         if after > known and is_late(before, after, situation.interval)
     ]

@@ -199,9 +199,8 @@ class Decision(NamedTuple):
         if difference is Difference.MOVED and arrived is None:
             return self
         what = "ticket" if difference is Difference.MOVED else "text"
-        result = arrived or "was not delivered"
-        why = f"Changed while it was being sent: the row now has another {what}; what was sent {result}"
-        return self._replace(transition=Transition.changed(why))
+        why = f"Changed while it was being sent: the row now has another {what}; what was sent "
+        return self._replace(transition=Transition.changed(why + (arrived or "was not delivered")))
 
 
 def _arrival(outcome: Outcome) -> str | None:

@@ -79,17 +79,7 @@ class Delivery:
                 raise faults.exceptions[0] from None
 
     @property
-    def reason(self) -> StopReason | None:
-        """Return why the delivery ended early."""
-        return self._ended_by.stop_reason
-
-    @property
-    def detail(self) -> str | None:
-        """Return details of the reason, if there are any."""
-        return self._ended_by.detail
-
-    @property
-    def _ended_by(self) -> Destination | PassLimits:
+    def ended_by(self) -> Destination | PassLimits:
         """Return what ended the delivery. A problem of the destination has precedence over the limit."""
         is_limit = self._limits.stop_reason in {None, StopReason.LIMIT}
         return self._destination if is_limit and self._destination.stop_reason else self._limits
@@ -107,8 +97,7 @@ class Delivery:
                 self._new = [*self._new, *await self._answers()]
             await self._transact(self._finish)
         except DatabaseUnavailable as error:
-            is_kept = await self._save_answers()
-            if not (is_kept and isinstance(error, DatabaseBusy) and self._deps.stop_requested()):
+            if not (await self._save_answers() and isinstance(error, DatabaseBusy) and self._deps.stop_requested()):
                 raise
             self._limits.stop(StopReason.SIGNAL)
             self.release()

@@ -36,8 +36,14 @@ async def attempt_through(
     queued = _claim_to_send(deps, rules, claim, message_id, by, now)
     outcome = await gateway.deliver(queued)
     finished_at = deps.now()
-    transition = Transition.after_attempt_by_hand(queued, outcome)
-    decision = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
+    decision = Decision(
+        message_id,
+        Transition.after_attempt_by_hand(queued, outcome),
+        outcome,
+        finished_at - now,
+        finished_at,
+        queued,
+    )
     for event in await _record_patiently(deps, claim, decision):
         deps.emit(event)
     if outcome.kind is OutcomeKind.DELIVERED:
@@ -103,11 +109,12 @@ async def _record_arrival(
     finished_at = deps.now()
     decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
-    record_arrival = deps.claims.results.record_arrival
     await _write_patiently(
         deps,
         claim,
-        lambda: record_arrival(claim, decision, made_by=by, destination=destination, started_at=began),
+        lambda: deps.claims.results.record_arrival(
+            claim, decision, made_by=by, destination=destination, started_at=began
+        ),
     )
     events = await _record_patiently(deps, claim, decision)
     for event in events:

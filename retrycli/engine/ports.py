@@ -281,8 +281,10 @@ class PassRules:
 
     def destination_of(self, message_type: str) -> str:
         """Return the destination of a message type."""
-        own = (route.destination for route in self.routes if route.only is not None and message_type in route.only)
-        return next(own, self.destination)
+        return next(
+            (route.destination for route in self.routes if route.only is not None and message_type in route.only),
+            self.destination,
+        )
 
     @property
     def claim_at_once(self) -> int:
@@ -339,5 +341,4 @@ def escalation_before_send(
 ) -> Transition | None:
     """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
     message_type = queued.message.message_type
-    policy = rules.policies[message_type]
-    return policy.escalation_before_send(queued, now, has_lookup=deps.looks_up(message_type))
+    return rules.policies[message_type].escalation_before_send(queued, now, has_lookup=deps.looks_up(message_type))

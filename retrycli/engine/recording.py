@@ -40,8 +40,9 @@ def _event(decision: Decision, written: WriteResult) -> Event:
     message_id = decision.message_id
     if decision.message is None or message_id in written.lost:
         return MessageMovedOn(message_id, decision.outcome.kind if decision.outcome else None)
-    refusal = written.not_written.get(message_id)
-    return event_of(decision.message, written.changed.get(message_id, decision), refusal=refusal)
+    return event_of(
+        decision.message, written.changed.get(message_id, decision), refusal=written.not_written.get(message_id)
+    )
 
 
 def event_of(
@@ -89,8 +90,9 @@ def recover(
     If an attempt's answer was recorded, its outcome is known. Without an answer, the outcome is unknown.
     """
     unknown = sum(claimed.attempt_by is not None and claimed.outcome is None for claimed in expired)
-    decisions = [_decide_expired(deps, rules, claimed, now) for claimed in expired]
-    events, _ = again_if_lost(partial(record, deps, claim, decisions))
+    events, _ = again_if_lost(
+        partial(record, deps, claim, [_decide_expired(deps, rules, claimed, now) for claimed in expired])
+    )
     return [ClaimsExpired(released=len(expired) - unknown, unknown=unknown), *events]
 
 
@@ -111,8 +113,7 @@ def _transition_of_expired(
     message = expired.message
     by_pass = expired.attempt_by == BY_PASS
     if isinstance(message, UnusableMessage):
-        retry_count = message.retry_count + 1 if by_pass else None
-        return Transition.invalid(message.problem, retry_count=retry_count)
+        return Transition.invalid(message.problem, retry_count=message.retry_count + 1 if by_pass else None)
     if outcome is None:
         return Transition.released()
     if by_pass:

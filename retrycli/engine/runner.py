@@ -39,6 +39,7 @@ GRAVITY = (
     StopReason.THROTTLED,
     StopReason.DEADLINE,
     StopReason.LIMIT,
+    None,  # no early end
 )
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})  # reasons that end the deliveries of all routes
 # The result of a pass by the reason for its end, if the result is not `STOPPED`.
@@ -55,8 +56,7 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
         RetrycliError: the pass could not run.
     """
     the_pass = _Pass(deps, rules, me)
-    began_at = the_pass.began_at
-    deps.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=began_at, started_by=me.started_by)
+    deps.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.began_at, started_by=me.started_by)
     try:
         lock.acquire()
         the_pass.start()
@@ -77,8 +77,6 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
 
 
 class _Pass:
-    """The state of a running pass."""
-
     def __init__(self, deps: Dependencies, rules: PassRules, me: PassIdentity) -> None:
         self.began_at = self.started_at = deps.now()
         self._deps = deps
@@ -130,7 +128,7 @@ class _Pass:
             delivery = Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
             await delivery.run()
-            if delivery.reason in ENDS_THE_PASS:
+            if delivery.ended_by.stop_reason in ENDS_THE_PASS:
                 break
 
     def _routes_with_due_messages(self, due_by: datetime) -> list[Route]:
@@ -146,8 +144,12 @@ class _Pass:
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
         limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
-        until = self._rules.deadline * ((number + 1) / of)
-        return replace(self._rules, destination=route.destination, limit=share, deadline=until)
+        return replace(
+            self._rules,
+            destination=route.destination,
+            limit=share,
+            deadline=self._rules.deadline * ((number + 1) / of),
+        )
 
     # -- forget and report ------------------------------------------------------------------------------------
 
@@ -156,21 +158,20 @@ class _Pass:
             self._deps.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
-        ended = [delivery for delivery in self._deliveries if delivery.reason is not None]
-        worst = min(ended, key=lambda delivery: GRAVITY.index(delivery.reason), default=None)
-        if worst is None or worst.reason is StopReason.LIMIT:
+        ends = [(delivery.ended_by.stop_reason, delivery.ended_by.detail) for delivery in self._deliveries]
+        reason, detail = min(ends, key=lambda end: GRAVITY.index(end[0]), default=(None, None))
+        if reason in {None, StopReason.LIMIT}:
             down = self._untried_outage()
-            reason = worst.reason if worst else None
             return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)
-        return self.finish(RESULTS.get(worst.reason, PassResult.STOPPED), worst.reason, worst.detail)
+        return self.finish(RESULTS.get(reason, PassResult.STOPPED), reason, detail)
 
     def _untried_outage(self) -> str | None:
         """Describe a destination that is still down and was not tried, because the outcomes of other destinations say
         nothing about it.
         """
         tried = {delivery.destination for delivery in self._deliveries}
-        others = [route.destination for route in self._rules.routes if tried and route.destination not in tried]
-        breakers = (self._deps.ledger.breaker(destination) for destination in others)
+        others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
+        breakers = map(self._deps.ledger.breaker, others)
         return next((breaker.description for breaker in breakers if breaker.state is BreakerState.OPEN), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:

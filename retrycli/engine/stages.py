@@ -53,7 +53,6 @@ class Supply:
         self._unblocked_tickets: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        """Return whether there may be more messages to send."""
         return bool(self._claimed or self._unblocked_tickets or not self._all_claimed)
 
     def renew(self, now: datetime) -> None:
@@ -95,8 +94,7 @@ class Supply:
         order = self._rules.per_ticket_order
         if tickets := destination.doubt.tickets:
             self._all_claimed = False
-            elsewhere = self._claims.claim_elsewhere
-            return elsewhere(self.claim, self._due_by, tickets, self._route, per_ticket_order=order)
+            return self._claims.claim_elsewhere(self.claim, self._due_by, tickets, self._route, per_ticket_order=order)
         since = destination.breaker.opened_at or self._since
         found = self._claims.claim_probe(self.claim, self._due_by, since, self._route, per_ticket_order=order)
         if not found:
@@ -107,8 +105,9 @@ class Supply:
     def _claim_due(self) -> Sequence[int]:
         found: Sequence[int] = ()
         while not (found or self._all_claimed):
-            at_once = self._rules.claim_at_once
-            found = self._claims.claim(self.claim, self._due_by, at_once, self.fair_share, self._route)
+            found = self._claims.claim(
+                self.claim, self._due_by, self._rules.claim_at_once, self.fair_share, self._route
+            )
             self._all_claimed = not found and not self.fair_share.widen()
         return found
 
@@ -215,8 +214,11 @@ class ResultWriter:
         self.events = [*self.events, *events]
         if self._rules.per_ticket_order:
             unwritten = {decision.message_id for decision in locked}
-            written = [decision.message for decision in decisions if decision.message_id not in unwritten]
-            self._supply.unblock(str(message.ticket_id) for message in written if message is not None)
+            self._supply.unblock(
+                str(decision.message.ticket_id)
+                for decision in decisions
+                if decision.message is not None and decision.message_id not in unwritten
+            )
         return locked
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.notify.message import Notice
-from retrycli.system.python import install
+from retrycli.system.process import install
 
 MISSING = f"apprise is not installed; {install('notify')}"
 

@@ -12,7 +12,7 @@ from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.passes import PassResult, PassSummary, StopReason
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store.database import Database
-from retrycli.system import filesystem
+from retrycli.system.host import replace_file
 
 LOOKBACK = timedelta(days=7)  # default period of a report
 # A page of this age is updated even if there is no news, because its time shows that passes run.
@@ -111,7 +111,7 @@ def write(path: Path, text: str) -> None:
             with path.open("a", encoding="utf-8") as stream:  # appends, as a shell's >> to /dev/stdout does
                 stream.write(text)
         else:
-            filesystem.replace(path, text)  # also replaces a link, which may belong to another user and lead anywhere
+            replace_file(path, text)  # also replaces a link, which may belong to another user and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a valid path"
         raise ConfigurationError(

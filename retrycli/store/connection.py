@@ -102,7 +102,7 @@ def make_engine(url: URL, patience: int) -> Engine:
     try:
         return _sqlite(url, patience) if is_sqlite else _postgresql(url, patience)
     except ImportError as error:
-        from retrycli.system.python import install
+        from retrycli.system.process import install
 
         remedy = "" if is_sqlite else f"; {install('postgres')}"
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error

@@ -6,7 +6,9 @@
 import os
 import pwd
 import re
+import stat
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +17,6 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import filesystem
 from retrycli.system.trust import user_name, user_number
 
 DEFUNCT = ("Z", "X")  # states of a process that has ended but has not been reaped yet (proc(5))
@@ -23,6 +24,12 @@ NOT_THERE = 127  # a shell's exit status for an unknown program
 TIMED_OUT = 124  # exit status of timeout(1)
 SECONDS = 120  # time after which a program counts as failed
 ANSWER_SECONDS = 3  # the same for commands that only read
+READABLE_BY_ALL = 0o644  # readers of these files run as other users, whatever the umask of cron
+# File systems whose locks SQLite can't rely on.
+NETWORK_FILE_SYSTEMS = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),
+    *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.davfs", "fuse.vmhgfs-fuse", "fuse.rclone", "fuse.s3fs"),
+}
 
 Finished = subprocess.CompletedProcess[bytes]
 Runner = Callable[[Sequence[str], bytes], Finished]
@@ -52,8 +59,7 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
         ConfigurationError: the program has failed.
     """
     if done.returncode:
-        said = " ".join(decoded(done.stderr).split())
-        raise ConfigurationError(f"`{name}` failed: {said}{remedy}")
+        raise ConfigurationError(f"`{name}` failed: {' '.join(decoded(done.stderr).split())}{remedy}")
     return done
 
 
@@ -142,10 +148,9 @@ class File:
         try:
             if text:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                # until it is complete, the new file has a name that cron ignores
                 like = self.path.stat() if self.keeps_mode else None
-                filesystem.replace(
-                    self.path, text, errors="surrogateescape", like=like
-                )  # a file with a name that cron ignores
+                replace_file(self.path, text, errors="surrogateescape", like=like)
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:
@@ -180,8 +185,7 @@ def processes(proc: Path) -> Iterator[tuple[Path, str]]:
     for path in proc.glob("[0-9]*/status"):
         with suppress(OSError):
             status = dict(re.findall(r"^(Name|State|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
-            has_ended = status.get("State", "")[:1] in DEFUNCT
-            if not has_ended and len(status.get("NSpid", "").split()) <= 1:
+            if status.get("State", "")[:1] not in DEFUNCT and len(status.get("NSpid", "").split()) <= 1:
                 yield path.parent, status.get("Name", "")
 
 
@@ -194,8 +198,7 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
     """Return a folder's regular files whose names match; none if the folder can't be read."""
     try:
-        found = sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
-        return [path for path in found if path.is_file()]
+        return sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name) and path.is_file())
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
@@ -222,3 +225,76 @@ def decoded(text: bytes) -> str:
 def encoded(text: str) -> bytes:
     """Encode a text that `decoded` returned."""
     return text.encode("utf-8", "surrogateescape")
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+
+def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:
+    """Replace a file by one that everybody can read. A reader sees the complete old or the complete new content.
+
+    Args:
+        path: the file.
+        text: the content.
+        errors: the way to encode invalid Unicode, as for `str.encode`.
+        like: a file whose mode and owner the new file gets instead.
+
+    Raises:
+        OSError: the file can't be written; the old file is unchanged.
+        ValueError: the path is invalid.
+    """
+    # The name must not end as programs expect it: node_exporter reads every .prom.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:
+            if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+            os.fchmod(descriptor, READABLE_BY_ALL if like is None else stat.S_IMODE(like.st_mode))
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def others_may_read(path: Path) -> bool:
+    """Return whether users other than a file's owner and group may read the file; False if the file does not exist."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
+def owner_of(path: Path) -> str | None:
+    """Return a file's owner, by name if the owner has a name; None if the file does not exist."""
+    try:
+        return user_name(path.stat().st_uid)
+    except OSError:
+        return None
+
+
+def file_system_of(path: Path, mounts: str) -> str | None:
+    """Return the type of a file's file system.
+
+    Args:
+        path: the file; links are followed.
+        mounts: the text of /proc/self/mounts.
+
+    Returns:
+        The type, such as ``ext4``; None if the mounts don't show it.
+    """
+    real = path.resolve()
+    best: tuple[int, str] | None = None
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) > 2 and real.is_relative_to(point := _unescape(fields[1])):  # noqa: PLR2004  the third is read
+            depth = len(Path(point).parts)
+            if best is None or depth >= best[0]:  # a later mount covers an earlier one
+                best = depth, fields[2]
+    return best and best[1]
+
+
+def _unescape(field: str) -> str:
+    """Decode a mount point, in which characters such as spaces are written in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

@@ -39,8 +39,7 @@ class Holder:
         """Parse the text of a lock file."""
         try:
             values = json.loads(text)
-            since = datetime.fromisoformat(values["since"]).astimezone(UTC)
-            return cls(int(values["pid"]), str(values["host"]), since)
+            return cls(int(values["pid"]), str(values["host"]), datetime.fromisoformat(values["since"]).astimezone(UTC))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return cls()
 

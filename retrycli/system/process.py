@@ -85,6 +85,13 @@ def _status(process: Path) -> tuple[str, str, str]:
     return head.partition("(")[2], fields[1], fields[4]
 
 
+def install(extra: str) -> str:
+    """Return the command that installs an extra for the running Python, to which the first `pip` in the search path may
+    not belong.
+    """
+    return f"{sys.executable} -m pip install 'retrycli[{extra}]'"
+
+
 # -- standard streams: closed, full or without a reader, they do not change what a command does ---------------
 
 
@@ -150,7 +157,6 @@ OVERHEAD = 16
 # look-up of its name uses some.
 PER_REQUEST = 4
 
-NAMES = {errno.EMFILE: "EMFILE", errno.ENFILE: "ENFILE"}
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"
 REMEDIES = {
     errno.EMFILE: RAISE,
@@ -189,15 +195,16 @@ def require_low(number: int, *, requests: int) -> None:
     Raises:
         OSError: EMFILE, because too few descriptors are left.
     """
-    limit = _limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    if number >= limit - RESERVE - requests:
+    if number >= _limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) - RESERVE - requests:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def shortage(error: BaseException) -> str | None:
     """Return the shortage of descriptors that an error reports; None for another error."""
     number = error.errno if isinstance(error, OSError) else None
-    return None if number not in NAMES else f"too few file descriptors ({NAMES[number]}): {REMEDIES[number]}"
+    return (
+        None if number not in REMEDIES else f"too few file descriptors ({errno.errorcode[number]}): {REMEDIES[number]}"
+    )
 
 
 def shortage_now() -> str | None:
@@ -227,11 +234,6 @@ def _limit(value: int) -> int:
 
 
 def _in_use() -> int:
-    """Count the open descriptors.
-
-    Raises:
-        ConfigurationError: no descriptor is left to count them.
-    """
     try:
         return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # without the one of this listing
     except OSError as error:

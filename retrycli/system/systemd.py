@@ -224,7 +224,6 @@ def has_systemd(host: Host) -> bool:
 
 
 def _systemctl(host: Host, *words: str, own: bool) -> Finished:
-    """Run a systemctl command, for the system or for the user's own instance."""
     return host.run(["systemctl", *(["--user"] if own else []), *words], b"")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import filesystem
-from retrycli.system.python import install
+from retrycli.system.host import replace_file
+from retrycli.system.process import install
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -143,7 +143,7 @@ def write(path: Path, content: str) -> None:
         ConfigurationError: the file can't be written.
     """
     try:
-        filesystem.replace(path, content)
+        replace_file(path, content)
     except OSError as error:
         raise ConfigurationError(
             f"metrics.path: can't write {path}: {error.strerror}; {_remedy(error, path)}"

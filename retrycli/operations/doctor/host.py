@@ -15,9 +15,9 @@ from retrycli.operations.schedule import proposal
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.write_check import lack_of_room
-from retrycli.system import filesystem, process
+from retrycli.system import process
+from retrycli.system.host import NETWORK_FILE_SYSTEMS, file_system_of, others_may_read, owner_of
 from retrycli.system.pass_lock import OWN_STATE, PassLock
-from retrycli.system.python import install
 from retrycli.system.trust import (
     ROOT,
     Weakness,
@@ -60,7 +60,7 @@ def files(context: Context) -> Iterator[Finding]:
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:
     for path in sorted(_secret_files(context.loaded)):
-        if filesystem.others_may_read(path):
+        if others_may_read(path):
             yield failure(
                 "files", f"{path} contains a secret, but every user can read it", f"`chmod o-rwx {quote(str(path))}`"
             )
@@ -174,8 +174,8 @@ def file_system(context: Context) -> Iterator[Finding]:
         ("the database", database, "move it to a local disk, or use PostgreSQL"),
         ("the lock", lock, "set run.lock_file"),
     ):
-        kind = None if path is None else filesystem.kind_of(path, mounts)
-        if kind in filesystem.NETWORK:
+        kind = None if path is None else file_system_of(path, mounts)
+        if kind in NETWORK_FILE_SYSTEMS:
             yield failure(
                 "file system",
                 f"{thing} {path} is on a network file system ({kind}), where locks are unreliable",
@@ -272,7 +272,7 @@ def outputs(context: Context) -> Iterator[Finding]:
         elif path.is_dir():
             yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or fix {key}")
         elif find_spec(package) is None:
-            yield failure("outputs", f"{key} needs {package}, which is not installed", f"`{install(extra)}`")
+            yield failure("outputs", f"{key} needs {package}, which is not installed", f"`{process.install(extra)}`")
         else:
             yield well("outputs", f"{key} can be written: {path}")
 
@@ -300,7 +300,7 @@ def _foreign_lock(context: Context, path: Path) -> Finding | None:
     locks out cron's passes.
     """
     file = context.settings.database.file
-    owner, database = filesystem.owner(path), file and filesystem.owner(file)
+    owner, database = owner_of(path), file and owner_of(file)
     if owner is None or database is None or owner == database:
         return None
     return warning(

@@ -11,8 +11,8 @@ from retrycli.domain import cron_line, schedule_grid, suggested
 from retrycli.domain.cron_line import Caller, Job
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
 from retrycli.operations.schedule.proposal import SchedulePlace, config_path, job, targets
-from retrycli.system import crontab, filesystem, systemd
-from retrycli.system.host import File, Host, named_zone, system_zone
+from retrycli.system import crontab, systemd
+from retrycli.system.host import File, Host, named_zone, owner_of, system_zone
 from retrycli.system.trust import group_readers
 
 BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this long after its tick
@@ -85,8 +85,8 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
         return []
     config = config_path(loaded)
     database = loaded.settings.database.file
-    users = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
-    users.add(None if database is None else filesystem.owner(database))
+    users = {"root", host.login, owner_of(Path(config)), group_readers(Path(config), ())}
+    users.add(None if database is None else owner_of(database))
     return [caller for caller in callers_for(config, host, {}) if caller.owner in users]
 
 

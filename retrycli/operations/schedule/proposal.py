@@ -18,9 +18,9 @@ from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import crontab, filesystem, systemd
+from retrycli.system import crontab, systemd
 from retrycli.system.crontab import UserCrontab
-from retrycli.system.host import File, Host
+from retrycli.system.host import File, Host, owner_of
 from retrycli.system.trust import ROOT, find_weakness
 
 # The log folder in cron/logrotate, and the log's file name in any folder.
@@ -173,8 +173,8 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     owner, its_owner = config.stat().st_uid, database.stat().st_uid
     if owner not in {ROOT, its_owner}:
         raise ConfigurationError(
-            f"{config} belongs to {filesystem.owner(config)}, but the database that it names, {database}, to "
-            f"{filesystem.owner(database)}; if this is the right database, run `chown root {config}`"
+            f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, to "
+            f"{owner_of(database)}; if this is the right database, run `chown root {config}`"
         )
 
 
@@ -190,7 +190,7 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     target = File(file, keeps_mode=True)
     before = target.read()
     database = loaded.settings.database.file
-    if filesystem.owner(LOGS) == wanted.user:
+    if owner_of(LOGS) == wanted.user:
         log = LOGS / LOG
     elif database is not None:
         log = database.with_name(LOG)
@@ -223,7 +223,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
             f"set these keys in {config}, and secrets with their …_file keys"
         )
     database = settings.database.file
-    owner = (database and filesystem.owner(database)) or filesystem.owner(Path(config))
+    owner = (database and owner_of(database)) or owner_of(Path(config))
     return Job(
         interval=settings.schedule.interval,
         interpreter=this_python(),

@@ -19,7 +19,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.listing import EscalationGroup
 from retrycli.domain.passes import StopReason
 from retrycli.domain.sanitize import printable
-from retrycli.system.python import install
+from retrycli.system.process import install
 from retrycli.views.formatting import count
 from retrycli.views.report import charts
 

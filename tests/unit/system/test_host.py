@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.system.filesystem import kind_of, others_may_read
+from retrycli.system.host import file_system_of, others_may_read
 
 MOUNTS = r"""
 proc /proc proc rw 0 0
@@ -33,17 +33,17 @@ nonsense
     ],
 )
 def test_the_longest_mount_point_wins_and_of_two_the_later_one(path: str, kind: str) -> None:
-    assert kind_of(Path(path), MOUNTS) == kind
+    assert file_system_of(Path(path), MOUNTS) == kind
 
 
 def test_a_link_is_resolved_to_the_files_real_place(tmp_path: Path) -> None:
     link = tmp_path / "agent.db"
     link.symlink_to("/srv/desk/agent.db")
-    assert kind_of(link, MOUNTS) == "nfs4"
+    assert file_system_of(link, MOUNTS) == "nfs4"
 
 
 def test_without_mounts_the_type_is_unknown() -> None:
-    assert kind_of(Path("/srv/agent.db"), "") is None
+    assert file_system_of(Path("/srv/agent.db"), "") is None
 
 
 @pytest.mark.parametrize(("mode", "read"), [(0o600, False), (0o660, False), (0o644, True), (0o602, False)])
