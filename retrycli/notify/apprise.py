@@ -17,13 +17,10 @@ from retrycli.system.process import install
 
 MISSING = f"apprise is not installed; {install('notify')}"
 
+# The time limit for all targets. They are notified in parallel; a mail takes a dozen steps, each with its own timeout.
 WAIT_SECONDS = 30.0
-"""The time limit for all targets, in seconds. They are notified in parallel; a mail takes a dozen steps, each with its
-own timeout.
-"""
 
-SENDING = Lock()
-"""Loggers belong to the whole process, so only one sender at a time may silence them."""
+SENDING = Lock()  # loggers belong to the whole process, so only one sender at a time may silence them
 
 
 def scheme(url: str) -> str:
@@ -94,7 +91,6 @@ def place(url: str) -> tuple[str, int] | None:
 
 
 def _parse(url: str) -> tuple[Any, Any]:
-    """Return Apprise's target for a URL, which may be None, and the options for sending."""
     import apprise
 
     asset = apprise.AppriseAsset(
@@ -118,11 +114,10 @@ def _send(url: str, notice: Notice) -> str | None:
     target, asset = _parse(url)
     if target is None:
         return _invalid_url(url)
-    kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING
     result = apprise.Apprise(target, asset=asset).notify(
         title=notice.title,
         body=notice.body,
-        notify_type=kind,
+        notify_type=apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING,
         body_format=apprise.NotifyFormat.TEXT,
         interpret_escapes=False,
         log_level=logging.DEBUG,
@@ -130,6 +125,7 @@ def _send(url: str, notice: Notice) -> str | None:
     return None if result else _reason([line.message for line in result.logs()])
 
 
+# The parts of Apprise's log lines that may be shown; the rest holds hosts, tokens and responses.
 REASONS = (
     (r"\berror=(\d{3})\b", "HTTP {}"),
     (r"\((\d{3}), b['\"]", "SMTP {}"),
@@ -138,11 +134,9 @@ REASONS = (
     (r"((?:SMTP AUTH|STARTTLS) extension not supported)", "{}"),
     (r"(timed out)", "{}"),
 )
-"""The parts of Apprise's log lines that may be shown; the rest holds hosts, tokens and responses."""
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """Return why a text was not accepted, according to Apprise's log."""
     for pattern, words in REASONS:
         for line in lines:
             if found := re.search(pattern, line):

@@ -9,8 +9,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from threading import Thread
 from urllib.parse import urlsplit
 
-WAIT_SECONDS = 10.0
-"""The time limit for one ping, in seconds, including name resolution."""
+WAIT_SECONDS = 10.0  # for one ping, including name resolution
 READ_AT_MOST = 200
 
 

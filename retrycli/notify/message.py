@@ -6,7 +6,6 @@ Ticket ids and error texts come from other systems. They are escaped so that no 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import assert_never
 
 from retrycli.domain import suggested
 from retrycli.domain.fingerprint import cause
@@ -14,18 +13,14 @@ from retrycli.domain.incidents import COST, Incident, Topic, Turn, utc
 from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 
+# Maximum numbers of what is shown: causes, the most frequent first; tickets and message types of a cause; and gaps
+# without a pass, the latest.
 CAUSES = 10
-"""The maximum number of causes shown, the most frequent first."""
 TICKETS = TYPES = 5
-"""The maximum number of tickets shown for a cause, and the maximum number of message types."""
 GAPS = 3
-"""The maximum number of gaps without a pass that are shown one by one; the latest are shown."""
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
-LONGEST_SAME = 320
-"""The maximum length of the description of an answer that all requests got: enough for a base URL of 255 characters and
-its response.
-"""
+LONGEST_SAME = 320  # of an answer that all requests got: enough for a base URL of 255 characters and its response
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +28,7 @@ class NoticeContext:
     """The context in which a notification is written."""
 
     host: str
-    destination: str
-    """The ticketing API that the notification is about, or the APIs that it may be about."""
+    destination: str  # the ticketing API that the notification is about, or the APIs that it may be about
     at: datetime
     waiting: int
     escalated: int
@@ -46,16 +40,14 @@ class Notice:
 
     title: str
     body: str
-    good: bool
-    """True if it contains only good news."""
+    good: bool  # it contains only good news
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     """Write the items as one notification."""
     gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
-    items = [item for item in items if item not in earlier]
-    headlines, paragraphs = zip(*(_said(item, context) for item in items), strict=True)
+    headlines, paragraphs = zip(*(_said(item, context) for item in items if item not in earlier), strict=True)
     title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(headlines)
     body = "\n\n".join(paragraphs)
     if earlier:
@@ -101,7 +93,6 @@ HEADLINES = {
 
 
 def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
-    """Write the headline and the paragraph of an item."""
     match item:
         case IncidentChange():
             return HEADLINES[item.topic, item.turn], _incident_text(item.topic, item.turn, item.incident, context)
@@ -115,9 +106,11 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
             number = sum(group.count for group in item.causes)
             headline = f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} an operator"
             total = f"\n{context.escalated:,} are open in total." if context.escalated > number else ""
-            causes = "\n".join(_cause_lines(item.causes))
-            return headline, f"{headline}:\n{causes}{total}\n{_next('retrycli escalations')}"
-    assert_never(item)
+            causes = sorted(item.causes, key=lambda group: -group.count)
+            lines = [_cause_line(group) for group in causes[:CAUSES]]
+            if (more := len(causes) - CAUSES) > 0:
+                lines.append(f"and {_count(more, 'other cause')}")
+            return headline, "\n".join([f"{headline}:", *lines]) + f"{total}\n{_next('retrycli escalations')}"
 
 
 def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: NoticeContext) -> str:
@@ -160,14 +153,6 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     }[topic]
 
 
-def _cause_lines(causes: Sequence[EscalationCause]) -> list[str]:
-    causes = sorted(causes, key=lambda group: -group.count)
-    lines = [_cause_line(group) for group in causes[:CAUSES]]
-    if (more := len(causes) - CAUSES) > 0:
-        lines.append(f"and {_count(more, 'other cause')}")
-    return lines
-
-
 def _cause_line(group: EscalationCause) -> str:
     types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
@@ -186,8 +171,7 @@ def _next(steps: str) -> str:
 def _length(time: timedelta) -> str:
     if time < timedelta(minutes=1):
         return "less than a minute"
-    minutes = round(time.total_seconds() / 60)
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(round(time.total_seconds() / 60), 60)
     parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes or not hours else ""]
     return " ".join(filter(None, parts))
 
