@@ -21,16 +21,13 @@ from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
 from retrycli.gateway.presets.template import fill_text, plain
 
-TO_ASCII = SMTP.clone(cte_type="7bit")
-"""Every server accepts ASCII lines, so a body needs no extension (RFC 6152)."""
+TO_ASCII = SMTP.clone(cte_type="7bit")  # every server accepts ASCII lines, so a body needs no extension (RFC 6152)
 LINE = 76
-LONGEST_SUBJECT = 900
-"""Maximum length of a subject, in characters."""
+LONGEST_SUBJECT = 900  # in characters
+# An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, without angle brackets.
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
-"""An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, without angle brackets."""
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-BLOCK = 57 * 1024
-"""Number of bytes of a file to read in one step: whole lines of base64."""
+BLOCK = 57 * 1024  # bytes of a file to read in one step: whole lines of base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +37,9 @@ class Mail:
     sender: Address
     to: tuple[Address, ...]
     cc: tuple[Address, ...]
-    envelope: tuple[Address, ...]
-    """Its recipients without duplicates, and without those that have already received it."""
-    headers: bytes
-    """All headers except the recipients'."""
-    body: bytes
-    """A complete MIME part."""
+    envelope: tuple[Address, ...]  # the recipients, without duplicates and those that have already received it
+    headers: bytes  # all except the recipients'
+    body: bytes  # a complete MIME part
     attachments: tuple[Attachment, ...]
     boundary: str
 
@@ -70,17 +64,14 @@ class Mail:
                     yield base64.encodebytes(block).replace(b"\n", b"\r\n")
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
-        """Yield the mail in pieces. Every piece starts a new line.
-
-        Args:
-            utf8: the server accepts non-ASCII addresses. Otherwise they are left out of headers.
+        """Yield the mail in pieces. Every piece starts a new line. If the server does not accept non-ASCII addresses
+        (``utf8``), leave them out of headers.
         """
-        lists = (("To", self.to), ("Cc", self.cc))
-        shown = (
-            (name, [address for address in addresses if utf8 or address.local.isascii()]) for name, addresses in lists
-        )
-        named = "".join(f"{name}: {_addresses(addresses)}\r\n" for name, addresses in shown if addresses).encode()
-        head = named + self.headers + b"MIME-Version: 1.0\r\n"
+        head = b""
+        for name, addresses in (("To", self.to), ("Cc", self.cc)):
+            if shown := [address for address in addresses if utf8 or address.local.isascii()]:
+                head += f"{name}: {_addresses(shown)}\r\n".encode()
+        head += self.headers + b"MIME-Version: 1.0\r\n"
         if not self.attachments:
             yield head + self.body
             return
@@ -143,14 +134,8 @@ def compose(
 def _recipients(
     message: Message, fixed: Address | None
 ) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
-    """Return To, Cc and Bcc. An internal note never goes to the addresses in its row, because they belong to customers.
-
-    Args:
-        message: the message.
-        fixed: ``gateway.recipient``.
-
-    Raises:
-        InvalidMessage: there is no recipient, or an address is invalid.
+    """Return To, Cc and Bcc. An internal note never goes to the addresses in its row, because they belong to
+    customers.
     """
     if message.message_type is MessageType.INTERNAL:
         if fixed is None:
@@ -162,16 +147,13 @@ def _recipients(
     to = fixed if named is None or named == "" else _address("recipient_email", named)
     if to is None:
         raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of them")
-    cc, bcc = (
-        tuple(_address(column, value) for value in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
-    )
-    return (to,), cc, bcc
+    return (to,), _addresses_in(message, "cc_emails"), _addresses_in(message, "bcc_emails")
 
 
-def _listed(message: Message, column: str) -> list[object]:
-    found = message.fields[column]
-    assert isinstance(found, list)  # noqa: S101  for the type checker
-    return found
+def _addresses_in(message: Message, column: str) -> tuple[Address, ...]:
+    values = message.fields[column]
+    assert isinstance(values, list)  # noqa: S101  for the type checker
+    return tuple(_address(column, value) for value in values)
 
 
 def _address(column: str, value: object) -> Address:
@@ -184,12 +166,11 @@ def _address(column: str, value: object) -> Address:
 
 
 def _envelope(named: Sequence[Address], delivered_to: Collection[str]) -> tuple[Address, ...]:
-    delivered = {address.casefold() for address in delivered_to}
     envelope: dict[str, Address] = {}
     for address in named:
-        if address.key not in delivered:
-            envelope.setdefault(address.key, address)
-    return tuple(envelope.values())
+        envelope.setdefault(address.key, address)
+    delivered = {address.casefold() for address in delivered_to}
+    return tuple(address for key, address in envelope.items() if key not in delivered)
 
 
 def _boundary(delivery_key: str, body: bytes) -> str:
@@ -203,7 +184,6 @@ def _boundary(delivery_key: str, body: bytes) -> str:
 
 
 def _addresses(addresses: Sequence[Address]) -> str:
-    """Format a list of mailboxes, one per line (RFC 5322, section 3.4)."""
     return ",\r\n ".join(
         address.spec if not address.name else f"{_phrase(address.name)} <{address.spec}>" for address in addresses
     )
@@ -225,7 +205,6 @@ def _encoded_words(text: str, header: str) -> str:
 
 
 def _subject(template: str, fields: Mapping[str, object]) -> str:
-    """Return the subject on one line. Encode it if it could be read as encoded words."""
     text = re.sub(f"(?:{CONTROL.pattern})+", " ", plain(fill_text(template, fields))).strip()
     if len(text) > LONGEST_SUBJECT:
         raise InvalidMessage(f"subject must have at most {LONGEST_SUBJECT} characters; it has {len(text)}")
@@ -233,7 +212,7 @@ def _subject(template: str, fields: Mapping[str, object]) -> str:
 
 
 def _thread_headers(fields: Mapping[str, object]) -> dict[str, str]:
-    """Return In-Reply-To and References (RFC 5322, section 3.6.4). Without references, refer to the answered mail."""
+    """Without references, refer to the answered mail (RFC 5322, section 3.6.4)."""
     reply_to, references = _message_ids("in_reply_to", fields), _message_ids("references", fields)
     headers = {"In-Reply-To": reply_to, "References": references or reply_to}
     return {name: "\r\n ".join(ids) for name, ids in headers.items() if ids}
@@ -274,20 +253,17 @@ def _filename_parameter(name: str) -> str:
     """Return the filename parameter, split into pieces if it is long (RFC 2231, sections 3 and 4)."""
     if re.fullmatch(r"[\w .,()+-]{1,60}", name, re.ASCII):
         return f' filename="{name}"'
-    pieces, quoted = [""], [quote(character, safe="") for character in name]
-    for character in quoted:
-        if len(pieces[-1]) + len(character) > LINE - 30:
+    pieces = ["utf-8''"]
+    for character in name:
+        quoted = quote(character, safe="")
+        if len(pieces[-1]) + len(quoted) > LINE - 30:
             pieces.append("")
-        pieces[-1] += character
+        pieces[-1] += quoted
     if len(pieces) == 1:
-        return f" filename*=utf-8''{pieces[0]}"
-    start = "utf-8''"
-    return ";\r\n".join(
-        f" filename*{number}*={start if number == 0 else ''}{piece}" for number, piece in enumerate(pieces)
-    )
+        return f" filename*={pieces[0]}"
+    return ";\r\n".join(f" filename*{number}*={piece}" for number, piece in enumerate(pieces))
 
 
 def _encoded_size(size: int) -> int:
-    """Return the size of a file as lines of base64, in bytes."""
     characters = 4 * -(-size // 3)
     return characters + 2 * -(-characters // LINE)
