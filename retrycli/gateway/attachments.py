@@ -1,7 +1,7 @@
 """Find and check a message's attachments, which are files in one folder, before anything is sent.
 
-Other users may write to the folder and replace its files at any time. So no check relies on a path: `open_file` follows
-no link, does not block on files that are not regular, and checks the opened file.
+Other users may write to the folder and replace its files at any time. So no check relies on a path: `_open_file`
+follows no link, does not block on files that are not regular, and checks the opened file.
 """
 
 import errno
@@ -43,7 +43,7 @@ class FileChanged(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file to send. Only `open_file` opens it."""
+    """One file to send. Only `_open_file` opens it."""
 
     name: str  # that the recipient sees: the last part of a path, on one line
     content_type: str
@@ -111,13 +111,7 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
     return found
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading, without following links.
-
-    Raises:
-        Unusable: the file is not a regular file, or the path has a link.
-        OSError: the file can't be opened.
-    """
+def _open_file(path: Path) -> BinaryIO:
     folder = os.open("/", DIRECTORY_FLAGS)
     try:
         for part in path.parts[1:-1]:
@@ -151,7 +145,7 @@ def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
         OSError: the file can't be read.
     """
     try:
-        file = open_file(path)
+        file = _open_file(path)
     except Unusable as error:
         raise FileChanged(f"an attachment {error}") from None
     with file:
@@ -238,7 +232,7 @@ def _path_beneath(folder: Folder, where: str) -> Path:
 def _readable_size(path: Path) -> int:
     """Return a file's size after opening it, because an unreadable file must be found before anything is sent."""
     try:
-        with open_file(path) as file:
+        with _open_file(path) as file:
             return os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise Unusable("is not in gateway.attachments_dir; put it there, or remove it from the list") from None

@@ -217,10 +217,10 @@ class TimeLimit:
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(None)
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
-        self._schedule(self._seconds, self._on_timer)
-        return self
+        self._due = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._due, self._on_timer)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -228,18 +228,14 @@ class TimeLimit:
         self._timer.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _schedule(self, seconds: float, fire: Callable[[float], None]) -> None:
-        due = self._loop.time() + seconds
-        self._timer = self._loop.call_at(due, fire, due)
-
-    def _on_timer(self, due: float) -> None:
-        late = self._loop.time() - due
+    def _on_timer(self) -> None:
+        late = self._loop.time() - self._due
         if late > LATE_SECONDS:
-            self._schedule(min(late, GRACE_SECONDS), self._expire)
+            self._timer = self._loop.call_later(min(late, GRACE_SECONDS), self._expire)
         else:
-            self._expire(due)
+            self._expire()
 
-    def _expire(self, _due: float) -> None:
+    def _expire(self) -> None:
         self._timeout.reschedule(self._loop.time())
 
 
@@ -274,11 +270,11 @@ def without_quotations(error: str, message: Message) -> str:
         if end > len(error) or error[at:end] not in words:
             kept += error[at]
             at += 1
-            continue
-        while end < len(error) and error[at : end + 1] in words:
-            end += 1
-        kept += "…"
-        at = end
+        else:
+            while end < len(error) and error[at : end + 1] in words:
+                end += 1
+            kept += "…"
+            at = end
     return kept
 
 

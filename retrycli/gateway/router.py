@@ -18,28 +18,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayRouter:
-    """Deliver messages through the open gateway of their type. Types may share a gateway."""
+class _GatewayRouter:
+    """Call the open gateway of a message's type. Types may share a gateway."""
 
     gateways: Mapping[MessageType, BaseGateway]
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message."""
         return await self.gateways[queued.message.message_type].deliver(queued)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
-        """Return why a message can't be sent; None if it can. Send nothing."""
         return await self.gateways[queued.message.message_type].problem(queued)
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived. Send nothing."""
         return await self.gateways[queued.message.message_type].look_up(queued)
 
 
 @asynccontextmanager
 async def open_router(
     settings: RoutedGatewaySettings, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
-) -> AsyncIterator[GatewayRouter]:
+) -> AsyncIterator[_GatewayRouter]:
     """Open the gateways of all message types.
 
     Raises:
@@ -52,8 +49,7 @@ async def open_router(
             )
             for name, section in settings.all.items()
         }
-        names = {message_type: f"gateway.{message_type}" for message_type in MessageType}
-        yield GatewayRouter({of: gateways[name if name in gateways else "gateway"] for of, name in names.items()})
+        yield _GatewayRouter({of: gateways.get(f"gateway.{of}") or gateways["gateway"] for of in MessageType})
 
 
 def gateway_of(

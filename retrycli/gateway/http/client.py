@@ -70,8 +70,7 @@ class ApiClient:
         self.transport = transport
         self.preset = preset
         self.credentials = Credentials(settings, preset)
-        self._destination = settings.destination
-        self._connect_timeout_seconds = settings.connect_timeout_seconds
+        self._settings = settings
         self._now = now
         self._watch = watch
 
@@ -121,7 +120,7 @@ class ApiClient:
         return reply
 
     def _prepare(self, request: Request) -> httpx.Request:
-        url = url_below(self._destination, request.path)
+        url = url_below(self._settings.destination, request.path)
         headers = {**request.headers, **self.credentials.headers()}
         if request.content is not None:
             headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
@@ -137,12 +136,12 @@ class ApiClient:
             ConfigurationError: the transport rejects the URL. Nothing was sent.
             One of `TRANSPORT_ERRORS`.
         """
-        request.extensions["timeout"] = {"connect": self._connect_timeout_seconds}
+        request.extensions["timeout"] = {"connect": self._settings.connect_timeout_seconds}
         try:
             return await Answer.read(await self.transport.handle_async_request(request), limit)
         except REFUSED_URL as error:
             raise ConfigurationError(
-                f"gateway.base_url: invalid URL {self._destination!r}: {error}. Correct it."
+                f"gateway.base_url: invalid URL {self._settings.destination!r}: {error}. Correct it."
             ) from None
 
 

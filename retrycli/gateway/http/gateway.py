@@ -161,7 +161,8 @@ class HttpGateway(BaseGateway):
             await self._lookups.preflight(prepared.rule.preflight, prepared.fields)
 
     def _require_settled(self, unsettled_since: datetime) -> None:
-        settled_at = unsettled_since + timedelta(seconds=self._preset.settle_seconds)
+        settle_seconds = max(rule.settle_seconds for rule in self._preset.look_up)
+        settled_at = unsettled_since + timedelta(seconds=settle_seconds)
         if (left := (settled_at - self._now()).total_seconds()) > 0:
             error = f"not found yet; retrycli decides in {left:.0f} s whether to send it again"
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))

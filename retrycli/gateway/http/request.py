@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -45,11 +45,6 @@ class FilePart:
     def __len__(self) -> int:
         return -(-self.size // 3) * 4 if self.as_base64 else self.size
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the content in pieces; see `read_again`."""
-        for chunk in read_again(self.path, self.size, CHUNK):
-            yield b64encode(chunk) if self.as_base64 else chunk
-
 
 @dataclass(frozen=True, slots=True)
 class Content(httpx.AsyncByteStream):
@@ -66,9 +61,9 @@ class Content(httpx.AsyncByteStream):
             if isinstance(part, bytes):
                 yield part
             else:
-                chunks = part.chunks()
+                chunks = read_again(part.path, part.size, CHUNK)
                 while (chunk := await in_thread(next, chunks, None)) is not None:
-                    yield chunk
+                    yield b64encode(chunk) if part.as_base64 else chunk
 
     def shown(self) -> str:
         """Return the body as text, with the sizes of attachments in place of their contents."""

@@ -93,11 +93,6 @@ class Preset(Table):
     preflight: dict[str, Preflight] = Field({})
     upload: Upload | None = None
 
-    @property
-    def settle_seconds(self) -> float:
-        """Return the number of seconds after an attempt in which its message may still appear."""
-        return max((rule.settle_seconds for rule in self.look_up), default=0.0)
-
     @model_validator(mode="before")
     @classmethod
     def _expand_like(cls, values: object) -> object:

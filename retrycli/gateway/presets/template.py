@@ -43,14 +43,11 @@ Fields = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Placeholder:
-    """A placeholder for a value, with the filters that apply to the value."""
-
+class _Placeholder:
     name: str
-    filters: tuple[tuple[str, str], ...] = ()
+    filters: tuple[tuple[str, str], ...] = ()  # with their arguments
 
     def value(self, fields: Fields) -> object:
-        """Return the value for this placeholder, with the filters applied."""
         value = fields.get(self.name)
         for name, argument in self.filters:
             value = FILTERS[name](value, argument)
@@ -67,19 +64,17 @@ def check_template(template: str) -> str:
     return template
 
 
-def check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
-    """Check all templates in a body, and its ``for_each`` tables."""
+def _check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
     places(tree)  # raises if a template is invalid
     _check_lists(tree)
     return tree
 
 
 Template = Annotated[str, AfterValidator(check_template)]
-Tree = Annotated[dict[str, Any], AfterValidator(check_templates)]
+Tree = Annotated[dict[str, Any], AfterValidator(_check_templates)]
 
 
-def templates(tree: object) -> list[str]:
-    """Return all strings in a body."""
+def _templates(tree: object) -> list[str]:
     texts: list[str] = []
     branches = [tree]
     while branches:
@@ -98,9 +93,9 @@ def templates(tree: object) -> list[str]:
     return texts
 
 
-def places(tree: object) -> list[Placeholder]:
+def places(tree: object) -> list[_Placeholder]:
     """Return all placeholders in a body's strings."""
-    return [part for text in templates(tree) for part in _parse(text) if isinstance(part, Placeholder)]
+    return [part for text in _templates(tree) for part in _parse(text) if isinstance(part, _Placeholder)]
 
 
 def fill(tree: object, fields: Fields) -> object:
@@ -126,7 +121,7 @@ def fill(tree: object, fields: Fields) -> object:
 def fill_text(template: str, fields: Fields) -> object:
     """Fill a string with values. A string that consists of one placeholder becomes the value itself."""
     parts = _parse(template)
-    if len(parts) == 1 and isinstance(parts[0], Placeholder):
+    if len(parts) == 1 and isinstance(parts[0], _Placeholder):
         return parts[0].value(fields)
     return "".join(part if isinstance(part, str) else plain(part.value(fields)) for part in parts)
 
@@ -157,7 +152,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
     """
     parts = []
     for part in _parse(template):
-        if isinstance(part, Placeholder):
+        if isinstance(part, _Placeholder):
             step = quote(plain(part.value(fields)), safe="")
             # Clients and servers interpret "." and "..", quoted or not (RFC 3986, section 5.2.4).
             if step in {"", ".", ".."}:
@@ -183,8 +178,8 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _parse(template: str) -> tuple[str | Placeholder, ...]:
-    parts: list[str | Placeholder] = []
+def _parse(template: str) -> tuple[str | _Placeholder, ...]:
+    parts: list[str | _Placeholder] = []
     literal, at = "", 0
     for found in PLACE.finditer(template):
         literal += template[at : found.start()]
@@ -200,7 +195,7 @@ def _parse(template: str) -> tuple[str | Placeholder, ...]:
     return (*parts, literal) if literal or not parts else tuple(parts)
 
 
-def _place(text: str) -> Placeholder:
+def _place(text: str) -> _Placeholder:
     name, *calls = text.split("|")
     if not NAME.fullmatch(name) or ("." in name and not name.startswith(f"{EACH}.")):
         raise ValueError(f"{{{text}}} is not a valid column name")
@@ -210,7 +205,7 @@ def _place(text: str) -> Placeholder:
         if called not in FILTERS:
             raise ValueError(f"{{{text}}} has an unknown filter {called!r}; valid filters: {', '.join(FILTERS)}")
         filters.append((called, argument))
-    return Placeholder(name, tuple(filters))
+    return _Placeholder(name, tuple(filters))
 
 
 def _check_lists(tree: object) -> None:
