@@ -79,7 +79,7 @@ class LookedUp:
     error: RetrycliError | None = None
 
 
-def unique_ids(ids: Iterable[int]) -> array[int]:
+def unique_ids(ids: Iterable[int]) -> "array[int]":
     """Return the ids without duplicates, in the same order."""
     packed = array("q", ids)
     rising = all(one < next_one for one, next_one in pairwise(packed))
@@ -182,7 +182,7 @@ def retry_all(
 
 
 async def _attempt_all(
-    deps: Dependencies, rules: PassRules, ids: array[int], by: str, give_up_after: int | None
+    deps: Dependencies, rules: PassRules, ids: "array[int]", by: str, give_up_after: int | None
 ) -> tuple[list[ManualAttempt], str | None]:
     """Return the attempts, and why they ended early."""
     tried: list[ManualAttempt] = []
