@@ -105,7 +105,7 @@ class BaseGateway(ABC):
         """Ask whether a message has arrived. Send nothing."""
 
     def redact_secrets(self, text: str) -> str:
-        """Mask retrycli's secrets in a text."""
+        """Mask retrycli's secrets in a string."""
         return redact_secrets(text, self._secrets)
 
     async def _deliver_cleaned(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
@@ -147,7 +147,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         if progress.landed is not None:
             return replace(progress.landed, error=f"delivered, but then {text}")
         unsure = progress.in_flight or progress.answered
-        # Not INVALID: an error that affects all messages would escalate them all at once, before it can be fixed.
+        # Not INVALID: an error that affects all messages would escalate every message before anyone could fix it.
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)
 
 
@@ -287,7 +287,7 @@ def _written_forms(message: Message) -> Iterator[str]:
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Mask secrets in a text, because the other side may have echoed them."""
+    """Mask secrets in a string, because the other side may have echoed them."""
     for secret in secrets:
         for spelling in _spellings(secret) if secret else ():
             text = text.replace(spelling, "***")

@@ -36,7 +36,7 @@ class FilePart:
     path: Path
     size: int  # in bytes, when the request was built; the length is announced, so exactly this number is sent
     as_base64: bool = False
-    # Stands for the file in a text until the text is sent. It is random, so no message can contain it.
+    # Stands for the file in a JSON string until that is sent. It is random, so no message can contain it.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __str__(self) -> str:

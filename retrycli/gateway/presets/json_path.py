@@ -14,7 +14,7 @@ from retrycli.gateway.presets.template import Fields, check_template, fill_text,
 STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
 # A name, a position in a list, or "*" for all entries of a list. A tuple selects the entries of a list whose part
-# equals (=), contains (*=) or differs from (!=) a text. An entry without the part differs from every text.
+# equals (=), contains (*=) or differs from (!=) a string. An entry without the part differs from every string.
 Step = str | tuple[str, str, str]
 
 

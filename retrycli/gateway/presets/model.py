@@ -11,7 +11,7 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
 from retrycli.gateway.presets.template import Template, Tree, places
 
-# Names of templates that are retrycli's own, whatever columns the application's table has.
+# Names in templates that are retrycli's own, whatever columns the application's table has.
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 CREDENTIALS = frozenset({"token", "username", "password", "session"})  # in the templates of [auth]
 KEY = "delivery_key"
@@ -70,7 +70,7 @@ class Condition(Table):
     path: JsonPath | None = None
     equals: Any = None
     contains: Template | None = None
-    text: Template | None = None  # must be anywhere in the answer; instead of a path
+    text: Template | None = None  # a string anywhere in the answer, instead of a path
 
     @model_validator(mode="after")
     def _has_one_test(self) -> Self:
@@ -105,7 +105,7 @@ class Question(Get):
 
 
 class LookupRule(Question):
-    """A question whether a message has arrived. It has arrived if the condition holds."""
+    """A GET that shows whether a message has arrived: it has if the condition holds."""
 
     # Time after an attempt in which its message may still appear. After that, the message counts as absent.
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
@@ -128,14 +128,14 @@ class Step(Get):
 
 
 class Preflight(Table):
-    """Proof required before a message is sent, by means of questions alone."""
+    """A proof that is required before a message is sent. Its steps change nothing."""
 
     remedy: str  # the operator's next step if the preflight is not proven
     steps: tuple[Step, ...] = Field(min_length=1)
 
 
 class Marker(Table):
-    """A text in a message that lets a look-up find the message."""
+    """A string in a message, by which a look-up finds the message."""
 
     text: Template
     unless: str | None = None  # a preflight; if it is proven, the marker is empty
