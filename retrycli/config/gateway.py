@@ -175,8 +175,7 @@ class RoutedGatewaySettings(GatewaySettings):
         if not isinstance(values, dict):
             return values
         common = {name: values[name] for name in COMMON_KEYS if name in values}
-        own = {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
-        return values | own
+        return values | {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
 
     def of(self, message_type: MessageType) -> GatewaySettings:
         """Return the gateway of a message type."""
@@ -209,5 +208,7 @@ class RoutedGatewaySettings(GatewaySettings):
         for message_type in MessageType:
             ways.setdefault(self.of(message_type).destination, set()).add(message_type)
         *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
-        but = frozenset(MessageType) - theirs
-        return (*(Route(where, only=frozenset(only)) for where, only in others), Route(rest, but=but))
+        return (
+            *(Route(where, only=frozenset(only)) for where, only in others),
+            Route(rest, but=frozenset(MessageType) - theirs),
+        )

@@ -19,7 +19,6 @@ CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 HINT = ". `retrycli manual settings` lists every setting"
 NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
-ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 # Keys that systemd may pass as credentials of the same name (systemd.exec(5), LoadCredential=).
 SECRETS = (
     *(
@@ -56,17 +55,12 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)
-    values: dict[str, tuple[object, str]] = {}
-    if file is not None:
-        values.update(_from_file(file))
-    values.update(_from_credentials(env))
-    values.update(_from_environment(env))
-    values.update(dict(_from_secret_files(values)))
+    values: dict[str, tuple[object, str]] = {} if file is None else dict(_from_file(file))
+    values.update([*_from_credentials(env), *_from_environment(env)])
+    values.update([*_from_secret_files(values)])
     sources = {key: source for key, (_, source) in values.items()}
-    section, _ = values.get("database", ({}, ""))
-    if file is not None and isinstance(
-        section, dict
-    ):  # otherwise the file's error must be reported, and no default used
+    # If the file's `database` is not a section, report that, and use no default.
+    if file is not None and isinstance(values.get("database", ({}, ""))[0], dict):
         values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
@@ -121,11 +115,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _check_trust(found: Path) -> None:
-    """Check a file that only the current folder or the environment named: another user may have planted it.
-
-    Raises:
-        ConfigurationError: another user may change it.
-    """
+    """Check a file that only the current folder or the environment named: another user may have planted it."""
     if (weakness := find_weakness(found, trusted_users())) is not None:
         named = f"./{found}" if not found.is_absolute() else found
         whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
@@ -160,8 +150,11 @@ def _resolve(file: Path, key: str, value: object) -> object:
     """Resolve a path, even a default one, relative to the file: cron starts a job in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
-        relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
-        return re.sub(relative, lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}", value)
+        return re.sub(
+            r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)",
+            lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}",
+            value,
+        )
     is_preset = key.startswith("gateway.") and key.endswith(".preset") and str(value).endswith(".toml")
     is_path = is_preset or key.endswith(("_file", "_dir", ".path", ".file"))
     return str(folder / value) if is_path and isinstance(value, str) and value else value
@@ -180,9 +173,8 @@ def _from_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[objec
 
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[object, str]]]:
-    for name, key in ALIASES.items():
-        if env.get(name):
-            yield key, (env[name], f"environment {name}")
+    if url := env.get("TICKETING_API_BASE_URL"):
+        yield "gateway.base_url", (url, "environment TICKETING_API_BASE_URL")
     for name, value in sorted(env.items()):
         if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
             key = name.removeprefix(PREFIX).lower().replace("__", ".")

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from retrycli.config.gateway import RoutedGatewaySettings
-from retrycli.config.types import Hours, Minutes, Named, Positive, SettingsModel, Waits, absolute, matching
+from retrycli.config.types import Hours, Minutes, Named, SettingsModel, Waits, absolute, matching
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
@@ -26,23 +26,19 @@ def _urls(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    lines = (line.strip() for line in value.splitlines())
-    return [word for line in lines if not line.startswith("#") for word in line.split()]
-
-
-DatabaseUrl = Annotated[
-    str,
-    matching(
-        r"(sqlite|postgresql)(\+\w+)?://.*",
-        "write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported",
-    ),
-]
+    return [word for line in value.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
 
 
 class DatabaseSettings(SettingsModel):
     """Settings of the database."""
 
-    url: DatabaseUrl = Field(
+    url: Annotated[
+        str,
+        matching(
+            r"(sqlite|postgresql)(\+\w+)?://.*",
+            "write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported",
+        ),
+    ] = Field(
         "sqlite:///ticketing_agent.db",
         repr=False,
         description="the database's SQLAlchemy URL, for SQLite or PostgreSQL",
@@ -121,12 +117,11 @@ class ScheduleSettings(SettingsModel):
     def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
         """Return the retry policy of one message type."""
         rules = self._with(self.types.get(message_type, TypeScheduleSettings()))
-        expires = rules.expires_after_hours
         return RetryPolicy(
             backoff=rules.as_backoff(),
             max_retries=rules.max_retries,
             unknown_limit=unknown_limit,
-            expires_after=None if expires is None else timedelta(hours=expires),
+            expires_after=None if rules.expires_after_hours is None else timedelta(hours=rules.expires_after_hours),
         )
 
     def _with(self, own: TypeScheduleSettings) -> Self:
@@ -155,8 +150,8 @@ class RunSettings(SettingsModel):
     concurrency: int = Field(8, ge=1, le=512, description="maximum number of concurrent requests")
     deadline_minutes: Minutes = Field(12.0, description="a pass starts no request after this time")
     limit: int | None = Field(None, ge=1, le=2**31, description="maximum number of messages that a pass attempts")
-    rate_per_second: Positive | None = Field(
-        None, description="maximum number of requests per second, across all hosts"
+    rate_per_second: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="maximum number of requests per second, across all hosts"
     )
     per_ticket_order: bool = Field(
         default=False,
@@ -272,9 +267,8 @@ class Settings(SettingsModel):
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
         """Return the retry policy of each message type."""
-        gateway = self.gateway
         return {
-            message_type: self.schedule.policy(message_type, unknown_limit=gateway.of(message_type).unknown_limit)
+            message_type: self.schedule.policy(message_type, unknown_limit=self.gateway.of(message_type).unknown_limit)
             for message_type in MessageType
         }
 

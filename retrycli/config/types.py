@@ -35,7 +35,6 @@ def matching(pattern: str, error: str) -> AfterValidator:
 
 
 Named = Annotated[Path, BeforeValidator(_reject_empty)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
 Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
@@ -75,5 +74,4 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
         raise ValueError(f"the URL must have a scheme and a host, such as {example}")
     if "?" in url or "#" in url:
         raise ValueError("the URL must end with its path; remove ? or # and what follows")
-    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # the form that all other code expects
-    return in_small_letters.rstrip("/")
+    return (parts.scheme + url[len(parts.scheme) :]).rstrip("/")  # all other code expects a lower-case scheme

@@ -32,6 +32,8 @@ def run() -> None:
     """Run the real commands one after another. Keep their files so that the user can try more commands."""
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
     database = copy_example(folder, now=utc_now())
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETRYCLI_")}
+    environment.pop("TICKETING_API_BASE_URL", None)
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
         settings = folder / "retrycli.toml"
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url}
@@ -39,15 +41,23 @@ def run() -> None:
         _print(f"A ticketing API that fails {FAIL:.0%} of deliveries runs at {sandbox.url}.")
         _print(f"The example's queue is in {database}.\n")
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):
-            _command(settings, command)
+            _print(f"$ retrycli {command}")
+            subprocess.run(  # noqa: S603  ourselves
+                [sys.executable, "-m", "retrycli", "--config", str(settings), "--log-level", "INFO", command],
+                env=environment,
+                check=True,
+            )
+            _print("")
         kept = len(sandbox.received)
-    _print(f"The API stored {kept} messages, each once. The files are kept. To continue:\n")
     program = "retrycli" if shutil.which("retrycli") else shlex.quote(str(Path(sys.executable).with_name("retrycli")))
-    _print(f"  {program} sandbox --fail 30%        # in another terminal; shows its address")
-    _print(f"  cd {shlex.quote(str(folder))}")
-    _print("  export TICKETING_API_BASE_URL=http://127.0.0.1:8808")
-    _print(f"  {program} show 3")
-    _print(f"  {program} retry 9")
+    _print(
+        f"The API stored {kept} messages, each once. The files are kept. To continue:\n\n"
+        f"  {program} sandbox --fail 30%        # in another terminal; shows its address\n"
+        f"  cd {shlex.quote(str(folder))}\n"
+        "  export TICKETING_API_BASE_URL=http://127.0.0.1:8808\n"
+        f"  {program} show 3\n"
+        f"  {program} retry 9"
+    )
 
 
 def copy_example(folder: Path, *, now: datetime) -> Path:
@@ -57,27 +67,14 @@ def copy_example(folder: Path, *, now: datetime) -> Path:
     with resources.as_file(resources.files("retrycli") / EXAMPLE) as path:
         # In a source checkout the example is beside the package.
         shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / EXAMPLE, file)
-    seconds = (now - EXAMPLE_TIME).total_seconds()
     with closing(sqlite3.connect(file)) as connection:
         for table, column in connection.execute(TIME_COLUMNS).fetchall():
             connection.execute(
                 f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  fixed names
-                (f"{seconds:+f} seconds",),
+                (f"{(now - EXAMPLE_TIME).total_seconds():+f} seconds",),
             )
         connection.commit()
     return file
-
-
-def _command(settings: Path, name: str) -> None:
-    _print(f"$ retrycli {name}")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETRYCLI_")}
-    environment.pop("TICKETING_API_BASE_URL", None)
-    subprocess.run(  # noqa: S603  ourselves
-        [sys.executable, "-m", "retrycli", "--config", str(settings), "--log-level", "INFO", name],
-        env=environment,
-        check=True,
-    )
-    _print("")
 
 
 def _print(text: str) -> None:
