@@ -55,7 +55,6 @@ class _DryRunEnrolment:
         return found
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        del now
         spent = {settled.message_id for settled, failed_at, _ in entries if self._is_spent(settled, failed_at)}
         self.escalated += len(spent)
         self._remember(settled for settled, _, _ in entries if settled.message_id not in spent)
@@ -94,7 +93,6 @@ class _DryRunEnrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        del now
         self._remember(self.real.would_review(ids, decide))
         return []
 
@@ -122,8 +120,7 @@ class DryRunTotals:
             self.number += 1
             to = self.destination_of(message.message_type)
             self.destinations[to] = self.destinations.get(to, 0) + 1
-            made = [at for at in (self.oldest, message.created_at) if at is not None]
-            self.oldest = min(made, default=None)
+            self.oldest = min((at for at in (self.oldest, message.created_at) if at is not None), default=None)
             yield message
 
 

@@ -73,14 +73,18 @@ def write_draft(
         return []
     message_id = int(row["id"])
     with open_database(settings) as database:
-        at = clock(database, runtime.now)()
-        before = {name: row[name] for name in changes}
-        ticket, name = ticket_text(row["ticket_id"]), by or login_name()
-        act, acts = OperatorAction.edited(before, changes, ticket=ticket, by=name, at=at), Acts(database)
+        at, acts = clock(database, runtime.now)(), Acts(database)
         if not acts.check_editable(message_id, at):
             manual_attempt.enrol_message(
                 make_dependencies(settings, database, runtime), pass_rules(settings), message_id, at
             )
+        act = OperatorAction.edited(
+            {name: row[name] for name in changes},
+            changes,
+            ticket=ticket_text(row["ticket_id"]),
+            by=by or login_name(),
+            at=at,
+        )
         columns = ("subject", "body", "recipient_email")
         acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)

@@ -77,9 +77,8 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if summary.reason not in HELD_BACK:
         return Expiry(None, too_late=_are_too_late(settings, database, kinds))
     obstacle = _obstacle(Ledger(database), summary, now)
-    until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
-    if obstacle.end is not None:
-        until = obstacle.end + settings.schedule.interval
+    reminder = now + max(REMIND_AFTER, settings.notify.remind)
+    until = reminder + EARLIER if obstacle.end is None else obstacle.end + settings.schedule.interval
     places = obstacle.destinations
     held = [kind for kind in kinds if places is None or settings.gateway.of(kind).destination in places]
     waiting = (
@@ -120,8 +119,10 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
         open_now = [breaker for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN]
         if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):
             places = [breaker.destination for breaker in open_now]
-            verb = "is" if len(places) == 1 else "are"
-            return _Obstacle(f"{', '.join(places)} {verb} down since {utc(since)}", destinations=places)
+            return _Obstacle(
+                f"{', '.join(places)} {'is' if len(places) == 1 else 'are'} down since {utc(since)}",
+                destinations=places,
+            )
     met = lasting(summary.reason or "", ledger.passes_up_to(summary.pass_id, LOOKBACK))
     since = met[-1].started_at if met else now
     return _Obstacle(

@@ -41,9 +41,6 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.system.pass_lock import PassLock
 
-# A pass begins this long after the tick of its schedule. A condition that ends before then does not delay it.
-LATENESS = timedelta(seconds=3)
-
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -116,8 +113,9 @@ class _Explainer:
         self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()
         self._expires_first = False
-        # Ticks derived from passes include their lateness.
-        self._late = LATENESS if callers else timedelta(0)
+        # A pass begins this long after its tick, so a condition that ends before then does not delay it. Ticks derived
+        # from passes include their lateness.
+        self._late = timedelta(seconds=3 if callers else 0)
         self._grid = ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
         self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)
 
@@ -160,8 +158,7 @@ class _Explainer:
         if uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(uncalled))
         if passes and is_late(passes[0].started_at, self._now, interval):
-            why = why_none_came(callers, self._now)
-            figure = f"no pass has started for too long: {why}; the last one began at"
+            figure = f"no pass has started for too long: {why_none_came(callers, self._now)}; the last one began at"
             return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
@@ -205,8 +202,7 @@ class _Explainer:
         other messages are also due.
         """
         destination = self._rules.destination_of(str(found.row["message_type"]))
-        is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
-        if not is_down and destination not in self._gates.refusals:
+        if self._ledger.breaker(destination).state is not BreakerState.OPEN and destination not in self._gates.refusals:
             return False
         runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return Claims(self._database).count_due(self._rules.due_by(tick)) > 1

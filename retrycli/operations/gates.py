@@ -22,7 +22,6 @@ from retrycli.store.messages import message_of
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
-WHOLE_SECONDS = timedelta(seconds=1)  # precision with which Retry-After is recorded
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 # Gates that do not open merely because time passes, and that may close.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
@@ -76,8 +75,7 @@ class Gates:
         if self._rules.per_ticket_order:
             yield self._order(queue["message_id"], at)
         if not isinstance(message, UnusableMessage):
-            of_queue = (queue[name] for name in ("delivery_key", "first_failed_at", "unknown_count"))
-            queued = QueuedMessage(message, *of_queue)
+            queued = QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
             yield from self._policy_gates(queued, at, is_waiting=queue["state"] == State.WAITING)
         yield self.pause(at)
         yield self.breaker(found, at)
@@ -88,8 +86,7 @@ class Gates:
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
         message = queued.message
         policy = self._rules.policies[message.message_type]
-        tries = f"{message.retry_count} of {policy.max_retries} made"
-        yield Gate("tries", policy.has_retries_left(message), tries)
+        yield Gate("tries", policy.has_retries_left(message), f"{message.retry_count} of {policy.max_retries} made")
         until = policy.expires_at(queued)
         figure = "wanted until" if until else "never expires"
         if expired := policy.expired(queued, at):
@@ -150,9 +147,8 @@ class Gates:
 
     def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
         limit, rate = self._rules.limit, self._rules.rate_per_second
-        ahead = 0
-        if capacity(self._rules) is not None:
-            ahead = self._views.count_ahead(message_id, self._rules.due_by(at))
+        is_limited = capacity(self._rules) is not None
+        ahead = self._views.count_ahead(message_id, self._rules.due_by(at)) if is_limited else 0
         first = f", {ahead:,} go first"
         yield Gate("limit", limit is None or ahead < limit, f"{limit:,} per pass{first}" if limit else "none")
         by_rate = capacity(replace(self._rules, limit=None))
@@ -162,10 +158,8 @@ class Gates:
 def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
     if queue["state"] != State.SENDING:
         return Gate("claim", open=True, figure="not claimed")
-    figure = f"being sent by {queue['claimed_by']}; the claim expires at"
-    if has_ended:
-        figure = "claimed by a pass that has ended; the claim expires at"
-    return Gate("claim", open=False, figure=figure, time=queue["claim_expires_at"])
+    who = "claimed by a pass that has ended" if has_ended else f"being sent by {queue['claimed_by']}"
+    return Gate("claim", open=False, figure=f"{who}; the claim expires at", time=queue["claim_expires_at"])
 
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
@@ -176,7 +170,8 @@ def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
     if last is None or last.finished_at is None or last.retry_after_s is None:
         return Gate("retry_after", open=True, figure="none")
     until = last.finished_at + timedelta(seconds=last.retry_after_s)
-    holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
+    # Retry-After is recorded in whole seconds.
+    holds = not wait.open and wait.time is not None and abs(wait.time - until) <= timedelta(seconds=1)
     return Gate(
         "retry_after", not holds, f"the ticketing API asked retrycli to wait {last.retry_after_s:,} s, until", until
     )

@@ -56,8 +56,7 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
         DatabaseUnavailable: the database can't be opened or read.
         ConfigurationError: a setting or the application's table is wrong.
     """
-    hasty = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
-    with closing(hasty) as database:
+    with closing(Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)) as database:
         return listing.failed_beginning(database, digits, limit=OFFERED)
 
 

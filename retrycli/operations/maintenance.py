@@ -218,8 +218,7 @@ def _naming_option(option: str | None) -> Iterator[None]:
     except RetrycliError as error:
         if option is None:
             raise
-        text = re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", option, str(error))
-        raise type(error)(text) from error
+        raise type(error)(re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", option, str(error))) from error
 
 
 def _check_source(database: Database) -> None:

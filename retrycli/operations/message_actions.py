@@ -143,8 +143,9 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
     with open_database(settings) as database:
         now = clock(database, runtime.now)()
         listed = MessageQueries(database).pages(array("q", ids), Filter())
-        ends = ((message.id, message.expires_at(settings.policies)) for message in listed)
-        return {message_id for message_id, end in ends if end is not None and end < now}
+        return {
+            message.id for message in listed if (end := message.expires_at(settings.policies)) is not None and end < now
+        }
 
 
 def _try_canaries(
@@ -303,8 +304,8 @@ def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: d
     policies = {message.id: settings.policies[message.message_type] for message in messages}
     if not any(policy.expires_after for policy in policies.values()):
         return set()
-    failed_at = acts.first_failures([message.id for message in messages if message.created_at is None])
-    made_at = failed_at | {message.id: message.created_at for message in messages if message.created_at is not None}
+    made_at = acts.first_failures([message.id for message in messages if message.created_at is None])
+    made_at |= {message.id: message.created_at for message in messages if message.created_at is not None}
     ends = ((message_id, policies[message_id].wanted_until(at)) for message_id, at in made_at.items())
     return {message_id for message_id, end in ends if end is not None and end < now}
 

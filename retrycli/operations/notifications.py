@@ -70,8 +70,8 @@ class _Notifier:
         self._remind = settings.notify.remind
         self._database, self._targets = database, targets
         self._destinations = [*dict.fromkeys(gateway.destination for gateway in settings.gateway.all.values())]
-        known = [Ledger(database).breaker(destination) for destination in self._destinations]
-        self._open = [breaker for breaker in known if breaker.state is BreakerState.OPEN]
+        breakers = map(Ledger(database).breaker, self._destinations)
+        self._open = [breaker for breaker in breakers if breaker.state is BreakerState.OPEN]
         self._current = Situation(
             now=now,
             passes=Ledger(database).passes_up_to(summary.pass_id, LOOKBACK),
@@ -104,14 +104,18 @@ class _Notifier:
 
     def _log_outcome(self, number: int, url: str, failure: str | None) -> None:
         at = self._current.passes[0].started_at
-        incident = Incident(at) if failure else None
-        turn = self._targets.follow(target_name(url), Topic.UNHEARD, incident, at, self._remind)
+        turn = self._targets.follow(
+            target_name(url), Topic.UNHEARD, Incident(at) if failure else None, at, self._remind
+        )
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
             logger.info("Notifications reach %s again", target)
         elif turn is not None:
-            words = "No notification reached %s: %s. The next pass sends it again; see `retrycli notify test`"
-            logger.warning(words, target, failure)
+            logger.warning(
+                "No notification reached %s: %s. The next pass sends it again; see `retrycli notify test`",
+                target,
+                failure,
+            )
 
     def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)

@@ -176,9 +176,14 @@ def retry_all(
     wanted = unique_ids(ids)
     with ready_to_send(settings, runtime) as (deps, rules, _):
         tried, reason = asyncio.run(_attempt_all(deps, rules, wanted, by or login_name(), give_up_after))
-    done = sum(attempt.delivered for attempt in tried)
-    refused = {attempt.message_id: attempt.error for attempt in tried if attempt.error is not None}
-    return ActionResult(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
+    return ActionResult(
+        len(wanted),
+        done=sum(attempt.delivered for attempt in tried),
+        refused={attempt.message_id: attempt.error for attempt in tried if attempt.error is not None},
+        tried=tried,
+        left=len(wanted) - len(tried),
+        reason=reason,
+    )
 
 
 async def _attempt_all(

@@ -115,9 +115,13 @@ class _Lock(NamedTuple):
     stop_requested: Callable[[], bool]
 
     def acquire(self) -> None:
-        holder = Holder(self.me.pid, self.me.host, self.now())
-        wait, give_up = self.wait_seconds, self.stop_requested
-        self.lock.acquire(holder, wait_seconds=wait, now=self.now, sleep=time.sleep, give_up=give_up)
+        self.lock.acquire(
+            Holder(self.me.pid, self.me.host, self.now()),
+            wait_seconds=self.wait_seconds,
+            now=self.now,
+            sleep=time.sleep,
+            give_up=self.stop_requested,
+        )
 
     def release(self) -> None:
         self.lock.release()
@@ -191,7 +195,6 @@ def _warn_of_task(database: Database, topic: Topic, problem: str | None, now: da
 
 @contextmanager
 def _or_warn(what: str) -> Iterator[None]:
-    """Warn that the database could not be read or written, instead of failing the pass."""
     try:
         yield
     except DatabaseUnavailable as error:

@@ -50,7 +50,6 @@ def check(settings: Settings) -> dict[str, str]:
 
 
 def _name(gateway: str, what: str) -> str:
-    """Return a fact's name. The name for a separate gateway includes the message type."""
     return what if gateway == "gateway" else f"{what} {gateway}"
 
 

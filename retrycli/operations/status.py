@@ -130,6 +130,7 @@ def _status(
     disk = lack_of_room(database.file)
     unrecorded = _unrecorded(settings, ledger, passes)
     messages = dry_run.counts(settings, database, at)
+    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     late = last is not None and is_late(last.started_at, at, interval)
     uncalled = nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
     is_expected = (callers or last is not None) and uncalled is None and not late
@@ -147,7 +148,7 @@ def _status(
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
         missing=why_none_came(callers, at) if late and uncalled is None else None,
         uncalled=uncalled,
-        unseen=callers is not None and not callers and _was_started_here(passes),
+        unseen=callers is not None and not callers and newest is not None and newest.host == gethostname(),
         retry_interval_minutes=settings.schedule.retry_interval_minutes,
         max_retries=settings.schedule.max_retries,
         messages=messages,
@@ -165,12 +166,6 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
     number = grid.after(at)
     nearly = min(BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(record.started_at + nearly for record in passes if record.started_by in SCHEDULERS)]))
-
-
-def _was_started_here(passes: Sequence[PassRecord]) -> bool:
-    """Return whether the newest pass that a scheduler started ran on this host."""
-    newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
-    return newest is not None and newest.host == gethostname()
 
 
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:

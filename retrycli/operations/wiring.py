@@ -6,8 +6,8 @@ import os
 import pwd
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -108,7 +108,7 @@ def ready_to_send(
         EventLoopRunning: this thread runs an event loop.
     """
     _refuse_running_loop()
-    bounded = _bounded(settings)
+    bounded = _with_affordable_concurrency(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
     with open_database(bounded) as database, closing(log_lines.EventLog()) as log:
 
@@ -120,15 +120,16 @@ def ready_to_send(
         yield make_dependencies(bounded, database, runtime, emit), rules, database
 
 
-def _bounded(settings: Settings) -> Settings:
-    """Return the settings with at most the concurrency that the file descriptors allow."""
+def _with_affordable_concurrency(settings: Settings) -> Settings:
     wanted = settings.run.concurrency
     concurrency = process.affordable(wanted)
     if concurrency < wanted:
-        words = "At most %d concurrent requests, not run.concurrency = %d: the file descriptor limit is too low"
-        log_lines.logger.info(words, concurrency, wanted)
-    run = settings.run.model_copy(update={"concurrency": concurrency})
-    return settings.model_copy(update={"run": run})
+        log_lines.logger.info(
+            "At most %d concurrent requests, not run.concurrency = %d: the file descriptor limit is too low",
+            concurrency,
+            wanted,
+        )
+    return settings.model_copy(update={"run": settings.run.model_copy(update={"concurrency": concurrency})})
 
 
 def _refuse_running_loop() -> None:
@@ -232,17 +233,14 @@ def make_dependencies(
     """Return the dependencies of a pass over this database."""
     now = clock(database, runtime.now)
 
-    @asynccontextmanager
-    async def open_gateway() -> AsyncIterator[Gateway]:
+    def open_gateway() -> AbstractAsyncContextManager[Gateway]:
         from retrycli.gateway.router import open_router
         from retrycli.store.write_check import check_writable
 
         # Otherwise an outcome could not be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
         columns = database.messages.c.keys()
-        connections = settings.run.concurrency
-        async with open_router(settings.gateway, columns=columns, connections=connections, now=now) as gateway:
-            yield gateway
+        return open_router(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
 
     @cache
     def looks_up(message_type: MessageType) -> bool:

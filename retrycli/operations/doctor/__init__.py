@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from retrycli.config.loader import HINT, load
@@ -94,20 +93,17 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
 
 
 def _findings(
-    check: Callable[..., Iterable[Finding]], *given: object, instead: Callable[[], list[Finding]] | None = None
+    check: Callable[..., Iterable[Finding]], context: Context, *database: Database | None, is_full: bool = False
 ) -> list[Finding]:
     """Return a check's findings. An error becomes a finding, so that the other checks still run.
 
-    Args:
-        check: the check.
-        given: the arguments of the check.
-        instead: what to return if the database can't be read and another finding already reports it.
+    If a full disk, which is a finding of its own, makes the database unusable, do without it.
     """
     try:
-        return list(check(*given))
+        return list(check(context, *database))
     except Exception as error:  # noqa: BLE001  whatever a check did not foresee
-        if instead is not None and isinstance(error, DatabaseUnavailable):
-            return instead()
+        if is_full and isinstance(error, DatabaseUnavailable):
+            return _findings(check, context, None) if check in {network.api, scheduler.calling} else []
         return [_problem(check.__name__.replace("_", " "), error)]
 
 
@@ -118,25 +114,11 @@ def _problem(name: str, error: Exception) -> Finding:
 
 
 def _database_findings(context: Context) -> list[Finding]:
-    """Run the checks of the database, if it can be opened. Leave out checks that a full disk prevents."""
     is_full = this_host.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_findings`
         problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
-        return [*_findings(network.api, context, None), *problem, *_findings(scheduler.scheduling, context, [])]
+        return [*_findings(network.api, context, None), *problem, *_findings(scheduler.calling, context, None)]
     with closing(opened):
-        return [
-            finding
-            for check in DATABASE_CHECKS
-            for finding in _findings(
-                check, context, opened, instead=partial(_without_database, context, check) if is_full else None
-            )
-        ]
-
-
-def _without_database(context: Context, check: Callable[[Context, Database], Iterable[Finding]]) -> list[Finding]:
-    """Return the findings of a check when there is no database."""
-    if check is network.api:
-        return _findings(network.api, context, None)
-    return _findings(scheduler.scheduling, context, []) if check is scheduler.calling else []
+        return [finding for check in DATABASE_CHECKS for finding in _findings(check, context, opened, is_full=is_full)]

@@ -54,8 +54,9 @@ def settings(context: Context) -> Iterator[Finding]:
 
 def files(context: Context) -> Iterator[Finding]:
     """Check who else can read secrets, or change files that a pass relies on."""
-    problems = [*_readable_secrets(context), *_weak_files(context)]
-    yield from problems or [well("files", "no other user can read a secret or change anything that passes rely on")]
+    yield from [*_readable_secrets(context), *_weak_files(context)] or [
+        well("files", "no other user can read a secret or change anything that passes rely on")
+    ]
 
 
 def _readable_secrets(context: Context) -> Iterator[Finding]:

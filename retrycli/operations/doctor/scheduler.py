@@ -32,16 +32,13 @@ from retrycli.system import systemd
 UNEVEN = 1.5  # intervals that are off by this factor are no coincidence
 
 
-def calling(context: Context, database: Database) -> Iterator[Finding]:
-    """Check what starts the passes, and that passes run as often as they should."""
-    passes = newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
-    yield from scheduling(context, passes)
-    yield _cadence(context, passes)
-
-
-def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
-    """Check that exactly one scheduler, cron or a timer, starts passes, and report for which user."""
-    callers = _callers(context)
+def calling(context: Context, database: Database | None) -> Iterator[Finding]:
+    """Check that exactly one scheduler, cron or a timer, starts passes, and report for which user. If the database can
+    be read, also check that passes run as often as they should.
+    """
+    passes = [] if database is None else newest_passes(database, until=context.now() + CLOCK_TOLERANCE)
+    is_named = context.loaded.file is not None
+    callers = callers_of(context.loaded, context.host) if is_named else callers_for(None, context.host, {})
     missed = unread(context.host)
     match callers:
         case []:
@@ -72,6 +69,8 @@ def scheduling(context: Context, passes: list[PassRecord]) -> Iterator[Finding]:
             f"{missed}, which may also start passes",
             to_read(context.loaded, context.host, "doctor"),
         )
+    if database is not None:
+        yield _cadence(context, callers, passes)
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
@@ -119,7 +118,7 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
 
 
-def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
+def _cadence(context: Context, callers: list[Caller], passes: list[PassRecord]) -> Finding:
     """Check that passes run as often as they should. Passes that were started by hand count only if there are no
     others.
     """
@@ -137,37 +136,26 @@ def _cadence(context: Context, passes: list[PassRecord]) -> Finding:
         return failure(
             "passes",
             f"{ago}, but there should be one every {wanted}",
-            why_none_came(_callers(context), context.now()),
+            why_none_came(callers, context.now()),
         )
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
     words = f"they have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
-    if (when := _configured_schedule(context)) is not None:
-        return warning(
-            "passes",
-            words,
-            f"none if you have just changed the schedule: it now starts passes at {when}, as configured",
-        )
-    return warning("passes", words, "make the schedule and the setting agree: `retrycli cron check`")
+    remedy = "make the schedule and the setting agree: `retrycli cron check`"
+    if (when := _configured_schedule(context, callers)) is not None:
+        remedy = f"none if you have just changed the schedule: it now starts passes at {when}, as configured"
+    return warning("passes", words, remedy)
 
 
-def _callers(context: Context) -> list[Caller]:
-    if context.loaded.file is None:
-        return callers_for(None, context.host, {})
-    return callers_of(context.loaded, context.host)
-
-
-def _configured_schedule(context: Context) -> str | None:
-    callers = _callers(context)
+def _configured_schedule(context: Context, callers: list[Caller]) -> str | None:
     if len(callers) != 1:
         return None
-    [caller] = callers
     try:
-        wanted = cron_line.schedule(context.interval) if caller.kind == "cron" else systemd.when(context.interval)
+        wanted = cron_line.schedule(context.interval) if callers[0].kind == "cron" else systemd.when(context.interval)
     except ConfigurationError:
         return None
-    return caller.when if caller.when == wanted else None
+    return wanted if callers[0].when == wanted else None
 
 
 def _usual_interval(passes: list[PassRecord]) -> timedelta | None:

@@ -98,10 +98,10 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[
         host: the machine.
         missed: collects the names of what can't be read, as `retrycli.system.crontab.callers` does.
     """
-    found = [caller for caller in crontab.callers(host, missed) if config is None or caller.config in {None, config}]
     return [
         replace(caller, running=crontab.is_running(host, caller), since=crontab.heeded_since(host, caller))
-        for caller in found
+        for caller in crontab.callers(host, missed)
+        if config is None or caller.config in {None, config}
     ]
 
 
@@ -114,8 +114,7 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
     if caller.kind == "cron":
         return CRON_IS_DOWN
     timer = Path(caller.title).name
-    own = " --user" if caller.user is None else ""
-    return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
+    return f"{timer} is stopped", f"start it: `systemctl{' --user' if caller.user is None else ''} start {timer}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +144,8 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
     checked = [replace(caller, objection=_objection(caller, wanted)) for caller in found]
     missed = unread(host, titles)
     if missed is not None and not checked:
-        remedy = to_read(loaded, host, "cron check")
-        return Verdict([], f"nothing that can be read starts passes; {missed}; {remedy}", missed)
+        words = f"nothing that can be read starts passes; {missed}; {to_read(loaded, host, 'cron check')}"
+        return Verdict([], words, missed)
     if not checked:
         return Verdict([], f"nothing starts passes; schedule them: {to_install(loaded, host)}")
     return Verdict(checked, _verdict(checked), missed)
@@ -162,8 +161,7 @@ def _verdict(found: list[Caller]) -> str | None:
         case [_]:
             return None
         case _:
-            places = ", ".join(caller.place for caller in found)
-            return f"two schedulers conflict; keep one of: {places}"
+            return f"two schedulers conflict; keep one of: {', '.join(caller.place for caller in found)}"
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
@@ -176,9 +174,9 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
     if caller.command != command:
         return f"its command should be: {command}"
     if caller.kind == "timer" and caller.installed:
-        system = caller.user is not None
         service = Path(caller.title).with_suffix(".service")
-        if File(service).read() != systemd.service(replace(wanted, user=caller.user or wanted.user), system=system):
+        expected = replace(wanted, user=caller.user or wanted.user)
+        if File(service).read() != systemd.service(expected, system=caller.user is not None):
             return f"{service} differs from what `install` would write"
     return None
 
@@ -204,8 +202,9 @@ def ticks_of(
         zone: the time zone of cron and timers; by default the system's.
     """
     zone = zone or system_zone()
-    latest = passes[: schedule_grid.PASSES_LOOKED_AT]
-    starts = [record.started_at for record in latest if record.started_by in SCHEDULERS]
+    starts = [
+        record.started_at for record in passes[: schedule_grid.PASSES_LOOKED_AT] if record.started_by in SCHEDULERS
+    ]
     at_work = [_ticks(caller, starts, now, zone) for caller in callers if caller.running is not False]
     if found := [ticks for ticks in at_work if ticks is not None]:
         return min(found, key=lambda ticks: ticks.next(now))
@@ -249,8 +248,9 @@ def nothing_calls(
         return None
     recent = [record for record in passes if not is_late(record.started_at, now, interval)]
     others = [record for record in [*passes[:1], *recent] if record.started_by is not StartedBy.PERSON]
-    here = (StartedBy.CRON, gethostname())
-    is_gone = none_hidden and all((record.started_by, record.host) == here for record in others)
+    is_gone = none_hidden and all(
+        record.started_by is StartedBy.CRON and record.host == gethostname() for record in others
+    )
     return UNCALLED if is_gone or not others else None
 
 
@@ -264,8 +264,10 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     if at_work.kind == "timer":
         return f"the timer is running; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
     whose = at_work.user or at_work.owner
-    fault = f"may refuse {whose} (PAM, cron.deny), or the cron line may fail"
-    return f"cron runs, but {fault}; see `journalctl -u cron`, and {whose}'s mail"
+    return (
+        f"cron runs, but may refuse {whose} (PAM, cron.deny), or the cron line may fail; "
+        f"see `journalctl -u cron`, and {whose}'s mail"
+    )
 
 
 def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:

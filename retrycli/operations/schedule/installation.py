@@ -54,8 +54,9 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
         wanted.config,
         host,
     )
-    others = [caller for caller in callers if not (caller.installed and caller.title in titles)]
-    _refuse_second_scheduler(others, wanted.config, host)
+    _refuse_second_scheduler(
+        [caller for caller in callers if not (caller.installed and caller.title in titles)], wanted.config, host
+    )
     if place.is_timer and not systemd.has_systemd(host):
         raise ConfigurationError("systemd is not running on this machine; omit --systemd to use cron")
     if not place.is_timer and not crontab.has_cron(host):
@@ -135,5 +136,5 @@ def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
     found = [(target, target.read()) for target in targets(place, host)]
     if place.is_timer:
         return [FileChange(target, text, "") for target, text in found if systemd.is_marked(text, config)]
-    changed = [(target, text, cron_line.with_block(text, config, "")) for target, text in found]
-    return [FileChange(*change) for change in changed if change[1] != change[2]]
+    changes = [FileChange(target, text, cron_line.with_block(text, config, "")) for target, text in found]
+    return [change for change in changes if change.before != change.after]

@@ -110,9 +110,8 @@ def relied_on() -> tuple[Path, ...]:
     """Return the files that a pass runs: the interpreter, this package, and the folders of the environment's
     packages.
     """
-    packages = (Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
-    found = (Path(this_python()), Path(retrycli.__file__), *packages)
-    return tuple(dict.fromkeys(path for path in found if path.exists()))
+    found = (this_python(), retrycli.__file__, *map(sysconfig.get_path, ("purelib", "platlib")))
+    return tuple(dict.fromkeys(path for path in map(Path, found) if path.exists()))
 
 
 def propose(
@@ -199,8 +198,7 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     after = template.with_value(before, "logging", "file", str(log))
     if after is None:
         return wanted, []
-    folders = dict.fromkeys([*wanted.writes, *_absolute([log.parent])])
-    return replace(wanted, writes=tuple(folders)), [FileChange(target, before, after)]
+    return replace(wanted, writes=_absolute([*wanted.writes, log.parent])), [FileChange(target, before, after)]
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
@@ -223,12 +221,11 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
             f"set these keys in {config}, and secrets with their …_file keys"
         )
     database = settings.database.file
-    owner = (database and owner_of(database)) or owner_of(Path(config))
     return Job(
         interval=settings.schedule.interval,
         interpreter=this_python(),
         config=config,
-        user=user or owner or host.login,
+        user=user or (database and owner_of(database)) or owner_of(Path(config)) or host.login,
         longest=timedelta(minutes=settings.run.deadline_minutes) + settings.gateway.longest + MARGIN,
         reads=_read_by(loaded),
         writes=_written_by(settings),
@@ -253,10 +250,8 @@ def _written_by(settings: Settings) -> tuple[str, ...]:
     SQLite's journal and the lock are beside the database. With a server database the lock is in the state folder, which
     systemd gives the unit (StateDirectory=).
     """
-    files = [
-        *(settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path),
-        settings.logging.file,
-    ]
+    paths = (settings.run.lock_file, settings.metrics.path, settings.report.path)
+    files = (settings.database.file, *paths, settings.logging.file)
     return _absolute([file.absolute().parent for file in files if file is not None])
 
 
