@@ -2,22 +2,22 @@
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind
 from retrycli.engine.manual_attempt import attempt_through, look_up_through
-from retrycli.engine.ports import Dependencies, Gateway, PassRules
+from retrycli.engine.ports import Dependencies, Gateway
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.operator_actions import Acts
 
 Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 # Outcomes that reveal more about the ticketing API than about the message.
 DESTINATION_FAULTS = frozenset(
     {
@@ -173,9 +173,27 @@ def retry_all(
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    wanted = unique_ids(ids)
+    wanted, operator = unique_ids(ids), by or login_name()
+
+    def is_down(tried: list[ManualAttempt]) -> bool:
+        if give_up_after is None or len(tried) < give_up_after:
+            return False
+        last = [attempt.outcome for attempt in tried[-give_up_after:]]
+        return all(outcome is not None and outcome.kind in DESTINATION_FAULTS for outcome in last)
+
     with ready_to_send(settings, runtime) as (deps, rules, _):
-        tried, reason = asyncio.run(_attempt_all(deps, rules, wanted, by or login_name(), give_up_after))
+        tried = asyncio.run(
+            _one_by_one(
+                deps,
+                wanted,
+                lambda gateway, message_id: attempt_through(gateway, deps, rules, message_id, by=operator),
+                ManualAttempt,
+                is_down,
+            )
+        )
+    reason = None
+    if len(tried) < len(wanted):
+        reason = "destination_down" if is_down(tried) else "signal"
     return ActionResult(
         len(wanted),
         done=sum(attempt.delivered for attempt in tried),
@@ -184,22 +202,6 @@ def retry_all(
         left=len(wanted) - len(tried),
         reason=reason,
     )
-
-
-async def _attempt_all(
-    deps: Dependencies, rules: PassRules, ids: "array[int]", by: str, give_up_after: int | None
-) -> tuple[list[ManualAttempt], str | None]:
-    """Return the attempts, and why they ended early."""
-    tried: list[ManualAttempt] = []
-    in_a_row = 0
-    attempts = _one_by_one(deps, ids, lambda gateway, of_id: attempt_through(gateway, deps, rules, of_id, by=by))
-    async with aclosing(attempts):
-        async for message_id, outcome, error in attempts:
-            tried.append(ManualAttempt(message_id, outcome, error))
-            in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
-            if in_a_row == give_up_after and len(tried) < len(ids):
-                return tried, "destination_down"
-    return tried, "signal" if len(tried) < len(ids) else None
 
 
 def look_up_all(
@@ -212,38 +214,36 @@ def look_up_all(
         ConfigurationError: a setting, the preset or the application's table is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
+    operator = by or login_name()
     with ready_to_send(settings, runtime) as (deps, rules, database):
-        return asyncio.run(_look_up_each(deps, rules, Acts(database), unique_ids(ids), by or login_name()))
+        acts = Acts(database)
 
+        async def ask(gateway: Gateway, message_id: int) -> LookUp:
+            found = await look_up_through(gateway, deps, rules, message_id, by=operator)
+            acts.write_down({message_id: OperatorAction.looked_up(found, by=operator, at=deps.now())})
+            return found
 
-async def _look_up_each(
-    deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str
-) -> list[LookedUp]:
-    asked: list[LookedUp] = []
-    answers = _one_by_one(deps, ids, lambda gateway, of_id: look_up_through(gateway, deps, rules, of_id, by=by))
-    async with aclosing(answers):
-        async for message_id, found, error in answers:
-            if found is not None:
-                acts.write_down({message_id: OperatorAction.looked_up(found, by=by, at=deps.now())})
-            asked.append(LookedUp(message_id, found, error))
-    return asked
+        return asyncio.run(_one_by_one(deps, unique_ids(ids), ask, LookedUp))
 
 
 async def _one_by_one(
-    deps: Dependencies, ids: Iterable[int], act: Callable[[Gateway, int], Coroutine[Any, Any, Result]]
-) -> AsyncGenerator[tuple[int, Result | None, RetrycliError | None], None]:
-    """Act on messages over one connection and with one log-in, until a stop is requested.
+    deps: Dependencies,
+    ids: Iterable[int],
+    act: Callable[[Gateway, int], Awaitable[Result]],
+    answer: Callable[[int, Result | None, RetrycliError | None], Answer],
+    is_enough: Callable[[list[Answer]], bool] = lambda _: False,
+) -> list[Answer]:
+    """Act on messages over one connection and with one log-in, until a stop is requested or the answers are enough.
 
-    Yields:
-        Each message with the result of the action, or the reason why there is none.
+    Return an answer for each message: the result of the action, or the reason why there is none.
     """
+    answers: list[Answer] = []
     async with deps.open_gateway() as gateway:
         for message_id in ids:
-            if deps.stop_requested():
-                return
+            if deps.stop_requested() or is_enough(answers):
+                break
             try:
-                result = await act(gateway, message_id)
+                answers.append(answer(message_id, await act(gateway, message_id), None))
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-                yield message_id, None, error
-            else:
-                yield message_id, result, None
+                answers.append(answer(message_id, None, error))
+    return answers
