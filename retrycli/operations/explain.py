@@ -20,9 +20,7 @@ from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
-from retrycli.engine import runner
-from retrycli.engine.destination import capacity
-from retrycli.engine.recording import recover
+from retrycli.engine import destination, recording, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule.callers import nothing_calls, ticks_of, why_none_came
 from retrycli.operations.status import ended_passes
@@ -173,12 +171,12 @@ class _Explainer:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             claim = Claim(str(uuid.uuid4()), grid[number])
             while expired := self._deps.claims.take_over_expired(claim, grid[number], runner.BATCH):
-                recover(self._deps, self._rules, claim, expired, grid[number])
+                recording.recover(self._deps, self._rules, claim, expired, grid[number])
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
         if opens is None:
             return None
-        if (most := capacity(self._rules)) is not None:
+        if (most := destination.capacity(self._rules)) is not None:
             opens = self._tick_of_turn(found, grid, number, opens, most)
         closed_for_good = [
             gate for gate in self._gates.of(found, grid[opens], self._ended) if not gate.open and gate.name in FOR_GOOD
@@ -201,8 +199,8 @@ class _Explainer:
         """Return whether a pass begins with one message, because its destination is down or refuses requests, while
         other messages are also due.
         """
-        destination = self._rules.destination_of(str(found.row["message_type"]))
-        if self._ledger.breaker(destination).state is not BreakerState.OPEN and destination not in self._gates.refusals:
+        to = self._rules.destination_of(str(found.row["message_type"]))
+        if self._ledger.breaker(to).state is not BreakerState.OPEN and to not in self._gates.refusals:
             return False
         runner.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return Claims(self._database).count_due(self._rules.due_by(tick)) > 1

@@ -14,7 +14,6 @@ from retrycli.store import listing
 from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
-from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import escalation_groups
 
@@ -41,7 +40,7 @@ def list_messages(
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
     """
     with open_database(settings) as database:
-        views = MessageQueries(database)
+        views = listing.MessageQueries(database)
         ids = views.ids(wanted, sort=sort, limit=limit)
         yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
 

@@ -20,7 +20,6 @@ from retrycli.store.delivery_stats import Statistics
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 from retrycli.views import prometheus
-from retrycli.views.prometheus import Measured
 
 # The label of unknown message types. Such a message is escalated, and a separate label would remain as a time series
 # forever.
@@ -41,7 +40,7 @@ def write_metrics(settings: Settings, database: Database, path: Path, now: datet
     return None
 
 
-def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:
+def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> prometheus.Measured:
     """Return the metrics.
 
     Raises:
@@ -51,7 +50,7 @@ def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mea
         return measured(settings, database, now())
 
 
-def measured(settings: Settings, database: Database, now: datetime) -> Measured:
+def measured(settings: Settings, database: Database, now: datetime) -> prometheus.Measured:
     """Return the metrics of an open database.
 
     Raises:
@@ -68,7 +67,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
         if gateway.base_url
     }
     down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN}
-    return Measured(
+    return prometheus.Measured(
         version=version("retrycli"),
         tables=schema.HEAD,
         retry_interval_seconds=settings.schedule.retry_interval_minutes * 60,

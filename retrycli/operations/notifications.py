@@ -16,10 +16,8 @@ from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.incidents import LOOKBACK, Incident, Memory, Topic, Turn
-from retrycli.domain.notices import EscalationCause, Situation
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassSummary
-from retrycli.notify import apprise as adapter
-from retrycli.notify import heartbeat
+from retrycli.notify import apprise, heartbeat
 from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiry
 from retrycli.store.database import Database
@@ -72,7 +70,7 @@ class _Notifier:
         self._destinations = [*dict.fromkeys(gateway.destination for gateway in settings.gateway.all.values())]
         breakers = map(Ledger(database).breaker, self._destinations)
         self._open = [breaker for breaker in breakers if breaker.state is BreakerState.OPEN]
-        self._current = Situation(
+        self._current = notices.Situation(
             now=now,
             passes=Ledger(database).passes_up_to(summary.pass_id, LOOKBACK),
             down=Incident(min(breaker.opened_at or now for breaker in self._open)) if self._open else None,
@@ -88,7 +86,7 @@ class _Notifier:
         causes = cache(self._causes)
         told = {url: notices.to_tell(self._current, memory, causes) for url, memory in known.items()}
         news = {url: items for url, (items, _, _) in told.items() if items}
-        outcomes = adapter.send({url: worded(items, self._context) for url, items in news.items()}) if news else {}
+        outcomes = apprise.send({url: worded(items, self._context) for url, items in news.items()}) if news else {}
         for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
             failure = outcomes.get(url)
             self._targets.remember(target_name(url), known[url], unheard if failure else heard)
@@ -107,7 +105,7 @@ class _Notifier:
         turn = self._targets.follow(
             target_name(url), Topic.UNHEARD, Incident(at) if failure else None, at, self._remind
         )
-        target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
+        target = f"target {number} ({apprise.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
             logger.info("Notifications reach %s again", target)
         elif turn is not None:
@@ -117,7 +115,7 @@ class _Notifier:
                 failure,
             )
 
-    def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
+    def _causes(self, since: datetime | None) -> Sequence[notices.EscalationCause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
@@ -126,7 +124,7 @@ class _Notifier:
             tickets.setdefault(message.fingerprint, {})[str(message.ticket_id)] = None
             seen[message.fingerprint] += 1
         return [
-            EscalationCause(
+            notices.EscalationCause(
                 count=group.count,
                 types=group.types,
                 error=group.example.last_error,
@@ -220,11 +218,11 @@ def send_test(settings: Settings, pass_id: str) -> list[TargetTest]:
             "neither notify.urls nor notify.ping_url is set. "
             "Put Apprise URLs in a file, one per line, and set notify.urls_file to its path"
         )
-    failures = adapter.send(dict.fromkeys(urls, trial(socket.gethostname())))
-    if adapter.MISSING in failures.values():
-        raise ConfigurationError(adapter.MISSING)
-    tried = [TargetTest(str(number), adapter.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
+    failures = apprise.send(dict.fromkeys(urls, trial(socket.gethostname())))
+    if apprise.MISSING in failures.values():
+        raise ConfigurationError(apprise.MISSING)
+    tried = [TargetTest(str(number), apprise.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
     if ping_url is not None:
         text = ping_url.get_secret_value()
-        tried.append(TargetTest(PING, adapter.scheme(text), heartbeat.Ping(text, pass_id).note()))
+        tried.append(TargetTest(PING, apprise.scheme(text), heartbeat.Ping(text, pass_id).note()))
     return tried

@@ -11,14 +11,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
+from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
-from retrycli.domain.incidents import Incident, Topic, Turn
 from retrycli.domain.passes import Event, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.engine import runner
 from retrycli.engine.ports import PassIdentity
@@ -34,9 +34,9 @@ SHORT_LOOKBACK = 20
 
 # Secondary tasks of a pass, each with the beginning of its warnings and its participle.
 TASKS = {
-    Topic.LOG_FILE: ("The log file was", "written"),
-    Topic.METRICS: ("The metrics were", "written"),
-    Topic.REPORT: ("The report was", "updated"),
+    incidents.Topic.LOG_FILE: ("The log file was", "written"),
+    incidents.Topic.METRICS: ("The metrics were", "written"),
+    incidents.Topic.REPORT: ("The report was", "updated"),
 }
 
 
@@ -80,9 +80,7 @@ def run_once(
     make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
     if settings.notify.ping_url is None:
         return make(listen)
-    from retrycli.operations.notifications import with_heartbeat
-
-    return with_heartbeat(settings, me.pass_id, make, listen, runtime.now)
+    return operations.notifications.with_heartbeat(settings, me.pass_id, make, listen, runtime.now)
 
 
 def _make_pass(
@@ -129,35 +127,27 @@ class _Lock(NamedTuple):
 
 def report_pass(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Report a pass to the log and to every configured receiver."""
-    remind = settings.notify.remind
     with _or_warn("Changes could not be logged"):
         _warn_of_changes(settings, Ledger(database), summary)
     if settings.logging.file is not None:
         with _or_warn("The log file could not be checked"):
-            _warn_of_task(database, Topic.LOG_FILE, log_lines.file_problem(), now, remind)
+            _warn_of_task(settings, database, incidents.Topic.LOG_FILE, log_lines.file_problem(), now)
     about_to_expire = None
     if any(policy.expires_after for policy in settings.policies.values()):
-        from retrycli.operations import expiry
-
         with _or_warn("Messages about to expire were not checked"):
-            about_to_expire = expiry.expiring(settings, database, summary, now)
+            about_to_expire = operations.expiry.expiring(settings, database, summary, now)
             if about_to_expire is not None:
-                expiry.warn(database, about_to_expire, now, remind)
+                operations.expiry.warn(database, about_to_expire, now, settings.notify.remind)
     if settings.notify.urls:
-        from retrycli.operations.notifications import notify
-
-        notify(settings, database, summary, now, about_to_expire)
+        operations.notifications.notify(settings, database, summary, now, about_to_expire)
     if (path := settings.metrics.path) is not None:
-        from retrycli.operations.metrics import write_metrics
-
         with _or_warn("The metrics were not written"):
-            _warn_of_task(database, Topic.METRICS, write_metrics(settings, database, path, now), now, remind)
-    if (path := settings.report.path) is not None:
-        from retrycli.operations.report import is_current, renew
-
-        if not is_current(path, summary, now):
-            with _or_warn("The report was not updated"):
-                _warn_of_task(database, Topic.REPORT, renew(settings, database, path, summary, now), now, remind)
+            problem = operations.metrics.write_metrics(settings, database, path, now)
+            _warn_of_task(settings, database, incidents.Topic.METRICS, problem, now)
+    if (path := settings.report.path) is not None and not operations.report.is_current(path, summary, now):
+        with _or_warn("The report was not updated"):
+            problem = operations.report.renew(settings, database, path, summary, now)
+            _warn_of_task(settings, database, incidents.Topic.REPORT, problem, now)
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
@@ -173,21 +163,22 @@ def report_failed_pass(settings: Settings, database: Database, pass_id: str, err
         if isinstance(error, RetrycliError):
             error.is_known = incidents.is_known(incidents.as_mailed(passes), settings.notify.remind)
         if settings.notify.urls:
-            from retrycli.operations.notifications import notify
-
             summary = PassSummary(pass_id, PassResult.FAILED, reason=StopReason.FAULT, detail=passes[0].detail)
-            notify(settings, database, summary, now, None)
+            operations.notifications.notify(settings, database, summary, now, None)
 
 
-def _warn_of_task(database: Database, topic: Topic, problem: str | None, now: datetime, remind: timedelta) -> None:
+def _warn_of_task(
+    settings: Settings, database: Database, topic: incidents.Topic, problem: str | None, now: datetime
+) -> None:
     """Warn that one of `TASKS` fails on this host, or works again, unless the log already says so.
 
     Cron mails each warning. The same warning every 15 minutes would teach operators to delete these mails unread.
     """
     what, done = TASKS[topic]
     log = target_name(f"the log of {socket.gethostname()}")
-    turn = Targets(database).follow(log, topic, Incident(now) if problem else None, now, remind)
-    if turn is Turn.ENDED:
+    incident = incidents.Incident(now) if problem else None
+    turn = Targets(database).follow(log, topic, incident, now, settings.notify.remind)
+    if turn is incidents.Turn.ENDED:
         log_lines.logger.warning("%s %s again", what, done)
     elif turn is not None:
         log_lines.logger.warning("%s not %s: %s", what, done, problem)

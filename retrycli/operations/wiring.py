@@ -20,15 +20,12 @@ from retrycli.domain.passes import ClockWasAhead, Event
 from retrycli.domain.sanitize import encodable
 from retrycli.domain.transition import Route
 from retrycli.engine.ports import Dependencies, Gateway, PassRules
-from retrycli.store import own_tables, schema
-from retrycli.store.application_table import check_ids
+from retrycli.store import application_table, counters, own_tables, schema
 from retrycli.store.claims import Claims
-from retrycli.store.counters import prune
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.passes import Ledger
-from retrycli.system import process
-from retrycli.system.pass_lock import OWN_STATE
+from retrycli.system import pass_lock, process
 from retrycli.views import log_lines
 
 # The folder of the lock files for server databases. The operator creates it, and the user who runs the passes must own
@@ -63,7 +60,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
             another version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
+        application_table.check_ids(database)  # first, so that retrycli creates no tables in an unrelated database
         own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
         yield database
 
@@ -83,7 +80,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
             another version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        check_ids(database)
+        application_table.check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready else database.rollback_at_end():
             own_tables.ensure_tables(database, upgrade=settings.database.auto_upgrade)
@@ -194,7 +191,7 @@ def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | No
     if _is_writable(state):
         return state / f"{name}.lock"
     home = home or _home()
-    own = home / OWN_STATE
+    own = home / pass_lock.OWN_STATE
     # The folder is created with the lock. Until then, check the nearest existing folder above it.
     nearest = next(folder for folder in (own, *own.parents) if os.access(folder, os.F_OK))
     if nearest.is_relative_to(home) and _is_writable(nearest):
@@ -261,7 +258,7 @@ def make_dependencies(
         claims=Claims(database),
         ledger=Ledger(database),
         repair_clock_skew=repair_clock_skew,
-        prune=partial(prune, database),
+        prune=partial(counters.prune, database),
         open_gateway=open_gateway,
         emit=emit,
         now=now,

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from retrycli.config.loader import HINT, load
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.operations.doctor import database, network, scheduler
-from retrycli.operations.doctor import host as this_host
+from retrycli.operations.doctor import database, machine, network, scheduler
 from retrycli.operations.doctor.context import Context, Finding, Level, failure, of_error
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
@@ -23,13 +22,13 @@ from retrycli.system.host import Asker, Host, under_cron
 PATIENCE_SECONDS = 5
 
 CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
-    this_host.settings,
-    this_host.disk,
-    this_host.files,
-    this_host.file_system,
-    this_host.file_descriptors,
-    this_host.lock,
-    this_host.outputs,
+    machine.settings,
+    machine.disk,
+    machine.files,
+    machine.file_system,
+    machine.file_descriptors,
+    machine.lock,
+    machine.outputs,
     network.notifications,
     network.ping,
 )
@@ -114,7 +113,7 @@ def _problem(name: str, error: Exception) -> Finding:
 
 
 def _database_findings(context: Context) -> list[Finding]:
-    is_full = this_host.lack_of_disk(context) is not None
+    is_full = machine.lack_of_disk(context) is not None
     try:
         opened = Database(context.settings.database.url, context.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_findings`

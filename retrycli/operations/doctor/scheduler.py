@@ -7,7 +7,6 @@ from socket import gethostname
 from statistics import median
 
 from retrycli.domain import cron_line
-from retrycli.domain.cron_line import Caller
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
@@ -99,7 +98,7 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     return warning("scheduler", words, f"if the cron line was removed: {install}")
 
 
-def _one_caller(context: Context, caller: Caller) -> Finding:
+def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
     words = f"{caller.kind} starts passes at {caller.when}: {caller.place}"
     if (why := stopped(caller)) is not None:
         return failure("scheduler", f"{words}; but {why[0]}", why[1])
@@ -118,7 +117,7 @@ def _one_caller(context: Context, caller: Caller) -> Finding:
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
 
 
-def _cadence(context: Context, callers: list[Caller], passes: list[PassRecord]) -> Finding:
+def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[PassRecord]) -> Finding:
     """Check that passes run as often as they should. Passes that were started by hand count only if there are no
     others.
     """
@@ -148,7 +147,7 @@ def _cadence(context: Context, callers: list[Caller], passes: list[PassRecord]) 
     return warning("passes", words, remedy)
 
 
-def _configured_schedule(context: Context, callers: list[Caller]) -> str | None:
+def _configured_schedule(context: Context, callers: list[cron_line.Caller]) -> str | None:
     if len(callers) != 1:
         return None
     try:

@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from retrycli.domain import cron_line, suggested
-from retrycli.domain.cron_line import Caller, Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.operations.schedule.callers import callers_for
 from retrycli.operations.schedule.proposal import FileChange, SchedulePlace, Target, targets
 from retrycli.system import crontab, systemd
-from retrycli.system.crontab import UserCrontab
 from retrycli.system.host import Host
 
 
-def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:
+def texts(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[tuple[Target, str]]:
     """Return the text of each target: retrycli's own block of a crontab, or complete systemd units.
 
     Raises:
@@ -29,7 +27,7 @@ def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, s
     return list(zip(targets(place, host), parts, strict=True))
 
 
-def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
+def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[FileChange]:
     """Return the changes that schedule a pass; none if the pass is already scheduled as wanted.
 
     Lines in the crontabs of unrelated users are ignored.
@@ -42,9 +40,9 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     titles = {target.title for target, _ in parts}
     users, missed = {"root", host.login, wanted.user}, dict[str, str]()
     callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in users]
-    ours = {UserCrontab(host, user).title for user in users}
+    ours = {crontab.UserCrontab(host, user).title for user in users}
     # The place itself is read below. A user who may not use cron can still have a timer.
-    skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
+    skipped = titles | ({crontab.UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_unreadable(
         {
             title: why
@@ -97,7 +95,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
             systemd.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
 
 
-def _refuse_second_scheduler(others: list[Caller], config: str, host: Host) -> None:
+def _refuse_second_scheduler(others: list[cron_line.Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{caller.place} ({caller.when})" for caller in others)
         remedy = "`retrycli cron remove`" if others[0].installed else "remove its entry"

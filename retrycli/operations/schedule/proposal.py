@@ -19,7 +19,6 @@ from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system import crontab, systemd
-from retrycli.system.crontab import UserCrontab
 from retrycli.system.host import File, Host, owner_of
 from retrycli.system.trust import ROOT, find_weakness
 
@@ -29,7 +28,7 @@ LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
 
 
-Target = UserCrontab | File  # a text of this machine that can call a pass
+Target = crontab.UserCrontab | File  # a text of this machine that can call a pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def targets(place: SchedulePlace, host: Host) -> list[Target]:
     """Return the targets of a schedule in a place."""
     match place:
         case SchedulePlace.OWN_CRONTAB:
-            return [UserCrontab(host)]
+            return [crontab.UserCrontab(host)]
         case SchedulePlace.SYSTEM_CRONTAB:
             return [File(host.root / crontab.SYSTEM_FILE)]
         case SchedulePlace.OWN_TIMER:

@@ -18,8 +18,7 @@ import pytest
 
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.passes import PassResult, PassSummary
-from retrycli.operations.doctor import database, examine, network
-from retrycli.operations.doctor import host as machine
+from retrycli.operations.doctor import database, examine, machine, network
 from retrycli.operations.doctor import scheduler as calling
 from retrycli.operations.doctor.context import Context as Case
 from retrycli.operations.doctor.context import Finding, Level, failed
