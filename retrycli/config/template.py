@@ -19,20 +19,20 @@ HEAD = """\
 
 HIDDEN = "********"
 
-TYPES = """
+EXAMPLES = {
+    "schedule": """
 # Different rules for one message type:
 # [schedule.types.supplier]
 # max_retries = 5
-"""
-
-
-OWN_GATEWAYS = """
+""",
+    "gateway": """
 # A separate gateway for one message type. It inherits timeouts, ca_file and attachments from [gateway].
 # [gateway.supplier]
 # kind = "smtp"
 # base_url = "smtp://mail.example.com:587"
 # sender = "Support <support@example.com>"
-"""
+""",
+}
 
 
 def template(values: Mapping[str, object]) -> str:
@@ -49,7 +49,7 @@ def template(values: Mapping[str, object]) -> str:
             else:
                 default = getattr(model, name)
                 lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
-        lines.append({"schedule": TYPES, "gateway": OWN_GATEWAYS}.get(section, ""))
+        lines.append(EXAMPLES.get(section, ""))
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,6 +1,7 @@
 """Predict what a pass would send now. Write nothing, and block no writer."""
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -112,14 +113,13 @@ class DryRunTotals:
     destination_of: Callable[[str], str]
     number: int = 0
     oldest: datetime | None = None  # oldest creation time that the application's table has
-    destinations: dict[str, int] = field(default_factory=dict)  # number of messages by destination
+    destinations: Counter[str] = field(default_factory=Counter)  # number of messages by destination
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
         """Yield the messages unchanged, and count them."""
         for message in messages:
             self.number += 1
-            to = self.destination_of(message.message_type)
-            self.destinations[to] = self.destinations.get(to, 0) + 1
+            self.destinations[self.destination_of(message.message_type)] += 1
             self.oldest = min((at for at in (self.oldest, message.created_at) if at is not None), default=None)
             yield message
 
@@ -225,7 +225,6 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
 
 
 def _predict_queue(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _DryRunEnrolment:
-    """Find what would become due in the queue when a pass has read the application's table."""
     foreseen = _DryRunEnrolment(Enrolment(database), rules, at)
     runner.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen

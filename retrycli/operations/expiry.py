@@ -52,8 +52,6 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class _Obstacle:
-    """A condition that holds messages back."""
-
     why: str
     next_step: str = "list-failed --state waiting"
     end: datetime | None = None
@@ -112,7 +110,6 @@ def _are_too_late(settings: Settings, database: Database, kinds: Collection[Mess
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
-    """Find out what holds messages back, since when, and until when."""
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
         return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:

@@ -90,8 +90,6 @@ def explain(
 
 
 class _Explainer:
-    """Examine one database in a transaction that is rolled back."""
-
     def __init__(
         self,
         settings: Settings,
@@ -191,7 +189,6 @@ class _Explainer:
         return all(gate.open or gate.name in not_here for gate in gates) and self._may_send(found, tick)
 
     def _may_send(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether neither a pause nor the circuit breaker stops the pass that starts at a tick."""
         begins = tick + self._late
         return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
 
@@ -226,5 +223,4 @@ class _Explainer:
                 tick = min(opens, grid.first(tick, partial(self._adds_messages_ahead, message_id, counted_to)) or opens)
 
     def _adds_messages_ahead(self, message_id: int, counted_to: datetime, tick: datetime) -> bool:
-        """Return whether new messages become due ahead of this message between ``counted_to`` and a tick."""
         return self._views.count_ahead(message_id, self._rules.due_by(tick), after=counted_to) > 0

@@ -99,7 +99,6 @@ class Gates:
         return Gate("wait", is_open, "due at" if due else "none", due)
 
     def _order(self, message_id: int, at: datetime) -> Gate:
-        """Evaluate whether a pass reaches the message: earlier messages of its ticket must be delivered first."""
         earlier_in_ticket = self._views.earlier_in_ticket(message_id)
         if not earlier_in_ticket:
             return Gate("order", open=True, figure="no other message of its ticket goes first")

@@ -1,6 +1,6 @@
 """Measure the queue, and write the metrics file at the end of a pass."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,6 @@ from retrycli.store.delivery_stats import Statistics
 from retrycli.store.passes import Ledger
 from retrycli.store.summaries import QueueCounts
 from retrycli.views import prometheus
-
-# The label of unknown message types. Such a message is escalated, and a separate label would remain as a time series
-# forever.
-OTHER = "other"
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
@@ -75,9 +71,11 @@ def measured(settings: Settings, database: Database, now: datetime) -> prometheu
         last_start=newest,
         last_success=succeeded.finished_at if succeeded else totals.last_success(),
         last_duration_seconds=(ended.finished_at - ended.started_at).total_seconds() if ended else None,
-        passes={**_from_zero(PassResult), **counted.passes},
-        attempts={**_from_zero(OutcomeKind), **counted.attempts},
-        messages={(state.value, kind or OTHER): number for (state, kind), number in in_queue.numbers.items()},
+        # Every label starts from 0, because a rate needs a value to start from.
+        passes={**dict.fromkeys(map(str, PassResult), 0), **counted.passes},
+        attempts={**dict.fromkeys(map(str, OutcomeKind), 0), **counted.attempts},
+        # Unknown message types share a label: they are escalated, and a label remains as a time series forever.
+        messages={(state.value, kind or "other"): number for (state, kind), number in in_queue.numbers.items()},
         due=Claims(database).count_due(now + timedelta(seconds=settings.schedule.due_slack_seconds)),
         oldest_waiting_seconds=_age(now, in_queue.waiting_since),
         oldest_escalated_seconds=_age(now, in_queue.escalated_since),
@@ -85,11 +83,6 @@ def measured(settings: Settings, database: Database, now: datetime) -> prometheu
         paused=ledger.pause(now) is not None,
         breakers={host: host in down for host in hosts.values()},
     )
-
-
-def _from_zero(labels: Iterable[str]) -> dict[str, int]:
-    """Return 0 for every label, because a rate needs a value to start from."""
-    return dict.fromkeys(map(str, labels), 0)
 
 
 def _age(now: datetime, since: datetime | None) -> float:

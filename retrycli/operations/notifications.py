@@ -183,7 +183,6 @@ def with_heartbeat(
 
 
 def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None:
-    """Warn that a ping failed, unless the log has recently said so."""
     if failure is None:
         return
     turn: Turn | None = Turn.BEGAN  # if the database can't remember the warning, warn every time

@@ -19,7 +19,6 @@ from urllib.parse import unquote
 
 KEPT = 10_000  # messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
-HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
 # A throttling sandbox accepts 10 deliveries per window, and answers further deliveries with 429.
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
 
@@ -50,7 +49,6 @@ class Received:
 
 
 Answer = tuple[int, dict[str, object]]  # status and JSON
-Listener = Callable[[str, str, str | None, int], None]  # method, path, delivery key and response status
 
 
 def _failure(status: int, text: str) -> Answer:
@@ -65,8 +63,6 @@ _PASSING = (
 # The failures in order, repeated forever. One in ten is permanent, so that most messages are retried and a few are
 # escalated. It is the seventh, so that a short demo reaches it.
 FAILURES = (*_PASSING, *_PASSING, _failure(422, "The sandbox simulates a recipient that does not exist"), *_PASSING)
-_ABOUT = "retrycli's sandbox: a ticketing API to experiment with; it delivers nothing"
-_REQUESTS = ["POST /tickets/ID/messages", "POST /tickets/ID/notes", "POST /auth/login", "GET /received"]
 
 
 def share(text: str) -> float:
@@ -86,7 +82,8 @@ class Sandbox(ThreadingTCPServer):
         behaviour: the faults; ``sandbox.behaviour`` may be changed while the server runs.
         rng: decides which deliveries fail.
         port: the port; 0 chooses any free port.
-        listener: called for each request, one at a time, before the request is answered, in the server's threads.
+        listener: called with each request's method, path, delivery key and response status, one at a time, before the
+            request is answered, in the server's threads.
         clock: returns the current time, aware.
         sleep: waits for a number of seconds.
     """
@@ -101,7 +98,7 @@ class Sandbox(ThreadingTCPServer):
         *,
         rng: Random,
         port: int = 0,
-        listener: Listener = lambda *_: None,
+        listener: Callable[[str, str, str | None, int], None] = lambda *_: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -151,7 +148,15 @@ class Sandbox(ThreadingTCPServer):
             return _failure(503, "The sandbox simulates an outage")
         match method, path.partition("?")[0].split("/"):
             case "GET", ["", ""]:
-                return 200, {"about": _ABOUT, "requests": _REQUESTS}
+                return 200, {
+                    "about": "retrycli's sandbox: a ticketing API to experiment with; it delivers nothing",
+                    "requests": [
+                        "POST /tickets/ID/messages",
+                        "POST /tickets/ID/notes",
+                        "POST /auth/login",
+                        "GET /received",
+                    ],
+                }
             case "GET", ["", "received"]:
                 return 200, {"received": [asdict(message) for message in self.received]}
             case "POST", ["", "auth", "login"]:
@@ -235,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refusal(self) -> Answer | None:
         """Return an error for an invalid host, or for a body of invalid length. Such a body is not read."""
         # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
-        if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
+        if not re.fullmatch(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", self.headers.get("Host", "localhost")):
             return _failure(421, "Address the sandbox as 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,19}", length):

@@ -161,7 +161,6 @@ def _status(
 
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
-    """Return when the next pass begins. A pass that began shortly before its tick belongs to that tick."""
     grid = ticks_of(callers, passes, interval, at)
     number = grid.after(at)
     nearly = min(BEFORE_TICK, (grid[number + 1] - grid[number]) / 2)

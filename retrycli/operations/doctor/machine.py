@@ -93,10 +93,10 @@ def _weak_files(context: Context) -> Iterator[Finding]:
                 f"{weakness}, so another user could take the lock {path.name} there and stop all passes",
                 f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`",
             )
-            continue
-        words = str(weakness) if weakness.place == path else f"{weakness}, which exposes {path}"
-        is_warning = is_shared and not weakness.is_open_to_all
-        yield (warning if is_warning else failure)("files", words, _remedy(weakness, path, is_shared=is_shared))
+        else:
+            words = str(weakness) if weakness.place == path else f"{weakness}, which exposes {path}"
+            level = warning if is_shared and not weakness.is_open_to_all else failure
+            yield level("files", words, _remedy(weakness, path, is_shared=is_shared))
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
@@ -231,8 +231,7 @@ def lock(context: Context) -> Iterator[Finding]:
             "change its owner, or set run.lock_file",
         )
         return
-    if (strangers := _foreign_lock(context, path)) is not None:
-        yield strangers
+    yield from _foreign_lock(context, path)
     holder = PassLock(path).holder()
     if holder is None:
         yield well("lock", f"{path} is free")
@@ -279,7 +278,6 @@ def outputs(context: Context) -> Iterator[Finding]:
 
 
 def _log_file(path: Path) -> Finding:
-    """Check that the log can be written. A pass creates the file, and appends to it."""
     needed = path if os.path.lexists(path) else path.absolute().parent
     if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
         return failure(
@@ -296,16 +294,15 @@ def _log_file(path: Path) -> Finding:
     return well("outputs", f"logging.file can be written: {path}")
 
 
-def _foreign_lock(context: Context, path: Path) -> Finding | None:
+def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
     """Warn of a lock file whose owner does not run the passes. For example, a test run as root creates a lock file that
     locks out cron's passes.
     """
     file = context.settings.database.file
     owner, database = owner_of(path), file and owner_of(file)
-    if owner is None or database is None or owner == database:
-        return None
-    return warning(
-        "lock",
-        f"{path} belongs to {owner}, but the database to {database}, whose passes may be unable to open the lock",
-        f"`chown {database} {quote(str(path))}`; also run manual commands as {database}",
-    )
+    if owner is not None and database is not None and owner != database:
+        yield warning(
+            "lock",
+            f"{path} belongs to {owner}, but the database to {database}, whose passes may be unable to open the lock",
+            f"`chown {database} {quote(str(path))}`; also run manual commands as {database}",
+        )

@@ -232,7 +232,6 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
 
 
 def _read_by(loaded: Loaded) -> tuple[str, ...]:
-    """Return the files that a pass reads in addition to its settings, if the settings name them."""
     named = [
         path
         for gateway in loaded.settings.gateway.all.values()
