@@ -177,8 +177,7 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[objec
         yield "gateway.base_url", (url, "environment TICKETING_API_BASE_URL")
     for name, value in sorted(env.items()):
         if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
-            key = name.removeprefix(PREFIX).lower().replace("__", ".")
-            yield key, (value, f"environment {name}")
+            yield name.removeprefix(PREFIX).lower().replace("__", "."), (value, f"environment {name}")
 
 
 def _from_secret_files(values: Mapping[str, tuple[object, str]]) -> Iterator[tuple[str, tuple[object, str]]]:

@@ -146,8 +146,7 @@ class Gates:
 
     def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
         limit, rate = self._rules.limit, self._rules.rate_per_second
-        is_limited = capacity(self._rules) is not None
-        ahead = self._views.count_ahead(message_id, self._rules.due_by(at)) if is_limited else 0
+        ahead = 0 if capacity(self._rules) is None else self._views.count_ahead(message_id, self._rules.due_by(at))
         first = f", {ahead:,} go first"
         yield Gate("limit", limit is None or ahead < limit, f"{limit:,} per pass{first}" if limit else "none")
         by_rate = capacity(replace(self._rules, limit=None))

@@ -320,8 +320,7 @@ def _problems(
     from retrycli.gateway.router import open_router
 
     async def ask() -> dict[int, str]:
-        columns = database.messages.c.keys()
-        async with open_router(settings.gateway, columns=columns, connections=1, now=now) as gateway:
+        async with open_router(settings.gateway, columns=database.messages.c.keys(), connections=1, now=now) as gateway:
             queued = [QueuedMessage(message, str(uuid.uuid4()), now()) for message in messages]
             found = {message.message_id: await gateway.problem(message) for message in queued}
         return {message_id: why for message_id, why in found.items() if why is not None}

@@ -79,8 +79,7 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
         database = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", database_url)
         beside = Path(database[1]).with_name(LOG) if database else Path(LOG)
         log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside
-        values = {"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}
-        write_private(file, template(values))
+        write_private(file, template({"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}))
     except FileExistsError:
         raise ConfigurationError(f"{file} already exists; edit that file, or name another with --config") from None
     except OSError as error:

@@ -137,14 +137,16 @@ def _status(
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
     down = bool(breakers or refused or disk or failed or unrecorded)
-    hosts = ledger.hosts(at - RETIRED_AFTER, upto).items()
     return Status(
         state=_state(last, late=late, paused=pause is not None, down=down),
         running=last is not None and not late and pause is None,
         now=at,
         last_pass=last,
         unrecorded=unrecorded,
-        hosts=[HostStatus(name, began, is_late(began, at, interval)) for name, began in hosts],
+        hosts=[
+            HostStatus(name, began, is_late(began, at, interval))
+            for name, began in ledger.hosts(at - RETIRED_AFTER, upto).items()
+        ],
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
         missing=why_none_came(callers, at) if late and uncalled is None else None,
         uncalled=uncalled,

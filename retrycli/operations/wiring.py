@@ -236,8 +236,9 @@ def make_dependencies(
 
         # Otherwise an outcome could not be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
-        columns = database.messages.c.keys()
-        return open_router(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
+        return open_router(
+            settings.gateway, columns=database.messages.c.keys(), connections=settings.run.concurrency, now=now
+        )
 
     @cache
     def looks_up(message_type: MessageType) -> bool:

@@ -144,8 +144,9 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
     checked = [replace(caller, objection=_objection(caller, wanted)) for caller in found]
     missed = unread(host, titles)
     if missed is not None and not checked:
-        words = f"nothing that can be read starts passes; {missed}; {to_read(loaded, host, 'cron check')}"
-        return Verdict([], words, missed)
+        return Verdict(
+            [], f"nothing that can be read starts passes; {missed}; {to_read(loaded, host, 'cron check')}", missed
+        )
     if not checked:
         return Verdict([], f"nothing starts passes; schedule them: {to_install(loaded, host)}")
     return Verdict(checked, _verdict(checked), missed)

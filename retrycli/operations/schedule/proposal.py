@@ -248,8 +248,13 @@ def _written_by(settings: Settings) -> tuple[str, ...]:
     SQLite's journal and the lock are beside the database. With a server database the lock is in the state folder, which
     systemd gives the unit (StateDirectory=).
     """
-    paths = (settings.run.lock_file, settings.metrics.path, settings.report.path)
-    files = (settings.database.file, *paths, settings.logging.file)
+    files = (
+        settings.database.file,
+        settings.run.lock_file,
+        settings.metrics.path,
+        settings.report.path,
+        settings.logging.file,
+    )
     return _absolute([file.absolute().parent for file in files if file is not None])
 
 
