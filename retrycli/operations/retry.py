@@ -174,13 +174,6 @@ def retry_all(
         EventLoopRunning: this thread runs an event loop.
     """
     wanted, operator = unique_ids(ids), by or login_name()
-
-    def is_down(tried: list[ManualAttempt]) -> bool:
-        if give_up_after is None or len(tried) < give_up_after:
-            return False
-        last = [attempt.outcome for attempt in tried[-give_up_after:]]
-        return all(outcome is not None and outcome.kind in DESTINATION_FAULTS for outcome in last)
-
     with ready_to_send(settings, runtime) as (deps, rules, _):
         tried = asyncio.run(
             _one_by_one(
@@ -188,12 +181,12 @@ def retry_all(
                 wanted,
                 lambda gateway, message_id: attempt_through(gateway, deps, rules, message_id, by=operator),
                 ManualAttempt,
-                is_down,
+                lambda tried: _is_down(tried, give_up_after),
             )
         )
     reason = None
     if len(tried) < len(wanted):
-        reason = "destination_down" if is_down(tried) else "signal"
+        reason = "destination_down" if _is_down(tried, give_up_after) else "signal"
     return ActionResult(
         len(wanted),
         done=sum(attempt.delivered for attempt in tried),
@@ -202,6 +195,13 @@ def retry_all(
         left=len(wanted) - len(tried),
         reason=reason,
     )
+
+
+def _is_down(tried: list[ManualAttempt], give_up_after: int | None) -> bool:
+    if give_up_after is None or len(tried) < give_up_after:
+        return False
+    last = [attempt.outcome for attempt in tried[-give_up_after:]]
+    return all(outcome is not None and outcome.kind in DESTINATION_FAULTS for outcome in last)
 
 
 def look_up_all(
