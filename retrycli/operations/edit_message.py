@@ -78,13 +78,8 @@ def write_draft(
             manual_attempt.enrol_message(
                 make_dependencies(settings, database, runtime), pass_rules(settings), message_id, at
             )
-        act = OperatorAction.edited(
-            {name: row[name] for name in changes},
-            changes,
-            ticket=ticket_text(row["ticket_id"]),
-            by=by or login_name(),
-            at=at,
-        )
+        before, ticket = {name: row[name] for name in changes}, ticket_text(row["ticket_id"])
+        act = OperatorAction.edited(before, changes, ticket=ticket, by=by or login_name(), at=at)
         columns = ("subject", "body", "recipient_email")
         acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)
