@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from datetime import UTC, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ from retrycli.views.report.page import ReportData, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from retrycli.domain.delivery_stats import DeliveryStats
 
 HOUR = timedelta(hours=1)
@@ -24,9 +28,12 @@ PERMANENT = (7, 111, 222)
 """Messages that the API will never take."""
 
 
-@pytest.fixture
-def night(stage: Stage) -> Stage:
+@pytest.fixture(scope="module")
+def night(blank_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Simulate nine hours without the API, in which 300 messages fail, and eight hours with it."""
+    file = tmp_path_factory.mktemp("night") / "agent.db"
+    shutil.copy(blank_database, file)
+    stage = Stage(file)
     coming = iter(range(1, MESSAGES + 1))
     while stage.clock.now < DAWN + 8 * HOUR:
         tick = stage.clock.now
@@ -36,7 +43,8 @@ def night(stage: Stage) -> Stage:
             stage.add(*islice(coming, 9), created_at=at, updated_at=at)
         stage.run(CUT_OFF if down else dict.fromkeys(PERMANENT, NOT_FOUND), takes=timedelta(seconds=0.1))
         stage.clock.now = tick + TICK
-    return stage
+    yield stage
+    stage.database.close()
 
 
 def figures(stage: Stage) -> DeliveryStats:
