@@ -24,23 +24,38 @@ STEPS = " ▁▂▃▄▅▆▇█"  # of a curve
 BAR = 24  # length of the longest bar, in characters
 ENDS = "▏▎▍▌▋▊▉█"  # of a bar
 
-STDOUT = Path("-")
 
-Since = Annotated[str, typer.Option("--since", help="The period to cover, such as 12h or 7d.")]
+def _period(text: str) -> timedelta:
+    period = duration(text)
+    if not period:
+        raise ValueError("the period is too short; give a longer one, such as 12h or 7d")
+    return period
+
+
+WEEK = timedelta(days=7)
+Since = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--since",
+        help="The period to cover, such as 12h or 7d.",
+        show_default="7d",
+        metavar="<duration>",
+        parser=_period,
+    ),
+]
 
 
 def stats(
     ctx: typer.Context,
-    since: Since = "7d",
+    since: Since = None,
     by: Annotated[GroupBy, typer.Option(help="How to group the attempts.")] = GroupBy.OUTCOME,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Show outcomes of attempts, and outages of the ticketing API."""
-    span = parse_since(since)
     on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
-    figures, groups = operations.listing.stats(load_settings(ctx, config), by, span=span, limit=shown)
+    figures, groups = operations.listing.stats(load_settings(ctx, config), by, span=since or WEEK, limit=shown)
     if as_json:
         terminal.show_json(_fields(figures, by, groups))
         return
@@ -57,7 +72,7 @@ def report(
         Path | None,
         typer.Option(help="The file to write, or - for stdout.", show_default="report.path"),
     ] = None,
-    since: Since = "7d",
+    since: Since = None,
     config: ConfigFile = None,
 ) -> None:
     """Write an HTML report."""
@@ -65,8 +80,8 @@ def report(
     file = html or settings.report.path
     if file is None:
         raise typer.BadParameter("no file given; name one, or - for stdout, or set report.path", param_hint="--html")
-    page = operations.report.report(settings, span=parse_since(since))
-    if file == STDOUT:
+    page = operations.report.report(settings, span=since or WEEK)
+    if file == Path("-"):
         print(page, end="")  # noqa: T201
         return
     operations.report.write(file, page)
@@ -93,21 +108,6 @@ def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
         else "To have each pass write the metrics to a file, set metrics.path.",
         "Next: retrycli status",
     )
-
-
-def parse_since(since: str) -> timedelta:
-    """Parse ``--since``.
-
-    Raises:
-        typer.BadParameter: the value is not a duration, or the duration is zero.
-    """
-    try:
-        span = duration(since)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
-    if not span:
-        raise typer.BadParameter("the period is too short; give a longer one, such as 12h or 7d", param_hint="--since")
-    return span
 
 
 # -- stats as JSON and as lines --------------------------------------------------------------------------------------
@@ -208,11 +208,13 @@ def _describe_outages(figures: DeliveryStats) -> str:
 
 
 def _show_outages(figures: DeliveryStats) -> None:
-    rows = [
-        (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
-        for outage in figures.outages[-NEWEST:][::-1]
-    ]
-    terminal.show_table(("Down from", "To", "Length"), rows)
+    terminal.show_table(
+        ("Down from", "To", "Length"),
+        [
+            (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
+            for outage in figures.outages[-NEWEST:][::-1]
+        ],
+    )
 
 
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
