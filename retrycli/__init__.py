@@ -88,8 +88,7 @@ _HOMES = {
     "status": "operations.status",
 }
 
-_RENAMED = {"Done": "ActionResult", "Found": "Match"}
-"""Names of 0.1.0. They are deprecated, and the next release removes them."""
+_RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names of 0.1.0, which the next release removes
 
 
 def __getattr__(name: str) -> object:

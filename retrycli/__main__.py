@@ -5,10 +5,7 @@ import gc
 import os
 import threading
 
-GC_THRESHOLD = 200_000
-"""Number of allocations that trigger a garbage collection. The imports of a delivery make fewer, so they trigger
-none.
-"""
+GC_THRESHOLD = 200_000  # allocations that trigger a garbage collection; the imports of a delivery are fewer
 
 
 def main() -> None:
@@ -36,7 +33,7 @@ def main() -> None:
 
 
 def _exit(code: object) -> None:
-    """End the process. The command has flushed its output and closed its files."""
+    # The command has flushed its output and closed its files.
     if isinstance(code, int | None) and threading.active_count() == 1:
         atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does at exit
         os._exit(code or 0)

@@ -9,23 +9,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from retrycli.cli.options import ConfigFile, LogFormat, LogLevel
+from retrycli.cli.options import ConfigFile
 from retrycli.domain import suggested
 from retrycli.domain.errors import RetrycliError, cause_of
 from retrycli.domain.sanitize import printable
 from retrycli.system.process import prepare_streams
 
+# Exit code if the reader of the output is gone, as with `head`; a shell reports a death by SIGPIPE with the same code.
 SIGPIPE_EXIT = 128 + 13
-"""Exit code if the reader of the output is gone, as with `head`. A shell reports a death by SIGPIPE with the same
-code.
-"""
-
+# The module of each command, by group, in the order of the help. In the module, a function or a command group has the
+# command's name.
 GROUPS = {
     "Core commands": {
         "run-once": "run_once",
@@ -64,10 +63,8 @@ GROUPS = {
     },
     "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
 }
-"""The module of each command, by group, in the order of the help. In the module, a function or a command group has the
-command's name.
-"""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
+# An example of each command, by the words of the command.
 EXAMPLES = {
     "run-once": "retrycli run-once --dry-run",
     "status": "retrycli status --check --max-escalated 100",
@@ -119,14 +116,12 @@ EXAMPLES = {
     "manual": "retrycli manual settings",
     "version": "retrycli version",
 }
-"""Example commands, by the words of the command."""
 
 
 class _ProgramContext(typer.Context):
-    """The root context. It names the program in usage lines and errors in the same way as suggested commands."""
-
     @property
     def command_path(self) -> str:
+        # Usage lines and errors name the program in the same way as suggested commands.
         return suggested.program()
 
 
@@ -142,10 +137,8 @@ class _Commands(TyperGroup):
         return list(HOMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
-        """Return a command. If it is unknown, return None, with all commands loaded so that a similar command is
-        suggested.
-        """
         if cmd_name not in self.commands:
+            # For an unknown command, load all, so that a similar one is suggested.
             names = [cmd_name] if cmd_name in HOMES else HOMES
             self.commands.update({name: _load_command(name) for name in names})
         return self.commands.get(cmd_name)
@@ -162,7 +155,6 @@ class _Commands(TyperGroup):
                 )
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as above
-        """Run a command. Reword the type checker's errors about its arguments."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -172,6 +164,7 @@ class _Commands(TyperGroup):
 
 
 LONGEST_COMMAND = max(map(len, HOMES))
+# Patterns of the argument checker's errors, with retrycli's wording.
 WORDING = {
     r"^Input should be a valid integer.*": "it must be an integer",
     r"^Input should be a valid number.*": "it must be a number",
@@ -180,11 +173,9 @@ WORDING = {
     r"^Input should be ": "it must be ",
     r"^Value error, ": "",
 }
-"""Patterns of the argument checker's errors, with retrycli's wording."""
 
 
 def _load_command(name: str) -> Any:  # noqa: ANN401  as above
-    """Load a command or a group of commands from its module. Add an example to the help of each command."""
     found = getattr(import_module(f"{__name__}.{HOMES[name]}"), name.replace("-", "_"))
     group = typer.Typer(rich_markup_mode=None)
     if isinstance(found, typer.Typer):
@@ -226,9 +217,12 @@ app = typer.Typer(
 def declare_options(
     config: ConfigFile = None,
     log_level: Annotated[
-        LogLevel | None, typer.Option(help="The minimum level to log.", case_sensitive=False, show_default=False)
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None,
+        typer.Option(help="The minimum level to log.", case_sensitive=False, show_default=False),
     ] = None,
-    log_format: Annotated[LogFormat | None, typer.Option(help="The format of log lines.", show_default=False)] = None,
+    log_format: Annotated[
+        Literal["text", "json"] | None, typer.Option(help="The format of log lines.", show_default=False)
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)
@@ -287,7 +281,6 @@ def _daemon_commands() -> Mapping[str, str]:
 
 
 def _sudo_prefix() -> list[str]:
-    """Return the command prefix that makes sudo run as this process's user."""
     user = os.geteuid()
     try:
         return ["sudo"] if user == 0 else ["sudo", "-u", pwd.getpwuid(user).pw_name]

@@ -19,17 +19,12 @@ from retrycli.domain.sanitize import printable
 
 LARGEST_ID = 2**63 - 1  # largest integer of both databases
 MAX_ERROR_LENGTH = 60  # maximum characters of an error in a completion
+# Look-alikes for the characters that zsh evaluates, or typer reads as markup. Texts of a ticketing API may have them.
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
-"""Look-alikes for the characters that zsh evaluates, or typer reads as markup, because the text comes from a ticketing
-API.
-"""
 
 
-def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Complete the ids of failed messages, with ticket and error.
-
-    Offer nothing on an error: the user has only pressed a key.
-    """
+def _failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Complete the ids of failed messages, with ticket and error."""
     from retrycli.config import loader as configuration
 
     try:
@@ -40,19 +35,21 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
             if incomplete.isdecimal() or not incomplete
             else []
         )
-    except Exception:  # noqa: BLE001  completion must not fail
+    except Exception:  # noqa: BLE001  the user has only pressed a key
         return []
-    texts = {number: printable(f"ticket {ticket}, {error or 'no error'}") for number, ticket, error in found}
-    return [(str(number), text[:MAX_ERROR_LENGTH].translate(SHELL_SAFE)) for number, text in texts.items()]
+    return [
+        (str(number), printable(f"ticket {ticket}, {error or 'no error'}")[:MAX_ERROR_LENGTH].translate(SHELL_SAFE))
+        for number, ticket, error in found
+    ]
 
 
 MessageId = Annotated[
-    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=failed_messages)
+    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=_failed_messages)
 ]
 MessageIds = Annotated[
     list[int] | None,
     typer.Argument(
-        metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False, autocompletion=failed_messages
+        metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False, autocompletion=_failed_messages
     ),
 ]
 
@@ -73,8 +70,8 @@ def moment(text: str) -> datetime:
         else:
             given = datetime.fromisoformat(text)
     except ValueError:
-        words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
-        raise ValueError(f"{text!r} is not a valid time; write {words}") from None
+        forms = "a duration from now (2h), a time of day (08:00), or a date and time (2026-01-02 08:00)"
+        raise ValueError(f"{text!r} is not a valid time; write {forms}") from None
     away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
     # Compare roughly first: near the calendar's ends a local time can't be computed.
     if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
@@ -83,22 +80,14 @@ def moment(text: str) -> datetime:
 
 
 def _local(time: datetime) -> datetime:
-    """Convert a time to the machine's zone. If Python rejects that zone, such as ``TZ=UTC-24``, keep the time's own
-    zone, or use UTC.
-    """
     try:
         return time.astimezone()
-    except ValueError:
+    except ValueError:  # Python rejects the machine's zone, such as TZ=UTC-24
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def filter_text(text: str) -> str:
-    """Check the search text of a filter.
-
-    Raises:
-        ValueError: the text is blank, so it would match every message, or it is not valid UTF-8.
-    """
-    if not text.strip():
+def _filter_text(text: str) -> str:
+    if not text.strip():  # it would match every message
         raise ValueError("the value is empty; give a value, or omit the option")
     return utf8(text)
 
@@ -112,6 +101,7 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
+# The filter options, by field. A message must match all of them. If an option is repeated, one value must match.
 FILTERS: Mapping[str, Any] = {
     "state": Annotated[
         list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
@@ -121,7 +111,7 @@ FILTERS: Mapping[str, Any] = {
     ],
     "ticket": Annotated[
         list[str] | None,
-        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=filter_text),
+        typer.Option("--ticket", help="Only messages of this ticket.", show_default=False, parser=_filter_text),
     ],
     "error": Annotated[
         list[str] | None,
@@ -129,7 +119,7 @@ FILTERS: Mapping[str, Any] = {
             "--error",
             help="Only messages whose last error contains this string.",
             show_default=False,
-            parser=filter_text,
+            parser=_filter_text,
         ),
     ],
     "reason": Annotated[
@@ -152,13 +142,10 @@ FILTERS: Mapping[str, Any] = {
             "--fingerprint",
             help="Only messages escalated for this cause; `escalations` shows fingerprints.",
             show_default=False,
-            parser=filter_text,
+            parser=_filter_text,
         ),
     ],
 }
-"""The filter options, by field. A message must match all options; if an option is repeated, it must match any one of
-the values.
-"""
 
 
 def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 NOT_OK = 3  # exit code: tried and not delivered, or not healthy
 REFUSED = 4  # exit code: no such message, or not possible in its state
 MAX_NUMBER = 2**31  # maximum of numeric options, as for ``run.limit``
-
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-LogFormat = Literal["text", "json"]
 
 
 def utf8(value: str) -> str:
@@ -113,7 +110,7 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None
     """
     if not (yes or can_ask(as_json=as_json)):
         here = "with --json" if as_json else "without a terminal"
-        raise typer.BadParameter(f"{what}; {here}, confirm by --yes", param_hint="--yes")
+        raise typer.BadParameter(f"{what}; {here}, pass --yes to confirm", param_hint="--yes")
 
 
 def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> None:

@@ -221,7 +221,7 @@ def test_a_filter_requires_yes_when_not_on_a_terminal(at_work: Cli, application:
     for more in ([], ["--json"]):
         done = at_work(*command.split(), "--type", "customer", *more)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "confirm by --yes" in " ".join(done.stderr.split())
+        assert "pass --yes to confirm" in " ".join(done.stderr.split())
     assert application.dump() == before
 
 

@@ -105,7 +105,7 @@ def test_install_asks_and_accepts_no(desk: Cli, crontab: Crontab) -> None:
 def test_does_nothing_without_a_terminal_and_yes(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
     done = desk("cron", "install", *OWN, *output)
     assert done.returncode == 2
-    assert "confirm by --yes" in " ".join(done.stderr.split())
+    assert "pass --yes to confirm" in " ".join(done.stderr.split())
     assert crontab.file.read_bytes() == OTHERS
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
     installed = crontab.file.read_bytes()

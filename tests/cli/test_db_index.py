@@ -49,7 +49,7 @@ def test_on_a_terminal_it_shows_the_statement_and_asks(at_work: Cli, application
 def test_off_a_terminal_it_shows_the_statement_and_does_nothing(at_work: Cli, application: Application) -> None:
     done = at_work("db", "index")
     assert (done.returncode, done.stdout) == (2, f"{MAKE};\n")
-    assert "confirm by --yes" in done.stderr
+    assert "pass --yes to confirm" in done.stderr
     assert at_work("db", "index", "--json").stdout == ""
     assert indexes(application) == []
 

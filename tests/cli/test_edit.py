@@ -182,7 +182,7 @@ def test_without_an_editor_it_suggests_a_remedy(at_desk: Cli, application: Appli
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--subject", "x"], "without a terminal, confirm by --yes"),
+        (["--subject", "x"], "without a terminal, pass --yes to confirm"),
         (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
         (["--subject", "caf\udce9", "--yes"], "the value is not valid UTF-8"),
     ],
@@ -316,7 +316,7 @@ def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) 
     application.execute("UPDATE pending_messages SET ticket_id = 4713 WHERE id = 12")
     refused = edited("db", "erase", "--ticket", "4711")
     assert refused.returncode == 2
-    assert "confirm by --yes" in " ".join(refused.stderr.split())
+    assert "pass --yes to confirm" in " ".join(refused.stderr.split())
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
     assert screen.text.startswith("retrycli has the texts of 2 edits to ticket 4711.\n")
     assert screen.text.endswith("Nothing was changed.\n")
