@@ -1,4 +1,4 @@
-"""``retry``, ``requeue``, ``reject``, ``look-up``, ``mark-sent``, for messages named by id or chosen by a filter."""
+"""``retry``, ``requeue``, ``reject``, ``look-up``, ``mark-sent``, for messages chosen by id or by a filter."""
 
 from __future__ import annotations
 
@@ -62,13 +62,18 @@ def retry(
     settings, ids = select_messages(
         ctx, config, "Try", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one after the other"
     )
-    patience = None if message_ids else settings.breaker.failures
     done, received = run_interruptible(
-        lambda here: operations.retry.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
+        lambda here: operations.retry.retry_all(
+            settings, ids, by=by, give_up_after=None if message_ids else settings.breaker.failures, runtime=here
+        )
     )
     if as_json:
-        counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
-        terminal.show_json({"results": [attempt_fields(attempt) for attempt in done.tried], **counts})
+        terminal.show_json(
+            {
+                "results": [attempt_fields(attempt) for attempt in done.tried],
+                **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
+            }
+        )
     _show_attempts(done, as_json=as_json)
     # A failed attempt takes precedence over a message that could not be tried.
     failed = any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried)
@@ -76,9 +81,8 @@ def retry(
 
 
 def _show_attempts(done: operations.retry.ActionResult, *, as_json: bool) -> None:
-    """Show all attempts. Messages that could not be attempted go to stderr, even with --json."""
     for attempt in done.tried:
-        if attempt.error is not None:
+        if attempt.error is not None:  # the message could not be attempted
             terminal.complain(f"retrycli: {attempt.error}")
         elif as_json:
             continue
@@ -180,7 +184,7 @@ def reject(
     if not reason.strip():
         raise typer.BadParameter("the reason is empty; state one", param_hint="--reason")
     settings, ids = select_messages(
-        ctx, config, "Reject", message_ids, filters, yes=yes, as_json=as_json, asks_a_person=True
+        ctx, config, "Reject", message_ids, filters, yes=yes, as_json=as_json, asks_on_terminal=True
     )
     act_on(
         "rejected",
@@ -212,15 +216,18 @@ def look_up(
         if answer.error is not None:
             terminal.complain(f"retrycli: {answer.error}")
     if as_json:
-        results = [
+        terminal.show_json(
             {
-                "id": answer.message_id,
-                "result": answer.found.result if answer.found else None,
-                "error": answer.found.error if answer.found else str(answer.error),
+                "results": [
+                    {
+                        "id": answer.message_id,
+                        "result": answer.found.result if answer.found else None,
+                        "error": answer.found.error if answer.found else str(answer.error),
+                    }
+                    for answer in asked
+                ]
             }
-            for answer in asked
-        ]
-        terminal.show_json({"results": results})
+        )
     else:
         _show_lookups(asked)
     # An unknown result takes precedence over a look-up that was impossible.
@@ -231,29 +238,31 @@ def look_up(
 
 def _show_lookups(asked: Sequence[operations.retry.LookedUp]) -> None:
     if not terminal.on_terminal():
-        answers = [(answer.message_id, answer.found.result, answer.found.error) for answer in asked if answer.found]
-        terminal.show_table((), answers)
+        terminal.show_table(
+            (), [(answer.message_id, answer.found.result, answer.found.error) for answer in asked if answer.found]
+        )
         return
     for answer in asked:
         if answer.found is not None:
-            described, step = _describe_lookup(answer.message_id, answer.found.result, answer.found.error)
-            terminal.show_text(described)
-            if step is not None:
-                terminal.say(f"Next: {step}")
+            _show_lookup(answer.message_id, answer.found.result, answer.found.error)
 
 
-def _describe_lookup(message_id: int, result: Presence, error: str | None) -> tuple[str, str | None]:
+def _show_lookup(message_id: int, result: Presence, error: str | None) -> None:
     match result:
         case Presence.ARRIVED:
-            but = f", but {error}." if error else " and is marked as sent."
-            return f"Message {message_id} has arrived{but}", None
+            ending = f", but {error}." if error else " and is marked as sent."
+            terminal.show_text(f"Message {message_id} has arrived{ending}")
         case Presence.ABSENT:
-            step = f"retrycli retry {message_id}"
-            return f"Message {message_id} has not arrived. Nothing was changed.", step
+            terminal.show_text(f"Message {message_id} has not arrived. Nothing was changed.")
+            terminal.say(f"Next: retrycli retry {message_id}")
         case Presence.UNKNOWN:
-            again = f"`retrycli look-up {message_id}`, or check its ticket"
-            step = f"{again}; if the message is there, `retrycli mark-sent {message_id}`"
-            return f"It is not known whether message {message_id} has arrived: {error}. Nothing was changed.", step
+            terminal.show_text(
+                f"It is not known whether message {message_id} has arrived: {error}. Nothing was changed."
+            )
+            terminal.say(
+                f"Next: `retrycli look-up {message_id}`, or check its ticket; if the message is there, "
+                f"`retrycli mark-sent {message_id}`"
+            )
 
 
 @takes_filters

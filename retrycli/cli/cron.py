@@ -1,6 +1,7 @@
 """``cron print``, ``cron install``, ``cron check``, ``cron remove``."""
 
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -41,8 +42,9 @@ def cron_print(
     _, wanted, _ = _propose(ctx, config, place, host, run_as)
     parts = installation.texts(place, wanted, host)
     if as_json:
-        files = [{"name": target.title, "text": text} for target, text in parts]
-        terminal.show_json({"place": place.value, "files": files})
+        terminal.show_json(
+            {"place": place.value, "files": [{"name": target.title, "text": text} for target, text in parts]}
+        )
         return
     for target, text in parts:
         if len(parts) > 1:
@@ -93,11 +95,16 @@ def cron_check(
     loaded = load(ctx, config)
     found = callers.check(loaded, host, only=only)
     if as_json:
-        rows = [asdict(caller) for caller in found.callers]
-        for fields in rows:
-            del fields["since"]
         terminal.show_json(
-            {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
+            {
+                "ok": found.objection is None,
+                "objection": found.objection,
+                "unread": found.unread,
+                "schedulers": [
+                    {name: value for name, value in asdict(caller).items() if name != "since"}
+                    for caller in found.callers
+                ],
+            }
         )
     else:
         terminal.show_table(
@@ -111,14 +118,15 @@ def cron_check(
         if found.objection is not None:
             terminal.complain(f"retrycli: {found.objection}")
         elif any(caller.running is None for caller in found.callers):
-            as_root = callers.as_user("root", "cron check", loaded)
-            terminal.complain(f"retrycli: can't see whether cron is running; run {as_root}")
+            terminal.complain(
+                f"retrycli: can't see whether cron is running; run {callers.as_user('root', 'cron check', loaded)}"
+            )
         if found.callers and found.unread is not None:
-            where = f"{found.unread}, which may also start passes"
-            terminal.complain(f"retrycli: {where}; {callers.to_read(loaded, host, 'cron check')}")
+            terminal.complain(
+                f"retrycli: {found.unread}, which may also start passes; {callers.to_read(loaded, host, 'cron check')}"
+            )
         if found.callers or found.unread is None:
-            step = "retrycli status" if found.callers else callers.to_install(loaded, host)
-            terminal.say(f"Next: {step}")
+            terminal.say(f"Next: {'retrycli status' if found.callers else callers.to_install(loaded, host)}")
     raise typer.Exit(NOT_OK if found.objection else 0)
 
 
@@ -136,10 +144,9 @@ def cron_remove(
     chosen = [SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else proposal.reachable(host)
     found = installation.remove(chosen, proposal.config_path(load(ctx, config)), host)
     _confirm_and_apply(found, host, yes=yes, as_json=as_json)
-    nothing = "`retrycli cron install` has written nothing for these settings that you may remove."
     terminal.answer(
-        {"changed": bool(found), "diff": [change.diff for changes in found.values() for change in changes]},
-        *([] if found else [nothing]),
+        {"changed": bool(found), "diff": [change.diff for change in chain.from_iterable(found.values())]},
+        *([] if found else ["`retrycli cron install` has written nothing for these settings that you may remove."]),
         "Next: retrycli cron check",
         as_json=as_json,
     )
@@ -164,10 +171,9 @@ def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host,
         return
     why = "you must confirm the change"
     require_confirmation(why, yes=yes, as_json=as_json)
-    for changes in found.values():
-        for change in changes:
-            if not as_json:
-                terminal.show_text(change.diff)
+    if not as_json:
+        for change in chain.from_iterable(found.values()):
+            terminal.show_text(change.diff)
     confirm("Apply this change?", why, yes=yes, as_json=as_json)
     for place, changes in found.items():
         installation.apply(place, changes, host)

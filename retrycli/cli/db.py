@@ -95,14 +95,17 @@ def db_erase(
     """
     settings = load_settings(ctx, config)
     found = operations.maintenance.count_texts(settings, ticket)
-    edits = formatting.count(found, "edit")
     if not as_json:
-        terminal.say(f"retrycli has the texts of {edits} to ticket {printable(ticket)}.")
+        terminal.say(f"retrycli has the texts of {formatting.count(found, 'edit')} to ticket {printable(ticket)}.")
     if found:
         confirm("Erase them permanently?", "erased texts can't be restored", yes=yes, as_json=as_json)
     erased = operations.maintenance.erase_texts(settings, ticket)
-    words = f"Erased the texts of {formatting.count(erased, 'edit')}."
-    terminal.answer({"ticket": ticket, "edits": erased}, words, "Next: retrycli status", as_json=as_json)
+    terminal.answer(
+        {"ticket": ticket, "edits": erased},
+        f"Erased the texts of {formatting.count(erased, 'edit')}.",
+        "Next: retrycli status",
+        as_json=as_json,
+    )
 
 
 @db.command("copy")
@@ -156,13 +159,16 @@ def db_copy(
 
 def _show_copy(done: operations.maintenance.Move, *, as_json: bool) -> None:
     if as_json:
-        tables = [{**asdict(table), "verified": table.verified} for table in done.tables]
-        facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
-        terminal.show_json({**facts, "tables": tables})
+        terminal.show_json(
+            {
+                **{name: getattr(done, name) for name in ("source", "target", "paused", "verified")},
+                "tables": [{**asdict(table), "verified": table.verified} for table in done.tables],
+            }
+        )
     else:
-        headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
         terminal.show_table(
-            headers, [(*astuple(table), "verified" if table.verified else "differ") for table in done.tables]
+            ("Table", "From", "To", "Added", "Changed", "Removed", "Counts"),
+            [(*astuple(table), "verified" if table.verified else "differ") for table in done.tables],
         )
 
 
@@ -194,8 +200,12 @@ def db_index(
                 terminal.show_text(f"{statement};")
         if statements:
             meanwhile = " Other processes can't write to the file meanwhile." if index.holds_writers_up else ""
-            question = f"{'Drop' if drop else 'Create'} the index?{meanwhile}"
-            confirm(question, "this changes the application's table", yes=yes, as_json=as_json)
+            confirm(
+                f"{'Drop' if drop else 'Create'} the index?{meanwhile}",
+                "this changes the application's table",
+                yes=yes,
+                as_json=as_json,
+            )
         index.execute(statements)
         now = index.state()
     terminal.answer(
@@ -213,16 +223,22 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
     Use it after the application has renamed its table. The queue belongs to one table, and any other is refused.
     """
     with operations.maintenance.belonging(load_settings(ctx, config)) as (before, accept):
-        messages = formatting.count(before.messages, "message")
         if not as_json:
-            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'} and has {messages}.")
+            terminal.say(
+                f"The queue belongs to {before.remembered or 'no table yet'} and has "
+                f"{formatting.count(before.messages, 'message')}."
+            )
         if before.remembered != before.configured:
             if not as_json:
                 terminal.say(
                     f"{before.found} of them have a failed row in {before.configured}; the rest would leave the queue."
                 )
-            question = f"Assign the queue to {before.configured}?"
-            confirm(question, "messages without a row in that table leave the queue", yes=yes, as_json=as_json)
+            confirm(
+                f"Assign the queue to {before.configured}?",
+                "messages without a row in that table leave the queue",
+                yes=yes,
+                as_json=as_json,
+            )
             accept()
     terminal.answer(
         {

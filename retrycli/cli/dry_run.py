@@ -14,9 +14,8 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.listing import ListedMessage
 from retrycli.views import formatting, terminal
 
+FIELDS = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
 ON_SCREEN = 50  # maximum number of messages on a terminal
-NOT_CHECKED = "Not checked: already delivered, too many unknown outcomes, invalid row."
-"""A pass may escalate messages for these reasons too. A dry run would have to load every message completely."""
 
 
 def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
@@ -24,11 +23,10 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
     with operations.dry_run.preview(settings, limit=limit) as foreseen:
         found, messages = foreseen.totals, foreseen.messages
         if as_json:
-            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
             terminal.show_json(
                 {
                     "would_send": (
-                        {name: getattr(message, name) for name in fields}
+                        {name: getattr(message, name) for name in FIELDS}
                         | {"destination": found.destination_of(message.message_type)}
                         for message in messages
                     ),
@@ -57,11 +55,15 @@ def show_preview(settings: Settings, limit: int | None, *, as_json: bool) -> Non
     terminal.say("Next: retrycli run-once")
 
 
-def _row(message: ListedMessage, made: formatting.Cell, found: operations.dry_run.DryRunTotals) -> terminal.Row:
-    to = found.destination_of(message.message_type)
+def _row(message: ListedMessage, created: formatting.Cell, found: operations.dry_run.DryRunTotals) -> terminal.Row:
     return (
-        *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
-        *(message.recipient, made, to),
+        message.id,
+        str(message.ticket_id),
+        message.message_type,
+        message.retry_count,
+        message.recipient,
+        created,
+        found.destination_of(message.message_type),
     )
 
 
@@ -82,10 +84,13 @@ def _show_summary(
         terminal.say(f"{would} send {formatting.count(sum(sent.values()), 'message')}{to}.")
     _show_down(found, foreseen)
     if foreseen.escalated:
-        number = formatting.count(foreseen.escalated, "message")
-        terminal.say(f"{number} would be escalated instead: expired, no retries left, or invalid.")
+        terminal.say(
+            f"{formatting.count(foreseen.escalated, 'message')} would be escalated instead: expired, no retries left, "
+            "or invalid."
+        )
     if found.number:
-        terminal.say(NOT_CHECKED)
+        # A pass may escalate messages for these reasons too, but to check them is to load every message completely.
+        terminal.say("Not checked: already delivered, too many unknown outcomes, invalid row.")
     if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
     if found.oldest is not None:

@@ -42,7 +42,12 @@ def edit(
     if subject is None and body_file is None and recipient is None:
         after = _in_editor(message_id, before)
     else:
-        after = _from_options(before, subject, body_file, recipient)
+        after = replace(
+            before,
+            subject=before.subject if subject is None else subject,
+            body=before.body if body_file is None else _read_body(body_file),
+            recipient=before.recipient if recipient is None else recipient,
+        )
     after.check(before)
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
@@ -67,22 +72,9 @@ def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 
-def _from_options(
-    before: EditableMessage, subject: str | None, body_file: Path | None, recipient: str | None
-) -> EditableMessage:
-    return replace(
-        before,
-        subject=before.subject if subject is None else subject,
-        body=before.body if body_file is None else _read_body(body_file),
-        recipient=before.recipient if recipient is None else recipient,
-    )
-
-
 def _read_body(file: Path) -> str:
-    """Read a UTF-8 file, or stdin for ``-``. Keep its line breaks."""
-    try:
-        content = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
-        return content.decode("utf-8-sig")
+    try:  # as bytes, which keep their line breaks
+        return (sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()).decode("utf-8-sig")
     except OSError as error:
         raise typer.BadParameter(f"can't read {file}: {error.strerror}", param_hint="--body-file") from None
     except UnicodeDecodeError:

@@ -18,11 +18,19 @@ from retrycli.domain.listing import EscalationGroup, Filter, ListedMessage
 from retrycli.domain.message import EscalationReason, State
 from retrycli.views import terminal
 
-ESCALATION_FIELDS = (
-    *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
-    *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
+FIELDS = (
+    "id",
+    "ticket_id",
+    "message_type",
+    "reason",
+    "retry_count",
+    "last_error",
+    "escalated_at",
+    "fingerprint",
+    "acknowledged_by",
+    "acknowledged_at",
+    "note",
 )
-
 HINTS = 3  # maximum number of causes, largest first, that get a suggested command
 
 
@@ -43,8 +51,12 @@ def list_escalations(
         return
     with operations.listing.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
-            fields = ({name: getattr(message, name) for name in ESCALATION_FIELDS} for message in found.messages)
-            terminal.show_json({"escalations": fields, "groups": [_group_fields(group) for group in groups]})
+            terminal.show_json(
+                {
+                    "escalations": ({name: getattr(message, name) for name in FIELDS} for message in found.messages),
+                    "groups": [_group_fields(group) for group in groups],
+                }
+            )
         else:
             _show_escalated(found.messages, named=header)
 
@@ -66,12 +78,11 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         terminal.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif alike:
         terminal.say("Next: retrycli list-failed --state escalated")
+    elif messages and messages[0].reason == EscalationReason.UNKNOWN:
+        terminal.say(f"Next: {may_have_arrived(messages[0].id)}")
     elif messages:
         one = messages[0].id
-        if messages[0].reason == EscalationReason.UNKNOWN:
-            terminal.say(f"Next: {may_have_arrived(one)}")
-        else:
-            terminal.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
+        terminal.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
     else:
         terminal.say("Nothing is escalated. Next: retrycli status")
 
@@ -156,7 +167,6 @@ def _acknowledgement(message: ListedMessage) -> str | None:
 
 
 def _next_command(reason: str | None, message_id: int) -> str:
-    """Return the next command: `show`, unless the reason allows `retry` or requires `look-up`."""
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
     return suggested.own(f"retrycli {commands.get(reason or '', 'show')} {message_id}")
 
@@ -173,9 +183,15 @@ def acknowledge(
     config: ConfigFile = None,
 ) -> None:
     """Acknowledge escalated messages. They stay in the list but no longer count as new."""
-    only = {"state": State.ESCALATED, "new": True}
     settings, ids = select_messages(
-        ctx, config, "Acknowledge", message_ids, filters, yes=yes, as_json=as_json, only=only
+        ctx,
+        config,
+        "Acknowledge",
+        message_ids,
+        filters,
+        yes=yes,
+        as_json=as_json,
+        only={"state": State.ESCALATED, "new": True},
     )
     act_on(
         "acknowledged",
@@ -197,5 +213,9 @@ def note(
 ) -> None:
     """Add a note to an escalated message."""
     operations.message_actions.note(load_settings(ctx, config), message_id, text, by=by)
-    lines = (f"Added the note to message {message_id}.", "Next: retrycli escalations")
-    terminal.answer({"id": message_id, "note": text}, *lines, as_json=as_json)
+    terminal.answer(
+        {"id": message_id, "note": text},
+        f"Added the note to message {message_id}.",
+        "Next: retrycli escalations",
+        as_json=as_json,
+    )

@@ -15,18 +15,14 @@ from retrycli.domain.message import State
 from retrycli.views import formatting, terminal
 
 ON_SCREEN = 50  # maximum number of rows on a terminal without ``--limit``
-
-
 FIELDS = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
-
-Sort = Literal["next", "id", "tries", "age"]
 
 
 @takes_filters
 def list_failed(
     ctx: typer.Context,
     filters: Filter,
-    sort: Annotated[Sort, typer.Option(help="How to order the messages.")] = "next",
+    sort: Annotated[Literal["next", "id", "tries", "age"], typer.Option(help="How to order the messages.")] = "next",
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_NUMBER, help="Show at most N messages.", show_default="50 on a terminal"),
@@ -61,9 +57,7 @@ def list_failed(
         messages = list(found.messages)
         total = found.total() if found.number == shown else found.number
     show_messages(settings, messages)
-    terminal.say(
-        f"{formatting.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else "")
-    )
+    terminal.say(formatting.count(total, "message") + (f", {len(messages)} shown" if len(messages) < total else ""))
     one = messages[0].id if messages else None
     terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
 

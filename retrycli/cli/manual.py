@@ -11,6 +11,7 @@ import typer
 from retrycli.cli.arguments import SHELL_SAFE
 from retrycli.views import terminal
 
+# The pages of ``retrycli/manual``, in the order in which to read them.
 TOPICS = (
     "getting-started",
     "cron",
@@ -45,44 +46,39 @@ TOPICS = (
     "benchmarks",
     "evidence",
 )
-"""The pages of ``retrycli/manual``, in the order in which to read them."""
 PAGE_LINK = re.compile(r"\[[^\]]+\]\(([a-z-]+)\.md(?:#[a-z-]+)?\)")
 FILE_LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:)[^)]+\)")
-LESS = "FRX"
-"""The options that git also gives to less: quit if the page fits, show colours, leave the text on the screen."""
+LESS = "FRX"  # as git sets it: quit if the page fits, show colours, leave the text on the screen
 
 
-def matching(incomplete: str) -> list[tuple[str, str]]:
-    """List the topics that begin with the typed text, and their first sentences, for shell completion."""
-    return [(topic, first_sentence(topic).translate(SHELL_SAFE)) for topic in TOPICS if topic.startswith(incomplete)]
+def _matching(incomplete: str) -> list[tuple[str, str]]:
+    return [(topic, _first_sentence(topic).translate(SHELL_SAFE)) for topic in TOPICS if topic.startswith(incomplete)]
 
 
 def manual(
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="TOPIC", help="A page of the manual.", show_default=False, autocompletion=matching),
+        typer.Argument(metavar="TOPIC", help="A page of the manual.", show_default=False, autocompletion=_matching),
     ] = None,
 ) -> None:
     """Show a page of the manual, or list its topics."""
     if topic is None:
-        terminal.show_table(("Topic", "Contents"), [(name, first_sentence(name)) for name in TOPICS], texts=1)
+        terminal.show_table(("Topic", "Contents"), [(name, _first_sentence(name)) for name in TOPICS], texts=1)
         terminal.say(f"Next: retrycli manual {TOPICS[0]}")
     elif topic not in TOPICS:
         raise typer.BadParameter(_unknown(topic), param_hint="TOPIC")
     elif terminal.on_terminal():
-        _show(page(topic))
+        _show(_page(topic))
     else:
-        typer.echo(page(topic), nl=False)
+        typer.echo(_page(topic), nl=False)
 
 
-def page(topic: str) -> str:
-    """Return the Markdown of a page."""
+def _page(topic: str) -> str:
     return (resources.files("retrycli") / "manual" / f"{topic}.md").read_text(encoding="utf-8")
 
 
-def first_sentence(topic: str) -> str:
-    """Return the first sentence below a page's title, without Markdown."""
-    _, _, text = page(topic).partition("\n\n")
+def _first_sentence(topic: str) -> str:
+    _, _, text = _page(topic).partition("\n\n")
     sentence = " ".join(re.split(r"(?<=\.)\s", text, maxsplit=1)[0].split())
     return FILE_LINK.sub(r"\1", sentence).replace("`", "").replace("**", "")
 
@@ -94,19 +90,16 @@ def _unknown(topic: str) -> str:
 
 
 def _show(text: str) -> None:
-    """Render a page for the terminal, through the pager that ``$PAGER`` names."""
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.markdown import Markdown, TableElement
     from rich.table import Table
 
     class FoldedTable(TableElement):
-        """A table that wraps wide text, which rich would truncate."""
-
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for table in super().__rich_console__(console, options):
                 assert isinstance(table, Table)  # noqa: S101  for the type checker
                 for column in table.columns:
-                    column.overflow = "fold"
+                    column.overflow = "fold"  # wrap wide text, which rich would truncate
                 yield table
 
     class Page(Markdown):
@@ -118,9 +111,7 @@ def _show(text: str) -> None:
 
 
 def _without_paths(text: str) -> str:
-    """Replace links, which do not work on a terminal: replace a link to a page by its command or, in a table, by its
-    topic.
-    """
+    # Links do not work on a terminal. A link to a page becomes its command or, in a table, its topic.
     lines = (
         PAGE_LINK.sub(r"`\1`" if line.startswith("|") else r"`retrycli manual \1`", line) for line in text.split("\n")
     )

@@ -33,8 +33,7 @@ def passes(
         )
         return
     if terminal.on_terminal():
-        rows: list[tuple[datetime, str | None, str, str | None]]
-        rows = [
+        rows: list[tuple[datetime, str | None, str, str | None]] = [
             (record.started_at, record.started_by, record.result_in_words(lost), _describe_result(record))
             for record in found
         ]
@@ -63,7 +62,7 @@ def passes(
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
-    """Yield the pauses since the oldest pass shown, and the pause that was in force then. The newest comes first."""
+    """Yield the pauses since the oldest pass shown, newest first, and the pause that was in force then."""
     for pause in pauses:
         yield pause
         if since is not None and pause.at < since:
@@ -73,9 +72,8 @@ def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iter
 def _describe_result(found: PassRecord) -> str | None:
     words = {"unknown": "with unknown outcome", "released": RELEASED_TEXT}
     counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
-    why = describe_end(found.reason, found.detail)
-    quiet = "nothing was due" if found.result == "completed" else None
-    return "; ".join(filter(None, (", ".join(counts), why))) or quiet
+    described = "; ".join(filter(None, (", ".join(counts), describe_end(found.reason, found.detail))))
+    return described or ("nothing was due" if found.result == "completed" else None)
 
 
 def pause(

@@ -20,29 +20,7 @@ from retrycli.cli.options import (
 from retrycli.domain.message import MessageType
 from retrycli.views import terminal
 
-NOT_FOUND = (
-    "no: a message that may have arrived would be sent again. Fix look_up in the preset, unless messages appear late"
-)
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
-
-Cc = Annotated[
-    list[str] | None,
-    typer.Option(metavar="ADDRESS", help="A Cc address. Repeat for more.", parser=utf8),
-]
-Bcc = Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="A Bcc address. Repeat for more.", parser=utf8)]
-Attach = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATH",
-        help="A file to attach, in gateway.attachments_dir. Repeat for more.",
-        parser=utf8,
-    ),
-]
-SignedBy = Annotated[
-    str | None,
-    typer.Option(help="The operator, named in the message.", show_default="login name", parser=operator_name),
-]
-
 
 presets = typer.Typer(rich_markup_mode=None)
 
@@ -109,24 +87,38 @@ def deliver_test(
     recipient: Annotated[
         str | None, typer.Option("--to", help="The recipient, if the system accepts one.", parser=utf8)
     ] = None,
-    cc: Cc = None,
-    bcc: Bcc = None,
-    attach: Attach = None,
-    by: SignedBy = None,
+    cc: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="A Cc address. Repeat for more.", parser=utf8)
+    ] = None,
+    bcc: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="A Bcc address. Repeat for more.", parser=utf8)
+    ] = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="A file in gateway.attachments_dir. Repeat for more.", parser=utf8),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="The operator, named in the message.", show_default="login name", parser=operator_name),
+    ] = None,
     yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Send one marked test message. Show the request and the answer.
+    """Send one marked test message. Show the request and the response.
 
-    It bypasses the queue. Secrets are masked.
+    The message bypasses the queue. Secrets are masked.
     """
     if not ticket.strip():
         raise typer.BadParameter("the ticket is empty; name one that you may write to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
-        question = f"Send a test message to the {message_type} of ticket {ticket}?"
-        confirm(question, f"a message to a {message_type} leaves your organization", yes=yes, as_json=as_json)
+        confirm(
+            f"Send a test message to the {message_type} of ticket {ticket}?",
+            f"a message to a {message_type} leaves your organization",
+            yes=yes,
+            as_json=as_json,
+        )
     tried = operations.presets.deliver_test(
         settings,
         ticket=ticket,
@@ -142,22 +134,36 @@ def deliver_test(
 def _show(tried: operations.presets.Trial, *, as_json: bool) -> None:
     outcome = tried.outcome
     if as_json:
-        exchanges = [{"request": request, "answer": answer} for request, answer in tried.exchanges]
-        what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
-        terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
+        terminal.show_json(
+            {
+                "outcome": outcome.kind,
+                "status_code": outcome.status_code,
+                "error": outcome.error,
+                "found_again": tried.found_again,
+                "exchanges": [{"request": request, "answer": answer} for request, answer in tried.exchanges],
+            }
+        )
         return
-
     for request, answer in tried.exchanges:
         terminal.show_text("\n".join(f"> {line}" for line in request.splitlines()))
         terminal.show_text("\n".join(f"< {line}" for line in answer.splitlines()))
-    found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
-    error = {} if outcome.error is None else {"Error": outcome.error}
-    terminal.show_facts({"Outcome": outcome.kind.value, **error, "Found again by a look-up": found})
+    found = {
+        True: "yes",
+        False: "no: a message that may have arrived would be sent again. "
+        "Fix look_up in the preset, unless messages appear late",
+        None: "not known",
+    }
+    terminal.show_facts(
+        {
+            "Outcome": outcome.kind.value,
+            **({} if outcome.error is None else {"Error": outcome.error}),
+            "Found again by a look-up": found[tried.found_again],
+        }
+    )
     terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
 def _title(preset: operations.presets.Preset) -> str:
-    """Return the name of the ticketing system; empty if the preset does not have it."""
     return "" if preset.about is None else preset.about.title
 
 

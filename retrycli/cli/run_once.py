@@ -18,8 +18,8 @@ from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 
+# In words, ``released``: the messages wait again with an unchanged retry count, attempted or not.
 RELEASED_TEXT = "returned to the queue without using up a retry"
-"""Text for ``released``: messages that wait again with an unchanged retry count, attempted or not."""
 
 
 class Signals:
@@ -73,7 +73,6 @@ def run_once(
         show_preview(settings, limit, as_json=as_json)
         return
     signals = Signals()
-    runtime = replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
     try:
         with _progress() as follow:
             summary = operations.run_pass.run_once(
@@ -82,7 +81,7 @@ def run_once(
                 probe=probe,
                 wait_lock_seconds=wait_lock,
                 listen=follow,
-                runtime=runtime,
+                runtime=replace(operations.wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested),
                 started_by=starter or started_by(os.environ, parents(), at_terminal=has_terminal()),
             )
     except Exception as error:
@@ -98,8 +97,7 @@ def run_once(
 
 
 def _progress() -> AbstractContextManager[Callable[[Event], None]]:
-    """Follow the pass on a terminal. Without a terminal, show nothing, and load nothing for it."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty():  # show nothing, and load nothing for it
         return nullcontext(lambda _: None)
     from retrycli.views import terminal
 

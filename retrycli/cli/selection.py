@@ -33,15 +33,14 @@ def select_messages(
     as_json: bool,
     plan: str = "",
     for_good: bool = False,
-    asks_a_person: bool = False,
+    asks_on_terminal: bool = False,
     expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
     only: Mapping[str, Any] | None = None,
 ) -> tuple[Settings, Sequence[int]]:
-    """Return the settings, and the ids of the messages to change. Show the first messages that a filter finds, and ask
-    to confirm.
+    """Choose messages by id or by a filter, ask to confirm, and return the settings and the ids.
 
     The question begins with ``verb`` and ends with ``plan``. For messages named by ids, ask only if the change can't be
-    undone (``for_good``), or if ``asks_a_person`` and the user can be asked. ``expired`` finds the ids of expired
+    undone (``for_good``), or if ``asks_on_terminal`` and the user can be asked. ``expired`` finds the ids of expired
     messages, which stay unchanged. ``only`` has the fields of the filter that are always set.
 
     Raises:
@@ -49,16 +48,23 @@ def select_messages(
         typer.BadParameter: both ids and a filter were given, or neither was; or the user can't be asked.
         typer.Exit: the user does not agree.
     """
-    _check_choice(message_ids, wanted)
+    if bool(message_ids) == (wanted != Filter()):
+        raise typer.BadParameter(
+            "ids and filters can't be combined; give either ids or filters"
+            if message_ids
+            else "give the ids of the messages, or a filter such as --type or --error",
+            param_hint="ID…",
+        )
     settings = load_settings(ctx, config)
     why = "it can't be undone" if message_ids else "a filter may match many messages"
-    if message_ids and (yes or not (for_good or (asks_a_person and can_ask(as_json=as_json)))):
+    if message_ids and (yes or not (for_good or (asks_on_terminal and can_ask(as_json=as_json)))):
         return settings, list(dict.fromkeys(message_ids))
     require_confirmation(why, yes=yes, as_json=as_json)
-    if message_ids:
-        found = operations.message_actions.named(settings, message_ids)
-    else:
-        found = operations.message_actions.find(settings, replace(wanted, **(only or {})))
+    found = (
+        operations.message_actions.named(settings, message_ids)
+        if message_ids
+        else operations.message_actions.find(settings, replace(wanted, **(only or {})))
+    )
     if not found.ids:
         raise NoSuchMessage("no failed message matches; nothing was changed. See `retrycli list-failed`")
     if not yes and len(left_alone := expired(settings, found.ids)) < len(found.ids):
@@ -66,15 +72,6 @@ def select_messages(
         number = formatting.count(len(found.ids) - len(left_alone), "message")
         confirm(f"{verb} {number}{plan}?", why, yes=yes, as_json=as_json)
     return settings, found.ids
-
-
-def _check_choice(message_ids: list[int] | None, wanted: Filter) -> None:
-    filtered = wanted != Filter()
-    if message_ids and filtered:
-        raise typer.BadParameter("ids and filters can't be combined; give either ids or filters", param_hint="ID…")
-    if not message_ids and not filtered:
-        words = "give the ids of the messages, or a filter such as --type or --error"
-        raise typer.BadParameter(words, param_hint="ID…")
 
 
 def _show_match(settings: Settings, found: operations.message_actions.Match, left_alone: Collection[int]) -> None:
@@ -93,8 +90,7 @@ def _describe_expired(number: int) -> str:
 
 
 def run_interruptible(act: Callable[[operations.wiring.Runtime], Result]) -> tuple[Result, int | None]:
-    """Run an action that SIGINT, SIGTERM and SIGHUP stop after the request in flight. A second signal exits
-    immediately.
+    """Run an action that a signal stops after the request in flight; see `Signals`.
 
     Returns:
         The action's result, and the signal that was received, if any.
@@ -151,8 +147,9 @@ def _show_result(done: operations.retry.ActionResult, act: str, *, named: bool, 
         _show_in_words(done, act, named=named)
     else:
         canaries = {"tried": len(done.tried), "delivered": sum(attempt.delivered for attempt in done.tried)}
-        facts = {act: done.done, "refused": len(done.refused), "left": done.left}
-        terminal.show_facts((canaries if done.tried else {}) | facts)
+        terminal.show_facts(
+            {**(canaries if done.tried else {}), act: done.done, "refused": len(done.refused), "left": done.left}
+        )
     if named:
         for error in done.refused.values():
             terminal.complain(f"retrycli: {error}")
@@ -171,17 +168,12 @@ def _show_in_words(done: operations.retry.ActionResult, act: str, *, named: bool
 
 
 def _show_refused(done: operations.retry.ActionResult) -> None:
-    """Show how many messages stayed unchanged, if a filter found them. Show one line for each message that was
-    named.
-    """
     unfit = sum(isinstance(error, InvalidMessage) for error in done.refused.values())
     if unfit:
-        words = (
-            "can't be sent in its present form and was"
-            if unfit == 1
-            else "can't be sent in their present form and were"
+        their, were = ("its", "was") if unfit == 1 else ("their", "were")
+        terminal.say(
+            f"{formatting.count(unfit, 'message')} can't be sent in {their} present form and {were} left unchanged."
         )
-        terminal.say(f"{formatting.count(unfit, 'message')} {words} left unchanged.")
     if expired := [message_id for message_id, error in done.refused.items() if isinstance(error, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
@@ -191,14 +183,13 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
 
 def describe_left(done: operations.retry.ActionResult) -> str:
     """Describe why the action stopped before some messages."""
-    they = f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged"
     failed = sum(attempt.failed for attempt in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} canaries failed",
         "destination_down": "the ticketing API seems to be down",
         "signal": "the command was stopped; run it again to continue with the rest",
-    }
-    return f"{they}: {why[done.reason or 'signal']}."
+    }[done.reason or "signal"]
+    return f"{formatting.count(done.left, 'message')} {'was' if done.left == 1 else 'were'} left unchanged: {why}."
 
 
 def attempt_fields(tried: operations.retry.ManualAttempt) -> dict[str, object]:

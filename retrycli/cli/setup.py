@@ -78,14 +78,13 @@ def doctor(
 ) -> None:
     """Check the installation and report problems. Send and write nothing. Exit with 3 if a check fails."""
     file = config_file(ctx, config)
-    found = operations.doctor.examine_as_cron(file) if as_cron else operations.doctor.examine(file)
     findings = [
         replace(
             finding,
             found=suggested.quoted(finding.found),
             remedy=None if finding.remedy is None else suggested.quoted(finding.remedy),
         )
-        for finding in found
+        for finding in (operations.doctor.examine_as_cron(file) if as_cron else operations.doctor.examine(file))
     ]
     bad = operations.doctor.context.failed(findings)
     if as_json:
@@ -111,19 +110,25 @@ def send_test(ctx: typer.Context, as_json: Json = False, config: ConfigFile = No
         if result.failure
     }
     if as_json:
-        found = [
+        terminal.show_json(
             {
-                "target": result.target,
-                "scheme": result.scheme,
-                "accepted": result.failure is None,
-                "error": result.failure,
+                "targets": [
+                    {
+                        "target": result.target,
+                        "scheme": result.scheme,
+                        "accepted": result.failure is None,
+                        "error": result.failure,
+                    }
+                    for result in tried
+                ]
             }
-            for result in tried
-        ]
-        terminal.show_json({"targets": found})
+        )
     else:
-        rows = [(result.target, result.scheme, result.failure or "accepted") for result in tried]
-        terminal.show_table(("Target", "Scheme", "Result"), rows, texts=1)
+        terminal.show_table(
+            ("Target", "Scheme", "Result"),
+            [(result.target, result.scheme, result.failure or "accepted") for result in tried],
+            texts=1,
+        )
         broken = " and ".join(sorted(failed, reverse=True))
         terminal.say("Next: " + (f"fix {broken}, then `retrycli notify test`" if failed else "retrycli status"))
     raise typer.Exit(NOT_OK if failed else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from operator import itemgetter
@@ -16,7 +17,7 @@ from retrycli.cli.status import LOOK_AT_CRON, callers_here, complete_commands, r
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import edit_in_lines
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
+from retrycli.domain.listing import ActionRecord, MessageDetails
 from retrycli.domain.message import EscalationReason, utc_time
 from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.sanitize import printable
@@ -71,11 +72,10 @@ def _show_edits(acts: Sequence[ActionRecord]) -> None:
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
-    """Return the next command for a message. A message that can't be sent must be fixed first."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         if any(policy.expires_after for policy in settings.policies.values()):
             return f"`retrycli requeue {message_id}` returns the message to the queue, unless it has expired"
-        return f"`retrycli requeue {message_id}` returns it to the queue"
+        return f"`retrycli requeue {message_id}` returns the message to the queue"
     if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
@@ -93,7 +93,6 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
 
 
 def _is_editable(problem: object) -> bool:
-    """Return whether `retrycli edit` can change the column that makes the message invalid."""
     return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
 
 
@@ -106,43 +105,34 @@ def may_have_arrived(message_id: int) -> str:
 
 
 def _json_value(column: str, value: object) -> object:
-    """Return a column's value for JSON. Parse times, which SQLite stores as text; return an invalid time unchanged."""
-    if column not in TIME_COLUMNS:
-        return value
-    try:
-        return utc_time(column, value)
-    except InvalidMessage:
-        return value
+    # SQLite stores times as text. An invalid one stays as it is.
+    if column in TIME_COLUMNS:
+        with suppress(InvalidMessage):
+            return utc_time(column, value)
+    return value
 
 
 def _show_history(found: MessageDetails) -> None:
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
-    rows = _history_rows(found)
+    attempts = [
+        (
+            attempt.number,
+            attempt.made_by,
+            attempt.started_at,
+            attempt.outcome or ("not recorded" if attempt.pass_id in found.ended else "under way"),
+            attempt.status_code,
+            attempt.duration_ms,
+            attempt.error,
+            attempt.external_id,
+        )
+        for attempt in found.attempts
+    ]
+    acts = [(None, act.by, act.at, act.act, None, None, act.detail, None) for act in found.acts]
+    rows = sorted([*attempts, *acts], key=itemgetter(headers.index("Started")))
     if any(attempt.external_id for attempt in found.attempts):
         terminal.show_table((*headers, "External ID"), rows, texts=2)
     else:
         terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
-
-
-def _history_rows(found: MessageDetails) -> list[terminal.Row]:
-    rows: list[tuple[datetime, terminal.Row]] = [
-        (attempt.started_at, _attempt_row(attempt, found.ended)) for attempt in found.attempts
-    ]
-    rows += [(act.at, (None, act.by, act.at, act.act, None, None, act.detail, None)) for act in found.acts]
-    return [row for _, row in sorted(rows, key=itemgetter(0))]
-
-
-def _attempt_row(made: AttemptRecord, ended: frozenset[str]) -> terminal.Row:
-    return (
-        made.number,
-        made.made_by,
-        made.started_at,
-        made.outcome or ("not recorded" if made.pass_id in ended else "under way"),
-        made.status_code,
-        made.duration_ms,
-        made.error,
-        made.external_id,
-    )
 
 
 # -- explain -------------------------------------------------------------------------------------------------------
@@ -209,7 +199,6 @@ REMEDIES = {
 
 
 def _remedy(found: operations.explain.Explanation) -> str:
-    """Return the command for the first closed gate."""
     if any(gate.name == "escalation" and gate.figure == EscalationReason.UNKNOWN for gate in found.gates):
         return may_have_arrived(found.message_id)
     if found.is_claimed:

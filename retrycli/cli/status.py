@@ -19,8 +19,6 @@ from retrycli.system.host import ANSWER_SECONDS, Asker, Host
 from retrycli.views import formatting, terminal
 
 LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
-NO_SCHEDULE_FOUND = "no cron line or timer found here; the next run is estimated from earlier passes"
-"""Another user's crontab may be unreadable for this user."""
 
 
 def status(
@@ -57,8 +55,10 @@ def status(
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
-        words = f"{formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
-        terminal.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
+        terminal.complain(
+            f"retrycli: {formatting.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated, more "
+            f"than {max_escalated}; see `retrycli escalations`"
+        )
     is_healthy = found.state == "ok" and found.uncalled is None and not too_many
     raise typer.Exit(NOT_OK if check and not is_healthy else 0)
 
@@ -91,7 +91,12 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             **_cause_facts(found),
             **_host_facts(found),
             "Next run": _next_run(loaded, found),
-            **({"Schedule": NO_SCHEDULE_FOUND} if found.unseen else {}),
+            # Another user's crontab may be unreadable for this user.
+            **(
+                {"Schedule": "no cron line or timer found here; the next run is estimated from earlier passes"}
+                if found.unseen
+                else {}
+            ),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -121,19 +126,15 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
 
 
 def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str | None:
-    """Return when the next pass starts, or why no pass starts. Before the first pass, the last line of the output says
-    what to do.
-    """
     if found.uncalled is None:
         return found.next_run
     why, remedy = found.uncalled
+    # Before the first pass, the last line of the output says what to do.
     return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 
 def _claim_facts(found: operations.status.Status) -> dict[str, str]:
-    """Return the owners of the claims on messages in state ``sending``. Only some of these messages have a request in
-    flight.
-    """
+    # Only some of the messages in state ``sending`` have a request in flight.
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
     return {"Claimed by": "the running pass" if found.lock else "a pass that has ended"}
@@ -167,7 +168,6 @@ def _describe_passes(found: operations.status.Status) -> str:
 
 
 def _cause_facts(found: operations.status.Status) -> dict[str, str]:
-    """Return why the last pass ended early, if its result does not show the reason."""
     last = found.last_pass
     is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
     if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
@@ -176,9 +176,7 @@ def _cause_facts(found: operations.status.Status) -> dict[str, str]:
 
 
 def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
-    """Return the destinations that had refused the credentials before the last pass. The last pass shows its own
-    refusals.
-    """
+    # The last pass shows its own refusals.
     return {
         f"API {refusal.destination}": f"refused requests at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
         + ("not attempted since; nothing was due" if refusal.was_idle else "nothing was delivered there since")
@@ -203,7 +201,7 @@ def _describe_pause(found: operations.status.Status) -> str:
     return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
 
 
-# -- what calls the passes on this machine, for `explain` too ------------------------------------------
+# -- what starts passes on this machine, for `explain` too ------------------------------------------------------------
 
 
 def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:
@@ -227,7 +225,7 @@ def complete_commands(loaded: Loaded, text: str) -> str:
 def report_silent_programs(asker: Asker) -> None:
     """Report programs of this machine that did not answer about the schedule."""
     for program in sorted(asker.silent):
-        words = (
-            f"`{program}` did not respond within {ANSWER_SECONDS} s, so schedules that only it can list are not counted"
+        terminal.complain(
+            f"retrycli: `{program}` did not respond within {ANSWER_SECONDS} s, so schedules that only it can list are "
+            "not counted"
         )
-        terminal.complain(f"retrycli: {words}")
