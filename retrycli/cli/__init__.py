@@ -80,7 +80,7 @@ EXAMPLES = {
     "mark-sent": "retrycli mark-sent 17 --note 'the customer has answered it'",
     "requeue": "retrycli requeue --fingerprint d99c9ce87382 --canary 3 --spread 2h",
     "reject": "retrycli reject 17 --reason 'sent manually'",
-    "pause": "retrycli pause --for 2h --reason 'move of the API'",
+    "pause": "retrycli pause --for 2h --reason 'API migration'",
     "resume": "retrycli resume",
     "passes": "retrycli passes --limit 5",
     "stats": "retrycli stats --since 24h --by error",
@@ -205,7 +205,7 @@ def _show_version(wanted: bool) -> None:
 app = typer.Typer(
     name="retrycli",
     cls=_Commands,
-    help="Deliver failed ticket messages: one safe pass per run of cron.",
+    help="Deliver failed ticket messages, one pass per run of cron.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help starts twice as fast, and reads the same when piped

@@ -58,7 +58,7 @@ def retry(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Attempt messages now, even if they wait or are escalated. This uses up no retry."""
+    """Attempt messages now, even if they are waiting or escalated. This uses up no retry."""
     settings, ids = select_messages(
         ctx, config, "Try", message_ids, filters, yes=yes, as_json=as_json, plan=" now, one after the other"
     )
@@ -182,7 +182,7 @@ def reject(
 ) -> None:
     """Give up on messages. Their status becomes rejected, and no pass sends them. `requeue ID` undoes it."""
     if not reason.strip():
-        raise typer.BadParameter("the reason is empty; state one", param_hint="--reason")
+        raise typer.BadParameter("the reason is empty; give one", param_hint="--reason")
     settings, ids = select_messages(
         ctx, config, "Reject", message_ids, filters, yes=yes, as_json=as_json, asks_on_terminal=True
     )

@@ -19,11 +19,11 @@ from retrycli.views import terminal
 
 cron = typer.Typer(help="Run passes from cron or a systemd timer.", no_args_is_help=True, rich_markup_mode=None)
 
-User = Annotated[bool, typer.Option("--user", help="Use your own crontab. Root uses the system's by default.")]
+User = Annotated[bool, typer.Option("--user", help="Use your own crontab. By default, root uses the system's.")]
 Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
 RunAs = Annotated[
     str | None,
-    typer.Option(help="The user who runs the passes; root only if you name it.", show_default="the database's owner"),
+    typer.Option(help="The user to run passes as; root only if you name it.", show_default="the database's owner"),
 ]
 
 
@@ -76,7 +76,7 @@ def cron_install(
     elif not changes:
         terminal.say("Already installed and up to date.")
     elif not log and loaded.settings.logging.file is None:
-        terminal.say(f"The log is not kept: set logging.file in {wanted.config}.")
+        terminal.say(f"No log file is configured: set logging.file in {wanted.config}.")
     elif place is SchedulePlace.OWN_TIMER:
         terminal.say("The timer stops while you are logged out, unless you run `loginctl enable-linger`.")
     if not place.is_timer and cron_is_running(host) is False:
@@ -169,7 +169,7 @@ def _propose(
 def _confirm_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
     if not found:
         return
-    why = "you must confirm the change"
+    why = "this changes the schedule"
     require_confirmation(why, yes=yes, as_json=as_json)
     if not as_json:
         for change in chain.from_iterable(found.values()):

@@ -69,11 +69,11 @@ def db_prune(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Delete old attempts, actions and passes. Messages and the queue stay."""
+    """Delete old attempts, actions and passes. Messages and the queue are kept."""
     settings = load_settings(ctx, config)
     old = operations.maintenance.count_history(settings, before=before)
-    attempts, acts = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "act")
-    found = f"{attempts}, {acts} and {formatting.count(old['passes'], 'pass')}"
+    attempts, actions = formatting.count(old["attempts"], "attempt"), formatting.count(old["acts"], "action")
+    found = f"{attempts}, {actions} and {formatting.count(old['passes'], 'pass')}"
     if not as_json:
         terminal.say(f"{found} ended before {formatting.local_time(before)}.")
     confirm("Delete them permanently?", "deleted records can't be restored", yes=yes, as_json=as_json)
@@ -96,7 +96,7 @@ def db_erase(
     settings = load_settings(ctx, config)
     found = operations.maintenance.count_texts(settings, ticket)
     if not as_json:
-        terminal.say(f"retrycli has the texts of {formatting.count(found, 'edit')} to ticket {printable(ticket)}.")
+        terminal.say(f"retrycli keeps the texts of {formatting.count(found, 'edit')} to ticket {printable(ticket)}.")
     if found:
         confirm("Erase them permanently?", "erased texts can't be restored", yes=yes, as_json=as_json)
     erased = operations.maintenance.erase_texts(settings, ticket)
@@ -150,7 +150,7 @@ def db_copy(
     _show_copy(done, as_json=as_json)
     if not done.verified:
         terminal.complain(
-            "retrycli: the counts differ, because another process wrote meanwhile. Stop that process and run this again"
+            "retrycli: the counts differ because another process is writing. Stop that process and run this again"
         )
         raise typer.Exit(NOT_OK)
     if not as_json:
@@ -176,7 +176,7 @@ def _say_what_follows_copy(done: operations.maintenance.Move, *, moved_to_option
     if done.paused:
         terminal.say("Deliveries are also paused in the target.")
     else:
-        terminal.say("Run no more passes on the old database: they would send the same messages.")
+        terminal.say("Run no more passes on the old database: they would send the same messages again.")
     steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
     if moved_to_option:
         steps.insert(0, "set database.url to the URL of --to")
@@ -199,7 +199,7 @@ def db_index(
             for statement in statements:
                 terminal.show_text(f"{statement};")
         if statements:
-            meanwhile = " Other processes can't write to the file meanwhile." if index.holds_writers_up else ""
+            meanwhile = " Meanwhile, other processes can't write to the file." if index.holds_writers_up else ""
             confirm(
                 f"{'Drop' if drop else 'Create'} the index?{meanwhile}",
                 "this changes the application's table",

@@ -44,7 +44,7 @@ def sandbox(
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
-        typer.echo(f"A ticketing API to experiment with, at {server.url}; press Ctrl-C to stop it.")
+        typer.echo(f"Simulating a ticketing API at {server.url}. Press Ctrl-C to stop.")
         typer.echo(suggested.own(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once"))
         try:
             server.wait()
@@ -58,5 +58,5 @@ def _show_request(method: str, path: str, delivery_key: str | None, status: int)
 
 
 def demo() -> None:
-    """Show the main task on an example database."""
+    """Try retrycli on an example database."""
     operations.demo.run()

@@ -106,8 +106,8 @@ def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_
             waiting = f"{formatting.count(count, 'message')} {'is' if count == 1 else 'are'} waiting"
             terminal.say(f"{to} {why}{until}: until then a pass would send nothing there; {waiting}.")
         elif to in foreseen.probed:
-            rest = f"; if this delivers it, {count - 1:,} more follow" if count > 1 else ""
-            terminal.say(f"{to} is down: the message serves as a probe{rest}.")
+            rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
+            terminal.say(f"{to} is down: one message is sent as a probe{rest}.")
 
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:

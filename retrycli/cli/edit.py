@@ -35,7 +35,7 @@ def edit(
     The editor shows the text: the subject on its first line, a blank line, and the body. The message gets a new
     delivery key.
     """
-    why = "you must confirm the change"
+    why = "this changes the message"
     require_confirmation(why, yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     read, before = operations.edit_message.read_draft(settings, message_id)
@@ -57,7 +57,7 @@ def edit(
         terminal.show_json({"id": message_id, "changed": changed})
         return
     if not changed:
-        terminal.complain("Nothing has changed; nothing was written.")
+        terminal.complain("No changes; nothing was written.")
         return
     terminal.say(f"Changed {', '.join(changed)} of message {message_id}, which has a new delivery key.")
     escalated = read.queue is not None and read.queue["escalated_at"] is not None

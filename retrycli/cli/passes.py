@@ -94,7 +94,7 @@ def pause(
     by: By = None,
     config: ConfigFile = None,
 ) -> None:
-    """Stop deliveries until `resume`, or for a period of time."""
+    """Stop deliveries until `resume`, or for a set time."""
     if length is not None and not length:
         raise typer.BadParameter(
             "the pause would end immediately; omit --for to pause until `retrycli resume`", param_hint="--for"
@@ -105,7 +105,7 @@ def pause(
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     terminal.say(
         f"Paused {until}. Passes still run and are recorded, but send nothing.",
-        "Next: `retrycli resume`, when deliveries may go on",
+        "Next: `retrycli resume`, to deliver again",
     )
 
 

@@ -33,10 +33,10 @@ def list_presets(ctx: typer.Context, as_json: Json = False) -> None:
     found = operations.presets.bundled()
     if as_json:
         terminal.show_json({"presets": [_preset_fields(name, preset) for name, preset in found.items()]})
-        return
-    rows = [(name, _title(preset), _summary(preset)) for name, preset in found.items()]
-    terminal.show_table(("Name", "System", "Features"), rows, texts=1)
-    terminal.say(f"Next: `retrycli presets show {rows[0][0]}`, or set gateway.preset")
+    else:
+        rows = [(name, _title(preset), _summary(preset)) for name, preset in found.items()]
+        terminal.show_table(("Name", "System", "Features"), rows, texts=1)
+        terminal.say(f"Next: `retrycli presets show {rows[0][0]}`, or set gateway.preset")
 
 
 @presets.command("show")

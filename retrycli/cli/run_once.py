@@ -55,7 +55,7 @@ def run_once(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Attempt at most N messages.")] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="If the ticketing API is down, probe it now, not later.")
+        bool, typer.Option("--probe", help="If the ticketing API is down, send a probe now instead of waiting.")
     ] = False,
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait at most N seconds for another pass to end.", show_default="2")

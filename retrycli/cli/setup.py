@@ -54,9 +54,9 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
         terminal.show_json(
             {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}
         )
-        return
-    terminal.show_table(("Setting", "Value", "From"), values)
-    terminal.say("Next: retrycli config check")
+    else:
+        terminal.show_table(("Setting", "Value", "From"), values)
+        terminal.say("Next: retrycli config check")
 
 
 @config.command("check")
@@ -65,9 +65,9 @@ def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile =
     facts = operations.setup.check(load_settings(ctx, config))
     if as_json:
         terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
-        return
-    terminal.show_facts(facts)
-    terminal.say("Next: retrycli run-once --dry-run")
+    else:
+        terminal.show_facts(facts)
+        terminal.say("Next: retrycli run-once --dry-run")
 
 
 def doctor(
@@ -140,5 +140,5 @@ def version(as_json: Json = False) -> None:
 
     if as_json:
         terminal.show_json({"version": retrycli.__version__})
-        return
-    typer.echo(f"retrycli {retrycli.__version__}")
+    else:
+        typer.echo(f"retrycli {retrycli.__version__}")

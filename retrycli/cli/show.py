@@ -81,9 +81,9 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:
         case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
-            return f"`retrycli edit {message_id}`, or fix its row; then run `{retry}`"
+            return f"`retrycli edit {message_id}`, or fix the row; then run `{retry}`"
         case EscalationReason.INVALID:
-            return f"fix its row in the application, then run `{retry}`"
+            return f"fix the row in the application, then run `{retry}`"
         case EscalationReason.UNKNOWN:
             return may_have_arrived(message_id)
         case EscalationReason.CHANGED:
@@ -190,7 +190,7 @@ def _next_attempt(found: operations.explain.Explanation) -> datetime | str:
 
 REMEDIES = {
     "status": "retrycli list-failed",
-    "data": "`retrycli show {id}`; fix its row in the application",
+    "data": "`retrycli show {id}`, then fix the row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
     "disk": "retrycli doctor",

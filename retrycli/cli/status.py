@@ -147,7 +147,7 @@ def _expired_facts(found: operations.status.Status) -> dict[str, str]:
     if found.pause is not None or found.breakers:
         then = "a pass escalates them once deliveries resume"
     elif found.messages["expired_due"] < expired:
-        then = "a pass escalates each when it is due"
+        then = "a pass escalates each message when it is due"
     else:
         then = f"the next pass escalates {'it' if expired == 1 else 'them'}"
     return {"Expired": f"{expired:,} of the waiting messages; {then}"}
@@ -163,7 +163,7 @@ def _describe_passes(found: operations.status.Status) -> str:
     if last.result is not None:  # the counts are written when it ends
         words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     if found.missing is not None:
-        words += f"; none has begun since: {suggested.quoted(found.missing)}"
+        words += f"; no pass has begun since: {suggested.quoted(found.missing)}"
     return words
 
 

@@ -153,7 +153,7 @@ def test_an_unchanged_text_is_not_an_edit(at_desk: Cli, application: Application
     application.add(11, hours_ago=0)
     before = application.dump()
     done = at_desk.having(editor(at_desk.cwd, "true"))("edit", "11", "--yes")
-    assert (done.returncode, done.stderr) == (0, "Nothing has changed; nothing was written.\n")
+    assert (done.returncode, done.stderr) == (0, "No changes; nothing was written.\n")
     assert at_desk.json("edit", "11", "--subject", "Re: Invoice", "--yes") == {"id": 11, "changed": []}
     assert application.dump() == before
 
@@ -318,7 +318,7 @@ def test_erases_the_values_of_one_ticket(edited: Cli, application: Application) 
     assert refused.returncode == 2
     assert "pass --yes to confirm" in " ".join(refused.stderr.split())
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
-    assert screen.text.startswith("retrycli has the texts of 2 edits to ticket 4711.\n")
+    assert screen.text.startswith("retrycli keeps the texts of 2 edits to ticket 4711.\n")
     assert screen.text.endswith("Nothing was changed.\n")
     screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["y"])
     assert "Erased the texts of 2 edits.\n" in screen.text

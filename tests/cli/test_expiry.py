@@ -220,8 +220,14 @@ def test_lists_show_expiring_and_expired_messages(at_work: Cli, application: App
         "expired": 2,
         "expired_due": 1,
     }
-    assert "Expired\t2 of the waiting messages; a pass escalates each when it is due\n" in shown.piped["status"].stdout
-    assert "Expired 2 of the waiting messages; a pass escalates each when it is due" in shown.screens["status"].words
+    assert (
+        "Expired\t2 of the waiting messages; a pass escalates each message when it is due\n"
+        in shown.piped["status"].stdout
+    )
+    assert (
+        "Expired 2 of the waiting messages; a pass escalates each message when it is due"
+        in shown.screens["status"].words
+    )
     assert "expired; a pass will escalate it" in shown.piped["explain 1"].stdout
     assert "expired; a pass will escalate it" in shown.piped["explain 2"].stdout
     assert "escalates it" not in shown.piped["explain 6"].stdout

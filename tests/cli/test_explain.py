@@ -593,7 +593,7 @@ def test_json_has_the_gates_as_a_list(waiting: Cli) -> None:
     ("statement", "said"),
     [
         ("UPDATE pending_messages SET status = 'sent'", "Next: retrycli list-failed"),
-        ("UPDATE pending_messages SET body = NULL", "Next: `retrycli show 8`; fix its row in the application"),
+        ("UPDATE pending_messages SET body = NULL", "Next: `retrycli show 8`, then fix the row in the application"),
     ],
 )
 def test_names_the_command_for_the_first_closed_gate(

@@ -275,7 +275,7 @@ def test_show_has_the_same_times_in_json_as_the_lists(shown: Shown) -> None:
 
 def test_show_names_the_step_before_a_retry_for_an_invalid_message(shown: Shown) -> None:
     assert shown.screens["show 14"].text.endswith(
-        "Next: `retrycli edit 14`, or fix its row; then run `retrycli retry 14`\n"
+        "Next: `retrycli edit 14`, or fix the row; then run `retrycli retry 14`\n"
     )
 
 

@@ -435,7 +435,7 @@ def test_a_dry_run_lists_only_a_probe_for_a_destination_that_is_down(cli: Cli, a
         application.execute("UPDATE retrycli_breakers SET probe_at = opened_at")
         screen = at_work.on_terminal("run-once", "--dry-run")
         assert f"A pass would send 1 message to {api.url}." in screen.words
-        assert f"{api.url} is down: the message serves as a probe; if this delivers it, 2 more follow." in screen.words
+        assert f"{api.url} is down: one message is sent as a probe; if it is delivered, 2 more follow." in screen.words
         assert at_work("run-once").returncode == 69
     assert len(application.rows("retrycli_attempts")) == 6
 

@@ -288,8 +288,8 @@ def test_db_prune_asks_and_does_nothing_without_confirmation(cli: Cli, applicati
     assert known.on_terminal("db", "prune", "--older-than", "90d", answers=["n"]).words.endswith("Nothing was changed.")
     assert len(application.rows("retrycli_attempts")) == 1
     screen = known.on_terminal("db", "prune", "--older-than", "90d", answers=["y"])
-    assert "1 attempt, 0 acts and 0 passes ended before" in screen.words
-    assert screen.words.endswith("Deleted 1 attempt, 0 acts and 0 passes. Next: retrycli status")
+    assert "1 attempt, 0 actions and 0 passes ended before" in screen.words
+    assert screen.words.endswith("Deleted 1 attempt, 0 actions and 0 passes. Next: retrycli status")
     assert application.rows("retrycli_attempts") == {}
 
 
