@@ -1,9 +1,10 @@
 """Measure the queue, and write the metrics file at the end of a pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from retrycli.config.settings import Settings
@@ -36,8 +37,8 @@ def write_metrics(settings: Settings, database: Database, path: Path, now: datet
     return None
 
 
-def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> prometheus.Measured:
-    """Return the metrics.
+def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mapping[str, Any]:
+    """Return the metrics, by name.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -46,8 +47,8 @@ def measure(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> pro
         return measured(settings, database, now())
 
 
-def measured(settings: Settings, database: Database, now: datetime) -> prometheus.Measured:
-    """Return the metrics of an open database.
+def measured(settings: Settings, database: Database, now: datetime) -> Mapping[str, Any]:
+    """Return the metrics of an open database, by name.
 
     Raises:
         DatabaseUnavailable: the database can't be read.
@@ -63,26 +64,32 @@ def measured(settings: Settings, database: Database, now: datetime) -> prometheu
         if gateway.base_url
     }
     down = {hosts.get(breaker.destination) for breaker in ledger.breakers() if breaker.state is BreakerState.OPEN}
-    return prometheus.Measured(
-        version=version("retrycli"),
-        tables=schema.HEAD,
-        retry_interval_seconds=settings.schedule.retry_interval_minutes * 60,
-        first_start=totals.first_start() or first,
-        last_start=newest,
-        last_success=succeeded.finished_at if succeeded else totals.last_success(),
-        last_duration_seconds=(ended.finished_at - ended.started_at).total_seconds() if ended else None,
+    return {
+        "retrycli_build_info": {(version("retrycli"), schema.HEAD): 1},
+        "retrycli_retry_interval_seconds": settings.schedule.retry_interval_minutes * 60,
+        "retrycli_first_pass_start_timestamp_seconds": totals.first_start() or first,
+        "retrycli_last_pass_start_timestamp_seconds": newest,
+        "retrycli_last_pass_duration_seconds": (
+            (ended.finished_at - ended.started_at).total_seconds() if ended else None
+        ),
+        "retrycli_last_success_timestamp_seconds": succeeded.finished_at if succeeded else totals.last_success(),
         # Every label starts from 0, because a rate needs a value to start from.
-        passes={**dict.fromkeys(map(str, PassResult), 0), **counted.passes},
-        attempts={**dict.fromkeys(map(str, OutcomeKind), 0), **counted.attempts},
+        "retrycli_passes": {**dict.fromkeys(map(str, PassResult), 0), **counted.passes},
+        "retrycli_attempts": {**dict.fromkeys(map(str, OutcomeKind), 0), **counted.attempts},
         # Unknown message types share a label: they are escalated, and a label remains as a time series forever.
-        messages={(state.value, kind or "other"): number for (state, kind), number in in_queue.numbers.items()},
-        due=Claims(database).count_due(now + timedelta(seconds=settings.schedule.due_slack_seconds)),
-        oldest_waiting_seconds=_age(now, in_queue.waiting_since),
-        oldest_escalated_seconds=_age(now, in_queue.escalated_since),
-        oldest_unacknowledged_seconds=_age(now, in_queue.unacknowledged_since),
-        paused=ledger.pause(now) is not None,
-        breakers={host: host in down for host in hosts.values()},
-    )
+        "retrycli_messages": {
+            (state.value, kind or "other"): number for (state, kind), number in in_queue.numbers.items()
+        },
+        "retrycli_due_messages": Claims(database).count_due(
+            now + timedelta(seconds=settings.schedule.due_slack_seconds)
+        ),
+        "retrycli_oldest_waiting_age_seconds": _age(now, in_queue.waiting_since),
+        "retrycli_oldest_escalated_age_seconds": _age(now, in_queue.escalated_since),
+        "retrycli_oldest_unacknowledged_age_seconds": _age(now, in_queue.unacknowledged_since),
+        "retrycli_paused": ledger.pause(now) is not None,
+        # A host with several destinations is down if any of them is.
+        "retrycli_breaker_open": {host: host in down for host in hosts.values()},
+    }
 
 
 def _age(now: datetime, since: datetime | None) -> float:

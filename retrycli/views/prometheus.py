@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,30 +19,38 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The values for Prometheus. A time is None if it is not known yet."""
+# A number, or one per label. None if there is none yet, such as the end of the last pass before the first pass.
+Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
 
-    version: str
-    tables: str  # version of retrycli's own tables
-    retry_interval_seconds: float
-    first_start: datetime | None
-    last_start: datetime | None
-    last_success: datetime | None  # end of the last completed pass; a skipped, paused or stopped pass does not count
-    last_duration_seconds: float | None
-    passes: Mapping[str, int]  # counts by result, since the tables were created
-    attempts: Mapping[str, int]  # counts by outcome, since the tables were created
-    messages: Mapping[tuple[str, str], int]  # counts by state and type
-    due: int
-    oldest_waiting_seconds: float
-    oldest_escalated_seconds: float
-    oldest_unacknowledged_seconds: float
-    paused: bool
-    breakers: Mapping[str, bool]  # for each host, True if any of its destinations is down
+# The description and the labels of each metric. Counters have counted since retrycli's own tables were created.
+METRICS = {
+    "retrycli_build_info": ("The version of retrycli that wrote these metrics.", "version", "tables"),
+    "retrycli_retry_interval_seconds": ("The configured interval between passes.",),
+    "retrycli_first_pass_start_timestamp_seconds": ("When the first pass began.",),
+    "retrycli_last_pass_start_timestamp_seconds": ("When the last pass began, including skipped passes.",),
+    "retrycli_last_pass_duration_seconds": ("How long the last pass took.",),
+    "retrycli_last_success_timestamp_seconds": ("When the last completed pass ended; absent until a pass completes.",),
+    "retrycli_passes": ("Passes that have ended.", "result"),
+    "retrycli_attempts": ("Attempts to deliver that have an outcome.", "outcome"),
+    "retrycli_messages": ("Messages in the queue.", "state", "type"),
+    "retrycli_due_messages": ("Waiting messages that the next pass would send.",),
+    "retrycli_oldest_waiting_age_seconds": (
+        "How long ago the oldest waiting message first failed; 0 if none is waiting.",
+    ),
+    "retrycli_oldest_escalated_age_seconds": (
+        "How long ago the oldest escalated message was escalated; 0 if there is none.",
+    ),
+    "retrycli_oldest_unacknowledged_age_seconds": (
+        "How long ago the oldest unacknowledged message was escalated; 0 if there is none.",
+    ),
+    "retrycli_paused": ("1 if deliveries are paused.",),
+    "retrycli_breaker_open": ("1 if the circuit breaker is open.", "destination"),
+}
+COUNTERS = {"retrycli_passes", "retrycli_attempts"}
 
 
-def text(measured: Measured) -> str:
-    """Return the metrics in Prometheus' text format.
+def text(measured: Mapping[str, Values]) -> str:
+    """Return the metrics in Prometheus' text format, from the values of `METRICS`.
 
     Raises:
         ConfigurationError: prometheus-client is not installed.
@@ -59,7 +66,7 @@ def text(measured: Measured) -> str:
     return generate_latest(Families()).decode()
 
 
-def samples(measured: Measured) -> list[dict[str, object]]:
+def samples(measured: Mapping[str, Values]) -> list[dict[str, object]]:
     """Return the metrics for other programs: each value with its name and labels.
 
     Raises:
@@ -72,13 +79,14 @@ def samples(measured: Measured) -> list[dict[str, object]]:
     ]
 
 
-def _families(measured: Measured) -> list[Metric]:
+def _families(measured: Mapping[str, Values]) -> list[Metric]:
     try:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
     except ModuleNotFoundError:
         raise ConfigurationError(f"metrics need prometheus-client: {install('metrics')}") from None
     families: list[Metric] = []
-    for name, about, values, *labels in _metrics(measured):
+    for name, (about, *labels) in METRICS.items():
+        values = measured[name]
         # The format adds _total to the name of a counter, which only goes up.
         family = (CounterMetricFamily if name in COUNTERS else GaugeMetricFamily)(name, about, labels=labels)
         for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
@@ -87,53 +95,6 @@ def _families(measured: Measured) -> list[Metric]:
                 family.add_metric((key,) if isinstance(key, str) else key, number)
         families.append(family)
     return families
-
-
-COUNTERS = {"retrycli_passes", "retrycli_attempts"}
-Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None  # one, or one per label
-
-
-def _metrics(measured: Measured) -> list[tuple[str, str, Values, *tuple[str, ...]]]:
-    return [
-        (
-            *("retrycli_build_info", "The version of retrycli that wrote these metrics."),
-            *({(measured.version, measured.tables): 1}, "version", "tables"),
-        ),
-        ("retrycli_retry_interval_seconds", "The configured interval between passes.", measured.retry_interval_seconds),
-        ("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", measured.first_start),
-        (
-            "retrycli_last_pass_start_timestamp_seconds",
-            "When the last pass began, including skipped passes.",
-            measured.last_start,
-        ),
-        ("retrycli_last_pass_duration_seconds", "How long the last pass took.", measured.last_duration_seconds),
-        (
-            "retrycli_last_success_timestamp_seconds",
-            "When the last completed pass ended; absent until a pass completes.",
-            measured.last_success,
-        ),
-        ("retrycli_passes", "Passes that have ended.", measured.passes, "result"),
-        ("retrycli_attempts", "Attempts to deliver that have an outcome.", measured.attempts, "outcome"),
-        ("retrycli_messages", "Messages in the queue.", measured.messages, "state", "type"),
-        ("retrycli_due_messages", "Waiting messages that the next pass would send.", measured.due),
-        (
-            "retrycli_oldest_waiting_age_seconds",
-            "How long ago the oldest waiting message first failed; 0 if none is waiting.",
-            measured.oldest_waiting_seconds,
-        ),
-        (
-            "retrycli_oldest_escalated_age_seconds",
-            "How long ago the oldest escalated message was escalated; 0 if there is none.",
-            measured.oldest_escalated_seconds,
-        ),
-        (
-            "retrycli_oldest_unacknowledged_age_seconds",
-            "How long ago the oldest unacknowledged message was escalated; 0 if there is none.",
-            measured.oldest_unacknowledged_seconds,
-        ),
-        ("retrycli_paused", "1 if deliveries are paused.", measured.paused),
-        ("retrycli_breaker_open", "1 if the circuit breaker is open.", measured.breakers, "destination"),
-    ]
 
 
 def write(path: Path, content: str) -> None:

@@ -347,7 +347,7 @@ def test_each_pass_adds_to_permanent_totals(application: Application, settings: 
     retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))
     retrycli.run_once(settings, runtime=clock_at(now))
     application.execute("UPDATE retrycli_attempts SET outcome = 'permanent'")
-    found = metrics.measure(settings).attempts
+    found = metrics.measure(settings)["retrycli_attempts"]
     assert (found["delivered"], found["permanent"]) == (3, 0)
 
 
@@ -357,7 +357,7 @@ def test_a_message_is_due_when_the_next_pass_would_send_it(application: Applicat
     [row] = application.rows("retrycli_queue").values()
     at = datetime.fromisoformat(str(row["next_attempt_at"])).replace(tzinfo=UTC)
     for seconds, due in ((-61, 0), (-60, 1), (0, 1)):
-        assert metrics.measure(settings, now=lambda: at + timedelta(seconds=seconds)).due == due  # noqa: B023  called now
+        assert metrics.measure(settings, now=lambda: at + timedelta(seconds=seconds))["retrycli_due_messages"] == due  # noqa: B023  called now
 
 
 def test_a_running_pass_counts_for_the_last_start_and_not_for_the_duration(
@@ -372,9 +372,13 @@ def test_a_running_pass_counts_for_the_last_start_and_not_for_the_duration(
         *[f"{began:%Y-%m-%d %H:%M:%S.%f}"] * 2,
     )
     after = metrics.measure(settings)
-    assert after.last_start == began
-    assert after.last_success == before.last_success is not None
-    assert after.last_duration_seconds == before.last_duration_seconds is not None
+    assert after["retrycli_last_pass_start_timestamp_seconds"] == began
+    assert (
+        after["retrycli_last_success_timestamp_seconds"]
+        == before["retrycli_last_success_timestamp_seconds"]
+        is not None
+    )
+    assert after["retrycli_last_pass_duration_seconds"] == before["retrycli_last_pass_duration_seconds"] is not None
 
 
 def test_the_last_success_survives_pruning(application: Application, folder: Path) -> None:
@@ -387,7 +391,7 @@ def test_the_last_success_survives_pruning(application: Application, folder: Pat
         for hours in range(6, 60, 6):
             retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
     assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
-    assert metrics.measure(settings).last_success == begun
+    assert metrics.measure(settings)["retrycli_last_success_timestamp_seconds"] == begun
 
 
 def test_without_a_completed_pass_the_first_start_is_kept(application: Application, folder: Path) -> None:
@@ -399,7 +403,10 @@ def test_without_a_completed_pass_the_first_start_is_kept(application: Applicati
         for hours in range(0, 60, 6):
             retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
             found = metrics.measure(settings)
-            assert (found.first_start, found.last_success) == (begun, None)
+            assert (
+                found["retrycli_first_pass_start_timestamp_seconds"],
+                found["retrycli_last_success_timestamp_seconds"],
+            ) == (begun, None)
     assert len(application.rows("retrycli_passes")) < 10
 
 
@@ -417,18 +424,21 @@ def test_two_gateways_at_one_host_have_separate_states(application: Application,
 
     metrics.measure(settings)  # makes the tables
     write_down("given-up")
-    assert metrics.measure(both).breakers == {"desk": False}
+    assert metrics.measure(both)["retrycli_breaker_open"] == {"desk": False}
     write_down(down)
-    assert metrics.measure(both).breakers == {"desk": True}
+    assert metrics.measure(both)["retrycli_breaker_open"] == {"desk": True}
 
 
 def test_an_acknowledged_escalation_still_counts(application: Application, settings: Settings) -> None:
     application.add(101, body=None)
     retrycli.run_once(settings, runtime=clock_at(datetime.now(UTC) - timedelta(hours=2)))
     found = metrics.measure(settings)
-    assert found.oldest_unacknowledged_seconds == pytest.approx(7200, abs=60)
+    assert found["retrycli_oldest_unacknowledged_age_seconds"] == pytest.approx(7200, abs=60)
     application.execute("UPDATE retrycli_queue SET acknowledged_at = '2026-03-02 12:00:00', acknowledged_by = 'ada'")
     found = metrics.measure(settings)
-    assert (found.oldest_unacknowledged_seconds, found.messages["escalated", "customer"]) == (0, 1)
-    assert found.oldest_escalated_seconds == pytest.approx(7200, abs=60)
-    assert found.oldest_waiting_seconds == 0
+    assert (
+        found["retrycli_oldest_unacknowledged_age_seconds"],
+        found["retrycli_messages"]["escalated", "customer"],
+    ) == (0, 1)
+    assert found["retrycli_oldest_escalated_age_seconds"] == pytest.approx(7200, abs=60)
+    assert found["retrycli_oldest_waiting_age_seconds"] == 0

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -15,43 +14,41 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.views.prometheus import Measured, samples, text, write
+from retrycli.views.prometheus import Values, samples, text, write
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-NOTHING_YET = Measured(
-    version="0.1.0",
-    tables="0006",
-    retry_interval_seconds=900,
-    first_start=None,
-    last_start=None,
-    last_success=None,
-    last_duration_seconds=None,
-    passes={"completed": 0, "skipped": 0},
-    attempts={"delivered": 0, "refused": 0},
-    messages={("waiting", "customer"): 0},
-    due=0,
-    oldest_waiting_seconds=0,
-    oldest_escalated_seconds=0,
-    oldest_unacknowledged_seconds=0,
-    paused=False,
-    breakers={},
-)
-AT_WORK = replace(
-    NOTHING_YET,
-    first_start=NOON - timedelta(days=400),
-    last_start=NOON,
-    last_success=NOON,
-    last_duration_seconds=1.5,
-    passes={"completed": 7, "skipped": 1},
-    attempts={"delivered": 2**53, "refused": 1},
-    messages={("waiting", "customer"): 3, ("escalated", "supplier"): 1},
-    due=2,
-    oldest_waiting_seconds=3600.25,
-    oldest_escalated_seconds=7200,
-    oldest_unacknowledged_seconds=60,
-    paused=True,
-    breakers={"tickets.example.com": True},
-)
+NOTHING_YET: dict[str, Values] = {
+    "retrycli_build_info": {("0.1.0", "0006"): 1},
+    "retrycli_retry_interval_seconds": 900,
+    "retrycli_first_pass_start_timestamp_seconds": None,
+    "retrycli_last_pass_start_timestamp_seconds": None,
+    "retrycli_last_pass_duration_seconds": None,
+    "retrycli_last_success_timestamp_seconds": None,
+    "retrycli_passes": {"completed": 0, "skipped": 0},
+    "retrycli_attempts": {"delivered": 0, "refused": 0},
+    "retrycli_messages": {("waiting", "customer"): 0},
+    "retrycli_due_messages": 0,
+    "retrycli_oldest_waiting_age_seconds": 0,
+    "retrycli_oldest_escalated_age_seconds": 0,
+    "retrycli_oldest_unacknowledged_age_seconds": 0,
+    "retrycli_paused": False,
+    "retrycli_breaker_open": {},
+}
+AT_WORK: dict[str, Values] = NOTHING_YET | {
+    "retrycli_first_pass_start_timestamp_seconds": NOON - timedelta(days=400),
+    "retrycli_last_pass_start_timestamp_seconds": NOON,
+    "retrycli_last_pass_duration_seconds": 1.5,
+    "retrycli_last_success_timestamp_seconds": NOON,
+    "retrycli_passes": {"completed": 7, "skipped": 1},
+    "retrycli_attempts": {"delivered": 2**53, "refused": 1},
+    "retrycli_messages": {("waiting", "customer"): 3, ("escalated", "supplier"): 1},
+    "retrycli_due_messages": 2,
+    "retrycli_oldest_waiting_age_seconds": 3600.25,
+    "retrycli_oldest_escalated_age_seconds": 7200,
+    "retrycli_oldest_unacknowledged_age_seconds": 60,
+    "retrycli_paused": True,
+    "retrycli_breaker_open": {"tickets.example.com": True},
+}
 
 
 def read(content: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
