@@ -44,7 +44,7 @@ def sandbox(
         raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
-        typer.echo(f"Simulating a ticketing API at {server.url}. Press Ctrl-C to stop.")
+        typer.echo(f"Simulating a ticketing API at {server.url}; press Ctrl-C to stop it.")
         typer.echo(suggested.own(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once"))
         try:
             server.wait()

@@ -68,16 +68,11 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     Off a terminal the column holds the time of expiry. On a terminal it says which messages expire soon or have
     expired.
     """
-    most = _max_retries_by_type(settings)
+    most, now = _max_retries_by_type(settings), operations.wiring.utc_now()
     expire = any(policy.expires_after for policy in settings.policies.values())
-    for_person, now = terminal.on_terminal(), operations.wiring.utc_now()
-    if for_person:
+    if terminal.on_terminal():
         messages = list(messages)
         expire = any(_expiry(message, settings, now) for message in messages)
-
-    def expiry(message: ListedMessage) -> formatting.Cell:
-        return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
-
     columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
     terminal.show_table(
         (*columns, "Expires") if expire else columns,
@@ -90,7 +85,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 _tries_text(message.retry_count, most.get(message.message_type)),
                 message.next_attempt_at,
                 message.last_error,
-                *((expiry(message),) if expire else ()),
+                *((_expiry(message, settings, now),) if expire else ()),
             )
             for message in messages
         ),
@@ -99,9 +94,10 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     )
 
 
-def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
-    """Describe when a waiting message expires; empty if the expiry is far off."""
+def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> formatting.Cell:
     end, due = message.expires_at(settings.policies), message.next_attempt_at
+    if not terminal.on_terminal():
+        return end
     if message.state is not State.WAITING or end is None or not operations.expiry.is_shown(end, due, now):
         return ""
     if end < now:

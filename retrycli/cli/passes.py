@@ -31,8 +31,7 @@ def passes(
         terminal.show_json(
             {"passes": [asdict(record) for record in found], "pauses": [asdict(pause) for pause in pauses]}
         )
-        return
-    if terminal.on_terminal():
+    elif terminal.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]] = [
             (record.started_at, record.started_by, record.result_in_words(lost), _describe_result(record))
             for record in found
@@ -42,23 +41,23 @@ def passes(
         rows.sort(key=itemgetter(0), reverse=True)
         terminal.show_table(("Started", "By", "Result", "Details"), rows)
         terminal.say("Next: retrycli status")
-        return
-    terminal.show_table(
-        ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
-        [
-            (
-                record.started_at,
-                record.finished_at,
-                record.result_in_words(lost),
-                # The counts are written when a pass ends.
-                *(None if record.result is None else getattr(record, name) for name in COUNTS),
-                describe_end(record.reason, record.detail),
-                record.started_by,
-            )
-            for record in found
-        ],
-        named=header,
-    )
+    else:
+        terminal.show_table(
+            ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
+            [
+                (
+                    record.started_at,
+                    record.finished_at,
+                    record.result_in_words(lost),
+                    # The counts are written when a pass ends.
+                    *(None if record.result is None else getattr(record, name) for name in COUNTS),
+                    describe_end(record.reason, record.detail),
+                    record.started_by,
+                )
+                for record in found
+            ],
+            named=header,
+        )
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:

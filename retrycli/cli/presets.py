@@ -45,7 +45,7 @@ def show(
         str, typer.Argument(metavar="NAME", help="The name of a bundled preset, or a file.", parser=utf8)
     ],
 ) -> None:
-    """Print a preset as TOML, as a start for your own."""
+    """Print a preset as TOML, as a template for your own."""
     terminal.show_text(operations.presets.preset_text(preset))
 
 
@@ -62,22 +62,24 @@ def check(
     found, compared = operations.presets.check(load_settings(ctx, config), preset)
     if as_json:
         terminal.show_json({"ok": True, **_preset_fields(preset, found), "table": compared})
-        return
-    terminal.show_facts(
-        {
-            "Preset": f"{preset}: {_title(found)}",
-            "Credentials": ", ".join(f"gateway.{key}" for key in _credentials(found)) or "depend on gateway.auth",
-            **{
-                str(message_type).capitalize(): ", ".join(
-                    [f"{sent.method} {sent.path}", *_capabilities(found, message_type)]
-                )
-                for message_type, sent in found.messages.items()
-            },
-            "Looks up": "yes" if found.look_up else "no: a message that may have arrived is sent again at most twice",
-            "Table": compared,
-        }
-    )
-    terminal.say("Next: `retrycli deliver-test --ticket ID`, which posts a note to that ticket")
+    else:
+        terminal.show_facts(
+            {
+                "Preset": f"{preset}: {_title(found)}",
+                "Credentials": ", ".join(f"gateway.{key}" for key in _credentials(found)) or "depend on gateway.auth",
+                **{
+                    str(message_type).capitalize(): ", ".join(
+                        [f"{sent.method} {sent.path}", *_capabilities(found, message_type)]
+                    )
+                    for message_type, sent in found.messages.items()
+                },
+                "Looks up": "yes"
+                if found.look_up
+                else "no: a message that may have arrived is sent again at most twice",
+                "Table": compared,
+            }
+        )
+        terminal.say("Next: `retrycli deliver-test --ticket ID`, which posts a note to that ticket")
 
 
 def deliver_test(

@@ -178,7 +178,8 @@ def _show_refused(done: operations.retry.ActionResult) -> None:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_describe_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if lost := len(done.refused) - unfit - len(expired):
-        terminal.say(f"{formatting.count(lost, 'message')} were modified concurrently and left unchanged.")
+        were = "was" if lost == 1 else "were"
+        terminal.say(f"{formatting.count(lost, 'message')} {were} modified concurrently and left unchanged.")
 
 
 def describe_left(done: operations.retry.ActionResult) -> str:

@@ -18,8 +18,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import edit_in_lines
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.listing import ActionRecord, MessageDetails
-from retrycli.domain.message import EscalationReason, utc_time
-from retrycli.domain.message import MessageStatus as RowStatus
+from retrycli.domain.message import EscalationReason, MessageStatus, utc_time
 from retrycli.domain.sanitize import printable
 from retrycli.domain.transition import ActionKind
 from retrycli.system.host import Asker
@@ -66,17 +65,17 @@ def show(
 def _show_edits(acts: Sequence[ActionRecord]) -> None:
     for act in acts:
         if act.before is not None and act.after is not None:
-            print(f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:")  # noqa: T201
-            terminal.show_text("\n".join(edit_in_lines(act.before, act.after)))
+            title = f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:"
+            terminal.show_text("\n".join([title, *edit_in_lines(act.before, act.after)]))
             print()  # noqa: T201
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
-    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
-        if any(policy.expires_after for policy in settings.policies.values()):
-            return f"`retrycli requeue {message_id}` returns the message to the queue, unless it has expired"
-        return f"`retrycli requeue {message_id}` returns the message to the queue"
-    if found.row["status"] != RowStatus.FAILED:
+    if found.row["status"] == MessageStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
+        may_expire = any(policy.expires_after for policy in settings.policies.values())
+        unless = ", unless it has expired" if may_expire else ""
+        return f"`retrycli requeue {message_id}` returns the message to the queue{unless}"
+    if found.row["status"] != MessageStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:

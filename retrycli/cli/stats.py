@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -179,7 +180,13 @@ def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     )
     if figures.outages:
         terminal.say("")
-        _show_outages(figures)
+        terminal.show_table(
+            ("Down from", "To", "Length"),
+            [
+                (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
+                for outage in figures.outages[-NEWEST:][::-1]
+            ],
+        )
     if not figures.attempts:
         return
     if by is not GroupBy.ERROR:
@@ -207,16 +214,6 @@ def _describe_outages(figures: DeliveryStats) -> str:
     return f"{len(figures.outages):,}, {in_words(down)} in total"
 
 
-def _show_outages(figures: DeliveryStats) -> None:
-    terminal.show_table(
-        ("Down from", "To", "Length"),
-        [
-            (outage.began_at, outage.ended_at, in_words(outage.length(figures.until)))
-            for outage in figures.outages[-NEWEST:][::-1]
-        ],
-    )
-
-
 def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
     whole = sum(group.attempts for group in groups)
     most = max(group.attempts for group in groups)
@@ -236,11 +233,13 @@ def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
 
 def _show_tries(tries: Mapping[int, int]) -> None:
     whole, most = sum(tries.values()), max(tries.values())
-    rows = [
-        (f"retry {number}", f"{messages:,}", _percent(messages, whole), _bar(messages, most))
-        for number, messages in tries.items()
-    ]
-    terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
+    terminal.show_table(
+        ("Delivered on", "Messages", "Share", ""),
+        [
+            (f"retry {number}", f"{messages:,}", _percent(messages, whole), _bar(messages, most))
+            for number, messages in islice(tries.items(), ON_SCREEN)
+        ],
+    )
 
 
 def _show_causes(troubles: Sequence[FailureCause], limit: int | None) -> None:
