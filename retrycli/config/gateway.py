@@ -204,11 +204,11 @@ class RoutedGatewaySettings(GatewaySettings):
         Raises:
             ConfigurationError: a destination is not set.
         """
-        ways: dict[str, set[MessageType]] = {}
+        types: dict[str, set[MessageType]] = {}
         for message_type in MessageType:
-            ways.setdefault(self.of(message_type).destination, set()).add(message_type)
-        *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
+            types.setdefault(self.of(message_type).destination, set()).add(message_type)
+        *others, (rest, rest_types) = sorted(types.items(), key=lambda item: len(item[1]))
         return (
             *(Route(where, only=frozenset(only)) for where, only in others),
-            Route(rest, but=frozenset(MessageType) - theirs),
+            Route(rest, but=frozenset(MessageType) - rest_types),
         )

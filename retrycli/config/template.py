@@ -82,9 +82,7 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
 
 
 def _split(text: str, pattern: str) -> tuple[str, str, str]:
-    """Split a text at the first match into the parts before and after. Without a match, the first part is the whole
-    text.
-    """
+    """Split a string at the first match. Without a match, the first part is the whole string."""
     found = re.search(pattern, text, re.MULTILINE)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 

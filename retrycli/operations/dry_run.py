@@ -188,8 +188,8 @@ def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
-        for message_id, kind, made, made_at in views.expiry_facts(rules.due_by(at), tries=tries)
-        if kind in policies and made is not None and policies[MessageType(kind)].is_spent(made, made_at or at, at)
+        for message_id, kind, tried, created_at in views.expiry_facts(rules.due_by(at), tries=tries)
+        if kind in policies and tried is not None and policies[MessageType(kind)].is_spent(tried, created_at or at, at)
     }
 
 
@@ -197,9 +197,9 @@ def _expired(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the waiting messages in the queue that have expired, due or not."""
     policies = {kind: policy for kind, policy in rules.policies.items() if policy.expires_after is not None}
     ends = {
-        message_id: policies[MessageType(kind)].wanted_until(made_at)
-        for message_id, kind, _, made_at in (views.expiry_facts(None) if policies else ())
-        if kind in policies and made_at is not None
+        message_id: policies[MessageType(kind)].wanted_until(created_at)
+        for message_id, kind, _, created_at in (views.expiry_facts(None) if policies else ())
+        if kind in policies and created_at is not None
     }
     return {message_id for message_id, end in ends.items() if end is not None and at > end}
 

@@ -22,7 +22,7 @@ from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
 from retrycli.engine import destination, recording, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
-from retrycli.operations.schedule.callers import nothing_calls, ticks_of, why_none_came
+from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import (
     DEFAULT_RUNTIME,
@@ -150,11 +150,11 @@ class _Explainer:
     ) -> Gate:
         if self._grid is None:
             return Gate("cron", open=False, figure="no pass has run yet")
-        uncalled = nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
+        uncalled = why_not_scheduled(callers, passes, interval, self._now, none_hidden=none_hidden)
         if uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(uncalled))
         if passes and is_late(passes[0].started_at, self._now, interval):
-            figure = f"no pass has started for too long: {why_none_came(callers, self._now)}; the last one began at"
+            figure = f"no pass has started for too long: {why_late(callers, self._now)}; the last one began at"
             return Gate("cron", open=False, figure=figure, time=passes[0].started_at)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)

@@ -17,7 +17,7 @@ from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
 from retrycli.domain.transition import ActionKind
 from retrycli.operations import dry_run
-from retrycli.operations.schedule.callers import nothing_calls, ticks_of, why_none_came
+from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
 from retrycli.store.database import Database
 from retrycli.store.passes import Ledger
@@ -132,7 +132,7 @@ def _status(
     messages = dry_run.counts(settings, database, at)
     newest = next((record for record in passes if record.started_by in SCHEDULERS), None)
     late = last is not None and is_late(last.started_at, at, interval)
-    uncalled = nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
+    uncalled = why_not_scheduled(callers, passes, interval, at, none_hidden=none_hidden)
     is_expected = (callers or last is not None) and uncalled is None and not late
     failed = last is not None and last.reason == StopReason.FAULT
     refused = messages["waiting"] and (refusals or (last is not None and last.reason in incidents.REFUSED))
@@ -148,7 +148,7 @@ def _status(
             for name, began in ledger.hosts(at - RETIRED_AFTER, upto).items()
         ],
         next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-        missing=why_none_came(callers, at) if late and uncalled is None else None,
+        missing=why_late(callers, at) if late and uncalled is None else None,
         uncalled=uncalled,
         unseen=callers is not None and not callers and newest is not None and newest.host == gethostname(),
         retry_interval_minutes=settings.schedule.retry_interval_minutes,

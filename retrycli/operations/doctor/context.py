@@ -33,7 +33,7 @@ class Finding:
     remedy: str | None = None
 
 
-def well(name: str, found: str) -> Finding:
+def ok(name: str, found: str) -> Finding:
     """Return a finding that needs no action."""
     return Finding(name, Level.OK, found)
 
@@ -83,7 +83,7 @@ class Context:
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
     """Return a finding from a comparison of another clock with this machine's."""
     if abs(ahead) <= CLOCK_TOLERANCE:
-        return well("clock", f"agrees with that of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
+        return ok("clock", f"agrees with that of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()
     return warning(
         "clock",

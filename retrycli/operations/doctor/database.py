@@ -13,8 +13,8 @@ from retrycli.operations.doctor.context import (
     Finding,
     compared_clocks,
     failure,
+    ok,
     warning,
-    well,
 )
 from retrycli.operations.dry_run import LONG_AGO
 from retrycli.store import own_tables, schema
@@ -34,7 +34,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
 
     columns = database.messages.c.keys()
     check_ids(database)
-    yield well("table", f"{context.settings.database.table} in {database.place} has all required columns")
+    yield ok("table", f"{context.settings.database.table} in {database.place} has all required columns")
     if "updated_at" not in columns:
         yield warning(
             "table",
@@ -48,14 +48,14 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
     for gateway in context.settings.gateway.all.values():
         check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
         fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)
-        yield well(fits[0], f"{fits[1]} matches the table")
+        yield ok(fits[0], f"{fits[1]} matches the table")
 
 
 def tables(context: Context, database: Database) -> Iterator[Finding]:
     """Check the version of retrycli's own tables."""
     found = database.revision()
     if found == schema.HEAD:
-        yield well("tables", f"retrycli's own tables are at version {found}, as this program needs")
+        yield ok("tables", f"retrycli's own tables are at version {found}, as this program needs")
     elif found is None:
         yield warning(
             "tables", "retrycli's own tables do not exist yet", "run `retrycli db upgrade`, or wait for the first pass"
@@ -78,7 +78,7 @@ def queue(_context: Context, database: Database) -> Iterator[Finding]:
     """Check that the queue belongs to the application's table."""
     if database.revision() == schema.HEAD:
         own_tables.check_selection(database)
-        yield well("queue", "the queue belongs to this table")
+        yield ok("queue", "the queue belongs to this table")
 
 
 def age(context: Context, database: Database) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
     days = max((context.now() - oldest).days, 0)
     words = f"the oldest waiting message dates from {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
     if timedelta(days=days) <= LONG_AGO or all(policy.expires_after for policy in context.settings.policies.values()):
-        yield well("age", words)
+        yield ok("age", words)
     else:
         yield warning(
             "age",
@@ -103,13 +103,13 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
     state = FailedIndex(database).state()
     table = context.settings.database.table
     if state is IndexState.THERE:
-        yield well("index", f"{table} has an index on its failed rows")
+        yield ok("index", f"{table} has an index on its failed rows")
     elif state is IndexState.INVALID:
         yield warning(
             "index", f"the index on the failed rows of {table} is incomplete and unused", "`retrycli db index`"
         )
     elif Enrolment(database).goes_round():
-        yield well(
+        yield ok(
             "index",
             f"{table} is too big for a pass to read completely; `retrycli db index` creates an index that helps",
         )
@@ -119,9 +119,9 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
     """Check write permission and the journal mode."""
     check_writable(database, context.now())
     if not database.is_sqlite:
-        yield well("writing", "the database is writable")
+        yield ok("writing", "the database is writable")
     elif (mode := journal_mode(database)) == "wal":
-        yield well("writing", "the database is writable and uses a write-ahead log")
+        yield ok("writing", "the database is writable and uses a write-ahead log")
     else:
         yield warning(
             "writing",
@@ -145,7 +145,7 @@ def search_path(_context: Context, database: Database) -> Iterator[Finding]:
             f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`",
         )
     if not found:
-        yield well("search path", "no other role may create functions in the schemas on the search path")
+        yield ok("search path", "no other role may create functions in the schemas on the search path")
 
 
 def _quoted(name: str) -> str:

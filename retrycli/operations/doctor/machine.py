@@ -10,7 +10,7 @@ from shlex import quote
 
 from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
-from retrycli.operations.doctor.context import Context, Finding, failure, of_error, warning, well
+from retrycli.operations.doctor.context import Context, Finding, failure, of_error, ok, warning
 from retrycli.operations.schedule import proposal
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
@@ -49,13 +49,13 @@ def settings(context: Context) -> Iterator[Finding]:
             f"set these keys in {where}",
         )
     else:
-        yield well("settings", f"from {where}")
+        yield ok("settings", f"from {where}")
 
 
 def files(context: Context) -> Iterator[Finding]:
     """Check who else can read secrets, or change files that a pass relies on."""
     yield from [*_readable_secrets(context), *_weak_files(context)] or [
-        well("files", "no other user can read a secret or change anything that passes rely on")
+        ok("files", "no other user can read a secret or change anything that passes rely on")
     ]
 
 
@@ -183,7 +183,7 @@ def file_system(context: Context) -> Iterator[Finding]:
                 remedy,
             )
         elif path == database and kind is not None:
-            yield well("file system", f"{thing} is on {kind}")
+            yield ok("file system", f"{thing} is on {kind}")
 
 
 def disk(context: Context) -> Iterator[Finding]:
@@ -234,7 +234,7 @@ def lock(context: Context) -> Iterator[Finding]:
     yield from _foreign_lock(context, path)
     holder = PassLock(path).holder()
     if holder is None:
-        yield well("lock", f"{path} is free")
+        yield ok("lock", f"{path} is free")
         return
     words = f"{path} is held by {holder.in_words(context.now())}"
     longest = (
@@ -247,7 +247,7 @@ def lock(context: Context) -> Iterator[Finding]:
             f"see what it is doing (`ps {holder.pid}`); if it hangs, kill it",
         )
     else:
-        yield well("lock", words)
+        yield ok("lock", words)
 
 
 def outputs(context: Context) -> Iterator[Finding]:
@@ -274,7 +274,7 @@ def outputs(context: Context) -> Iterator[Finding]:
         elif find_spec(package) is None:
             yield failure("outputs", f"{key} needs {package}, which is not installed", f"`{process.install(extra)}`")
         else:
-            yield well("outputs", f"{key} can be written: {path}")
+            yield ok("outputs", f"{key} can be written: {path}")
 
 
 def _log_file(path: Path) -> Finding:
@@ -291,7 +291,7 @@ def _log_file(path: Path) -> Finding:
             f"logging.file: {path} has a hard link, and other users can create files in its folder",
             f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file",
         )
-    return well("outputs", f"logging.file can be written: {path}")
+    return ok("outputs", f"logging.file can be written: {path}")
 
 
 def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:

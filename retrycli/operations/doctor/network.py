@@ -22,8 +22,8 @@ from retrycli.operations.doctor.context import (
     compared_clocks,
     failure,
     of_error,
+    ok,
     warning,
-    well,
 )
 from retrycli.operations.schedule.callers import callers_of
 from retrycli.store import schema
@@ -104,7 +104,7 @@ def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None
     elif refusal is not None and not gateway.username:
         yield failure("smtp", f"{where} responds, but {refusal}", CHECK_CREDENTIALS)
     else:
-        yield well("smtp", f"{where} responds" + (" and accepts the login" if gateway.username else ""))
+        yield ok("smtp", f"{where} responds" + (" and accepts the login" if gateway.username else ""))
     if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
         yield warning("smtp", f"the password is sent to {where} unencrypted", "set gateway.starttls = true")
 
@@ -146,11 +146,11 @@ def _probe_finding(
     if outcome.kind in {*OUTAGE, OutcomeKind.THROTTLED}:
         return warning("api", f"{where} has a problem: {said}", "check the API; passes detect when it is back")
     if proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
-        return well("api", f"{where} responds and accepts the credentials")
+        return ok("api", f"{where} responds and accepts the credentials")
     if refusal is not None:
         return failure("api", f"{where} responds ({said} to a GET), but {refusal}", CHECK_CREDENTIALS)
     proof = "; the first delivery will show whether it accepts the credentials" if _has_credentials(gateway) else ""
-    return well("api", f"{where} responds ({said} to a GET){proof}")
+    return ok("api", f"{where} responds ({said} to a GET){proof}")
 
 
 def _has_credentials(gateway: GatewaySettings) -> bool:
@@ -172,7 +172,7 @@ def notifications(context: Context) -> Iterator[Finding]:
             yield of_error("notifications", f"{name}: {error}")
             continue
         if place is None:
-            yield well("notifications", f"{name}: only `retrycli notify test` can show whether it is reachable")
+            yield ok("notifications", f"{name}: only `retrycli notify test` can show whether it is reachable")
         elif problem := _connect(*place):
             yield failure(
                 "notifications",
@@ -180,7 +180,7 @@ def notifications(context: Context) -> Iterator[Finding]:
                 "check the network, or fix notify.urls; then `retrycli notify test`",
             )
         else:
-            yield well("notifications", f"{name} can be reached; `retrycli notify test` sends a test notification")
+            yield ok("notifications", f"{name} can be reached; `retrycli notify test` sends a test notification")
 
 
 def _connect(host: str, port: int) -> str | None:
@@ -217,7 +217,7 @@ def ping(context: Context) -> Iterator[Finding]:
     parts = urlsplit(secret.get_secret_value())
     problem = _connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     if problem is None:
-        yield well("ping", "the dead-man switch can be reached")
+        yield ok("ping", "the dead-man switch can be reached")
     else:
         yield failure(
             "ping", f"the dead-man switch can't be reached: {problem}", "check the network, or fix notify.ping_url"

@@ -10,7 +10,7 @@ from retrycli.domain import cron_line
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import SCHEDULERS, PassRecord, StartedBy, is_late
-from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, warning, well
+from retrycli.operations.doctor.context import CLOCK_TOLERANCE, Context, Finding, failure, ok, warning
 from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.schedule.callers import (
     as_user,
@@ -18,12 +18,12 @@ from retrycli.operations.schedule.callers import (
     callers_of,
     check,
     none_hidden,
-    nothing_calls,
     stopped,
     to_install,
     to_read,
     unread,
-    why_none_came,
+    why_late,
+    why_not_scheduled,
 )
 from retrycli.store.database import Database
 from retrycli.system import systemd
@@ -88,12 +88,12 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
         return failure("scheduler", words, to_install(context.loaded, context.host))
     words += f", but passes run; the last one ran on {last.host}"
     if last.host != gethostname() or last.started_by not in SCHEDULERS:
-        return well("scheduler", words)
+        return ok("scheduler", words)
     if hidden is not None:
         return warning("scheduler", f"{words}; {hidden}", to_read(context.loaded, context.host, "doctor"))
     install = to_install(context.loaded, context.host)
     all_seen = none_hidden(context.host)
-    if nothing_calls([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
+    if why_not_scheduled([], passes, context.interval, context.now(), none_hidden=all_seen) is not None:
         return failure("scheduler", f"{words}, from a cron line that no longer exists", install)
     return warning("scheduler", words, f"if the cron line was removed: {install}")
 
@@ -113,7 +113,7 @@ def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
             f"run as root: {as_user('root', 'doctor', context.loaded)}",
         )
     if objection is None:
-        return well("scheduler", words)
+        return ok("scheduler", words)
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
 
 
@@ -135,11 +135,11 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
         return failure(
             "passes",
             f"{ago}, but there should be one every {wanted}",
-            why_none_came(callers, context.now()),
+            why_late(callers, context.now()),
         )
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
-        return well("passes", f"{ago}; there should be one every {wanted}")
+        return ok("passes", f"{ago}; there should be one every {wanted}")
     words = f"they have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
     remedy = "make the schedule and the setting agree: `retrycli cron check`"
     if (when := _configured_schedule(context, callers)) is not None:

@@ -19,7 +19,7 @@ BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this 
 
 # The problem and the remedy if nothing but operators starts passes. The current user may not see another user's
 # crontab.
-UNCALLED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
+NOT_SCHEDULED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
 
 # The problem and its remedy, which `retrycli.domain.suggested` replaces by the machine's own command.
 CRON_IS_DOWN = (
@@ -224,7 +224,7 @@ def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzin
     return None
 
 
-def nothing_calls(
+def why_not_scheduled(
     callers: Sequence[Caller] | None,
     passes: Sequence[PassRecord],
     interval: timedelta,
@@ -252,15 +252,15 @@ def nothing_calls(
     is_gone = none_hidden and all(
         record.started_by is StartedBy.CRON and record.host == gethostname() for record in others
     )
-    return UNCALLED if is_gone or not others else None
+    return NOT_SCHEDULED if is_gone or not others else None
 
 
-def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
+def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
     """Explain why due passes may not have run, and say where to look. Only a log shows what cron rejects."""
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"
-    if (tick := first_tick(at_work, now)) is not None:
+    if (tick := _first_tick(at_work, now)) is not None:
         return f"cron or its line is newer than the last scheduled time; the first pass is at {tick:%Y-%m-%dT%H:%M:%SZ}"
     if at_work.kind == "timer":
         return f"the timer is running; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
@@ -271,17 +271,11 @@ def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     )
 
 
-def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:
-    """Return the first tick of a cron line since cron loaded it; None if a pass should have begun by now.
-
-    Args:
-        caller: what starts the passes.
-        now: the time.
-        zone: the time zone of cron; by default the system's.
-    """
+def _first_tick(caller: Caller, now: datetime) -> datetime | None:
+    """Return the first tick of a cron line since cron loaded it; None if a pass should have begun by now."""
     if caller.kind != "cron" or caller.since is None:
         return None
-    zone = named_zone(caller.zone) or zone or system_zone()
+    zone = named_zone(caller.zone) or system_zone()
     if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
         return None
     tick = line.next(caller.since).astimezone(UTC)

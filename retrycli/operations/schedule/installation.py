@@ -84,14 +84,14 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
             raise ConfigurationError(
                 f"{change.target.title} has changed meanwhile; nothing was written. Run this again"
             )
-    own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
-    if goes and systemd.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
+    own, removes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
+    if removes and systemd.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
         systemd.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
     for change in changes:
         change.target.write(change.after)
     if place.is_timer and systemd.has_systemd(host):
         systemd.systemctl(host, "daemon-reload", own=own)
-        if not goes:
+        if not removes:
             systemd.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
 
 

@@ -28,12 +28,12 @@ LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
 
 
-Target = crontab.UserCrontab | File  # a text of this machine that can call a pass
+Target = crontab.UserCrontab | File  # a crontab, a systemd unit or another file that an installation changes
 
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """The change of one text; ``after`` is empty if the text is removed."""
+    """The change of one crontab or file; ``after`` is empty if it is removed."""
 
     target: Target
     before: str

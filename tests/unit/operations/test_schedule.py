@@ -20,7 +20,7 @@ import retrycli
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import PassRecord, PassResult, StartedBy
-from retrycli.operations.schedule.callers import callers_of, check, nothing_calls, ticks_of
+from retrycli.operations.schedule.callers import callers_of, check, ticks_of, why_not_scheduled
 from retrycli.operations.schedule.installation import apply, install, remove, texts
 from retrycli.operations.schedule.proposal import SchedulePlace, job, propose, reachable, relied_on, this_python
 from retrycli.system import systemd
@@ -155,7 +155,7 @@ def test_only_manual_passes_show_that_nothing_schedules_them() -> None:
     """Passes of another host, a library or an unknown starter come from places that were not checked."""
 
     def told(*passes: PassRecord) -> bool:
-        return nothing_calls([], passes, 15 * MINUTE, NOON) is not None
+        return why_not_scheduled([], passes, 15 * MINUTE, NOON) is not None
 
     person, long_ago = StartedBy.PERSON, made(600, StartedBy.CRON)
     assert told(made(1, person))
@@ -165,14 +165,14 @@ def test_only_manual_passes_show_that_nothing_schedules_them() -> None:
     assert not told(long_ago, made(601, person)), "that they have stopped coming is another matter"
     for starter in set(StartedBy) - {person}:
         assert not told(made(1, person), made(34, starter))
-    assert nothing_calls(None, [made(1, person)], 15 * MINUTE, NOON) is None
+    assert why_not_scheduled(None, [made(1, person)], 15 * MINUTE, NOON) is None
 
 
 def test_root_detects_that_the_line_of_past_cron_passes_is_gone() -> None:
     """Root sees all crontabs. A user's timer, a library and another host may still start passes."""
 
     def told(*passes: PassRecord) -> bool:
-        return nothing_calls([], passes, 15 * MINUTE, NOON, none_hidden=True) is not None
+        return why_not_scheduled([], passes, 15 * MINUTE, NOON, none_hidden=True) is not None
 
     by_cron = replace(made(1, StartedBy.CRON), host=gethostname())
     assert told(by_cron)
