@@ -42,6 +42,8 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
 
     If it is not, report its last refusal.
     """
+    if database is not None and database.revision() != schema.HEAD:
+        database = None  # this program can't read it
     refusals = {} if database is None else _refusals(context, database)
     waits = bool(refusals) and database is not None and QueueCounts(database).counts(context.now())["waiting"] > 0
     for gateway in context.settings.gateway.all.values():
@@ -51,13 +53,12 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
             # If no messages wait, no pass can find out whether the API still refuses them.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
-    yield from _outages(context, database)
+    if database is not None:
+        yield from _outages(context, database)
 
 
-def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
+def _outages(context: Context, database: Database) -> Iterator[Finding]:
     """Report open circuit breakers, because a server may answer a GET but accept no message."""
-    if database is None or database.revision() != schema.HEAD:
-        return
     used: dict[str | None, str] = {
         section.destination: section.kind for section in context.settings.gateway.all.values()
     }
@@ -73,8 +74,6 @@ def _outages(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _refusals(context: Context, database: Database) -> dict[str, str]:
-    if database.revision() != schema.HEAD:
-        return {}
     ledger = Ledger(database)
     passes = ledger.last_passes(incidents.LOOKBACK, until=context.now() + CLOCK_TOLERANCE)
     return {

@@ -28,7 +28,7 @@ from retrycli.operations.schedule.callers import (
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
-UNEVEN = 1.5  # intervals that are off by this factor are no coincidence
+UNEVEN = 1.5  # passes whose usual interval is off by this factor do not follow the setting
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:

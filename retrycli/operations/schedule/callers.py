@@ -123,7 +123,7 @@ class Verdict:
 
     callers: list[Caller]
     objection: str | None
-    unread: str | None = None  # unreadable places from which a pass may be called
+    unread: str | None = None  # places that can't be read, but may start passes
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:

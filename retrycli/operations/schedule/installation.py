@@ -119,15 +119,13 @@ def _refuse_unreadable(missed: Mapping[str, str], config: str, host: Host) -> No
 def _addition(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
     before = target.read()
     if not place.is_timer:
-        after = cron_line.with_block(before, config, text)
-    elif before and not systemd.is_marked(before, config):
+        return FileChange(target, before, cron_line.with_block(before, config, text))
+    if before and not systemd.is_marked(before, config):
         raise ConfigurationError(
             f"{target.title} already exists, but `retrycli cron install` did not write it for {config}; if nothing "
             "needs it, remove it and run this again"
         )
-    else:
-        after = text
-    return FileChange(target, before, after)
+    return FileChange(target, before, text)
 
 
 def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
