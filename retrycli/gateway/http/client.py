@@ -226,9 +226,8 @@ class Credentials:
 
     def _outcome_without_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
         kind = kind_of_status(answer.status)
-        for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
         return Outcome(
-            kind if for_now else OutcomeKind.UNAUTHORIZED,
+            kind if kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED} else OutcomeKind.UNAUTHORIZED,
             answer.status,
             with_error_text(f"log-in: HTTP {answer.status}, but the response has no {where}", answer, self._errors),
             parse_retry_after(answer.retry_after, now),

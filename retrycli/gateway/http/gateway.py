@@ -161,8 +161,7 @@ class HttpGateway(BaseGateway):
             await self._lookups.preflight(prepared.rule.preflight, prepared.fields)
 
     def _require_settled(self, unsettled_since: datetime) -> None:
-        settle_seconds = max(rule.settle_seconds for rule in self._preset.look_up)
-        settled_at = unsettled_since + timedelta(seconds=settle_seconds)
+        settled_at = unsettled_since + timedelta(seconds=max(rule.settle_seconds for rule in self._preset.look_up))
         if (left := (settled_at - self._now()).total_seconds()) > 0:
             error = f"not found yet; retrycli decides in {left:.0f} s whether to send it again"
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))
@@ -182,8 +181,7 @@ class HttpGateway(BaseGateway):
         headers = HEADERS | {name.lower(): fill_header(name, text, values) for name, text in rule.headers.items()}
         path = fill_path(rule.path, values, rule.query)
         content = multipart_content({}, rule.files, [file]) if rule.files else file_content(file, rule.content_type)
-        request = Request("POST", path, headers, content)
-        reply = await self._client.send(lambda _: request)
+        reply = await self._client.send(lambda _: Request("POST", path, headers, content))
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             certain = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
             error = f"upload of attachment {number}: {reply.outcome.error or 'the response has no token'}"

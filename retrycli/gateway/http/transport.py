@@ -289,8 +289,9 @@ async def check_urls(settings: GatewaySettings, section: str = "gateway") -> Non
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(resolver=_NoNetwork(), socket_factory=_accept, ssl=context)
-        return aiohttp.ClientSession(connector=connector)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=_NoNetwork(), socket_factory=_accept, ssl=context)
+        )
 
     transport = AiohttpTransport(client=session, verify=context)
     try:

@@ -75,8 +75,7 @@ class SmtpGateway(BaseGateway):
             self._host.encode("idna")
         except UnicodeError as error:
             raise ConfigurationError(f"gateway.base_url: {self._host!r} can't be used: {error}") from None
-        encrypted = parts.scheme == "smtps" or settings.starttls
-        self._context = verifying(settings.ca_file) if encrypted else None
+        self._context = verifying(settings.ca_file) if parts.scheme == "smtps" or settings.starttls else None
         password = secret_text(settings.password)
         as_encoded = (f"\0{settings.username or ''}\0{password}", password)
         self._secrets = [password, *(base64.b64encode(secret.encode()).decode() for secret in as_encoded if password)]

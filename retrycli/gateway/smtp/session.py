@@ -232,8 +232,7 @@ class SmtpSession:
 
     def _send(self, mail: Mail) -> Outcome:
         utf8 = self._client.has_extn("smtputf8") and any(not address.local.isascii() for address in mail.envelope)
-        size = mail.size(utf8=utf8)
-        self._send_sender(mail.sender, size, utf8=utf8)
+        self._send_sender(mail.sender, mail.size(utf8=utf8), utf8=utf8)
         accepted, refused = self._send_recipients(mail.envelope, utf8=utf8)
         if not accepted:
             raise NotSent(_outcome_of_refusals(refused))
