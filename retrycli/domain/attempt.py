@@ -44,7 +44,7 @@ class Attempt(NamedTuple):
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries
     # The answer is about retrycli's access and not about the message, which then waits again, unchanged.
-    about_us: bool = False
+    about_access: bool = False
 
     @property
     def begun_at(self) -> datetime:
@@ -61,9 +61,9 @@ class Attempt(NamedTuple):
         """Return an attempt that was recorded at the given time and is not sent yet."""
         return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
 
-    def ended(self, outcome: Outcome, at: datetime, *, about_us: bool = False) -> "Attempt":
+    def ended(self, outcome: Outcome, at: datetime, *, about_access: bool = False) -> "Attempt":
         """Return the attempt with its outcome."""
-        return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_us=about_us)
+        return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_access=about_access)
 
     def decided(self, transition: Transition) -> Decision:
         """Return the decision that results from the attempt: a transition."""

@@ -75,7 +75,7 @@ class Caller:
     config: str | None  # settings file that it names; None if it does not name one
     user: str | None  # its user, if the line or unit names one
     installed: bool  # `cron install` wrote it
-    owner: str = "root"  # its author, as far as its place shows
+    owner: str = "root"  # user who wrote it, as far as its location shows
     running: bool | None = None  # its daemon or timer is active; None if not checked, or unknown
     mail_to: str | None = None  # recipient of its output; None is the line's user, and empty discards it
     # Its time zone, from the CRON_TZ line above, which not every cron supports; None is the system's zone.
@@ -175,7 +175,7 @@ def calls(text: str, *, system: bool, title: str = "", user: str | None = None, 
         text: the crontab.
         system: it is a crontab in /etc, whose lines name the user.
         title: its name for operators.
-        user: the user of lines that name none; empty for the current user.
+        user: the user of lines that don't name one; None for the current user.
         owner: the user who wrote the crontab.
     """
     found = []

@@ -248,9 +248,7 @@ def utc_time(column: str, value: object) -> datetime | None:
             text, leaps = str(value), 0
             if ":60" in text:
                 text, leaps = LEAP_SECOND.subn(":59", text)
-            time = datetime.fromisoformat(text)
-            if leaps:
-                time += timedelta(seconds=leaps)
+            time = datetime.fromisoformat(text) + timedelta(seconds=leaps)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidMessage(f"{column} is not a valid date: {_quoted_value(value)}") from error

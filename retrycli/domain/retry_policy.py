@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
+from retrycli.domain.duration import utc_text
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Transition
@@ -178,7 +179,7 @@ class RetryPolicy:
             has_lookup: the attempt first asks whether an earlier one has arrived.
         """
         if queued.delivered_at is not None:
-            return Transition.changed(f"Not sent: this text was already delivered at {_utc(queued.delivered_at)}")
+            return Transition.changed(f"Not sent: this text was already delivered at {utc_text(queued.delivered_at)}")
         if queued.elsewhere is not None:
             return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if self.expired(queued, now):
@@ -238,10 +239,6 @@ def first_failure(message: Message, now: datetime) -> datetime:
 # Maximum number of requests for a text, as a multiple of ``max_retries``, whatever count the application writes to
 # the row.
 BOUND = 3
-
-
-def _utc(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention required\.")

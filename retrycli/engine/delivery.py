@@ -254,7 +254,7 @@ class Delivery:
         return [attempt.decided(Transition.released()) for attempt in self._destination.doubt.new()]
 
     def _decide(self, attempt: Attempt) -> Decision:
-        if attempt.about_us:
+        if attempt.about_access:
             return attempt.decided(Transition.released(attempt.finished_at))
         return attempt.decided(
             decide(

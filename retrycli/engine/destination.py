@@ -49,10 +49,6 @@ class Destination:
             self.saved = self.breaker = found
             self._stop_if_blocked(now)
 
-    def may_change(self, attempts: Sequence[Attempt]) -> bool:
-        """Return whether these attempts can change the breaker."""
-        return not (self.breaker.is_healthy and all(attempt.outcome.kind in ALIVE for attempt in attempts))
-
     @property
     def probing(self) -> bool:
         """Return whether the destination is considered down, so that the next request is a probe."""
@@ -77,7 +73,7 @@ class Destination:
         """
         observed: list[Attempt] = []
         for attempt in attempts:
-            if attempt.about_us:  # a request that could not be built says nothing about the destination
+            if attempt.about_access:  # a request that could not be built says nothing about the destination
                 observed.append(attempt)
                 continue
             if self.doubt.holds(attempt):
@@ -89,24 +85,24 @@ class Destination:
             if attempt.trial and self.on_trial:
                 self.doubt.count_trial(attempt)
             if self.doubt.is_settled:
-                observed += self._attribute_to_us()
+                observed += self._attribute_to_access()
         return observed + self._observe_withheld() if last else observed
 
     def _observe_withheld(self) -> list[Attempt]:
         """Return the withheld attempts, because no other answer can show what they are about."""
         # A destination that rejects the credentials may have said so with another status before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
-            return self._attribute_to_us()
+            return self._attribute_to_access()
         return [self._update(held) for held in self.doubt.let_go()]
 
-    def _attribute_to_us(self) -> list[Attempt]:
+    def _attribute_to_access(self) -> list[Attempt]:
         """Stop, because the answers in doubt are about retrycli's access and not about the messages."""
         if self.doubt.status is not None:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
             else:
                 self._stop(StopReason.SAME_ANSWER, f"{self.breaker.destination} responds with {self.doubt.words}")
-        return [held._replace(about_us=True) for held in self.doubt.let_go()]
+        return [held._replace(about_access=True) for held in self.doubt.let_go()]
 
     def _update(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
@@ -178,7 +174,7 @@ def judge(
     Returns:
         The attempts that can be decided, and events to emit after the commit.
     """
-    if destination.may_change(attempts):
+    if not (destination.breaker.is_healthy and all(attempt.outcome.kind in ALIVE for attempt in attempts)):
         destination.adopt(deps.ledger.breaker_to_judge(destination.breaker.destination), deps.now())
     before = destination.breaker
     observed = destination.observe(attempts, last=last)

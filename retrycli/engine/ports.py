@@ -61,7 +61,7 @@ class Enrolment(Protocol):
 
 
 class Database(Protocol):
-    """Transactions of all ports together."""
+    """Transactions that span all ports."""
 
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
         """Run all writes in the block in one transaction.

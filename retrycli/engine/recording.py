@@ -1,4 +1,4 @@
-"""Record decisions about claimed messages, also of dead passes, and create the events that follow."""
+"""Record decisions about claimed messages, and about those of dead passes, and create the events that follow."""
 
 from collections.abc import Sequence
 from datetime import datetime

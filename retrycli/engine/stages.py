@@ -165,14 +165,14 @@ class InFlight:
                 return
 
     async def _send(self, gateway: Gateway, attempt: Attempt) -> None:
-        outcome, about_us = attempt.outcome, False
+        outcome, about_access = attempt.outcome, False
         try:
             if self._now() < self._supply.claim.expires_at:
                 outcome = await gateway.deliver(attempt.queued)
         except ConfigurationError as fault:  # the other requests are still answered
             self.fault = self.fault or fault
-            outcome, about_us = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}"), True
-        self._answered.put_nowait(attempt.ended(outcome, self._now(), about_us=about_us))
+            outcome, about_access = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}"), True
+        self._answered.put_nowait(attempt.ended(outcome, self._now(), about_access=about_access))
 
 
 class ResultWriter:
