@@ -39,8 +39,7 @@ class Attempt(NamedTuple):
     # Number of times that its message was the probe since the breaker opened, including this attempt; 0 if this is not
     # a probe.
     probe: int = 0
-    # The attempt is part of a trial, which finds out what answers in doubt are about; see
-    # `Doubt`.
+    # The attempt is part of a trial, which finds out what answers in doubt are about; see `Doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries
     # The answer is about retrycli's access and not about the message, which then waits again, unchanged.

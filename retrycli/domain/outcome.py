@@ -42,9 +42,8 @@ class Outcome:
     retry_after: timedelta | None = None  # rest that the other side asked for, counted from the answer
     # Recipients that have received the message, whatever happened to the others. They never get it again.
     delivered_to: tuple[str, ...] = ()
-    external_id: str | None = None  # message's id on the other side
-    # The answer may be about retrycli's access, or a system in between, and not about the message: see
-    # `IN_DOUBT`.
+    external_id: str | None = None  # id of the message on the other side
+    # The answer may be about retrycli's access, or a system in between, and not about the message: see `IN_DOUBT`.
     in_doubt: bool = False
     # The message was delivered before this attempt: nothing was sent, so this outcome proves nothing about the route.
     found: bool = False

@@ -289,14 +289,11 @@ class Tally:
             case MessageDelivered():
                 self._counts["sent"] += 1
             case MessageRescheduled(outcome=outcome):
-                self._counts["rescheduled"] += 1
-                self._counts["unknown"] += outcome is OutcomeKind.UNKNOWN
+                self._counts.update(rescheduled=1, unknown=int(outcome is OutcomeKind.UNKNOWN))
             case MessageReleased(outcome=outcome):
-                self._counts["released"] += 1
-                self._counts["unknown"] += outcome is OutcomeKind.UNKNOWN
+                self._counts.update(released=1, unknown=int(outcome is OutcomeKind.UNKNOWN))
             case MessageEscalated(reason=reason):
-                self._counts["escalated"] += 1
-                self._counts["unknown"] += reason is EscalationReason.UNKNOWN
+                self._counts.update(escalated=1, unknown=int(reason is EscalationReason.UNKNOWN))
             case _:
                 pass
 

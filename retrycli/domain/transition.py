@@ -18,8 +18,8 @@ class ExpiredClaim(NamedTuple):
     message: QueuedMessage | UnusableMessage
     # The pass or operator that made the attempt whose result the row does not show; None if there is no such attempt.
     attempt_by: str | None
-    outcome: Outcome | None = None  # attempt's outcome, if its answer was recorded before the claim expired
-    difference: Difference | None = None  # change of the row since the attempt began; None if the change is unknown
+    outcome: Outcome | None = None  # outcome of the attempt, if its answer was recorded before the claim expired
+    difference: Difference | None = None  # change of the row since the attempt began; None if unknown
     started_at: datetime | None = None
     duration: timedelta | None = None  # time until the answer
 

@@ -264,7 +264,7 @@ class Dependencies(NamedTuple):
 class PassRules:
     """The rules of a pass."""
 
-    destination: str  # destination for messages without a route of their own
+    destination: str  # for messages without a route of their own
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -274,7 +274,7 @@ class PassRules:
     limit: int | None = None
     rate_per_second: float | None = None
     per_ticket_order: bool = False  # a ticket's messages wait until its earlier ones are delivered or escalated
-    routes: tuple[Route, ...] = ()  # routes, in order; without routes all messages go to ``destination``
+    routes: tuple[Route, ...] = ()  # in order; without routes all messages go to ``destination``
     retention: timedelta | None = None  # age up to which attempts and passes are kept; None keeps them forever
     probe_now: bool = False  # probes a destination that is down, without waiting until its probe is due
     at_a_server: bool = False  # the database is on a server, where each transaction waits

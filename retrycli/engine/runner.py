@@ -225,7 +225,7 @@ def follow(
     """Synchronise the queue with a range of the table. Return False if a stop was requested."""
     changed = deps.enrolment.retire(span)
     for start in range(0, len(changed), CHANGED_AT_ONCE):
-        review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
+        _review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
     rest = span
     while fresh := deps.enrolment.newly_failed(rest, BATCH):
         for escalated in enrol(deps, rules, fresh, now):
@@ -237,7 +237,7 @@ def follow(
     return True
 
 
-def review_escalations(
+def _review_escalations(
     deps: Dependencies, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
@@ -259,12 +259,12 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
-    policy = rules.policies[queued.message.message_type]
     if escalation := escalation_before_send(deps, rules, queued, now):
         # If the application writes an error or a count at every tick, that is not a reason for a new notification.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
-    failed_at = first_failure(queued.message, now)
-    transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
+    transition = rules.policies[queued.message.message_type].enrol(
+        queued.message, first_failed_at=first_failure(queued.message, now), now=now, jitter=deps.jitter()
+    )
     return stays._replace(transition=transition._replace(unknown_count=queued.unknown_count))
 
 

@@ -108,8 +108,7 @@ def heeded_since(host: Host, caller: Caller) -> datetime | None:
     """Return when cron began to use a line in its present form; None if this is unknown, or for a timer."""
     if caller.kind != "cron":
         return None
-    known = [time for time in (_cron_started_at(host.root / "proc"), *_modified_at(host, caller)) if time is not None]
-    return max(known, default=None)
+    return max(filter(None, (_cron_started_at(host.root / "proc"), *_modified_at(host, caller))), default=None)
 
 
 def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:

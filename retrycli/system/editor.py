@@ -60,7 +60,12 @@ def edited(text: str, command: list[str], *, name: str) -> str:
         file = Path(folder, name)
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8", newline="")
-        _run([*command, str(file)])
+        try:
+            code = subprocess.run([*command, str(file)], check=False).returncode  # noqa: S603  the user's own $EDITOR
+        except OSError as error:
+            raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
+        if code != 0:
+            raise NotEdited(f"the editor {command[0]} exited with status {code}; nothing was written")
         try:
             return file.read_bytes().decode()
         except FileNotFoundError:
@@ -69,15 +74,6 @@ def edited(text: str, command: list[str], *, name: str) -> str:
             raise NotEdited(
                 "the text is not valid UTF-8; nothing was written. Set your editor's encoding to UTF-8"
             ) from None
-
-
-def _run(command: list[str]) -> None:
-    try:
-        code = subprocess.run(command, check=False).returncode  # noqa: S603  the command is the user's own $EDITOR
-    except OSError as error:
-        raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
-    if code != 0:
-        raise NotEdited(f"the editor {command[0]} exited with status {code}; nothing was written")
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
-    if _is_read_only(place):
+    if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides the modes; Kubernetes mounts folders so, with mode 0777
         return None
     if found.st_mode & stat.S_IWOTH:
         if is_folder and found.st_mode & stat.S_ISVTX:
@@ -210,13 +210,6 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         group = _group_name(found.st_gid)
         return Weakness(place, f"is writable by the group {group}", f"`chmod g-w {_quoted(place)}`")
     return None
-
-
-def _is_read_only(place: Path) -> bool:
-    """Return whether the file system is read-only, which overrides the modes. Kubernetes mounts some folders in this
-    way, with mode 0777.
-    """
-    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
 def _has_access_list(place: Path) -> bool:
