@@ -1,16 +1,13 @@
-"""The common parts of the gateways: a delivery's progress, time limit, immediate retry and errors, the removal of
-secrets and quotations from error texts, and TLS.
+"""One delivery through any gateway: its progress, its time limit, its immediate retry, and the outcome of its
+errors.
 """
 
 import asyncio
-import json
 import logging
-import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Thread
 from traceback import walk_tb
 from types import TracebackType
@@ -21,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_be
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Message, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, one_line
+from retrycli.gateway.redaction import redact_secrets, without_quotations
 
 logger = logging.getLogger("retrycli")
 
@@ -30,10 +28,6 @@ Result = TypeVar("Result")
 WAIT_SECONDS = (0.1, 0.5)  # minimum and maximum wait before an immediate retry
 LATE_SECONDS = 0.05  # a timer that fires later shows that the process was suspended or its event loop blocked
 GRACE_SECONDS = 0.5  # extra time for such a process to read the answers that arrived in that time
-QUOTED = 16  # minimum length of a quotation: the number of consecutive characters that also occur in the message
-# Number of characters of the message's text that are compared: an error is short, and if it quotes a long text, it
-# quotes the beginning.
-LOOKED_AT = 16 * 1024
 
 
 class NotSent(Exception):
@@ -256,80 +250,3 @@ async def in_thread(work: Callable[Given, Result], *args: Given.args, **options:
 
     Thread(target=run, name=getattr(work, "__qualname__", "work"), daemon=True).start()
     return await asyncio.wrap_future(done)
-
-
-# -- error texts ----------------------------------------------------------------------------------------------
-
-
-def without_quotations(error: str, message: Message) -> str:
-    """Replace quotations of the message's subject or body in a one-line error by ``…``."""
-    words = "\0".join(_written_forms(message))
-    kept, at = "", 0
-    while at < len(error):
-        end = at + QUOTED
-        if end > len(error) or error[at:end] not in words:
-            kept += error[at]
-            at += 1
-        else:
-            while end < len(error) and error[at : end + 1] in words:
-                end += 1
-            kept += "…"
-            at = end
-    return kept
-
-
-def _written_forms(message: Message) -> Iterator[str]:
-    """Yield both texts in the forms in which an answer may quote them: on one line, or as in the request's JSON."""
-    for name in ("subject", "body"):
-        text = str(message.fields[name] or "")[:LOOKED_AT]
-        for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
-            yield " ".join(form.replace("\0", " ").split())
-
-
-def redact_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Mask secrets in a string, because the other side may have echoed them."""
-    for secret in secrets:
-        for spelling in _spellings(secret) if secret else ():
-            text = text.replace(spelling, "***")
-    return text
-
-
-def _spellings(secret: str) -> list[str]:
-    """Return a secret unchanged, as JSON and Python escape it, and escaped by one and then the other. The longest comes
-    first.
-
-    An error quotes an answer's JSON as JSON, and invalid HTTP in Python's notation for bytes.
-    """
-    found = {secret}
-    for _ in range(2):
-        found |= {written for text in found for written in _escaped(text)}
-    return sorted(found, key=len, reverse=True)
-
-
-def _escaped(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # after a quotation mark Python quotes with apostrophes
-    as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
-    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
-
-
-# -- TLS ------------------------------------------------------------------------------------------------------
-
-
-def verifying(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that trusts the system's certificates, and the certificates in a file.
-
-    Raises:
-        ConfigurationError: the file can't be used.
-    """
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"gateway.ca_file: can't use {ca_file}: the file contains no certificates"
-            ) from error
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a valid path"
-            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {reason}") from error
-    return context

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.outcome import one_line
-from retrycli.gateway.delivery import LOOKED_AT, QUOTED, without_quotations
+from retrycli.gateway.redaction import LOOKED_AT, QUOTED, without_quotations
 from tests.gateway.deliveries import deliver, gateway_settings, queued
 from tests.gateway.hostile import Hostile, answer
 

@@ -13,7 +13,7 @@ import httpx
 from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
-from retrycli.gateway.delivery import NotSent, TimeLimit, invalid, redact_secrets
+from retrycli.gateway.delivery import NotSent, TimeLimit, invalid
 from retrycli.gateway.http.client import ApiClient
 from retrycli.gateway.http.request import Request
 from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
@@ -29,6 +29,7 @@ from retrycli.gateway.presets.json_path import find, first_gap
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Get, Question, Step
 from retrycli.gateway.presets.template import Fields, fill_path
+from retrycli.gateway.redaction import redact_secrets
 
 CACHE_SIZE = 100  # maximum number of cached answers for preflights
 MAX_PAGES = 100  # of a list

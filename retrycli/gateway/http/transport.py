@@ -29,7 +29,7 @@ from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
-from retrycli.gateway.delivery import verifying
+from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
 # Maximum idle time of a connection that is reused. If the server closes it just as the next request is written, nothing

@@ -24,11 +24,11 @@ from retrycli.gateway.delivery import (
     in_thread,
     invalid,
     retry_unreachable,
-    verifying,
 )
 from retrycli.gateway.presets.template import places
 from retrycli.gateway.smtp.mime import Mail, compose
 from retrycli.gateway.smtp.session import SmtpSession
+from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}

@@ -1,0 +1,62 @@
+"""Remove secrets and quotations of a message from error texts."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from retrycli.domain.message import Message
+
+QUOTED = 16  # minimum length of a quotation: the number of consecutive characters that also occur in the message
+# Number of characters of the message's text that are compared: an error is short, and if it quotes a long text, it
+# quotes the beginning.
+LOOKED_AT = 16 * 1024
+
+
+def without_quotations(error: str, message: Message) -> str:
+    """Replace quotations of the message's subject or body in a one-line error by ``…``."""
+    words = "\0".join(_written_forms(message))
+    kept, at = "", 0
+    while at < len(error):
+        end = at + QUOTED
+        if end > len(error) or error[at:end] not in words:
+            kept += error[at]
+            at += 1
+        else:
+            while end < len(error) and error[at : end + 1] in words:
+                end += 1
+            kept += "…"
+            at = end
+    return kept
+
+
+def _written_forms(message: Message) -> Iterator[str]:
+    """Yield both texts in the forms in which an answer may quote them: on one line, or as in the request's JSON."""
+    for name in ("subject", "body"):
+        text = str(message.fields[name] or "")[:LOOKED_AT]
+        for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
+            yield " ".join(form.replace("\0", " ").split())
+
+
+def redact_secrets(text: str, secrets: Sequence[str]) -> str:
+    """Mask secrets in a string, because the other side may have echoed them."""
+    for secret in secrets:
+        for spelling in _spellings(secret) if secret else ():
+            text = text.replace(spelling, "***")
+    return text
+
+
+def _spellings(secret: str) -> list[str]:
+    """Return a secret unchanged, as JSON and Python escape it, and escaped by one and then the other. The longest comes
+    first.
+
+    An error quotes an answer's JSON as JSON, and invalid HTTP in Python's notation for bytes.
+    """
+    found = {secret}
+    for _ in range(2):
+        found |= {written for text in found for written in _escaped(text)}
+    return sorted(found, key=len, reverse=True)
+
+
+def _escaped(text: str) -> tuple[str, ...]:
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # after a quotation mark Python quotes with apostrophes
+    as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
+    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

@@ -1,0 +1,26 @@
+"""TLS for connections to the ticketing API and the mail server."""
+
+import ssl
+from pathlib import Path
+
+from retrycli.domain.errors import ConfigurationError
+
+
+def verifying(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts the system's certificates, and the certificates in a file.
+
+    Raises:
+        ConfigurationError: the file can't be used.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"gateway.ca_file: can't use {ca_file}: the file contains no certificates"
+            ) from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a valid path"
+            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {reason}") from error
+    return context
