@@ -145,11 +145,11 @@ class _Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
         for title, names in GROUPS.items():
-            room = formatter.width - LONGEST_COMMAND - 6
+            width = formatter.width - LONGEST_COMMAND - 6
             with formatter.section(title):
                 formatter.write_dl(
                     [
-                        (f"{name:<{LONGEST_COMMAND}}", self.get_command(ctx, name).get_short_help_str(room))
+                        (f"{name:<{LONGEST_COMMAND}}", self.get_command(ctx, name).get_short_help_str(width))
                         for name in names
                     ]
                 )

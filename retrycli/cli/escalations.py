@@ -63,20 +63,20 @@ def list_escalations(
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Show one line per shared cause, then up to `ON_SCREEN` of the other messages."""
-    alike = [group for group in groups if group.count > 1 and group.fingerprint]
-    _show_groups(alike)
-    others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in alike if group.fingerprint])
+    shared = [group for group in groups if group.count > 1 and group.fingerprint]
+    _show_groups(shared)
+    others = Filter(state=State.ESCALATED, other_than=[group.fingerprint for group in shared if group.fingerprint])
     with operations.listing.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)
     if more:
         terminal.say(f"… and {more:,} more: retrycli list-failed --state escalated")
-    for group in sorted(alike, key=lambda group: -group.count)[:HINTS]:
+    for group in sorted(shared, key=lambda group: -group.count)[:HINTS]:
         terminal.say(_hint(group))
-    if len(alike) == 1 and not messages:
-        terminal.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
-    elif alike:
+    if len(shared) == 1 and not messages:
+        terminal.say(f"Next: retrycli list-failed --fingerprint {shared[0].fingerprint}")
+    elif shared:
         terminal.say("Next: retrycli list-failed --state escalated")
     elif messages and messages[0].reason == EscalationReason.UNKNOWN:
         terminal.say(f"Next: {may_have_arrived(messages[0].id)}")
@@ -142,9 +142,9 @@ def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -
         terminal.show_table(headers, map(_escalated, messages), named=named)
         return
     rows = [_escalated(message) for message in messages]
-    seen_to = any(row[-1] for row in rows)
-    columns = len(headers) if seen_to else len(headers) - 1
-    terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)
+    has_notes = any(row[-1] for row in rows)
+    columns = len(headers) if has_notes else len(headers) - 1
+    terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if has_notes else 2)
 
 
 def _escalated(message: ListedMessage) -> terminal.Row:

@@ -110,6 +110,6 @@ def _max_retries_by_type(settings: Settings) -> dict[str, int]:
     return {message_type: policy.max_retries for message_type, policy in settings.policies.items()}
 
 
-def _tries_text(made: int | None, most: int | None) -> str:
+def _tries_text(made: int | None, allowed: int | None) -> str:
     """Return the number of retries made and allowed, with ``?`` for an invalid count or an unknown message type."""
-    return f"{'?' if made is None else made}/{'?' if most is None else most}"
+    return f"{'?' if made is None else made}/{'?' if allowed is None else allowed}"

@@ -167,13 +167,13 @@ def _waits(figures: DeliveryStats) -> list[timedelta | None]:
 
 def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
-    made = [sum(counts.values()) for counts in columns]
-    good = [counts.get(OutcomeKind.DELIVERED, 0) for counts in columns]
+    attempts = [sum(counts.values()) for counts in columns]
+    delivered = [counts.get(OutcomeKind.DELIVERED, 0) for counts in columns]
     terminal.show_facts(
         {
             "Since": figures.since,
-            "Attempts": f"{figures.attempts:<9,} {_curve(made)}",
-            "Delivered": f"{figures.delivered:<9,} {_curve(good)}",
+            "Attempts": f"{figures.attempts:<9,} {_curve(attempts)}",
+            "Delivered": f"{figures.delivered:<9,} {_curve(delivered)}",
             "Waited": _describe_waits(figures),
             "Outages": _describe_outages(figures),
         }

@@ -29,8 +29,8 @@ from retrycli.views import formatting
 GAP = 2  # spaces between columns
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
-TEXT_ROOM = 30  # minimum width of a text column; below it, texts get lines of their own
-AT_ONCE = 100  # list items serialized together
+MIN_TEXT_WIDTH = 30  # of a column; if there is less space, texts get lines of their own
+BATCH = 100  # list items serialized together
 INDENT = (0, 0, 0, 4)
 
 Row = Sequence[formatting.Cell]
@@ -59,7 +59,7 @@ def _pieces(value: object) -> Iterator[str]:
         yield formatting.as_json(value)
         return
     yield "["
-    for number, some in enumerate(iter(lambda: list(islice(value, AT_ONCE)), [])):
+    for number, some in enumerate(iter(lambda: list(islice(value, BATCH)), [])):
         yield (", " if number else "") + formatting.as_json(some)[1:-1]
     yield "]"
 
@@ -89,7 +89,9 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
 
     screen = Console(highlight=False)
     widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
-    least = [min(width, TEXT_ROOM) if number >= len(widths) - texts else width for number, width in enumerate(widths)]
+    least = [
+        min(width, MIN_TEXT_WIDTH) if number >= len(widths) - texts else width for number, width in enumerate(widths)
+    ]
     if texts and sum(least) + GAP * (len(least) - 1) > screen.width:
         screen.print(*_stacked(headers, cells, widths[:-texts]), sep="\n")
     else:
@@ -164,14 +166,14 @@ def _steps(remedy: str, indent: int) -> Iterator[str]:
 
 
 def _folded(text: str, indent: int) -> str:
-    room = get_terminal_size().columns - indent
-    # Half of the room, because a character may be two columns wide.
-    if " " not in text or len(text) <= room // 2 or room < TEXT_ROOM:
+    width = get_terminal_size().columns - indent
+    # Half of the width, because a character may be two columns wide.
+    if " " not in text or len(text) <= width // 2 or width < MIN_TEXT_WIDTH:
         return text
     from rich.console import Console
     from rich.text import Text
 
-    lines = Text(text).wrap(Console(width=room), room, overflow="fold")
+    lines = Text(text).wrap(Console(width=width), width, overflow="fold")
     return ("\n" + " " * indent).join(line.plain.rstrip() for line in lines)
 
 

@@ -14,8 +14,8 @@ from itertools import pairwise
 from retrycli.domain.delivery_stats import DAY, OUTCOMES, Outage, PassMark
 
 HEIGHT = 100
-BAND = 6  # room above the columns for the marks of outages, which no column can cover
-AIR = 0.14  # share of a bar's room that stays empty
+BAND = 6  # height of the marks of outages, above all columns
+GAP = 0.14  # share of a bar's width that stays empty
 ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # first two digits of a round number
 LEAST_SHARE = 0.4  # minimum width of a bar that is not 0, in hundredths of the whole
 
@@ -28,7 +28,7 @@ def outcomes(
     length: timedelta,
     *,
     until: datetime,
-    told: Sequence[str],
+    tooltips: Sequence[str],
 ) -> str:
     """Draw attempts over time: a column for each period, stacked by outcome, in front of shaded outages.
 
@@ -37,7 +37,7 @@ def outcomes(
         outages: the outages to shade.
         length: the length of a period.
         until: the end of the chart, which the last period may exceed.
-        told: the tooltip of each column.
+        tooltips: one for each column.
     """
     begin = next(iter(bars))
     top = scale(bars)
@@ -47,9 +47,9 @@ def outcomes(
         for outcome, attempts in counts.items():
             height = attempts / top * HEIGHT
             floor -= height
-            boxes[outcome].append((number + AIR / 2, floor, 1 - AIR, height))
+            boxes[outcome].append((number + GAP / 2, floor, 1 - GAP, height))
     spans = [
-        ((outage.began_at - begin) / length, max(((outage.ended_at or until) - outage.began_at) / length, AIR))
+        ((outage.began_at - begin) / length, max(((outage.ended_at or until) - outage.began_at) / length, GAP))
         for outage in outages
     ]
     total = sum(sum(counts.values()) for counts in bars.values())
@@ -60,8 +60,8 @@ def outcomes(
             _shape("down-edge", [(left, -BAND, width, BAND / 2) for left, width in spans]),
             *(_shape(f"o-{outcome.replace(' ', '-')}", parts) for outcome, parts in boxes.items()),
             *(
-                f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(words)}</title></path>'
-                for number, words in enumerate(told)
+                f'<path class="over" d="M{number} 0h1v{HEIGHT}h-1z"><title>{escape(tooltip)}</title></path>'
+                for number, tooltip in enumerate(tooltips)
             ),
         ],
         title="Attempts by outcome over time",
@@ -111,7 +111,7 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
     """
     boxes: dict[str, list[Box]] = {mark: [] for mark in MARKS}
     for cell, mark in sorted(marks.items()):
-        boxes[mark] += [(cell + AIR / 2, top, 1 - AIR, bottom - top) for top, bottom in MARKS[mark]]
+        boxes[mark] += [(cell + GAP / 2, top, 1 - GAP, bottom - top) for top, bottom in MARKS[mark]]
     begin, end = expected
     return _svg(
         (0, 0, cells, 11.2),

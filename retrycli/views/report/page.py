@@ -24,8 +24,8 @@ from retrycli.views.formatting import count
 from retrycli.views.report import charts
 
 MOST_CAUSES = 12  # maximum number of causes shown, of escalations and of failed attempts
-ERROR_ROOM = 140  # maximum length of an error on the page; its tooltip has more
-TEXT_ROOM = 600  # maximum length of an error in its tooltip
+MAX_ERROR = 140  # maximum length of an error on the page; its tooltip has more
+MAX_TOOLTIP = 600  # maximum length of an error in its tooltip
 MOST_TRIES = 10  # deliveries after more tries share one bar
 MOST_DAYS = 14  # maximum number of days of passes shown
 MOST_TICKS = 8  # maximum number of times under a chart
@@ -54,7 +54,7 @@ class ReportData:
     messages: Mapping[str, int]  # `Status.messages`
     first_pass: datetime | None  # start of the first known pass
     last_pass: datetime | None
-    passes: Sequence[PassMark]  # passes that there is room for, oldest first; see `passes_since`
+    passes: Sequence[PassMark]  # as many passes as fit, oldest first; see `passes_since`
     interval: timedelta  # how often a pass should begin
     causes: Sequence[EscalationGroup]  # the largest first
 
@@ -88,17 +88,17 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
         "number": "{:,}".format,
         "length": in_words,
         "moment": partial(_moment, zone=offset),
-        "short": partial(_cut, room=ERROR_ROOM),
-        "whole": partial(_cut, room=TEXT_ROOM),
+        "short": partial(_cut, longest=MAX_ERROR),
+        "whole": partial(_cut, longest=MAX_TOOLTIP),
     }
     environment.globals["amount"] = count
     template = (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(_values(report, offset))
 
 
-def _cut(text: object, room: int) -> str:
+def _cut(text: object, longest: int) -> str:
     line = printable(str(text))
-    return line if len(line) <= room else line[: room - 1] + "…"
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def _values(report: ReportData, zone: tzinfo) -> dict[str, object]:
@@ -147,7 +147,7 @@ def _over_time(figures: DeliveryStats, zone: tzinfo) -> dict[str, object]:
             figures.outages,
             length,
             until=figures.until,
-            told=[f"{_moment(at, zone)}: {_counts(counts)}" for at, counts in columns.items()],
+            tooltips=[f"{_moment(at, zone)}: {_counts(counts)}" for at, counts in columns.items()],
         ),
         "top": charts.scale(columns),
         "column": length,
@@ -221,11 +221,11 @@ def _passes(report: ReportData, zone: tzinfo) -> dict[str, object]:
 
 def _day(row: charts.Row, cells: int) -> tuple[str, str, str]:
     """Return one day of the timeline: its name, its chart, and the same information in words."""
-    said = _counts(row.results) + (f"; {row.missed:,} missing" if row.missed else "")
+    words = _counts(row.results) + (f"; {row.missed:,} missing" if row.missed else "")
     return (
         f"{row.day:%a} {row.day.day}",
-        charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said),
-        said,
+        charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=words),
+        words,
     )
 
 
@@ -241,15 +241,17 @@ def _headline(
     *,
     reason: str | None = None,
 ) -> tuple[str, str]:
-    """Describe the state in one sentence, and return its severity: ``good``, ``mind`` or ``bad``."""
-    people = messages["escalated"]
-    yours = f"{count(people, 'message')} {'needs' if people == 1 else 'need'} an operator" if people else ""
-    trouble = _problem(state, figures, messages["waiting"], last_pass, zone, reason)
-    if trouble is not None:
-        said, tone = trouble
-        return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
-    if yours:
-        return f"{yours}; everything else is fine.", "mind"
+    """Describe the state in one sentence, and return its severity: ``good``, ``warning`` or ``bad``."""
+    escalated = messages["escalated"]
+    escalations = f"{count(escalated, 'message')} {'needs' if escalated == 1 else 'need'} an operator"
+    problem = _problem(state, figures, messages["waiting"], last_pass, zone, reason)
+    if problem is not None:
+        sentence, tone = problem
+        if not escalated:
+            return f"{sentence}.", tone
+        return f"{sentence}; {escalations}.", "warning" if tone == "good" else tone
+    if escalated:
+        return f"{escalations}; everything else is fine.", "warning"
     if figures.delivered:
         return (
             f"All well: {count(figures.delivered, 'message')} delivered on retry in the last {_span(figures)}, "
@@ -258,7 +260,7 @@ def _headline(
         )
     if waiting := messages["waiting"]:
         wait = f"{count(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next attempt"
-        return f"{wait}; none was delivered in the last {_span(figures)}.", "mind"
+        return f"{wait}; none was delivered in the last {_span(figures)}.", "warning"
     return f"All quiet: no message had to be retried in the last {_span(figures)}.", "good"
 
 
@@ -267,7 +269,7 @@ def _problem(
 ) -> tuple[str, str] | None:
     latest = figures.outages[-1] if figures.outages else None
     if state == "never_run":
-        return "No pass has run yet: run `retrycli run-once`", "mind"
+        return "No pass has run yet: run `retrycli run-once`", "warning"
     if state == "late" and last_pass is not None:
         return f"No pass has begun since {_moment(last_pass, zone)}: check cron", "bad"
     if latest is not None and latest.ended_at is None:
@@ -276,7 +278,7 @@ def _problem(
     if state == "down":
         return suggested.quoted(DOWN.get(reason, "Nothing can be delivered now: run `retrycli doctor`")), "bad"
     if state == "paused":
-        return "Deliveries are paused by an operator", "mind"
+        return "Deliveries are paused by an operator", "warning"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:
         return f"The ticketing API was down {_from_to(latest, zone)} but is back", "good"
     return None

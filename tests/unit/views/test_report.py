@@ -245,29 +245,29 @@ LASTS = Outage(NOON - 2 * HOUR, None)
         ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered on retry in the last 7 days, and", "good"),
         ("ok", figures(tries={1: 1}), {}, "All well: 1 message delivered", "good"),
         ("ok", figures(), {}, "All quiet: no message had to be retried in the last 7 days.", "good"),
-        ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; none was delivered", "mind"),
+        ("ok", figures(), {"waiting": 1}, "1 message waits for its next attempt; none was delivered", "warning"),
         (
             "ok",
             figures(tries={1: 5}),
             {"escalated": 1},
             "1 message needs an operator; everything else is fine.",
-            "mind",
+            "warning",
         ),
         (
             "ok",
             figures(tries={1: 5}),
             {"escalated": 3},
             "3 messages need an operator; everything else is fine.",
-            "mind",
+            "warning",
         ),
         ("ok", figures(outages=[BACK]), {}, "was down from Mon 3 Mar 00:00 to 09:00 but is back.", "good"),
-        ("ok", figures(outages=[BACK]), {"escalated": 3}, "but is back; 3 messages need an operator.", "mind"),
+        ("ok", figures(outages=[BACK]), {"escalated": 3}, "but is back; 3 messages need an operator.", "warning"),
         ("down", figures(outages=[LASTS]), {"waiting": 9}, "has been down since Mon 3 Mar 10:00, and 9 me", "bad"),
         ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00; 3 messages need an operator.", "bad"),
         ("down", figures(), {}, "Nothing can be delivered now: run `retrycli doctor`.", "bad"),
         ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: check cron.", "bad"),
-        ("paused", figures(tries={1: 5}), {}, "Deliveries are paused by an operator.", "mind"),
-        ("never_run", figures(), {"waiting": 5}, "No pass has run yet", "mind"),
+        ("paused", figures(tries={1: 5}), {}, "Deliveries are paused by an operator.", "warning"),
+        ("never_run", figures(), {"waiting": 5}, "No pass has run yet", "warning"),
     ],
 )
 def test_the_headline_describes_the_state(
@@ -318,7 +318,7 @@ def boxes(drawn: str, name: str) -> list[tuple[float, ...]]:
 def test_columns_are_stacked_and_outages_shaded_behind_them() -> None:
     bars = {NOON: {"delivered": 60, "transient": 20}, NOON + HOUR: {}, NOON + 2 * HOUR: {"transient": 100}}
     down = [Outage(NOON + HOUR, NOON + 90 * MINUTE), Outage(NOON + 150 * MINUTE, None)]
-    drawn = charts.outcomes(bars, down, HOUR, until=NOON + 3 * HOUR, told=["<1>", "2", "3"])
+    drawn = charts.outcomes(bars, down, HOUR, until=NOON + 3 * HOUR, tooltips=["<1>", "2", "3"])
     assert boxes(drawn, "o-delivered") == [(0.07, 40, 0.86, 60)]
     assert boxes(drawn, "o-transient") == [(0.07, 20, 0.86, 20), (2.07, 0, 0.86, 100)]
     assert [(left, width) for left, _, width, _ in boxes(drawn, "down")] == [(1, 0.5), (2.5, 0.5)]
@@ -358,7 +358,7 @@ def contrast(one: str, other: str) -> float:
 def test_text_and_pictures_have_sufficient_contrast(scheme: str) -> None:
     """WCAG 2.2 requires 4.5 to 1 for text (1.4.3), and 3 to 1 for pictures (1.4.11)."""
     colours = style(scheme)
-    for name in ("ink", "soft", "good", "mind", "bad"):
+    for name in ("ink", "soft", "good", "warning", "bad"):
         assert min(contrast(colours[name], colours[ground]) for ground in ("page", "card", "room")) >= 4.5, name
     for name in ("calm", "share", "down-edge", *(outcome.replace(" ", "-") for outcome in OUTCOMES)):
         assert contrast(colours[name], colours["card"]) >= 3, name
