@@ -166,11 +166,11 @@ class _Commands(TyperGroup):
 LONGEST_COMMAND = max(map(len, HOMES))
 # Patterns of the argument checker's errors, with retrycli's wording.
 WORDING = {
-    r"^Input should be a valid integer.*": "it must be an integer",
-    r"^Input should be a valid number.*": "it must be a number",
-    r"^Input should be less than or equal to ": "it must be at most ",
-    r"^Input should be greater than or equal to ": "it must be at least ",
-    r"^Input should be ": "it must be ",
+    r"^Input should be a valid integer.*": "must be an integer",
+    r"^Input should be a valid number.*": "must be a number",
+    r"^Input should be less than or equal to ": "must be at most ",
+    r"^Input should be greater than or equal to ": "must be at least ",
+    r"^Input should be ": "must be ",
     r"^Value error, ": "",
 }
 

@@ -97,11 +97,11 @@ def can_ask(*, as_json: bool) -> bool:
     return sys.stdout.isatty() and sys.stdin.isatty() and not as_json
 
 
-def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None:
+def require_confirmation(why: str, *, yes: bool, as_json: bool = False) -> None:
     """Require ``--yes`` if the user can't be asked.
 
     Args:
-        what: what needs confirmation, for the error message.
+        why: the reason for the confirmation, for the error message.
         yes: ``--yes`` was given.
         as_json: ``--json`` was given.
 
@@ -110,7 +110,7 @@ def require_confirmation(what: str, *, yes: bool, as_json: bool = False) -> None
     """
     if not (yes or can_ask(as_json=as_json)):
         here = "with --json" if as_json else "without a terminal"
-        raise typer.BadParameter(f"{what}; {here}, pass --yes to confirm", param_hint="--yes")
+        raise typer.BadParameter(f"{why}; {here}, pass --yes to confirm", param_hint="--yes")
 
 
 def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> None:
@@ -118,7 +118,7 @@ def confirm(question: str, why: str, *, yes: bool, as_json: bool = False) -> Non
 
     Args:
         question: the question.
-        why: the reason for the question, for the error if the user can't be asked.
+        why: the reason for the question, for the error message.
         yes: ``--yes`` was given.
         as_json: ``--json`` was given.
 
