@@ -310,9 +310,13 @@ class Delivery:
         return await self._in_flight.answers()
 
     def _may_begin(self) -> bool:
-        if self._is_write_blocked or self._in_flight.fault is not None:
-            return False
-        return bool(self._supply) and self._destination.stop_reason is None and self._limits.may_begin()
+        return (
+            not self._is_write_blocked
+            and self._in_flight.fault is None
+            and bool(self._supply)
+            and self._destination.stop_reason is None
+            and self._limits.may_begin()
+        )
 
     @property
     def _is_write_blocked(self) -> bool:

@@ -125,11 +125,8 @@ class Destination:
 
         While the destination is down, a failure uses up no retry, unless the message's probes were answered repeatedly.
         """
-        if attempt.trial:
-            return False
-        if self.breaker.state is BreakerState.OPEN:
-            return attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
-        return True
+        was_answered_again = attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
+        return not attempt.trial and (self.breaker.state is not BreakerState.OPEN or was_answered_again)
 
     def _refusal_text(self, outcome: Outcome) -> str | None:
         """Describe what refused retrycli's access, without the answer's text, which must not reach a log."""

@@ -55,6 +55,7 @@ def event_of(
         decision = decision.refused(refusal)
     change = decision.transition
     outcome = decision.outcome
+    kind, status = (None, None) if outcome is None else (outcome.kind, outcome.status_code)
     row = message.message if isinstance(message, QueuedMessage) else message
     about = (
         decision.message_id,
@@ -69,14 +70,11 @@ def event_of(
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, refusal))) or None
             reason = change.reason or EscalationReason.INVALID
-            status = None if outcome is None else outcome.status_code
             return MessageEscalated(*about, reason, problem, fingerprint(decision), status)
-        case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
-            return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
-        case _ if outcome is not None:
-            return MessageReleased(*about, outcome.kind, outcome.status_code)
+        case TransitionKind.RESCHEDULED if kind is not None and change.next_attempt_at is not None:
+            return MessageRescheduled(*about, kind, status, change.next_attempt_at)
         case _:
-            return MessageReleased(*about, None, None)
+            return MessageReleased(*about, kind, status)
 
 
 # -- after a pass has died ----------------------------------------------------------------------------------

@@ -201,9 +201,8 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides the modes; Kubernetes mounts folders so, with mode 0777
         return None
     if found.st_mode & stat.S_IWOTH:
-        if is_folder and found.st_mode & stat.S_ISVTX:
-            return Weakness(place, "is writable by every user", OWN_FOLDER, is_open_to_all=True)
-        return Weakness(place, "is writable by every user", f"`chmod o-w {_quoted(place)}`", is_open_to_all=True)
+        remedy = OWN_FOLDER if is_folder and found.st_mode & stat.S_ISVTX else f"`chmod o-w {_quoted(place)}`"
+        return Weakness(place, "is writable by every user", remedy, is_open_to_all=True)
     if _has_access_list(place):
         return Weakness(place, "may be changed by the users in its access list", f"`setfacl -b {_quoted(place)}`")
     if not _is_private(found.st_gid, users):
