@@ -58,7 +58,7 @@ def check_ids(database: Database) -> None:
             return  # row ids are unique and never null
         nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
         # In SQLite a primary key may be null, unless it is the row id: then no row is read.
-        if database.takes_null("id") and connection.execute(nameless).scalar():
+        if database.columns["id"]["nullable"] and connection.execute(nameless).scalar():
             raise SchemaMismatch(
                 f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
                 "set the id, and make the column NOT NULL"
@@ -174,7 +174,7 @@ class FailedIndex(Queries):
         # `postgresql`.
         failed = f"status = '{MessageStatus.FAILED}'"
         if not self._database.is_sqlite:
-            is_varchar = isinstance(self._database.type_of("status"), VARCHAR)
+            is_varchar = isinstance(self._database.columns["status"]["type"], VARCHAR)
             status = "CAST(status AS text) =" if is_varchar else "status OPERATOR(pg_catalog.=)"
             failed = f"{status} '{MessageStatus.FAILED}'"
         make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"

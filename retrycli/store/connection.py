@@ -1,26 +1,19 @@
 """Open a database, and set up its connections and transactions."""
 
-from __future__ import annotations
-
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExecutionContext
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from psycopg import Connection as PsycopgConnection
-    from sqlalchemy import URL, Connection, Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExecutionContext
-    from sqlalchemy.pool import ConnectionPoolEntry
 
 # Default number of seconds to wait for a lock that the application holds; a claim lasts longer. The URL of a SQLite
 # file may set a different `timeout`, and the role on a server a different `lock_timeout`.
@@ -45,7 +38,6 @@ BEGIN_TRANSACTION = (
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET CONSTRAINTS ALL IMMEDIATE"
 )
-NO_TRANSACTIONS = {"on_its_own": True}  # option for a connection without transactions
 
 # A pass uses one connection from start to end. The second connection is for reads within a transaction.
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
@@ -68,10 +60,6 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # Keys in a file connection's info: the configured and the current lock wait, in milliseconds.
 PATIENCE, WAITS = "patience", "waits"
-
-# When a commit to a file returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback
-# journal may still exist after a power cut, and then undoes the commit.
-SYNC_ALL = "PRAGMA synchronous = EXTRA"
 
 
 def parsed(url: str) -> URL:
@@ -109,42 +97,35 @@ def make_engine(url: URL, patience: int) -> Engine:
 
 
 def _postgresql(url: URL, patience: int) -> Engine:
-    driver = url.set(drivername="postgresql+retrycli")
     wishes = KEEPALIVE | {"connect_timeout": patience}
-    options: dict[str, object] = {name: value for name, value in wishes.items() if name not in url.query}
-    # A prepared statement would stay in a pooler's server connection. retrycli sends BEGIN itself.
-    options |= {"prepare_threshold": None, "autocommit": True}
-    engine = create_engine(driver, connect_args=options, hide_parameters=True, **ONE_CONNECTION)
+    engine = create_engine(
+        url.set(drivername="postgresql+retrycli"),
+        connect_args={
+            **{name: value for name, value in wishes.items() if name not in url.query},
+            "prepare_threshold": None,  # a prepared statement would stay in a pooler's server connection
+            "autocommit": True,  # retrycli sends BEGIN itself
+        },
+        hide_parameters=True,
+        **ONE_CONNECTION,
+    )
     engine.update_execution_options(compiled_cache=COMPILED)
-    from retrycli.store.postgresql import register_escaping, register_text_fallback  # imports the driver
+    from retrycli.store.postgresql import prepare  # imports the driver
 
-    event.listen(engine, "connect", _require_encoding, insert=True)  # before SQLAlchemy reads the server's version
-    event.listen(engine, "connect", register_text_fallback)
-    event.listen(engine, "connect", register_escaping)
+    event.listen(engine, "connect", prepare, insert=True)  # before SQLAlchemy reads the server's version
     event.listen(engine, "begin", _BeginTransaction(patience))
     event.listen(engine, "after_cursor_execute", _sync_pipeline)
     return engine
 
 
-def _require_encoding(connection: PsycopgConnection, _record: object) -> None:
-    """Check that the driver returns strings. For a database without an encoding it returns bytes, unless the URL names
-    an encoding.
-
-    Raises:
-        ConfigurationError: the database has no encoding.
-    """
-    if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
-        raise ConfigurationError(
-            "the database has no encoding (SQL_ASCII); if its texts are UTF-8, add client_encoding=utf8 to the query "
-            "of database.url"
-        )
-
-
 def _sqlite(url: URL, patience: int) -> Engine:
-    waits = {} if "timeout" in url.query else {"timeout": patience}
     # The application may use an asynchronous driver. A file that only SQLCipher can read keeps its own.
     driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite+retrycli")
-    engine = create_engine(driver, connect_args=waits, hide_parameters=True, **ONE_CONNECTION)
+    engine = create_engine(
+        driver,
+        connect_args={} if "timeout" in url.query else {"timeout": patience},
+        hide_parameters=True,
+        **ONE_CONNECTION,
+    )
     engine.update_execution_options(compiled_cache=COMPILED)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -152,13 +133,12 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-    """Disable the driver's own BEGIN, make commits durable, and decode invalid UTF-8 so that errors can name its
-    row.
-    """
-    connection.isolation_level = None
-    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
+    connection.isolation_level = None  # retrycli sends BEGIN itself
+    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")  # errors name a row with invalid UTF-8
     cursor = connection.cursor()
-    cursor.execute(SYNC_ALL)
+    # When a commit returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback journal
+    # may still exist after a power cut, and then undoes the commit.
+    cursor.execute("PRAGMA synchronous = EXTRA")
     ((patience,),) = cursor.execute("PRAGMA busy_timeout")
     record.info[PATIENCE] = record.info[WAITS] = patience
 
@@ -180,7 +160,6 @@ def _sync_pipeline(
     context: ExecutionContext,
     _executemany: bool,  # noqa: FBT001  as SQLAlchemy calls it
 ) -> None:
-    """Wait for the results of a statement and of all statements before it, unless its result is not read."""
     pipeline = context.execution_options.get("pipeline")
     if pipeline is not None and "unread" not in context.execution_options:
         pipeline.sync()
@@ -199,8 +178,7 @@ def pipelined(connection: Connection) -> Iterator[None]:
         return
     from psycopg import Error
 
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  for the type checker
+    driver: Any = connection.connection.driver_connection
     around = connection.get_execution_options().get("pipeline")
     try:
         with driver.pipeline() as pipeline:
@@ -239,8 +217,6 @@ def pipeline_errors(connection: Connection) -> Iterator[None]:
 
 
 class _BeginTransaction:
-    """Begin each transaction on a server, with the role's own settings if they are safe."""
-
     def __init__(self, patience: int) -> None:
         self._patience = patience
         self._patient = self._impatient = ""
@@ -249,7 +225,7 @@ class _BeginTransaction:
         options = connection.get_execution_options()
         if "on_its_own" in options:
             return
-        if not self._patient:
+        if not self._patient:  # the role's own settings are kept if they are safe
             own_ms, commits = connection.exec_driver_sql(OWN_SETTINGS).one()
             waits_ms = own_ms or self._patience * 1000
             commits = "local" if commits == "off" else commits

@@ -6,18 +6,15 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, RootTransaction, Row, Select, String, TableClause, exc, func, inspect, select
 from sqlalchemy.engine.interfaces import ReflectedColumn
-from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
-from retrycli.store import schema
 from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
-    NO_TRANSACTIONS,
     PATIENCE,
     make_engine,
     parsed,
@@ -26,7 +23,7 @@ from retrycli.store.connection import (
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
-from retrycli.store.reflection import by_name, table_of
+from retrycli.store.schema import by_name, table_of, version
 
 Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")
@@ -51,7 +48,7 @@ class Database:
     def __init__(self, url: str, table: str = "pending_messages", *, patience: int = BUSY_SECONDS) -> None:
         self._url = parsed(url)
         self._table = table
-        schema_name, _, self._name = table.rpartition(".")
+        schema_name, _, self.table_name = table.rpartition(".")
         self._schema = schema_name or None
         self._ambient: Connection | None = None
 
@@ -151,8 +148,10 @@ class Database:
         with self.read() as connection:
             if self.is_sqlite:
                 return timedelta(milliseconds=connection.info[PATIENCE])
-            own_ms = "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'"
-            return timedelta(milliseconds=connection.exec_driver_sql(own_ms).scalar_one())
+            wait = connection.exec_driver_sql(
+                "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'"
+            )
+            return timedelta(milliseconds=wait.scalar_one())
 
     def advisory_lock(self, connection: Connection) -> None:
         """Wait for every other transaction that has called this function. On SQLite, writers always wait for each
@@ -185,7 +184,7 @@ class Database:
                 yield connection
             return
         with self._translated(), self._engine.connect() as connection:
-            yield connection.execution_options(**NO_TRANSACTIONS)
+            yield connection.execution_options(on_its_own=True)
 
     def empty_log(self) -> None:
         """Copy a SQLite file's write-ahead log into the file, and truncate the log.
@@ -214,18 +213,13 @@ class Database:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
         """
         return table_of(
-            self._columns, self._name, self._schema, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
+            self.columns, self.table_name, self._schema, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
         )
 
     def has_messages(self) -> bool:
         """Return whether the application's table exists."""
         with self.read() as connection:
-            return inspect(connection).has_table(self._name, self._schema)
-
-    @property
-    def table_name(self) -> str:
-        """Return the name of the application's table, without its schema."""
-        return self._name
+            return inspect(connection).has_table(self.table_name, self._schema)
 
     @property
     def quoted_table(self) -> tuple[str, str]:
@@ -233,24 +227,16 @@ class Database:
         named.
         """
         quote = self._engine.dialect.identifier_preparer.quote
-        return quote(self._schema) if self._schema else "", quote(self._name)
+        return quote(self._schema) if self._schema else "", quote(self.table_name)
 
     @property
     def qualified_table(self) -> str:
         """Return the schema and the name as one quoted name."""
         return ".".join(filter(None, self.quoted_table))
 
-    def type_of(self, name: str) -> TypeEngine[Any]:
-        """Return the type of a column of the application's table."""
-        return self._columns[name]["type"]
-
-    def takes_null(self, name: str) -> bool:
-        """Return whether a column of the application's table may be null."""
-        return self._columns[name]["nullable"]
-
     def max_length(self, name: str) -> int | None:
         """Return the maximum number of characters of a column; None if it has no limit, as in a SQLite file."""
-        kind = self.type_of(name)
+        kind = self.columns[name]["type"]
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
 
     @cached_property
@@ -259,12 +245,17 @@ class Database:
         return self.max_length("last_error")
 
     @cached_property
-    def _columns(self) -> dict[str, ReflectedColumn]:
+    def columns(self) -> dict[str, ReflectedColumn]:
+        """Return the columns of the application's table, by name.
+
+        Raises:
+            SchemaMismatch: the table does not exist.
+        """
         with self.read() as connection, warnings.catch_warnings():
             # It warns of unknown types, such as an extension's, which are not needed.
             warnings.simplefilter("ignore", exc.SAWarning)
             try:
-                columns = inspect(connection).get_columns(self._name, self._schema)
+                columns = inspect(connection).get_columns(self.table_name, self._schema)
             except exc.NoSuchTableError:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"
@@ -274,16 +265,16 @@ class Database:
     def revision(self) -> str | None:
         """Return the version of retrycli's own tables; None if they do not exist."""
         with self.read() as connection:
-            if not inspect(connection).has_table(schema.version.name):
+            if not inspect(connection).has_table(version.name):
                 return None
-            return connection.execute(select(schema.version.c.version_num)).scalar()
+            return connection.execute(select(version.c.version_num)).scalar()
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:
         if self._ambient is not None:
             yield self._ambient
             return
-        try:
+        with self._translated():
             transaction = self._begin(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
@@ -293,11 +284,8 @@ class Database:
                         yield connection
                         # The driver's `commit` would take a round trip of its own before the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
-        except exc.DBAPIError as error:
-            raise self._in_words(error) from without_details(error)
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
-        """Begin a transaction. If the server has restarted since the last transaction, use a new connection."""
         connection = self._engine.connect().execution_options(writes=writes, wait=wait)
         try:
             return connection.begin()
@@ -305,6 +293,7 @@ class Database:
             connection.close()
             if not error.connection_invalidated:
                 raise
+        # The server has restarted since the last transaction.
         return self._engine.connect().execution_options(writes=writes, wait=wait).begin()
 
     @contextmanager
@@ -312,13 +301,9 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise self._in_words(error) from without_details(error)
-
-    def _in_words(self, error: exc.DBAPIError) -> RetrycliError:
-        if is_busy(error):
-            return DatabaseBusy(f"{self.place}: {in_words(error)}")
-        kind = SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
-        return kind(f"{self.place}: {in_words(error)}")
+            kind: type[RetrycliError] = SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
+            kind = DatabaseBusy if is_busy(error) else kind
+            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
 
 
 class Queries:
@@ -333,9 +318,7 @@ class Queries:
 
 
 def _commit(connection: Connection) -> bool:
-    """Commit to a file, unless readers block it. The transaction's lock keeps out new readers until the next
-    attempt.
-    """
+    # The transaction's lock keeps out new readers until the next attempt.
     try:
         connection.exec_driver_sql("COMMIT")
     except exc.DBAPIError as error:

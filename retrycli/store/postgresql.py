@@ -9,40 +9,43 @@ path must not be changed, because triggers of the application's table find their
 Rows with values that Python can't represent can still be read and named, and results can be recorded.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from psycopg import DataError
-from psycopg.abc import Loader
+from psycopg import Connection, DataError
+from psycopg.abc import AdaptContext, Buffer, Loader
 from psycopg.pq import Format
 from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import Select, SelectBase, Text, and_, any_, cast, func, not_, select, types
-from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
-from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
-from sqlalchemy.exc import CompileError
-from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import (
+from sqlalchemy import (
     BinaryExpression,
     BindParameter,
     Cast,
     CollectionAggregate,
     ColumnClause,
     ColumnElement,
+    Function,
     Grouping,
     Null,
+    ScalarSelect,
+    Select,
+    SelectBase,
+    Text,
     UnaryExpression,
+    and_,
+    any_,
+    cast,
+    exc,
+    func,
+    not_,
+    select,
+    types,
 )
-from sqlalchemy.sql.functions import Function
-from sqlalchemy.sql.operators import custom_op
-from sqlalchemy.sql.selectable import ScalarSelect
+from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
+from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg, PGDialect_psycopg
+from sqlalchemy.sql import operators
 
+from retrycli.domain.errors import ConfigurationError
 from retrycli.store.dialects import SharesStatements
-
-if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.abc import AdaptContext, Buffer
 
 # Syntax that looks like a function but can't be replaced by one. The same is true of `unnest` with several arrays.
 #
@@ -68,25 +71,22 @@ SYMBOLS = {
 }
 
 
-class Number(types.Numeric[Any]):
+class _Number(types.Numeric[Any]):
     """A number whose values are written with their type, because the driver sends small numbers as ``smallint``."""
 
     render_bind_cast = True
 
 
-# Types that replace the dialect's own types when values are written.
-class Compiler(PGCompiler_psycopg):
+class _Compiler(PGCompiler_psycopg):
     """Write functions with their schema, and operands with types for which the catalogue has the operator."""
 
     def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
-        """Write a function with the schema of the catalogue."""
         text: str = super().visit_function(func, add_to_result_map=add_to_result_map, **how)
         name = func.name.lower()
         is_syntax = name in SYNTAX or (name == "unnest" and len(func.clauses) > 1)
         return text if is_syntax or func.packagenames else f"pg_catalog.{text}"
 
     def visit_binary(self, binary: BinaryExpression[Any], *given: Any, **how: Any) -> str:  # noqa: ANN401
-        """Write an operator, with operands of any text type as ``text``."""
         if binary.operator in BETWEEN:
             return str(self.process(_as_comparisons(binary), **how))
         if binary.operator in DISTINCT and _is_untyped(binary.left, binary.right):
@@ -96,34 +96,30 @@ class Compiler(PGCompiler_psycopg):
             qualified = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
             qualified.left, qualified.right = map(_bracketed, sides)
             name = f"OPERATOR(pg_catalog.{SYMBOLS[binary.operator]})"
-            qualified.operator = custom_op(name, is_comparison=operators.is_comparison(binary.operator))
+            qualified.operator = operators.custom_op(name, is_comparison=operators.is_comparison(binary.operator))
             return f"({super().visit_binary(qualified, *given, **how)})"  # type: ignore[no-untyped-call]
         if sides != (binary.left, binary.right):
             binary = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
             binary.left, binary.right = sides
-        text: str = super().visit_binary(binary, *given, **how)  # type: ignore[no-untyped-call]
-        return text
+        return str(super().visit_binary(binary, *given, **how))  # type: ignore[no-untyped-call]
 
     def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:  # noqa: ANN401
-        """Write a value with its type: any string as ``text``, and an array of strings as an array of ``text``."""
         if _is_of_texts(dbapi_type):
             dbapi_type = Text()
         elif isinstance(dbapi_type, types.ARRAY) and _is_of_texts(dbapi_type.item_type):
             dbapi_type = ARRAY(Text(), dimensions=dbapi_type.dimensions)
-        text: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
-        return text
+        return str(super().render_bind_cast(type_, dbapi_type, sqltext))  # type: ignore[no-untyped-call]
 
 
 class PostgresqlDialect(SharesStatements, PGDialect_psycopg):
     """The driver's dialect with the compiler above."""
 
     supports_statement_cache = True
-    statement_compiler = Compiler
-    colspecs = PGDialect_psycopg.colspecs | {types.Numeric: Number}
+    statement_compiler = _Compiler
+    colspecs = PGDialect_psycopg.colspecs | {types.Numeric: _Number}
 
 
 def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    """Return both operands with types for which the catalogue has the operator."""
     sides = (binary.left, binary.right)
     is_resolved = _is_resolved(binary.operator)
     if any(map(_is_numeric, sides)) and (is_resolved or binary.operator in ARITHMETIC):
@@ -142,7 +138,7 @@ def _is_untyped(*sides: ColumnElement[Any]) -> bool:
 
 
 def _bracketed(side: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return an operand in brackets unless it is simple, because an operator with a schema has its own precedence."""
+    # An operator with a schema has its own precedence.
     is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
     return Grouping(side) if is_long else side
 
@@ -155,17 +151,15 @@ def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 
 
 def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    """Rewrite BETWEEN as two comparisons, as a server also does."""
     if binary.modifiers.get("symmetric"):
-        raise CompileError("BETWEEN SYMMETRIC is not supported")
+        raise exc.CompileError("BETWEEN SYMMETRIC is not supported")
     low, high = binary.right.get_children()
     both = Grouping(and_(binary.left >= low, binary.left <= high))
     return not_(both) if binary.operator is operators.not_between_op else both
 
 
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
-    """Return whether a server looks up an operator: ``IS NULL`` and ``COLLATE`` are syntax."""
-    is_syntax = operator in {operators.is_, operators.is_not}
+    is_syntax = operator in {operators.is_, operators.is_not}  # and so is COLLATE, which is no comparison
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
 
 
@@ -188,7 +182,7 @@ def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # 
 
 
 def _is_numeric(side: ColumnElement[Any]) -> bool:
-    """Return whether an operand is ``numeric``. For integers, the catalogue has operators for every pair of types."""
+    # For integers, the catalogue has operators for every pair of types.
     kind = getattr(side, "type", None)
     kind = kind.impl_instance if isinstance(kind, types.TypeDecorator) else kind
     return isinstance(kind, types.Numeric) and not isinstance(kind, types.Float)
@@ -221,35 +215,44 @@ BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval
 UTF_8 = "utf-8"
 
 
-def register_text_fallback(connection: Connection, _record: object) -> None:
-    """Read a value that Python can't represent as the string that the server writes for it.
+def prepare(connection: Connection, _record: object) -> None:
+    """Let a new connection read every value, and write every character.
 
-    Otherwise the driver raises an error, and one such row prevents all others from being read.
+    Raises:
+        ConfigurationError: the database has no encoding.
     """
+    if connection.info.parameter_status("client_encoding") == "SQL_ASCII":  # the driver would return bytes
+        raise ConfigurationError(
+            "the database has no encoding (SQL_ASCII); if its texts are UTF-8, add client_encoding=utf8 to the query "
+            "of database.url"
+        )
     adapters = connection.adapters
     for name in BEYOND_PYTHON:
         oid = adapters.types[name].oid
         usual = adapters.get_loader(oid, Format.TEXT)
         assert usual is not None  # noqa: S101  for the type checker
         adapters.register_loader(oid, _or_text(usual))
+    if connection.info.encoding != UTF_8:
+        adapters.register_dumper(str, _EscapingDumper)
 
 
-def register_escaping(connection: Connection, _record: object) -> None:
+class _EscapingDumper(StrDumperUnknown):
     r"""Write characters that are missing in the database's encoding as ``\u2026``.
 
     Otherwise the driver raises an error, and an attempt whose answer has such a character could not be recorded.
     """
-    if connection.info.encoding != UTF_8:
-        connection.adapters.register_dumper(str, _EscapingDumper)
 
-
-class _EscapingDumper(StrDumperUnknown):
     def dump(self, obj: str) -> Buffer | None:
         return super().dump(obj.encode(self._encoding, "backslashreplace").decode(self._encoding))
 
 
 @lru_cache
 def _or_text(usual: type[Loader]) -> type[Loader]:
+    """Read a value that Python can't represent as the string that the server writes for it.
+
+    Otherwise the driver raises an error, and one such row prevents all others from being read.
+    """
+
     class OrText(Loader):
         format = Format.TEXT
 

@@ -111,7 +111,7 @@ def _write(
         for decision in decisions.values()
         if decision.transition.kind is TransitionKind.DELIVERED
     ]
-    no_error = None if database.takes_null("last_error") else ""
+    no_error = None if database.columns["last_error"]["nullable"] else ""
     sent = _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
     failed = [
         {
@@ -183,13 +183,15 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    return NULLTYPE if database.is_sqlite else database.type_of("sent_at")  # columns of a SQLite file accept anything
+    return (
+        NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
+    )  # columns of a SQLite file accept anything
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:
     if time is None or "sent_at" not in database.messages.c:
         return None
-    kind = database.type_of("sent_at")
+    kind = database.columns["sent_at"]["type"]
     naive = time.astimezone(UTC).replace(tzinfo=None)
     if isinstance(kind, DateTime) and not database.is_sqlite:
         return time if kind.timezone else naive

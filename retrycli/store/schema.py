@@ -1,44 +1,58 @@
-"""retrycli's own tables.
+"""retrycli's own tables, and the application's table as the database describes it.
 
-`migrations/` creates these tables. A test compares the two definitions.
+`migrations/` creates retrycli's tables. A test compares the two definitions.
 """
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import (
+    CHAR,
+    VARCHAR,
     BigInteger,
     Boolean,
     Column,
     DateTime,
     Dialect,
+    Float,
     Index,
     Integer,
     MetaData,
+    Numeric,
     String,
     Table,
+    TableClause,
     Text,
     TypeDecorator,
+    Uuid,
+    column,
 )
+from sqlalchemy import table as table_clause
+from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.types import NullType, TypeEngine
+
+from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.message import REQUIRED_COLUMNS
 
 # The newest revision in `migrations/`. It is repeated here so that a pass need not load Alembic.
 HEAD = "0006"
 
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time in UTC, even in a database without time zones."""
+class _UtcDateTime(TypeDecorator[datetime]):
+    """An aware time in UTC, which SQLite stores without a zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Convert to UTC. SQLite stores the time without a zone."""
         if value is None:
             return None
         utc = value if value.tzinfo is UTC else value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return an aware time in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
@@ -56,17 +70,17 @@ queue = Table(
     metadata,
     Column("message_id", BigId, primary_key=True, autoincrement=False),
     Column("state", String(16), nullable=False),
-    Column("next_attempt_at", UtcDateTime),
+    Column("next_attempt_at", _UtcDateTime),
     Column("delivery_key", String(36), nullable=False),
     Column("claimed_by", String(36)),
-    Column("claim_expires_at", UtcDateTime),
-    Column("first_failed_at", UtcDateTime, nullable=False),
+    Column("claim_expires_at", _UtcDateTime),
+    Column("first_failed_at", _UtcDateTime, nullable=False),
     Column("unknown_count", Integer, nullable=False),
-    Column("escalated_at", UtcDateTime),
+    Column("escalated_at", _UtcDateTime),
     Column("escalation_reason", String(16)),
     Column("fingerprint", String(64)),
     Column("acknowledged_by", String(255)),
-    Column("acknowledged_at", UtcDateTime),
+    Column("acknowledged_at", _UtcDateTime),
     Column("note", Text),
     Column("ticket", Text),
     Column("delivered_to", Text),
@@ -87,8 +101,8 @@ attempts = Table(
     Column("pass_id", String(36)),
     Column("number", Integer, nullable=False),
     Column("made_by", String(255), nullable=False),
-    Column("started_at", UtcDateTime, nullable=False),
-    Column("finished_at", UtcDateTime),
+    Column("started_at", _UtcDateTime, nullable=False),
+    Column("finished_at", _UtcDateTime),
     Column("outcome", String(16)),
     Column("status_code", Integer),
     Column("error", Text),
@@ -114,7 +128,7 @@ acts = Table(
     metadata,
     Column("id", BigId, primary_key=True),
     Column("message_id", BigId),
-    Column("at", UtcDateTime, nullable=False),
+    Column("at", _UtcDateTime, nullable=False),
     Column("by", String(255), nullable=False),
     Column("act", String(16), nullable=False),
     Column("detail", Text),
@@ -132,9 +146,9 @@ passes = Table(
     Column("id", String(36), primary_key=True),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("started_at", UtcDateTime, nullable=False),
-    Column("heartbeat_at", UtcDateTime, nullable=False),
-    Column("finished_at", UtcDateTime),
+    Column("started_at", _UtcDateTime, nullable=False),
+    Column("heartbeat_at", _UtcDateTime, nullable=False),
+    Column("finished_at", _UtcDateTime),
     Column("result", String(16)),
     Column("sent", Integer, nullable=False),
     Column("rescheduled", Integer, nullable=False),
@@ -154,8 +168,8 @@ breakers = Table(
     Column("destination", String(255), primary_key=True),
     Column("state", String(16), nullable=False),
     Column("failures", Integer, nullable=False),
-    Column("opened_at", UtcDateTime),
-    Column("probe_at", UtcDateTime),
+    Column("opened_at", _UtcDateTime),
+    Column("probe_at", _UtcDateTime),
     Column("tickets", Text),
 )
 
@@ -164,14 +178,14 @@ rates = Table(
     "retrycli_rates",
     metadata,
     Column("destination", String(255), primary_key=True),
-    Column("next_at", UtcDateTime, nullable=False),
+    Column("next_at", _UtcDateTime, nullable=False),
 )
 
 pause = Table(
     "retrycli_pause",
     metadata,
-    Column("since", UtcDateTime, primary_key=True),
-    Column("until", UtcDateTime),
+    Column("since", _UtcDateTime, primary_key=True),
+    Column("until", _UtcDateTime),
     Column("by", String(255), nullable=False),
     Column("reason", Text),
 )
@@ -181,8 +195,8 @@ told = Table(
     metadata,
     Column("target", String(16), primary_key=True),
     Column("topic", String(16), primary_key=True),
-    Column("since", UtcDateTime, nullable=False),
-    Column("told_at", UtcDateTime, nullable=False),
+    Column("since", _UtcDateTime, nullable=False),
+    Column("told_at", _UtcDateTime, nullable=False),
     Column("ended", Boolean, nullable=False),
     Column("times", Integer, nullable=False),
 )
@@ -202,7 +216,7 @@ escalations = Table(
     metadata,
     Column("delivery_key", String(36), primary_key=True),
     Column("reason", String(16), primary_key=True),
-    Column("at", UtcDateTime, nullable=False),
+    Column("at", _UtcDateTime, nullable=False),
 )
 
 # The application's table that the queue belongs to.
@@ -210,3 +224,92 @@ selection = Table("retrycli_selection", metadata, Column("table_name", String(25
 
 # Alembic's own table, described here for reading.
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
+
+# -- the application's table -----------------------------------------------------------------------------------
+
+# Unsuitable types of a server's columns, with the reasons. In a file, declared types mean little, except that text
+# columns convert numbers to strings, so that ids are not integers.
+UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
+    "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
+    "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
+}
+WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
+
+
+class _IntegralNumeric(TypeDecorator[Any]):
+    """A numeric value, read as an integer if it is one."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
+        if value is None or not value.is_finite() or abs(value) >= 2**63 or value != value.to_integral_value():
+            return value
+        return int(value)
+
+
+class _Unpadded(TypeDecorator[str]):
+    """A string of ``CHAR(n)`` without the blanks with which the server pads it. The server ignores them in
+    comparisons.
+    """
+
+    impl = NullType
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.rstrip(" ")
+
+
+def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str, ReflectedColumn]:
+    """Return columns by name, with a server's domains replaced by their base types."""
+    if not is_sqlite:
+        from sqlalchemy.dialects.postgresql import DOMAIN
+
+        for reflected in columns:
+            while isinstance(reflected["type"], DOMAIN):
+                reflected["type"] = reflected["type"].data_type
+    return {reflected["name"]: reflected for reflected in columns}
+
+
+def table_of(
+    columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
+) -> TableClause:
+    """Build the application's table with all its columns. A column has a type only if it is read as a type other than
+    the driver's.
+
+    Args:
+        columns: the table's columns, by name.
+        name: the name of the table.
+        schema: the schema of the table, if one is named.
+        place: the table and the database, for errors.
+        is_sqlite: the table is in a SQLite file.
+
+    Raises:
+        SchemaMismatch: a required column is missing, or a column has an unsuitable type.
+    """
+    missing = [required for required in REQUIRED_COLUMNS if required not in columns]
+    if missing:
+        raise SchemaMismatch(
+            f"{place} has no column {', '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+        )
+    for column_name, (kinds, why) in UNFIT.items():
+        matters = column_name == "id" or not is_sqlite
+        if matters and column_name in columns and isinstance(columns[column_name]["type"], kinds):
+            raise SchemaMismatch(f"{place} has a column {column_name} that {why}")
+    read_as = [
+        column(column_name, _read_as(column_name, found["type"], is_sqlite=is_sqlite))
+        for column_name, found in columns.items()
+    ]
+    return table_clause(name, *read_as, schema=schema)
+
+
+def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
+    if not is_sqlite and isinstance(kind, CHAR):
+        return _Unpadded()
+    if not is_sqlite and isinstance(kind, VARCHAR):
+        return String()  # the server's catalogue has no operator for VARCHAR: see `postgresql`
+    if is_sqlite or name not in WHOLE_NUMBERS:
+        return None
+    if isinstance(kind, Uuid):
+        return Uuid(as_uuid=False)
+    return _IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None

@@ -27,7 +27,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.store.copy import COPIED, CopiedTable, copy_tables
 from retrycli.store.database import Database
 from retrycli.store.results import START_ATTEMPTS, STARTED
-from retrycli.store.schema import UtcDateTime, metadata
+from retrycli.store.schema import _UtcDateTime, metadata
 from tests import traps
 from tests.store.application import NOON
 from tests.store.conftest import Sides, file_of, two
@@ -92,7 +92,7 @@ def _value(kind: object, number: int) -> object:
     match kind:
         case Boolean():
             return number % 2 == 0
-        case UtcDateTime():
+        case _UtcDateTime():
             return TIMES[number % len(TIMES)]
         case BigInteger():
             return BIG[number % len(BIG)]
@@ -108,7 +108,7 @@ def _value(kind: object, number: int) -> object:
 def _key(kind: object, number: int) -> object:
     """Return a key that differs for each number."""
     match kind:
-        case UtcDateTime():
+        case _UtcDateTime():
             return NOON + number * timedelta(microseconds=1)
         case BigInteger():
             return BIG[number] if number < len(BIG) else number
