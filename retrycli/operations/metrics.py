@@ -53,8 +53,8 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
     Raises:
         DatabaseUnavailable: the database can't be read.
     """
-    ledger, measures, totals = Ledger(database), QueueCounts(database), Totals(database)
-    counted = totals.read()
+    ledger, measures = Ledger(database), QueueCounts(database)
+    counted = Totals(database).read()
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
@@ -67,12 +67,12 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
     return {
         "retrycli_build_info": {(version("retrycli"), schema.HEAD): 1},
         "retrycli_retry_interval_seconds": settings.schedule.retry_interval_minutes * 60,
-        "retrycli_first_pass_start_timestamp_seconds": totals.first_start() or first,
+        "retrycli_first_pass_start_timestamp_seconds": counted.first_start or first,
         "retrycli_last_pass_start_timestamp_seconds": newest,
         "retrycli_last_pass_duration_seconds": (
             (ended.finished_at - ended.started_at).total_seconds() if ended else None
         ),
-        "retrycli_last_success_timestamp_seconds": succeeded.finished_at if succeeded else totals.last_success(),
+        "retrycli_last_success_timestamp_seconds": succeeded.finished_at if succeeded else counted.last_success,
         # Every label starts from 0, because a rate needs a value to start from.
         "retrycli_passes": {**dict.fromkeys(map(str, PassResult), 0), **counted.passes},
         "retrycli_attempts": {**dict.fromkeys(map(str, OutcomeKind), 0), **counted.attempts},

@@ -20,6 +20,7 @@ from retrycli.operations import dry_run
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
 from retrycli.store.database import Database
+from retrycli.store.history import act_values
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
@@ -255,7 +256,7 @@ def pause(
         with database.transaction():
             replaced = ledger.pause(at)
             end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
-            ledger.set_pause(wanted, OperatorAction(ActionKind.PAUSED, wanted.by, at, end))
+            ledger.set_pause(wanted, act_values(OperatorAction(ActionKind.PAUSED, wanted.by, at, end)))
     return wanted, replaced
 
 
@@ -266,5 +267,5 @@ def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datet
         with database.transaction():
             ended = ledger.pause(at)
             act = None if ended is None else OperatorAction(ActionKind.RESUMED, by or login_name(), at, ended.in_words)
-            ledger.set_pause(None, act)
+            ledger.set_pause(None, act and act_values(act))
     return ended

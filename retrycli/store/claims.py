@@ -31,7 +31,7 @@ from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database, Queries
 from retrycli.store.identity import load, with_queue
-from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, is_due, require_free, row_by_row, status_text
+from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, is_due, row_by_row, status_text
 from retrycli.store.schema import attempts, queue
 from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD_BY_ID, held
 
@@ -180,10 +180,11 @@ class Claims(Queries):
             NoSuchMessage: the application's table has no such row.
             NotActionable: the message is not failed, or another process is sending it.
         """
+        from retrycli.store.history import require_free  # no pass acts for an operator
+
         with self._database.write() as connection:
             standing = require_free(self._database, connection, message_id, verb, now)
-            this = {"ids": [message_id], "owner": claim.owner, "until": claim.expires_at}
-            connection.execute(CLAIM_FREE, this)
+            connection.execute(CLAIM_FREE, {"ids": [message_id], "owner": claim.owner, "until": claim.expires_at})
             return standing.state is State.ESCALATED
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:

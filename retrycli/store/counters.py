@@ -36,10 +36,7 @@ from retrycli.store.schema import acts, attempts, escalations, passes, queue, to
 # Names in the table of totals. The third is the mark; the last is for pruned passes, in seconds since the epoch.
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
-
-# Name of a second mark: the progress of the pruning round, see `retrycli.store.counters`.
-PRUNED_TO = "attempts_pruned_to"
-START = 0
+PRUNED_TO = "attempts_pruned_to"  # a second mark: the progress of the pruning round
 
 # Time from the end of an attempt until it is counted, because another host's transaction may still add an attempt with
 # a lower id.
@@ -49,10 +46,12 @@ GIVEN_UP = timedelta(days=1)  # time from its start until an attempt without an 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Totals: attempts by outcome, and passes by result."""
+    """Totals: attempts by outcome, and passes by result; and times of passes that are pruned."""
 
     attempts: Mapping[str, int]
     passes: Mapping[str, int]
+    first_start: datetime | None  # of the pruned passes
+    last_success: datetime | None  # when the last completed one of them ended
 
 
 class Totals(Queries):
@@ -77,30 +76,19 @@ class Totals(Queries):
 
     def read(self) -> Counted:
         """Return the totals, including attempts after the mark."""
-        counted: dict[str, dict[str, int]] = {ATTEMPTS: {}, PASSES: {}, COUNTED_TO: {}}
+        counted: dict[str, dict[str, int]] = {ATTEMPTS: {}, PASSES: {}, COUNTED_TO: {}, FORGOTTEN: {}}
         with self._database.read() as connection:
             for name, label, value in connection.execute(select(totals)):
                 counted.setdefault(name, {})[label] = value
             made = counted[ATTEMPTS]
             for outcome, number in connection.execute(_outcomes_after(counted[COUNTED_TO].get("", 0))):
                 made[outcome] = made.get(outcome, 0) + number
-        return Counted(made, counted[PASSES])
-
-    def first_start(self) -> datetime | None:
-        """Return when the first pruned pass began."""
-        return self._time(FORGOTTEN, FIRST_START)
-
-    def last_success(self) -> datetime | None:
-        """Return when the last completed pruned pass ended."""
-        return self._time(FORGOTTEN, LAST_SUCCESS)
-
-    def _time(self, name: str, label: str) -> datetime | None:
-        value = self._database.scalar(select(totals.c.value).where(totals.c.name == name, totals.c.label == label))
-        return None if value is None else datetime.fromtimestamp(value, UTC)
+        times = {label: datetime.fromtimestamp(value, UTC) for label, value in counted[FORGOTTEN].items()}
+        return Counted(made, counted[PASSES], times.get(FIRST_START), times.get(LAST_SUCCESS))
 
 
 def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
-    """Keep the first start and last success of passes that are about to be pruned, because alarms need these times."""
+    # Alarms need these times.
     p = passes.c
     success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
     times = select(func.min(p.started_at, type_=p.started_at.type), func.max(success, type_=p.finished_at.type))
@@ -178,15 +166,15 @@ def prune(database: Database, before: datetime, limit: int) -> int:
         The number of deleted rows. Zero does not mean that no rows are left to delete.
     """
     with database.write() as connection:
-        after = connection.execute(select(totals.c.value).where(totals.c.name == PRUNED_TO)).scalar() or START
+        after = connection.execute(select(totals.c.value).where(totals.c.name == PRUNED_TO)).scalar() or 0
         gone, upto, is_last = _step(database, connection, before, limit, after=after)
-        _set(connection, PRUNED_TO, "", START if is_last else upto)
+        _set(connection, PRUNED_TO, "", 0 if is_last else upto)
     return gone
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
     """Delete all such rows in one run, and yield the number of rows deleted by each of its short transactions."""
-    upto, done = START, False
+    upto, done = 0, False
     while not done:
         with database.write() as connection:
             gone, upto, is_last = _step(database, connection, before, limit, after=upto)

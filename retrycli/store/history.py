@@ -1,15 +1,17 @@
-"""One message with its history: its attempts, and operators' actions. Texts of edits are stored as JSON."""
+"""One message as operators see it: its standing, attempts and actions. Texts of edits are stored as JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from retrycli.domain.errors import NoSuchMessage
 from retrycli.domain.listing import ActionRecord, AttemptRecord, MessageDetails
-from retrycli.domain.operator_action import OperatorAction
+from retrycli.domain.message import State
+from retrycli.domain.operator_action import MessageStanding, OperatorAction, no_such, not_free
 from retrycli.store.application_table import repeated
 from retrycli.store.database import Database
 from retrycli.store.messages import addresses, columns_without_body, status_of
@@ -56,6 +58,51 @@ def _action(row: Row[Any], *, body: bool) -> ActionRecord:
     return ActionRecord(row.at, row.by, row.act, row.detail, before, after)
 
 
+def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
+    """Return the standings of messages, by id; messages without a row are left out."""
+    m = database.messages.c
+    statement = (
+        select(
+            m.id,
+            status_of(database),
+            queue.c.state,
+            queue.c.claimed_by,
+            queue.c.claim_expires_at,
+            queue.c.acknowledged_by,
+        )
+        .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
+        .where(m.id.in_(ids))
+    )
+    return {
+        message_id: MessageStanding(message_id, status, state and State(state), *others)
+        for message_id, status, state, *others in connection.execute(statement)
+    }
+
+
+def require_free(
+    database: Database, connection: Connection, message_id: int, verb: str, now: datetime
+) -> MessageStanding:
+    """Check that an operator may act on a message now, and return its standing.
+
+    Args:
+        database: holds the queue and the application's table.
+        connection: a connection in a transaction.
+        message_id: the message's id.
+        verb: the operator's action, for errors.
+        now: the current time.
+
+    Raises:
+        NoSuchMessage: the application's table has no such row.
+        NotActionable: the message is not failed, or another process is sending it.
+    """
+    standing = standings(database, connection, [message_id]).get(message_id)
+    if standing is None:
+        raise no_such(message_id)
+    if (reason := not_free(standing, verb, now)) is not None:
+        raise reason
+    return standing
+
+
 HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
@@ -73,7 +120,7 @@ def act_values(act: OperatorAction) -> dict[str, Any]:
 
 
 def _as_json(values: Mapping[str, object] | None) -> str | None:
-    """Return values as JSON that every database can store: ASCII without a NUL."""
+    # Every database can store ASCII without a NUL.
     return None if values is None else json.dumps(values, default=_text)
 
 

@@ -1,12 +1,10 @@
 """Read rows of the application's table; `row_changes` writes them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -31,9 +29,6 @@ from retrycli.domain.message import Message, MessageStatus, MessageType, State, 
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.schema import queue
-
-if TYPE_CHECKING:
-    from retrycli.domain.operator_action import MessageStanding
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
@@ -111,55 +106,6 @@ def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
     return [body if column.name == "body" else column for column in m]
-
-
-def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
-    """Return the standings of messages, by id; messages without a row are left out."""
-    from retrycli.domain.operator_action import MessageStanding  # no pass acts for an operator
-
-    m = database.messages.c
-    statement = (
-        select(
-            m.id,
-            status_of(database),
-            queue.c.state,
-            queue.c.claimed_by,
-            queue.c.claim_expires_at,
-            queue.c.acknowledged_by,
-        )
-        .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
-        .where(m.id.in_(ids))
-    )
-    return {
-        message_id: MessageStanding(message_id, status, state and State(state), *others)
-        for message_id, status, state, *others in connection.execute(statement)
-    }
-
-
-def require_free(
-    database: Database, connection: Connection, message_id: int, verb: str, now: datetime
-) -> MessageStanding:
-    """Check that an operator may act on a message now, and return its standing.
-
-    Args:
-        database: holds the queue and the application's table.
-        connection: a connection in a transaction.
-        message_id: the message's id.
-        verb: the operator's action, for errors.
-        now: the current time.
-
-    Raises:
-        NoSuchMessage: the application's table has no such row.
-        NotActionable: the message is not failed, or another process is sending it.
-    """
-    from retrycli.domain.operator_action import no_such, not_free  # as above
-
-    standing = standings(database, connection, [message_id]).get(message_id)
-    if standing is None:
-        raise no_such(message_id)
-    if (reason := not_free(standing, verb, now)) is not None:
-        raise reason
-    return standing
 
 
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:

@@ -17,22 +17,19 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageStatus
-from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.messages import status_text
-from retrycli.store.schema import acts, attempts, passes, queue, selection
+from retrycli.store.schema import HEAD, acts, attempts, passes, queue, selection
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REMEMBERED = "SELECT table_name FROM retrycli_selection"
 IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 """)
 UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time
-
 
 # The tolerated clock difference between hosts. A message may wait this much longer.
 LEEWAY = timedelta(minutes=30)
@@ -65,13 +62,12 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
         ConfigurationError: the tables are newer than this program, or are older and may not be upgraded.
     """
     found = database.revision()
-    if found == schema.HEAD:
+    if found == HEAD:
         return
-    if found is not None and (not upgrade or found > schema.HEAD):
-        remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade`"
+    if found is not None and (not upgrade or found > HEAD):
+        remedy = "install a newer retrycli" if found > HEAD else "run `retrycli db upgrade`"
         raise ConfigurationError(
-            f"retrycli's tables in {database.place} are at version {found}, but this program needs {schema.HEAD}; "
-            + remedy
+            f"retrycli's tables in {database.place} are at version {found}, but this program needs {HEAD}; " + remedy
         )
     upgrade_tables(database)
 
@@ -98,7 +94,6 @@ def downgrade_tables(database: Database) -> None:
 
 @contextmanager
 def _migrating(database: Database) -> Iterator[tuple[Config, Connection]]:
-    """Open the transaction in which Alembic changes retrycli's own tables."""
     from alembic.config import Config
 
     config = Config()
@@ -159,13 +154,11 @@ def accept(database: Database) -> None:
 
 
 def _adopt(database: Database, connection: Connection) -> None:
-    """Assign the queue to the configured table if it belongs to no table yet."""
     if _remembered(connection) is None:
         connection.execute(insert(selection).values(table_name=_full_name(database, connection)))
 
 
 def _full_name(database: Database, connection: Connection) -> str | None:
-    """Return the canonical name of the application's table; None if there is no table."""
     if not database.is_sqlite:
         return connection.execute(IN_POSTGRESQL, {"name": database.qualified_table}).scalar()
     # A file has one schema, `main`, and table names ignore the case of ASCII letters.
@@ -173,7 +166,7 @@ def _full_name(database: Database, connection: Connection) -> str | None:
 
 
 def _remembered(connection: Connection) -> str | None:
-    return connection.exec_driver_sql(REMEMBERED).scalar()
+    return connection.execute(select(selection.c.table_name)).scalar()
 
 
 def is_clock_ahead(database: Database, now: datetime) -> bool:

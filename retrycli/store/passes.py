@@ -1,13 +1,11 @@
 """The data of passes, destinations and receivers of notifications that later passes need."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, Row, delete, func, insert, or_, select, update
 
@@ -28,9 +26,6 @@ from retrycli.domain.passes import (
 from retrycli.store import counters
 from retrycli.store.database import Queries
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates, told
-
-if TYPE_CHECKING:
-    from retrycli.domain.operator_action import OperatorAction
 
 # Number of newest attempts to read to find the route with which the last pass started. A pass with more attempts has
 # served every route.
@@ -142,16 +137,14 @@ class Ledger(Queries):
         found = [Pause(row.since, row.until, row.by, row.reason) for row in self._database.rows(in_force)]
         return found[0] if found else None
 
-    def set_pause(self, wanted: Pause | None, act: OperatorAction | None = None) -> None:
-        """Start a pause that replaces any other one, or end the pause, and record the action."""
-        from retrycli.store.history import act_values  # not needed by a pass
-
+    def set_pause(self, wanted: Pause | None, act: Mapping[str, Any] | None = None) -> None:
+        """Start a pause that replaces any other one, or end the pause, and record the action (`history.act_values`)."""
         with self._database.write() as connection:
             connection.execute(delete(pause))
             if wanted is not None:
                 connection.execute(insert(pause).values(asdict(wanted)))
             if act is not None:
-                connection.execute(insert(acts).values(act_values(act)))
+                connection.execute(insert(acts).values(act))
 
     def pauses(self, limit: int) -> list[PauseRecord]:
         """Return the pauses and resumptions of deliveries, newest first."""

@@ -231,7 +231,7 @@ def test_uncounted_attempts_are_counted_when_they_are_pruned(
 
 def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, ledger: Ledger, totals: Totals) -> None:
     """It is exact to the second. Incomplete passes, and those that still exist, do not count."""
-    assert totals.last_success() is None
+    assert totals.read().last_success is None
     results = [PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED]
     for number, result in enumerate(results):
         start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
@@ -239,9 +239,9 @@ def test_the_last_success_survives_the_pruning_of_its_pass(database: Database, l
     for hours, known in ((0, None), (1, NOON + MINUTE), (2, NOON + MINUTE), (4, NOON + 2 * HOUR + MINUTE)):
         prune(ledger._database, NOON + hours * HOUR + MINUTE, 1)
         prune(ledger._database, NOON + hours * HOUR + MINUTE, 9)
-        assert totals.last_success() == known
+        assert totals.read().last_success == known
     assert prune(ledger._database, NOON + 9 * HOUR, 9) == 1
-    assert totals.last_success() == NOON + 4 * HOUR + MINUTE
+    assert totals.read().last_success == NOON + 4 * HOUR + MINUTE
 
 
 def test_the_first_start_survives_the_pruning_of_its_pass(ledger: Ledger, totals: Totals) -> None:
@@ -249,11 +249,11 @@ def test_the_first_start_survives_the_pruning_of_its_pass(ledger: Ledger, totals
     for number in range(4):
         start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
         end_pass(ledger, f"p{number}", PassResult.STOPPED, at=NOON + number * HOUR)
-    assert totals.first_start() is None
+    assert totals.read().first_start is None
     for _ in range(4):
         assert prune(ledger._database, NOON + DAY, 1) == 1
-        assert totals.first_start() == NOON
-    assert totals.last_success() is None
+        assert totals.read().first_start == NOON
+    assert totals.read().last_success is None
 
 
 def test_reused_ids_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
