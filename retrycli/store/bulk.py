@@ -11,7 +11,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Dialect,
-    Executable,
     String,
     Text,
     TypeDecorator,
@@ -53,7 +52,7 @@ class BulkStatement:
     """
 
     def __init__(
-        self, make: Callable[[Values], Executable], types: Mapping[str, TypeEngine[Any]], *, alike: Collection[str] = ()
+        self, make: Callable[[Values], UpdateBase], types: Mapping[str, TypeEngine[Any]], *, alike: Collection[str] = ()
     ) -> None:
         self._make = make
         self._alike = frozenset(alike)
@@ -91,18 +90,18 @@ class BulkStatement:
         return None
 
     @cached_property
-    def _row_by_row(self) -> Executable:
+    def _row_by_row(self) -> UpdateBase:
         return self._make(self._values)
 
     @cached_property
-    def _for_all_rows(self) -> Executable:
+    def _for_all_rows(self) -> UpdateBase:
         return self._for_rows(self._types)
 
     @cached_property
-    def _for_all_rows_if_alike(self) -> Executable:
+    def _for_all_rows_if_alike(self) -> UpdateBase:
         return self._for_rows([name for name in self._types if name not in self._alike])
 
-    def _for_rows(self, differing: Collection[str]) -> Executable:
+    def _for_rows(self, differing: Collection[str]) -> UpdateBase:
         arrays = [
             cast(
                 func.string_to_array(bindparam(PREFIX + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name])
@@ -126,25 +125,19 @@ def _joined(values: Sequence[object]) -> str | None:
 
 
 class _Prepared:
-    """A compiled statement with positional parameters.
+    """A compiled statement, for a driver that accepts positional parameters."""
 
-    Args:
-        statement: an insert, update or delete.
-        dialect: the dialect of a database whose driver accepts positional parameters.
-    """
-
-    def __init__(self, statement: Executable, dialect: Dialect) -> None:
-        assert isinstance(statement, UpdateBase)  # noqa: S101  for the type checker
+    def __init__(self, statement: UpdateBase, dialect: Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101  for the type checker
         self.sql = str(compiled)
         self._names = tuple(compiled.positiontup or ())
         self._constants = compiled.params
-        types = {name: compiled.binds[name].type.dialect_impl(dialect) for name in self._names}
-        self._write = {name: kind.bind_processor(dialect) for name, kind in types.items()}
+        self._write = {
+            name: compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self._names
+        }
 
     def values_of(self, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]) -> list[tuple[object, ...]]:
-        """Return the parameters of each row in order, as the driver expects them."""
         columns: list[Iterable[object]] = []
         for name in self._names:
             write = self._write[name]
@@ -167,24 +160,20 @@ class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its function
     inherit_cache = True
     name = "among_ids"  # no type: SQLite compares a boolean with 1, and then uses no index
 
-    @property
-    def column(self) -> ColumnElement[Any]:
-        """Return the column."""
-        [column] = self.clauses
-        return column
-
 
 @compiles(id_in)
 def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
-    return compiler.process(element.column.in_(bindparam("ids", expanding=True)), **how)
+    [its_column] = element.clauses
+    return compiler.process(its_column.in_(bindparam("ids", expanding=True)), **how)
 
 
 @compiles(id_in, "postgresql")
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
-    kind = element.column.type
+    [its_column] = element.clauses
+    kind = its_column.type
     # The application's columns have no type here, or one for reading only.
     array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
-    return compiler.process(element.column == any_(array), **how)
+    return compiler.process(its_column == any_(array), **how)
 
 
 class _Numbers(TypeDecorator[Iterable[int]]):
@@ -194,5 +183,4 @@ class _Numbers(TypeDecorator[Iterable[int]]):
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
-        """Return the function that writes the array."""
         return lambda numbers: f"{{{','.join(map(str, numbers))}}}"

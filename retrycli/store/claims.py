@@ -125,7 +125,16 @@ class Claims(Queries):
             route: the messages to consider; by default all.
             per_ticket_order: leave out messages that an earlier message of the same ticket holds back.
         """
-        return self._claim_one_of(claim, *_to_probe(self._due(due_by, route, per_ticket_order=per_ticket_order), since))
+        due = self._due(due_by, route, per_ticket_order=per_ticket_order)
+        probes = _probes_of(queue.c.message_id, since)
+        last = probes.with_only_columns(func.max(attempts.c.started_at)).scalar_subquery()
+        # A scalar subquery, because with `exists` a planner may scan all attempts.
+        was_none = probes.limit(1).scalar_subquery().is_(None)
+        oldest = queue.c.next_attempt_at, queue.c.message_id
+        # The first query uses the index of due messages, however many exist. The second is needed only if all due
+        # messages have been probes, and then there are few.
+        choices = due.where(was_none).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
+        return self._claim_one_of(claim, *choices)
 
     def claim_elsewhere(
         self,
@@ -137,9 +146,10 @@ class Claims(Queries):
         per_ticket_order: bool = False,
     ) -> list[int]:
         """Claim the last due message of any other ticket. Return its id, or an empty list if there is none."""
-        return self._claim_one_of(
-            claim, _elsewhere(self._due(due_by, route, per_ticket_order=per_ticket_order), tickets)
-        )
+        due = self._due(due_by, route, per_ticket_order=per_ticket_order)
+        others = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets)))
+        last = others.order_by(queue.c.next_attempt_at.desc(), queue.c.message_id.desc()).limit(1)
+        return self._claim_one_of(claim, last)
 
     def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool) -> Select[Any]:
         due = select(queue.c.message_id).where(*is_due(due_by), *_in_route(self._database, route))
@@ -229,7 +239,6 @@ class Claims(Queries):
                 ids = list(connection.execute(expired.where(queue.c.message_id > after)).scalars())
                 if not ids:
                     return []
-
                 taken = _take_over(self._database, connection, claim, ids, now)
             if taken:
                 return taken
@@ -260,33 +269,12 @@ def _probes_of(message_id: Any, since: datetime) -> Select[Any]:  # noqa: ANN401
     )
 
 
-def _to_probe(due: Select[Any], since: datetime) -> tuple[Select[Any], Select[Any]]:
-    """Select the message to use as a probe: the oldest message that has not been a probe since a given time, otherwise
-    the one that was a probe least recently.
-
-    These are two queries. The first uses the index of due messages, however many exist. The second is needed only if
-    all due messages have been probes, and then there are few.
-    """
-    probes = _probes_of(queue.c.message_id, since)
-    last = probes.with_only_columns(func.max(attempts.c.started_at)).scalar_subquery()
-    # A scalar subquery, because with `exists` a planner may scan all attempts.
-    was_none = probes.limit(1).scalar_subquery().is_(None)
-    oldest = queue.c.next_attempt_at, queue.c.message_id
-    return due.where(was_none).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
-
-
-def _elsewhere(due: Select[Any], tickets: Collection[str]) -> Select[Any]:
-    others = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets)))
-    return others.order_by(queue.c.next_attempt_at.desc(), queue.c.message_id.desc()).limit(1)
-
-
 UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None)))
 
 
 def _take_over(
     database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
 ) -> list[ExpiredClaim]:
-    """Claim messages, and load those that are still failed. The others leave the queue."""
     from retrycli.store.results import finish_attempts  # needed only after a pass has died
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
@@ -307,7 +295,7 @@ def _take_over(
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Leave out the messages whose rows another transaction has locked. A missing row is not locked."""
+    # A missing row is not locked.
     if database.is_sqlite:
         return list(ids)
     m = database.messages.c
