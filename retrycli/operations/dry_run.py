@@ -85,11 +85,11 @@ class _DryRunEnrolment:
                 self.times.append((due - EPOCH) // MICROSECOND)
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        found = self.real.would_retire(span)
-        self._replaced_in_range = found.replaced.keys()
+        replaced, changed = self.real.would_retire(span)
+        self._replaced_in_range = replaced.keys()
         self.replaced.update(self._replaced_in_range)
-        self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
-        return found.changed  # messages that leave the queue are no longer failed, so they are not shown
+        self.displaced += sum(due is not None and due <= self.due_by for due in replaced.values())
+        return changed  # messages that leave the queue are no longer failed, so they are not shown
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime

@@ -20,6 +20,7 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import DECIDING_COLUMNS
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable, load, with_queue
 from retrycli.store.messages import (
+    ESCALATED,
     columns_without_body,
     message_of,
     queued_ids,
@@ -41,7 +42,6 @@ from retrycli.store.transitions import NOT_ESCALATED, escalate, waiting_row
 
 OF_ID = queue.c.message_id == bindparam("of_id")
 FREE = queue.c.state != State.SENDING.value
-ESCALATED = queue.c.state == State.ESCALATED.value
 NEW = queue.c.acknowledged_at.is_(None)
 REQUEUE = (
     update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))

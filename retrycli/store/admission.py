@@ -6,12 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
-from retrycli.domain.message import MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.message import MessageStatus, QueuedMessage, UnusableMessage
 from retrycli.domain.transition import ChangedMessage, Decision, TransitionKind, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import birth_text, encodable, load, with_queue
-from retrycli.store.messages import RowState, queued_ids, read_rows, row_by_row, status_text
+from retrycli.store.messages import ESCALATED, RowState, queued_ids, read_rows, row_by_row, status_text
 from retrycli.store.schema import queue
 from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values, waiting_row
 
@@ -44,7 +44,6 @@ def add_messages(
         return escalate(database, connection, [decision for decision, _, _ in fresh if decision.transition.reason], now)
 
 
-STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
     id_in(queue.c.message_id)
 )
@@ -84,9 +83,7 @@ def review(
                     "next_attempt_at": decision.transition.next_attempt_at,
                     "unknown_count": decision.transition.unknown_count or 0,
                 }
-            connection.execute(
-                update(queue).where(queue.c.message_id == decision.message_id, STILL_ESCALATED).values(values)
-            )
+            connection.execute(update(queue).where(queue.c.message_id == decision.message_id, ESCALATED).values(values))
         return as_written(reviewed, refused)
 
 
@@ -118,16 +115,14 @@ def _free_escalated(database: Database) -> Select[Any]:
     return (
         select(queue.c.message_id)
         .join_from(queue, m, m.c.id == queue.c.message_id)
-        .where(id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
+        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
         .order_by(queue.c.message_id)
         .with_for_update(skip_locked=True)
     )
 
 
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    """Return whether the application has changed a message's text, count or error. A newer ``updated_at`` alone does
-    not count.
-    """
+    # A newer `updated_at` alone does not count.
     seen = seen_values(row)
     return known.digest is not None and bool(
         known.digest != message.digest

@@ -33,7 +33,7 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.identity import load, with_queue
 from retrycli.store.messages import HELD_BACK, UNFINISHED, addresses, is_due, row_by_row, status_text
 from retrycli.store.schema import attempts, queue
-from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD_BY_ID, held
+from retrycli.store.transitions import CLAIM, CLAIM_FREE, FORMER_STATE, HELD, HELD_BY_ID
 
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
@@ -204,9 +204,9 @@ class Claims(Queries):
         with self._database.write() as connection:
             connection.execute(
                 update(queue)
-                .where(queue.c.message_id == bindparam("id"), *held(claim.owner))
+                .where(queue.c.message_id == bindparam("id"), HELD)
                 .values(state=FORMER_STATE, claimed_by=None, claim_expires_at=None),
-                [{"id": message_id} for message_id in ids],
+                [{"id": message_id, "owner": claim.owner} for message_id in ids],
             )
 
     @cached_property

@@ -4,13 +4,11 @@ Tables are compared by ranges of keys: missing rows are added, different rows ar
 Equal rows are not written, so an interrupted copy continues, and a repeated copy transfers only changes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -41,9 +39,8 @@ from retrycli.domain.sanitize import encodable
 from retrycli.store.database import Database
 from retrycli.store.schema import acts, attempts, metadata, passes, queue, selection
 
-if TYPE_CHECKING:
-    Key = tuple[Any, ...]
-    Row = tuple[Any, ...]
+Key = tuple[Any, ...]
+Row = tuple[Any, ...]
 
 # All tables except the one with the name of the application's table, because the target has its own.
 COPIED = [table for table in metadata.sorted_tables if table is not selection]

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -38,7 +38,15 @@ from retrycli.store.application_table import FailedIndex, IndexState
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
-from retrycli.store.messages import REMEMBERED, columns_without_body, message_of, rows_of, status_text, updated_at_text
+from retrycli.store.messages import (
+    ESCALATED,
+    REMEMBERED,
+    columns_without_body,
+    message_of,
+    rows_of,
+    status_text,
+    updated_at_text,
+)
 from retrycli.store.schema import queue
 
 TAIL = 5_000  # number of newest messages that every pass compares with the queue
@@ -55,19 +63,9 @@ FOLLOW = (
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"), birth=bindparam("birth"))
 )
-FIRST_QUEUED = select(func.min(queue.c.message_id))
-STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 START = -(2**63)  # a value below the lowest possible id
 
 DECIDING_COLUMNS = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
-
-
-class WouldRetire(NamedTuple):
-    """Differences between the queue and the application's table."""
-
-    # Ids that now belong to other messages, with the next attempt times of the old messages.
-    replaced: Mapping[int, datetime | None]
-    changed: Sequence[int]  # ids of escalated messages whose rows the application may have changed since
 
 
 Rows = list[Mapping[str, Any]]
@@ -127,8 +125,7 @@ class Enrolment:
         is none.
         """
         ids = self._database.messages.c.id
-        above = () if after is None else (ids > after,)
-        ordered = rows.where(*above).order_by(ids.desc() if newest else ids)
+        ordered = rows.where(*_within(ids, IdRange(after, None))).order_by(ids.desc() if newest else ids)
         return self._database.scalar(ordered.offset(number).limit(1))
 
     def newly_failed(
@@ -158,9 +155,9 @@ class Enrolment:
             .order_by(m.id)
             .limit(limit)
         )
-        these = {"ids": list(replaced)} if replaced else None
         with self._database.read() as connection:
-            return [message_of(row) for row in rows_of(connection.execute(statement, these))]
+            found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
+            return [message_of(row) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue. Leave messages that are already in the queue unchanged.
@@ -195,8 +192,13 @@ class Enrolment:
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return changed
 
-    def would_retire(self, span: IdRange) -> WouldRetire:
-        """Find what `retire` would drop or would find changed, without writing anything."""
+    def would_retire(self, span: IdRange) -> tuple[Mapping[int, datetime | None], Sequence[int]]:
+        """Find what `retire` would do, without writing anything.
+
+        Returns:
+            Ids that now belong to other messages, with the next attempt times of the old messages; and ids of escalated
+            messages whose rows the application may have changed since.
+        """
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
         for leave, stay in self._differences(span):
@@ -206,13 +208,13 @@ class Enrolment:
                 if not row["over"] and row["state"] != State.SENDING
             }
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
-        return WouldRetire(replaced, changed)
+        return replaced, changed
 
     def _differences(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
         """Yield queue rows that differ from the application's, in batches: the rows that leave the queue, and the rows
         that stay.
         """
-        if self._database.scalar(FIRST_QUEUED) is None:  # the usual case, and fast to check
+        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # the usual case, and fast to check
             return
         rest = span
         while True:
@@ -232,7 +234,7 @@ class Enrolment:
         m = self._database.messages
         over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # null if the row does not exist
         birth = birth_text(m)
-        may_differ = and_(STILL_ESCALATED, self._may_differ())
+        may_differ = and_(ESCALATED, self._may_differ())
         return (
             select(
                 queue.c.message_id,

@@ -45,8 +45,7 @@ OWN = "retrycli_"  # prefix of the labels of columns that do not belong to the a
 BIRTH = OWN + "birth"
 READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
-AT_IT = attempts.c.message_id == queue.c.message_id
-NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
+LAST_NUMBER = select(func.max(attempts.c.number)).where(attempts.c.message_id == queue.c.message_id).scalar_subquery()
 
 
 class _Own(NamedTuple):
@@ -66,7 +65,7 @@ OF_THE_QUEUE = (
     queue.c.delivered_to.label(OWN + "delivered_to"),
     queue.c.digest.label(OWN + "digest"),
     queue.c.birth.label(OWN + "queue_birth"),
-    NEXT_NUMBER.label(OWN + "attempt_number"),
+    (func.coalesce(LAST_NUMBER, 0) + 1).label(OWN + "attempt_number"),
 )
 OWN_LABELS = tuple(column.key for column in OF_THE_QUEUE)
 
@@ -109,8 +108,7 @@ def identifying(messages: TableClause) -> list[ColumnElement[Any]]:
     return [birth_text(messages).label(BIRTH), *(messages.c[name] for name in READ if name in messages.c)]
 
 
-def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, History]:
-    """Return the histories of messages, by id; messages without any attempt are left out."""
+def _histories(connection: Connection, ids: Collection[int]) -> Mapping[int, History]:
     made: defaultdict[int, list[PastAttempt]] = defaultdict(list)
     if not ids:
         return {}
@@ -132,7 +130,7 @@ def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, Hist
 
 
 def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
-    as_read, birth = read_of(row), row.pop(BIRTH)
+    as_read, birth = _identifying_in(tuple(row))(row), row.pop(BIRTH)
     own = _Own(*map(row.pop, OWN_LABELS))
     message, digest = message_of(row), digest_of(row)
     # A creation time that is parsed already is not parsed again.
@@ -157,11 +155,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
         digest=digest,
         as_read=as_read,
     )
-    return queued if history is NONE else _with_history(queued, history, deliveries)
-
-
-def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> QueuedMessage:
-    birth, digest, key = queued.birth, queued.digest, queued.delivery_key
+    if history is NONE:
+        return queued
     return replace(
         queued,
         unknown_count=max(queued.unknown_count, history.unknowns(key)),
@@ -175,18 +170,18 @@ def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> Q
 
 
 def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | None:
-    """Return the known key of an undelivered text, which a version before 0005 may have chosen."""
     if (tried := history.key_of(birth, digest)) is not None:
         return tried
     if own.digest is not None:
         return own.delivery_key if own.digest == digest else None
+    # A version before 0005 may have chosen the key.
     return own.delivery_key if own.birth is None or history.sent_by_0004() else None
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
     """Build messages from rows of `with_queue`, in the order of ids. Leave out rows of other messages."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
-    past = histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
+    past = _histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
     return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
 
 
@@ -269,11 +264,6 @@ def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
     return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
 
-def read_of(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the identifying columns of a row in the form in which they were read."""
-    return _identifying_in(tuple(row))(row)
-
-
 @lru_cache
 def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[object, ...]]:
     return itemgetter(*(name for name in READ if name in names))
@@ -305,7 +295,7 @@ def provisional_key(message_id: int, birth: str, now: datetime) -> str:
 
 
 def _uuid5(name: str) -> str:
-    """Return the version 5 UUID of a name (RFC 9562, section 5.5). This is four times as fast as the module `uuid`."""
+    # The version 5 UUID of a name (RFC 9562, section 5.5), four times as fast as by the module `uuid`.
     digits = hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

@@ -88,6 +88,7 @@ def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 
+ESCALATED = queue.c.state == State.ESCALATED.value
 EARLIER = queue.alias("earlier")
 UNFINISHED = (State.WAITING.value, State.SENDING.value)
 

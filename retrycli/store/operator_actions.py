@@ -17,7 +17,6 @@ from retrycli.domain.message import Message, MessageStatus
 from retrycli.domain.operator_action import OperatorAction, not_taken, refusal
 from retrycli.domain.transition import ActionKind, Decision, Transition
 from retrycli.store.action_changes import (
-    ESCALATED,
     FREE,
     NEW,
     change_queue,
@@ -32,7 +31,7 @@ from retrycli.store.database import Queries
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values, require_free, standings
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
-from retrycli.store.messages import RowState, message_of, row_by_row, rows_of, status_text
+from retrycli.store.messages import ESCALATED, RowState, message_of, row_by_row, rows_of, status_text
 from retrycli.store.row_changes import ALL_WRITTEN, write_text
 from retrycli.store.schema import acts, attempts, queue
 from retrycli.store.transitions import identity_values, seen_values
@@ -151,7 +150,7 @@ class Acts(Queries):
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        """Build, for each kind of action, the query that locks the messages to which it applies."""
+        # By the kind of action, the query that locks the messages to which it applies.
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
         joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).order_by(m.c.id)
@@ -163,7 +162,7 @@ class Acts(Queries):
 
     @cached_property
     def _unknown(self) -> Select[Any]:
-        """Build the query that locks failed messages that are not in the queue."""
+        # Failed messages that are not in the queue.
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
         return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)

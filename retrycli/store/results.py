@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, exc, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, exc, insert, select, update
 
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import QueuedMessage, UnusableMessage, ticket_text
@@ -20,7 +20,7 @@ from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, lo
 from retrycli.store.messages import read_rows, row_by_row, status_of
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
-from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, held, move
+from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, move
 
 HIDDEN = "its row can be read but not changed; check the row-level policies of {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))
@@ -105,7 +105,7 @@ class Results(Queries):
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
             loaded = load(connection, found, ids)
             if gone := set(ids) - {message.message_id for message in loaded}:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
+                connection.execute(DEQUEUE, {"ids": list(gone), "owner": claim.owner})
             fit_messages = [message for message in loaded if isinstance(message, QueuedMessage) and fit(message)]
             start_attempts(
                 connection,
@@ -122,12 +122,10 @@ class Results(Queries):
 
     @cached_property
     def _held_messages(self) -> Select[Any]:
-        """Select complete messages that a claim holds and that are still failed."""
         return with_queue(self._database).where(*HELD_BY_ID)
 
     @cached_property
     def _held_rows(self) -> Select[Any]:
-        """Select the identifying columns and the status of messages that a claim holds."""
         m = self._database.messages
         return (
             select(m.c.id, status_of(self._database), *identifying(m))
@@ -137,9 +135,6 @@ class Results(Queries):
 
     @cached_property
     def _locked(self) -> Select[Any]:
-        """Select the identifying columns and the status of messages that a claim holds, and lock the rows. Skip rows
-        that are locked.
-        """
         return self._held_rows.with_for_update(skip_locked=True)
 
     def record_arrival(
@@ -242,14 +237,15 @@ class Results(Queries):
         return set(unlockable) - {row[0] for row in free}
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
-        """Return, for each message that this claim holds, whether its row exists."""
+        """Return which messages this claim holds, and whether their rows exist."""
         m = self._database.messages.c
         others = (
             select(queue.c.message_id, m.id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(queue.c.message_id.in_(ids), *held(claim.owner))
+            .where(*HELD_BY_ID)
         )
-        return {message_id: its_row is not None for message_id, its_row in connection.execute(others).all()}
+        found = connection.execute(others, {"ids": list(ids), "owner": claim.owner})
+        return {message_id: its_row is not None for message_id, its_row in found.all()}
 
 
 def _still_held(connection: Connection, claim: Claim, decisions: Sequence[Decision]) -> list[Decision]:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     Connection,
     Update,
@@ -31,20 +30,15 @@ from retrycli.store.identity import birth_as_read, load, provisional_key, with_q
 from retrycli.store.messages import REMEMBERED, RowState, read_rows, row_by_row
 from retrycli.store.schema import MAX_INT, escalations, queue
 
-
-def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
-    """Build the guard of every change to a claim's messages. Use it for look-ups by id."""
-    return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == owner),)
-
-
 CLAIM = (
     update(queue)
     .where(id_in(queue.c.message_id))
     .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
 )
 CLAIM_FREE = CLAIM.where(row_by_row(queue.c.state != State.SENDING.value))
-HELD = held(bindparam("owner"))
-HELD_BY_ID = (id_in(queue.c.message_id), *HELD)
+# The guard of every change to a claim's messages.
+HELD = row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == bindparam("owner"))
+HELD_BY_ID = (id_in(queue.c.message_id), HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_BY_ID)
 DEQUEUE = delete(queue).where(*HELD_BY_ID).execution_options(**NO_RESULT)
 
@@ -86,7 +80,7 @@ def move(
         connection.execute(DEQUEUE, {"ids": gone, "owner": claim.owner})
     GO_BACK.execute(connection, back, owner=claim.owner)
     if escalated:
-        firsts = first_escalations(connection, escalated, now)
+        firsts = _first_escalations(connection, escalated, now)
         ESCALATE.execute(connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], owner=claim.owner)
 
 
@@ -148,7 +142,7 @@ def _queue_values(decision: Decision) -> dict[str, Any]:
     return row if count is None else row | {"unknown_count": count}
 
 
-def first_escalations(
+def _first_escalations(
     connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
 ) -> Mapping[int, datetime]:
     """Return when messages were first escalated for their reason with their key, by id.
@@ -203,7 +197,7 @@ def as_list(addresses: Collection[str]) -> str | None:
 
 
 def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  any type that a column accepts
-    its = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
+    its = update(queue).where(queue.c.message_id == of["message_id"], HELD)
     return its.values(claimed_by=None, claim_expires_at=None, **values)
 
 
