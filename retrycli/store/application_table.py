@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import VARCHAR, Connection, func, literal, select, text
+from sqlalchemy import VARCHAR, Connection, CursorResult, func, literal, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import MessageStatus
@@ -15,9 +16,9 @@ SELECT 1
 WHERE 'id INTEGER' = (SELECT group_concat(name || ' ' || upper(type)) FROM pragma_table_info(?, ?) WHERE pk > 0)
 """
 UNIQUE_IN_SQLITE = """
-SELECT 1 WHERE 'id' = (SELECT group_concat(name) FROM pragma_table_info(:name, :schema) WHERE pk > 0)
+SELECT 1 WHERE 'id' = (SELECT group_concat(name) FROM pragma_table_info(:table, :schema) WHERE pk > 0)
 UNION ALL
-SELECT 1 FROM pragma_index_list(:name, :schema) i WHERE i."unique" AND NOT i.partial
+SELECT 1 FROM pragma_index_list(:table, :schema) i WHERE i."unique" AND NOT i.partial
 AND 'id' = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
 LIMIT 1
 """
@@ -34,9 +35,10 @@ AND (c.relkind = 'p' OR NOT c.relhassubclass)
 LIMIT 1
 """
 
-KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
+KIND_IN_SQLITE = (
+    "SELECT type FROM {schema}sqlite_master WHERE type IN ('table', 'view') AND name = :table COLLATE NOCASE"
+)
 KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(pg_catalog.to_regclass(:table) AS oid)"
-
 
 PARTITIONED = "partitioned table"
 
@@ -63,7 +65,7 @@ def check_ids(database: Database) -> None:
                 f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
                 "set the id, and make the column NOT NULL"
             )
-        if _is_unique(database, connection):
+        if _ask_catalogue(database, connection, UNIQUE_IN_SQLITE, UNIQUE_IN_POSTGRESQL).first() is not None:
             return
         others = table.alias().c
         ids = select(others.id).where(others.status == failed)
@@ -82,28 +84,14 @@ def repeated(database: Database, message_id: object) -> SchemaMismatch:
 
 
 def _require_indexable(database: Database, *, make: str, drop: str | None) -> None:
-    """Check that an index can be created or dropped while other processes write.
-
-    Args:
-        database: holds the application's table.
-        make: the statement that creates the index, with a placeholder for the table's name.
-        drop: the statement that drops the index; None to create the index.
-
-    Raises:
-        SchemaMismatch: this is not possible.
-    """
-    schema, table = database.quoted_table
+    # `make` creates the index, with a placeholder for the table's name; `drop` drops it, or is None.
     with database.read() as connection:
-        if database.is_sqlite:
-            query = text(KIND_IN_SQLITE.format(f"{schema}." if schema else ""))
-            found = connection.execute(query, {"name": database.messages.name}).scalar()
-        else:
-            found = connection.execute(text(KIND_IN_POSTGRESQL), {"table": database.qualified_table}).scalar()
+        found = _ask_catalogue(database, connection, KIND_IN_SQLITE, KIND_IN_POSTGRESQL).scalar()
     kind = NOT_TABLES.get(str(found))
     if kind == PARTITIONED:
         raise SchemaMismatch(
             f"{_where(database)} is a {kind}; PostgreSQL can't create or drop its indexes "
-            f"concurrently. Run this while nothing writes to it: {drop or make.format(table)}"
+            f"concurrently. Run this while nothing writes to it: {drop or make.format(database.quoted_table[1])}"
         )
     if kind is not None:
         raise SchemaMismatch(
@@ -112,12 +100,11 @@ def _require_indexable(database: Database, *, make: str, drop: str | None) -> No
         )
 
 
-def _is_unique(database: Database, connection: Connection) -> bool:
-    if database.is_sqlite:
-        query, known = UNIQUE_IN_SQLITE, {"name": database.messages.name, "schema": database.messages.schema}
-    else:
-        query, known = UNIQUE_IN_POSTGRESQL, {"table": database.qualified_table}
-    return connection.execute(text(query), known).scalar() is not None
+def _ask_catalogue(database: Database, connection: Connection, in_sqlite: str, in_postgresql: str) -> CursorResult[Any]:
+    schema, _ = database.quoted_table
+    query = in_sqlite.format(schema=f"{schema}." if schema else "") if database.is_sqlite else in_postgresql
+    table = database.table_name if database.is_sqlite else database.qualified_table
+    return connection.execute(text(query), {"table": table, "schema": database.messages.schema, "index": NAME})
 
 
 def _where(database: Database) -> str:
@@ -127,13 +114,14 @@ def _where(database: Database) -> str:
 NAME = "retrycli_failed"
 
 IN_SQLITE = (
-    "SELECT 1 FROM {schema}sqlite_master WHERE type = 'index' AND name = :name AND tbl_name = :table COLLATE NOCASE"
+    "SELECT NULL AS nspname, 1 AS indisvalid FROM {schema}sqlite_master "
+    "WHERE type = 'index' AND name = :index AND tbl_name = :table COLLATE NOCASE"
 )
 IN_POSTGRESQL = """
 SELECT n.nspname, i.indisvalid
 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND c.relname = :name
+WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND c.relname = :index
 """
 
 
@@ -143,8 +131,7 @@ class IndexState(StrEnum):
     ABSENT = "absent"
     THERE = "there"
 
-    # PostgreSQL did not finish building the index. Each write updates the index, but no query uses it.
-    INVALID = "invalid"
+    INVALID = "invalid"  # PostgreSQL did not finish building it: each write updates it, but no query uses it
 
 
 class FailedIndex(Queries):
@@ -183,7 +170,12 @@ class FailedIndex(Queries):
         taking_away = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
         if drop:
             return taking_away
-        return [*taking_away, f"CREATE INDEX {concurrently}{self._where} (id) WHERE {failed}"]
+        schema, table = self._database.quoted_table
+        # Only the name of the index or of the table may include the schema.
+        where = f"{NAME} ON {self._database.qualified_table}"
+        if schema and self._database.is_sqlite:
+            where = f"{schema}.{NAME} ON {table}"
+        return [*taking_away, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
         """Execute the statements.
@@ -206,24 +198,11 @@ class FailedIndex(Queries):
     def _find(self) -> tuple[IndexState, str]:
         """Return the state of the index, and its full name."""
         schema, _ = self._database.quoted_table
-        own = f"{schema}." if schema else ""
-        if self._database.is_sqlite:
-            query, known = text(IN_SQLITE.format(schema=own)), {"name": NAME, "table": self._database.messages.name}
-        else:
-            query, known = text(IN_POSTGRESQL), {"name": NAME, "table": self._database.qualified_table}
         with self._database.read() as connection:
-            found = connection.execute(query, known).one_or_none()
-            if found is None:
-                return IndexState.ABSENT, f"{own}{NAME}"
-            if self._database.is_sqlite:
-                return IndexState.THERE, f"{own}{NAME}"
-            in_schema = connection.dialect.identifier_preparer.quote(found.nspname)
-            return (IndexState.THERE if found.indisvalid else IndexState.INVALID), f"{in_schema}.{NAME}"
-
-    @property
-    def _where(self) -> str:
-        """Return the name of the index and its table for CREATE INDEX. Only one of them may include the schema."""
-        schema, table = self._database.quoted_table
-        if schema and self._database.is_sqlite:
-            return f"{schema}.{NAME} ON {table}"
-        return f"{NAME} ON {self._database.qualified_table}"
+            found = _ask_catalogue(self._database, connection, IN_SQLITE, IN_POSTGRESQL).one_or_none()
+            if found is not None and found.nspname is not None:
+                schema = connection.dialect.identifier_preparer.quote(found.nspname)
+        name = f"{schema}.{NAME}" if schema else NAME
+        if found is None:
+            return IndexState.ABSENT, name
+        return (IndexState.THERE if found.indisvalid else IndexState.INVALID), name
