@@ -32,9 +32,8 @@ from retrycli.store.results import finish_attempts, start_attempts
 from retrycli.store.row_changes import (
     ALL_WRITTEN,
     Written,
-    reject_messages,
     reset_retry_counts,
-    restore_messages,
+    set_status,
     write_messages,
 )
 from retrycli.store.schema import acts, attempts, escalations, queue
@@ -76,12 +75,14 @@ def change_queue(
             return written
         case ActionKind.REJECTED:
             errors = {message_id: act.last_error for message_id, act in able.items()}
-            written = reject_messages(database, connection, errors)
+            written = set_status(
+                database, connection, errors, before=MessageStatus.FAILED, after=MessageStatus.REJECTED
+            )
             _dequeue(connection, able.keys() - written.unchanged)
             return written
         case ActionKind.MARKED_SENT:
             enrolled = _enrol_unknown(database, connection, able)
-            written = mark_delivered(database, connection, able)
+            written = _mark_delivered(database, connection, able)
             # A message whose row is locked returns to its former state.
             _dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
             return written
@@ -129,16 +130,11 @@ def _enrol_unknown(database: Database, connection: Connection, acts: Mapping[int
 STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 
 
-def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
+def _mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
     """Record messages as delivered because operators said so, and mark their rows as sent.
 
     An attempt is recorded for each message, even if its row rejects the change, so that no pass sends the text again.
     Nothing is recorded for a message whose row is locked.
-
-    Args:
-        database: holds the queue and the application's table.
-        connection: a connection whose transaction has locked the messages' rows. All messages are in the queue.
-        acts: the statements, by the messages' ids.
     """
     found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
     decisions = [
@@ -226,7 +222,7 @@ def take_back(
     errors = {
         message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
     }
-    written = restore_messages(database, connection, errors) if errors else ALL_WRITTEN
+    written = set_status(database, connection, errors, before=MessageStatus.REJECTED, after=MessageStatus.FAILED)
     failed_at = first_failures(database, connection, errors)
     enrolled = [
         waiting_row(

@@ -123,7 +123,6 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
 
 
 def _repair_waits(connection: Connection, now: datetime) -> int:
-    """Restart waits with their full length from now, and return the number of messages."""
     repaired, page = 0, WAITS
     while rows := connection.execute(page, {"now": now}).mappings().all():
         waits = []

@@ -114,7 +114,6 @@ def _copy(
 def _side_by_side(
     source: Database, target: Database, table: Table, batch: int
 ) -> Iterator[tuple[dict[Key, Row], dict[Key, Row]]]:
-    """Yield the rows of both sides by key, in ranges of at most `batch` rows of either side."""
     after: Key | None = None
     while True:
         theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
@@ -138,7 +137,7 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
 
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
-    """Select rows in an order of keys that is the same on both sides and in Python."""
+    # The order of keys is the same on both sides and in Python.
     key = [
         # By code points: that is SQLite's default, and PostgreSQL's collation "C".
         collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
@@ -152,9 +151,7 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
 
 
 def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    """Build the condition that a key follows another. A server would look up the operators of tuples: see
-    `postgresql`.
-    """
+    # A server would look up the operators of tuples: see `postgresql`.
     first, *others = key
     if not others:
         return first > values[0]
@@ -190,7 +187,6 @@ def _bound(names: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[dict[s
 
 
 def _unfit(database: Database, table: Table, row: Row) -> str | None:
-    """Return the column of a row that the database can't store, and the remedy; None if there is no such column."""
     values = dict(zip(table.c.keys(), row, strict=True))
     for column in table.c:
         if (why := _objection(database, column, values[column.name])) is not None:
@@ -208,7 +204,7 @@ def _literal(value: object) -> str:
 
 
 def _objection(database: Database, column: Column[Any], value: object) -> str | None:
-    """Return why a column can't store a value. SQLite stores any value in any column, if it is valid Unicode."""
+    # SQLite stores any value in any column, if it is valid Unicode.
     kind = column.type
     if isinstance(value, str) and not encodable(value):
         return "is not valid Unicode"
@@ -270,8 +266,8 @@ def _file(database: Database) -> Path:
 def claimed_until(database: Database, now: datetime) -> datetime | None:
     """Return when the last live claim expires; None if there is none."""
     expiry = queue.c.claim_expires_at
-    live = (queue.c.state == State.SENDING.value, expiry > now)
-    return database.scalar(select(func.max(expiry, type_=expiry.type)).where(*live))
+    last = select(func.max(expiry, type_=expiry.type)).where(queue.c.state == State.SENDING.value, expiry > now)
+    return database.scalar(last)
 
 
 def last_used(database: Database) -> datetime | None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from enum import Enum
+from typing import Any
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -148,9 +149,8 @@ def is_of_the_table(error: DBAPIError) -> bool:
     return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
 
 
-def _error_field(error: DBAPIError, what: str) -> str | None:
-    said: str | None = getattr(getattr(error.orig, "diag", None), what, None)
-    return said
+def _error_field(error: DBAPIError, what: str) -> Any:  # noqa: ANN401  a string, or None
+    return getattr(getattr(error.orig, "diag", None), what, None)
 
 
 def is_busy(error: DBAPIError) -> bool:

@@ -218,15 +218,13 @@ class MessageQueries(Queries):
 
 
 def _any_of(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
-    """Yield the condition that any of the values meets. Without values, yield nothing."""
     values = [] if wanted is None else [wanted] if isinstance(wanted, str) else wanted
     if values:
         yield or_(*map(condition, values))
 
 
 def _is_in(state: State) -> ColumnElement[bool]:
-    """Build the condition on a state. A message that is not in the queue yet counts as waiting."""
-    if state is State.WAITING:
+    if state is State.WAITING:  # a message that is not in the queue yet counts as waiting
         return func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
     return queue.c.state == state.value
 
@@ -288,7 +286,7 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
 
 
 def _beginning(digits: str) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of ids that begin with some digits, the highest first."""
+    # The highest range comes first.
     if not digits:
         yield -LARGEST_ID, LARGEST_ID
     elif digits == "0":

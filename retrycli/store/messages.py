@@ -111,13 +111,11 @@ def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
 
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
     """Return the ids that are in the queue."""
-    return set(connection.execute(QUEUED, {"ids": list(ids)}).scalars())
+    queued = select(queue.c.message_id).where(id_in(queue.c.message_id))
+    return set(connection.execute(queued, {"ids": list(ids)}).scalars())
 
 
 REMEMBERED = 1_000  # number of characters of an error to store, so that a change by the application is noticed
-
-
-QUEUED = select(queue.c.message_id).where(id_in(queue.c.message_id))
 
 
 class RowState(NamedTuple):

@@ -127,34 +127,29 @@ class Acts(Queries):
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
 
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
-        """Read the messages that retrycli rejected. No pass enrols them until the transaction ends."""
         if not rejected_by_us(self._database, connection, wanted):
             return {}
-        self._database.advisory_lock(connection)
+        self._database.advisory_lock(connection)  # no pass enrols them until the transaction ends
         return rejected_by_us(self._database, connection, wanted)
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Return the ids that an action applies to. Their rows stay locked until the transaction ends."""
         these = {"ids": list(ids)}
-
-        def enrolled() -> list[int]:
-            rows = rows_of(connection.execute(self._enrolled[kind], these))
-            return [row["id"] for row in rows if is_the_queues(row)]
-
-        if kind not in OF_ANY_FAILED:
-            return enrolled()
-        # Failed messages that are not in the queue must not be enrolled and claimed meanwhile. A pass may hold row
-        # locks while it waits for this lock, so locked rows are skipped.
-        self._database.advisory_lock(connection)
-        return [*enrolled(), *connection.execute(self._unknown, these).scalars()]
+        if kind in OF_ANY_FAILED:
+            # Failed messages that are not in the queue must not be enrolled and claimed meanwhile. A pass may hold row
+            # locks while it waits for this lock, so locked rows are skipped.
+            self._database.advisory_lock(connection)
+        rows = rows_of(connection.execute(self._enrolled[kind], these))
+        unknown = connection.execute(self._unknown, these).scalars() if kind in OF_ANY_FAILED else ()
+        return [*(row["id"] for row in rows if is_the_queues(row)), *unknown]
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
         # By the kind of action, the query that locks the messages to which it applies.
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
-        joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).order_by(m.c.id)
-        failed = joined.where(*self._these_failed)
+        joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id)
+        failed = joined.where(*self._these_failed).order_by(m.c.id)
         return {
             kind: failed.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
             for kind, guards in GUARDS.items()

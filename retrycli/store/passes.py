@@ -40,10 +40,9 @@ class Ledger(Queries):
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
     ) -> None:
         """Record the start of a pass."""
-        row = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
-        row["started_by"] = started_by
+        values = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
         with self._database.write() as connection:
-            connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
+            connection.execute(insert(passes).values({**values, **dict.fromkeys(COUNTS, 0), "started_by": started_by}))
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Record that a pass is alive."""

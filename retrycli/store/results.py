@@ -71,6 +71,9 @@ def _update_open(*columns: str) -> BulkStatement:
 
 
 FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
+
+# The answers to attempts whose results can't be written into the rows yet. Such an attempt has an outcome but no end.
+# The process that writes the row ends it.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
 FORGET_TICKETS = (
@@ -155,7 +158,7 @@ class Results(Queries):
                 probe=False,
                 now=started_at,
             )
-            keep_outcomes(connection, ours, started_at)
+            KEEP_OUTCOMES.execute(connection, _results(ours, started_at))
 
     def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet, so that they survive a crash.
@@ -171,7 +174,7 @@ class Results(Queries):
         The messages stay claimed. A later pass finds the outcomes and writes the rows.
         """
         with self._database.write() as connection:
-            keep_outcomes(connection, _still_held(connection, claim, decisions), now)
+            KEEP_OUTCOMES.execute(connection, _results(_still_held(connection, claim, decisions), now))
 
     def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages, in one transaction.
@@ -203,7 +206,7 @@ class Results(Queries):
             refused = {**written.refused, **hidden}
             locked = unlockable.difference(hidden).union(written.locked)
             if locked:
-                keep_outcomes(connection, [by_id[message_id] for message_id in locked], now)
+                KEEP_OUTCOMES.execute(connection, _results([by_id[message_id] for message_id in locked], now))
             writable = [one for message_id, one in ours.items() if message_id not in locked]
             final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
             # Their rows stay as they are, whatever was decided.
@@ -297,14 +300,6 @@ def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: 
     if unmarked:
         connection.execute(FORGET_TICKETS, {"ids": unmarked})
     FINISH_ATTEMPTS.execute(connection, _results(decisions, now))
-
-
-def keep_outcomes(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
-    """Record the answers to attempts whose results can't be written into the rows yet.
-
-    Such an attempt has an outcome but no end. The process that writes the row ends it.
-    """
-    KEEP_OUTCOMES.execute(connection, _results(decisions, now))
 
 
 def _results(decisions: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:

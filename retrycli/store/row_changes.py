@@ -40,23 +40,16 @@ def write_messages(database: Database, connection: Connection, decisions: Sequen
     return _RowChange(database, connection, partial(_write, database, connection), _has_taken).make(changing)
 
 
-def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> "Written":
-    """Mark messages as rejected, with their last errors."""
-    return _set_status(database, connection, errors, MessageStatus.FAILED, MessageStatus.REJECTED)
-
-
-def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> "Written":
-    """Mark rejected messages as failed with a retry count of zero, with their last errors."""
-    return _set_status(database, connection, errors, MessageStatus.REJECTED, MessageStatus.FAILED)
-
-
-def _set_status(
+def set_status(
     database: Database,
     connection: Connection,
     errors: Mapping[int, str | None],
+    *,
     before: MessageStatus,
     after: MessageStatus,
 ) -> "Written":
+    """Change the status and the last errors of messages. Those that become failed get a retry count of zero."""
+
     def write(errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
         return _status_update(database.messages, before, after, room).execute(connection, rows)
@@ -69,9 +62,11 @@ def _set_status(
 
 def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> "Written":
     """Set the retry counts of messages to zero."""
+    m = database.messages.c
+    failed = update(database.messages).where(id_in(m.id), m.status == status_text(MessageStatus.FAILED))
 
     def write(wanted: Mapping[int, None], _room: int | None) -> None:
-        connection.execute(_reset_counts(database.messages), {"ids": list(wanted)}, execution_options=NO_RESULT)
+        connection.execute(failed.values(retry_count=0), {"ids": list(wanted)}, execution_options=NO_RESULT)
 
     return _RowChange(database, connection, write, lambda _, row, _room: row.retry_count == 0).make(dict.fromkeys(ids))
 
@@ -132,12 +127,6 @@ def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> 
 
 
 @lru_cache
-def _reset_counts(messages: TableClause) -> Update:
-    m = messages.c
-    return update(messages).where(id_in(m.id), m.status == status_text(MessageStatus.FAILED)).values(retry_count=0)
-
-
-@lru_cache
 def _status_update(
     messages: TableClause, before: MessageStatus, after: MessageStatus, room: int | None
 ) -> BulkStatement:
@@ -164,10 +153,10 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
 
 @lru_cache
 def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
-    """Write errors and retry counts; None leaves the row's value unchanged."""
     m = messages.c
 
     def note(of: Values) -> Update:
+        # None leaves the row's value unchanged.
         return _failed_one(messages, of["id"]).values(
             last_error=func.coalesce(_cut(of["last_error"], room), m.last_error),
             retry_count=func.coalesce(of["retry_count"], m.retry_count),
@@ -183,9 +172,8 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    return (
-        NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
-    )  # columns of a SQLite file accept anything
+    # Columns of a SQLite file accept anything.
+    return NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:
@@ -214,12 +202,8 @@ class Written(NamedTuple):
     """Result of changing some rows."""
 
     rows: Mapping[int, RowState]  # the rows as they were read back, by id; empty if they did not have to be read
-
-    # The reasons why rows rejected the change, by id. These rows are unchanged.
-    refused: Mapping[int, str]
-
-    # Rows that another transaction has locked. These rows are unchanged, and can be tried again.
-    locked: Collection[int] = ()
+    refused: Mapping[int, str]  # the reasons why rows rejected the change, by id
+    locked: Collection[int] = ()  # rows that another transaction has locked; they can be tried again
 
     @property
     def unchanged(self) -> AbstractSet[int]:
@@ -282,7 +266,6 @@ class _RowChange(Generic[Wanted]):
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
     def _write_one(self, message_id: int, values: Wanted) -> Written:
-        """Write a row, with a shorter error if the table rejects the error."""
         wanted = {message_id: values}
         if message_id in self.database.ends_transactions:
             refusals = {message_id: self.database.ends_transactions[message_id]}
@@ -304,7 +287,6 @@ class _RowChange(Generic[Wanted]):
         return Written(read_rows(self.database, self.connection, wanted), {message_id: refusal})
 
     def _try(self, wanted: Mapping[int, Wanted], room: int | None) -> Written:
-        """Write rows in a savepoint, and read them back unless the database reports all rows as changed."""
         try:
             with pipeline_errors(self.connection):
                 self.connection.exec_driver_sql("SAVEPOINT part", execution_options=NO_RESULT)
@@ -331,7 +313,7 @@ class _RowChange(Generic[Wanted]):
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.messages.fullname)))
 
     def _is_over(self) -> bool:
-        """Return whether the transaction is over: the connection is lost, or a file's row or disk rolled it back."""
+        # The connection is lost, or a file's row or disk rolled the transaction back.
         if self.connection.invalidated:
             return True  # it has no driver connection then
         driver = self.connection.connection.driver_connection
@@ -339,7 +321,7 @@ class _RowChange(Generic[Wanted]):
 
     @contextmanager
     def _short_lock_wait(self) -> Iterator[None]:
-        """Wait for a server's locks so briefly that no deadlock can arise."""
+        # No deadlock can arise in so short a time.
         if self.database.is_sqlite:
             yield
             return

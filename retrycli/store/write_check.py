@@ -73,7 +73,6 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     with database.read() as connection:
 
         def reading() -> tuple[timedelta, timedelta]:
-            """Return the duration of the round trip, and how far the server's clock is ahead."""
             asked_at = now()
             there: datetime = connection.exec_driver_sql("SELECT pg_catalog.clock_timestamp()").scalar_one()
             took = now() - asked_at
@@ -148,11 +147,6 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
 
 
 def _rehearse_some(database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime) -> None:
-    """Rehearse with one sample after another until a row accepts the changes.
-
-    Raises:
-        SchemaMismatch: every row rejects the changes.
-    """
     refusals: dict[int, str] = {}
     for sample in samples:
         ids = [message_id for message_id in sample if message_id not in refusals]

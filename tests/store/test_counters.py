@@ -185,12 +185,12 @@ def test_totals_survive_the_pruning_of_attempts_and_passes(database: Database, l
         end_pass(ledger, f"p{number}", PassResult.COMPLETED, at=NOON - (10 - number) * DAY)
     before = totals.read()
     assert before.attempts == {"delivered": 6}
-    for days in (9, 8):
+    for days in (9, 8, 7):
+        if days == 7:
+            totals.roll_up(NOON)
         assert prune(ledger._database, NOON - days * DAY, 100) == 2
-        assert totals.read() == before
-    totals.roll_up(NOON)
-    assert prune(ledger._database, NOON - 7 * DAY, 100) == 2
-    assert totals.read() == before
+        now = totals.read()
+        assert (now.attempts, now.passes) == (before.attempts, before.passes)
 
 
 @pytest.mark.parametrize("rolled_up", [{}, {1}, {0, 3}])
