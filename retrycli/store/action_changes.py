@@ -171,10 +171,9 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with the same id
     has a different error.
     """
-    these = {"ids": list(ids)}
     by_us = {
         row.message_id: OperatorAction.rejected(row.detail, by=row.by, at=row.at).last_error or ""
-        for row in (connection.execute(REJECTIONS, these) if ids else ())
+        for row in (connection.execute(REJECTIONS, {"ids": list(ids)}) if ids else ())
     }
     if not by_us:
         return {}

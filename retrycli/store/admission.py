@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from retrycli.domain.message import MessageStatus, QueuedMessage, UnusableMessage
 from retrycli.domain.transition import ChangedMessage, Decision, TransitionKind, as_written
@@ -67,8 +67,16 @@ def review(
     Returns:
         The decisions, as written.
     """
+    m = database.messages
+    unlocked = (
+        select(queue.c.message_id)
+        .join_from(queue, m, m.c.id == queue.c.message_id)
+        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
+        .order_by(queue.c.message_id)
+        .with_for_update(skip_locked=True)
+    )
     with database.write() as connection:
-        free = list(connection.execute(_free_escalated(database), {"ids": list(ids)}).scalars())
+        free = list(connection.execute(unlocked, {"ids": list(ids)}).scalars())
         rows = read_rows(database, connection, free)
         reviewed = _decided(database, connection, free, rows, decide)
         anew = [decision for decision in reviewed if decision.transition.reason]
@@ -108,17 +116,6 @@ def _decided(
         decide(ChangedMessage(message, _was_changed(known[message.message_id], message, rows[message.message_id])))
         for message in load(connection, found, list(ids))
     ]
-
-
-def _free_escalated(database: Database) -> Select[Any]:
-    m = database.messages
-    return (
-        select(queue.c.message_id)
-        .join_from(queue, m, m.c.id == queue.c.message_id)
-        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
-        .order_by(queue.c.message_id)
-        .with_for_update(skip_locked=True)
-    )
 
 
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:

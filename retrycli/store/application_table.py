@@ -104,7 +104,7 @@ def _ask_catalogue(database: Database, connection: Connection, in_sqlite: str, i
     schema, _ = database.quoted_table
     query = in_sqlite.format(schema=f"{schema}." if schema else "") if database.is_sqlite else in_postgresql
     table = database.table_name if database.is_sqlite else database.qualified_table
-    return connection.execute(text(query), {"table": table, "schema": database.messages.schema, "index": NAME})
+    return connection.execute(text(query), {"table": table, "schema": database.schema_name, "index": NAME})
 
 
 def _where(database: Database) -> str:

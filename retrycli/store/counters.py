@@ -100,12 +100,6 @@ def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> N
         _set(connection, FORGOTTEN, LAST_SUCCESS, int(last_success.timestamp()))
 
 
-def count_pass(connection: Connection, pass_id: str, result: PassResult) -> None:
-    """Count a pass that is about to be marked as ended, unless it has ended already."""
-    running = select(func.count()).where(passes.c.id == pass_id, passes.c.finished_at.is_(None))
-    add(connection, PASSES, result, connection.execute(running).scalar_one())
-
-
 def add(connection: Connection, name: str, label: str, number: int) -> None:
     """Add to a total."""
     if not number:

@@ -49,7 +49,7 @@ class Database:
         self._url = parsed(url)
         self._table = table
         schema_name, _, self.table_name = table.rpartition(".")
-        self._schema = schema_name or None
+        self.schema_name = schema_name or None
         self._ambient: Connection | None = None
 
         # Rows whose change has rolled back the whole transaction, with the reasons. Later writes leave these rows out.
@@ -213,13 +213,13 @@ class Database:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.
         """
         return table_of(
-            self.columns, self.table_name, self._schema, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
+            self.columns, self.table_name, self.schema_name, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
         )
 
     def has_messages(self) -> bool:
         """Return whether the application's table exists."""
         with self.read() as connection:
-            return inspect(connection).has_table(self.table_name, self._schema)
+            return inspect(connection).has_table(self.table_name, self.schema_name)
 
     @property
     def quoted_table(self) -> tuple[str, str]:
@@ -227,7 +227,7 @@ class Database:
         named.
         """
         quote = self._engine.dialect.identifier_preparer.quote
-        return quote(self._schema) if self._schema else "", quote(self.table_name)
+        return quote(self.schema_name) if self.schema_name else "", quote(self.table_name)
 
     @property
     def qualified_table(self) -> str:
@@ -255,7 +255,7 @@ class Database:
             # It warns of unknown types, such as an extension's, which are not needed.
             warnings.simplefilter("ignore", exc.SAWarning)
             try:
-                columns = inspect(connection).get_columns(self.table_name, self._schema)
+                columns = inspect(connection).get_columns(self.table_name, self.schema_name)
             except exc.NoSuchTableError:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"

@@ -125,9 +125,14 @@ class MessageQueries(Queries):
             tries: leave out messages with a lower retry count.
         """
         m = self._database.messages.c
-        made_at = self._optional("created_at").label("made_at")
-        columns = (m.id, m.message_type, m.retry_count, made_at, queue.c.first_failed_at)
-        statement = self.failed(Filter(due_by=due_by), *columns).where(queue.c.state == State.WAITING.value)
+        statement = self.failed(
+            Filter(due_by=due_by),
+            m.id,
+            m.message_type,
+            m.retry_count,
+            self._optional("created_at").label("made_at"),
+            queue.c.first_failed_at,
+        ).where(queue.c.state == State.WAITING.value)
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=FETCH_SIZE)):

@@ -56,19 +56,15 @@ OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
 
 # Actions that change the application's rows. They skip locked rows.
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
-NONE: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Performed:
     """Result of an action."""
 
-    # Messages in another state or locked, for which nothing was changed. `Acts.why_not` returns the reasons.
-    lost: AbstractSet[int]
+    lost: AbstractSet[int]  # unchanged, because they were in another state or locked; `Acts.why_not` has the reasons
     refused: Mapping[int, str]  # messages whose rows rejected the change, with the reasons
-
-    # Messages that can't be sent in their present form, with the reasons. Nothing was changed.
-    unfit: Mapping[int, str]
+    unfit: Mapping[int, str]  # unchanged, because they can't be sent in their present form, with the reasons
 
 
 class Acts(Queries):
@@ -87,7 +83,7 @@ class Acts(Queries):
             return first_failures(self._database, connection, ids)
 
     def perform(
-        self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = NONE
+        self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = MappingProxyType({})
     ) -> Performed:
         """Perform one kind of action on messages, and record it, in one transaction.
 
@@ -121,7 +117,7 @@ class Acts(Queries):
                 for message_id, act in able.items()
                 if message_id not in refused or kind is ActionKind.MARKED_SENT
             }
-            record_actions(connection, done)
+            _record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
                 escalate_unwritten(self._database, connection, {message_id: able[message_id] for message_id in refused})
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
@@ -148,8 +144,12 @@ class Acts(Queries):
         # By the kind of action, the query that locks the messages to which it applies.
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
-        joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id)
-        failed = joined.where(*self._these_failed).order_by(m.c.id)
+        failed = (
+            select(m.c.id, *births)
+            .join_from(m, queue, queue.c.message_id == m.c.id)
+            .where(*self._these_failed)
+            .order_by(m.c.id)
+        )
         return {
             kind: failed.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
             for kind, guards in GUARDS.items()
@@ -170,7 +170,7 @@ class Acts(Queries):
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
         """Record actions that change no row of the application's table, by message id."""
         with self._database.write() as connection:
-            record_actions(connection, done)
+            _record_actions(connection, done)
 
     def why_not(self, kind: ActionKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
         """Return why an action does not apply to messages, by id."""
@@ -225,7 +225,7 @@ class Acts(Queries):
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
             # The application has not changed the row: an escalated message stays escalated.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
-            record_actions(connection, {message_id: act})
+            _record_actions(connection, {message_id: act})
 
     def _remember(
         self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
@@ -263,8 +263,7 @@ class Acts(Queries):
             return require_free(self._database, connection, message_id, "edit", now).state is not None
 
 
-def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
-    """Record actions in the history, by message id."""
+def _record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
     if not done:
         return
     requeued = [message_id for message_id, act in done.items() if act.kind is ActionKind.REQUEUED]

@@ -5,13 +5,11 @@ The queue identifies messages by id, and other tables have the same ids. A pass 
 message that has no failed row in that table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, text
 
@@ -20,9 +18,6 @@ from retrycli.domain.message import MessageStatus
 from retrycli.store.database import Database
 from retrycli.store.messages import status_text
 from retrycli.store.schema import HEAD, acts, attempts, passes, queue, selection
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 IN_POSTGRESQL = text("""
 SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
@@ -93,7 +88,7 @@ def downgrade_tables(database: Database) -> None:
 
 
 @contextmanager
-def _migrating(database: Database) -> Iterator[tuple[Config, Connection]]:
+def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # the first is Alembic's Config
     from alembic.config import Config
 
     config = Config()

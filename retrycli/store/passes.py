@@ -53,7 +53,8 @@ class Ledger(Queries):
         """Record the end of a pass."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "result", "reason", "detail")}
         with self._database.write() as connection:
-            counters.count_pass(connection, summary.pass_id, summary.result)
+            running = select(func.count()).where(passes.c.id == summary.pass_id, passes.c.finished_at.is_(None))
+            counters.add(connection, counters.PASSES, summary.result, connection.execute(running).scalar_one())
             connection.execute(
                 update(passes)
                 .where(passes.c.id == summary.pass_id)
@@ -170,13 +171,13 @@ class Ledger(Queries):
         Returns:
             True if the probe was reserved; False if another pass was faster.
         """
-        as_remembered = (
+        unchanged = update(breakers).where(
             breakers.c.destination == breaker.destination,
             breakers.c.state == breaker.state.value,
             breakers.c.probe_at == breaker.probe_at,
         )
         with self._database.write() as connection:
-            return connection.execute(update(breakers).where(*as_remembered).values(probe_at=until)).rowcount == 1
+            return connection.execute(unchanged.values(probe_at=until)).rowcount == 1
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
         """Reserve a time for one request, so that the requests of all hosts together keep the interval.

@@ -151,7 +151,8 @@ def _first_escalations(
     notification.
     """
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
-    found = connection.execute(KNOWN_ESCALATIONS, {"ids": [key for key, _ in keys.values()]})
+    of_keys = select(escalations).where(id_in(escalations.c.delivery_key))
+    found = connection.execute(of_keys, {"ids": [key for key, _ in keys.values()]})
     known = {(key, reason): at for key, reason, at in found}
     fresh = sorted({(key, reason) for key, reason in keys.values() if key} - known.keys())
     if fresh:
@@ -258,7 +259,6 @@ IDENTITY = (*KEPT, "delivered_to")
 
 # The columns that store the last seen state of the application's row, so that changes are noticed.
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
-KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
 GO_BACK = BulkStatement(_waiting_update, _types("next_attempt_at"))
 ESCALATE = BulkStatement(
     _escalation_update, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type}
