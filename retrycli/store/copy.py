@@ -288,25 +288,16 @@ def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tu
     """
     source_knows = source.has_messages()
     number, first = 0, None
-    for ids in _queued(source, batch):
+    after: Key | None = None
+    while rows := _rows_after(source, queue, after, batch):
+        after = max(rows)
+        ids = {message_id for (message_id,) in rows}
         lacking = ids - _known(target, ids)
         if lacking and source_knows:
             lacking &= _known(source, lacking)
         if lacking:
             number, first = number + len(lacking), min(lacking) if first is None else first
     return number, first
-
-
-def _queued(database: Database, batch: int) -> Iterator[set[int]]:
-    ids = select(queue.c.message_id).order_by(queue.c.message_id).limit(batch)
-    after: list[int] = []
-    while True:
-        rows = database.rows(ids.where(*(queue.c.message_id > last for last in after)))
-        found = {message_id for (message_id,) in rows}
-        if not found:
-            return
-        yield found
-        after = [max(found)]
 
 
 def _known(database: Database, ids: Collection[int]) -> set[int]:

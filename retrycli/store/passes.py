@@ -304,8 +304,9 @@ class Targets(Queries):
             if taken_until is not None and now < taken_until:
                 return False
             connection.execute(delete(told).where(*RESERVATION))
-            row = {"since": now, "told_at": until, "ended": False, "times": 0}
-            connection.execute(insert(told).values(target=EVERYBODY, topic=UNDER_WAY, **row))
+            connection.execute(
+                insert(told).values(target=EVERYBODY, topic=UNDER_WAY, since=now, told_at=until, ended=False, times=0)
+            )
         return True
 
     def end_telling(self) -> None:

@@ -125,7 +125,7 @@ def _matched(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnE
     if any(map(_is_numeric, sides)) and (is_resolved or binary.operator in ARITHMETIC):
         return _as_numeric(binary.left, binary.operator), _as_numeric(binary.right, binary.operator)
     if is_resolved:
-        if any(map(_is_text, sides)):
+        if any(_is_of_texts(getattr(side, "type", None)) for side in sides):
             return _as_text(binary.left, binary.operator), _as_text(binary.right, binary.operator)
         if any(isinstance(side.type, OID) for side in sides):  # SQLAlchemy's own reflection queries
             return _as_oid(binary.left), _as_oid(binary.right)
@@ -161,10 +161,6 @@ def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
     is_syntax = operator in {operators.is_, operators.is_not}  # and so is COLLATE, which is no comparison
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
-
-
-def _is_text(side: ColumnElement[Any]) -> bool:
-    return _is_of_texts(getattr(side, "type", None))
 
 
 def _is_of_texts(kind: object) -> bool:

@@ -11,16 +11,14 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
-Types = dict[str, "sa.types.TypeEngine[Any] | type[sa.types.TypeEngine[Any]]"]
-
-QUEUE: Types = {
+QUEUE: dict[str, Any] = {
     "birth": sa.Text,
     "digest": sa.String(80),
     "seen_count": sa.Integer,
     "seen_error": sa.Text,
     "seen_updated_at": sa.Text,
 }
-ATTEMPTS: Types = {
+ATTEMPTS: dict[str, Any] = {
     "birth": sa.Text,
     "delivery_key": sa.String(36),
     "digest": sa.String(80),
@@ -64,11 +62,7 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    """Escalate messages with a delivery whose row is not written yet, because the previous version would send them
-    again.
-
-    Such an attempt has an outcome and no end.
-    """
+    # The previous version would send them again. An attempt whose row is not written yet has an outcome and no end.
     names = ("message_id", "state", "claimed_by", "claim_expires_at", "next_attempt_at")
     queue = sa.table("retrycli_queue", *(sa.column(name) for name in (*names, "escalated_at", "escalation_reason")))
     attempts = sa.table(

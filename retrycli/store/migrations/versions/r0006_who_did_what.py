@@ -20,7 +20,7 @@ INDEXES = {"retrycli_acts_message": ["message_id", "id"], "retrycli_acts_at": ["
 
 @contextmanager
 def _acts() -> Iterator[BatchOperations]:
-    """Alter the table. SQLite creates it again, and would recreate its indexes in an arbitrary order."""
+    # SQLite creates the table again, and would recreate its indexes in an arbitrary order.
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     for name in INDEXES if is_sqlite else ():
         op.drop_index(name, "retrycli_acts")
