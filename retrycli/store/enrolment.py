@@ -17,6 +17,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    insert,
     or_,
     select,
     true,
@@ -43,11 +44,13 @@ from retrycli.store.messages import (
     REMEMBERED,
     columns_without_body,
     message_of,
+    queued_ids,
     rows_of,
     status_text,
     updated_at_text,
 )
 from retrycli.store.schema import queue
+from retrycli.store.transitions import escalate, review, waiting_row, would_review
 
 TAIL = 5_000  # number of newest messages that every pass compares with the queue
 
@@ -171,9 +174,29 @@ class Enrolment:
         """
         if not entries:
             return {}
-        from retrycli.store.admission import add_messages  # not needed by a pass without new failures
-
-        return add_messages(self._database, entries, now)
+        m = self._database.messages
+        with self._database.write() as connection:
+            self._database.advisory_lock(connection)
+            known = queued_ids(connection, [decision.message_id for decision, _, _ in entries])
+            fresh = [entry for entry in entries if entry[0].message_id not in known]
+            ids = {"ids": [decision.message_id for decision, _, _ in fresh]}
+            found = connection.execute(select(m.c.id, birth_text(m)).where(id_in(m.c.id)), ids) if fresh else ()
+            births = {message_id: encodable(birth) for message_id, birth in found}
+            rows = [
+                waiting_row(
+                    decision.message_id,
+                    ticket_id,
+                    births.get(decision.message_id),
+                    first_failed_at=failed_at,
+                    now=now,
+                    due=decision.transition.next_attempt_at or now,
+                )
+                for decision, failed_at, ticket_id in fresh
+            ]
+            if rows:
+                connection.execute(insert(queue), rows)
+            escalated = [decision for decision, _, _ in fresh if decision.transition.reason]
+            return escalate(self._database, connection, escalated, now)
 
     def retire(self, span: IdRange) -> Sequence[int]:
         """Drop messages that the application has sent, rejected, withdrawn or deleted.
@@ -270,15 +293,11 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.admission`."""
-        from retrycli.store.admission import review  # needed by few passes
-
+        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.transitions`."""
         return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
         """Return what `review` would decide, without writing anything."""
-        from retrycli.store.admission import would_review
-
         return would_review(self._database, ids, decide)
 
 

@@ -1,6 +1,7 @@
 """Identify messages in SQL: birth, text and the history of an id."""
 
 import hashlib
+import json
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,7 +35,15 @@ from retrycli.domain.identity import (
     digest_of,
     same_content,
 )
-from retrycli.domain.message import BY_PASS, Message, MessageStatus, QueuedMessage, UnusableMessage, ticket_text
+from retrycli.domain.message import (
+    BY_PASS,
+    EscalationReason,
+    Message,
+    MessageStatus,
+    QueuedMessage,
+    UnusableMessage,
+    ticket_text,
+)
 from retrycli.domain.transition import ActionKind, Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.database import Database
@@ -43,6 +52,8 @@ from retrycli.store.schema import acts, attempts, queue
 
 OWN = "retrycli_"  # prefix of the labels of columns that do not belong to the application
 BIRTH = OWN + "birth"
+KEPT = ("birth", "digest", "delivery_key")
+IDENTITY = (*KEPT, "delivered_to")
 READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
 LAST_NUMBER = select(func.max(attempts.c.number)).where(attempts.c.message_id == queue.c.message_id).scalar_subquery()
@@ -256,11 +267,33 @@ def birth_in(row: Mapping[str, Any]) -> str:
     return birth_of(encodable(row[BIRTH]))
 
 
-def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
-    """Return a message's birth as the database writes it, which is how the queue stores it.
+def identity_values(decision: Decision) -> dict[str, Any]:
+    """Return the columns of a queue row that describe the message's text; None leaves the column unchanged.
 
-    Storing it in this form lets a pass compare all births in SQL.
+    Digest, delivery key and the number of unknown attempts with this key always change together.
     """
+    message = decision.message
+    if message is None or not message.digest:
+        return dict.fromkeys(IDENTITY)
+    values = {"birth": _birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
+    if isinstance(message, UnusableMessage):
+        return values | {"delivered_to": None}
+    # If the row has changed meanwhile, these recipients did not get its present text.
+    changed = decision.transition.reason is EscalationReason.CHANGED
+    now = decision.outcome.delivered_to if decision.outcome and not changed else ()
+    return values | {
+        "delivered_to": as_list(message.delivered_to.union(now)),
+        "unknown_count": message.unknown_count,
+    }
+
+
+def as_list(addresses: Collection[str]) -> str | None:
+    """Return addresses as a JSON list; None if there are no addresses."""
+    return json.dumps(sorted(addresses)) if addresses else None
+
+
+def _birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
+    # The queue stores a birth as the database writes it, so that a pass can compare all births in SQL.
     return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
 

@@ -30,11 +30,11 @@ from retrycli.store.bulk import id_in
 from retrycli.store.database import Queries
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.history import act_values, require_free, standings
-from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
+from retrycli.store.identity import BIRTH, OWN, birth_text, identity_values, is_the_queues, load, with_queue
 from retrycli.store.messages import ESCALATED, RowState, message_of, row_by_row, rows_of, status_text
 from retrycli.store.row_changes import ALL_WRITTEN, write_text
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.transitions import identity_values, seen_values
+from retrycli.store.transitions import seen_values
 
 GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
     ActionKind.EDITED: (FREE,),

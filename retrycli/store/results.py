@@ -16,11 +16,11 @@ from retrycli.store.bulk import BulkStatement, id_in
 from retrycli.store.connection import NO_RESULT, pipeline_errors
 from retrycli.store.database import Queries
 from retrycli.store.error_messages import is_busy
-from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, load, with_queue
+from retrycli.store.identity import FIRST_IDENTIFYING, as_found, as_list, identifying, load, with_queue
 from retrycli.store.messages import read_rows, row_by_row, status_of
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import MAX_INT, attempts, queue
-from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, as_list, move
+from retrycli.store.transitions import DEQUEUE, HELD_BY_ID, HELD_IDS, move
 
 HIDDEN = "its row can be read but not changed; check the row-level policies of {}"
 OPEN = row_by_row(attempts.c.finished_at.is_(None))

@@ -1,14 +1,14 @@
-"""Move messages in the queue to the states that follow from decisions."""
+"""Move messages in the queue to the states that follow from decisions, and review escalated messages."""
 
-import json
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, assert_never
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
     Update,
     and_,
     bindparam,
@@ -21,13 +21,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from retrycli.domain.message import EscalationReason, State, UnusableMessage, ticket_text
-from retrycli.domain.transition import Claim, Decision, TransitionKind, as_written
+from retrycli.domain.message import (
+    MessageStatus,
+    QueuedMessage,
+    State,
+    UnusableMessage,
+    ticket_text,
+)
+from retrycli.domain.transition import ChangedMessage, Claim, Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
-from retrycli.store.identity import birth_as_read, load, provisional_key, with_queue
-from retrycli.store.messages import REMEMBERED, RowState, read_rows, row_by_row
+from retrycli.store.identity import IDENTITY, KEPT, identity_values, load, provisional_key, with_queue
+from retrycli.store.messages import ESCALATED, REMEMBERED, RowState, read_rows, row_by_row, status_text
 from retrycli.store.schema import MAX_INT, escalations, queue
 
 CLAIM = (
@@ -114,6 +120,90 @@ def escalate(
     return written.refused
 
 
+SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
+    id_in(queue.c.message_id)
+)
+
+
+def review(
+    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
+) -> list[Decision]:
+    """Let escalated messages wait again, escalate them again, or store the present state of their rows (released).
+
+    Neither the application nor an operator can change these messages meanwhile. A message that one of them has locked
+    is left to the next pass.
+
+    Args:
+        database: holds the queue and the application's table.
+        ids: the escalated messages.
+        decide: decides about a complete message; its second argument says whether the application has changed the
+            message.
+        now: the current time, for ``escalated_at``.
+
+    Returns:
+        The decisions, as written.
+    """
+    m = database.messages
+    unlocked = (
+        select(queue.c.message_id)
+        .join_from(queue, m, m.c.id == queue.c.message_id)
+        .where(id_in(queue.c.message_id), row_by_row(ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
+        .order_by(queue.c.message_id)
+        .with_for_update(skip_locked=True)
+    )
+    with database.write() as connection:
+        free = list(connection.execute(unlocked, {"ids": list(ids)}).scalars())
+        rows = read_rows(database, connection, free)
+        reviewed = _decided(database, connection, free, rows, decide)
+        anew = [decision for decision in reviewed if decision.transition.reason]
+        refused = escalate(database, connection, anew, now)
+        for decision in reviewed:
+            if decision.transition.reason:
+                continue
+            values = {**identity_values(decision), **seen_values(rows[decision.message_id])}
+            if decision.transition.kind is TransitionKind.ENROLLED:
+                values |= {
+                    **NOT_ESCALATED,
+                    "next_attempt_at": decision.transition.next_attempt_at,
+                    "unknown_count": decision.transition.unknown_count or 0,
+                }
+            connection.execute(update(queue).where(queue.c.message_id == decision.message_id, ESCALATED).values(values))
+        return as_written(reviewed, refused)
+
+
+def would_review(
+    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]
+) -> list[Decision]:
+    """Return what `review` would decide, without writing anything."""
+    with database.read() as connection:
+        return _decided(database, connection, ids, read_rows(database, connection, ids), decide)
+
+
+def _decided(
+    database: Database,
+    connection: Connection,
+    ids: Collection[int],
+    rows: Mapping[int, RowState],
+    decide: Callable[[ChangedMessage], Decision],
+) -> list[Decision]:
+    known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
+    found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(ids)})
+    return [
+        decide(ChangedMessage(message, _was_changed(known[message.message_id], message, rows[message.message_id])))
+        for message in load(connection, found, list(ids))
+    ]
+
+
+def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
+    # A newer `updated_at` alone does not count.
+    seen = seen_values(row)
+    return known.digest is not None and bool(
+        known.digest != message.digest
+        or known.seen_count != seen["seen_count"]
+        or known.seen_error != seen["seen_error"]
+    )
+
+
 def waiting_row(
     message_id: int,
     ticket_id: object,
@@ -161,26 +251,6 @@ def _first_escalations(
     return {message_id: known.get(key, now) for message_id, key in keys.items()}
 
 
-def identity_values(decision: Decision) -> dict[str, Any]:
-    """Return the columns of a queue row that describe the message's text; None leaves the column unchanged.
-
-    Digest, delivery key and the number of unknown attempts with this key always change together.
-    """
-    message = decision.message
-    if message is None or not message.digest:
-        return dict.fromkeys(IDENTITY)
-    values = {"birth": birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
-    if isinstance(message, UnusableMessage):
-        return values | {"delivered_to": None}
-    # If the row has changed meanwhile, these recipients did not get its present text.
-    changed = decision.transition.reason is EscalationReason.CHANGED
-    now = decision.outcome.delivered_to if decision.outcome and not changed else ()
-    return values | {
-        "delivered_to": as_list(message.delivered_to.union(now)),
-        "unknown_count": message.unknown_count,
-    }
-
-
 def seen_values(row: RowState | None) -> dict[str, Any]:
     """Return the columns of a queue row that store the last seen state of the application's row."""
     if row is None:
@@ -190,11 +260,6 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
     # In a form that every database can keep.
     shown = error and error.encode(errors="backslashreplace").decode()
     return {"seen_count": count, "seen_error": shown, "seen_updated_at": row.updated_at}
-
-
-def as_list(addresses: Collection[str]) -> str | None:
-    """Return addresses as a JSON list; None if there are no addresses."""
-    return json.dumps(sorted(addresses)) if addresses else None
 
 
 def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  any type that a column accepts
@@ -254,8 +319,6 @@ NOT_ESCALATED: Mapping[str, Any] = {
     "acknowledged_at": None,
     "note": None,
 }
-KEPT = ("birth", "digest", "delivery_key")
-IDENTITY = (*KEPT, "delivered_to")
 
 # The columns that store the last seen state of the application's row, so that changes are noticed.
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
