@@ -167,15 +167,15 @@ class FailedIndex(Queries):
         make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"
         _require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "
-        taking_away = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
+        drops = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
         if drop:
-            return taking_away
+            return drops
         schema, table = self._database.quoted_table
         # Only the name of the index or of the table may include the schema.
         where = f"{NAME} ON {self._database.qualified_table}"
         if schema and self._database.is_sqlite:
             where = f"{schema}.{NAME} ON {table}"
-        return [*taking_away, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
+        return [*drops, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
         """Execute the statements.

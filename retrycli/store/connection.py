@@ -134,7 +134,8 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # retrycli sends BEGIN itself
-    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")  # errors name a row with invalid UTF-8
+    # So that an error can name a row with invalid UTF-8.
+    connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     cursor = connection.cursor()
     # When a commit returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback journal
     # may still exist after a power cut, and then undoes the commit.

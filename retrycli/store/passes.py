@@ -180,7 +180,7 @@ class Ledger(Queries):
             return connection.execute(unchanged.values(probe_at=until)).rowcount == 1
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Reserve a time for one request, so that the requests of all hosts together keep the interval.
+        """Reserve a time for one request, so that the requests of all hosts keep the interval.
 
         Args:
             destination: the request's destination.

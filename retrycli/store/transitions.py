@@ -136,8 +136,7 @@ def review(
     Args:
         database: holds the queue and the application's table.
         ids: the escalated messages.
-        decide: decides about a complete message; its second argument says whether the application has changed the
-            message.
+        decide: decides about a complete message, of which it is told whether the application has changed it.
         now: the current time, for ``escalated_at``.
 
     Returns:
