@@ -78,9 +78,9 @@ class Transition(NamedTuple):
     reason: EscalationReason | None = None
 
     @classmethod
-    def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> "Transition":
+    def enrolled(cls, at: datetime) -> "Transition":
         """Make a message wait that is new to the queue, or that must wait again."""
-        return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
+        return cls(TransitionKind.ENROLLED, next_attempt_at=at)
 
     @classmethod
     def delivered(cls) -> "Transition":

@@ -122,9 +122,7 @@ class Claims(Protocol):
     def any_due(self, due_by: datetime, route: Route) -> bool:
         """Return whether any message of a route is due."""
 
-    def claim(
-        self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
-    ) -> list[int]:
+    def claim(self, claim: Claim, due_by: datetime, limit: int, turns: FairShare, route: Route) -> list[int]:
         """Claim due messages of a route; `turns` selects among them."""
 
     def claim_probe(
@@ -132,9 +130,9 @@ class Claims(Protocol):
         claim: Claim,
         due_by: datetime,
         since: datetime,
-        route: Route | None = None,
+        route: Route,
         *,
-        per_ticket_order: bool = False,
+        per_ticket_order: bool,
     ) -> list[int]:
         """Claim one due message as a probe, a different one each time."""
 
@@ -143,24 +141,22 @@ class Claims(Protocol):
         claim: Claim,
         due_by: datetime,
         tickets: Collection[str],
-        route: Route | None = None,
+        route: Route,
         *,
-        per_ticket_order: bool = False,
+        per_ticket_order: bool,
     ) -> list[int]:
         """Claim one due message of a ticket that is not among the given ones."""
 
     def count_probes(self, message_id: int, since: datetime) -> int:
         """Count a message's probes since a given time."""
 
-    def claim_first_of(
-        self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
-    ) -> list[int]:
+    def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route) -> list[int]:
         """Claim the first unfinished message of each ticket, if it is due."""
 
     def renew(self, claim: Claim) -> None:
         """Renew the lease of a claim."""
 
-    def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
+    def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str) -> bool:
         """Claim one message, due or not. Return whether it was escalated."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
@@ -173,15 +169,13 @@ class Claims(Protocol):
 class Ledger(Protocol):
     """The state that all passes share."""
 
-    def start_pass(
-        self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
-    ) -> None:
+    def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy) -> None:
         """Record the start of a pass."""
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Record that a pass is alive."""
 
-    def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
+    def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None) -> None:
         """Record the end of a pass."""
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
