@@ -63,7 +63,9 @@ class GatewaySettings(SettingsModel):
         2, ge=0, le=100, description="how many times a message that may have arrived is sent again"
     )
     ca_file: Named | None = Field(None, description="a file of certificates to trust in addition to the system's")
-    verify: bool = Field(default=False, description="whether to read delivered messages back, if the preset can")
+    verify: bool = Field(
+        default=False, description="whether to read back each delivered message, if the preset supports it"
+    )
     sender: str | None = Field(None, description="smtp: the sender's address, such as Support <support@example.com>")
     subject: str = Field(
         "{subject}", description="smtp: the subject, with column names in braces, such as [#{ticket_id}] {subject}"

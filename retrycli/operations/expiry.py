@@ -117,7 +117,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
         if since := min((breaker.opened_at for breaker in open_now if breaker.opened_at), default=None):
             places = [breaker.destination for breaker in open_now]
             return _Obstacle(
-                f"{', '.join(places)} {'is' if len(places) == 1 else 'are'} down since {utc(since)}",
+                f"{', '.join(places)} {'has' if len(places) == 1 else 'have'} been down since {utc(since)}",
                 destinations=places,
             )
     met = lasting(summary.reason or "", ledger.passes_up_to(summary.pass_id, LOOKBACK))

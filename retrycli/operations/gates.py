@@ -86,11 +86,11 @@ class Gates:
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
         message = queued.message
         policy = self._rules.policies[message.message_type]
-        yield Gate("tries", policy.has_retries_left(message), f"{message.retry_count} of {policy.max_retries} made")
+        yield Gate("tries", policy.has_retries_left(message), f"{message.retry_count} of {policy.max_retries} used")
         until = policy.expires_at(queued)
-        figure = "wanted until" if until else "never expires"
+        figure = "expires at" if until else "never expires"
         if expired := policy.expired(queued, at):
-            figure = f"{EXPIRED if is_waiting else 'expired'}; it was wanted until"
+            figure = f"{EXPIRED if is_waiting else 'expired'}; it expired at"
         yield Gate("expiry", not expired, figure, until)
 
     def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:

@@ -50,7 +50,7 @@ def notify(settings: Settings, database: Database, summary: PassSummary, now: da
                 targets.end_telling()
     except Exception as error:  # noqa: BLE001  the pass has already run, whatever the error is
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
-        logger.warning("Could not notify anybody: %s. retrycli tries again after the next pass", words)
+        logger.warning("Notifications could not be sent: %s. The next pass tries again", words)
 
 
 class _Notifier:

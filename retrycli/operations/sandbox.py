@@ -162,11 +162,11 @@ class Sandbox(ThreadingTCPServer):
             case "POST", ["", "auth", "login"]:
                 if {"username", "password"} <= (_json_object(body) or {}).keys():
                     return 200, {"access_token": "sandbox-token"}
-                return _failure(400, "Send a JSON object with username and password; any will do")
+                return _failure(400, "Send a JSON object with username and password; any values are accepted")
             case "POST", ["", "tickets", ticket, "messages" | "notes" as part] if ticket:
                 return self._fault() or self._accept(key, unquote(ticket), part.removesuffix("s"), body)
             case _:
-                return _failure(404, f"No {method} {path} here; GET / lists what is available")
+                return _failure(404, f"No such endpoint: {method} {path}; GET / lists the endpoints")
 
     def tell(self, method: str, path: str, key: str | None, status: int) -> None:
         """Report a request to the listener."""

@@ -85,7 +85,7 @@ def test_an_unreadable_crontab_is_not_treated_as_empty(desk: Cli, crontab: Cront
     crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
     done = desk("cron", "check", "--user")
     assert done.returncode == 3
-    assert "nothing that can be read starts passes; can't read the crontab of " in done.stderr
+    assert "no readable cron line or timer starts passes; can't read the crontab of " in done.stderr
     assert "you are not allowed" in done.stderr
     assert "cron install" not in done.stderr + done.stdout
     assert "you are not allowed" in desk.json("cron", "check", "--user", code=3)["unread"]

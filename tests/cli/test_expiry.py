@@ -107,7 +107,7 @@ def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_no_second_warning(
 def test_an_outage_announces_the_messages_that_would_expire(cli: Cli, application: Application) -> None:
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
-    why = rf"{NOWHERE} is down since .* UTC\. Next: `retrycli list-failed --state waiting`$"
+    why = rf"{NOWHERE} has been down since .* UTC\. Next: `retrycli list-failed --state waiting`$"
     said = expiring("run-once").stderr
     assert re.search(ANNOUNCED + why, said, re.MULTILINE), said
 

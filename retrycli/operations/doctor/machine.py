@@ -303,6 +303,7 @@ def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
     if owner is not None and database is not None and owner != database:
         yield warning(
             "lock",
-            f"{path} belongs to {owner}, but the database to {database}, whose passes may be unable to open the lock",
+            f"{path} belongs to {owner}, but the database belongs to {database}, whose passes may be unable to open "
+            "the lock",
             f"`chown {database} {quote(str(path))}`; also run manual commands as {database}",
         )

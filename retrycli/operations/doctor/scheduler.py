@@ -82,7 +82,7 @@ def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -
     is_known = any(record.started_by in SCHEDULERS and not _is_late(context, record) for record in passes)
     if last is None or _is_late(context, last) or not (is_known or _is_steady(context, _usual_interval(passes))):
         if missed is not None:
-            words = f"nothing that can be read starts passes; {missed}"
+            words = f"no readable cron line or timer starts passes; {missed}"
             return failure("scheduler", words, to_read(context.loaded, context.host, "doctor"))
         words += f"; {unread}" if unread else ""
         return failure("scheduler", words, to_install(context.loaded, context.host))

@@ -145,7 +145,7 @@ def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> V
     missed = unread(host, titles)
     if missed is not None and not checked:
         return Verdict(
-            [], f"nothing that can be read starts passes; {missed}; {to_read(loaded, host, 'cron check')}", missed
+            [], f"no readable cron line or timer starts passes; {missed}; {to_read(loaded, host, 'cron check')}", missed
         )
     if not checked:
         return Verdict([], f"nothing starts passes; schedule them: {to_install(loaded, host)}")

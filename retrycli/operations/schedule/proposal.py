@@ -171,7 +171,7 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     owner, its_owner = config.stat().st_uid, database.stat().st_uid
     if owner not in {ROOT, its_owner}:
         raise ConfigurationError(
-            f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, to "
+            f"{config} belongs to {owner_of(config)}, but the database that it names, {database}, belongs to "
             f"{owner_of(database)}; if this is the right database, run `chown root {config}`"
         )
 

@@ -682,7 +682,7 @@ def test_an_unreadable_crontab_is_reported_and_no_other_schedule_suggested(desk:
     remedy = "make that place readable, then run `retrycli doctor`"
     unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
     found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
-    assert (found.found, found.remedy) == (f"nothing that can be read starts passes; {unread}", remedy)
+    assert (found.found, found.remedy) == (f"no readable cron line or timer starts passes; {unread}", remedy)
     desk.crontab = LINE.replace("desk ", "")
     found = only(desk.in_database(calling.calling)[1:2], Level.WARNING, "scheduler")
     assert (found.found, found.remedy) == (f"{unread}, which may also start passes", remedy)

@@ -502,7 +502,7 @@ def test_an_unreadable_crontab_is_reported_and_not_treated_as_empty(desk: Desk) 
         found = check(desk.settings(), replace(host, uid=uid))
         assert found.unread == f"can't read {own}, {desk.root}/etc/crontab (Is a directory)"
         said = str(found.objection)
-        assert said.startswith(f"nothing that can be read starts passes; {found.unread}; ")
+        assert said.startswith(f"no readable cron line or timer starts passes; {found.unread}; ")
         assert said.endswith(remedy)
         assert (
             check(desk.settings(), replace(host, uid=uid), only=SchedulePlace.OWN_CRONTAB).unread == f"can't read {own}"
