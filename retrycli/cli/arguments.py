@@ -149,7 +149,7 @@ FILTERS: Mapping[str, Any] = {
 
 
 def takes_filters(command: Callable[..., None], *, without: str | None = None) -> Callable[..., None]:
-    """Replace a command's parameter ``filters`` by the filter options, so that typer finds them in its signature.
+    """Replace a command's parameter ``filters`` with the filter options, so that typer finds them in its signature.
 
     Args:
         command: takes a `Filter` as ``filters``.

@@ -45,12 +45,12 @@ def cron_print(
         terminal.show_json(
             {"place": place.value, "files": [{"name": target.title, "text": text} for target, text in parts]}
         )
-        return
-    for target, text in parts:
-        if len(parts) > 1:
-            terminal.show_text(f"# {target.title}")
-        terminal.show_text(text)
-    terminal.say("Next: retrycli cron install" + _flags(place, host, run_as))
+    else:
+        for target, text in parts:
+            if len(parts) > 1:
+                terminal.show_text(f"# {target.title}")
+            terminal.show_text(text)
+        terminal.say("Next: retrycli cron install" + _flags(place, host, run_as))
 
 
 @cron.command("install")
@@ -89,7 +89,7 @@ def cron_install(
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Show what starts the passes. Exit with 3 if it differs from what `install` would write."""
+    """Show what starts the passes. Exit with 3 if the schedule differs from what `install` would write."""
     host = Host(run=Asker())
     only = SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)

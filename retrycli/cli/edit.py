@@ -55,14 +55,13 @@ def edit(
     changed = operations.edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         terminal.show_json({"id": message_id, "changed": changed})
-        return
-    if not changed:
+    elif not changed:
         terminal.complain("No changes; nothing was written.")
-        return
-    terminal.say(f"Changed {', '.join(changed)} of message {message_id}, which has a new delivery key.")
-    escalated = read.queue is not None and read.queue["escalated_at"] is not None
-    retry = f"retrycli retry {message_id}"
-    terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
+    else:
+        terminal.say(f"Changed {', '.join(changed)} of message {message_id}, which has a new delivery key.")
+        escalated = read.queue is not None and read.queue["escalated_at"] is not None
+        retry = f"retrycli retry {message_id}"
+        terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
 
 
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:

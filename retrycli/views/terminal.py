@@ -45,7 +45,7 @@ def show_json(values: Mapping[str, object]) -> None:
     """Print one object, with its schema version first. An iterator's items are printed as they arrive.
 
     A callable value is called when its turn comes, so that it may depend on earlier values. The output is ASCII, so
-    that no locale can spoil it and no control character reaches a terminal.
+    that every locale can print it and no control character reaches a terminal.
     """
     for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
         print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
