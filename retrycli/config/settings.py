@@ -13,8 +13,16 @@ from pydantic import (
     model_validator,
 )
 
-from retrycli.config.gateway import RoutedGatewaySettings
-from retrycli.config.types import Hours, Minutes, Named, SettingsModel, Waits, absolute, matching
+from retrycli.config.gateway import (
+    Hours,
+    Minutes,
+    Named,
+    RoutedGatewaySettings,
+    SettingsModel,
+    Waits,
+    absolute,
+    matching,
+)
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy

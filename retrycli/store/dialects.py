@@ -1,13 +1,11 @@
 """SQLAlchemy's dialects as retrycli uses them: all engines of a process share their compiled statements."""
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Dialect
 from sqlalchemy.dialects import registry
 from sqlalchemy.util import LRUCache
-
-registry.register("sqlite.retrycli", "retrycli.store.sqlite", "SqliteDialect")
-registry.register("postgresql.retrycli", "retrycli.store.postgresql", "PostgresqlDialect")
 
 # An application that embeds retrycli opens the database for each pass, and compiling a statement takes longer than
 # running it. The size is SQLAlchemy's default.
@@ -24,3 +22,18 @@ class SharesStatements(Dialect):
 
     def __hash__(self) -> int:
         return hash(type(self))
+
+
+@cache
+def _sqlite_dialect() -> type[Dialect]:
+    from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+    class SqliteDialect(SharesStatements, SQLiteDialect_pysqlite):
+        supports_statement_cache = True
+
+    return SqliteDialect
+
+
+# A process loads the dialects that it uses.
+registry.impls["sqlite.retrycli"] = _sqlite_dialect
+registry.register("postgresql.retrycli", "retrycli.store.postgresql", "PostgresqlDialect")

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 import idna  # noqa: F401  addresses need it, and nothing may be imported during a delivery
 
-from retrycli.config.gateway import GatewaySettings
-from retrycli.config.types import secret_text
+from retrycli.config.gateway import GatewaySettings, secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage

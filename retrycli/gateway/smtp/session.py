@@ -14,8 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from retrycli.config.gateway import GatewaySettings
-from retrycli.config.types import secret_text
+from retrycli.config.gateway import GatewaySettings, secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
