@@ -60,7 +60,8 @@ class _Obstacle:
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:
-    """Find the messages that expire before the next reminder, if deliveries were held back in a pass.
+    """Find the messages that expire before the next reminder, if deliveries were held back in a pass. Some message type
+    must have an age limit.
 
     Returns:
         The messages; none after a pass that delivered something. None if the pass shows nothing, because it had nothing
@@ -70,10 +71,8 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
         DatabaseUnavailable: the messages can't be read.
     """
     kinds = [kind for kind, policy in settings.policies.items() if policy.expires_after]
-    if not kinds or (summary.reason not in HELD_BACK and not summary.sent):
-        return None
     if summary.reason not in HELD_BACK:
-        return Expiry(None, too_late=_are_too_late(settings, database, kinds))
+        return Expiry(None, too_late=_are_too_late(settings, database, kinds)) if summary.sent else None
     obstacle = _obstacle(Ledger(database), summary, now)
     reminder = now + max(REMIND_AFTER, settings.notify.remind)
     until = reminder + EARLIER if obstacle.end is None else obstacle.end + settings.schedule.interval
