@@ -23,7 +23,7 @@ User = Annotated[bool, typer.Option("--user", help="Use your own crontab. By def
 Systemd = Annotated[bool, typer.Option("--systemd", help="Use a systemd timer instead of a cron line.")]
 RunAs = Annotated[
     str | None,
-    typer.Option(help="The user to run passes as; root only if you name it.", show_default="the database's owner"),
+    typer.Option(help="The user to run passes as; root only with --run-as root.", show_default="the database's owner"),
 ]
 
 

@@ -65,7 +65,7 @@ def list_failed(
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
     """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
 
-    Off a terminal the column holds the time of expiry. On a terminal it says which messages expire soon or have
+    Off a terminal, the column contains the time of expiry. On a terminal it says which messages expire soon or have
     expired.
     """
     most, now = _max_retries_by_type(settings), operations.wiring.utc_now()

@@ -70,7 +70,7 @@ def outcomes(
 
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
-    """Return the value that the full height of the columns stands for: a round number, at least that of the highest
+    """Return the value that the full height of the columns represents: a round number, at least that of the highest
     column.
     """
     highest = max((sum(counts.values()) for counts in bars.values()), default=0)
@@ -87,7 +87,7 @@ def share(part: int, whole: int) -> str:
 
 
 # The shape of each result of a pass, as starts and ends within the day's height; no two look alike without colour. If
-# one mark stands for two passes, it shows the result that comes later here.
+# one mark represents two passes, it shows the result that comes later here.
 MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
     "completed": ((0, 10),),
     "running": ((0, 2),),

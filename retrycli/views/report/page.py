@@ -29,7 +29,7 @@ MAX_TOOLTIP = 600  # maximum length of an error in its tooltip
 MOST_TRIES = 10  # deliveries after more tries share one bar
 MOST_DAYS = 14  # maximum number of days of passes shown
 MOST_TICKS = 8  # maximum number of times under a chart
-LAST_TICK = 94  # in hundredths of the width: further right there is no room for its text
+LAST_TICK = 94  # in hundredths of the width; a label further right would be cut off
 LAST_TICK_ON_A_PHONE = 82
 
 ORDINALS = {1: "first", 2: "second", 3: "third"}
@@ -60,7 +60,7 @@ class ReportData:
 
 
 def passes_since(since: datetime, until: datetime) -> datetime:
-    """Return the start of the period for which the page has space for passes."""
+    """Return the start of the period whose passes the page shows."""
     return max(since, until - MOST_DAYS * DAY)
 
 

@@ -134,7 +134,7 @@ def test_the_page_contains_every_fact() -> None:
     assert "half within 15 min, 95 % within 30 min, all within 3 h 30 min" in words_of_it
     assert "first 90 second 7 third 1 4th 0" in words_of_it
     assert "10th 0 later 2" in words_of_it
-    assert "300 passes, and none is missing" in words_of_it
+    assert "300 passes ran, and none is missing" in words_of_it
 
 
 def test_an_empty_page_says_so() -> None:
@@ -151,7 +151,7 @@ def test_passes_that_stopped_long_ago_leave_only_a_gap() -> None:
     late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
     words_of_it = page_of(late).words
     assert "No pass has begun since Sat 1 Feb 12:00: check cron." in words_of_it
-    assert "0 passes; 671 did not run, and leave gaps." in words_of_it
+    assert "0 passes ran; 671 are missing." in words_of_it
 
 
 def test_outside_values_are_plain_text() -> None:
