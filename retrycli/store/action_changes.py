@@ -148,12 +148,12 @@ def _mark_delivered(database: Database, connection: Connection, acts: Mapping[in
         return acts[decision.message_id].by, acts[decision.message_id].at
 
     for (by, at), some in groupby(as_written(stated, written.refused), recorder):
-        theirs = list(some)
-        sendable = [decision.message for decision in theirs if isinstance(decision.message, QueuedMessage)]
+        recorded = list(some)
+        sendable = [decision.message for decision in recorded if isinstance(decision.message, QueuedMessage)]
         start_attempts(
             connection, sendable, pass_id=None, made_by=by, destination_of=lambda _: None, probe=False, now=at
         )
-        finish_attempts(connection, theirs, at)
+        finish_attempts(connection, recorded, at)
     return written
 
 
@@ -178,13 +178,13 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     if not by_us:
         return {}
     m = database.messages
-    there = (
+    rejected = (
         select(m.c.id, m.c.ticket_id, m.c.last_error, birth_text(m).label(BIRTH))
         .where(id_in(m.c.id), m.c.status == status_text(MessageStatus.REJECTED))
         .with_for_update(skip_locked=True)
     )
     known = queued_ids(connection, ids)
-    rows = rows_of(connection.execute(there, {"ids": list(by_us)}))
+    rows = rows_of(connection.execute(rejected, {"ids": list(by_us)}))
     return {row["id"]: row for row in rows if row["id"] not in known and _is_ours(row["last_error"], by_us[row["id"]])}
 
 

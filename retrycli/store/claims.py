@@ -170,9 +170,9 @@ class Claims(Queries):
 
     def renew(self, claim: Claim) -> None:
         """Extend the lease of all messages that this claim still holds."""
-        mine = update(queue).where(queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.owner)
+        held = update(queue).where(queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.owner)
         with self._database.write() as connection:
-            connection.execute(mine.values(claim_expires_at=claim.expires_at))
+            connection.execute(held.values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
         """Claim one message, even if it is not due or is escalated.
@@ -281,9 +281,9 @@ def _take_over(
     # An attempt with an outcome and no end waits until its row is written.
     open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
-    theirs = {"ids": free, "owner": claim.owner}
-    connection.execute(CLAIM, {**theirs, "until": claim.expires_at})
-    loaded = load(connection, connection.execute(with_queue(database).where(*HELD_BY_ID), theirs), free)
+    parameters = {"ids": free, "owner": claim.owner}
+    connection.execute(CLAIM, {**parameters, "until": claim.expires_at})
+    loaded = load(connection, connection.execute(with_queue(database).where(*HELD_BY_ID), parameters), free)
     gone = set(free) - {message.message_id for message in loaded}
     ended = [
         Decision(message_id, Transition.released(), _outcome_of(open_by_id.get(message_id)) or PROCESS_DIED)
@@ -299,10 +299,10 @@ def _without_locked(database: Database, connection: Connection, ids: Sequence[in
     if database.is_sqlite:
         return list(ids)
     m = database.messages.c
-    there = select(m.id).where(id_in(m.id))
-    all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
-    free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
-    return [message_id for message_id in ids if message_id in free or message_id not in all_rows]
+    rows = select(m.id).where(id_in(m.id))
+    existing = set(connection.execute(rows, {"ids": list(ids)}).scalars())
+    free = set(connection.execute(rows.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
+    return [message_id for message_id in ids if message_id in free or message_id not in existing]
 
 
 def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:

@@ -275,7 +275,12 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     message = decision.message
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
-    values = {"birth": _birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
+    # The queue stores a birth as the database writes it, so that a pass can compare all births in SQL.
+    values = {
+        "birth": encodable(str(message.as_read[0])) if message.as_read else message.birth,
+        "digest": message.digest,
+        "delivery_key": message.delivery_key,
+    }
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
     # If the row has changed meanwhile, these recipients did not get its present text.
@@ -290,11 +295,6 @@ def identity_values(decision: Decision) -> dict[str, Any]:
 def as_list(addresses: Collection[str]) -> str | None:
     """Return addresses as a JSON list; None if there are no addresses."""
     return json.dumps(sorted(addresses)) if addresses else None
-
-
-def _birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
-    # The queue stores a birth as the database writes it, so that a pass can compare all births in SQL.
-    return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
 
 @lru_cache

@@ -104,10 +104,10 @@ class Acts(Queries):
             unfit = invalid(self._database, connection, able) if kind is ActionKind.REQUEUED else {}
             unfit = {message_id: why for message_id, why in {**problems, **unfit}.items() if message_id in able}
             able = {message_id: act for message_id, act in able.items() if message_id not in unfit}
-            back = {message_id: act for message_id, act in able.items() if message_id in rejected}
-            there = {message_id: act for message_id, act in able.items() if message_id not in rejected}
-            written = change_queue(self._database, connection, kind, there) if there else ALL_WRITTEN
-            taken = take_back(self._database, connection, rejected, back) if back else ALL_WRITTEN
+            restored = {message_id: act for message_id, act in able.items() if message_id in rejected}
+            failed = {message_id: act for message_id, act in able.items() if message_id not in rejected}
+            written = change_queue(self._database, connection, kind, failed) if failed else ALL_WRITTEN
+            taken = take_back(self._database, connection, rejected, restored) if restored else ALL_WRITTEN
             locked = {*written.locked, *taken.locked}
             able = {message_id: act for message_id, act in able.items() if message_id not in locked}
             refused = {**written.refused, **taken.refused}
@@ -130,13 +130,13 @@ class Acts(Queries):
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Return the ids that an action applies to. Their rows stay locked until the transaction ends."""
-        these = {"ids": list(ids)}
+        parameters = {"ids": list(ids)}
         if kind in OF_ANY_FAILED:
             # Failed messages that are not in the queue must not be enrolled and claimed meanwhile. A pass may hold row
             # locks while it waits for this lock, so locked rows are skipped.
             self._database.advisory_lock(connection)
-        rows = rows_of(connection.execute(self._enrolled[kind], these))
-        unknown = connection.execute(self._unknown, these).scalars() if kind in OF_ANY_FAILED else ()
+        rows = rows_of(connection.execute(self._enrolled[kind], parameters))
+        unknown = connection.execute(self._unknown, parameters).scalars() if kind in OF_ANY_FAILED else ()
         return [*(row["id"] for row in rows if is_the_queues(row)), *unknown]
 
     @cached_property
@@ -201,14 +201,14 @@ class Acts(Queries):
     ) -> None:
         m = self._database.messages
         # Compared in Python, because invalid UTF-8 and bytes can be read but not bound. The row is locked.
-        there = (
+        current = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
             .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), FREE)
             .with_for_update()
         )
         with self._database.write() as connection:
-            row = connection.execute(there).mappings().one_or_none()
+            row = connection.execute(current).mappings().one_or_none()
             if row is None:
                 standing = standings(self._database, connection, [message_id]).get(message_id)
                 raise refusal(ActionKind.EDITED, message_id, standing, act.at)

@@ -80,8 +80,8 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
         connection.execute(statement, execution_options=NO_RESULT)
 
     def took(wanted: Mapping[str, str], _row: RowState, _room: int | None) -> bool:
-        there = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings().one()
-        return dict(there) == dict(wanted)
+        row = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings().one()
+        return dict(row) == dict(wanted)
 
     return _RowChange(database, connection, write, took).make({message_id: changes})
 
@@ -134,8 +134,8 @@ def _status_update(
     no_tries = {"retry_count": 0} if after is MessageStatus.FAILED else {}
 
     def change(of: Values) -> Update:
-        these = update(messages).where(m.id == of["id"], m.status == status_text(before))
-        return these.values(status=after.value, last_error=_cut(of["last_error"], room), **no_tries)
+        expected = update(messages).where(m.id == of["id"], m.status == status_text(before))
+        return expected.values(status=after.value, last_error=_cut(of["last_error"], room), **no_tries)
 
     return BulkStatement(change, {"id": BigInteger(), "last_error": Text()})
 

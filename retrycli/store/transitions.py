@@ -105,9 +105,9 @@ def escalate(
 
     claim = Claim(str(uuid.uuid4()), now)
     ids = [decision.message_id for decision in decisions]
-    theirs = {"ids": ids, "owner": claim.owner}
-    connection.execute(CLAIM_FREE, {**theirs, "until": now})
-    found = connection.execute(with_queue(database).where(*HELD_BY_ID), theirs)
+    parameters = {"ids": ids, "owner": claim.owner}
+    connection.execute(CLAIM_FREE, {**parameters, "until": now})
+    found = connection.execute(with_queue(database).where(*HELD_BY_ID), parameters)
     whole = {message.message_id: message for message in load(connection, found, ids)}
     known = [
         decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
@@ -262,8 +262,8 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
 
 
 def _release(of: Values, **values: Any) -> Update:  # noqa: ANN401  any type that a column accepts
-    its = update(queue).where(queue.c.message_id == of["message_id"], HELD)
-    return its.values(claimed_by=None, claim_expires_at=None, **values)
+    held = update(queue).where(queue.c.message_id == of["message_id"], HELD)
+    return held.values(claimed_by=None, claim_expires_at=None, **values)
 
 
 def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:

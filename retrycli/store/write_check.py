@@ -140,10 +140,10 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
     )
     failed = row_by_row(m.status == status_text(MessageStatus.FAILED))
     for choice in choices:
-        some = choice.subquery()
-        these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)
-        free = these.with_for_update(skip_locked=True, of=database.messages)
-        yield connection.execute(free).scalars().all() or connection.execute(these).scalars().all()
+        sample = choice.subquery()
+        failed_rows = select(m.id).join_from(sample, database.messages, m.id == sample.c.message_id).where(failed)
+        unlocked = failed_rows.with_for_update(skip_locked=True, of=database.messages)
+        yield connection.execute(unlocked).scalars().all() or connection.execute(failed_rows).scalars().all()
 
 
 def _rehearse_some(database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime) -> None:
