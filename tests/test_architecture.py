@@ -300,9 +300,9 @@ def test_each_rule_has_a_breach(module: str, source: str, said: str) -> None:
     assert [breach for breach in breaches(module, source) if said in breach]
 
 
-SNAPSHOT = ("engine.delivery", "engine.destination", "engine.stages")
+SNAPSHOT = ("engine.delivery", "engine.destination", "engine.limits", "engine.stages")
 """Modules of the objects that `Delivery` restores after a failed transaction, with those of `ALSO`."""
-ALSO = ("domain.attempt", "domain.fair_share")
+ALSO = ("domain.doubt", "domain.fair_share")
 MUTATORS = {"add", "append", "clear", "discard", "extend", "insert", "pop", "remove", "setdefault", "sort", "update"}
 
 

@@ -11,7 +11,8 @@ from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.passes import Event, ResultKept, StopReason
 from retrycli.domain.transition import Decision, Route, Transition, TransitionKind
-from retrycli.engine.destination import Destination, PassLimits, claim_destination, judge
+from retrycli.engine.destination import Destination, claim_destination, judge
+from retrycli.engine.limits import PassLimits
 from retrycli.engine.ports import (
     SYNC_INTERVAL,
     Dependencies,

@@ -1,11 +1,11 @@
-"""What ends the deliveries of a route: its destination, by breaker and answers, and the limits of the pass."""
+"""The state of a destination in a pass: its circuit breaker, answers in doubt, and concurrency."""
 
-import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from retrycli.domain.attempt import Attempt, Doubt
+from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker, BreakerState, next_concurrency
+from retrycli.domain.doubt import Doubt
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReason
 from retrycli.engine.ports import Dependencies, PassRules
@@ -183,81 +183,3 @@ def judge(
     if after.state is BreakerState.OPEN and after.probe_at is not None:
         return observed, [BreakerOpened(after.destination, after.failures, after.probe_at)]
     return observed, [BreakerClosed(after.destination)] if before.state is BreakerState.OPEN else []
-
-
-# -- the limits of a pass -------------------------------------------------------------------------------------
-
-
-def capacity(rules: PassRules) -> int | None:
-    """Return the maximum number of attempts of a pass; None if neither limit nor rate is set."""
-    by_rate = None
-    if rules.rate_per_second is not None:
-        by_rate = math.ceil(rules.deadline.total_seconds() * rules.rate_per_second)
-    return min((limit for limit in (rules.limit, by_rate) if limit is not None), default=None)
-
-
-class PassLimits:
-    """The attempts that a pass may still start. Its attributes are replaced, never changed in place.
-
-    Args:
-        deps: the clock, stop requests, and the request rate that all passes share.
-        rules: the limit, rate and deadline.
-        since: the start of the pass.
-    """
-
-    def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
-        self.stop_reason: StopReason | None = None  # first reason why nothing more may start
-        self.detail: str | None = None
-        self._deps = deps
-        self._destination = rules.destination
-        self._deadline = since + rules.deadline
-        self._left = rules.limit
-        self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
-        self._turn: datetime | None = None  # reserved time of the next request; None if no time is reserved yet
-
-    def may_begin(self) -> bool:
-        """Return whether this pass may start anything more."""
-        if self._deps.stop_requested():
-            self.stop(StopReason.SIGNAL)
-        elif self._deps.now() >= self._deadline:
-            self.stop(StopReason.DEADLINE)
-        elif self._left == 0:
-            self.stop(StopReason.LIMIT)
-        return self.stop_reason is None
-
-    def stop(self, reason: StopReason, detail: str | None = None) -> None:
-        """Stop starting attempts, and keep the reason."""
-        if self.stop_reason is None:
-            self.stop_reason, self.detail = reason, detail
-
-    def room(self, wanted: int) -> int:
-        """Return how many of the wanted attempts may start now."""
-        if not self.may_begin():
-            return 0
-        if self._left is not None:
-            wanted = min(wanted, self._left)
-        if self._interval is not None and wanted > 0:
-            wanted = 1 if self._has_turn(self._interval) else 0
-        return max(wanted, 0)
-
-    def _has_turn(self, interval: timedelta) -> bool:
-        """Return whether the reserved time of the next request has come; reserve a time if there is none."""
-        now = self._deps.now()
-        if self._turn is None:
-            turn = self._deps.ledger.take_turn(self._destination, now, interval, self._deadline)
-            if turn >= self._deadline:
-                self.stop(StopReason.DEADLINE)
-                return False
-            self._turn = turn
-        return now >= self._turn
-
-    def begun(self, count: int) -> None:
-        """Count started attempts."""
-        if self._left is not None:
-            self._left -= count
-        if count:
-            self._turn = None
-
-    def pause(self) -> float:
-        """Return the number of seconds until the next request may be sent; 0 if the rate does not delay it."""
-        return 0.0 if self._turn is None else max((self._turn - self._deps.now()).total_seconds(), 0.0)

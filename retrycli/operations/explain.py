@@ -20,7 +20,7 @@ from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import State
 from retrycli.domain.passes import PassRecord, is_late
 from retrycli.domain.transition import Claim, IdRange
-from retrycli.engine import destination, recording, runner
+from retrycli.engine import limits, recovery, runner
 from retrycli.operations.gates import COMPARED_WITH_START, FOR_GOOD, QUOTAS, Gate, Gates
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
 from retrycli.operations.status import ended_passes
@@ -169,12 +169,12 @@ class _Explainer:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             claim = Claim(str(uuid.uuid4()), grid[number])
             while expired := self._deps.claims.take_over_expired(claim, grid[number], runner.BATCH):
-                recording.recover(self._deps, self._rules, claim, expired, grid[number])
+                recovery.recover(self._deps, self._rules, claim, expired, grid[number])
             found = message_details(self._database, message_id)
         opens = grid.first(number, lambda tick: self._gates_are_open(found, tick))
         if opens is None:
             return None
-        if (most := destination.capacity(self._rules)) is not None:
+        if (most := limits.capacity(self._rules)) is not None:
             opens = self._tick_of_turn(found, grid, number, opens, most)
         closed_for_good = [
             gate for gate in self._gates.of(found, grid[opens], self._ended) if not gate.open and gate.name in FOR_GOOD

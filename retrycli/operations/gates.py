@@ -12,7 +12,8 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.passes import PassRecord, PassResult, StopReason
-from retrycli.engine.destination import Destination, capacity
+from retrycli.engine.destination import Destination
+from retrycli.engine.limits import capacity
 from retrycli.engine.ports import PassRules
 from retrycli.operations.expiry import EXPIRED
 from retrycli.store.claims import Claims

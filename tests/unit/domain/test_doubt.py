@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import pytest
 
-from retrycli.domain.attempt import MAX_HELD, TICKETS
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.doubt import MAX_HELD, TICKETS
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.passes import PassResult, PassSummary, Pause, StopReason
