@@ -98,7 +98,7 @@ def pause(
         raise typer.BadParameter(
             "the pause would end immediately; omit --for to pause until `retrycli resume`", param_hint="--for"
         )
-    begun, replaced = operations.status.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
+    begun, replaced = operations.pause.pause(load_settings(ctx, config), length=length, reason=reason, by=by)
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {formatting.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
@@ -110,5 +110,5 @@ def pause(
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
-    was_paused = operations.status.resume(load_settings(ctx, config), by=by)
+    was_paused = operations.pause.resume(load_settings(ctx, config), by=by)
     terminal.say("Resumed; passes deliver again." if was_paused else "Nothing was paused.", "Next: retrycli status")

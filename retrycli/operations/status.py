@@ -1,4 +1,4 @@
-"""Report scheduler health and queue counts, list the passes, and pause or resume them."""
+"""Report scheduler health and queue counts, and list the passes."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -13,14 +13,11 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.cron_line import Caller
 from retrycli.domain.errors import LockUnusable
-from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, Pause, PauseRecord, StopReason, is_late
-from retrycli.domain.transition import ActionKind
 from retrycli.operations import dry_run
 from retrycli.operations.schedule.callers import ticks_of, why_late, why_not_scheduled
-from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
+from retrycli.operations.wiring import lock_path, open_database, utc_now
 from retrycli.store.database import Database
-from retrycli.store.history import act_values
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.pass_lock import Holder, PassLock
@@ -238,34 +235,3 @@ def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], li
         with suppress(LockUnusable):
             unrecorded = _unrecorded(settings, ledger, found)
         return found, ledger.pauses(limit), unrecorded
-
-
-def pause(
-    settings: Settings,
-    *,
-    length: timedelta | None = None,
-    reason: str | None = None,
-    by: str | None = None,
-    now: Callable[[], datetime] = utc_now,
-) -> tuple[Pause, Pause | None]:
-    """Pause deliveries, for a period or until `resume`. Return the pause and the active pause that it replaces."""
-    with open_database(settings) as database:
-        at = clock(database, now)()
-        wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
-        ledger = Ledger(database)
-        with database.transaction():
-            replaced = ledger.pause(at)
-            end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
-            ledger.set_pause(wanted, act_values(OperatorAction(ActionKind.PAUSED, wanted.by, at, end)))
-    return wanted, replaced
-
-
-def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datetime] = utc_now) -> Pause | None:
-    """End the active pause, if any, and return it."""
-    with open_database(settings) as database:
-        ledger, at = Ledger(database), clock(database, now)()
-        with database.transaction():
-            ended = ledger.pause(at)
-            act = None if ended is None else OperatorAction(ActionKind.RESUMED, by or login_name(), at, ended.in_words)
-            ledger.set_pause(None, act and act_values(act))
-    return ended

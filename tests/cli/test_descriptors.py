@@ -52,7 +52,7 @@ USE_UP = """
 import os, resource, sys
 from pathlib import Path
 import retrycli
-from retrycli.operations import status
+from retrycli.operations import pause
 from retrycli.system.pass_lock import PassLock
 
 def attempt(call):
@@ -196,7 +196,7 @@ def test_a_journal_that_cannot_be_opened_for_lack_of_descriptors_is_reported(
     cli: Cli, application: Application
 ) -> None:
     """The database file itself takes the last one."""
-    done = used_up(cli, application, "attempt(lambda: status.pause(settings, by='anna'))", left=1)
+    done = used_up(cli, application, "attempt(lambda: pause.pause(settings, by='anna'))", left=1)
     assert done.stdout.startswith("DatabaseUnavailable 69 "), done
     assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from retrycli import operations
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.cron_line import Caller
@@ -19,7 +20,6 @@ from retrycli.domain.passes import Pause, StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Claim
 from retrycli.operations import message_actions, retry, run_pass
-from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
 from retrycli.operations.wiring import Runtime
 from retrycli.store import claims
@@ -228,7 +228,7 @@ def pause_without_end(desk: Desk) -> None:
 
 
 def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> None:
-    desk.pause(at.settings, length=length, by="ada", now=lambda: since)
+    operations.pause.pause(at.settings, length=length, by="ada", now=lambda: since)
 
 
 def breaker(desk: Desk) -> None:
@@ -354,7 +354,7 @@ def test_predicts_no_time_if_cron_is_dead(at: Desk) -> None:
     )
     assert gate.figure.endswith("; the last one began at")
     running = replace(caller("*/15 * * * *"), running=True, user="desk")
-    late = desk.status(at.settings, callers=[running], now=lambda: NOON + 35 * MINUTE)
+    late = operations.status.status(at.settings, callers=[running], now=lambda: NOON + 35 * MINUTE)
     assert late.state == "late"
     assert str(late.missing).startswith(
         "cron runs, but may refuse desk (PAM, cron.deny), or the cron line may fail; see"
@@ -390,7 +390,10 @@ def test_the_ticks_come_from_the_installed_schedule_and_not_from_past_passes(at:
     for line, minutes in (("7,22,37,52 * * * *", 7), ("*/15 * * 1-12 *", 15), ("*/5 * * * *", 5)):
         told = explain(at.settings, 1, callers=[caller(line)], runtime=Runtime(now=lambda: now))
         assert told.next_attempt_at == NOON.replace(second=0, microsecond=0) + minutes * MINUTE
-        assert desk.status(at.settings, callers=[caller(line)], now=lambda: now).next_run == told.next_attempt_at
+        assert (
+            operations.status.status(at.settings, callers=[caller(line)], now=lambda: now).next_run
+            == told.next_attempt_at
+        )
     assert told.gates[-1].figure == "every 5 min; next at"
 
 
@@ -398,7 +401,7 @@ def test_a_line_for_each_minute_predicts_the_next_minute(at: Desk) -> None:
     """Cron's pass begins a second or two after its tick."""
     at.run_at(NOON + timedelta(seconds=2), StartedBy.CRON)
     now = NOON + timedelta(seconds=3)
-    found = desk.status(at.settings, callers=[caller("* * * * *")], now=lambda: now)
+    found = operations.status.status(at.settings, callers=[caller("* * * * *")], now=lambda: now)
     assert found.next_run == NOON.replace(second=0, microsecond=0) + MINUTE
 
 
@@ -413,12 +416,12 @@ def test_predicts_no_time_for_messages_without_a_schedule(at: Desk) -> None:
         ([stopped], "cron is not running on this machine"),
     ):
         told = explain(at.settings, 1, callers=callers, runtime=Runtime(now=lambda: now))
-        found = desk.status(at.settings, callers=callers, now=lambda: now)
+        found = operations.status.status(at.settings, callers=callers, now=lambda: now)
         assert (told.next_attempt_at, found.next_run, found.state) == (None, None, "ok")
         assert found.uncalled is not None
         assert told.gates[-1].figure == "; ".join(found.uncalled)
         assert told.gates[-1].figure.startswith(words)
-    assert desk.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
+    assert operations.status.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
 
 
 def test_quotes_what_stopped_the_last_pass(at: Desk) -> None:

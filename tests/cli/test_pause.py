@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.operations import status
+from retrycli.operations import pause
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.cli.command import COLUMNS, Cli
 from tests.conftest import on_both
@@ -92,7 +92,7 @@ def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Show
         settings = application.settings(sandbox.url)
         retrycli.run_once(settings)
         retrycli.run_once(settings)
-        status.pause(settings, reason="a very long reason " * 5)
+        pause.pause(settings, reason="a very long reason " * 5)
         retrycli.run_once(settings)
         commands = ["passes", "passes --json", "passes --json --limit 2"]
         return Cli(folder, application.variables("http://127.0.0.1:9")).show_all(piped=commands, on_terminal=["passes"])

@@ -23,7 +23,7 @@ from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import LATEST
 from retrycli.engine import runner
 from retrycli.engine.ports import Dependencies, Gateway, PassIdentity
-from retrycli.operations import status
+from retrycli.operations import pause
 from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
@@ -159,12 +159,12 @@ class Place:
 
     def pause(self, length: timedelta | None) -> None:
         """Pause deliveries, for a time or until they are resumed."""
-        status.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
+        pause.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
         self._paused_until = LATEST if length is None else self.clock.now + length
 
     def resume(self) -> None:
         """Resume deliveries."""
-        status.resume(self.settings, now=self.clock)
+        pause.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
