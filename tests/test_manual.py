@@ -211,7 +211,7 @@ def test_messages_that_the_page_for_operators_quotes_are_those_of_the_program() 
     trees = [ast.parse(path.read_text()) for path in (ROOT / "retrycli").rglob("*.py")]
     constants = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     texts = "\n".join(text for text in constants if isinstance(text, str))
-    rows = PAGES["operating"].partition("## When it pages you")[2].partition("\n## ")[0].splitlines()
+    rows = PAGES["operating"].partition("## When retrycli pages you")[2].partition("\n## ")[0].splitlines()
     quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row.split("|")[1] if "|" in row else "")]
     pieces = [piece.strip() for quote in quotes for piece in re.split(r"…|\b\d+\b", quote)]
     assert len(quotes) > 20
