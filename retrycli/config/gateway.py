@@ -134,18 +134,16 @@ class GatewaySettings(SettingsModel):
     token: SecretStr | None = Field(None, description="bearer: the API token")
     token_file: Named | None = Field(None, description="a file that contains the token")
     login_path: Annotated[str, matching(r"/.*", "it must start with a slash")] = Field(
-        "/auth/login", description="login: the path to post the user name and password to"
+        "/auth/login", description="login: the path to which the user name and password are posted"
     )
     connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="time limit for connecting")
     request_timeout_seconds: float = Field(
-        30.0, gt=0, le=3600, description="time limit for the whole request, including its response"
+        30.0, gt=0, le=3600, description="time limit for the whole request, including the response"
     )
     immediate_retries: int = Field(
-        1, ge=0, le=5, description="number of immediate retries of a request that was certainly not sent"
+        1, ge=0, le=5, description="number of immediate retries if a request was certainly not sent"
     )
-    unknown_limit: int = Field(
-        2, ge=0, le=100, description="how many times a message that may have arrived is sent again"
-    )
+    unknown_limit: int = Field(2, ge=0, le=100, description="how many times to resend a message that may have arrived")
     ca_file: Named | None = Field(None, description="a file of certificates to trust in addition to the system's")
     verify: bool = Field(
         default=False, description="whether to read back each delivered message, if the preset supports it"

@@ -86,17 +86,17 @@ class ScheduleSettings(SettingsModel):
         BackoffKind.EXPONENTIAL, description="how waits grow: exponential, linear, fixed or list"
     )
     base_minutes: Minutes = Field(15.0, description="exponential, linear, fixed: the first wait")
-    factor: float = Field(2.0, ge=1, le=100, description="exponential: multiplies each wait to give the next one")
+    factor: float = Field(2.0, ge=1, le=100, description="exponential: the factor between one wait and the next")
     cap_minutes: Minutes = Field(240.0, description="exponential: the longest wait")
     jitter: float = Field(
         0.2,
         ge=0,
         le=1,
-        description="random variation of a wait, as a fraction of it; only for waits of an hour or more",
+        description="random variation of waits of an hour or more, as a fraction of the wait",
     )
     waits_minutes: Waits = Field((), description="list: the waits; the last one repeats")
     due_slack_seconds: float = Field(
-        60.0, ge=0, le=3600, description="a pass also sends messages that become due within this time of its start"
+        60.0, ge=0, le=3600, description="a pass also sends messages that become due within this time after it starts"
     )
     expires_after_hours: Hours | None = Field(
         None,
@@ -180,7 +180,7 @@ class BreakerSettings(SettingsModel):
 
     failures: int = Field(5, ge=1, le=1000, description="number of consecutive failures that open the circuit breaker")
     probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
-        (15.0, 30.0, 60.0), description="waits before each probe; the last one repeats"
+        (15.0, 30.0, 60.0), description="the waits before the probes; the last one repeats"
     )
 
     @property
@@ -219,8 +219,8 @@ class NotifySettings(SettingsModel):
         "in the environment, separated by spaces",
     )
     urls_file: Named | None = Field(None, description="a file that contains the URLs, one per line")
-    remind_hours: Hours = Field(6.0, description="how long until a persistent problem is reported again")
-    ping_url: SecretStr | None = Field(None, description="a Healthchecks URL to request when a pass begins and ends")
+    remind_hours: Hours = Field(6.0, description="interval between reports of a persistent problem")
+    ping_url: SecretStr | None = Field(None, description="the Healthchecks URL to ping when a pass begins and ends")
     ping_url_file: Named | None = Field(None, description="a file that contains the ping URL")
 
     @property
