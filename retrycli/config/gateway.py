@@ -1,4 +1,4 @@
-"""Gateway settings: common ones, and those for single message types. The types and checks of all settings."""
+"""Settings of gateways, common and by message type; types and checks that all settings share."""
 
 import re
 from collections.abc import Collection
@@ -33,27 +33,27 @@ COMMON_KEYS = (
     "attachments_dir",
     "attachments_limit_mb",
 )
-# Keys without effect, by kind of gateway.
+# Keys that have no effect, by kind of gateway.
 UNUSED_KEYS = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
 
 
-# -- types and checks of all sections ---------------------------------------------------------------------------------
+# -- types and checks that all sections share --------------------------------------------------------------------------
 
 
 def _split_list(value: object) -> object:
-    """Split a list at commas, as written in an environment variable. Brackets are optional."""
+    """Split a string at commas, because an environment variable can't hold a list. Brackets are optional."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.strip().strip("[]").split(",") if part.strip()]
 
 
 def _reject_empty(value: object) -> object:
-    """Reject an empty path: it would mean the folder of the settings, or the working directory."""
+    """Reject an empty path: it would mean the settings file's folder, or the working directory."""
     if value == "":
-        raise ValueError("it is empty; write a path, or remove the key")
+        raise ValueError("the path is empty; write a path, or remove the key")
     return value
 
 
@@ -75,24 +75,24 @@ Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
 
 
 class SettingsModel(BaseModel):
-    """A section of the settings: frozen. Errors for unknown keys do not quote values."""
+    """A section of the settings: frozen, and without unknown keys. Errors do not quote values."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
         validate_default=False,
-        defer_build=True,  # validators are built when they are needed
+        defer_build=True,  # validators are built on first use
     )
 
 
 def secret_text(value: object) -> str:
-    """Return a value or a secret as a string; return an empty string for None."""
+    """Return a value as a string, a secret in plain text, and None as an empty string."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
 
 def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
-    """Return a URL to which paths can be appended, without a slash at its end.
+    """Check a URL to which paths will be appended. Return it with a lower-case scheme and no slash at its end.
 
     Raises:
         ValueError: the URL is invalid, or has another scheme.
@@ -101,14 +101,14 @@ def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https"
         raise ValueError("a URL can't contain spaces, line breaks or non-ASCII characters")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed on access
+        _ = parts.port  # raises if the port is invalid
     except ValueError:
         raise ValueError("invalid URL or port") from None
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"the URL must have a scheme and a host, such as {example}")
     if "?" in url or "#" in url:
         raise ValueError("the URL must end with its path; remove ? or # and what follows")
-    return (parts.scheme + url[len(parts.scheme) :]).rstrip("/")  # all other code expects a lower-case scheme
+    return (parts.scheme + url[len(parts.scheme) :]).rstrip("/")  # other code expects a lower-case scheme
 
 
 # -- the gateway ------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class GatewaySettings(SettingsModel):
         "http", description="how to deliver: http (to a ticketing API) or smtp (by e-mail)"
     )
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
-    base_url: str | None = Field(  # a breaker is kept under it, in a column of this length
+    base_url: str | None = Field(  # the length of the column that stores a breaker's destination
         None, max_length=255, description="URL of the ticketing API, or smtp://HOST:587 or smtps://HOST:465"
     )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
@@ -133,7 +133,7 @@ class GatewaySettings(SettingsModel):
     password_file: Named | None = Field(None, description="a file that contains the password")
     token: SecretStr | None = Field(None, description="bearer: the API token")
     token_file: Named | None = Field(None, description="a file that contains the token")
-    login_path: Annotated[str, matching(r"/.*", "it must start with a slash")] = Field(
+    login_path: Annotated[str, matching(r"/.*", "the path must start with a slash")] = Field(
         "/auth/login", description="login: the path to which the user name and password are posted"
     )
     connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="time limit for connecting")
@@ -177,7 +177,7 @@ class GatewaySettings(SettingsModel):
 
     @property
     def preset_file(self) -> Path | None:
-        """Return the preset's file; None if the preset is built in."""
+        """Return the preset's file; None if the preset is bundled."""
         return Path(self.preset) if self.preset.endswith(".toml") else None
 
     @property
@@ -214,7 +214,7 @@ class GatewaySettings(SettingsModel):
         from retrycli.domain.email_address import CONTROL
 
         if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
-            raise ValueError("it must be one line, with { and } only around column names")
+            raise ValueError("the subject must be one line, with { and } only around column names")
         return text
 
     @model_validator(mode="after")
@@ -246,7 +246,7 @@ class GatewaySettings(SettingsModel):
 
 
 class RoutedGatewaySettings(GatewaySettings):
-    """The common gateway, and the gateways of single message types."""
+    """The common gateway, and separate gateways for message types."""
 
     customer: GatewaySettings | None = Field(None, description="a separate gateway for messages to customers")
     supplier: GatewaySettings | None = Field(None, description="a separate gateway for messages to suppliers")
@@ -255,14 +255,14 @@ class RoutedGatewaySettings(GatewaySettings):
     @model_validator(mode="before")
     @classmethod
     def _share_common_keys(cls, values: object) -> object:
-        """Copy the common values that do not depend on a destination to the gateways of single types."""
+        """Copy the common values that do not depend on a destination to the separate gateways."""
         if not isinstance(values, dict):
             return values
         common = {name: values[name] for name in COMMON_KEYS if name in values}
         return values | {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
 
     def of(self, message_type: MessageType) -> GatewaySettings:
-        """Return the gateway of a message type."""
+        """Return the gateway that delivers a message type."""
         own: GatewaySettings | None = getattr(self, message_type)
         return own or self
 
@@ -278,15 +278,15 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @property
     def longest(self) -> timedelta:
-        """Return the maximum time for one message."""
+        """Return the longest request timeout of all gateways."""
         return timedelta(seconds=max(gateway.request_timeout_seconds for gateway in self.all.values()))
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """Return all routes.
+        """Return one route for every destination.
 
         Raises:
-            ConfigurationError: a destination is not set.
+            ConfigurationError: a gateway has no base URL.
         """
         types: dict[str, set[MessageType]] = {}
         for message_type in MessageType:

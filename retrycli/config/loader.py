@@ -15,11 +15,11 @@ from retrycli.system.trust import find_weakness, trusted_users
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
-# The hint works even if the settings are invalid, because the command needs none.
+# Ends every error about settings. The command works even if the settings are invalid, because it does not read them.
 HINT = ". `retrycli manual settings` lists every setting"
 NO_FILE = "is not a readable file (a directory, or a broken link)"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
-# Keys that systemd may pass as credentials of the same name (systemd.exec(5), LoadCredential=).
+# Settings that systemd can pass as credentials of the same name (systemd.exec(5), LoadCredential=).
 SECRETS = (
     *(
         f"gateway{of}.{name}"
@@ -50,8 +50,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         environment: the environment variables; by default those of the process.
 
     Raises:
-        ConfigurationError: a named file is missing, another user may change an unnamed one, a file is not TOML,
-            or a key or value is unknown or invalid.
+        ConfigurationError: a named file does not exist, another user can change a file that was not named, a file is
+            not valid TOML, a key is unknown, or a value is invalid.
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)
@@ -59,7 +59,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     values.update([*_from_credentials(env), *_from_environment(env)])
     values.update([*_from_secret_files(values)])
     sources = {key: source for key, (_, source) in values.items()}
-    # If the file's `database` is not a section, report that, and use no default.
+    # If `database` is not a section in the file, add no default, so that validation reports the mistake.
     if file is not None and isinstance(values.get("database", ({}, ""))[0], dict):
         values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
     try:
@@ -79,10 +79,7 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield, in order, the paths at which a configuration file is looked for if none is named.
-
-    Skip a path that can't be examined: sudo may leave HOME set to an inaccessible folder.
-    """
+    """Yield the paths to search for a configuration file, in order, if none is named."""
     yield Path("retrycli.toml")
     home = environment.get("HOME", "")
     if folder := environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else ""):
@@ -93,7 +90,8 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        # Do not skip an entry that is not a file: the next file is not the one that the user meant.
+        # Skip a path that can't be examined: sudo may leave HOME set to an inaccessible folder. Do not skip an entry
+        # that is not a file: the next file would not be the one that the user meant.
         found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; fix it, or choose another with --config")
@@ -115,7 +113,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _check_trust(found: Path) -> None:
-    """Check a file that only the current folder or the environment named: another user may have planted it."""
+    """Check a file that was found in the current folder or the user's folder: another user may have planted it."""
     if (weakness := find_weakness(found, trusted_users())) is not None:
         named = f"./{found}" if not found.is_absolute() else found
         whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
@@ -147,7 +145,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
 
 
 def _resolve(file: Path, key: str, value: object) -> object:
-    """Resolve a path, even a default one, relative to the file: cron starts a job in a folder of its own."""
+    """Resolve a path, even a default one, relative to the settings file, because cron runs jobs in another folder."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         return re.sub(
@@ -216,7 +214,7 @@ def _nested(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
                 raise ConfigurationError(f"{key} ({source}): {part} must be a value, not a section")
             node = child
         if isinstance(node.get(name), dict):
-            raise ConfigurationError(f"{key} ({source}): it is a section; set one of its keys instead")
+            raise ConfigurationError(f"{key} ({source}) is a section; set one of its keys instead")
         node[name] = value
     return tree
 

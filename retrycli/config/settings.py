@@ -1,4 +1,4 @@
-"""All settings, with defaults and meanings: one frozen, validated `Settings`."""
+"""All settings, with their defaults and descriptions, as one frozen, validated `Settings`."""
 
 import re
 from datetime import timedelta
@@ -29,9 +29,7 @@ from retrycli.domain.retry_policy import Backoff, BackoffKind, RetryPolicy
 
 
 def _urls(value: object) -> object:
-    """Split a string of URLs from an environment variable or a file. White space separates them, and # begins a
-    comment.
-    """
+    """Split a string of URLs, from an environment variable or a file, at white space. Skip lines that start with #."""
     if not isinstance(value, str):
         return value
     return [word for line in value.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
@@ -51,7 +49,7 @@ class DatabaseSettings(SettingsModel):
         repr=False,
         description="the database's SQLAlchemy URL, for SQLite or PostgreSQL",
     )
-    table: Annotated[str, matching(r"\w+(\.\w+)?", "write a table's name, or SCHEMA.NAME")] = Field(
+    table: Annotated[str, matching(r"\w+(\.\w+)?", "write TABLE or SCHEMA.TABLE")] = Field(
         "pending_messages", description="the application's table, with its schema if necessary"
     )
     auto_upgrade: bool = Field(default=True, description="whether a pass upgrades retrycli's own tables")
@@ -112,7 +110,7 @@ class ScheduleSettings(SettingsModel):
         return timedelta(minutes=self.retry_interval_minutes)
 
     def as_backoff(self) -> Backoff:
-        """Return the backoff."""
+        """Return the backoff that these settings describe."""
         return Backoff(
             kind=self.backoff,
             base=timedelta(minutes=self.base_minutes),
@@ -137,7 +135,7 @@ class ScheduleSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_waits(self) -> Self:
-        """Reject waits within the slack, because messages would be due again in the pass that set them."""
+        """Reject a wait within `due_slack_seconds`: its message would be due again in the same pass."""
         own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
@@ -146,8 +144,8 @@ class ScheduleSettings(SettingsModel):
             if shortest <= timedelta(seconds=self.due_slack_seconds):
                 key = "waits_minutes" if rules.backoff is BackoffKind.LIST else "base_minutes"
                 raise ValueError(
-                    f"{name}.{key}: with jitter a wait can be {shortest.total_seconds() / 60:g} min; it must be "
-                    f"longer than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
+                    f"{name}.{key}: with jitter, a wait can be as short as {shortest.total_seconds() / 60:g} min; "
+                    f"it must be longer than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
                 )
         return self
 
@@ -254,13 +252,13 @@ class MetricsSettings(SettingsModel):
     def _check_path(cls, path: Path | None) -> Path | None:
         if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
             raise ValueError(
-                "the name must end in .prom, because the collector reads no others; write FOLDER/retrycli.prom"
+                "the name must end in .prom, because the collector reads no other files; write FOLDER/retrycli.prom"
             )
         return path
 
 
 class Settings(SettingsModel):
-    """All settings. Create them with `retrycli.load_settings`, or directly in an application of your own."""
+    """All settings. Create them with `retrycli.load_settings`, or directly in your own application."""
 
     database: DatabaseSettings = DatabaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()

@@ -12,9 +12,9 @@ from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
 
 HEAD = """\
-# retrycli's settings. A line that begins with # and a key shows a default; remove the # to change it.
+# retrycli's settings. A line that begins with # and a key shows a default. To change it, uncomment and edit the line.
 # Each key can also be set in the environment: RETRYCLI_GATEWAY__BASE_URL is gateway.base_url.
-# Keep secrets in separate files, and name them with the keys that end in _file.
+# Keep secrets in separate files. Set the keys that end in _file to the paths of these files.
 """
 
 HIDDEN = "********"
@@ -36,7 +36,7 @@ EXAMPLES = {
 
 
 def template(values: Mapping[str, object]) -> str:
-    """Return a configuration file with every key, its default and its meaning; set the given values."""
+    """Return a configuration file with every key, its description and its default; set the given values."""
     lines = [HEAD]
     for section, model in Settings():
         lines.append(f"[{section}]")
@@ -54,12 +54,12 @@ def template(values: Mapping[str, object]) -> str:
 
 
 def with_value(text: str, section: str, name: str, value: object) -> str | None:
-    """Return a configuration file with one more value and no other change.
+    """Set one value in the text of a configuration file, and change nothing else.
 
     Args:
         text: the contents of the file.
         section: the value's section, which the file may lack.
-        name: its key, which may be only a comment in the file.
+        name: its key, which may be commented out in the file.
         value: the value.
 
     Returns:
@@ -88,7 +88,7 @@ def _split(text: str, pattern: str) -> tuple[str, str, str]:
 
 
 def shown(loaded: Loaded) -> list[tuple[str, str | None, str]]:
-    """Return each setting with its value, secrets masked, and its source."""
+    """Return the key, value and source of every setting, with secrets masked."""
     return [
         (key, value, loaded.sources.get(key, "default"))
         for section, model in loaded.settings
@@ -126,10 +126,10 @@ def _mask(value: object) -> str | None:
 
 
 def masked_url(url: str) -> str:
-    """Mask the passwords in a URL; return any other text unchanged."""
-    # Up to the last @, not the first: user and password may hold characters that a URL should escape.
+    """Mask the passwords in a URL. Return any other string unchanged."""
+    # Match up to the last @, not the first: the user name and password may contain characters that a URL should escape.
     masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
-    # PostgreSQL has password, sslpassword and oauth_client_secret.
+    # PostgreSQL's URL parameters include password, sslpassword and oauth_client_secret.
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 

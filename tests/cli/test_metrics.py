@@ -133,8 +133,8 @@ def test_refuses_a_path_that_the_collector_would_not_read(at_work: Cli) -> None:
     done = at_work("run-once", env={"RETRYCLI_METRICS__PATH": "/var/lib/metrics.txt"})
     assert done.returncode == 78
     assert done.stderr == (
-        "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the name must end in .prom, because "
-        "the collector reads no others; write FOLDER/retrycli.prom. `retrycli manual settings` lists every setting\n"
+        "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the name must end in .prom, because the "
+        "collector reads no other files; write FOLDER/retrycli.prom. `retrycli manual settings` lists every setting\n"
     )
 
 

@@ -497,7 +497,7 @@ def test_an_empty_list_of_probe_waits_in_the_environment_is_refused() -> None:
 def test_a_value_in_place_of_a_section_is_refused() -> None:
     assert refusal("run = 4\n").startswith("run (file")
     assert refusal("run = 4\n", RETRYCLI_RUN__LIMIT="5").startswith("run.limit (environment RETRYCLI_RUN__LIMIT)")
-    assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN): it is a section")
+    assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN) is a section")
 
 
 @pytest.mark.parametrize("table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü"])
@@ -597,7 +597,7 @@ def test_an_empty_path_is_unset(key: str) -> None:
     section, _, name = key.rpartition(".")
     variable = "RETRYCLI_" + key.upper().replace(".", "__")
     for said in (refusal(f'[{section}]\n{name} = ""\n'), refusal(**{variable: ""})):
-        assert re.match(rf"{key} \(.*\): it is empty; write a path, or remove the key", said)
+        assert re.match(rf"{key} \(.*\): the path is empty; write a path, or remove the key", said)
 
 
 @pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])
@@ -754,7 +754,7 @@ def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
 
 def test_the_wait_that_is_too_short_is_named() -> None:
     said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
-    assert "a wait can be 0.5 min; it must be longer than schedule.due_slack_seconds (60 s)" in said
+    assert "a wait can be as short as 0.5 min; it must be longer than schedule.due_slack_seconds (60 s)" in said
     assert "schedule.waits_minutes: " in said
     assert "schedule.base_minutes: " in refusal("[schedule]\nbase_minutes = 1\n")
     assert "schedule.types.supplier.base_minutes: " in refusal("[schedule.types.supplier]\nbase_minutes = 1\n")
