@@ -54,5 +54,5 @@ def __getattr__(name: str) -> object:
     """Load a use case when a command first needs it, so that the other commands and the help start fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    __import__(f"{__name__}.{name}")  # listed by -X importtime, which counts the modules of a pass
+    __import__(f"{__name__}.{name}")  # -X importtime does not list what import_module imports
     return globals()[name]

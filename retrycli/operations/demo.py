@@ -25,7 +25,7 @@ TIME_COLUMNS = (
     "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
 )
 FAIL = 0.3
-SEED = 48  # random seed, so that everyone sees the same failures
+SEED = 48  # fixed, so that every demo shows the same failures
 
 
 def run() -> None:
@@ -42,7 +42,7 @@ def run() -> None:
         _print(f"The example's queue is in {database}.\n")
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):
             _print(f"$ retrycli {command}")
-            subprocess.run(  # noqa: S603  ourselves
+            subprocess.run(  # noqa: S603  retrycli itself
                 [sys.executable, "-m", "retrycli", "--config", str(settings), "--log-level", "INFO", command],
                 env=environment,
                 check=True,

@@ -37,12 +37,12 @@ class _DryRunEnrolment:
     at: datetime
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
-    replaced: set[int] = field(default_factory=set)  # messages whose ids now belong to other messages than in the queue
+    replaced: set[int] = field(default_factory=set)  # ids that now belong to another message than in the queue
     escalated: int = 0  # number of new messages that would be escalated immediately
-    displaced: int = 0  # number of replaced messages that are due in the queue
+    displaced: int = 0  # number of replaced ids whose queued messages were due
     expired: int = 0
     expired_due: int = 0  # number of expired messages that are due
-    _replaced_in_range: Collection[int] = ()  # replaced messages of the current range
+    _replaced_in_range: Collection[int] = ()  # replaced ids in the current range
     _new_messages: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
@@ -62,7 +62,7 @@ class _DryRunEnrolment:
         return {}
 
     def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
-        """Return whether a new message would be escalated and not sent: now, or at its first attempt if that is due."""
+        """Return whether a new message would be escalated instead of sent: now, or when its first attempt is due."""
         message, due = self._new_messages[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
             return True
@@ -112,7 +112,7 @@ class DryRunTotals:
 
     destination_of: Callable[[str], str]
     number: int = 0
-    oldest: datetime | None = None  # oldest creation time that the application's table has
+    oldest: datetime | None = None  # earliest creation time of these messages; None if the application's table has none
     destinations: Counter[str] = field(default_factory=Counter)  # number of messages by destination
 
     def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
@@ -129,7 +129,7 @@ class Preview:
     """The predicted result of a pass that starts now."""
 
     number: int  # number of messages that a pass would send if nothing held them back
-    # These messages, the one waiting longest first. They are read and counted during the iteration.
+    # The messages to send, the one due longest first. Iteration reads and counts them.
     messages: Iterator[ListedMessage]
     totals: DryRunTotals
     escalated: int  # number of messages that a pass would escalate without sending them
@@ -184,7 +184,7 @@ def _spent(views: MessageQueries, rules: PassRules, at: datetime) -> set[int]:
     """Return the due messages in the queue that a pass would escalate instead of attempting them."""
     policies = rules.policies
     ages = any(policy.expires_after is not None for policy in policies.values())
-    # Without an age limit, only messages that may have used up their tries need to be read: nearly always none.
+    # Without an age limit, read only messages that may have used up their retries. There are nearly always none.
     tries = None if ages else min(policy.max_retries for policy in policies.values())
     return {
         message_id
@@ -208,8 +208,8 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     """Count failed messages as `QueueCounts.counts` does; ``due`` counts the messages that a pass would send at the
     given time.
 
-    Also count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
-    ``expired_due`` the messages among them that the next pass escalates.
+    Also count the waiting messages that a pass will escalate because of their age (``expired``), and those of them that
+    the next pass will escalate (``expired_due``).
     """
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))

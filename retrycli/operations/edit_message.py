@@ -44,7 +44,7 @@ def write_draft(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> list[str]:
-    """Write an edited message. It gets a new delivery key, and stays in its state.
+    """Write an edited message. The message gets a new delivery key and keeps its state.
 
     Write ``subject`` and ``body`` of the application's table, and ``recipient_email`` if the table has it.
 
@@ -56,7 +56,7 @@ def write_draft(
         runtime: the clock.
 
     Returns:
-        The columns that were written; empty if nothing was different.
+        The columns that were written; empty if the edit changes nothing.
 
     Raises:
         NotEdited: the edited text can't be sent.

@@ -1,4 +1,4 @@
-"""Warn of messages that will expire while deliveries are held back, before they expire."""
+"""Warn operators before messages expire because deliveries are held back."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
 from retrycli.views.log_lines import logger
 
-# Reasons to stop that leave the due messages unchanged, in this pass and possibly in the next ones.
+# The reasons with which a pass stops and leaves due messages unsent, as the next passes may do too.
 HELD_BACK = frozenset(
     {
         StopReason.PAUSED,
@@ -26,7 +26,7 @@ HELD_BACK = frozenset(
         StopReason.THROTTLED,
     }
 )
-# The look-ahead beyond the next reminder, so that no message expires between two reminders without a warning.
+# How far to look beyond the next reminder, so that no message expires between two reminders without a warning.
 EARLIER = timedelta(hours=2)
 SOON = timedelta(days=1)  # lists mark a message that expires within this period
 LOG = "log"  # target that stands for the logs of all hosts
@@ -37,16 +37,16 @@ def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: dateti
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
-# The words with which lists describe a waiting message that has expired. No pass escalates it before it is due, or
-# during a pause or an outage.
+# The text with which lists describe a waiting message that has expired. A pass escalates the message only when it is
+# due, and not during a pause or an outage.
 EXPIRED = "expired; a pass will escalate it"
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """The facts that a pass shows about messages that expire soon."""
+    """What a pass shows about messages that expire soon."""
 
-    incident: Incident | None  # None if there are no such messages
+    incident: Incident | None  # None if no message expires soon
     too_late: bool = False  # some messages have expired since the warning
 
 
@@ -60,12 +60,12 @@ class _Obstacle:
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiry | None:
-    """Find the messages that expire before the next reminder, if deliveries were held back in a pass. Some message type
+    """Find the messages that expire before the next reminder, if a pass held deliveries back. At least one message type
     must have an age limit.
 
     Returns:
-        The messages; none after a pass that delivered something. None if the pass shows nothing, because it had nothing
-        to send, or because all such messages have expired.
+        The incident to warn of; without an incident if no message expires soon, or if the pass delivered something.
+        None if the pass shows neither: it sent nothing, or the only messages found have already expired.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
@@ -131,7 +131,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
 
 
 def warn(database: Database, found: Expiry, now: datetime, remind: timedelta) -> None:
-    """Warn of messages that are about to expire, at intervals while there are such messages.
+    """Warn of messages that are about to expire. Repeat the warning at intervals.
 
     Raises:
         DatabaseUnavailable: the last warning can't be read or written.

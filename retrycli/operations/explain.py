@@ -1,7 +1,7 @@
 """Explain why a message waits, and predict its next attempt.
 
-Before a pass claims messages, it repairs the times of a wrong clock, enrols new failures and recovers expired claims.
-The same code does this here, and the changes are rolled back.
+Before a pass claims messages, it corrects times recorded with a wrong clock, enrols new failures and recovers expired
+claims. This module runs the same code, and rolls its changes back.
 """
 
 import uuid
@@ -48,13 +48,13 @@ class Explanation:
     ticket_id: object
     message_type: str
     gates: list[Gate]
-    # The start of the pass that attempts it, if nothing else happens; None if no pass attempts it.
+    # The start of the pass that attempts the message, if nothing else happens; None if no pass does.
     next_attempt_at: datetime | None
-    is_claimed: bool = False  # a claim prevents every other sender
+    is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
     being_sent: bool = False  # a pass or an operator that is still alive has claimed the message to send it
-    has_begun: bool = False  # a request for the message was sent without a recorded answer
+    has_begun: bool = False  # an attempt at the message has begun, and no outcome is recorded
     pass_runs: bool = False  # a pass is running on this host
-    one_goes_first: bool = False  # one message is attempted alone first, and others are due at the same time
+    one_goes_first: bool = False  # the pass attempts a single message first, and several are due
     expires_first: bool = False  # the message has not expired, but will before a pass reaches it
 
 
@@ -109,8 +109,8 @@ class _Explainer:
         self._gates = Gates(database, self._rules, passes)
         self._ended = frozenset[str]()
         self._expires_first = False
-        # A pass begins this long after its tick, so a condition that ends before then does not delay it. Ticks derived
-        # from passes include their lateness.
+        # How long after its tick a pass begins. A gate that opens within this time does not delay the message. Ticks
+        # that are derived from earlier passes already include the delay.
         self._late = timedelta(seconds=3 if callers else 0)
         self._grid = ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
         self._cron = self._cron_gate(passes, interval, callers, none_hidden=none_hidden)
@@ -183,7 +183,7 @@ class _Explainer:
         return None if closed_for_good else grid[opens]
 
     def _gates_are_open(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether, by a tick, every gate has opened that then stays open."""
+        """Return whether the gates that stay open once they have opened are open at a tick."""
         not_here = FOR_GOOD | QUOTAS | COMPARED_WITH_START
         gates = self._gates.of(found, tick, self._ended)
         return all(gate.open or gate.name in not_here for gate in gates) and self._may_send(found, tick)
@@ -193,8 +193,8 @@ class _Explainer:
         return self._gates.pause(begins).open and self._gates.breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether a pass begins with one message, because its destination is down or refuses requests, while
-        other messages are also due.
+        """Return whether a pass first attempts a single message, because the destination is down or refuses requests,
+        while several messages are due.
         """
         to = self._rules.destination_of(str(found.row["message_type"]))
         if self._ledger.breaker(to).state is not BreakerState.OPEN and to not in self._gates.refusals:
@@ -205,7 +205,7 @@ class _Explainer:
     def _tick_of_turn(
         self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int
     ) -> int:
-        """Return the tick of a message's turn, if a pass may begin only ``most`` attempts."""
+        """Return the tick of the pass that attempts a message, if each pass may begin only ``most`` attempts."""
         message_id = found.row["id"]
         runner.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
         begins = grid.first(number, lambda tick: self._may_send(found, tick))
@@ -215,7 +215,7 @@ class _Explainer:
         while True:
             by = self._rules.due_by(grid[tick])
             due, counted_to = due + self._views.count_ahead(message_id, by, after=counted_to), by
-            if tick >= opens:  # it is due, so no other message can come before it
+            if tick >= opens:  # the message is due, so no further message can get ahead of it
                 return opens + (due - gone) // most
             full = min(max((due - gone) // most, 1), opens - tick)
             tick, gone = tick + full, min(due, gone + full * most)

@@ -24,10 +24,10 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
-# Gates that do not open merely because time passes, and that may close.
+# Gates that do not open merely because time passes, but that may close.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates whose times are compared with the start of a pass
-QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if messages ahead use up the pass
+QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Gate:
 
     name: str
     open: bool
-    figure: str  # value on which the gate depends; if there is a time, this text introduces it
+    figure: str  # the value on which the gate depends; if `time` is set, words that introduce the time
     time: datetime | None = None
 
 
@@ -163,7 +163,7 @@ def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
     """Evaluate whether the message waits because of a Retry-After. A manual attempt sets no wait, and a requeue ends
-    it.
+    the wait.
     """
     last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:

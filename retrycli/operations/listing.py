@@ -22,7 +22,7 @@ OFFER_WITHIN_SECONDS = 1
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Failed messages. Iterate over them once while the database is open."""
+    """Failed messages. Iterate over them once, while the database is open."""
 
     messages: Iterator[ListedMessage]
     number: int  # length of the list
@@ -88,7 +88,7 @@ def stats(
 ) -> tuple[DeliveryStats, list[Group]]:
     """Return the statistics of all attempts in a period, and the attempts grouped by a property.
 
-    Errors need no groups, because `DeliveryStats.troubles` has them.
+    If the attempts are grouped by error, there are no groups: `DeliveryStats.troubles` has the errors.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

@@ -1,4 +1,4 @@
-"""Maintain retrycli's own tables: upgrade, downgrade, prune and erase them, or copy them to another database."""
+"""Maintain retrycli's own tables: upgrade and downgrade them, copy them, delete old records, and erase texts."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from retrycli.store.write_check import clock_ahead
 from retrycli.system.pass_lock import Holder, PassLock
 
 PRUNE_BATCH = 5_000  # number of rows that one transaction deletes
-BREATH_SECONDS = 0.05  # a pause that is long enough for another process to get SQLite's write lock
+BREATH_SECONDS = 0.05  # pause between transactions, long enough for another process to get SQLite's write lock
 FROM, TO = "--from", "--to"
 
 
@@ -48,7 +48,7 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
     with _existing_database(settings) as database, ExitStack() as held:
         found = database.revision()
         if found is None:
-            raise ConfigurationError(f"{database.place} has no tables of retrycli: there is nothing to downgrade")
+            raise ConfigurationError(f"{database.place} has no retrycli tables, so there is nothing to downgrade")
         if found != schema.HEAD:
             raise ConfigurationError(
                 f"retrycli's tables in {database.place} are at version {found}, but this program can downgrade only "
@@ -62,7 +62,7 @@ def downgrade(settings: Settings) -> tuple[str, str | None]:
 
 @contextmanager
 def belonging(settings: Settings) -> Iterator[tuple[own_tables.Belonging, Callable[[], None]]]:
-    """Compare the queue with the application's table, and provide a function that makes the queue belong to it.
+    """Compare the queue with the application's table, and provide a function that assigns the queue to the table.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -136,7 +136,7 @@ def _existing_database(settings: Settings) -> Iterator[Database]:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The result of a copy; database names have no passwords."""
+    """The result of a copy. The names of the databases contain no passwords."""
 
     source: str
     target: str
@@ -160,8 +160,8 @@ def copy(
     """Make retrycli's own tables in the target equal to the source's. The application's tables are only read, not
     changed.
 
-    It holds the pass locks of both sides. Rows that are already equal are not written, so the copy can be repeated at
-    any time, even after it was killed.
+    The copy holds the pass locks of both sides. It writes only rows that differ, so it can be repeated at any time,
+    even after it was killed.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
@@ -173,7 +173,7 @@ def copy(
     Raises:
         LockHeld: a pass is running on one of the sides.
         DatabaseUnavailable: either database can't be opened, read or written.
-        ConfigurationError: both databases are the same, one is not usable, the application's data is not in the target,
+        ConfigurationError: the databases are the same, one is not usable, the application's data is not in the target,
             the target is ahead of the source, or the target does not accept a row.
     """
     old, new = _with_database(settings, source, FROM), _with_database(settings, target, TO)
@@ -244,7 +244,7 @@ def _check_target(database: Database) -> None:
 
 def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
     me = Holder(os.getpid(), socket.gethostname(), utc_now())
-    for path in sorted({lock_path(old), lock_path(new)}):  # they may be the same
+    for path in sorted({lock_path(old), lock_path(new)}):  # the two paths may be the same
         lock = PassLock(path)
         lock.acquire(me, wait_seconds=new.run.wait_lock_seconds, now=utc_now, sleep=time.sleep)
         held.callback(lock.release)
@@ -261,7 +261,7 @@ def _check_claims(database: Database) -> None:
 
 
 def _check_not_ahead(here: Database, there: Database) -> None:
-    # If the target is ahead, the move has already ended, or source and target are swapped.
+    # If the target is ahead, passes already use it, or source and target are swapped.
     source_at, target_at = last_used(here), last_used(there)
     if target_at is not None and (source_at is None or source_at < target_at):
         before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"

@@ -92,11 +92,11 @@ def requeue(
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
 ) -> ActionResult:
-    """Return escalated messages to the queue. They wait with all their retries.
+    """Return escalated messages to the queue, with all their retries.
 
-    This includes messages that `reject` rejected, if they are named and their rows have not changed since. Expired
-    messages are not requeued or used as canaries, because a pass would escalate them again. The delivery key stays the
-    same. If a delivery of the text is recorded, the message gets the next key.
+    Messages that `reject` rejected are also requeued, if their rows have not changed since. Expired messages are not
+    requeued or used as canaries, because a pass would escalate them again. A message keeps its delivery key, unless a
+    delivery of its text is recorded; then it gets the next key.
 
     Args:
         settings: from `retrycli.load_settings`, or created directly.
@@ -109,7 +109,7 @@ def requeue(
 
     Returns:
         The number of requeued messages, and the reasons why others were not requeued. A canary that failed stays
-        escalated; a delivered one is done.
+        escalated; a delivered one is marked as sent.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -298,9 +298,7 @@ def _perform(
 
 
 def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
-    """Return the messages that have expired, in any status, because a message may be rejected and no longer be in the
-    queue.
-    """
+    """Return the messages that have expired, in any status, because rejected messages are no longer in the queue."""
     policies = {message.id: settings.policies[message.message_type] for message in messages}
     if not any(policy.expires_after for policy in policies.values()):
         return set()
@@ -315,7 +313,7 @@ def _problems(
 ) -> dict[int, str]:
     """Return the messages from which no request can be built, and the reasons. Send nothing.
 
-    If no gateway can be used as configured, nothing is known about the messages. A pass finds out.
+    If the gateways can't be used as configured, return nothing; a pass will find the problems.
     """
     from retrycli.gateway.router import open_router
 

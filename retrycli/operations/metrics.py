@@ -72,10 +72,10 @@ def measured(settings: Settings, database: Database, now: datetime) -> Mapping[s
             (ended.finished_at - ended.started_at).total_seconds() if ended else None
         ),
         "retrycli_last_success_timestamp_seconds": succeeded.finished_at if succeeded else counted.last_success,
-        # Every label starts from 0, because a rate needs a value to start from.
+        # Every label starts at 0, because Prometheus computes a rate from the first value.
         "retrycli_passes": {**dict.fromkeys(map(str, PassResult), 0), **counted.passes},
         "retrycli_attempts": {**dict.fromkeys(map(str, OutcomeKind), 0), **counted.attempts},
-        # Unknown message types share a label: they are escalated, and a label remains as a time series forever.
+        # Unknown message types share a label, because each label creates a time series that never disappears.
         "retrycli_messages": {
             (state.value, kind or "other"): number for (state, kind), number in in_queue.numbers.items()
         },

@@ -27,8 +27,8 @@ from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.views.log_lines import logger
 
 MAX_LOOKED_UP = 200  # maximum number of new escalations whose tickets are looked up
-# The lease of the reservation for notifying. A target has 30 seconds to accept a notification; a pass that needs longer
-# is dead.
+# How long one pass may reserve the sending of notifications. A target has 30 seconds to accept a notification, so a
+# pass that holds the reservation longer has died.
 NOTIFY_LEASE = timedelta(minutes=2)
 PING = "ping"  # name of the dead-man switch in the list of targets
 
@@ -39,7 +39,7 @@ PING = "ping"  # name of the dead-man switch in the list of targets
 def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime, expiry: Expiry | None) -> None:
     """Send each target all its news as one notification. Never raise.
 
-    If another host's pass is notifying, leave it to the next pass.
+    If a pass on another host is sending notifications, leave the news to the next pass.
     """
     targets = Targets(database)
     try:
@@ -48,7 +48,7 @@ def notify(settings: Settings, database: Database, summary: PassSummary, now: da
                 _Notifier(settings, database, targets, summary, now, expiry).notify()
             finally:
                 targets.end_telling()
-    except Exception as error:  # noqa: BLE001  the pass has already run, whatever the error is
+    except Exception as error:  # noqa: BLE001  no error may fail a pass that has already run
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
         logger.warning("Notifications could not be sent: %s. The next pass tries again", words)
 
@@ -80,7 +80,7 @@ class _Notifier:
         )
 
     def notify(self) -> None:
-        """Find out what each target must be told, send it, and store what was received."""
+        """Find each target's news, send it, and record what the target received."""
         urls = [secret.get_secret_value() for secret in self._settings.notify.urls]
         known = {url: self._memory(url) for url in urls}
         causes = cache(self._causes)
@@ -140,7 +140,7 @@ class _Notifier:
         counts = QueueCounts(self._database).counts(self._now)
         down = [breaker.destination for breaker in self._open]
         where = ", ".join(down or self._destinations)
-        if not down and len(self._destinations) > 1:  # it could be any of them
+        if not down and len(self._destinations) > 1:  # the news may be about any of them
             where = f"one of {where}"
         return NoticeContext(socket.gethostname(), where, self._now, counts["waiting"], counts["escalated"])
 
@@ -161,7 +161,7 @@ def with_heartbeat(
     the alarm. A paused pass counts as successful, because an operator wanted the pause and the scheduler works.
 
     Raises:
-        Exception: any exception of the pass, after the switch has been told.
+        Exception: any exception of the pass, after the dead-man switch has been told.
     """
     url = settings.notify.ping_url
     pings = heartbeat.Ping(url.get_secret_value() if url else "", pass_id)
@@ -185,7 +185,7 @@ def with_heartbeat(
 def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None:
     if failure is None:
         return
-    turn: Turn | None = Turn.BEGAN  # if the database can't remember the warning, warn every time
+    turn: Turn | None = Turn.BEGAN  # if the database can't record the warning, warn every time
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         turn = Targets(database).follow(PING, Topic.UNHEARD, Incident(at), at, settings.notify.remind)
     if turn is not None:

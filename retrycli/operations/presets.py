@@ -55,7 +55,7 @@ class Trial:
 
     outcome: Outcome
     exchanges: tuple[tuple[str, str], ...]  # requests and their responses, without secrets
-    # True if a look-up finds the message; None if the preset has no look-up, or if it gives no answer.
+    # Whether a look-up finds the message; None if the preset has no look-up, or if the look-up gets no answer.
     found_again: bool | None
 
     @property
@@ -93,7 +93,7 @@ def deliver_test(
         "ticket_id": int(ticket) if ticket.isascii() and ticket.isdecimal() else ticket,
         "message_type": message_type.value,
         "subject": "A test of retrycli",
-        "body": f'This is a test of retrycli by {by}. You need not do anything.\nÄ, ß, 🎫, "quoted", <b>.',
+        "body": f'This is a test of retrycli by {by}. No action is needed.\nÄ, ß, 🎫, "quoted", <b>.',
         "status": "failed",
         "retry_count": 0,
         "last_error": None,

@@ -28,11 +28,11 @@ from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
 
-# The number of passes in which a pass with nothing to send looks for the previous one: skipped passes, and passes of
+# How many of the newest passes a pass with nothing to send searches for the previous one. Skipped passes, and passes of
 # other hosts, may lie between.
 SHORT_LOOKBACK = 20
 
-# Secondary tasks of a pass, each with the beginning of its warnings and its participle.
+# Secondary tasks of a pass, each with the subject and the participle of its warnings.
 TASKS = {
     incidents.Topic.LOG_FILE: ("The log file was", "written"),
     incidents.Topic.METRICS: ("The metrics were", "written"),

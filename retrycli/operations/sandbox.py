@@ -17,7 +17,7 @@ from threading import Lock, Thread
 from typing import Self
 from urllib.parse import unquote
 
-KEPT = 10_000  # messages; the oldest is dropped first
+KEPT = 10_000  # maximum number of stored messages; the oldest is dropped first
 LARGEST_BODY = 1024 * 1024
 # A throttling sandbox accepts 10 deliveries per window, and answers further deliveries with 429.
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
@@ -75,7 +75,7 @@ def share(text: str) -> float:
 
 
 class Sandbox(ThreadingTCPServer):
-    """The server. It binds its port when it is created, and raises OSError if it can't. It answers requests inside its
+    """The server. Its constructor binds the port, and raises OSError if it can't. It answers requests inside its
     ``with`` block.
 
     Args:
@@ -107,7 +107,7 @@ class Sandbox(ThreadingTCPServer):
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)
-        self._kept = OrderedDict[str | int, Received]()  # by key; by id if there is none
+        self._kept = OrderedDict[str | int, Received]()  # messages by key, or by id if they have no key
         self._ids = count(1)
         self._lock = Lock()
         self._listening = Lock()  # a separate lock, so that a listener may read `received`
@@ -141,7 +141,7 @@ class Sandbox(ThreadingTCPServer):
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         """Return the answer to a request, after the latency. Store a successful delivery."""
         if not self._thread.is_alive():
-            raise ConnectionAbortedError  # an open connection outlives the server
+            raise ConnectionAbortedError  # a connection may outlive the server
         if self.behaviour.latency:
             self._sleep(self.behaviour.latency.total_seconds())
         if self.behaviour.down:
@@ -230,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(text)
-        if refusal:  # closing a socket with unread bytes resets it, and the client may miss the answer
+        if refusal:  # closing a socket with unread bytes resets the connection, and the client may miss the answer
             self.connection.settimeout(2)
             while self.rfile.read(LARGEST_BODY):
                 pass
@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refusal(self) -> Answer | None:
         """Return an error for an invalid host, or for a body of invalid length. Such a body is not read."""
-        # A page in a browser could reach it by its own host name, resolved to loopback (DNS rebinding).
+        # A web page could reach the sandbox by its own host name, if that resolves to loopback (DNS rebinding).
         if not re.fullmatch(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", self.headers.get("Host", "localhost")):
             return _failure(421, "Address the sandbox as 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
@@ -248,4 +248,4 @@ class _Handler(BaseHTTPRequestHandler):
         return _failure(413, "The body is larger than 1 MiB") if int(length) > LARGEST_BODY else None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's own name
-        """Log nothing, because the listener is told instead."""
+        """Log nothing, because the listener receives each request."""

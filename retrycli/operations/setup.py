@@ -70,7 +70,7 @@ def write_config(file: Path, *, database_url: str, base_url: str | None, logs: P
         file: the path of the file.
         database_url: the database with the application's table.
         base_url: the ticketing API.
-        logs: the folder of logs. If it is not writable, the log goes beside the database, otherwise beside the file.
+        logs: the folder for the log. If it is not writable, the log is beside the SQLite file, or else beside ``file``.
 
     Raises:
         ConfigurationError: the file exists, or its folder can't be written.

@@ -42,7 +42,7 @@ class Refusal:
     destination: str
     at: datetime  # start of the last pass that was refused
     detail: str | None
-    was_idle: bool  # there was nothing to deliver since then
+    was_idle: bool  # nothing has been due since then
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Status:
         unrecorded: the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
         next_run: None if nothing starts passes, or if passes have stopped.
         missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.
-        uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, or may on another
-            host.
-        unseen: no caller of passes was found, although cron or a timer of this host has started passes so far.
+        uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, possibly on
+            another host.
+        unseen: no cron line or timer that starts passes was found, although one on this host has started passes so far.
         messages: counts of ``waiting`` (including the due ones), ``due``, ``sending`` and ``escalated`` messages.
             ``due`` counts the messages that a pass would send now. ``expired`` counts waiting messages that are too old
             to send, and ``expired_due`` the messages among them that a pass would escalate now.
@@ -179,7 +179,7 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
     ]
     if not gone or PassLock(lock_path(settings)).holder() is not None:
         return frozenset()
-    # A pass that has just ended recorded it after the passes were read, and before its process ended.
+    # A pass that has just ended may have recorded its end after the passes were read.
     open_still = {record.pass_id for record in ledger.last_passes(len(passes)) if record.result is None}
     return frozenset(record.pass_id for record in gone if record.pass_id in open_still)
 

@@ -28,8 +28,8 @@ from retrycli.store.passes import Ledger
 from retrycli.system import pass_lock, process
 from retrycli.views import log_lines
 
-# The folder of the lock files for server databases. The operator creates it, and the user who runs the passes must own
-# it.
+# The folder for the lock files of server databases. The operator creates the folder, and the user who runs the passes
+# must own it.
 STATE_FOLDER = Path("/var/lib/retrycli")
 
 
@@ -71,8 +71,8 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
 
     Args:
         settings: the settings of the database.
-        to_read: nothing will be written. Then the reads need no single transaction, which would block other writers,
-            unless retrycli's own tables must be created.
+        to_read: the caller writes nothing, so that no transaction needs to block other writers. If retrycli's own
+            tables must first be created or upgraded, there is a transaction nevertheless.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -234,7 +234,7 @@ def make_dependencies(
         from retrycli.gateway.router import open_router
         from retrycli.store.write_check import check_writable
 
-        # Otherwise an outcome could not be recorded, and its message would be sent again.
+        # If the database is not writable, an outcome can't be recorded, and its message would be sent again.
         again_if_lost(lambda: check_writable(database, now()))
         return open_router(
             settings.gateway, columns=database.messages.c.keys(), connections=settings.run.concurrency, now=now
@@ -273,8 +273,8 @@ def make_dependencies(
 def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:
     """Return the clock that decides when messages are due and claims expire.
 
-    A server has its own clock, because the clocks of its hosts may differ. A file has none. A clock that the caller
-    passed is used unchanged.
+    A database server's clock decides, because the clocks of its hosts may differ. With SQLite, this machine's clock
+    decides. A clock that the caller passed is used unchanged.
     """
     if given is not utc_now:
         return given
@@ -289,8 +289,8 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
-    """Return a clock that continues when another clock is set back. Otherwise a pass would wait until the other clock
-    reached the same time again.
+    """Return a clock that continues when another clock is set back. With the other clock, a pass would wait until the
+    same time was reached again.
 
     Args:
         now: the other clock. If it is set forward, the new clock follows, because the process may have been suspended.

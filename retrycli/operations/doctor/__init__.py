@@ -1,7 +1,7 @@
 """Examine the installation: each check examines one thing and returns findings with their remedies.
 
-To add a check, add a function of a `Context` to `CHECKS`. If it needs the database, add a function of a `Context` and a
-`Database` to `DATABASE_CHECKS`. Nothing is written, and no message is sent.
+To add a check, add a function that takes a `Context` to `CHECKS`. If the check needs the database, add a function that
+takes a `Context` and a `Database` to `DATABASE_CHECKS`. Checks write nothing and send no message.
 """
 
 import json
@@ -62,7 +62,7 @@ def examine(
         now: the clock.
 
     Returns:
-        The findings. Invalid settings are also a finding; then the checks that need settings do not run.
+        The findings. Invalid settings are also a finding; the checks that need the settings are then skipped.
     """
     try:
         loaded = load(config, environment)
@@ -96,11 +96,12 @@ def _findings(
 ) -> list[Finding]:
     """Return a check's findings. An error becomes a finding, so that the other checks still run.
 
-    If a full disk, which is a finding of its own, makes the database unusable, do without it.
+    If a full disk makes the database unusable, run the check without the database, or skip it. The full disk is a
+    finding of another check.
     """
     try:
         return list(check(context, *database))
-    except Exception as error:  # noqa: BLE001  whatever a check did not foresee
+    except Exception as error:  # noqa: BLE001  a check may raise any error
         if is_full and isinstance(error, DatabaseUnavailable):
             return _findings(check, context, None) if check in {network.api, scheduler.calling} else []
         return [_problem(check.__name__.replace("_", " "), error)]

@@ -19,7 +19,7 @@ class Level(StrEnum):
     """The severity of a finding."""
 
     OK = "ok"
-    WARNING = "warning"  # it works, but should be changed
+    WARNING = "warning"  # something works, but should be changed
     FAILURE = "failure"  # something does not work, or unauthorised users can access retrycli's data
 
 
@@ -81,9 +81,9 @@ class Context:
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
-    """Return a finding from a comparison of another clock with this machine's."""
+    """Return the finding for another clock that is ``ahead`` of this machine's."""
     if abs(ahead) <= CLOCK_TOLERANCE:
-        return ok("clock", f"agrees with that of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
+        return ok("clock", f"agrees with the clock of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()
     return warning(
         "clock",

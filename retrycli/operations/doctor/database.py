@@ -25,11 +25,11 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger
 from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
-LOOK_BACK = 10  # number of passes from which the usual interval is determined
+LOOK_BACK = 10  # number of newest passes that determine the usual interval
 
 
 def table(context: Context, database: Database) -> Iterator[Finding]:
-    """Check the application's table, how well changes to it can be noticed, and whether the preset fits it."""
+    """Check the application's table: its columns, how reliably changes are noticed, and whether the preset fits it."""
     from retrycli.gateway.router import check_columns
 
     columns = database.messages.c.keys()
@@ -41,7 +41,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
             f"{context.settings.database.table} has no updated_at: each pass reads the text of every escalated "
             "message. If a message fails again between two passes and its text, retry_count and last_error are "
             "the same, it stays escalated",
-            # The second part also holds with updated_at: a later time alone does not send a message again.
+            # The last sentence is also true with updated_at: a later time alone does not requeue a message.
             "add updated_at, and set it with every change; let the application change retry_count or last_error when "
             "it fails a message again",
         )
@@ -55,7 +55,7 @@ def tables(context: Context, database: Database) -> Iterator[Finding]:
     """Check the version of retrycli's own tables."""
     found = database.revision()
     if found == schema.HEAD:
-        yield ok("tables", f"retrycli's own tables are at version {found}, as this program needs")
+        yield ok("tables", f"retrycli's own tables are at version {found}, which this program needs")
     elif found is None:
         yield warning(
             "tables", "retrycli's own tables do not exist yet", "run `retrycli db upgrade`, or wait for the first pass"
@@ -94,7 +94,7 @@ def age(context: Context, database: Database) -> Iterator[Finding]:
         yield warning(
             "age",
             words,
-            "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent",
+            "if that is too old to send, set schedule.expires_after_hours: older messages are escalated, not sent",
         )
 
 
@@ -111,7 +111,7 @@ def index(context: Context, database: Database) -> Iterator[Finding]:
     elif Enrolment(database).goes_round():
         yield ok(
             "index",
-            f"{table} is too big for a pass to read completely; `retrycli db index` creates an index that helps",
+            f"{table} is too large for a pass to read completely; `retrycli db index` creates an index for passes",
         )
 
 
@@ -132,9 +132,7 @@ def writing(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def search_path(_context: Context, database: Database) -> Iterator[Finding]:
-    """Check who else may create functions and operators in the schemas in which a server looks up the names in a
-    statement.
-    """
+    """Check who else may create functions and operators in the schemas on the server's search path."""
     if database.is_sqlite:
         return
     found = creators(database)
@@ -161,10 +159,10 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
         yield failure(
             "clock",
             f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is in the future",
-            "check this machine's clock: `timedatectl`; once it is right, the next pass corrects the recorded times",
+            "check this machine's clock: `timedatectl`; when the clock is right, the next pass corrects these times",
         )
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """Return the newest passes, up to a time if one is given. Leave out passes that this program can't read."""
+    """Return the newest passes, up to a time if one is given. Omit passes that this program can't read."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

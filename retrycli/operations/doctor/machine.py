@@ -39,7 +39,7 @@ def settings(context: Context) -> Iterator[Finding]:
     if where is None:
         yield warning(
             "settings",
-            "they come only from the environment and defaults, but cron does not pass on the environment",
+            "no file sets them, only the environment and defaults, but cron does not pass on the environment",
             "run `retrycli init` to create a file",
         )
     elif from_environment:
@@ -90,7 +90,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
         ):
             yield warning(
                 "files",
-                f"{weakness}, so another user could take the lock {path.name} there and stop all passes",
+                f"{weakness}, so another user could acquire the lock {path.name} there and stop all passes",
                 f"as root: `install -d -m 700 -o {quote(_pass_maker(context))} {STATE_FOLDER}`",
             )
         else:
@@ -100,9 +100,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
-    """Return the remedy. The owner may be correct: the remedy must not take a file or a folder away from the
-    application or a user.
-    """
+    """Return the remedy. It must not lock the application or a user out of a file or folder that they own rightly."""
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
@@ -113,8 +111,7 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     """Yield the files and folders that a pass relies on, with True for those that another program may also write.
 
-    The application writes its database and its attachments, and may be another user. In that case the operator must be
-    told.
+    The application writes its database and its attachments. If it runs as another user, the operator must be told.
     """
     config = context.loaded.file
     yield from (
@@ -131,7 +128,7 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
-    """Return the users that may write files on which a pass relies: root, the current user and, for root, the users
+    """Return the users that may write files that a pass relies on: root, the current user and, for root, the users
     that may run the passes.
     """
     return trusted_users().union(_pass_makers(context) if context.host.uid == 0 else ())
@@ -193,8 +190,8 @@ def disk(context: Context) -> Iterator[Finding]:
 
 
 def lack_of_disk(context: Context) -> str | None:
-    """Report that the database's disk is too full for any delivery; None if it is not too full, or if its free space is
-    unknown.
+    """Return the problem if the database's disk is too full for any delivery; None if it has room, or if its free
+    space is unknown.
     """
     with suppress(OSError):
         return lack_of_room(context.settings.database.file)
@@ -217,8 +214,8 @@ def file_descriptors(context: Context) -> Iterator[Finding]:
 
 
 def lock(context: Context) -> Iterator[Finding]:
-    """Check that the lock can be acquired, and report who holds it. Do not create it: a lock file owned by root would
-    lock out other users.
+    """Check that the lock can be acquired, and report who holds it. Do not create the lock file: other users could not
+    open one that root owns.
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent

@@ -37,10 +37,10 @@ CONNECT_SECONDS = 5.0
 
 
 def api(context: Context, database: Database | None) -> Iterator[Finding]:
-    """Check that each destination is reachable and accepts the credentials, as far as this can be found out without
-    sending a message.
+    """Check that each destination is reachable and, as far as possible without sending a message, that it accepts the
+    credentials.
 
-    If it is not, report its last refusal.
+    If a destination refused the last requests of passes, report its last refusal.
     """
     if database is not None and database.revision() != schema.HEAD:
         database = None  # this program can't read it
@@ -50,7 +50,7 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
         refusal = refusals.get(gateway.destination)
         check = _mail_server if gateway.kind == "smtp" else _ticketing_api
         for finding in check(context, gateway, refusal):
-            # If no messages wait, no pass can find out whether the API still refuses them.
+            # If no messages wait, no pass can find out whether the API still refuses requests.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
     if database is not None:
@@ -79,7 +79,7 @@ def _refusals(context: Context, database: Database) -> dict[str, str]:
     return {
         destination: f"the last refusal, at {record.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {record.detail}"
         for destination, record in ledger.refusals(passes).items()
-        if "certificate" not in str(record.detail).lower()  # a connection made now has verified it
+        if "certificate" not in str(record.detail).lower()  # the probe verifies the certificate itself
     }
 
 
@@ -99,7 +99,7 @@ def _mail_server(context: Context, gateway: GatewaySettings, refusal: str | None
     elif found.kind is OutcomeKind.UNREACHABLE:
         yield failure("smtp", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     elif found.kind is not OutcomeKind.DELIVERED:
-        yield warning("smtp", f"{where} has a problem: {said}", "check the server; passes detect when it is back")
+        yield warning("smtp", f"{where} has a problem: {said}", "check the server; passes resume when it is back")
     elif refusal is not None and not gateway.username:
         yield failure("smtp", f"{where} responds, but {refusal}", CHECK_CREDENTIALS)
     else:
@@ -143,7 +143,7 @@ def _probe_finding(
     if outcome.status_code is None and outcome.kind in OUTAGE:
         return failure("api", f"{where} can't be reached: {said}", "check the network, or fix gateway.base_url")
     if outcome.kind in {*OUTAGE, OutcomeKind.THROTTLED}:
-        return warning("api", f"{where} has a problem: {said}", "check the API; passes detect when it is back")
+        return warning("api", f"{where} has a problem: {said}", "check the API; passes resume when it is back")
     if proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return ok("api", f"{where} responds and accepts the credentials")
     if refusal is not None:
@@ -157,8 +157,8 @@ def _has_credentials(gateway: GatewaySettings) -> bool:
 
 
 def notifications(context: Context) -> Iterator[Finding]:
-    """Check that targets can be reached. Only a target's number and scheme are shown, because the rest may be
-    secret.
+    """Check that notification targets can be reached. Show only a target's number and scheme, because the rest of its
+    URL may be secret.
     """
     if not context.settings.notify.urls:
         yield from _cron_mail(context)
@@ -183,7 +183,7 @@ def notifications(context: Context) -> Iterator[Finding]:
 
 
 def _connect(host: str, port: int) -> str | None:
-    """Return why an address can't be reached, without naming it; None if it can be reached. Send nothing."""
+    """Return why an address can't be reached, without naming the address; None if it can be. Send nothing."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except TimeoutError:

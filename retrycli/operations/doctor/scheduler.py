@@ -28,7 +28,7 @@ from retrycli.operations.schedule.callers import (
 from retrycli.store.database import Database
 from retrycli.system import systemd
 
-UNEVEN = 1.5  # passes whose usual interval is off by this factor do not follow the setting
+UNEVEN = 1.5  # maximum factor between the usual interval of passes and the configured one
 
 
 def calling(context: Context, database: Database | None) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
             yield warning(
                 "scheduler",
                 f"{who} passes: {', '.join(caller.place for caller in several)}",
-                "keep one; `retrycli cron remove` removes retrycli's own",
+                "keep one; `retrycli cron remove` removes those that retrycli installed",
             )
             for why in dict.fromkeys(stopped(caller) for caller in several):
                 if why is not None:
@@ -73,7 +73,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
-    """Return the finding that nothing starts passes: a failure if `status --check` also fails, because no pass runs."""
+    """Return the finding that nothing starts passes: a failure if no pass runs, because `status --check` then fails."""
     words = "no cron line or timer found here starts passes"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
@@ -105,7 +105,7 @@ def _one_caller(context: Context, caller: cron_line.Caller) -> Finding:
     try:
         objection = next((caller.objection for caller in check(context.loaded, context.host).callers), None)
     except ConfigurationError:
-        objection = None  # another finding reports what is wrong with the settings' source
+        objection = None  # another finding reports the problem with the source of the settings
     if objection is None and caller.running is None:
         return warning(
             "scheduler",
@@ -140,7 +140,7 @@ def _cadence(context: Context, callers: list[cron_line.Caller], passes: list[Pas
     usual = _usual_interval(passes)
     if usual is None or _is_steady(context, usual):
         return ok("passes", f"{ago}; there should be one every {wanted}")
-    words = f"they have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
+    words = f"passes have run every {in_words(usual)}, but schedule.retry_interval_minutes says {wanted}"
     remedy = "make the schedule and the setting agree: `retrycli cron check`"
     if (when := _configured_schedule(context, callers)) is not None:
         remedy = f"none if you have just changed the schedule: it now starts passes at {when}, as configured"
@@ -158,9 +158,7 @@ def _configured_schedule(context: Context, callers: list[cron_line.Caller]) -> s
 
 
 def _usual_interval(passes: list[PassRecord]) -> timedelta | None:
-    """Return the usual interval of passes; None if there are too few to determine it, because they may have been
-    started by hand.
-    """
+    """Return the usual interval of passes; None if there are too few, because a few may have been started by hand."""
     gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
     return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
 

@@ -1,1 +1,1 @@
-"""The sources of passes: cron lines and systemd timers."""
+"""Schedule passes with cron lines and systemd timers, and find what starts passes."""

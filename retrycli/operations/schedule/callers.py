@@ -15,13 +15,13 @@ from retrycli.system import crontab, systemd
 from retrycli.system.host import File, Host, named_zone, owner_of, system_zone
 from retrycli.system.trust import group_readers
 
-BEGINS_WITHIN = timedelta(minutes=1)  # a pass has begun, and recorded it, this long after its tick
+BEGINS_WITHIN = timedelta(minutes=1)  # the time after its tick within which a pass has recorded its start
 
-# The problem and the remedy if nothing but operators starts passes. The current user may not see another user's
-# crontab.
+# The problem and the remedy if only operators start passes. The current user may be unable to read other users'
+# crontabs.
 NOT_SCHEDULED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
 
-# The problem and its remedy, which `retrycli.domain.suggested` replaces by the machine's own command.
+# The problem and the remedy. `retrycli.domain.suggested` replaces the command with the one for this machine.
 CRON_IS_DOWN = (
     "cron is not running on this machine",
     "start it: `sudo systemctl enable --now cron`",
@@ -55,8 +55,8 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
 def to_install(loaded: Loaded, host: Host) -> str:
     """Return the command that schedules the passes, in backticks.
 
-    This is root's command, as in the README. A user who may not have sudo also gets the command for their own schedule,
-    unless they are a service user reached through sudo.
+    This is root's command, as in the README. A user who may have no sudo rights also gets the command for their own
+    crontab. A service user that sudo started does not.
     """
     if host.uid == 0:
         return "`retrycli cron install`"
@@ -91,7 +91,7 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
 
 
 def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[Caller]:
-    """Return what starts passes with these settings. A call that names no settings may also use these.
+    """Return what starts passes with these settings. An entry that names no settings' file may use them too.
 
     Args:
         config: the settings' file; None for any file.
@@ -106,8 +106,8 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[
 
 
 def stopped(caller: Caller) -> tuple[str, str] | None:
-    """Report that the daemon or timer behind a caller is stopped, with the remedy; None if it runs, or if this is
-    unknown.
+    """Return the problem and the remedy if the daemon or timer behind a caller is stopped; None if it runs, or if its
+    state is unknown.
     """
     if caller.running is not False:
         return None
@@ -119,7 +119,7 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The callers of passes, and any problem that concerns all of them."""
+    """The cron lines and timers that start passes, and any problem that concerns all of them."""
 
     callers: list[Caller]
     objection: str | None
@@ -127,8 +127,8 @@ class Verdict:
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
-    """Find what starts passes with these settings, whether it is only one caller, and how it differs from what
-    `install` writes.
+    """Find what starts passes with these settings. Check that only one cron line or timer does, and that it is as
+    `install` writes it.
 
     Args:
         loaded: the settings and their sources.
@@ -198,7 +198,8 @@ def ticks_of(
             caller whose daemon is stopped starts nothing.
         passes: the newest passes, newest first. They determine the grid if the caller can't be read, or is on another
             host.
-        interval: how often a pass should begin. It gives a grid by the clock if nothing else does.
+        interval: how often a pass should begin. If nothing else determines the grid, this interval and the
+            clock do.
         now: the time.
         zone: the time zone of cron and timers; by default the system's.
     """
@@ -232,7 +233,7 @@ def why_not_scheduled(
     *,
     none_hidden: bool = False,
 ) -> tuple[str, str] | None:
-    """Return the reason why nothing starts the next pass, and the remedy; None if something does, or may on another
+    """Return the reason why nothing starts the next pass, and the remedy; None if something does, possibly on another
     host.
 
     Args:
@@ -256,7 +257,7 @@ def why_not_scheduled(
 
 
 def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
-    """Explain why due passes may not have run, and say where to look. Only a log shows what cron rejects."""
+    """Explain why due passes may not have run, and say where to look. Only a log shows what cron refuses to run."""
     at_work = next((caller for caller in callers or () if caller.running), None)
     if at_work is None:
         return "cron may be stopped, or may refuse the user (PAM, cron.deny); see `journalctl -u cron`"

@@ -22,7 +22,7 @@ from retrycli.system import crontab, systemd
 from retrycli.system.host import File, Host, owner_of
 from retrycli.system.trust import ROOT, find_weakness
 
-# The log folder in cron/logrotate, and the log's file name in any folder.
+# The log folder that cron/logrotate names, and the name of the log file in any folder.
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 
 MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
@@ -33,7 +33,7 @@ Target = crontab.UserCrontab | File  # a crontab, a systemd unit or another file
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """The change of one crontab or file; ``after`` is empty if it is removed."""
+    """The change to one crontab or file; ``after`` is empty if the file is removed."""
 
     target: Target
     before: str
@@ -84,7 +84,7 @@ def reachable(host: Host) -> list[SchedulePlace]:
 
 
 def targets(place: SchedulePlace, host: Host) -> list[Target]:
-    """Return the targets of a schedule in a place."""
+    """Return the crontab or files that contain a schedule in a place."""
     match place:
         case SchedulePlace.OWN_CRONTAB:
             return [crontab.UserCrontab(host)]
@@ -98,7 +98,7 @@ def targets(place: SchedulePlace, host: Host) -> list[Target]:
 
 
 def this_python() -> str:
-    """Return the Python in which retrycli is installed. The name is always the same, whichever of Python's names
+    """Return the Python in which retrycli is installed. The path is the same for all of Python's names that may have
     started this process.
     """
     usual = Path(sys.executable).with_name("python3")
@@ -153,8 +153,8 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
     """Reject a pass that other users could control.
 
     Raises:
-        ConfigurationError: other users may change what the pass relies on. Or the settings' owner is neither root nor
-            the owner of the database that they name, so that user may not have written the settings.
+        ConfigurationError: other users may change what the pass relies on. Or the owner of the settings is neither root
+            nor the owner of the database, so someone else may have written the settings.
     """
     named = [
         path for gateway in loaded.settings.gateway.all.values() for path in (gateway.preset_file, gateway.ca_file)
@@ -177,7 +177,7 @@ def _refuse_untrusted(wanted: Job, loaded: Loaded, users: Collection[int], progr
 
 
 def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
-    """Return the pass with a log, and the change of the settings that adds the log.
+    """Return the pass with a log, and the change to the settings that adds the log.
 
     The log is in the folder of cron/logrotate if the user may write there, otherwise beside the database. There is no
     change if the pass already has a log, if the current user may not write the settings, or if no folder is suitable.

@@ -314,7 +314,7 @@ def test_a_lock_that_others_could_create_first_is_a_warning() -> None:
         desk.config.chmod(0o644)
         case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
         found = only(as_user(OURS, lambda: list(machine.files(case))), Level.WARNING, "files")
-    assert "could take the lock retrycli-" in found.found
+    assert "could acquire the lock retrycli-" in found.found
     assert found.remedy == f"as root: `install -d -m 700 -o {desk.host.login} {STATE_FOLDER}`"
 
 
@@ -617,7 +617,7 @@ def test_passes_that_start_constantly_are_described_in_words(desk: Desk) -> None
     desk.with_passes(*(timedelta(seconds=20 * number) for number in range(1, 5)))
     found = [finding for finding in desk.in_database(calling.calling) if finding.name == "passes"]
     assert [finding.found for finding in found] == [
-        "they have run every 20 s, but schedule.retry_interval_minutes says 15 min"
+        "passes have run every 20 s, but schedule.retry_interval_minutes says 15 min"
     ]
 
 
@@ -626,7 +626,7 @@ def test_passes_before_a_change_of_the_line_do_not_require_another_change(desk: 
     (desk.root / "etc/crontab").write_text(LINE)
     desk.with_passes(*(number * timedelta(seconds=59.98) for number in range(1, 5)))
     found = only([of_cadence(desk)], Level.WARNING, "passes")
-    assert found.found == "they have run every 1 min, but schedule.retry_interval_minutes says 15 min"
+    assert found.found == "passes have run every 1 min, but schedule.retry_interval_minutes says 15 min"
     assert (
         found.remedy
         == "none if you have just changed the schedule: it now starts passes at */15 * * * *, as configured"
