@@ -21,7 +21,7 @@ from retrycli.domain.errors import RetrycliError, cause_of
 from retrycli.domain.sanitize import printable
 from retrycli.system.process import prepare_streams
 
-# Exit code if the reader of the output is gone, as with `head`; a shell reports a death by SIGPIPE with the same code.
+# Exit code if the reader of the output has ended, such as `head`. A shell reports a death by SIGPIPE with this code.
 SIGPIPE_EXIT = 128 + 13
 # The module of each command, by group, in the order of the help. In the module, a function or a command group has the
 # command's name.
@@ -128,7 +128,7 @@ class _ProgramContext(typer.Context):
 class _Commands(TyperGroup):
     """All commands, loaded on demand. Cron starts the program for every pass, and needs only one command.
 
-    Loading all of them takes an eighth of a pass with nothing due (tests/benchmarks).
+    Loading all of them takes an eighth of the time of a pass with nothing due (tests/benchmarks).
     """
 
     context_class = _ProgramContext
@@ -253,7 +253,7 @@ def run() -> None:
         # typer catches BrokenPipeError first, and exits with 1.
         sys.exit(SIGPIPE_EXIT if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the catch-all for unexpected errors
-        _fail(error, f"{cause_of(error)}. Run it again with --debug before the command", 1)
+        _fail(error, f"{cause_of(error)}. Run this again with --debug before the command", 1)
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:

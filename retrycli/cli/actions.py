@@ -75,7 +75,7 @@ def retry(
             }
         )
     _show_attempts(done, as_json=as_json)
-    # A failed attempt takes precedence over a message that could not be tried.
+    # In the exit code, a failed attempt takes precedence over a message that could not be attempted.
     failed = any(attempt.outcome is not None and not attempt.delivered for attempt in done.tried)
     raise typer.Exit(128 + received if received else NOT_OK if failed else REFUSED if done.refused else 0)
 
@@ -230,7 +230,7 @@ def look_up(
         )
     else:
         _show_lookups(asked)
-    # An unknown result takes precedence over a look-up that was impossible.
+    # In the exit code, an unknown result takes precedence over a look-up that was impossible.
     unknown = any(answer.found is not None and answer.found.result is Presence.UNKNOWN for answer in asked)
     refused = any(answer.error is not None for answer in asked)
     raise typer.Exit(128 + received if received else NOT_OK if unknown else REFUSED if refused else 0)

@@ -19,7 +19,7 @@ from retrycli.domain.sanitize import printable
 
 LARGEST_ID = 2**63 - 1  # largest integer of both databases
 MAX_ERROR_LENGTH = 60  # maximum characters of an error in a completion
-# Look-alikes for the characters that zsh evaluates, or typer reads as markup. Texts of a ticketing API may have them.
+# Look-alikes for characters that zsh evaluates or typer reads as markup. A ticketing API's texts may contain them.
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
 
 
@@ -35,7 +35,7 @@ def _failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str
             if incomplete.isdecimal() or not incomplete
             else []
         )
-    except Exception:  # noqa: BLE001  the user has only pressed a key
+    except Exception:  # noqa: BLE001  completion must not print errors
         return []
     return [
         (str(number), printable(f"ticket {ticket}, {error or 'no error'}")[:MAX_ERROR_LENGTH].translate(SHELL_SAFE))
@@ -87,7 +87,7 @@ def _local(time: datetime) -> datetime:
 
 
 def _filter_text(text: str) -> str:
-    if not text.strip():  # it would match every message
+    if not text.strip():  # an empty text would match every message
         raise ValueError("the value is empty; give a value, or omit the option")
     return utf8(text)
 

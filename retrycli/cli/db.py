@@ -15,9 +15,9 @@ from retrycli.domain.sanitize import printable
 from retrycli.views import formatting, terminal
 
 FAILED_INDEX = {
-    "absent": "The application's table has no index on failed rows, retrycli_failed.",
-    "there": "The application's table has the index on failed rows, retrycli_failed.",
-    "invalid": "The index on failed rows, retrycli_failed, is incomplete or still being built.",
+    "absent": "The application's table has no index retrycli_failed on failed rows.",
+    "there": "The application's table has the index retrycli_failed on failed rows.",
+    "invalid": "The index retrycli_failed on failed rows is incomplete or still being built.",
 }
 
 

@@ -89,7 +89,7 @@ def _show_summary(
             "or invalid."
         )
     if found.number:
-        # A pass may escalate messages for these reasons too, but to check them is to load every message completely.
+        # A pass may also escalate messages for these reasons, but only complete messages would show which.
         terminal.say("Not checked: already delivered, too many unknown outcomes, invalid row.")
     if not found.number and (later := foreseen.waiting):
         terminal.say(f"{formatting.count(later, 'message')} {'is' if later == 1 else 'are'} not due yet.")
@@ -111,8 +111,8 @@ def _show_down(found: operations.dry_run.DryRunTotals, foreseen: operations.dry_
 
 
 def _show_oldest(settings: Settings, oldest: datetime, now: datetime) -> None:
-    terminal.say(f"The oldest dates from {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
+    terminal.say(f"The oldest message dates from {formatting.local_time(oldest)}, {formatting.ago(oldest, now)}.")
     if now - oldest > operations.dry_run.LONG_AGO and any(
         policy.expires_after is None for policy in settings.policies.values()
     ):
-        terminal.say("If that is too old, set schedule.expires_after_hours: older messages are escalated instead.")
+        terminal.say("If that is too old to send, set schedule.expires_after_hours: older messages are escalated.")

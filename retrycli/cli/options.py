@@ -47,7 +47,7 @@ def operator_name(value: str) -> str:
 
 ConfigFile = Annotated[
     Path | None,
-    # Not checked by typer: an unreadable file exits with 78 whether it was named or found.
+    # typer must not check readability: an unreadable file exits with 78 whether it was named or found.
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -18,7 +18,7 @@ from retrycli.domain.passes import Event, PassSummary, StartedBy
 from retrycli.system.process import has_terminal, parents, started_by
 from retrycli.views import log_lines
 
-# In words, ``released``: the messages wait again with an unchanged retry count, attempted or not.
+# The words for ``released``: the messages wait again with an unchanged retry count, attempted or not.
 RELEASED_TEXT = "returned to the queue without using up a retry"
 
 
@@ -97,7 +97,7 @@ def run_once(
 
 
 def _progress() -> AbstractContextManager[Callable[[Event], None]]:
-    if not sys.stdout.isatty():  # show nothing, and load nothing for it
+    if not sys.stdout.isatty():  # without a terminal, show nothing and load no module
         return nullcontext(lambda _: None)
     from retrycli.views import terminal
 

@@ -37,9 +37,9 @@ def select_messages(
     expired: Callable[[Settings, Sequence[int]], Collection[int]] = lambda *_: (),
     only: Mapping[str, Any] | None = None,
 ) -> tuple[Settings, Sequence[int]]:
-    """Choose messages by id or by a filter, ask to confirm, and return the settings and the ids.
+    """Choose messages by id or by a filter, ask for confirmation, and return the settings and the ids.
 
-    The question begins with ``verb`` and ends with ``plan``. For messages named by ids, ask only if the change can't be
+    The question begins with ``verb`` and ends with ``plan``. For messages chosen by id, ask only if the change can't be
     undone (``for_good``), or if ``asks_on_terminal`` and the user can be asked. ``expired`` finds the ids of expired
     messages, which stay unchanged. ``only`` has the fields of the filter that are always set.
 
@@ -111,9 +111,9 @@ def act_on(
     """Change messages, show the result and the next command, and exit.
 
     Args:
-        act: the change, to describe the result.
+        act: the words that describe the change in the result.
         operation: changes the messages.
-        named: the messages were named, and not found by a filter.
+        named: the messages were chosen by id, not by a filter.
         as_json: ``--json`` was given.
         following: returns the next command.
 

@@ -35,7 +35,7 @@ def init(
         settings = load_settings(ctx, file)
         place = operations.setup.make_tables(settings)
     except RetrycliError:
-        file.unlink()  # otherwise the corrected command would fail because it exists
+        file.unlink()  # otherwise the corrected command would fail because the file exists
         raise
     terminal.say(f"Wrote {file}.", f"Created retrycli's tables in {place}.")
     step = "retrycli run-once --dry-run"

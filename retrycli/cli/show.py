@@ -104,7 +104,7 @@ def may_have_arrived(message_id: int) -> str:
 
 
 def _json_value(column: str, value: object) -> object:
-    # SQLite stores times as text. An invalid one stays as it is.
+    # SQLite stores times as text. An invalid time is returned unchanged.
     if column in TIME_COLUMNS:
         with suppress(InvalidMessage):
             return utc_time(column, value)
@@ -157,7 +157,7 @@ def explain(
     terminal.show_table(
         ("Gate", "Open", "Figure", "Time"),
         [
-            # Only cron's figure suggests commands.
+            # Only the figure of the cron gate contains commands.
             (
                 gate.name.replace("_", "-"),
                 gate.open,

@@ -18,12 +18,12 @@ from retrycli.views import formatting, terminal
 
 ON_SCREEN = 20  # maximum number of groups on a terminal, except hours, which are all shown
 MAX_GROUPS = 10_000  # maximum number of groups off a terminal
-CAUSES = 5  # maximum number of errors, unless ``--by error``
+CAUSES = 5  # maximum number of errors shown without ``--by error``
 NEWEST = 5  # maximum number of outages on a terminal, newest first
 CURVE = 48  # width of a curve, in characters
-STEPS = " ▁▂▃▄▅▆▇█"  # of a curve
+STEPS = " ▁▂▃▄▅▆▇█"  # the characters of a curve, lowest first
 BAR = 24  # length of the longest bar, in characters
-ENDS = "▏▎▍▌▋▊▉█"  # of a bar
+ENDS = "▏▎▍▌▋▊▉█"  # the last character of a bar, narrowest first
 
 
 def _period(text: str) -> timedelta:
@@ -144,7 +144,7 @@ def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dic
 
 
 def _piped_rows(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[terminal.Row]:
-    """Yield the rows for a pipe. The first column says what the row is about."""
+    """Yield the rows for a pipe. The first column is the kind of row."""
     for group in groups:
         yield by.value, group.key, group.attempts, group.delivered
     for number, messages in figures.tries.items():

@@ -129,7 +129,7 @@ def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str
     if found.uncalled is None:
         return found.next_run
     why, remedy = found.uncalled
-    # Before the first pass, the last line of the output says what to do.
+    # Before the first pass, the last line of the output gives the remedy.
     return complete_commands(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 
@@ -160,7 +160,7 @@ def _describe_passes(found: operations.status.Status) -> str:
     words = f"the last one began {formatting.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
     if last.result == "stopped" and last.reason:
         words += f" ({last.reason.replace('_', ' ')})"
-    if last.result is not None:  # the counts are written when it ends
+    if last.result is not None:  # the counts are written when the pass ends
         words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     if found.missing is not None:
         words += f"; no pass has begun since: {suggested.quoted(found.missing)}"
@@ -176,7 +176,7 @@ def _cause_facts(found: operations.status.Status) -> dict[str, str]:
 
 
 def _refusal_facts(found: operations.status.Status) -> dict[str, str]:
-    # The last pass shows its own refusals.
+    # The facts about the last pass already include its own refusals.
     return {
         f"API {refusal.destination}": f"refused requests at {terminal.time_in_words(refusal.at)}: {refusal.detail}; "
         + ("not attempted since; nothing was due" if refusal.was_idle else "nothing was delivered there since")
@@ -209,8 +209,8 @@ def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, boo
     file.
 
     Returns:
-        The callers, and whether no crontab on this machine starts a pass. If so, the line with which cron started the
-        last pass is gone.
+        The cron lines and timers, and whether no crontab on this machine starts a pass. If none does, the cron line
+        that started the last pass no longer exists.
     """
     host = Host(run=asker)
     found = None if loaded.file is None else schedule.callers_of(loaded, host)

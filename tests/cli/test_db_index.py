@@ -37,13 +37,13 @@ def test_on_a_terminal_it_shows_the_statement_and_asks(at_work: Cli, application
     assert max(map(len, made.text.splitlines())) <= COLUMNS
     assert indexes(application) == [MAKE]
     again = at_work.on_terminal("db", "index")
-    assert again.text.startswith("The application's table has the index on failed rows, retrycli_failed.\n")
+    assert again.text.startswith("The application's table has the index retrycli_failed on failed rows.\n")
     gone = at_work.on_terminal("db", "index", "--drop", answers=["y"])
     assert "DROP INDEX retrycli_failed;" in gone.text
     assert gone.text.endswith("Dropped the index.\nNext: retrycli status\n")
     assert indexes(application) == []
     none = at_work.on_terminal("db", "index", "--drop")
-    assert none.text.startswith("The application's table has no index on failed rows, retrycli_failed.\n")
+    assert none.text.startswith("The application's table has no index retrycli_failed on failed rows.\n")
 
 
 def test_off_a_terminal_it_shows_the_statement_and_does_nothing(at_work: Cli, application: Application) -> None:

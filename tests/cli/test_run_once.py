@@ -281,7 +281,7 @@ def test_a_dry_run_on_a_terminal_says_that_nothing_was_sent(at_work: Cli, applic
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert re.search(
         r"A pass would send 3 messages to http://127\.0\.0\.1:\d+\. Not checked: .* "
-        r"The oldest dates from [-0-9]{10} [0-9:+]+, 3 hours ago\. Nothing was sent or written\.",
+        r"The oldest message dates from [-0-9]{10} [0-9:+]+, 3 hours ago\. Nothing was sent or written\.",
         screen.words,
     )
     assert "ana@example.com" in screen.text
@@ -296,8 +296,8 @@ def test_a_dry_run_reports_the_age_of_the_oldest_message_and_a_next_step(
         application.add(message_id, created_at="2026-01-02 03:04:05", updated_at=None)
     application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
     screen = at_work.on_terminal("run-once", "--dry-run")
-    assert re.search(r"The oldest dates from 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
-    assert "If that is too old, set schedule.expires_after_hours" in screen.words
+    assert re.search(r"The oldest message dates from 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
+    assert "If that is too old to send, set schedule.expires_after_hours" in screen.words
     limited = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "100000"})
     assert "schedule.expires_after_hours" not in limited.on_terminal("run-once", "--dry-run").words
 
