@@ -3,14 +3,14 @@
     import retrycli
 
     settings = retrycli.load_settings()
-    summary = retrycli.run_once(settings)     # one pass; takes the same lock as the command
-    retrycli.status(settings)                 # what is happening
+    summary = retrycli.run_once(settings)     # one pass; acquires the same lock as the command
+    retrycli.status(settings)                 # scheduler health and queue counts
     retrycli.retry(settings, 17)              # one message, now
     retrycli.look_up(settings, 17)            # has it arrived? sends nothing
     retrycli.mark_sent(settings, [17])        # it has arrived
 
     found = retrycli.find(settings, retrycli.Filter(error="503"))
-    retrycli.requeue(settings, found.ids)     # back to the passes; and `reject`, `acknowledge`
+    retrycli.requeue(settings, found.ids)     # return them to the queue; see also `reject`
 
 Names are imported on first use, so that ``import retrycli`` is fast.
 """

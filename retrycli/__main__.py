@@ -5,7 +5,7 @@ import gc
 import os
 import threading
 
-GC_THRESHOLD = 200_000  # allocations that trigger a garbage collection; the imports of a delivery are fewer
+GC_THRESHOLD = 200_000  # allocations that trigger a garbage collection; the imports of a pass make fewer
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Write a pass's events as log lines, in the words that operators search for. No line contains words of a message."""
+"""Write a pass's events as log lines, in the words that operators search for. No line quotes a message."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ from retrycli.system.trust import open_private, others_may_have_linked
 
 logger = logging.getLogger("retrycli")
 WARNINGS = ClockWasAhead | ClaimsExpired | MessageEscalated | MessageMovedOn | ResultKept
-# The maximum number of escalated messages that get a warning, of two lines: per cause, and in total.
+# The maximum number of escalated messages that get a two-line warning: per cause, and in total.
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
 LONGEST_PROBLEM = 100  # maximum length of a row's problem in the line that counts a cause's messages
 COUNTED_CAUSES = 30  # maximum number of causes that get such a line, the most frequent first
@@ -218,7 +218,7 @@ def file_problem() -> str | None:
 
 
 def file_failure(error: Exception) -> None:
-    """Write the reason for a pass's failure to the log file. The command prints it, or keeps it out of cron's mail."""
+    """Write the reason for a pass's failure to the log file only. The command decides whether to print it."""
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
@@ -227,10 +227,10 @@ def file_failure(error: Exception) -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """Write to the current stderr, because a progress bar replaces it temporarily."""
+    """Write to the current `sys.stderr`, because a progress bar replaces it temporarily."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a full disk or a closed pipe under the log must not end a pass
+        with suppress(OSError):  # a full disk or a closed pipe behind stderr must not end a pass
             print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -245,7 +245,7 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
-        from retrycli.views.formatting import as_json  # before a pass runs out of file descriptors
+        from retrycli.views.formatting import as_json  # now: a pass may run out of file descriptors
 
         self._as_json = as_json
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # A number, or one per label. None if there is none yet, such as the end of the last pass before the first pass.
 Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
 
-# The description and the labels of each metric. Counters have counted since retrycli's own tables were created.
+# The description and the labels of each metric. Counters count from the creation of retrycli's own tables.
 METRICS = {
     "retrycli_build_info": ("The version of retrycli that wrote these metrics.", "version", "tables"),
     "retrycli_retry_interval_seconds": ("The configured interval between passes.",),
@@ -87,7 +87,7 @@ def _families(measured: Mapping[str, Values]) -> list[Metric]:
     families: list[Metric] = []
     for name, (about, *labels) in METRICS.items():
         values = measured[name]
-        # The format adds _total to the name of a counter, which only goes up.
+        # The format adds _total to the name of a counter.
         family = (CounterMetricFamily if name in COUNTERS else GaugeMetricFamily)(name, about, labels=labels)
         for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
             if value is not None:

@@ -29,8 +29,8 @@ from retrycli.views import formatting
 GAP = 2  # spaces between columns
 ARROW = "→ "
 COMMAND = re.compile(r"`([^`]+)`")
-MIN_TEXT_WIDTH = 30  # of a column; if there is less space, texts get lines of their own
-BATCH = 100  # list items serialized together
+MIN_TEXT_WIDTH = 30  # minimum width of a text column; in less space, texts get lines of their own
+BATCH = 100  # number of list items serialized together
 INDENT = (0, 0, 0, 4)
 
 Row = Sequence[formatting.Cell]
@@ -192,9 +192,7 @@ def answer(fields: Mapping[str, object], *lines: str, as_json: bool) -> None:
 
 
 def show_text(text: str) -> None:
-    """Print text from another source that has several lines. Keep line breaks, and escape all other control
-    characters.
-    """
+    """Print text of several lines from another source. Keep line breaks, and escape all other control characters."""
     print("\n".join(printable(line) for line in text.splitlines()))  # noqa: T201
 
 

@@ -70,8 +70,8 @@ def outcomes(
 
 
 def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
-    """Return the value that the full height of the columns represents: a round number, at least that of the highest
-    column.
+    """Return the value that the full height of the columns represents: a round number, at least the value of the
+    highest column.
     """
     highest = max((sum(counts.values()) for counts in bars.values()), default=0)
     if highest <= ROUND[0]:
@@ -81,13 +81,13 @@ def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
 
 
 def share(part: int, whole: int) -> str:
-    """Draw a horizontal bar, filled in proportion to a part of a whole. Its text is beside it."""
+    """Draw a horizontal bar, filled in proportion to a part of a whole. The page shows the number beside the bar."""
     width = max(part / whole * 100, LEAST_SHARE) if part else 0
     return _svg((0, 0, 100, 1), [_shape("room", [(0, 0, 100, 1)]), _shape("share", [(0, 0, width, 1)])])
 
 
-# The shape of each result of a pass, as starts and ends within the day's height; no two look alike without colour. If
-# one mark represents two passes, it shows the result that comes later here.
+# The shape of the mark for each result of a pass: the tops and bottoms of its boxes, within the day's height. No two
+# shapes look alike without colour. If one mark represents two passes, it shows the result that is later in this list.
 MARKS: Mapping[str, Sequence[tuple[float, float]]] = {
     "completed": ((0, 10),),
     "running": ((0, 2),),
@@ -133,7 +133,7 @@ def _shape(name: str, boxes: Iterable[Box]) -> str:
     drawn = "".join(
         f"M{_short(x)} {_short(y)}h{_short(w)}v{_short(h)}h-{_short(w)}z" for x, y, w, h in boxes if w > 0 and h > 0
     )
-    # One path needs a tenth of the size of one element per box.
+    # One path is a tenth of the size of one element per box.
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
@@ -149,7 +149,7 @@ def _short(number: float) -> str:
 
 # -- the days of passes ------------------------------------------------------------------------------------------------
 
-# The possible periods for one mark. A day is a whole number of them, which fits on a phone.
+# The periods that one mark can represent. A day is a whole number of each, and its marks fit on a phone.
 CELLS = tuple(timedelta(minutes=minutes) for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
 MISSED_AFTER = 1.6  # a pass this many intervals late was missed; less is a scheduler's jitter
 
@@ -193,7 +193,7 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
     marks: dict[date, dict[int, str]] = {day: {} for day in days}
     results: dict[date, Counter[str]] = {day: Counter() for day in days}
     ends = [*(mark.started_at for mark in passes[1:]), until]
-    for mark, end in zip(passes, ends, strict=False):  # without a pass there is an extra end
+    for mark, end in zip(passes, ends, strict=False):  # without passes, there is one end too many
         result = mark.result or "running"
         results[mark.started_at.astimezone(zone).date()][result] += 1
         for day, number in _covered(mark.started_at, end, cell, interval, zone):
@@ -223,7 +223,7 @@ def _covered(
     begun: datetime, following: datetime, cell: timedelta, interval: timedelta, zone: tzinfo
 ) -> Iterator[tuple[date, int]]:
     yield _day_and_cell(begun, cell, zone)
-    # A pass that was followed in time covers the cells up to the next one, so that jitter leaves no gap.
+    # If the next pass began in time, this pass covers the cells up to it, so that jitter leaves no gap.
     if following - begun < MISSED_AFTER * interval:
         at = begun + cell
         while at < following and _day_and_cell(at, cell, zone) != _day_and_cell(following, cell, zone):

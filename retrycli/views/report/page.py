@@ -29,7 +29,7 @@ MAX_TOOLTIP = 600  # maximum length of an error in its tooltip
 MOST_TRIES = 10  # deliveries after more tries share one bar
 MOST_DAYS = 14  # maximum number of days of passes shown
 MOST_TICKS = 8  # maximum number of times under a chart
-LAST_TICK = 94  # in hundredths of the width; a label further right would be cut off
+LAST_TICK = 94  # the rightmost position of a label, in hundredths of the width; beyond it a label would be cut off
 LAST_TICK_ON_A_PHONE = 82
 
 ORDINALS = {1: "first", 2: "second", 3: "third"}
@@ -79,7 +79,7 @@ def render(report: ReportData, *, zone: tzinfo | None = None) -> str:
     except ImportError:
         raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
 
-    # One offset for the whole page, which names it: a day of a clock change would have a gap of an hour.
+    # Use one offset for all times: otherwise a day on which the clock changes would have a gap of an hour.
     offset = timezone(in_zone(report.figures.until, zone).utcoffset() or timedelta())
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
