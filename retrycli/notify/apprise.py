@@ -1,4 +1,4 @@
-"""Send texts with Apprise, and return the result for each target. No result shows a target's URL."""
+"""Send notifications with Apprise, and return the result for each target. No result contains a target's URL."""
 
 import logging
 import os
@@ -17,25 +17,27 @@ from retrycli.system.process import install
 
 MISSING = f"apprise is not installed; {install('notify')}"
 
-# The time limit for all targets. They are notified in parallel; a mail takes a dozen steps, each with its own timeout.
+# Time limit for all targets, which are notified in parallel. Each step of a mail has its own timeout, and there are a
+# dozen steps.
 WAIT_SECONDS = 30.0
 
-SENDING = Lock()  # loggers belong to the whole process, so only one sender at a time may silence them
+SENDING = Lock()  # loggers belong to the whole process, so only one sender at a time can silence them
 
 
 def scheme(url: str) -> str:
-    """Return the scheme of a URL, which may be shown."""
+    """Return the scheme of a URL. It contains no secret, so it may be shown."""
     return url.partition("://")[0].lower()
 
 
 def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
-    """Send each target its notice, all in parallel.
+    """Send every target its notice, all in parallel.
 
     Args:
-        notices: the notices, by the target's Apprise URL. If a channel has no titles, the title goes above the text.
+        notices: the notices, by Apprise URL of the target. If a service has no titles, Apprise puts the title above the
+            text.
 
     Returns:
-        For each target None if it accepted the text; otherwise the reason, without the URL.
+        For each URL, None if the target accepted the notice; otherwise the reason, without the URL.
     """
     attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
     with SENDING, _silence(attempts.values()), _no_proxy():
@@ -48,8 +50,8 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
 
 
 class _Attempt(Thread):
-    """The attempt to notify one target, in a thread that nothing waits for, because a URL can set how long Apprise
-    waits.
+    """The attempt to notify one target. An abandoned attempt does not delay the exit of the process, because its thread
+    is a daemon: a URL can set how long Apprise waits.
     """
 
     def __init__(self, url: str, notice: Notice) -> None:
@@ -62,12 +64,12 @@ class _Attempt(Thread):
             self.failure = _send(self._url, self._notice)
         except ImportError:
             self.failure = MISSING
-        except Exception as error:  # noqa: BLE001  a plugin may raise anything, and its text may quote the URL
+        except Exception as error:  # noqa: BLE001  a plugin may raise any error, and its text may quote the URL
             self.failure = type(error).__name__
 
 
 def place(url: str) -> tuple[str, int] | None:
-    """Return the host and port to which a target's texts are sent; None if this is unknown.
+    """Return the host and port that receive a target's notifications; None if they are unknown.
 
     Raises:
         ConfigurationError: Apprise is not installed, or does not understand the URL.
@@ -81,7 +83,7 @@ def place(url: str) -> tuple[str, int] | None:
         raise ConfigurationError(f"{_invalid_url(url)}; fix notify.urls")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
-    # A service has one address for all, and the host part of its URL is a token.
+    # A service has one address for all users, and the host part of its Apprise URL is a token.
     addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
     service = next((address for address in addresses if address.startswith("https://")), None)
     own = any("{host}" in pattern for pattern in target.templates) and target.host
@@ -98,7 +100,7 @@ def _parse(url: str) -> tuple[Any, Any]:
         app_desc="retrycli",
         app_url="",
         image_url_mask="",
-        service_timeout=0,  # apprise's own would leave a thread that the exit of the process waits for
+        service_timeout=0,  # Apprise's own timeout leaves a thread behind that delays the exit of the process
         http_redirects=False,
     )
     return apprise.Apprise.instantiate(url, asset=asset), asset
@@ -125,7 +127,8 @@ def _send(url: str, notice: Notice) -> str | None:
     return None if result else _reason([line.message for line in result.logs()])
 
 
-# The parts of Apprise's log lines that may be shown; the rest holds hosts, tokens and responses.
+# Patterns for the parts of Apprise's log lines that may be shown, with their wording. The rest of a line may contain
+# hosts, tokens and responses.
 REASONS = (
     (r"\berror=(\d{3})\b", "HTTP {}"),
     (r"\((\d{3}), b['\"]", "SMTP {}"),
@@ -160,15 +163,15 @@ def _no_proxy() -> Iterator[None]:
 
 @contextmanager
 def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
-    """Keep the lines of Apprise and its libraries out of every log, because they hold hosts, tokens and responses.
+    """Keep the lines of Apprise and its libraries out of every log: they may contain hosts, tokens and responses.
 
-    If an abandoned attempt may still log, these lines are kept out permanently.
+    If an attempt is still running at the end, keep its lines out for the rest of the process.
     """
     loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
-    loggers[0].setLevel(logging.DEBUG)  # only `_reason` reads them
+    loggers[0].setLevel(logging.DEBUG)  # only `_reason` reads these lines
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

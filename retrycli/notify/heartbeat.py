@@ -1,7 +1,7 @@
 """Ping a dead-man switch, using the pinging API of healthchecks.io.
 
-A pass sends ``GET {url}/start`` when it begins, then ``{url}`` if it ended well or ``{url}/{exit status}`` if it did
-not. The pass's id is sent as ``rid``. If no ping comes in time, the service raises an alarm.
+A pass sends ``GET {url}/start`` when it begins, and ``GET {url}`` when it succeeds or ``GET {url}/{exit status}`` when
+it fails. The parameter ``rid`` is the pass's id. If no ping arrives in time, the service raises an alarm.
 """
 
 from functools import cached_property
@@ -10,7 +10,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 WAIT_SECONDS = 10.0  # for one ping, including name resolution
-READ_AT_MOST = 200
+READ_AT_MOST = 200  # bytes of a response
 
 
 class Ping:
@@ -31,10 +31,10 @@ class Ping:
         self._start = self._request("/start")
 
     def end(self, exit_status: int) -> str | None:
-        """Report the end of the pass, after the start was reported.
+        """Wait for the ping of the start, then report the end of the pass.
 
         Returns:
-            None if both pings succeeded, otherwise what failed, without the URL.
+            None if both pings succeeded; otherwise what failed, without the URL.
         """
         begun = self._start.failure if self._start else None
         return self._request(f"/{exit_status}" if exit_status else "").failure or begun
@@ -48,7 +48,7 @@ class Ping:
 
 
 class _Request(Thread):
-    """One GET in a thread that nothing waits for longer than `WAIT_SECONDS`, because a name server may also hang."""
+    """One GET, in a thread of its own: `failure` waits at most `WAIT_SECONDS`, even if a name server hangs."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -85,5 +85,5 @@ def _get(url: str) -> str | None:
         connection.close()
     if not 200 <= answer.status < 300:  # noqa: PLR2004  the 2xx
         return f"HTTP {answer.status}"
-    # Healthchecks answers 200 to pings that it discards, and says so in brackets.
+    # Healthchecks answers 200 even to a ping that it discards, and says so in parentheses.
     return "the server does not know this check" if text.startswith(b"OK (not found)") else None

@@ -1,6 +1,6 @@
-"""Write the text of a notification: results as figures and causes, without any text of a message.
+"""Write the text of a notification: it contains counts and causes, but no text of a message.
 
-Ticket ids and error texts come from other systems. They are escaped so that no channel interprets them.
+Ticket ids and error texts come from other systems. They are escaped, so that no service interprets them as markup.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from retrycli.domain.incidents import COST, Incident, Topic, Turn, utc
 from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed
 from retrycli.domain.sanitize import inert
 
-# Maximum numbers of what is shown: causes, the most frequent first; tickets and message types of a cause; and gaps
-# without a pass, the latest.
-CAUSES = 10
-TICKETS = TYPES = 5
-GAPS = 3
+# Maximum numbers of items to show.
+CAUSES = 10  # the most frequent ones
+TICKETS = TYPES = 5  # per cause
+GAPS = 3  # the latest gaps without a pass
+# Maximum numbers of characters to show.
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
-LONGEST_SAME = 320  # of an answer that all requests got: enough for a base URL of 255 characters and its response
+LONGEST_SAME = 320  # details of an incident: a base URL of up to 255 characters, and the answer to all its requests
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeContext:
-    """The context in which a notification is written."""
+    """Facts that the text of a notification needs besides its items."""
 
     host: str
     destination: str  # the ticketing API that the notification is about, or the APIs that it may be about
@@ -51,9 +51,7 @@ def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(headlines)
     body = "\n\n".join(paragraphs)
     if earlier:
-        body += (
-            f"\n\nBefore that, there were {_count(len(earlier), 'more gap')} without a pass. {_next('retrycli passes')}"
-        )
+        body += f"\n\nEarlier gaps without a pass: {len(earlier):,}. {_next('retrycli passes')}"
     good = all(isinstance(item, IncidentChange) and item.turn is Turn.ENDED for item in items)
     return Notice(title, body, good)
 
@@ -99,7 +97,7 @@ def _said(item: Item, context: NoticeContext) -> tuple[str, str]:
         case Missed():
             return "no pass ran for " + _length(item.until - item.after), (
                 f"No pass began between {utc(item.after)} and {utc(item.until)}: nothing started `retrycli run-once`, "
-                "or the database could not be written.\n"
+                "or the pass could not write to the database.\n"
                 + _next("`retrycli passes`; then check cron or whatever starts the passes")
             )
         case Escalated():
@@ -122,11 +120,11 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
             Topic.DOWN: f"{where} accepts messages again. It had been down {lasted}; no message was lost.",
             Topic.CREDENTIALS: f"{where} accepts the credentials again. It refused them {times}.",
             Topic.SAME_ANSWER: f"{where} works again. It answered every request alike {times}.",
-            Topic.DEADLINE: f"The pass sent all due messages. Earlier passes did not, {lasted}.",
+            Topic.DEADLINE: f"The pass sent all due messages. Earlier passes had run out of time {lasted}.",
             Topic.EXPIRY: f"Waiting messages are no longer about to expire. Some had been {lasted}; those that "
             "expired are escalated.",
-            Topic.FAULT: f"Passes no longer fail. They failed {lasted}; no message was lost.",
-            Topic.SKIPPED: f"Passes run again. They were skipped {lasted}.",
+            Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
+            Topic.SKIPPED: f"Passes run again. They had been skipped {lasted}.",
         }[topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {utc(incident.since)}" + (" at the latest" if incident.at_the_latest else "")
     detail = f" ({inert(incident.detail, LONGEST_CAUSE)})" if incident.detail else ""
@@ -136,16 +134,17 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     waiting = _count(context.waiting, "message")
     step = incident.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"{context.destination} can't be reached, {since}. {COST} Passes detect when it is back. "
-        f"{waiting} waiting.\n{_next('retrycli status')}",
-        Topic.CREDENTIALS: f"{context.destination} refuses the credentials{detail}, {since}. This uses up no "
-        f"retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
-        Topic.SAME_ANSWER: f"{same}, {since}. This uses up no retries and escalates no messages. {waiting} waiting.\n"
+        Topic.DOWN: f"{context.destination} can't be reached. The outage has lasted {since}. {COST} "
+        f"Passes detect when it ends. {waiting} waiting.\n{_next('retrycli status')}",
+        Topic.CREDENTIALS: f"{context.destination} has refused the credentials {since}{detail}. This uses up "
+        f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
+        Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
+        f"{waiting} waiting.\n"
         + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy before the API"),
-        Topic.DEADLINE: f"Passes run out of time with messages unsent, {since}. {waiting} waiting.\n"
+        Topic.DEADLINE: f"Passes have run out of time with messages unsent {since}. {waiting} waiting.\n"
         + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{said or 'Messages are about to expire'}. An expired message is "
-        f"escalated. This warning was first sent {since}.\n{_next(f'retrycli {step}')}",
+        f"escalated. Messages have been about to expire {since}.\n{_next(f'retrycli {step}')}",
         Topic.FAULT: f"Passes fail{fault}. They have failed {since}. No message is lost. {waiting} waiting.\n"
         + _next("`retrycli passes`; then fix the cause"),
         Topic.SKIPPED: f"Passes have been skipped {since}, because another pass holds the lock{detail}.\n"

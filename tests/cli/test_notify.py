@@ -120,7 +120,7 @@ def test_reports_an_outage_when_it_begins_and_ends_with_its_escalations(
     assert codes == [69, 69, 0, 0]
     began, ended = hook.texts
     assert began.splitlines()[0].endswith(": the ticketing API is down")
-    assert f"{api.url} can't be reached, since 20" in began
+    assert f"{api.url} can't be reached. The outage has lasted since 20" in began
     assert "5 messages waiting" in began
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs an operator")
     assert f"\n{api.url} accepts messages again" in ended
@@ -150,7 +150,7 @@ def test_reports_refused_credentials_and_their_acceptance(cli: Cli, application:
     assert codes == [77, 77, 0, 0]
     titles = [text.splitlines()[0].partition(": ")[2] for text in hook.texts]
     assert titles == ["the credentials are refused", "the credentials are accepted again"]
-    assert "refuses the credentials (HTTP 401), since" in hook.texts[0]
+    assert re.search(r"has refused the credentials since .* UTC \(HTTP 401\)", hook.texts[0])
 
 
 def test_sends_no_reminder_of_a_refusal_if_passes_had_nothing_to_send(
