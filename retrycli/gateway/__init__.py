@@ -1,7 +1,7 @@
-"""Gateways deliver a message and return an outcome. They never raise for an error of the other side."""
+"""Gateways deliver a message and return an outcome. They never raise an exception for an error of the other side."""
 
 import sys
 
-# httpx imports click, rich and pygments for its own command line if they are installed, as they are with apprise. It
-# works without that module.
+# Prevent httpx from importing click, rich and pygments, if they are installed, for its own command line. httpx works
+# without this module.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Find and check a message's attachments, which are files in one folder, before anything is sent.
 
-Other users may write to the folder and replace its files at any time. So no check relies on a path: `_open_file`
-follows no link, does not block on files that are not regular, and checks the opened file.
+Other users may be able to replace files in the folder at any time. So no check relies on a path: `_open_file` follows
+no link, does not block on special files, and checks the opened file.
 """
 
 import errno
@@ -20,21 +20,20 @@ from retrycli.gateway.delivery import NotSent, in_thread, invalid
 from retrycli.system import process
 from retrycli.system.trust import others_may_have_linked
 
-MAX_ATTACHMENTS = 100  # of a message; every file is opened twice, and may need a separate upload
+MAX_ATTACHMENTS = 100  # per message; every file is opened twice, and may need a separate upload
 ANY_TYPE = "application/octet-stream"
-# A type and a subtype, without parameters (RFC 6838, section 4.2).
-RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
-MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")
+RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # a type or a subtype (RFC 6838, section 4.2)
+MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")  # without parameters
 # Control characters, line breaks, and marks that change the text direction and so disguise a name.
 FORBIDDEN_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-# A directory in the path need not be readable.
+# Flags for the directories of a path. With O_PATH, they need not be readable.
 DIRECTORY_FLAGS = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-# Without O_NONBLOCK a pipe would block until its writer opens it, and a leased file until the lease holder releases it.
+# Without O_NONBLOCK, open() would block on a pipe until a writer opens it, and on a leased file until the lease ends.
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Unusable(Exception):
-    """Signals an unusable attachment. The error text ends a sentence about it."""
+    """Signals an unusable attachment. The error text continues a sentence that begins with the attachment."""
 
 
 class FileChanged(OSError):
@@ -45,7 +44,7 @@ class FileChanged(OSError):
 class Attachment:
     """One file to send. Only `_open_file` opens it."""
 
-    name: str  # that the recipient sees: the last part of a path, on one line
+    name: str  # the name that the recipient sees: the last part of a path, on one line
     content_type: str
     path: Path  # without links or ".."
     size: int  # in bytes, at the time of the check
@@ -55,12 +54,12 @@ class Attachment:
 class Folder:
     """The folder of attachments."""
 
-    named: Path  # as the settings name it; entries may be absolute paths beneath it
-    real: Path  # with links resolved, once for all messages
+    named: Path  # as in the settings; entries may be absolute paths below this one
+    real: Path  # with links resolved once for all messages
 
     @classmethod
     def of(cls, path: Path | None) -> Self | None:
-        """Resolve ``gateway.attachments_dir``; None if it is not set."""
+        """Resolve ``gateway.attachments_dir``; return None if it is not set."""
         return None if path is None else cls(path.absolute(), path.resolve())
 
 
@@ -68,10 +67,10 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
     """Return the files that the ``attachments`` column names, in its order.
 
     Args:
-        message: the message. Its entries are paths or objects. An object has ``path`` (otherwise ``filename`` or
-            ``name`` is the path), and optionally ``filename``, the name to show, and ``content_type``.
+        message: the message. The column's entries are paths or objects. An object has ``path`` (otherwise ``filename``
+            or ``name`` is the path), and optionally ``filename``, the name to show, and ``content_type``.
         folder: the folder that must contain the files; None if ``gateway.attachments_dir`` is not set.
-        limit_bytes: the maximum of their total size, in bytes.
+        limit_bytes: the maximum total size of the files, in bytes.
 
     Raises:
         NotSent: `INVALID` if a file can't be sent; the error says why, and what to do. `UNREACHABLE` if a file can't be
@@ -82,7 +81,9 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
     if not entries:
         return []
     if len(entries) > MAX_ATTACHMENTS:
-        raise invalid(f"attachments: {len(entries):,} are listed; send at most {MAX_ATTACHMENTS}, or an archive")
+        raise invalid(
+            f"attachments: {len(entries):,} are listed, but at most {MAX_ATTACHMENTS} are allowed; send an archive"
+        )
     if folder is None:
         raise invalid(
             "attachments: gateway.attachments_dir is not set; set it to the folder that contains the attachments"
@@ -96,10 +97,10 @@ def _find(entries: Sequence[object], folder: Folder, limit_bytes: int) -> list[A
         try:
             found.append(_attachment(entry, folder))
         except Unusable as error:
-            # By number: a file's name may be a customer's words, and lists show errors.
+            # Name the attachment by its number: lists show errors, and a file name may contain a customer's words.
             raise invalid(f"attachment {number} {error}") from error
         except OSError as error:
-            # Not the error's own text, which has the file's name.
+            # Do not use the error's own text: it contains the file's name.
             shortage, problem = _shortage(error), f"a file can't be checked: {error.strerror}"
             kind = OutcomeKind.UNREACHABLE if shortage else OutcomeKind.TRANSIENT
             raise NotSent(Outcome(kind, error=f"attachments: {shortage or problem}")) from error
@@ -137,11 +138,11 @@ def _check_regular(file: os.stat_result, folder: os.stat_result) -> None:
 
 
 def read_again(path: Path, size: int, block: int) -> Iterator[bytes]:
-    """Read a file again in blocks, to send it. If the file grew, fail before its last block, so that no request
+    """Read a file again in blocks, to send it. If the file grew, fail before the last block, so that no request
     completes.
 
     Raises:
-        FileChanged: its size has changed, or it is no longer a regular file.
+        FileChanged: the file's size has changed, or it is no longer a regular file.
         OSError: the file can't be read.
     """
     try:
@@ -167,7 +168,7 @@ def _open_part(part: str, flags: int, folder: int) -> int:
     try:
         return os.open(part, flags, dir_fd=folder)
     except OSError as error:
-        # Some systems refuse a link as "not a directory".
+        # For a link, some systems report "not a directory".
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK} and _is_link(part, folder):
             raise Unusable("is reached through a symbolic link; put the file itself there") from None
         raise
@@ -211,8 +212,8 @@ def _text_of(given: Mapping[str, object], name: str) -> str | None:
 
 
 def _file_name(given: str) -> str:
-    """Return the last part of a path from any system, so that the name leads to no other folder when a recipient saves
-    the file.
+    """Return the last part of a path from any operating system, so that the name can't lead out of the folder in which
+    a recipient saves the file.
     """
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or FORBIDDEN_IN_NAMES.search(name):
@@ -221,7 +222,7 @@ def _file_name(given: str) -> str:
 
 
 def _path_beneath(folder: Folder, where: str) -> Path:
-    # ".." removes the part before it, which is correct because no link is followed.
+    # `normpath` lets ".." remove the part before it. This is correct, because no link is followed.
     for root in (folder.named, folder.real):
         path = Path(os.path.normpath(root / where))
         if path.is_relative_to(root):
@@ -230,7 +231,7 @@ def _path_beneath(folder: Folder, where: str) -> Path:
 
 
 def _readable_size(path: Path) -> int:
-    """Return a file's size after opening it, because an unreadable file must be found before anything is sent."""
+    """Open a file to return its size, so that an unreadable file is detected before anything is sent."""
     try:
         with _open_file(path) as file:
             return os.fstat(file.fileno()).st_size
@@ -240,7 +241,7 @@ def _readable_size(path: Path) -> int:
         raise Unusable("has an invalid path") from None
     except OSError as error:
         if _shortage(error):
-            raise  # not the file's fault
+            raise  # the file is not to blame
         raise Unusable(f"can't be read: {error.strerror}") from None
 
 

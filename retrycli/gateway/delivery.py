@@ -1,6 +1,4 @@
-"""One delivery through any gateway: its progress, its time limit, its immediate retry, and the outcome of its
-errors.
-"""
+"""The common parts of all gateways: progress of a delivery, time limits, immediate retries, and unexpected errors."""
 
 import asyncio
 import logging
@@ -26,12 +24,12 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 WAIT_SECONDS = (0.1, 0.5)  # minimum and maximum wait before an immediate retry
-LATE_SECONDS = 0.05  # a timer that fires later shows that the process was suspended or its event loop blocked
-GRACE_SECONDS = 0.5  # extra time for such a process to read the answers that arrived in that time
+LATE_SECONDS = 0.05  # a timer later than this shows that the process was suspended or its event loop blocked
+GRACE_SECONDS = 0.5  # extra time for such a process to read answers that have arrived meanwhile
 
 
 class NotSent(Exception):
-    """Ends a delivery before its message is sent. `outcome` is the outcome for the message."""
+    """Ends a delivery before its message is sent. `outcome` is the outcome of the attempt."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -39,7 +37,7 @@ class NotSent(Exception):
 
 
 def invalid(error: str) -> NotSent:
-    """Return the exception that ends a delivery whose row can't be turned into a request."""
+    """Return the exception for a row that can't be turned into a request."""
     return NotSent(Outcome(OutcomeKind.INVALID, error=error))
 
 
@@ -47,9 +45,9 @@ def invalid(error: str) -> NotSent:
 class DeliveryProgress:
     """Progress of one delivery, for the code that handles its timeout or failure."""
 
-    in_flight: bool = False  # its request may be on its way or may have arrived
-    answered: bool = False  # its request has an outcome other than `UNREACHABLE`
-    landed: Outcome | None = None  # its outcome, if the message is known to be delivered
+    in_flight: bool = False  # the request may be on its way or may have arrived
+    answered: bool = False  # the request has an outcome other than `UNREACHABLE`
+    landed: Outcome | None = None  # the outcome, once the message is known to be delivered
 
 
 class BaseGateway(ABC):
@@ -60,7 +58,7 @@ class BaseGateway(ABC):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:  # noqa: B027  not all have something to close
+    async def __aexit__(self, *_: object) -> None:  # noqa: B027  not every gateway has something to close
         """Close what the gateway has opened; by default do nothing."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
@@ -73,7 +71,7 @@ class BaseGateway(ABC):
         try:
             await self._prepare(queued)
         except NotSent as error:
-            # The other kinds mean that an attachment can't be checked now.
+            # These kinds mean that an attachment can't be checked at present.
             is_lasting = error.outcome.kind not in {OutcomeKind.UNREACHABLE, OutcomeKind.TRANSIENT}
             return self._clean(str(error), queued.message) if is_lasting else None
         return None
@@ -120,8 +118,8 @@ class BaseGateway(ABC):
 
 
 async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
-    """Return the outcome of a delivery, even if it raises an unexpected error: such an error ends one delivery, not the
-    pass.
+    """Return the outcome of a delivery, even if the delivery raises an unexpected error: such an error ends one
+    delivery, not the pass.
 
     Args:
         delivery: the delivery of one message.
@@ -141,7 +139,7 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, progress: Deliver
         if progress.landed is not None:
             return replace(progress.landed, error=f"delivered, but then {text}")
         unsure = progress.in_flight or progress.answered
-        # Not INVALID: an error that affects all messages would escalate every message before anyone could fix it.
+        # Not `INVALID`: a bug that affects all messages would escalate every message before anyone could fix it.
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=text)
 
 
@@ -159,7 +157,7 @@ async def retry_unreachable(
     within: float,
     sleep: Callable[[float], Awaitable[None]],
 ) -> Outcome:
-    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`, because the message was certainly not sent.
+    """Make an attempt, and repeat it while its outcome is `UNREACHABLE`: the message was certainly not sent.
 
     Args:
         attempt: makes one attempt.
@@ -195,9 +193,9 @@ class TimeLimit:
     """Cancel a block after a time limit, like `asyncio.timeout`.
 
     `asyncio` runs due timers before it delivers received data. After a suspended virtual machine, a SIGSTOP or a slow
-    fsync it would discard an answer that arrived in time, and the message would be sent twice. If the timer fires late,
-    the block gets `GRACE_SECONDS` more, or the length of the delay if that is shorter. It gets this time only once, so
-    that a server that keeps the loop busy can't extend the limit indefinitely.
+    fsync, `asyncio.timeout` would discard an answer that arrived in time, and the message would be sent twice. If the
+    timer fires late, the block gets `GRACE_SECONDS` more, or the length of the delay if that is shorter. The block gets
+    this time only once, so that a server that keeps the loop busy can't extend the limit indefinitely.
 
     Args:
         seconds: the time limit.
@@ -236,8 +234,8 @@ class TimeLimit:
 async def in_thread(work: Callable[Given, Result], *args: Given.args, **options: Given.kwargs) -> Result:
     """Call a blocking function in its own thread. If the wait is cancelled, discard the result.
 
-    asyncio's thread pool is unsuitable: it is small, DNS look-ups share it, and the process waits for it at exit. With
-    it, a file on a dead network share would block a pass beyond its deadline, and despite SIGTERM.
+    asyncio's thread pool is unsuitable: it is small, DNS look-ups share it, and the process waits for it at exit. A
+    file on a dead network share would block a pass beyond its deadline, even after SIGTERM.
     """
     done: Future[Result] = Future()
     done.set_running_or_notify_cancel()

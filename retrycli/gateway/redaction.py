@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from retrycli.domain.message import Message
 
 QUOTED = 16  # minimum length of a quotation: the number of consecutive characters that also occur in the message
-# Number of characters of the message's text that are compared: an error is short, and if it quotes a long text, it
+# Number of characters of the subject or body to compare with an error. An error is short: if it quotes a long text, it
 # quotes the beginning.
 LOOKED_AT = 16 * 1024
 
@@ -29,7 +29,7 @@ def without_quotations(error: str, message: Message) -> str:
 
 
 def _written_forms(message: Message) -> Iterator[str]:
-    """Yield both texts in the forms in which an answer may quote them: on one line, or as in the request's JSON."""
+    """Yield subject and body in the forms that an answer may quote: on one line, or as in the request's JSON."""
     for name in ("subject", "body"):
         text = str(message.fields[name] or "")[:LOOKED_AT]
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
@@ -45,8 +45,7 @@ def redact_secrets(text: str, secrets: Sequence[str]) -> str:
 
 
 def _spellings(secret: str) -> list[str]:
-    """Return a secret unchanged, as JSON and Python escape it, and escaped by one and then the other. The longest comes
-    first.
+    """Return the forms of a secret, longest first: unchanged, escaped by JSON or by Python, and escaped twice.
 
     An error quotes an answer's JSON as JSON, and invalid HTTP in Python's notation for bytes.
     """
@@ -57,6 +56,6 @@ def _spellings(secret: str) -> list[str]:
 
 
 def _escaped(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # after a quotation mark Python quotes with apostrophes
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # because of the quotation mark, Python encloses it in apostrophes
     as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))
     return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _GatewayRouter:
-    """Call the open gateway of a message's type. Types may share a gateway."""
+    """Call the open gateway for a message's type. Several types may share a gateway."""
 
     gateways: Mapping[MessageType, BaseGateway]
 
@@ -61,11 +61,11 @@ def gateway_of(
     watch: Watch | None = None,
     section: str = "gateway",
 ) -> BaseGateway:
-    """Return the gateway of a section of the settings. Use it as an asynchronous context manager.
+    """Return the gateway that a section of the settings describes. Use it as an asynchronous context manager.
 
     Args:
         settings: the section.
-        columns: the columns of the application's table; None without a table.
+        columns: the columns of the application's table; None if there is no table.
         connections: the maximum number of concurrent deliveries.
         now: the clock.
         watch: called with every HTTP request and its answer.

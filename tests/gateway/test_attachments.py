@@ -137,7 +137,7 @@ def test_an_invalid_attachment_is_refused_by_its_number(entry: Any, problem: str
 
 def test_refuses_too_many_files(folder: Path) -> None:
     assert len(found(folder, *["invoice.pdf"] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
-    said = "attachments: 50,000 are listed; send at most 100, or an archive"
+    said = "attachments: 50,000 are listed, but at most 100 are allowed; send an archive"
     assert refused(folder, *["invoice.pdf"] * 50_000) == said
 
 
