@@ -12,9 +12,10 @@ from retrycli.operations.status import ended_passes
 from retrycli.operations.wiring import open_database, utc_now
 from retrycli.store import listing
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.history import message_details
 from retrycli.store.passes import Ledger
-from retrycli.store.summaries import Statistics, escalation_groups
+from retrycli.store.summaries import escalation_groups
 
 OFFERED = 50  # maximum number of messages offered by shell completion
 OFFER_WITHIN_SECONDS = 1

@@ -17,8 +17,9 @@ from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.passes import Ledger
-from retrycli.store.summaries import QueueCounts, Statistics
+from retrycli.store.summaries import QueueCounts
 from retrycli.views import prometheus
 
 

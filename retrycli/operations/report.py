@@ -41,7 +41,8 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         DatabaseUnavailable: the database can't be read.
         ConfigurationError: Jinja2 is not installed.
     """
-    from retrycli.store.summaries import QueueCounts, Statistics, escalation_groups
+    from retrycli.store.delivery_stats import Statistics
+    from retrycli.store.summaries import QueueCounts, escalation_groups
     from retrycli.views.report.page import ReportData, passes_since, render
 
     statistics = Statistics(database)

@@ -23,7 +23,8 @@ from retrycli.store.connection import (
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
-from retrycli.store.schema import by_name, table_of, version
+from retrycli.store.reflection import by_name, table_of
+from retrycli.store.schema import version
 
 Value = TypeVar("Value")
 Columns = TypeVarTuple("Columns")

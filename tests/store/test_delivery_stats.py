@@ -14,7 +14,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.summaries import Statistics, _first_id
+from retrycli.store.delivery_stats import Statistics, _first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol
 

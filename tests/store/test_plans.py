@@ -28,13 +28,14 @@ from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import repair_clock_skew
 from retrycli.store.counters import Totals, count_ended, prune
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
 from retrycli.store.listing import MessageQueries
 from retrycli.store.operator_actions import Acts
 from retrycli.store.passes import Ledger
 from retrycli.store.schema import acts, attempts, passes, queue
-from retrycli.store.summaries import ESCALATED, QueueCounts, Statistics, escalation_groups
+from retrycli.store.summaries import ESCALATED, QueueCounts, escalation_groups
 from retrycli.store.write_check import check_writable
 from tests.store.application import HOUR, NOON, Application, opened
 from tests.store.heard import statements

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.store.summaries import QueueCounts, Statistics
+from retrycli.store.delivery_stats import Statistics
+from retrycli.store.summaries import QueueCounts
 from retrycli.views.report.page import ReportData, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 

@@ -1,0 +1,112 @@
+"""Describe the application's table as the database reports it."""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    CHAR,
+    VARCHAR,
+    Dialect,
+    Float,
+    Integer,
+    Numeric,
+    String,
+    TableClause,
+    TypeDecorator,
+    Uuid,
+    column,
+)
+from sqlalchemy import table as table_clause
+from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.types import NullType, TypeEngine
+
+from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.message import REQUIRED_COLUMNS
+
+# Unsuitable types of a server's columns, with the reasons. In a file, declared types mean little, except that text
+# columns convert numbers to strings, so that ids are not integers.
+UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
+    "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
+    "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
+}
+WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
+
+
+class _IntegralNumeric(TypeDecorator[Any]):
+    """A numeric value, read as an integer if it is one."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
+        if value is None or not value.is_finite() or abs(value) >= 2**63 or value != value.to_integral_value():
+            return value
+        return int(value)
+
+
+class _Unpadded(TypeDecorator[str]):
+    """A string of ``CHAR(n)`` without the blanks with which the server pads it. The server ignores them in
+    comparisons.
+    """
+
+    impl = NullType
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.rstrip(" ")
+
+
+def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str, ReflectedColumn]:
+    """Return columns by name, with a server's domains replaced by their base types."""
+    if not is_sqlite:
+        from sqlalchemy.dialects.postgresql import DOMAIN
+
+        for reflected in columns:
+            while isinstance(reflected["type"], DOMAIN):
+                reflected["type"] = reflected["type"].data_type
+    return {reflected["name"]: reflected for reflected in columns}
+
+
+def table_of(
+    columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
+) -> TableClause:
+    """Build the application's table with all its columns. A column has a type only if it is read as a type other than
+    the driver's.
+
+    Args:
+        columns: the table's columns, by name.
+        name: the name of the table.
+        schema: the schema of the table, if one is named.
+        place: the table and the database, for errors.
+        is_sqlite: the table is in a SQLite file.
+
+    Raises:
+        SchemaMismatch: a required column is missing, or a column has an unsuitable type.
+    """
+    missing = [required for required in REQUIRED_COLUMNS if required not in columns]
+    if missing:
+        raise SchemaMismatch(
+            f"{place} has no column {', '.join(missing)}; retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+        )
+    for column_name, (kinds, why) in UNFIT.items():
+        matters = column_name == "id" or not is_sqlite
+        if matters and column_name in columns and isinstance(columns[column_name]["type"], kinds):
+            raise SchemaMismatch(f"{place} has a column {column_name} that {why}")
+    read_as = [
+        column(column_name, _read_as(column_name, found["type"], is_sqlite=is_sqlite))
+        for column_name, found in columns.items()
+    ]
+    return table_clause(name, *read_as, schema=schema)
+
+
+def _read_as(name: str, kind: TypeEngine[Any], *, is_sqlite: bool) -> TypeEngine[Any] | None:
+    if not is_sqlite and isinstance(kind, CHAR):
+        return _Unpadded()
+    if not is_sqlite and isinstance(kind, VARCHAR):
+        return String()  # the server's catalogue has no operator for VARCHAR: see `postgresql`
+    if is_sqlite or name not in WHOLE_NUMBERS:
+        return None
+    if isinstance(kind, Uuid):
+        return Uuid(as_uuid=False)
+    return _IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
