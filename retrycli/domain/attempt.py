@@ -45,5 +45,5 @@ class Attempt(NamedTuple):
         return self._replace(outcome=outcome, duration=at - self.begun_at, finished_at=at, about_access=about_access)
 
     def decided(self, transition: Transition) -> Decision:
-        """Return the decision that results from the attempt: a transition."""
+        """Return the decision to apply a transition to the attempt's message."""
         return Decision(self.queued.message_id, transition, self.outcome, self.duration, self.finished_at, self.queued)

@@ -8,8 +8,8 @@
       │                                 └───────── failed ────────────┘
     RESTING ──first answer after probe_at──▶ CLOSED   (throttled: the destination asked for a rest)
 
-A failure counts if it says something about the destination. A failure to connect always counts. An answer, or a missing
-answer, may be caused by the ticket. Such failures count once three tickets have had them.
+A failure counts if it says something about the destination. A failure to connect always counts. An error response, or a
+missing response, may be caused by the ticket. Such failures count once three different tickets have had them.
 
 After Nygard, Release It!, chapter 5, "Circuit Breaker".
 """
@@ -23,7 +23,7 @@ from typing import NamedTuple
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 from retrycli.domain.retry_policy import later
 
-TICKETS = 3  # number of tickets that must have failed before failures count that a ticket may have caused
+TICKETS = 3  # number of tickets that must have had failures that a ticket may cause, before such failures count
 
 
 class BreakerState(StrEnum):
@@ -57,7 +57,7 @@ class Breaker:
 
     @property
     def is_healthy(self) -> bool:
-        """Return whether nothing has failed since the last answer, and the destination has not asked for a rest."""
+        """Return whether no failure is counted, and the destination has not asked for a rest."""
         return self == Breaker(self.destination)
 
     @property
@@ -78,21 +78,21 @@ class Breaker:
         return self.probe_at is not None and at < self.probe_at
 
     def admitting(self, at: datetime) -> "Breaker":
-        """Return the breaker for a pass. It no longer blocks requests once a probe is due."""
+        """Return the breaker for a pass. Once a probe is due, the breaker no longer blocks requests."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> "Breaker":
         """Return the breaker after one more outcome.
 
         Args:
-            kind: the outcome. Only outages count, because a rejected message or password says nothing about the
-                destination's health.
-            rules: when the breaker opens.
-            since: the start of the pass; the wait for the probe begins then.
+            kind: the outcome. Only failures in `OUTAGE` count, because a rejected message or password says nothing
+                about the destination's health.
+            rules: the breaker's settings.
+            since: the start of the pass, from which the wait for the probe counts.
             ticket: the ticket of the message.
         """
         if self.blocks(since):
-            return self  # answers to requests in flight when it opened say nothing new
+            return self  # answers to requests in flight when the breaker opened say nothing new
         if kind in ALIVE:
             return Breaker(self.destination)
         if kind not in OUTAGE:
@@ -104,7 +104,7 @@ class Breaker:
         if self.state is not BreakerState.OPEN:
             if failed.counted < rules.failures:
                 return failed
-            # From here on the number counts failed probes, and so selects the next wait.
+            # From now on ``failures`` also counts failed probes, and so selects the next wait.
             failed = replace(failed, failures=rules.failures)
         waits = rules.probe_after
         return Breaker(

@@ -16,7 +16,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
-# Only for a file that contains nothing but retrycli's block: in a user's crontab it would apply to every line below.
+# Only for a file that contains nothing but retrycli's block. In a user's crontab this setting would apply to every line
+# below it.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 
 # A line that sets a variable for the lines below.
@@ -45,17 +46,17 @@ class Job:
 
     interval: timedelta
     interpreter: str
-    config: str  # full path of the settings: cron starts a job in a folder of its own
+    config: str  # full path of the settings file, because cron starts jobs in another folder
     user: str  # the user who runs the passes
     longest: timedelta  # maximum duration of a pass
-    reads: tuple[str, ...] = ()  # full paths of other files that it reads
-    writes: tuple[str, ...] = ()  # full paths of the folders that it writes to
+    reads: tuple[str, ...] = ()  # full paths of other files that the pass reads
+    writes: tuple[str, ...] = ()  # full paths of the folders that the pass writes to
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
         """Return the command.
 
         Args:
-            starter: what starts the pass, for the command's option.
+            starter: what starts the pass, for the option ``--started-by``.
             options: options before ``run-once``.
         """
         # -P keeps Python from importing modules from the user's home.
@@ -77,10 +78,10 @@ class Caller:
     installed: bool  # `cron install` wrote it
     owner: str = "root"  # user who wrote it, as far as its location shows
     running: bool | None = None  # its daemon or timer is active; None if not checked, or unknown
-    mail_to: str | None = None  # recipient of its output; None is the line's user, and empty discards it
-    # Its time zone, from the CRON_TZ line above, which not every cron supports; None is the system's zone.
+    mail_to: str | None = None  # recipient of its output; None means the line's user, and empty means nobody
+    # Its time zone, from the CRON_TZ line above, which not every cron supports; None means the system's zone.
     zone: str | None = None
-    # When cron began to use it in its present form, which is when cron started or the line was changed; None if
+    # When cron began to use the line in its present form: when cron started, or the line was last changed; None if
     # unknown.
     since: datetime | None = None
 
@@ -154,12 +155,12 @@ def block(job: Job, *, system: bool) -> str:
 
 
 def with_block(text: str, config: str, new: str) -> str:
-    """Return a crontab with a block for some settings: replace the existing block for them, or append it.
+    """Return a crontab with a block for a settings file: replace the existing block for this file, or append the block.
 
     An empty block removes the existing one.
 
     Raises:
-        ConfigurationError: a mark of a block is missing.
+        ConfigurationError: the existing block has no end mark.
     """
     lines = _lines(text)
     found = _block_lines(lines, config)
@@ -268,7 +269,7 @@ def _block_lines(lines: list[str], config: str) -> range | None:
     last = next((number for number, mark in enumerate(rest) if mark.startswith(BEGIN) or mark == END), None)
     if last is None or rest[last] != END:
         raise ConfigurationError(
-            f"line {first + 1} of the crontab, {mark!r}, has no matching end, {END!r}; restore the end below what "
-            "`retrycli cron install` wrote, or remove those lines"
+            f"line {first + 1} of the crontab, {mark!r}, has no matching end, {END!r}; restore the end after the lines "
+            "that `retrycli cron install` wrote, or remove these lines"
         )
     return range(first, first + last + 2)

@@ -77,10 +77,10 @@ class Outage:
     """A period in which the ticketing API was down, derived from the passes.
 
     An outage lasts from the pass that opened the breaker, or found it open, to the next pass that the breaker did not
-    stop. Passes show this better than attempts. Once the breaker is open, hardly any attempt is made (one probe an
-    hour), so an outage at night and a quiet night have similar counts. Also, failures among successful deliveries are
-    not an outage. Only `circuit_breaker` decides what a failure of the destination is and how many make an outage. The
-    drawback: an outage is known only to the nearest pass, not to the second.
+    stop. The passes show an outage better than the attempts do. While the breaker is open there is hardly any attempt
+    (one probe an hour), so an outage at night and a quiet night have similar counts. Failures among successful
+    deliveries are not an outage. Only `circuit_breaker` decides which failures count, and how many make an outage. The
+    drawback: the start and end of an outage are exact only to the nearest pass, not to the second.
     """
 
     began_at: datetime
@@ -107,7 +107,7 @@ class DeliveryStats:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Count the attempts by outcome, without outcomes that did not occur."""
+        """Count the attempts by outcome; omit outcomes that did not occur."""
         return counted(self.slices)
 
     @property
@@ -148,19 +148,19 @@ def outages(passes: Iterable[tuple[datetime, bool]]) -> list[Outage]:
 
 
 def unit_for(span: timedelta) -> timedelta:
-    """Return the slice length for a period, so that the number of counts stays small."""
+    """Return a slice length that keeps the number of slices of a period small."""
     if span <= FINE:
         return TEN_MINUTES
     return HOUR if span <= FAIR else DAY
 
 
 def bar_for(span: timedelta, *, most: int = MAX_BARS) -> timedelta:
-    """Return the duration of one bar of a chart, for at most ``most`` bars."""
+    """Return the shortest duration of a bar with which a chart of the period has at most ``most`` bars."""
     return next((length for length in BARS if span / length <= most), BARS[-1])
 
 
 def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
-    """Count attempts by outcome for each bar, including empty bars; the first bar starts with its slice."""
+    """Count attempts by outcome for each bar, including empty bars; the first bar starts where a slice starts."""
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]
     for part in figures.slices:

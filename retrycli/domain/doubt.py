@@ -1,11 +1,11 @@
 """Answers in doubt: they may be about retrycli's access, or about a system in between, and not about their messages.
 
 A 403 can mean a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy. A redirect is
-often a maintenance page. One answer alone does not show which. So each route withholds such answers until later answers
-decide:
+often a maintenance page. One answer alone does not show which. So each route withholds such answers until one of these
+rules decides:
 
 - A delivery whose request was sent after such answers shows that the route works, so the answers are about their
-  messages. A message that a look-up found was not sent, so it shows nothing.
+  messages. If a look-up found the message, nothing was sent, so such a delivery shows nothing.
 - If ten tickets in a row get the same status, three messages of other tickets are sent, one at a time: the trial. If
   one is delivered, the ten answers are about their messages. If none is delivered, all answers are about retrycli's
   access.
@@ -20,14 +20,14 @@ from retrycli.domain.outcome import ALIVE, OutcomeKind
 
 TICKETS = 10  # number of tickets in a row with the same status that start a trial
 TRIAL_MESSAGES = 3  # number of messages that a trial sends
-MAX_HELD = 100  # number of withheld answers from which a pass prefers messages of other tickets
+MAX_HELD = 100  # number of withheld answers at which a pass turns to messages of other tickets
 
 
 class Doubt:
     """The answers in doubt of one route in one pass. Its attributes are replaced, never changed in place."""
 
     def __init__(self) -> None:
-        # The status that `TICKETS` tickets in a row have got; None if no status has that many.
+        # The status that `TICKETS` tickets in a row got; None if there is no such status.
         self.status: int | None = None
         self._held: list[Attempt] = []
         self._new: list[Attempt] = []
@@ -52,7 +52,7 @@ class Doubt:
 
     def count_trial(self, attempt: Attempt) -> None:
         """Count an attempt of the trial, unless nothing was sent because the row is invalid or the message had
-        arrived.
+        already arrived.
         """
         if attempt.outcome.kind is not OutcomeKind.INVALID and not attempt.outcome.found:
             self._trials = [*self._trials, attempt]

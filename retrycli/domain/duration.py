@@ -13,7 +13,7 @@ UNITS = {
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 
-# The longest duration: the present time plus or minus this is still a time that Python can represent.
+# The longest duration. Python can still represent the present time plus or minus this duration.
 LONGEST = timedelta(days=36_500)
 
 
@@ -32,7 +32,7 @@ def duration(text: str) -> timedelta:
             f"{text!r} is not a valid duration; write a number and a unit, such as 200ms, 2s, 15m, 2h or 7d"
         )
     number, unit = float(found[1]), UNITS[found[2]]
-    # Compared before it is multiplied: a timedelta overflows long before a float does.
+    # Compare before multiplying, because a timedelta overflows long before a float does.
     if number > LONGEST / unit:
         raise ValueError(f"{text!r} is too long; the maximum is {LONGEST.days}d")
     return number * unit
@@ -55,8 +55,8 @@ def in_words(length: timedelta) -> str:
 def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
     """Return a time in a zone, by default the machine's zone. A naive time counts as UTC.
 
-    Return the time unchanged if it is at an end of the calendar, or if the machine's zone is a day or more from UTC,
-    such as ``TZ=UTC-24``.
+    Return the time unchanged if it is at an end of Python's calendar, or if the machine's zone, such as ``TZ=UTC-24``,
+    differs from UTC by a day or more.
     """
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
     try:

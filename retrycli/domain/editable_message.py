@@ -24,7 +24,7 @@ class EditableMessage:
 
     @classmethod
     def of(cls, row: Mapping[str, object]) -> "EditableMessage":
-        """Return a row for editing; non-text values become empty, and invalid UTF-8 is replaced."""
+        """Return the editable fields of a row; values that are not text become empty, and invalid UTF-8 is replaced."""
         recipient = row.get("recipient_email")
         subject = " ".join(_column_text(row["subject"]).splitlines()).strip()
         return cls(subject, _column_text(row["body"]), None if recipient is None else _column_text(recipient))
@@ -45,11 +45,8 @@ class EditableMessage:
         first, _, rest = text.partition("\n")
         blank, _, body = rest.partition("\n")
         if not first.startswith(HEAD) or blank.strip():
-            raise NotEdited(
-                f"the text must begin with a line `{HEAD} …` and a blank line, which give its subject; "
-                "nothing was written"
-            )
-        if body.endswith("\n") and not self.body.endswith("\n"):  # the editor's, see `as_text`
+            raise NotEdited(f"the text must begin with a line `{HEAD} …` and a blank line; nothing was written")
+        if body.endswith("\n") and not self.body.endswith("\n"):  # the editor added it; see `as_text`
             body = body[:-1] if self.body.endswith("\r") else body[:-1].removesuffix("\r")
         return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
@@ -92,7 +89,7 @@ def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]
 
 
 def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the changes of an edit line by line: by column, the removed lines and then the added ones.
+    """Yield the changes of an edit line by line and column by column; removed lines come before added ones.
 
     Args:
         before: the replaced values, by column.

@@ -3,8 +3,8 @@
 ::
 
     RetrycliError              1   an internal error
-    ├── OutputFailed           1   what the command prints can't be written, as to a full disk
-    ├── EventLoopRunning       1   a function that blocks was called in a coroutine
+    ├── OutputFailed           1   the command's output can't be written, for example to a full disk
+    ├── EventLoopRunning       1   a blocking function was called from a coroutine
     ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and goes on
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the message's state does not allow the action
@@ -12,11 +12,11 @@
     ├── NotEdited              4   an edit was cancelled, or its text is invalid
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
-    │       └── TransactionLost   69   a row's trigger rolled the whole transaction back
+    │       └── TransactionLost   69   a row's trigger rolled back the whole transaction
     ├── LockHeld              75   another pass holds the lock
-    └── ConfigurationError    78   a setting, or what a setting names, is wrong
-        ├── SchemaMismatch    78   the application's table is not what retrycli needs
-        └── LockUnusable      78   the lock file can't be made
+    └── ConfigurationError    78   a setting, or something that it refers to, is wrong
+        ├── SchemaMismatch    78   the application's table does not meet retrycli's requirements
+        └── LockUnusable      78   the lock file can't be opened
 
 The codes from 64 up are those of sysexits.h, which cron, systemd and monitoring agents know.
 """
@@ -28,13 +28,13 @@ Result = TypeVar("Result")
 
 
 class RetrycliError(Exception):
-    """The base class of all errors here.
+    """The base class of retrycli's errors.
 
     ``str(error)`` is one line for an operator: what was wrong, where it was, and what to do next.
     """
 
     exit_code: ClassVar[int] = 1
-    # A recent pass ended with the same error and reported it. Cron's mail need not repeat such an error.
+    # True if a recent pass reported the same error, so that cron's mail need not repeat it.
     is_known = False
 
 
@@ -89,14 +89,14 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class TransactionLost(DatabaseBusy):
-    """The change of a row rolled its whole transaction back (SQLite's ``RAISE(ROLLBACK)``).
+    """The change of a row rolled back the whole transaction (SQLite's ``RAISE(ROLLBACK)``).
 
-    The store remembers the row and leaves it out from then on, so a repetition of the transaction succeeds.
+    The store remembers the row and leaves it out from then on, so the transaction succeeds when it is repeated.
     """
 
 
 def again_if_lost(write: Callable[[], Result]) -> Result:
-    """Run a write in its own transaction. Repeat the write without each row that rolls the transaction back."""
+    """Run a write in its own transaction. If a row rolls the transaction back, repeat the write without that row."""
     while True:
         try:
             return write()
@@ -107,7 +107,7 @@ def again_if_lost(write: Callable[[], Result]) -> Result:
 def cause_of(error: BaseException) -> str:
     """Return the cause of an error, in one line for an operator.
 
-    Name an unexpected error without its text, which may quote anything.
+    For an unexpected error return only its type, because its text may quote customers' words or secrets.
     """
     return " ".join(str(error).split()) if isinstance(error, RetrycliError) else f"internal error: {_type_names(error)}"
 

@@ -1,9 +1,9 @@
-"""Fair shares of tickets: a ticket with ten thousand messages does not delay the others."""
+"""Fair shares for tickets: a ticket with ten thousand messages does not delay the others."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-# A ticket gets an eighth of the messages of a claim while other tickets wait, and never more than half of them.
+# While other tickets wait, a ticket gets an eighth of the messages of a claim, and never more than half of them.
 SHARE, LARGEST_SHARE = 8, 2
 MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each claim must skip all their messages
 

@@ -1,4 +1,4 @@
-"""Fingerprints of escalations: each cause has one, so that an operator can decide once about a hundred messages."""
+"""Fingerprints of escalations: messages with the same cause share one, so that one decision can cover all of them."""
 
 import hashlib
 import re
@@ -6,27 +6,27 @@ import re
 from retrycli.domain.retry_policy import EXHAUSTED
 from retrycli.domain.transition import Decision
 
-# Length of a fingerprint in hexadecimal digits (48 bits). It is short enough to type, and unique among a million
-# causes.
+# Length of a fingerprint in hexadecimal digits (48 bits): short enough to type, long enough to be unique among a
+# million causes.
 LENGTH = 12
 
 VARIABLE = re.compile(
-    r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # the status says what kind of error it is
-    |(?:[^\s<>"'()\[\]{}:;,=@]|(?<=\w)'(?=\w)){1,64}@[^\s<>"'()\[\]{}:;,=]+    # an address (RFC 5321, 4.5.3.1.1)
+    r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # keep the status: it shows the kind of error
+    |(?:[^\s<>"'()\[\]{}:;,=@]|(?<=\w)'(?=\w)){1,64}@[^\s<>"'()\[\]{}:;,=]+    # an email address (RFC 5321, 4.5.3.1.1)
     |\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b             # a UUID
     |\b(?=[a-z_-]*\d)[0-9a-z][0-9a-z_-]{7,}\b                    # an id of letters and digits
     |\d+(?:[.,:]\d+)*                                            # a number, a time, an IP address
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# Number of characters of an error that are compared. The time to match `VARIABLE` may grow with the square of this
-# number.
+# Maximum number of characters of an error that are compared. It is limited because the time to match `VARIABLE` may
+# grow with its square.
 COMPARED_LENGTH = 1000
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
 
 def cause(error: str) -> str:
-    """Replace numbers, addresses and ids in an error text, so that errors with one cause have equal texts.
+    """Replace numbers, addresses and ids in an error text, so that errors with the same cause have equal texts.
 
     Args:
         error: a ``last_error``, with or without the prefix that an exhausted message has.

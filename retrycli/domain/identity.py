@@ -1,4 +1,4 @@
-"""Tell apart messages with the same id, and different texts of one message.
+"""Distinguish messages with the same id, and different texts of one message.
 
 An id does not identify a message: SQLite gives the id of a deleted row to the next row, and applications rewrite their
 rows. So retrycli remembers three values for a row, and compares them before it sends and before it writes a result:
@@ -19,9 +19,9 @@ from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 
-BY_TICKET = "ticket "  # prefix of a birth if the row lacks its creation time
-# Birth of a delivery, identified by ticket, whose row was not marked as sent. The row may have moved to any ticket
-# since.
+BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
+# Birth of a recorded delivery whose row has no creation time and was not marked as sent. The row may have moved to any
+# ticket since.
 OF_ANY_TICKET = BY_TICKET
 # Prefix of a digest. Digests of different versions can't be compared.
 VERSION = "1"
@@ -61,7 +61,7 @@ def same_content(one: str, other: str) -> bool:
 
 
 def _hash(values: Iterable[object]) -> str:
-    """Hash values with their types and lengths, so that no two sequences have the same hash."""
+    """Hash values with their types and lengths, so that different sequences never give the hash the same input."""
     return hashlib.sha256("".join(map(_encode_value, values)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -89,7 +89,7 @@ def _list_text(value: object) -> object:
 
 
 class Difference(StrEnum):
-    """The possible changes of a row since its message was read."""
+    """The possible changes to a row since its message was read."""
 
     NONE = "none"
     EDITED = "edited"  # the row holds another text of the same message
@@ -140,11 +140,11 @@ class PastAttempt(NamedTuple):
 
     @property
     def unsettled(self) -> bool:
-        """Return whether the attempt may have delivered the message, while no answer shows whether it did."""
+        """Return whether it is still uncertain if the attempt delivered the message."""
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
 
     def is_of(self, birth: str) -> bool:
-        """Return whether the attempt belongs to the message with a birth, as far as that is known."""
+        """Return whether, as far as is known, the attempt belongs to the message with a given birth."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
 
 
@@ -153,7 +153,7 @@ NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeK
 
 
 class History(NamedTuple):
-    """The attempts with one id, oldest first, and the number of the last attempt before the last requeue."""
+    """The attempts at messages with one id, oldest first, and the number of the last one before the last requeue."""
 
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
@@ -174,7 +174,7 @@ class History(NamedTuple):
         )
 
     def deliveries(self, birth: str, digest: str) -> int:
-        """Count the recorded deliveries of a text; the newest attempt includes pruned ones in its count."""
+        """Count the recorded deliveries of a text, including pruned ones, which later deliveries count."""
         return max((1 + (delivery.deliveries or 0) for delivery in self._deliveries(birth, digest)), default=0)
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
@@ -189,7 +189,7 @@ class History(NamedTuple):
         )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
-        """Return the recipients that have received a mail with this content, whatever its list of recipients was."""
+        """Return the recipients that have received a mail with this content, even if the recipients changed since."""
         return frozenset().union(
             *(
                 attempt.delivered_to
@@ -203,9 +203,7 @@ class History(NamedTuple):
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
-        """Count the requests that passes have sent with a key since the last requeue, and that the other side judged by
-        their message.
-        """
+        """Count the requests with a key that passes sent since the last requeue and that the other side examined."""
         return sum(
             attempt.by_pass and attempt.outcome not in NO_REQUEST
             for attempt in self.attempts
@@ -246,9 +244,9 @@ class History(NamedTuple):
         ]
 
     def _is_superseded(self, delivery: PastAttempt) -> bool:
-        """Return whether a later delivery of the text was written into the row, although the row did not show this one.
+        """Return whether a later delivery of the text was written to the row, although this one was not.
 
-        In that case the message is done, and a row with its id and another ticket is another message.
+        In that case the message is done, and a row with its id and another ticket belongs to another message.
         """
         return delivery.birth == OF_ANY_TICKET and any(
             attempt.delivered and attempt.number > delivery.number and attempt.digest == delivery.digest

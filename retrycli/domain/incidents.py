@@ -1,8 +1,8 @@
 """Incidents: report them when they begin, at intervals while they last, and when they end.
 
-Cron mails the output of a pass. The same problem every 15 minutes would teach operators to delete those mails unread.
-`follow` decides what to report, based on earlier reports. `retrycli_told` stores these for each receiver. For the log,
-they are derived from the recorded passes (`recalled`).
+Cron mails the output of a pass. A mail about the same problem every 15 minutes would teach operators to delete these
+mails unread. `follow` decides what to report, based on earlier reports. The table `retrycli_told` stores the reports to
+each receiver. For the log, `recalled` derives them from the recorded passes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,21 +14,20 @@ from itertools import dropwhile, takewhile
 from retrycli.domain.passes import SCHEDULERS, PassRecord, PassResult, StartedBy, StopReason, is_late
 
 REMIND_AFTER = timedelta(hours=6)
-# Number of times within ``remind_hours`` that an intermittent incident is immediately reported as new.
+# Maximum number of times within ``remind_hours`` that an intermittent incident is immediately reported as new.
 MAX_BEGINNINGS = 2
-LASTING_AFTER = timedelta(hours=1)  # after this time an intermittent incident is always reported as new
+LASTING_AFTER = timedelta(hours=1)  # an intermittent incident that lasts this long is always reported as new
 SLACK = timedelta(minutes=1)  # cron is not exact to the second; that must not delay a reminder until the next pass
 
 LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days
 
 # The cost of an outage (see `retrycli.engine.destination`).
 COST = (
-    "No message is lost. The failures that revealed the outage used up one retry each. So does a probe that "
-    "gets a response, from a "
-    "message's third probe on; all other messages keep their retries."
+    "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
+    "probe that gets a response also uses up a retry. All other messages keep their retries."
 )
 
-# Stop reasons that recur in every pass until something changes, with their texts.
+# Stop reasons that recur in every pass until something changes, with the texts that report them.
 TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses the credentials ({detail}). This uses up no retries. "
@@ -43,11 +42,11 @@ REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 OVER: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API accepts messages again (it was down {when})",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API accepts the credentials again (it refused them {when})",
-    StopReason.SAME_ANSWER: "The ticketing API works again (it answered every request alike {when})",
-    StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
+    StopReason.SAME_ANSWER: "The ticketing API works again (it gave every request the same response {when})",
+    StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of time {when})",
 }
 
-# Results that do not show whether an incident lasts; None is a pass that has not ended.
+# Results that do not show whether an incident still lasts; None is the result of a pass that has not ended.
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 
 
@@ -63,7 +62,7 @@ class Topic(StrEnum):
     FAULT = "fault"  # passes fail, with any error
     SKIPPED = "skipped"
     MISSED = "missed"
-    UNHEARD = "unheard"  # notifications themselves fail, which goes to the log
+    UNHEARD = "unheard"  # notifications themselves fail, which only the log reports
     LOG_FILE = "log_file"
     METRICS = "metrics"
     REPORT = "report"
@@ -83,13 +82,13 @@ class Incident:
 
     since: datetime
     detail: str | None = None
-    next_step: str | None = None  # command to run, without the program, if it is not always the same
+    next_step: str | None = None  # command to run, without the program's name; None for the topic's usual command
     at_the_latest: bool = False  # the incident may have begun earlier, when no pass ran or no pass could record it
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The last report of a topic to a receiver.
+    """The last report about a topic to a receiver.
 
     For an incident ``since`` is its start; for events it is the time up to which the receiver has been told.
     """
@@ -138,8 +137,8 @@ def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:
 def lasting(reason: str, passes: Sequence[PassRecord]) -> list[PassRecord]:
     """Return the passes, newest first, during which an incident lasted; an empty list if it is over.
 
-    Leave out passes in between that do not show whether it lasts. A pass that delivered nothing has not found out
-    whether it could.
+    Ignore passes that do not show whether the incident still lasts. For example, a pass that delivered nothing does not
+    show whether deliveries work again.
     """
     telling = (past for past in passes if _is_informative(reason, past))
     return list(takewhile(lambda past: past.reason == reason, telling))
@@ -152,7 +151,7 @@ def _is_informative(reason: str, past: PassRecord) -> bool:
 
 
 def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
-    """Return the passes whose output goes to the same reader as that of the newest pass: output on a terminal is not
+    """Return the passes whose output goes to the same reader as the newest pass's output. Output on a terminal is not
     mailed.
     """
     if not passes or passes[0].started_by is StartedBy.PERSON:
@@ -197,7 +196,7 @@ def is_known(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> 
 
 
 def works_again(passes: Sequence[PassRecord]) -> str | None:
-    """Return a report that passes work again, if the newest pass shows it and the passes before failed."""
+    """Return a report that passes work again, if the newest pass works and the passes before it failed."""
     newest, *earlier = passes
     if not works(newest) or not (ended := failed(earlier)):
         return None

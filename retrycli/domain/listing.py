@@ -14,7 +14,7 @@ Either: TypeAlias = Value | Collection[Value] | None  # one value, several alter
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Conditions that messages must all meet."""
+    """Conditions, all of which a message must meet."""
 
     state: Either[State] = None
     message_type: Either[MessageType] = None
@@ -22,7 +22,7 @@ class Filter:
     # A substring of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only.
     error: Either[str] = None
     failed_before: datetime | None = None
-    due_by: datetime | None = None  # the message waits and is due by this time
+    due_by: datetime | None = None  # the message is waiting, and due by this time
     reason: Either[EscalationReason] = None
     fingerprint: Either[str] = None
     new: bool = False  # the message is not acknowledged yet
@@ -56,11 +56,11 @@ class ListedMessage:
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
     ) -> datetime | None:
-        """Return when the message expires; None if it never expires, or if neither its row nor the queue has its age.
+        """Return when the message expires; None if it never expires, or if its age is unknown.
 
         Args:
-            policies: the rules by message type.
-            unknown: the assumed creation time, if neither has a creation time.
+            policies: the retry policies, by message type.
+            unknown: the creation time to assume if neither the row nor the queue shows the message's age.
         """
         made_at = self.created_at or self.first_failed_at or unknown
         policy = next((rules for kind, rules in policies.items() if kind == self.message_type), None)

@@ -13,7 +13,7 @@ from retrycli.domain.sanitize import encodable
 
 
 class MessageType(StrEnum):
-    """The recipients of a message."""
+    """The kinds of message, by recipient."""
 
     CUSTOMER = "customer"
     SUPPLIER = "supplier"
@@ -48,8 +48,8 @@ class State(StrEnum):
     any state except SENDING when an operator rejects it.
     """
 
-    WAITING = "waiting"  # it has a time, ``next_attempt_at``, and no claim
-    SENDING = "sending"  # a pass or an operator has a claim on it until ``claim_expires_at``
+    WAITING = "waiting"  # the message is due at ``next_attempt_at``, and nobody has a claim on it
+    SENDING = "sending"  # a pass or an operator has a claim on the message until ``claim_expires_at``
     # The message needs an operator. No pass sends it unless the application changes its text, count or error.
     ESCALATED = "escalated"
 
@@ -59,10 +59,10 @@ class EscalationReason(StrEnum):
 
     EXHAUSTED = "exhausted"  # the message has used up its retries
     PERMANENT = "permanent"  # the ticketing API rejects the message permanently
-    UNKNOWN = "unknown"  # the message may have arrived, so sending it again would be a guess
+    UNKNOWN = "unknown"  # the message may have arrived, so sending it again may duplicate it
     INVALID = "invalid"  # the row can't be turned into a request, or rejects changes
     EXPIRED = "expired"  # the message is too old to be sent
-    # The row differs from what was sent, or was already delivered, so sending it again would be a guess.
+    # The row differs from what was sent, or its text was already delivered, so an operator must decide.
     CHANGED = "changed"
 
 
@@ -85,7 +85,7 @@ OPTIONAL_COLUMNS = (
     "bcc_emails",
     "attachments",
 )
-# The name under which passes make attempts; operators use their own.
+# The name that the history stores for attempts by passes. For other attempts it stores the operator's name.
 BY_PASS = "pass"  # noqa: S105  not a password
 LONGEST_NAME = 255  # maximum length of an operator's name in the history
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
@@ -95,8 +95,8 @@ LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 class Message:
     """One failed message, with its data checked.
 
-    ``fields`` holds every column for the templates of a preset, with list columns as lists. It includes columns that
-    the table lacks. Times are aware and in UTC.
+    ``fields`` holds every column, for the templates of presets. List columns are lists; a list column that the table
+    lacks is empty. Times are aware and in UTC.
     """
 
     id: int
@@ -110,7 +110,7 @@ class Message:
 
     @classmethod
     def from_row(cls, row: Mapping[str, object]) -> "Message":
-        """Check a row of the application's table and freeze it.
+        """Check a row of the application's table, and return it as an immutable message.
 
         Raises:
             InvalidMessage: a value is missing or of the wrong type; the error names the column.
@@ -170,7 +170,7 @@ class QueuedMessage:
 
 @dataclass(frozen=True, slots=True)
 class UnusableMessage:
-    """A row that `Message.from_row` rejects, with those of its values that are valid."""
+    """A row that `Message.from_row` rejects, with its valid values."""
 
     message_id: int
     ticket_id: int | str
@@ -220,7 +220,7 @@ def retry_count(value: object) -> int:
 
 
 def ticket_text(ticket_id: object) -> str:
-    """Return a ticket as retrycli's own tables store it, even a ticket that makes its message unusable."""
+    """Return a ticket id as retrycli's own tables store it, even if the id makes its message unusable."""
     text = str(ticket_id if isinstance(ticket_id, int | str) else "")
     return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
 
@@ -232,7 +232,7 @@ LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
 
 
 def utc_time(column: str, value: object) -> datetime | None:
-    """Return a column's time as an aware time in UTC; a naive time counts as UTC, and null is None.
+    """Return a column's time as an aware time in UTC; a naive time counts as UTC, and null gives None.
 
     Raises:
         InvalidMessage: the value is not a time.
@@ -312,4 +312,4 @@ def _as_text(column: str, value: list[object]) -> str:
 
 def _quoted_value(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  a line's worth
+    return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  fits on one line

@@ -1,10 +1,11 @@
 """Notifications after a pass: what has changed since a target was last notified.
 
-No notification is queued. Each one follows from the situation and from what a target knows. A failed notification
-changes neither, so the next pass sends it again, together with any later news.
+Notifications are not queued. Each notification is derived from the situation and from what its target has been told. A
+failed notification changes neither, so the next pass sends it again, together with any later news.
 
 A lasting incident is reported when it begins, every ``remind_hours`` while passes encounter it, and when it ends. An
-intermittent incident is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.
+intermittent incident is reported as new at most twice within ``remind_hours``, and after that only if it lasts for an
+hour.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,12 @@ from itertools import pairwise, takewhile
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn, failing_since, follow, lasting, works
 from retrycli.domain.passes import PassRecord, PassResult, StopReason, is_late
 
-# Number of consecutive skipped passes to report. One skipped pass only shows that the pass before was long; three
-# mean that a pass hangs.
+# Number of consecutive skipped passes that is reported as an incident. One skipped pass only shows that the previous
+# pass took long; three show that a pass hangs.
 SKIPPED_IN_A_ROW = 3
 
-# The stop reason of a pass that encounters an incident. The most severe comes first; a pass that encounters several
-# ends for that one.
+# The stop reason of a pass that encounters an incident, by topic; the most severe topic comes first. A pass that
+# encounters several incidents stops for the most severe one.
 MET_BY = {
     Topic.CREDENTIALS: StopReason.CREDENTIALS_REFUSED,
     Topic.SAME_ANSWER: StopReason.SAME_ANSWER,
@@ -38,7 +39,7 @@ class EscalationCause:
     error: str | None  # ``last_error`` of one of the messages
     example: int
     tickets: Sequence[str]
-    # The messages may belong to further tickets, because not all messages were examined.
+    # True if not all messages were examined, so that they may belong to further tickets.
     more_tickets: bool = False
 
 
@@ -51,7 +52,7 @@ class Escalated:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """No pass started between two times."""
+    """A period in which no pass started."""
 
     after: datetime
     until: datetime
@@ -75,27 +76,27 @@ class Situation:
 
     now: datetime
     passes: Sequence[PassRecord]  # last passes, newest first; this pass is the first
-    down: Incident | None  # an open breaker
-    # Messages that expire soon because nothing is delivered; empty if this pass can't know.
+    down: Incident | None  # outage, if a breaker is open
+    # Incident of messages that will soon expire because nothing is delivered; empty if this pass can't know.
     expiry: Mapping[Topic, Incident | None]
     interval: timedelta
     remind: timedelta
 
 
 def introduction(passes: Sequence[PassRecord]) -> Memory:
-    """Return the assumed knowledge of a new target: it knows every gap except one before the newest pass."""
+    """Return the initial memory of a new target: only a gap directly before the newest pass is still to be reported."""
     return {Topic.MISSED: Told(passes[:2][-1].started_at, passes[0].started_at)}
 
 
 def to_tell(
     situation: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
-    """Return what to tell one target, its memory after it has been told, and its memory until then.
+    """Return what to report to one target, its memory once it has received the report, and its memory until then.
 
     Args:
         situation: the situation at the end of the pass.
         memory: what the target has already been told.
-        causes: returns the causes of escalations from a given time up to now.
+        causes: returns the causes of the escalations since a given time.
     """
     newest = situation.passes[0]
     items: list[Item] = []
@@ -110,7 +111,7 @@ def to_tell(
         known[topic] = told
         if turn is not None:
             shown = incident
-            if shown is None or shown.since != told.since:  # its start is what the target was told
+            if shown is None or shown.since != told.since:  # show the start that the target was told
                 shown = replace(shown or Incident(told.since), since=told.since, at_the_latest=False)
             items.append(IncidentChange(topic, turn, shown))
         if turn is Turn.BEGAN:
@@ -128,7 +129,7 @@ def to_tell(
 
 
 def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
-    """Return what this pass knows about each topic; None if there is no incident."""
+    """Return the incidents by topic, for the topics that this pass knows about; None if a topic has no incident."""
     passes, newest = situation.passes, situation.passes[0]
     skipped = [*takewhile(lambda past: past.result is PassResult.SKIPPED, passes)]
     is_stuck = len(skipped) >= SKIPPED_IN_A_ROW
@@ -145,11 +146,11 @@ def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     if works(newest):
         found[Topic.FAULT] = None
     met = {topic: _lasting_incident(MET_BY[topic], passes) for topic in Topic if topic in MET_BY}
-    return found | met | {Topic.DOWN: situation.down}  # an operator's delivery ends an outage too
+    return found | met | {Topic.DOWN: situation.down}  # an operator's delivery also ends an outage
 
 
 def _may_have_met(topic: Topic, newest: PassRecord) -> bool:
-    """Return whether the newest pass may have met an incident itself, which a more severe incident hides."""
+    """Return whether the newest pass stopped for an incident, or for a more severe one that may hide it."""
     gravity = [*MET_BY]
     reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons

@@ -11,7 +11,7 @@ from retrycli.domain.transition import ActionKind
 
 
 class OperatorAction(NamedTuple):
-    """One action of an operator, mostly on one message. Each constructor sets exactly its own fields.
+    """One action of an operator, usually on one message. Each constructor sets exactly its own fields.
 
     None leaves a field unchanged.
     """
@@ -32,12 +32,12 @@ class OperatorAction(NamedTuple):
     def edited(
         cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
     ) -> "OperatorAction":
-        """Edit a message. It gets a new delivery key, so the other side treats it as another message."""
+        """Edit a message. The message gets a new delivery key, so the other side treats it as another message."""
         return cls(ActionKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
     def rejected(cls, reason: str, *, by: str, at: datetime) -> "OperatorAction":
-        """Reject a message. It is never sent then, and belongs to the application again."""
+        """Reject a message. retrycli then never sends it, and it belongs to the application again."""
         return cls(ActionKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
 
     @classmethod
@@ -60,7 +60,7 @@ class OperatorAction(NamedTuple):
 
 
 class MessageStanding(NamedTuple):
-    """The state of a message, as far as actions depend on it. The state is None if it is not in the queue."""
+    """The data that decide which actions on a message are possible. ``state`` is None if it is not in the queue."""
 
     message_id: int
     status: str
@@ -98,7 +98,7 @@ def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionab
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
             f"message {message_id} is being sent now ({standing.claimed_by}); "
-            f"look again with `retrycli show {message_id}`, after {until:%Y-%m-%dT%H:%M:%SZ}"
+            f"run `retrycli show {message_id}` after {until:%Y-%m-%dT%H:%M:%SZ}"
         )
     return None
 
@@ -132,8 +132,8 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
 
 
 def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None, now: datetime) -> RetrycliError:
-    """Return the error for a failed action, derived from the message's current state; a state of None means that the
-    row does not exist.
+    """Return the error for a failed action, derived from the message's current state. A ``standing`` of None means that
+    the row does not exist.
     """
     if standing is None:
         return no_such(message_id)
@@ -146,8 +146,8 @@ def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None,
         return reason
     if kind in OF_ESCALATIONS and standing.state is not State.ESCALATED:
         return NotActionable(
-            f"message {message_id} is not escalated; it is waiting for its next attempt: "
-            f"there is nothing to {VERBS[kind]}; `retrycli retry {message_id}` attempts it now"
+            f"message {message_id} is not escalated; it is waiting for its next attempt, "
+            f"so there is nothing to {VERBS[kind]}. `retrycli retry {message_id}` attempts it now"
         )
     if kind is ActionKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
         return NotActionable(f"message {message_id} was already acknowledged by {standing.acknowledged_by}")

@@ -28,7 +28,7 @@ class OutcomeKind(StrEnum):
 # Outcomes that show that the destination works, whatever the answer to the message is.
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
 
-# Outcomes of a destination in trouble, whatever the message is.
+# Outcomes that suggest a problem of the destination, whatever the message is.
 OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
 
 
@@ -40,12 +40,12 @@ class Outcome:
     status_code: int | None = None
     error: str | None = None
     retry_after: timedelta | None = None  # rest that the other side asked for, counted from the answer
-    # Recipients that have received the message, whatever happened to the others. They never get it again.
+    # Recipients that have received the message, even if others have not. They never get it again.
     delivered_to: tuple[str, ...] = ()
     external_id: str | None = None  # id of the message on the other side
     # The answer may be about retrycli's access, or a system in between, and not about the message: see `IN_DOUBT`.
     in_doubt: bool = False
-    # The message was delivered before this attempt: nothing was sent, so this outcome proves nothing about the route.
+    # A look-up found that the message had arrived. Nothing was sent, so this outcome proves nothing about the route.
     found: bool = False
 
 
@@ -65,17 +65,17 @@ class LookUp(NamedTuple):
     error: str | None = None
 
 
-# A server or proxy that answers with one of these may have stored the message before it gave up. A 503 says that it did
-# not store the message.
+# Statuses after which the message may have arrived: a server or proxy may have stored it before it gave up. A 503 says
+# that the server did not store the message.
 INTERRUPTED = frozenset({500, 502, 504})
 
 
 def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
-    """Return whether an attempt with this result may have delivered its message, without certainty."""
+    """Return whether it is uncertain if an attempt with this result delivered its message."""
     return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
 
 
-# The outcome of an attempt whose claim expired.
+# The outcome of an attempt whose claim expired before an answer was recorded.
 PROCESS_DIED = Outcome(
     OutcomeKind.UNKNOWN, error="no response was recorded: the process was killed, or the disk was full"
 )
@@ -104,7 +104,7 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.TRANSIENT
         case 501 | 505:
             return OutcomeKind.PERMANENT
-        case _ if status < 200:  # noqa: PLR2004  no answer yet, or none of HTTP's
+        case _ if status < 200:  # noqa: PLR2004  an interim answer, or not an HTTP status
             return OutcomeKind.UNKNOWN
         case _ if status < 300:  # noqa: PLR2004  the class of success
             return OutcomeKind.DELIVERED
@@ -135,7 +135,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        # Ten digits exceed the cap, and int() is slow on a header full of them.
+        # Ten digits always exceed the cap, and int() is slow for a header full of digits.
         return min(timedelta(seconds=int(text.lstrip("0")[:10] or "0")), RETRY_AFTER_CAP)
     try:
         until = parsedate_to_datetime(text)

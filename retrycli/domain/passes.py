@@ -72,7 +72,7 @@ class PassSummary:
 
     @property
     def exit_status(self) -> int:
-        """Return the exit status of a command that ran this pass; for any signal it is that of SIGTERM."""
+        """Return the exit status of a command that ran this pass; for any signal, return the status for SIGTERM."""
         return EXIT_STATUSES.get(self.reason, 0)
 
 
@@ -150,7 +150,7 @@ class PauseRecord:
     at: datetime
     by: str
     act: str  # ``paused`` or ``resumed``
-    detail: str | None  # end and the reason of the pause, or a description of the pause that ended
+    detail: str | None  # end and reason of the pause, or a description of the pause that ended
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
@@ -223,13 +223,13 @@ class MessageEscalated(NamedTuple):
     message_type: MessageType | str
     retry_count: int
     reason: EscalationReason
-    problem: str | None = None  # for ``invalid``: the fault of the row, without any text of the message
+    problem: str | None = None  # for ``invalid``: the problem with the row, without any text of the message
     fingerprint: str = ""  # identifies the cause; see `retrycli.domain.fingerprint`
     status_code: int | None = None  # status of the last attempt's answer, if that attempt escalated the message
 
 
 class MessageMovedOn(NamedTuple):
-    """The application changed the message, or another pass did after the claim of this pass had expired."""
+    """The application changed the message, or another pass took it over after the claim of this pass had expired."""
 
     message_id: int
     outcome: OutcomeKind | None
@@ -242,7 +242,7 @@ class ResultKept(NamedTuple):
 
 
 class BreakerOpened(NamedTuple):
-    """The breaker considers the destination down; and probes it at ``probe_at``."""
+    """The destination is considered down; the next probe is due at ``probe_at``."""
 
     destination: str
     failures: int

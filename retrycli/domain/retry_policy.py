@@ -14,7 +14,7 @@ from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Transition
 
-JITTER_FROM = timedelta(hours=1)  # shorter waits get no jitter: cron starts passes at intervals longer than the jitter
+JITTER_FROM = timedelta(hours=1)  # shorter waits get no jitter, because it would be shorter than cron's interval
 
 LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -111,13 +111,13 @@ class RetryPolicy:
         Args:
             queued: the message as it was when the attempt began.
             outcome: the outcome of the attempt.
-            since: the start of the pass. Waits count from it, so that they end before the start of a pass and not
-                after.
+            since: the start of the pass. Waits count from it, so that they end just before a later pass starts and not
+                just after.
             now: the time of the answer; Retry-After counts from this time.
             jitter: a random number, -1 to 1.
             counts_as_retry: False if the destination is known to be down. A failure then says nothing about the message
                 and uses up no retry.
-            has_lookup: the next attempt first asks whether this one has arrived, so nothing is sent again on a guess.
+            has_lookup: the next attempt first asks whether the message has arrived, and so sends no duplicate.
         """
         match outcome.kind:
             case OutcomeKind.DELIVERED:
@@ -174,9 +174,9 @@ class RetryPolicy:
         """Return the escalation that replaces a message's next attempt; None if the message may be sent.
 
         Args:
-            queued: the message, with the data that its history has about this text.
+            queued: the message, with what its history shows about this text.
             now: the start of the pass.
-            has_lookup: the attempt first asks whether an earlier one has arrived.
+            has_lookup: the attempt first asks whether the message has arrived.
         """
         if queued.delivered_at is not None:
             return Transition.changed(f"Not sent: this text was already delivered at {utc_text(queued.delivered_at)}")

@@ -11,7 +11,7 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Return whether a string is valid Unicode; invalid bytes in a shell's arguments become surrogates."""
+    """Return whether a string is valid Unicode; invalid bytes in command-line arguments become surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -20,15 +20,15 @@ def encodable(text: str) -> bool:
 
 
 LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
-# An underscore that is not within a word, so that a program may read it as emphasis.
+# An underscore that is not inside a word; Markdown may read it as emphasis.
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def inert(text: str, longest: int) -> str:
-    """Escape a text for a chat or a mail. Replace possible markup, mentions and links by similar characters.
+    """Escape text for a chat or an email. Replace possible markup, mentions and links with similar characters.
 
-    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and no channel can be
-    reliably told to show a text unchanged.
+    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and no channel has a
+    reliable way to show text verbatim.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)

@@ -15,7 +15,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.retry_policy import LATEST, later
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A pass that starts further in the future had a wrong clock, and says nothing about the next pass.
+# If a recorded start is further in the future, the clock was wrong, and the pass says nothing about the next pass.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
 MAX_TICKS = 2**24  # maximum number of ticks to look ahead: at one a minute, 31 years
@@ -58,7 +58,9 @@ class Ticks(ABC):
         return self[self.after(time)]
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
-        """Return the first tick from a given number that meets a monotonic condition; None if there is none."""
+        """Return the number of the first tick, from a given number on, that meets a monotonic condition; None if there
+        is none.
+        """
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
             before, reach = before + reach, 2 * reach
@@ -84,7 +86,7 @@ class Grid(Ticks):
 
 
 class Listed(Ticks):
-    """Ticks at any intervals; number 0 is the first. After the last tick comes the end of time.
+    """Ticks at irregular intervals, numbered from 0. After the last tick, every tick is `LATEST`.
 
     Args:
         ticks: the times, in order. They are computed on demand.
@@ -117,9 +119,9 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
     """Return the ticks of a cron line, by the rules of crontab(5).
 
     Args:
-        line: its five fields, or a nickname such as ``@hourly``.
+        line: the five fields, or a nickname such as ``@hourly``.
         now: the present time; earlier ticks are not needed.
-        zone: cron's time zone; None is this machine's.
+        zone: cron's time zone; None means this machine's.
 
     Returns:
         The ticks; None if the line is invalid or never matches a time.
@@ -135,7 +137,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
     step = HOUR / len(minutes)
     if fields[1:] == ["*"] * 4 and all(minute - minutes[0] == number * step for number, minute in enumerate(minutes)):
         return Grid(_utc(hour + minutes[0] * MINUTE, zone), timedelta(minutes=step))
-    # If both are restricted, a day has to match only one of them.
+    # If the day of the month and the day of the week are both restricted, a day has to match only one of them.
     either = not fields[2].startswith("*") and not fields[4].startswith("*")
 
     def has_ticks(day: date) -> bool:
@@ -159,7 +161,7 @@ def _ticks_on_days(
         if has_ticks(day):
             for hour in hours:
                 for minute in minutes:
-                    tick = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001  local, as cron's is
+                    tick = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001  local, as in cron
                     if tick >= since:
                         without = 0
                         yield _utc(tick, zone)
@@ -194,7 +196,7 @@ def _utc(local: datetime, zone: tzinfo | None) -> datetime:
 
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
-    """Return ticks at an interval that follow the clock: an interval of 15 minutes gives quarters of an hour."""
+    """Return ticks at an interval, aligned with the clock: an interval of 15 minutes gives every quarter of an hour."""
     try:
         found = by_cron(schedule(interval), now, zone)
     except ConfigurationError:
@@ -216,5 +218,5 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
     if not starts:
         return None
     phases = [(start - EPOCH) % interval // MINUTE for start in starts]
-    usual, _ = Counter(phases).most_common(1)[0]  # of equally common phases the first, which is the newest
+    usual, _ = Counter(phases).most_common(1)[0]  # the newest of equally common phases, which comes first
     return Grid(starts[phases.index(usual)], interval)

@@ -1,7 +1,8 @@
-"""Suggested commands, completed so that they work when pasted. They name the program as it was called, and its
-settings.
+"""Complete the commands that texts suggest, so that they work when pasted: with the program as the user called it, and
+with its ``--config``.
 
-Texts call the program ``retrycli``. The command line registers how it was called; for a library, texts stay unchanged.
+Texts call the program ``retrycli``. The command line registers how the user called it. In a library texts stay
+unchanged.
 """
 
 import re
@@ -15,15 +16,15 @@ NAME = "retrycli"
 
 @dataclass(frozen=True)
 class Invocation:
-    """The program as it was called."""
+    """How the user called the program."""
 
     program: Sequence[str] = (NAME,)  # words before the command, such as sudo or an interpreter and its options
     # The program by its full path and without sudo, because another user may have a different search path.
     full: Sequence[str] = (NAME,)
     config: str | None = None
-    # The names of all commands. Other words after the program's name are prose.
+    # The names of all commands. Any other word after the program's name is prose.
     commands: frozenset[str] = frozenset()
-    # Returns replacements for commands of the machine; called only for a text that may contain such a command.
+    # Returns this machine's replacements for cron commands; called only for a text that may contain such a command.
     machine: Callable[[], Mapping[str, str]] = dict
 
     @cached_property
@@ -33,7 +34,7 @@ class Invocation:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Return the pattern of a command's start; its group is a backtick if there is one."""
+        """Return the pattern of a command's start; its group is the backtick before the command, if any."""
         names = "|".join(map(re.escape, sorted(self.commands, key=len, reverse=True)))
         return re.compile(rf"(`|(?<![\w/.-])){NAME} (?=(?:--debug )?(?:{names})(?![\w-]))")
 
@@ -45,13 +46,13 @@ class _Now:
 def called_as(
     program: Sequence[str], commands: Iterable[str], *, full: Sequence[str], machine: Callable[[], Mapping[str, str]]
 ) -> None:
-    """Register how the program was called, and its commands.
+    """Register how the user called the program, and the names of its commands.
 
     Args:
         program: the words before the command.
         commands: the names of the commands.
         full: the program by its full path and without sudo.
-        machine: returns replacements for commands of the machine, such as those for systemd.
+        machine: returns this machine's replacements for cron commands, such as those for systemd.
     """
     _Now.call = Invocation(program, full, commands=frozenset(commands), machine=cache(machine))
 
@@ -81,7 +82,7 @@ def as_user(user: str, command: str, config: str | None) -> str:
 
 
 def is_by_sudo() -> bool:
-    """Return whether the program was called through sudo."""
+    """Return whether the user called the program through sudo."""
     return _Now.call.program[0] == "sudo"
 
 
@@ -91,7 +92,7 @@ def own(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Complete the commands in backticks. Other words may be quoted, for example from an answer."""
+    """Complete only the commands in backticks. The rest of the text may be a quotation, for example from an answer."""
     return _complete(text, "`")
 
 

@@ -37,7 +37,7 @@ class Route(NamedTuple):
     destination: str
     # Types that have another route. All other types, including unknown ones, use this route.
     but: frozenset[MessageType] = frozenset()
-    only: frozenset[MessageType] | None = None  # only types that use this route; None if it is not limited
+    only: frozenset[MessageType] | None = None  # the only types that use this route; None if the route is not limited
 
 
 class IdRange(NamedTuple):
@@ -79,7 +79,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def enrolled(cls, at: datetime) -> "Transition":
-        """Make a message wait that is new to the queue, or that must wait again."""
+        """Make a message wait, because it is new to the queue or must wait again."""
         return cls(TransitionKind.ENROLLED, next_attempt_at=at)
 
     @classmethod
@@ -138,14 +138,14 @@ class Transition(NamedTuple):
 
     @classmethod
     def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> "Transition":
-        """Return the transition of an operator's attempt, which uses up no retry."""
+        """Return the transition after an operator's attempt, which uses up no retry."""
         if outcome.kind is OutcomeKind.DELIVERED:
             return cls.delivered()
         return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
 
     @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> "Transition":
-        """Make a message wait again and use up no retry. Without a time, it keeps its present due time."""
+        """Make a message wait again and use up no retry. Without a time, the message keeps its due time."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
@@ -164,7 +164,7 @@ class ActionKind(StrEnum):
 
 
 class Decision(NamedTuple):
-    """A decision about a message that is not recorded yet."""
+    """A decision about a message, before it is recorded."""
 
     message_id: int
     transition: Transition
@@ -189,8 +189,8 @@ class Decision(NamedTuple):
     def superseded(self, difference: Difference) -> "Decision":
         """Return the decision if the row now holds another text or ticket.
 
-        A message that only moved to another ticket, and was certainly not delivered, keeps its decision. Without an
-        attempt, the message is decided again when its turn comes.
+        A message that only moved to another ticket, and was certainly not delivered, keeps its decision. If no attempt
+        was made, the message waits again and is decided with its new text.
         """
         outcome = self.outcome
         if outcome is None:

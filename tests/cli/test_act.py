@@ -111,8 +111,8 @@ def test_requeue_reports_each_id_it_cannot_requeue_and_requeues_the_others(
     assert [f"retrycli: {refusal['error']}" for refusal in told["refused"]] == done.stderr.splitlines()
     assert done.stderr.splitlines() == [
         "retrycli: message 1 is sent, not failed: there is nothing to requeue",
-        "retrycli: message 12 is not escalated; it is waiting for its next attempt: "
-        "there is nothing to requeue; `retrycli retry 12` attempts it now",
+        "retrycli: message 12 is not escalated; it is waiting for its next attempt, "
+        "so there is nothing to requeue. `retrycli retry 12` attempts it now",
         "retrycli: no message 99; `retrycli list-failed` lists the failed messages",
     ]
     assert acts(application) == [(11, "anna", "requeued")]

@@ -470,7 +470,7 @@ def test_an_unavailable_api_ends_the_pass_with_69_and_costs_five_messages_one_re
     assert f"The ticketing API can't be reached ({sandbox.url}, next probe at " in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (
-        "The failures that revealed the outage used up one retry each. So does a probe that gets a response, from "
+        "Each failure that revealed the outage used up one retry. From a message's third probe on, a probe that gets a "
         in done.stderr
     )
     assert [row["retry_count"] for row in application.rows().values()] == [1] * 5 + [0] * 3
@@ -555,7 +555,7 @@ def test_recovered_time_is_reported_though_many_passes_were_skipped_meanwhile(
     application.execute("UPDATE pending_messages SET status = 'sent'")
     done = at_work("run-once")
     assert "The pass ran out of time" in late.stderr
-    assert "Message retry passes have enough time again (they ran out of it at " in done.stderr
+    assert "Message retry passes have enough time again (they ran out of time at " in done.stderr
 
 
 def test_refused_credentials_end_the_pass_with_77_and_cost_no_retry(cli: Cli, application: Application) -> None:

@@ -225,7 +225,7 @@ def test_messages_being_sent_are_left_alone(
     assert queue_rows(database) == before
     assert history(database) == []
     why = acts.why_not(kind, [1, 2], NOON)
-    assert str(why[1]).startswith("message 1 is being sent now (a-hand); look again with `retrycli show 1`, after ")
+    assert str(why[1]).startswith("message 1 is being sent now (a-hand); run `retrycli show 1` after ")
     assert "being sent now (the-pass)" in str(why[2])
 
 
