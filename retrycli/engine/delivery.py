@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 class Delivery:
     """The delivery of one route in one pass.
 
-    What a failed transaction changed is restored. So values are replaced and never changed in place.
+    If a transaction fails, the attributes that it changed are restored. So values are replaced, never changed in place.
 
     Args:
         deps: everything outside the engine.
@@ -116,13 +116,13 @@ class Delivery:
     # -- transactions -----------------------------------------------------------------------------------------
 
     async def _transact(self, work: Callable[[], Result]) -> Result:
-        """Run `work` in one transaction. Repeat it while the application locks rows that it writes.
+        """Run `work` in one transaction. Repeat the transaction while the application locks rows that `work` writes.
 
-        Never block within a transaction: answers could not be read meanwhile, and their requests would time out. Only
-        the commit may wait, while the event loop goes on.
+        Never block the event loop within a transaction: no answer could be read meanwhile, and requests would time out.
+        Only the commit may wait, and the event loop runs on during this wait.
 
         Raises:
-            DatabaseBusy: it stays locked until the claims have expired and the pass should have ended.
+            DatabaseBusy: the rows stay locked until the claims have expired and the deadline has passed.
         """
         while True:
             before = self._snapshot()
@@ -138,7 +138,7 @@ class Delivery:
                 if self._deps.now() >= self._give_up_at:
                     raise
             except DatabaseUnavailable:
-                # It may be committed: messages that it has taken are neither sent nor released.
+                # The transaction may have been committed: the messages that it took are neither sent nor released.
                 self._restore(before, but=self._supply)
                 raise
             await self._deps.sleep(TRY_AGAIN_SECONDS)
@@ -164,11 +164,12 @@ class Delivery:
         return expires_at if self._deps.stop_requested() else max(expires_at, self._since + self._rules.deadline)
 
     def _keep_answers(self) -> bool:
-        """Record the outcomes of all answers in retrycli's own tables, because the application's is locked.
+        """Record the outcomes of all answers in retrycli's own tables, because the application's table is locked.
 
-        The outcomes then survive if this process dies. A released message waits again whichever pass takes it over, so
-        its attempt has ended. That pass decides the other attempts. Return False if these tables are locked as well. Do
-        not renew the claims here: otherwise a pass that the application blocks would never give up.
+        The outcomes then survive if this process dies, and the pass that takes over the messages decides them. If a
+        message will be released, it waits again in any case, so its attempt is already recorded as ended. Return False
+        if retrycli's tables are locked as well. Do not renew the claims here: otherwise a pass that the application
+        blocks would never give up.
         """
         self._new = [*self._new, *self._in_flight.arrived()]
         before = self._snapshot()
@@ -196,7 +197,7 @@ class Delivery:
         return False
 
     async def _wait_for_rows(self) -> bool:
-        """Wait until the application unlocks rows. All requests have been answered before.
+        """Wait until the application unlocks rows. No requests are in flight.
 
         Returns:
             True if more attempts may start, because some rows are unlocked.
@@ -211,7 +212,7 @@ class Delivery:
                 return True
         return False
 
-    # -- what transactions do ---------------------------------------------------------------------------------
+    # -- work in transactions ------------------------------------------------------------------------------
 
     def _record_and_begin(self) -> list[Attempt]:
         """Record results, and begin the next attempts. No request is sent before the commit."""
@@ -247,7 +248,7 @@ class Delivery:
         self._new = ()
         self._results.events = [*self._results.events, *events]
         if in_doubt := self._newly_in_doubt():
-            # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
+            # The messages stay claimed. If this process dies, their answers are known, and the messages are sent again.
             self._deps.claims.results.record_answers(self._supply.claim, in_doubt, self._deps.now())
         self._results.write([self._decide(attempt) for attempt in observed])
 

@@ -11,8 +11,8 @@ from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReas
 from retrycli.engine.ports import Dependencies, PassRules
 
 FORBIDDEN = 403
-# Number of a message's answered probes that use up no retry. Later probes use up retries, so that a message that is
-# alone in the queue is eventually escalated.
+# Number of a message's probes that use up no retry although they are answered. Later probes use up retries, so that the
+# only message in the queue is eventually escalated.
 FREE_PROBES = 2
 
 
@@ -31,7 +31,7 @@ class Destination:
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
-        self.saved = breaker  # breaker in the database, according to this pass
+        self.saved = breaker  # breaker in the database, as far as this pass knows
         self.width = 1
         self.doubt = Doubt()
         self.stop_reason: StopReason | None = None
@@ -160,7 +160,7 @@ def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) 
 def judge(
     destination: Destination, deps: Dependencies, attempts: Sequence[Attempt], *, last: bool
 ) -> tuple[list[Attempt], list[Event]]:
-    """Update the destination from attempts, based on what other passes have learnt, and save its breaker.
+    """Update the destination from attempts and from what other passes have learnt, and save its breaker.
 
     Args:
         destination: the destination of the attempts.

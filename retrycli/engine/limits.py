@@ -45,7 +45,7 @@ class PassLimits:
         return self.stop_reason is None
 
     def stop(self, reason: StopReason, detail: str | None = None) -> None:
-        """Stop starting attempts, and keep the reason."""
+        """Start no more attempts, and keep the first reason."""
         if self.stop_reason is None:
             self.stop_reason, self.detail = reason, detail
 

@@ -127,8 +127,8 @@ async def _record_arrival(
 async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision) -> list[Event]:
     """Write the result. Until the claim expires, wait for the application's locks.
 
-    After that, a pass writes the result: the outcome of the attempt is recorded, unless the file was locked all the
-    time.
+    After that, a pass writes the result from the recorded outcome. The outcome is missing only if the file was locked
+    the whole time.
     """
     while True:
         events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [decision]))

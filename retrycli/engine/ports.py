@@ -1,4 +1,4 @@
-"""What a pass is given: the ports, which are protocols that adapters implement, and its rules."""
+"""The ports of a pass, which are protocols that adapters implement, and its rules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # A claim holds enough messages for `ROUNDS_AHEAD` rounds of answers, within the minimum and the maximum.
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
-# Extra time of a claim. An application that locks the database may delay a live pass by half of it.
+# Extra time in the lease of a claim. An application that locks the database may delay a live pass by half of it.
 CLAIM_MARGIN = timedelta(seconds=60)
 
 # The interval at which a pass reads the shared state. A host may act on outdated state for this long.
@@ -66,7 +66,7 @@ class Database(Protocol):
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
         """Run all writes in the block in one transaction.
 
-        Commit at the end of the block, or earlier by calling the function that it yields. This function returns False
+        Commit at the end of the block, or earlier if the block calls the yielded function. This function returns False
         if readers of a SQLite file block the commit, and may be called again.
 
         Raises:
@@ -83,7 +83,7 @@ class Results(Protocol):
     def record_arrival(
         self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record a finished attempt at a claimed message, if a look-up found that it had arrived."""
+        """Record a finished attempt at a claimed message that a look-up found to have arrived."""
 
     def begin(
         self,
@@ -114,7 +114,7 @@ class Claims(Protocol):
 
     @property
     def results(self) -> Results:
-        """Return the results of claimed messages, to which attempts are recorded."""
+        """Return the store of results, which also records attempts at claimed messages."""
 
     def count_due(self, due_by: datetime) -> int:
         """Count the due messages."""
@@ -200,7 +200,7 @@ class Ledger(Protocol):
         """Claim the one probe that is due. Return whether this pass got it."""
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Reserve a time for one request, unless it is too late."""
+        """Return the time at which one request may be sent, and reserve it unless it is too late."""
 
     def paused(self, now: datetime) -> str | None:
         """Describe why deliveries are paused; None if they are not."""
@@ -221,7 +221,7 @@ class Lock(Protocol):
 
 
 class Gateway(Protocol):
-    """Delivers messages."""
+    """An adapter that delivers messages."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message. Never raise for an error of the other side."""
@@ -239,11 +239,11 @@ class Dependencies(NamedTuple):
     ledger: Ledger
     # Corrects times in the future that a wrong clock wrote, given the current time and the lease of a claim.
     repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
-    # Examines up to the given number of further attempts. Deletes those before a given time, together with old actions
-    # and passes.
+    # Examines at most the given number of further attempts, and deletes those from before a given time. Also deletes
+    # old actions and passes.
     prune: Callable[[datetime, int], int]
-    # Opens the gateway. It is opened only if there is something to send, because that takes longer than a pass with
-    # nothing due.
+    # Opens the gateway. A pass opens it only if there is something to send, because opening takes longer than a whole
+    # pass with nothing due.
     open_gateway: Callable[[], AbstractAsyncContextManager[Gateway]]
     emit: Callable[[Event], None]
     now: Callable[[], datetime]
@@ -258,7 +258,7 @@ class Dependencies(NamedTuple):
 class PassRules:
     """The rules of a pass."""
 
-    destination: str  # for messages without a route of their own
+    destination: str  # destination of messages without a route of their own
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -270,7 +270,7 @@ class PassRules:
     per_ticket_order: bool = False  # a ticket's messages wait until its earlier ones are delivered or escalated
     routes: tuple[Route, ...] = ()  # in order; without routes all messages go to ``destination``
     retention: timedelta | None = None  # age up to which attempts and passes are kept; None keeps them forever
-    probe_now: bool = False  # probes a destination that is down, without waiting until its probe is due
+    probe_now: bool = False  # probe a destination that is down now, without waiting until its probe is due
     at_a_server: bool = False  # the database is on a server, where each transaction waits
 
     def destination_of(self, message_type: str) -> str:
@@ -282,15 +282,15 @@ class PassRules:
 
     @property
     def claim_at_once(self) -> int:
-        """Return how many messages to claim in one transaction: enough for a short time. Other hosts can claim the
-        rest.
+        """Return how many messages to claim in one transaction: enough for a short time, so that other hosts can claim
+        the rest.
         """
         enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
 
     @property
     def lease(self) -> timedelta:
-        """Return the lease of a claim: the time for a request, and for delays of its pass."""
+        """Return the duration of a claim's lease: the time for a request, and extra time for delays of the pass."""
         return self.request_timeout + CLAIM_MARGIN
 
     def due_by(self, started_at: datetime) -> datetime:

@@ -20,7 +20,7 @@ from retrycli.engine.recording import record
 def recover(
     deps: Dependencies, rules: PassRules, claim: Claim, expired: Sequence[ExpiredClaim], now: datetime
 ) -> list[Event]:
-    """Write the results of attempts at messages that were taken over, because their claims have expired.
+    """Write the results of attempts at messages that this pass took over because their claims had expired.
 
     If an attempt's answer was recorded, its outcome is known. Without an answer, the outcome is unknown.
     """

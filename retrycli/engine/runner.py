@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
 # Maximum number of escalated messages that are read in full at the same time, because their texts may be long.
 CHANGED_AT_ONCE = 100
-# Maximum number of attempts that one pass examines for pruning, and the maximum number of actions and of passes
-# that it deletes.
-#
-# The database is locked during this time: for about 50 ms, even with a history of a million attempts.
+# Maximum number of attempts that one pass examines for pruning, and of actions and of passes that it deletes. Pruning
+# locks the database for about 50 ms, even with a history of a million attempts.
 PRUNE_AT_MOST = 10_000
 # Reasons for an early end, in order of precedence. A pass with several reasons ends for the first of them.
 GRAVITY = (
@@ -90,7 +88,7 @@ class _Pass:
     # -- start, recover and enrol -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Set the start of the pass to the present time. Another pass was working while this one waited for the lock.
+        """Set the start of the pass to the present time, because another pass may have run while this one waited.
 
         Correct times that a wrong clock wrote, so that no message waits for them.
         """
@@ -123,7 +121,7 @@ class _Pass:
             rules = self._rules_for(route, number, of=len(routes))
             if self._deliveries and rules.limit == 0:
                 break
-            from retrycli.engine.delivery import Delivery  # a pass with nothing due needs none of it
+            from retrycli.engine.delivery import Delivery  # not needed by a pass with nothing due
 
             delivery = Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
@@ -151,7 +149,7 @@ class _Pass:
             deadline=self._rules.deadline * ((number + 1) / of),
         )
 
-    # -- forget and report ------------------------------------------------------------------------------------
+    # -- prune and report ----------------------------------------------------------------------------------
 
     def prune_history(self) -> None:
         if self._rules.retention is not None:
@@ -166,8 +164,8 @@ class _Pass:
         return self.finish(RESULTS.get(reason, PassResult.STOPPED), reason, detail)
 
     def _untried_outage(self) -> str | None:
-        """Describe a destination that is still down and was not tried, because the outcomes of other destinations say
-        nothing about it.
+        """Describe a destination that is still down and that this pass did not try. The outcomes of other destinations
+        say nothing about it.
         """
         tried = {delivery.destination for delivery in self._deliveries}
         others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
@@ -205,7 +203,7 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
 
     Args:
         deps: everything outside the engine.
-        rules: the rules of retries.
+        rules: the retry rules.
         now: the start of the pass, from which waits count.
         emit: receives events after the commit.
 
@@ -260,7 +258,7 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     if escalation := escalation_before_send(deps, rules, queued, now):
-        # If the application writes an error or a count at every tick, that is not a reason for a new notification.
+        # An application that writes an error or a count at every tick must not cause new notifications.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     transition = rules.policies[queued.message.message_type].enrol(
         queued.message, first_failed_at=first_failure(queued.message, now), now=now, jitter=deps.jitter()
@@ -272,7 +270,7 @@ def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
     """Enrol messages. Return events for those that are escalated immediately."""
-    from retrycli.engine.recording import event_of  # as above
+    from retrycli.engine.recording import event_of  # not needed by a pass with nothing new
 
     entries = []
     for message in fresh:
@@ -284,7 +282,7 @@ def enrol(
             transition = policy.enrol(message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
             decision = Decision(message.id, transition)
         entries.append((decision, failed_at, message.ticket_id))
-    # Not the start of the pass: operators may have been notified of escalations up to a later time.
+    # Use the present time, not the start of the pass: operators may have been notified of later escalations already.
     refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
     return [
         event_of(message, decision, refusal=refused.get(decision.message_id))

@@ -15,16 +15,16 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
-# An answer waits until there are this many answers, or this share of the requests in flight if that is more. They are
-# then recorded in one transaction. If every answer waited for all others, all requests would soon be sent and answered
-# in step.
+# Answers are recorded in one transaction as soon as there are this many or, if that is more, as many as this share of
+# the requests in flight. If every answer waited for all others, all requests would soon be sent and answered in step.
 ENOUGH, SHARE = 8, 1 / 4
 # The maximum time that an answer waits for others, in rounds of the event loop. A transaction in a file costs little; a
 # transaction on a server waits for the server five times.
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 MAX_LOCKED_ROWS = 8  # maximum number of locked rows for which a transaction waits
 TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
-# Maximum number of attempts to commit. Then the lock, which blocks the application's readers, is released.
+# Maximum number of tries to commit. After the last one, the lock is released, because it blocks the application's
+# readers.
 COMMIT_TIMES = 100
 
 
@@ -64,7 +64,7 @@ class Supply:
     def take(self, room: int, destination: Destination) -> Sequence[int]:
         """Return at most `room` claimed messages, oldest due first, and claim more as needed.
 
-        If a message must show something about the destination first, return only that message.
+        If the next request is a probe, or must show what answers in doubt are about, return only its message.
         """
         if destination.doubt.tickets or destination.probing:
             self.release()
@@ -75,7 +75,7 @@ class Supply:
         return taken
 
     def unblock(self, tickets: Iterable[str]) -> None:
-        """Unblock the next message of tickets, because the message before it is decided."""
+        """Unblock the next message of each ticket, because the message before it is decided."""
         self._unblocked_tickets |= frozenset(tickets)
 
     def release(self) -> None:
@@ -121,7 +121,7 @@ class InFlight:
 
     Args:
         deps: the clock.
-        rules: show whether the database is on a server, where each transaction waits.
+        rules: show whether the database is on a server, where each transaction takes longer.
         supply: knows when the claims expire.
     """
 
@@ -182,7 +182,7 @@ class ResultWriter:
     Args:
         deps: the database and the clock.
         rules: show whether tickets keep their order.
-        supply: holds the claim, and the tickets whose next message follows a written result.
+        supply: holds the claim, and the tickets to unblock after a result is written.
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
