@@ -1,4 +1,4 @@
-"""This machine's crontabs, cron's daemon, and all callers of a pass."""
+"""This machine's crontabs, cron's daemon, and everything that runs a pass."""
 
 import os
 import re
@@ -31,7 +31,7 @@ class UserCrontab:
     """A user's own crontab, which only the command ``crontab`` may touch."""
 
     host: Host
-    # The user whose crontab it is; None is the current user. Root may name another.
+    # The user whose crontab it is; None means the current user. Only root may name another user.
     user: str | None = None
 
     @property
@@ -82,7 +82,7 @@ def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
 
 
 def has_cron(host: Host) -> bool:
-    """Return whether cron is installed; a folder /etc/cron.d does not show it."""
+    """Return whether cron is installed. A folder /etc/cron.d does not prove it."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
 
 
@@ -120,7 +120,7 @@ def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:
 
 
 def _cron_started_at(proc: Path) -> datetime | None:
-    """Return the start of cron's daemon: the oldest process of its name, because jobs start as its copies (proc(5))."""
+    """Return when cron's daemon started (proc(5)). Of several processes it is the oldest: jobs start as its copies."""
     daemons = [path for path, name in processes(proc) if name in DAEMONS]
     try:
         boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(), re.MULTILINE)
@@ -135,8 +135,8 @@ def _cron_started_at(proc: Path) -> datetime | None:
 def daemon_commands(host: Host) -> dict[str, str]:
     """Return this machine's replacements for the cron commands that texts suggest.
 
-    The commands differ if there is no systemd, cron has a different name on some systems, and `service` is often
-    outside a user's search path. Root needs no sudo, which may not be installed.
+    Without systemd the commands differ. On some systems cron has a different name, and `service` is often outside a
+    user's search path. Root needs no sudo, which may not be installed.
     """
     is_crond = not (host.root / "usr/sbin/cron").exists() and (host.root / "usr/sbin/crond").exists()
     name, sudo = "crond" if is_crond else "cron", "" if host.uid == 0 else "sudo "
@@ -164,6 +164,6 @@ def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
             unread[title] = str(error).partition(";")[0]
         else:
             yield from cron_line.calls(text, system=False, title=title, user=user, owner=user or host.login)
-    # cron reads no other names
+    # Cron ignores files with other names.
     for path in [host.root / "etc/crontab", *files_in(host.root / "etc/cron.d", r"[\w-]+", unread)]:
         yield from cron_line.calls(read_text(path, unread), system=True, title=str(path))

@@ -24,7 +24,7 @@ NOT_THERE = 127  # a shell's exit status for an unknown program
 TIMED_OUT = 124  # exit status of timeout(1)
 SECONDS = 120  # time after which a program counts as failed
 ANSWER_SECONDS = 3  # the same for commands that only read
-READABLE_BY_ALL = 0o644  # readers of these files run as other users, whatever the umask of cron
+READABLE_BY_ALL = 0o644  # mode of files that other users' programs read, whatever cron's umask is
 # File systems whose locks SQLite can't rely on.
 NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),
@@ -231,7 +231,7 @@ def encoded(text: str) -> bytes:
 
 
 def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:
-    """Replace a file by one that everybody can read. A reader sees the complete old or the complete new content.
+    """Replace a file with one that everybody can read. A reader sees the complete old or the complete new content.
 
     Args:
         path: the file.
@@ -243,7 +243,7 @@ def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat
         OSError: the file can't be written; the old file is unchanged.
         ValueError: the path is invalid.
     """
-    # The name must not end as programs expect it: node_exporter reads every .prom.
+    # The temporary name must not end like the file's, because programs such as node_exporter read every .prom file.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:

@@ -21,7 +21,7 @@ from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.system import process
 from retrycli.system.trust import is_planted, open_private, user_name
 
-OWN_STATE = Path(".local/state/retrycli")  # a user's state folder, in the home; the lock creates it
+OWN_STATE = Path(".local/state/retrycli")  # a user's state folder, in the user's home; `PassLock` creates it
 POLL_SECONDS = 0.1
 LONGEST = 4096  # maximum length of a holder's text; a longer file is something else, such as a database
 
@@ -70,7 +70,7 @@ class PassLock:
         sleep: Callable[[float], None],
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Acquire the lock. Wait for it, but not after ``give_up`` returns True.
+        """Acquire the lock. Wait for it for at most ``wait_seconds``, and only until ``give_up`` returns True.
 
         Raises:
             LockHeld: another process held the lock the whole time; the error names it.
@@ -86,7 +86,7 @@ class PassLock:
             sleep(POLL_SECONDS)
             waited += POLL_SECONDS
         self._file = file
-        with suppress(OSError):  # on a full disk the lock works, without its holder's name
+        with suppress(OSError):  # on a full disk the lock works, but does not name its holder
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
 
@@ -152,7 +152,8 @@ class PassLock:
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
             remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
             return LockUnusable(
-                f"can't open the lock file {self._path}: it belongs to {owner}, who ran a pass here; as root: {remedy}"
+                f"can't open the lock file {self._path}: it belongs to {owner}, who ran a pass here; "
+                f"run as root: {remedy}"
             )
         return LockUnusable(
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
@@ -169,7 +170,7 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     if found.st_nlink > 1:
         return "has a hard link, so it may be used for something else"
     if found.st_size > LONGEST:
-        return "contains something else"
+        return "contains other data"
     if is_planted(found, folder.stat()):
         return "belongs to another user, in a folder that anybody can write to"
     return None

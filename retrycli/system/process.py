@@ -75,7 +75,7 @@ def has_terminal(proc: Path = Path("/proc")) -> bool:
 
 
 def _status(process: Path) -> tuple[str, str, str]:
-    """Return a process's name, its parent and its terminal: from the file described in proc_pid_stat(5).
+    """Return a process's name, its parent and its terminal, from its stat file (proc_pid_stat(5)).
 
     Raises:
         OSError, ValueError, IndexError: the process does not exist, or can't be read.
@@ -86,8 +86,8 @@ def _status(process: Path) -> tuple[str, str, str]:
 
 
 def install(extra: str) -> str:
-    """Return the command that installs an extra for the running Python, to which the first `pip` in the search path may
-    not belong.
+    """Return the command that installs an extra for the running Python. The first `pip` in the search path may belong
+    to another Python.
     """
     return f"{sys.executable} -m pip install 'retrycli[{extra}]'"
 
@@ -102,7 +102,7 @@ def prepare_streams() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed, for example by `>&-` in a crontab
-            # Keep its descriptor in use: the next file opened would get it, and receive this output.
+            # Keep the descriptor in use. Otherwise the next file that is opened would get it, and receive this output.
             nowhere = os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stdout = _through(_Stdout, sys.stdout)
@@ -144,17 +144,17 @@ class _Stderr(FileIO):
 
 # -- file descriptors -----------------------------------------------------------------------------------------
 
-# Number of file descriptors that connections must leave free. They are for files that a pass opens while requests are
-# in flight. These are the database's journal, write-ahead log, shared memory, folder and temporary files, or a new
-# connection to its server. Others are for the name look-up (configuration, hosts, a socket to each name server), log
-# files, and an import.
+# Number of file descriptors that connections must leave free for what a pass opens while requests are in flight:
+# - the database's journal, write-ahead log, shared memory, folder and temporary files, or a connection to its server;
+# - a name look-up's configuration and hosts file, and a socket to each name server;
+# - log files, and a module that is imported.
 RESERVE = 24
 # Number of file descriptors that a pass keeps open: the database and its log, the lock, the event loop, a ping in
 # progress.
 OVERHEAD = 16
 # Number of file descriptors for each request. HTTP: a connection, a second one in parallel (RFC 8305), an attached file
-# and its folder. SMTP: a connection, its duplicate to cut it, and a file with its folder. Before the connection, the
-# look-up of its name uses some.
+# and its folder. SMTP: a connection, a duplicate through which it can be cut, and a file with its folder. Before there
+# is a connection, the name look-up uses some of them.
 PER_REQUEST = 4
 
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"
@@ -217,8 +217,8 @@ def shortage_now() -> str | None:
 
 
 def _raise_soft_limit(needed: int) -> int:
-    """Return the soft limit, raised towards the hard one if it is too low. Raise it only as far as needed, because
-    programs with select() fail with high numbers.
+    """Return the soft limit, raised towards the hard limit if it is too low. Raise it only as far as needed, because
+    select() fails with high descriptor numbers.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = min(needed, _limit(hard))
@@ -235,7 +235,7 @@ def _limit(value: int) -> int:
 
 def _in_use() -> int:
     try:
-        return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # without the one of this listing
+        return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # without the descriptor of this listing
     except OSError as error:
         if lack := shortage(error):
             raise ConfigurationError(lack) from error

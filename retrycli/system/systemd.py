@@ -59,7 +59,7 @@ def service(job: Job, *, system: bool) -> str:
 
     Args:
         job: the pass.
-        system: the service is a unit of the system, which names its user.
+        system: the service is a system unit, which names its user.
     """
     user = f"User={job.user}\n" if system else ""
     own = "" if system else " --user"
@@ -142,7 +142,7 @@ def when(interval: timedelta) -> str:
 
 
 def called(text: str) -> tuple[str, str | None] | None:
-    """Return a service's command that runs a pass, and the settings' file that it names; None if the service runs no
+    """Return a service's command that runs a pass, and the settings file that it names; None if the service runs no
     pass.
     """
     for value in values(text).get("ExecStart", []):
@@ -185,7 +185,7 @@ def span(when: str) -> timedelta | None:
 
 
 def values(text: str) -> Mapping[str, list[str]]:
-    """Return a unit's settings."""
+    """Return the values in a unit, by key."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if assignment := re.match(r"(\w+)\s*=\s*(.*\S)", line):

@@ -20,7 +20,7 @@ PRIVATE = 0o600  # readable and writable by its owner only
 ROOT = 0
 OWN_FOLDER = "move the file to its own folder"
 MAX_LINKS = 40  # maximum that Linux follows on the way to a file (path_resolution(7))
-# The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask.
+# The attribute with a file's access list (acl(5)). If a file has a list, its mode's group bits are the list's mask.
 ACCESS_LIST = "system.posix_acl_access"
 
 
@@ -31,7 +31,7 @@ class Weakness:
     place: Path
     reason: str  # continues "<place> …"
     remedy: str  # a command, or another remedy
-    is_open_to_all: bool = False  # every user of the machine can, not only one user or group
+    is_open_to_all: bool = False  # every user of the machine can change it, not only one user or group
     is_of_another: bool = False  # another user owns the place
 
     def __str__(self) -> str:
@@ -198,7 +198,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
-    if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides the modes; Kubernetes mounts folders so, with mode 0777
+    if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides modes; Kubernetes mounts such folders with 0777
         return None
     if found.st_mode & stat.S_IWOTH:
         remedy = OWN_FOLDER if is_folder and found.st_mode & stat.S_ISVTX else f"`chmod o-w {_quoted(place)}`"

@@ -341,7 +341,7 @@ def test_a_file_too_long_for_a_lock_is_left_alone(path: Path) -> None:
     """Somebody may have named the database itself."""
     content = b"SQLite format 3\0" + bytes(4096)
     path.write_bytes(content)
-    with pytest.raises(LockUnusable, match=r"contains something else; set run\.lock_file to another path"):
+    with pytest.raises(LockUnusable, match=r"contains other data; set run\.lock_file to another path"):
         acquire(PassLock(path))
     assert path.read_bytes() == content
 
@@ -383,7 +383,7 @@ def test_a_lock_left_by_root_is_reported_with_its_owner_and_a_remedy() -> None:
         with pytest.raises(LockUnusable) as refused:
             as_user(OURS, PassLock(place / "lock").check)
         told = f"can't open the lock file {place}/lock: it belongs to root, who ran a pass here"
-        assert str(refused.value) == f"{told}; as root: chown {OURS} {place}/lock"
+        assert str(refused.value) == f"{told}; run as root: chown {OURS} {place}/lock"
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:
