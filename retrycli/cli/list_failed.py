@@ -22,7 +22,9 @@ FIELDS = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attem
 def list_failed(
     ctx: typer.Context,
     filters: Filter,
-    sort: Annotated[Literal["next", "id", "tries", "age"], typer.Option(help="How to order the messages.")] = "next",
+    sort: Annotated[
+        Literal["next", "id", "tries", "age"], typer.Option(help="Sort the messages by this property.")
+    ] = "next",
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=MAX_NUMBER, help="Show at most N messages.", show_default="50 on a terminal"),

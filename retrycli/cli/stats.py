@@ -49,7 +49,7 @@ Since = Annotated[
 def stats(
     ctx: typer.Context,
     since: Since = None,
-    by: Annotated[GroupBy, typer.Option(help="How to group the attempts.")] = GroupBy.OUTCOME,
+    by: Annotated[GroupBy, typer.Option(help="Group the attempts by this property.")] = GroupBy.OUTCOME,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:

@@ -131,8 +131,8 @@ class Gates:
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
     def _last_pass(self, found: MessageDetails) -> Gate:
-        """Report what refused or ended the last pass. This gate holds nothing back: each pass tries again, and may end
-        in the same way.
+        """Report why requests of the last pass were refused, or why it ended early. This gate is always open: each pass
+        tries again, and may end in the same way.
         """
         refused = self.refusals.get(self._rules.destination_of(str(found.row["message_type"])))
         if (ended := refused or self._ended_early) is None:

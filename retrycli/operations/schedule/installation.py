@@ -28,7 +28,7 @@ def texts(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[tuple
 
 
 def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[FileChange]:
-    """Return the changes that schedule a pass; none if the pass is already scheduled as wanted.
+    """Return the changes that schedule a pass; none if the wanted schedule is already installed.
 
     Lines in the crontabs of unrelated users are ignored.
 
@@ -82,7 +82,7 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
     for change in changes:
         if change.target.read() != change.before:
             raise ConfigurationError(
-                f"{change.target.title} has changed meanwhile; nothing was written. Run this again"
+                f"{change.target.title} was modified in the meantime; nothing was written. Run this again"
             )
     own, removes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
     if removes and systemd.has_systemd(host) and any(change.target.title.endswith(systemd.TIMER) for change in changes):
@@ -102,7 +102,7 @@ def _refuse_second_scheduler(others: list[cron_line.Caller], config: str, host: 
         if others[0].installed and others[0].owner != host.login:
             remedy = suggested.as_user(others[0].owner, "cron remove", config)
         raise ConfigurationError(
-            f"passes are already started by {places}. Two schedulers would conflict: keep that one "
+            f"passes are already started by {places}. Two schedulers would conflict: keep the old one "
             f"(`retrycli cron check`), or first {remedy}"
         )
 

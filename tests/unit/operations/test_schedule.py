@@ -326,7 +326,7 @@ def test_a_file_that_cron_ignores_schedules_nothing(desk: Desk) -> None:
 def test_a_crontab_that_changed_during_the_question_is_left_alone(desk: Desk) -> None:
     changes = install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
     desk.programs.crontab = b"0 0 * * * new\n"
-    with pytest.raises(ConfigurationError, match="has changed meanwhile"):
+    with pytest.raises(ConfigurationError, match="was modified in the meantime"):
         apply(SchedulePlace.OWN_CRONTAB, changes, desk.host)
     assert desk.programs.crontab == b"0 0 * * * new\n"
 
