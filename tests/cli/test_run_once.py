@@ -653,7 +653,7 @@ def test_an_aiohttp_without_the_required_internals_is_refused_before_sending(
     done = at_work("run-once", env={"PYTHONPATH": str(at_work.cwd / "changed")})
     assert (done.returncode, sandbox.received) == (78, ())
     [line] = done.stderr.splitlines()
-    assert "Connector._get(key, traces), which safe delivery requires; install an older one" in line
+    assert "Connector._get(key, traces), which safe delivery requires; install an older version" in line
 
 
 @on_sqlite

@@ -37,7 +37,7 @@ def test_names_a_hook_method_that_would_no_longer_be_called(connector: type) -> 
         check_aiohttp([(connector, "_get", ("self", "key", "traces"))])
     assert str(refused.value) == (
         f"aiohttp {aiohttp.__version__} lacks {connector.__name__}._get(key, traces), which safe delivery requires; "
-        f"install an older one: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
+        f"install an older version: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
     )
 
 

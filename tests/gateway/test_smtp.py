@@ -339,7 +339,7 @@ def test_a_server_without_login_receives_no_password() -> None:
     with MailServer() as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome.kind is OutcomeKind.UNAUTHORIZED
-    assert (outcome.error or "").startswith("AUTH: the server offers no login")
+    assert (outcome.error or "").startswith("AUTH: the server offers no log-in")
 
 
 @pytest.mark.parametrize("ways", ["LOGIN", "GSSAPI"])
@@ -347,7 +347,7 @@ def test_older_login_methods_cannot_send_a_password_beyond_ascii(ways: str) -> N
     with MailServer(extensions=[f"AUTH {ways}"], AUTH="334 VXNlcm5hbWU6") as server:
         outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
     assert outcome == Outcome(
-        OutcomeKind.UNAUTHORIZED, error=f"AUTH: the server offers no supported way to log in: {ways}"
+        OutcomeKind.UNAUTHORIZED, error=f"AUTH: the server offers no supported log-in mechanism: {ways}"
     )
 
 

@@ -38,8 +38,9 @@ class ApiReply:
     answer: Answer | None = None
 
 
-# Builds a request for the session of a log-in. It is called every time the request is sent.
+# Builds a request with the token of a log-in, if there is one. Called every time the request is sent.
 BuildRequest = Callable[[str | None], Request]
+# Called with every request, its content and its answer.
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
@@ -85,7 +86,7 @@ class ApiClient:
             progress: the progress, updated while the request is in flight.
 
         Returns:
-            The answer, and the outcome that the request has as a question (`outcome_of_question`).
+            The answer, if any, and its outcome without the success rule (`outcome_of_question`).
         """
         credentials = self.credentials
         if credentials.by_log_in and credentials.session is None and (problem := await self._log_in(None)):
@@ -110,7 +111,7 @@ class ApiClient:
             reply = ApiReply(outcome_of_question(answer, self.preset, self._now()), answer)
         except TRANSPORT_ERRORS as error:
             reply = ApiReply(Outcome(kind_of_exception(error), error=describe_error(error)))
-        # Not in a `finally`: after a deadline it must still say in flight, for the code that set the deadline.
+        # Not in a `finally`: after a timeout, `in_flight` must stay true for the code that handles the timeout.
         if progress is not None:
             progress.in_flight = False
             progress.answered = reply.outcome.kind is not OutcomeKind.UNREACHABLE
@@ -123,9 +124,9 @@ class ApiClient:
         headers = {**request.headers, **self.credentials.headers()}
         if request.content is not None:
             headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
-        # A stream: for bytes httpx and aiohttp both compute headers, and aiohttp warns about long bytes.
+        # Use a stream. For bytes, httpx and aiohttp both compute headers, and aiohttp warns about large bodies.
         sent = httpx.Request(request.method, url, headers=headers, stream=request.content)
-        sent.url = url  # httpx copied it without the path
+        sent.url = url  # httpx copied the URL without the path
         return sent
 
     async def exchange(self, request: httpx.Request, limit: int = ANSWER_LIMIT) -> Answer:
@@ -133,7 +134,7 @@ class ApiClient:
 
         Raises:
             ConfigurationError: the transport rejects the URL. Nothing was sent.
-            One of `TRANSPORT_ERRORS`.
+            One of `TRANSPORT_ERRORS`: the request failed.
         """
         request.extensions["timeout"] = {"connect": self._settings.connect_timeout_seconds}
         try:
@@ -149,7 +150,7 @@ class Credentials:
 
     Args:
         settings: the credentials and ``gateway.auth``, which overrides the preset's method.
-        preset: the method, and the paths at which an answer says why a log-in was refused.
+        preset: the method, and the paths of the error texts in the answer to a log-in.
 
     Raises:
         ConfigurationError: a credential is missing, or can't be put into a header.
@@ -157,11 +158,11 @@ class Credentials:
 
     def __init__(self, settings: GatewaySettings, preset: Preset) -> None:
         self._auth = _auth_of_settings(settings, preset.auth) or preset.auth or Auth()
-        self.by_log_in = self._auth.session is not None  # a log-in comes first, and can be repeated
-        self.session: str | None = None  # the token of the log-in; None before the log-in, or if none is needed
+        self.by_log_in = self._auth.session is not None  # requests need a log-in first, which can be repeated
+        self.session: str | None = None  # the token of the log-in; None before the log-in, or without one
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: secret_text(value) for name, value in given.items()}
-        self.secrets = [self._values["token"], self._values["password"]]  # a token that was replaced is still secret
+        self.secrets = [self._values["token"], self._values["password"]]  # replaced tokens are secrets too
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, but the preset {settings.preset} needs it")
@@ -174,13 +175,13 @@ class Credentials:
             )
         try:
             self.headers()
-            # retrycli's identity, for messages that state it
+            # the value of {identity} in templates
             self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 
     def headers(self) -> dict[str, str]:
-        """Return the headers with the credentials, by names in lower case."""
+        """Return the headers with the credentials, by name in lower case."""
         values = {**self._values, "session": self.session}
         headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
         if self._auth.basic is not None:
@@ -205,7 +206,7 @@ class Credentials:
             now: the clock, for a Retry-After that is a date.
 
         Returns:
-            None if there is a token; otherwise the outcome of the message, which was certainly not sent.
+            None if there is a token. Otherwise the outcome for the message, which was certainly not sent.
         """
         rule = self._auth.session
         assert rule is not None  # noqa: S101  for the type checker
@@ -260,7 +261,7 @@ def _auth_of_settings(settings: GatewaySettings, preset_auth: Auth | None) -> Au
             account = {"username": "{username}", "password": "{password}"}
             path = settings.login_path.replace("{", "{{").replace("}", "}}")
             try:
-                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  the path of a token
+                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  a path, not a token
             except ValueError:
                 raise ConfigurationError(
                     f"gateway.login_path: {path!r} leads outside the base URL; write a path below it"

@@ -24,12 +24,12 @@ from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
 
-# Maximum length of an answer, as a multiple of the length of the message's text. An answer may repeat the text three
-# times, and escaped.
+# Maximum length of an answer, as a multiple of the length of the message's body. An answer may repeat the body three
+# times, and in escaped form.
 MAX_REPETITION = 20
 NOT_AS_EXPECTED = "is not as intended; check it in the ticketing system immediately"
 
-# Exceptions for a value that can't be where its template puts it.
+# Exceptions for a value that is not allowed where its template puts it.
 UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
 
 
@@ -130,10 +130,10 @@ class HttpGateway(BaseGateway):
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no response within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
 
-    # -- before it is sent ------------------------------------------------------------------------------------
+    # -- before the request -----------------------------------------------------------------------------------
 
     async def _prepare(self, queued: QueuedMessage, *, ask: bool = False) -> PreparedRequest:
-        """Build a message's request. With ``ask`` also ask the preset's questions and upload the attachments."""
+        """Build a message's request. With ``ask``, also ask the preset's questions and upload the attachments."""
         try:
             prepared = await self._builder.prepare(queued)
             prepared.fields["marker"] = await self._marker(prepared, ask=ask)
@@ -163,7 +163,7 @@ class HttpGateway(BaseGateway):
     def _require_settled(self, unsettled_since: datetime) -> None:
         settled_at = unsettled_since + timedelta(seconds=max(rule.settle_seconds for rule in self._preset.look_up))
         if (left := (settled_at - self._now()).total_seconds()) > 0:
-            error = f"not found yet; retrycli decides in {left:.0f} s whether to send it again"
+            error = f"message not found yet; retrycli decides in {left:.0f} s whether to send it again"
             raise NotSent(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, prepared: PreparedRequest) -> None:
@@ -188,7 +188,7 @@ class HttpGateway(BaseGateway):
             raise NotSent(replace(reply.outcome, kind=certain.get(reply.outcome.kind, reply.outcome.kind), error=error))
         return token
 
-    # -- sending ----------------------------------------------------------------------------------------------
+    # -- the request ------------------------------------------------------------------------------------------
 
     async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:
         limit = max(ANSWER_LIMIT, min(MAX_REPETITION * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
@@ -199,7 +199,7 @@ class HttpGateway(BaseGateway):
             return reply.outcome
         return _check_confirmation(prepared, reply.answer, outcome_of(reply.answer, reply.outcome, self._preset))
 
-    # -- after it was sent ------------------------------------------------------------------------------------
+    # -- after the request ------------------------------------------------------------------------------------
 
     async def _verify(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
         rule = prepared.rule.verify

@@ -1,6 +1,6 @@
 """Ask a ticketing system whether a message has arrived, whether a note stays internal, and what the system supports.
 
-A question changes nothing. A question without an answer proves nothing, and then nothing is sent.
+A question changes nothing. If it gets no usable answer, it proves nothing, and the message is not sent.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,8 +32,8 @@ from retrycli.gateway.presets.template import Fields, fill_path
 from retrycli.gateway.redaction import redact_secrets
 
 CACHE_SIZE = 100  # maximum number of cached answers for preflights
-MAX_PAGES = 100  # of a list
-# The fields that a step adds if it proves the whole preflight.
+MAX_PAGES = 100  # maximum number of pages of an answer to read
+# Returned for a step that proves the whole preflight. Recognised by its identity.
 ENOUGH: Mapping[str, object] = {}
 
 
@@ -48,7 +48,7 @@ class Lookups:
     answers: dict[str, Answer] = field(default_factory=dict)  # cached, of preflights, by path
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Return whether a preflight that only decides about a marker is proven. A permanent refusal means no."""
+        """Return whether a preflight is proven that only decides about a marker. A permanent refusal means no."""
         try:
             await self.preflight(name, fields)
         except NotSent as error:
@@ -86,7 +86,7 @@ class Lookups:
             fields = {**fields, **taken}
 
     async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
-        """Return the fields that a step adds; None if its condition does not hold."""
+        """Return the fields that a step adds; None if its condition does not hold, or a value is missing."""
         values = fields.get(step.each) if step.each else [None]
         proven = step.holds is None
         taken: dict[str, object] = {}
@@ -120,7 +120,7 @@ class Lookups:
             question: the question.
             fields: the values for its templates.
             what: the question's name, for errors.
-            believe_no: accept an answer as no, even if it lacks a value that the question reads.
+            believe_no: accept an answer as a no, even if it lacks a value that the question reads.
         """
         for page in range(1, MAX_PAGES + 1):
             with_page = {**fields, "page": page}
@@ -152,7 +152,7 @@ class Lookups:
 
 
 def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
-    """Require every value that a question reads, because a message that is not shown may still exist."""
+    """Require every value that a question reads. If one is missing, a message that is not shown may still exist."""
     for condition in (question.holds, question.more):
         path = None if condition is None else condition.path
         if path is not None and (gap := first_gap(answer.json, path, fields)) is not None:
@@ -170,16 +170,17 @@ class Probe:
     """The result of a probe of the ticketing system.
 
     The outcome is `DELIVERED` if a log-in returned a token or the preset's check succeeded; otherwise it is the outcome
-    of a GET of the base URL.
+    of the request that failed, or of a GET of the base URL.
     """
 
     outcome: Outcome
     proves_credentials: bool
-    ahead_seconds: float | None  # by which the system's clock is ahead of this machine's; None if no answer had a date
+    # Seconds by which the system's clock is ahead of this machine's; None if no answer had a date.
+    ahead_seconds: float | None
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
-    """Log in, if deliveries do, and run the preset's check, or a GET of the base URL.
+    """Log in if deliveries do, then run the preset's check. If there is neither, send a GET to the base URL.
 
     Raises:
         ConfigurationError: the base URL, token, preset or CA file can't be used.

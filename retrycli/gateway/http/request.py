@@ -34,9 +34,9 @@ class FilePart:
     """A file within a request body."""
 
     path: Path
-    size: int  # in bytes, when the request was built; the length is announced, so exactly this number is sent
+    size: int  # in bytes, when the request was built; exactly this number is sent, because a header announces it
     as_base64: bool = False
-    # Stands for the file in a JSON string until that is sent. It is random, so no message can contain it.
+    # Stands for the file's contents in a JSON string until the string is sent. It is random, so no message contains it.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class Content(httpx.AsyncByteStream):
 
 
 class _UrlBelow(httpx.URL):
-    """The URL of a plain path below a base URL. To parse it would take longer than all other work on a request."""
+    """The URL of a plain path below a base URL. Parsing the path would take longer than all other work on a request."""
 
     def __init__(self, base: httpx.URL, path: str) -> None:
         super().__init__(base)
@@ -109,19 +109,19 @@ class Request:
 
     method: str
     path: str
-    headers: Mapping[str, str]  # by names in lower case
+    headers: Mapping[str, str]  # by name in lower case
     content: Content | None = None
 
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A message that can be sent, with everything that its request is built from."""
+    """A message that can be sent, with all data for its request."""
 
     rule: MessageRule
     fields: dict[str, object]  # the row's columns, and the other values for templates
     files: list[Attachment]
-    parts: list[FilePart]  # the same files, in the form for JSON
-    request: Request | None = None  # as it was first built, without a session
+    parts: list[FilePart]  # the same files, as parts of a JSON body
+    request: Request | None = None  # the request as first built, without a session
 
 
 class RequestBuilder:
@@ -130,7 +130,7 @@ class RequestBuilder:
     Args:
         settings: the settings with the preset's name, the base URL, and the folder of attachments.
         preset: the rules.
-        identity: retrycli's identity, for messages that state it.
+        identity: the value of ``{identity}`` in templates.
     """
 
     def __init__(self, settings: GatewaySettings, preset: Preset, identity: object) -> None:
@@ -166,7 +166,7 @@ class RequestBuilder:
         return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
 
     def _rule(self, message: Message) -> MessageRule:
-        """Return the rule for a message after checking that the rule supports it."""
+        """Return the rule for a message. Check that the rule supports the message."""
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
@@ -195,7 +195,7 @@ class RequestBuilder:
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
         path = fill_path(rule.path, fields, rule.query)
-        url_below(self._settings.destination, path)  # raises if it is not a valid URL
+        url_below(self._settings.destination, path)  # raises if the URL is invalid
         body = fill(rule.body, fields)
         if rule.encoding == "multipart":
             assert isinstance(body, dict)  # noqa: S101  for the type checker
@@ -203,9 +203,7 @@ class RequestBuilder:
         return Request(rule.method, path, headers, json_content(body, prepared.parts))
 
     def request(self, prepared: PreparedRequest, session: str | None) -> Request:
-        """Return the request as it was first built, if neither a session nor an upload changes it. Otherwise build it
-        again.
-        """
+        """Return the request as first built if neither a session nor an upload changes it. Otherwise build it again."""
         if prepared.request is not None and session is None and self._preset.upload is None:
             return prepared.request
         return self.build(prepared, session)

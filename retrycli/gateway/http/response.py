@@ -17,14 +17,14 @@ from retrycli.gateway.presets.loader import Preset
 from retrycli.gateway.presets.model import Condition, Reclassification, SuccessRule
 from retrycli.gateway.presets.template import Fields, fill_text, plain
 
-# Maximum number of bytes to read from an answer. It does not apply to a long message, which the answer may repeat, or
-# to a question.
+# Maximum number of bytes to read from an answer. Answers to a long message, which they may repeat, and to a question
+# have higher limits.
 ANSWER_LIMIT = 64 * 1024
-# Maximum number of bytes of any answer. The answer to a question may hold a ticket's whole history. The event loop
-# parses such an answer: that takes up to 0.2 s, and 25 times its size in memory if it holds empty lists.
+# Maximum number of bytes of any answer. The answer to a question may contain a ticket's whole history. The event loop
+# parses such an answer, which takes up to 0.2 s, and 25 times the answer's size in memory if it contains empty lists.
 LOOK_UP_LIMIT = 2 * 1024 * 1024
 EXTERNAL_ID_LENGTH = 200
-# Looked up during import, because nothing may be imported while requests are in flight.
+# The codec is looked up during import, because nothing may be imported while requests are in flight.
 UTF_8 = codecs.lookup("utf-8-sig")
 
 
@@ -85,8 +85,8 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
 
     Args:
         answer: the answer.
-        outcome: the outcome that it has as the answer to a question.
-        preset: the rules. Its success rule applies, unless one of its exceptions sets the outcome.
+        outcome: its outcome without the success rule (`outcome_of_question`).
+        preset: the rules. The success rule applies unless an exception sets the outcome.
 
     Returns:
         The outcome. Its error may quote text of any length from the other side.
@@ -104,7 +104,7 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
 
     Args:
         answer: the answer.
-        preset: the rules. Its exceptions apply first, then the table of `kind_of_status`.
+        preset: the rules. Exceptions apply first, then the table of `kind_of_status`.
         now: the time of the answer, for a Retry-After that is a date.
     """
     retry_after = parse_retry_after(answer.retry_after, now)
@@ -123,7 +123,8 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     """Return whether an answer meets a condition.
 
     Raises:
-        ValueError: the answer is cut off or nested too deeply. Or it is not valid JSON, but the condition has a path.
+        ValueError: the answer was cut off or is nested too deeply, or the condition has a path and the answer is not
+            valid JSON.
     """
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))
@@ -142,7 +143,7 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
 
 
 def value_at(answer: Answer, path: str) -> str | int | None:
-    """Return the text or integer at a path of the JSON of a 2xx answer; None if there is no such value."""
+    """Return the string or integer at a path of a 2xx answer's JSON; None if there is no such value."""
     try:
         found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  the class of success
     except ValueError:
@@ -187,7 +188,7 @@ def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
 
 
 def with_error_text(start: str, answer: Answer, paths: Collection[str]) -> str:
-    """Append the answer's own error text, from the first of the paths that has one."""
+    """Append the answer's own error text, from the first path that has one."""
     try:
         content = answer.json
         found = next((values for path in paths if any(values := find(content, path))), [])

@@ -1,9 +1,9 @@
 """The HTTP transport, and what its exceptions prove about whether a request was sent.
 
-httpx's own pool slows down with the square of the concurrency, so httpx's API runs on aiohttp's connections. That
-transport misnames some errors: a server that closes after it has read the request shows as ``ConnectTimeout``. So the
-cause of the exception, which is aiohttp's, decides. The outcome is unknown unless this cause proves that nothing was
-sent.
+The work of httpx's own pool grows with the square of the concurrency, so httpx's API runs on aiohttp's connections.
+The transport that connects them misnames some errors: if a server closes the connection after it has read the request,
+the transport raises ``ConnectTimeout``. So the cause of the exception, which aiohttp raised, decides. The outcome is
+unknown unless this cause proves that nothing was sent.
 """
 
 import inspect
@@ -40,12 +40,12 @@ from retrycli.system import process
 # idle time.
 IDLE_SECONDS = 0.5
 
-# Maximum bytes of an answer's header, and maximum number of headers. Beyond them the outcome would be unknown. Proxies
-# and content policies can exceed aiohttp's defaults of 8 KiB and 128.
+# Maximum bytes of an answer's header, and maximum number of headers. The outcome of an answer that exceeds them is
+# unknown. Headers of proxies and content policies can exceed aiohttp's defaults of 8 KiB and 128.
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 
-# Headers of every request, by names in lower case, so that a preset's header replaces a default one in any case (RFC
-# 9110, section 5.1).
+# Headers of every request, by name in lower case, so that a preset's header replaces a default one, however it is
+# written (RFC 9110, section 5.1).
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
 
 # aiohttp's exceptions for a connection that was never opened.
@@ -65,10 +65,9 @@ TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSEr
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer that aborts its connection if it was not read to its end.
+    """An answer that aborts its connection if the answer was not read to its end.
 
-    A TLS connection that is closed normally waits for the other side to close it too, which takes longer than the event
-    loop lives.
+    A TLS connection that is closed normally waits until the other side closes it too. The event loop may end earlier.
     """
 
     async def start(self, connection: aiohttp.connector.Connection) -> Self:
@@ -89,8 +88,8 @@ class _Response(aiohttp.ClientResponse):
 class _Connector(aiohttp.TCPConnector):
     """Reuse a connection only after a short idle time, and only if the server has sent nothing since its last answer.
 
-    aiohttp uses such data as the answer to the next request. It would mark one message as delivered by the answer to
-    another (RFC 9112, section 9.2: the data is not a valid response).
+    aiohttp uses such data as the answer to the next request, although the data is not a valid response (RFC 9112,
+    section 9.2). The answer to one message could mark another message as delivered.
 
     Args:
         elapsed: a monotonic clock, in seconds.
@@ -113,12 +112,12 @@ class _Connector(aiohttp.TCPConnector):
         assert kept.transport is not None  # noqa: S101
         received = select.poll()
         received.register(kept.transport.get_extra_info("socket"), select.POLLIN)
-        is_silent = not kept.protocol.should_close and not received.poll(0)  # no data, read or not
+        is_silent = not kept.protocol.should_close and not received.poll(0)  # no data has arrived
         return is_silent and self._elapsed() - self._idle_since[kept.protocol] <= IDLE_SECONDS
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        """Return a connection to the pool. Abort it immediately if it is not reused, as in `_Response`. Also abort it
-        if the answer came before its request was complete, so that nothing more is written.
+        """Return a connection to the pool. Abort it if it will not be reused, as in `_Response`. Also abort it if the
+        answer came before its request was complete, so that nothing more is written.
         """
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
@@ -147,8 +146,8 @@ def check_aiohttp(
 ) -> None:
     """Check that this aiohttp has the internals that retrycli relies on.
 
-    A version with other names would silently ignore retrycli's overrides: a message would be marked delivered by the
-    answer to another, or be sent twice.
+    A version with other names would silently ignore retrycli's overrides. Then the answer to one message could mark
+    another as delivered, or a message could be sent twice.
 
     Raises:
         ConfigurationError: something is missing; the error names it, and the remedy.
@@ -163,7 +162,7 @@ def check_aiohttp(
     if missing:
         raise ConfigurationError(
             f"aiohttp {aiohttp.__version__} lacks {' and '.join(missing)}, which safe delivery requires; "
-            f"install an older one: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
+            f"install an older version: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
         )
 
 
@@ -172,8 +171,8 @@ def open_transport(
 ) -> httpx.AsyncBaseTransport:
     """Open a transport.
 
-    Use it without httpx's client. No delivery needs the client's redirects, cookies and hooks, and it would double the
-    time of a request.
+    Use it without httpx's client. No delivery needs redirects, cookies or hooks, and the client would double the time
+    of a request.
 
     Args:
         settings: the settings with the base URL and the CA file.
@@ -184,7 +183,7 @@ def open_transport(
         ConfigurationError: the CA file can't be used, or this version of aiohttp is not supported.
     """
     check_aiohttp()
-    # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
+    # Reading the system's certificates takes longer than a short pass, and an http:// URL needs none.
     is_plain = not (settings.base_url or "").startswith("https:")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else verifying(settings.ca_file)
 
@@ -203,8 +202,8 @@ def open_transport(
             max_field_size=HEADER_LIMIT,
             max_headers=HEADERS_LIMIT,
         )
-        # aiohttp repeats a PUT by itself if a kept connection breaks, as RFC 9110 allows. A ticketing system that
-        # accepts replies by PUT would get the reply twice. There is no public switch.
+        # aiohttp repeats a PUT by itself if a reused connection breaks, as RFC 9110 allows. A ticketing system that
+        # accepts replies by PUT would get the reply twice. aiohttp has no public option to prevent that.
         made._retry_connection = False  # noqa: SLF001
         return made
 
@@ -212,11 +211,11 @@ def open_transport(
 
 
 def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
-    """Open a socket for a connection. Check descriptors here, because aiohttp may try several addresses at the same
-    time.
+    """Open a socket for a connection. Check its descriptor here, because aiohttp may open several sockets for a request
+    at the same time.
 
     Raises:
-        OSError: the socket can't be opened, or it would use a descriptor that is needed to record outcomes.
+        OSError: the socket can't be opened, or its descriptor is needed to record outcomes.
     """
     family, kind, protocol, *_ = address
     opened = socket.socket(family, kind, protocol)
@@ -260,7 +259,7 @@ REMEDIES = {
 
 
 class _Accepted(Exception):
-    """Signals that the transport accepted the URL and started to connect."""
+    """Signals that the transport has accepted the URL and begins to connect."""
 
 
 class _NoNetwork(AbstractResolver):

@@ -31,8 +31,8 @@ from retrycli.gateway.tls import verifying
 from retrycli.system import process
 
 PORTS = {"smtp": 587, "smtps": 465}
-# Seconds to wait for a session that was cut. A session that reads a file on a dead network share may never end, but it
-# can't send anything more.
+# Seconds to wait for a session whose connection was cut. A session that reads a file on a dead network share may never
+# end, but it can't send anything more.
 CUT_SECONDS = 2.0
 
 
@@ -85,7 +85,7 @@ class SmtpGateway(BaseGateway):
         return LookUp(Presence.UNKNOWN, "a mail server can't show whether a mail has arrived")
 
     async def probe(self) -> Outcome:
-        """Open a session up to the point where a mail could be sent, but send none."""
+        """Open a session up to the point where a mail could be sent. Send none."""
         deadline = asyncio.get_running_loop().time() + self._settings.request_timeout_seconds
         outcome = await self._send(None, DeliveryProgress(), deadline)
         if outcome.error is None:
@@ -99,9 +99,9 @@ class SmtpGateway(BaseGateway):
             async with asyncio.timeout_at(deadline):
                 mail = await self._prepare(queued)
         except TimeoutError:
-            return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: not found within {limit:g} s")
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: not checked within {limit:g} s")
         if not mail.envelope:
-            # All recipients have it from earlier attempts.
+            # Earlier attempts have delivered the mail to every recipient.
             return Outcome(OutcomeKind.DELIVERED, found=True)
         return await self._send(mail, progress, deadline)
 
@@ -149,7 +149,7 @@ class SmtpGateway(BaseGateway):
             progress.in_flight = session.in_doubt
 
     def _outcome_of_cut(self, session: SmtpSession, outcome: Outcome | None) -> Outcome:
-        # If the server had replied, its reply decides.
+        # If the server has replied, its reply decides.
         if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
@@ -160,16 +160,15 @@ class SmtpGateway(BaseGateway):
     async def _connect(self) -> socket.socket:
         """Connect to the first of the server's addresses that answers.
 
-        With smtplib, the connection would be opened in a thread, which can't be interrupted while it waits for a
-        connection or a name.
+        smtplib would connect in the session's thread, which can't be interrupted while it resolves a name or connects.
         """
         loop = asyncio.get_running_loop()
-        problem = OSError("the name has no address")
+        problem = OSError("the host name has no address")
         for family, kind, protocol, _, address in await loop.getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM
         ):
             connection = socket.socket(family, kind, protocol)
-            connection.setblocking(False)  # noqa: FBT003  its own name says it
+            connection.setblocking(False)  # noqa: FBT003  the method's name explains it
             try:
                 process.require_low(connection.fileno(), requests=self._connections)
                 async with asyncio.timeout(self._settings.connect_timeout_seconds):

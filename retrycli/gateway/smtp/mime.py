@@ -1,7 +1,7 @@
 """Compose a mail: recipients, headers and parts. Files are streamed from disk.
 
-The headers are written here and not by `email.message.EmailMessage`, which decodes its input: a subject of
-``=?utf-8?q?=0D=0ABcc:_…?=`` would become a line break and a header that the customer chose.
+`email.message.EmailMessage` does not write the headers, because it decodes its input: a subject of
+``=?utf-8?q?=0D=0ABcc:_…?=`` would become a line break and a header of the customer's choice.
 """
 
 import base64
@@ -22,9 +22,9 @@ from retrycli.gateway.attachments import ANY_TYPE, Attachment, read_again
 from retrycli.gateway.presets.template import fill_text, plain
 
 TO_ASCII = SMTP.clone(cte_type="7bit")  # every server accepts ASCII lines, so a body needs no extension (RFC 6152)
-LINE = 76
+LINE = 76  # maximum length of a line of base64, and of a header line
 LONGEST_SUBJECT = 900  # in characters
-# An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, without angle brackets.
+# An approximation of RFC 5322, section 3.6.4: visible ASCII with an @, in angle brackets.
 MESSAGE_ID = re.compile(r"<[!-;=?A-~]{1,250}@[!-;=?A-~]{1,250}>")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 BLOCK = 57 * 1024  # bytes of a file to read in one step: whole lines of base64
@@ -32,13 +32,13 @@ BLOCK = 57 * 1024  # bytes of a file to read in one step: whole lines of base64
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail that is the same every time it is sent."""
+    """A mail. Every attempt sends the same one."""
 
     sender: Address
     to: tuple[Address, ...]
     cc: tuple[Address, ...]
-    envelope: tuple[Address, ...]  # the recipients, without duplicates and those that have already received it
-    headers: bytes  # all except the recipients'
+    envelope: tuple[Address, ...]  # the recipients that don't have the mail yet, without duplicates
+    headers: bytes  # all except To, Cc and those of MIME
     body: bytes  # a complete MIME part
     attachments: tuple[Attachment, ...]
     boundary: str
@@ -50,10 +50,10 @@ class Mail:
         )
 
     def chunks(self, *, utf8: bool) -> Iterator[bytes]:
-        """Yield the mail as it is transmitted, with dots escaped, but without the final dot (RFC 5321, section 4.5.2).
+        """Yield the mail as it is transmitted, with leading dots doubled (RFC 5321, section 4.5.2). Omit the final dot.
 
         Raises:
-            FileChanged, OSError: an attachment changed or is gone.
+            FileChanged, OSError: an attachment was changed or removed.
         """
         for part in self._parts(utf8=utf8):
             if isinstance(part, bytes):
@@ -64,8 +64,8 @@ class Mail:
                     yield base64.encodebytes(block).replace(b"\n", b"\r\n")
 
     def _parts(self, *, utf8: bool) -> Iterator[bytes | Attachment]:
-        """Yield the mail in pieces. Every piece starts a new line. If the server does not accept non-ASCII addresses
-        (``utf8``), leave them out of headers.
+        """Yield the mail in pieces, which all start a new line. Without ``utf8``, leave non-ASCII addresses out of the
+        headers, because the server does not accept them.
         """
         head = b""
         for name, addresses in (("To", self.to), ("Cc", self.cc)):
@@ -101,14 +101,14 @@ def compose(
         sender: the sender's address.
         fixed: ``gateway.recipient``.
         subject: the template of the subject.
-        now: the latest possible date of the mail.
+        now: the current time, which limits the mail's date.
 
     Raises:
         InvalidMessage: a column's value can't be used in a mail; the error names the column.
     """
     message = queued.message
     to, cc, bcc = _recipients(message, fixed)
-    # The time of writing, not of sending (RFC 5322, section 3.6.1), so that every attempt sends the same mail.
+    # The time of writing, not of sending (RFC 5322, section 3.6.1), so that every attempt sends the same date.
     made_at = min(message.created_at or queued.first_failed_at, now).astimezone(UTC)
     body = _body(str(message.fields["body"]))
     headers = {
@@ -212,7 +212,7 @@ def _subject(template: str, fields: Mapping[str, object]) -> str:
 
 
 def _thread_headers(fields: Mapping[str, object]) -> dict[str, str]:
-    """Without references, refer to the answered mail (RFC 5322, section 3.6.4)."""
+    """Return the headers of a reply. Without references, refer to the answered mail (RFC 5322, section 3.6.4)."""
     reply_to, references = _message_ids("in_reply_to", fields), _message_ids("references", fields)
     headers = {"In-Reply-To": reply_to, "References": references or reply_to}
     return {name: "\r\n ".join(ids) for name, ids in headers.items() if ids}
@@ -240,7 +240,7 @@ def _body(text: str) -> bytes:
 
 def _part_header(attachment: Attachment) -> bytes:
     own_type = attachment.content_type
-    # message/* and multipart/* must not be base64 (RFC 2046, section 5.2.1), and the recipient should get the file.
+    # message/* and multipart/* must not be base64 (RFC 2046, section 5.2.1); such a file is sent as a general file.
     content_type = ANY_TYPE if own_type.startswith(("message/", "multipart/")) else own_type
     return (
         f"Content-Type: {content_type}\r\n"

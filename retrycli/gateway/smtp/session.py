@@ -1,7 +1,7 @@
 """One session with a mail server (RFC 5321), run by smtplib in a separate thread, and the meaning of its replies.
 
-The dot that ends a mail decides. Before the dot is sent, no server may deliver anything (RFC 5321, section 4.1.1.4), so
-an earlier error proves that nothing was delivered. After the dot, only a reply shows the outcome.
+The dot that ends a mail is decisive. Before the dot is sent, no server may deliver anything (RFC 5321, section
+4.1.1.4), so an earlier error proves that nothing was delivered. After the dot, only a reply shows the outcome.
 """
 
 import base64
@@ -21,22 +21,22 @@ from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.delivery import NotSent
 from retrycli.gateway.smtp.mime import Mail
 
-# Limits of a reply. The standard allows 512 octets per line (RFC 5321, section 4.5.3.1.5).
+# Maximum octets per line of a reply, of which the standard allows 512 (RFC 5321, section 4.5.3.1.5), and lines.
 LONGEST_LINE, MOST_LINES = 2048, 100
 REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
 GO_AHEAD = 354
 SHUTTING_DOWN = 421
-# Log-in required, stronger log-in required, log-in refused (RFC 4954, section 6).
+# Log-in required, stronger log-in mechanism required, log-in refused (RFC 4954, section 6).
 ASKS_FOR_LOG_IN = frozenset({530, 534, 535})
 BAD_CREDENTIALS = "5.7.8"  # log-in refused, for servers whose basic code is only 550 (RFC 4954, section 6)
-ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")
+ENHANCED = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")  # enhanced status code (RFC 3463, section 2)
 QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)  # of Postfix, Exim and Exchange
 END = "the end of the mail"
-# Precedence of recipients' refusals: the mail is retried as long as any recipient may still be accepted.
+# Order in which recipients' refusals decide: the mail is retried as long as any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
 QUIT_SECONDS = 2.0  # timeout of QUIT; the outcome is already known
-# All exceptions that a session raises for errors of the other side. An invalid reply, and text that can't be encoded,
-# are a `ValueError`.
+# All exceptions that a session raises for errors of the other side. `ValueError` covers invalid replies, and text that
+# can't be encoded.
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
 
@@ -55,14 +55,14 @@ class SmtpReply:
     @property
     def good(self) -> bool:
         """Return whether the reply is positive: class 2yz (RFC 5321, section 4.2.1)."""
-        return self.code // 100 == 2  # noqa: PLR2004  that class
+        return self.code // 100 == 2  # noqa: PLR2004  class 2yz
 
     @property
     def kind(self) -> OutcomeKind:
         """Return the outcome of a negative or invalid reply.
 
-        The enhanced code decides if there is one, because some servers give a basic code of the wrong class. By RFC
-        3463, section 2, the class says whether another attempt makes sense.
+        The enhanced code decides if there is one, because some servers send a basic code of the wrong class. The class
+        says whether another attempt makes sense (RFC 3463, section 2).
         """
         enhanced = ENHANCED.match(self.text)
         if self.code in ASKS_FOR_LOG_IN or (enhanced and enhanced[0] == BAD_CREDENTIALS):
@@ -85,7 +85,7 @@ class SmtpReply:
 class _Client(smtplib.SMTP):
     def __init__(self, connection: socket.socket) -> None:
         name = socket.gethostname()
-        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):  # then the address (RFC 5321, section 4.1.4)
+        if not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):  # use the address (RFC 5321, section 4.1.4)
             address = str(connection.getsockname()[0]).partition("%")[0]
             name = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
         super().__init__(local_hostname=name)
@@ -112,7 +112,7 @@ class _Client(smtplib.SMTP):
 
 
 class SmtpSession:
-    """One delivery, or a test that stops before the mail.
+    """One session: a delivery, or a test that stops before the mail.
 
     Args:
         settings: the server and the credentials.
@@ -125,7 +125,7 @@ class SmtpSession:
 
     def __init__(self, settings: GatewaySettings, context: ssl.SSLContext | None, connection: socket.socket) -> None:
         try:
-            # TLS replaces the connection's object. This duplicate can shut it down at any time.
+            # TLS replaces the socket object. This duplicate can shut the connection down at any time.
             self._line = connection.dup()
         except OSError:
             connection.close()
@@ -153,7 +153,7 @@ class SmtpSession:
             outcome = stop.outcome
             self._quit()
         except SESSION_ERRORS as error:
-            # No QUIT: in the middle of a mail the server would read it as part of the mail.
+            # Send no QUIT: in the middle of a mail, the server would read QUIT as part of the mail.
             outcome = self._outcome_of_error(error)
         finally:
             self._client.close()
@@ -213,7 +213,7 @@ class SmtpSession:
         self.step = "AUTH"
         mechanisms = self._client.esmtp_features.get("auth", "").upper().split()
         if not mechanisms:
-            raise self._unauthorized("the server offers no login; remove gateway.username or fix gateway.base_url")
+            raise self._unauthorized("the server offers no log-in; remove gateway.username or fix gateway.base_url")
         if "PLAIN" in mechanisms:  # RFC 4616, section 2: UTF-8; smtplib supports only ASCII
             secret = base64.b64encode(f"\0{username}\0{password}".encode()).decode()
             reply = self._command(f"AUTH PLAIN {secret}")
@@ -226,7 +226,7 @@ class SmtpSession:
                 raise
             except (smtplib.SMTPException, UnicodeError):
                 ways = " ".join(mechanisms)[:80]
-                raise self._unauthorized(f"the server offers no supported way to log in: {ways}") from None
+                raise self._unauthorized(f"the server offers no supported log-in mechanism: {ways}") from None
         self._require_success(reply, if_permanent=OutcomeKind.UNAUTHORIZED)
 
     def _send(self, mail: Mail) -> Outcome:
@@ -257,7 +257,7 @@ class SmtpSession:
         options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         if self._client.has_extn("size"):
             most = self._client.esmtp_features["size"].strip()
-            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:  # 0 is no limit (RFC 1870, section 4)
+            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:  # 0: no limit (RFC 1870, section 4)
                 error = f"the mail has {size} bytes, but the server accepts at most {int(most)}"
                 raise NotSent(Outcome(OutcomeKind.PERMANENT, error=error))
             options.append(f"SIZE={size}")
@@ -288,7 +288,7 @@ class SmtpSession:
         return accepted, refused
 
     def _send_content(self, mail: Mail, *, utf8: bool) -> None:
-        """Send the mail without the final dot."""
+        """Send the content of the mail without the final dot."""
         self.step = "the mail"
         line = self._client.sock
         assert line is not None  # noqa: S101  for the type checker
@@ -296,7 +296,7 @@ class SmtpSession:
             for chunk in mail.chunks(utf8=utf8):
                 line.sendall(chunk)
         except ConnectionError:
-            # A server that refuses the mail, for example as too big, replies before it closes.
+            # A server that refuses a mail, for example as too big, replies before it closes the connection.
             with suppress(*SESSION_ERRORS):
                 raise self._refusal(SmtpReply.of(*self._client.getreply())) from None
             raise
@@ -327,7 +327,7 @@ def _outcome_of_refusals(
 ) -> Outcome:
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
     if sent is not None and (needs_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
-        # The mail was accepted for some, so the others are refused for their own sake, not for a missing log-in.
+        # The server accepted some recipients, so it refused the others for a reason other than a missing log-in.
         by_kind.setdefault(OutcomeKind.PERMANENT, needs_log_in)
     kind = next(candidate for candidate in WORST_FIRST if candidate in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
