@@ -16,8 +16,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.passes import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
-# Only for a file that contains nothing but retrycli's block. In a user's crontab this setting would apply to every line
-# below it.
+# The search path, only for a file that contains nothing but retrycli's block. In a user's crontab it would apply to
+# every line below.
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 
 # A line that sets a variable for the lines below.
@@ -77,7 +77,7 @@ class Caller:
     user: str | None  # its user, if the line or unit names one
     installed: bool  # `cron install` wrote it
     owner: str = "root"  # user who wrote it, as far as its location shows
-    running: bool | None = None  # its daemon or timer is active; None if not checked, or unknown
+    running: bool | None = None  # whether its daemon or timer is active; None if not checked, or unknown
     mail_to: str | None = None  # recipient of its output; None means the line's user, and empty means nobody
     # Its time zone, from the CRON_TZ line above, which not every cron supports; None means the system's zone.
     zone: str | None = None

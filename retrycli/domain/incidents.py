@@ -90,14 +90,13 @@ class Incident:
 class Told:
     """The last report about a topic to a receiver.
 
-    For an incident ``since`` is its start; for events it is the time up to which the receiver has been told.
+    For an incident, ``since`` is its start. For events, it is the time up to which they have been reported.
     """
 
     since: datetime
     told_at: datetime
     ended: bool = False
-    # Number of times that an intermittent incident was reported as new; 0 if the receiver has not been told about it
-    # yet.
+    # Number of times that an intermittent incident was reported as new; 0 if no report has reached the receiver yet.
     times: int = 1
 
 

@@ -111,7 +111,7 @@ def to_tell(
         known[topic] = told
         if turn is not None:
             shown = incident
-            if shown is None or shown.since != told.since:  # show the start that the target was told
+            if shown is None or shown.since != told.since:  # show the start that was reported to the target
                 shown = replace(shown or Incident(told.since), since=told.since, at_the_latest=False)
             items.append(IncidentChange(topic, turn, shown))
         if turn is Turn.BEGAN:

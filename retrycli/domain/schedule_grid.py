@@ -15,7 +15,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.retry_policy import LATEST, later
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# If a recorded start is further in the future, the clock was wrong, and the pass says nothing about the next pass.
+# Maximum time by which the start of a pass may be in the future. If it is more, the clock was wrong, and the pass says
+# nothing about the next pass.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
 MAX_TICKS = 2**24  # maximum number of ticks to look ahead: at one a minute, 31 years

@@ -118,8 +118,8 @@ class Delivery:
     async def _transact(self, work: Callable[[], Result]) -> Result:
         """Run `work` in one transaction. Repeat the transaction while the application locks rows that `work` writes.
 
-        Never block the event loop within a transaction: no answer could be read meanwhile, and requests would time out.
-        Only the commit may wait, and the event loop runs on during this wait.
+        Never block the event loop within a transaction: answers could not be read, and their requests would time out.
+        Only the commit may wait, and the event loop continues during this wait.
 
         Raises:
             DatabaseBusy: the rows stay locked until the claims have expired and the deadline has passed.
