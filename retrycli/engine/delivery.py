@@ -19,9 +19,8 @@ from retrycli.engine.ports import (
     Gateway,
     PassIdentity,
     PassRules,
-    decide,
-    escalation_before_send,
 )
+from retrycli.engine.recording import decide, escalation_before_send
 from retrycli.engine.stages import ENOUGH, TRY_AGAIN_SECONDS, InFlight, ResultWriter, Supply, commit_patiently
 
 # The maximum time that an answer waits to be recorded while the rate limit delays the next attempt.
@@ -238,7 +237,7 @@ class Delivery:
         ledger = self._deps.ledger
         ledger.heartbeat(self._me.pass_id, now)
         self._supply.renew(now)
-        if why := ledger.paused(now):
+        if why := ledger.why_paused(now):
             self._limits.stop(StopReason.PAUSED, why)
         self._destination.adopt(ledger.breaker(self._rules.destination), now)
         return True
@@ -306,8 +305,8 @@ class Delivery:
     # -- what may start ---------------------------------------------------------------------------------------
 
     async def _answers(self) -> list[Attempt]:
-        if pause := self._limits.pause():
-            await self._deps.sleep(min(pause, RECORD_WITHIN_SECONDS))
+        if seconds := self._limits.seconds_to_turn():
+            await self._deps.sleep(min(seconds, RECORD_WITHIN_SECONDS))
             return self._in_flight.arrived()
         return await self._in_flight.answers()
 

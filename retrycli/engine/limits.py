@@ -77,6 +77,6 @@ class PassLimits:
         if count:
             self._turn = None
 
-    def pause(self) -> float:
+    def seconds_to_turn(self) -> float:
         """Return the number of seconds until the next request may be sent; 0 if the rate does not delay it."""
         return 0.0 if self._turn is None else max((self._turn - self._deps.now()).total_seconds(), 0.0)

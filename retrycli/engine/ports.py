@@ -21,7 +21,6 @@ from retrycli.domain.transition import (
     ExpiredClaim,
     IdRange,
     Route,
-    Transition,
     WriteResult,
 )
 
@@ -202,7 +201,7 @@ class Ledger(Protocol):
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
         """Return the time at which one request may be sent, and reserve it unless it is too late."""
 
-    def paused(self, now: datetime) -> str | None:
+    def why_paused(self, now: datetime) -> str | None:
         """Describe why deliveries are paused; None if they are not."""
 
 
@@ -305,34 +304,3 @@ class PassIdentity(NamedTuple):
     host: str
     pid: int
     started_by: StartedBy = StartedBy.UNKNOWN
-
-
-def decide(
-    deps: Dependencies,
-    rules: PassRules,
-    queued: QueuedMessage,
-    outcome: Outcome,
-    *,
-    since: datetime,
-    now: datetime,
-    counts_as_retry: bool = True,
-) -> Transition:
-    """Return the transition that an outcome causes: see `RetryPolicy.decide`."""
-    message_type = queued.message.message_type
-    return rules.policies[message_type].decide(
-        queued,
-        outcome,
-        since=since,
-        now=now,
-        jitter=deps.jitter(),
-        counts_as_retry=counts_as_retry,
-        has_lookup=deps.looks_up(message_type),
-    )
-
-
-def escalation_before_send(
-    deps: Dependencies, rules: PassRules, queued: QueuedMessage, now: datetime
-) -> Transition | None:
-    """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
-    message_type = queued.message.message_type
-    return rules.policies[message_type].escalation_before_send(queued, now, has_lookup=deps.looks_up(message_type))

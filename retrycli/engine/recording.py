@@ -1,9 +1,11 @@
-"""Record decisions about claimed messages, and create the events that follow."""
+"""Decide about messages, record the decisions, and create the events that follow."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import Outcome
 from retrycli.domain.passes import (
     Event,
     MessageDelivered,
@@ -12,8 +14,39 @@ from retrycli.domain.passes import (
     MessageReleased,
     MessageRescheduled,
 )
-from retrycli.domain.transition import Claim, Decision, TransitionKind, WriteResult
-from retrycli.engine.ports import Dependencies
+from retrycli.domain.transition import Claim, Decision, Transition, TransitionKind, WriteResult
+from retrycli.engine.ports import Dependencies, PassRules
+
+
+def decide(
+    deps: Dependencies,
+    rules: PassRules,
+    queued: QueuedMessage,
+    outcome: Outcome,
+    *,
+    since: datetime,
+    now: datetime,
+    counts_as_retry: bool = True,
+) -> Transition:
+    """Return the transition that an outcome causes: see `RetryPolicy.decide`."""
+    message_type = queued.message.message_type
+    return rules.policies[message_type].decide(
+        queued,
+        outcome,
+        since=since,
+        now=now,
+        jitter=deps.jitter(),
+        counts_as_retry=counts_as_retry,
+        has_lookup=deps.looks_up(message_type),
+    )
+
+
+def escalation_before_send(
+    deps: Dependencies, rules: PassRules, queued: QueuedMessage, now: datetime
+) -> Transition | None:
+    """Return the escalation that replaces a message's next attempt: see `RetryPolicy.escalation_before_send`."""
+    message_type = queued.message.message_type
+    return rules.policies[message_type].escalation_before_send(queued, now, has_lookup=deps.looks_up(message_type))
 
 
 def record(deps: Dependencies, claim: Claim, decisions: Sequence[Decision]) -> tuple[list[Event], list[Decision]]:

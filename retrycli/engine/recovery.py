@@ -13,8 +13,8 @@ from retrycli.domain.passes import (
     Event,
 )
 from retrycli.domain.transition import Claim, Decision, ExpiredClaim, Transition
-from retrycli.engine.ports import Dependencies, PassRules, decide
-from retrycli.engine.recording import record
+from retrycli.engine.ports import Dependencies, PassRules
+from retrycli.engine.recording import decide, record
 
 
 def recover(

@@ -16,7 +16,7 @@ from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.passes import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.retry_policy import first_failure
 from retrycli.domain.transition import ChangedMessage, Claim, Decision, IdRange, Route, Transition, TransitionKind
-from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules, escalation_before_send
+from retrycli.engine.ports import SYNC_INTERVAL, Dependencies, Lock, PassIdentity, PassRules
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
@@ -58,7 +58,7 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
     try:
         lock.acquire()
         the_pass.start()
-        if why := deps.ledger.paused(the_pass.started_at):
+        if why := deps.ledger.why_paused(the_pass.started_at):
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, why)
         the_pass.recover()
         the_pass.enrol()
@@ -253,6 +253,8 @@ def _review_escalations(
 
 def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
     """Decide whether an escalated message waits again; `RELEASED` means that it stays escalated."""
+    from retrycli.engine.recording import escalation_before_send
+
     queued = found.message
     stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:

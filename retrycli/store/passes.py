@@ -123,7 +123,7 @@ class Ledger(Queries):
         its_attempts = select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery())
         return self._database.scalar(its_attempts.order_by(newest.c.id).limit(1))
 
-    def paused(self, now: datetime) -> str | None:
+    def why_paused(self, now: datetime) -> str | None:
         """Describe why deliveries are paused; None if they are not."""
         found = self.pause(now)
         if found is None:

@@ -189,7 +189,7 @@ EAST = timezone(timedelta(hours=2))
 )
 def test_a_pause_lasts_until_its_end(ledger: Ledger, pause: Pause | None, at: datetime, words: str | None) -> None:
     ledger.set_pause(pause)
-    assert ledger.paused(at) == words
+    assert ledger.why_paused(at) == words
     assert ledger.pause(at) == (None if words is None else pause)
 
 
