@@ -156,10 +156,10 @@ SHARED = {
     "Escalated": [('{instance="HOST"}', 2)],
     "Messages in the queue": [('{state="waiting"}', 7), ('{state="escalated"}', 2), ("{}", 3)],
     "Waiting messages by type": [('{type="customer"}', 4), ('{type="supplier"}', 3)],
-    "What came of attempts": [('{outcome="delivered"}', 10)],
+    "Attempts by outcome": [('{outcome="delivered"}', 10)],
     "Passes": [('{result="completed"}', 2)],
 }
-"""What the panels that count are to show of a database that two hosts share."""
+"""The values that each counting panel must show for a database that two hosts share."""
 
 
 @pytest.mark.parametrize("host", ["mill", "quarry"])
