@@ -18,7 +18,7 @@ from tests.environment import forget_settings, in_memory
 from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
-"""For tests of the command, which run on SQLite where nothing is said; the second is for single ones of a module."""
+"""For tests of the command, which run on SQLite by default. The second mark is for single tests of a module."""
 
 
 def pytest_configure() -> None:

@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import make_url
 
 OWN = 16384
-"""The lowest id of an object that does not come with the server."""
+"""The lowest id of an object that is not built into the server."""
 CATALOGS: dict[LiteralString, LiteralString] = {
     "pg_attrdef": "true",
     "pg_attribute": f"attrelid >= {OWN}",
@@ -41,7 +41,7 @@ CATALOGS: dict[LiteralString, LiteralString] = {
 CHANGES = " UNION ALL ".join(
     f"SELECT '{name}', count(*), max(xmin::text::bigint) FROM {name} WHERE {rows}" for name, rows in CATALOGS.items()
 )
-"""Each change of a catalog leaves a younger row, or fewer of them. ``TRUNCATE`` writes to none of these catalogs."""
+"""Each change of a catalog leaves a newer row or fewer rows. ``TRUNCATE`` writes to none of these catalogs."""
 RELATIONS = f"""
 SELECT oid, relname, relnamespace, reltype, relowner, relkind, relpersistence, relrowsecurity, relacl, reloptions
 FROM pg_class WHERE oid >= {OWN} ORDER BY oid

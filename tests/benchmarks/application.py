@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 BODY = "Your order has left our house. " * 66  # 2 KB
 SHORT_BODY = "Your order has left our house. " * 6
-"""Of those that wait: a million of them is to fit onto a disk."""
+"""The body of waiting messages: a million of them must fit on a disk."""
 
 tables = sa.MetaData()
 messages = sa.Table(

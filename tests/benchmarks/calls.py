@@ -28,7 +28,7 @@ IMPORTED_LATE = (
     "retrycli.operations.wiring",
     "retrycli.store.write_check",
 )
-"""What a pass imports when it needs it."""
+"""Modules that a pass imports on demand."""
 
 
 def count_calls(folder: Path) -> Counter[str]:

@@ -37,7 +37,7 @@ BEGIN = "BEGIN IMMEDIATE"
 DELIVERED = Outcome(OutcomeKind.DELIVERED, 200)
 
 Statement = tuple[str, object, bool]
-"""Its text, its parameters, and whether these are many."""
+"""The text of the statement, its parameters, and whether they are for executemany."""
 
 
 class Watch:

@@ -21,9 +21,9 @@ class Contender:
 
     name: str
     add: Callable[[str, int], None]
-    """Adds so many messages to a database, and makes it if it isn't there."""
+    """Adds this number of messages to a database. Creates the database if it does not exist."""
     call: Callable[[str, str], Call]
-    """What delivers the messages of a database to a URL."""
+    """Returns the call that delivers the messages of a database to a URL."""
 
 
 def add_due(database: str, count: int) -> None:

@@ -18,7 +18,7 @@ HOSTS = (1, 2, 4)
 CONCURRENCY = 8
 DELAY_MS = 20
 TIMES_AS_MANY = 4
-"""As many messages as elsewhere would take four hosts no longer than their start."""
+"""The factor for the number of messages. With fewer messages, four hosts would spend most of the time starting."""
 
 
 def report(databases: Databases, hosts: Sequence[int], messages: int, rounds: int) -> str:

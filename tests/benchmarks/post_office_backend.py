@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TLS = httpx.create_ssl_context()
-"""Made once: post-office opens a backend for every thread of every batch."""
+"""Created once, because post-office opens a backend for every thread of every batch."""
 
 
 class HttpBackend(BaseEmailBackend):  # type: ignore[misc]

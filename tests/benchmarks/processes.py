@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 OURS_TO_SET = ("PYTHON", "RETRYCLI_", "TICKETING_", "DJANGO_", "CREDENTIALS_")
-"""What else the caller's environment may say about these, PYTHONDONTWRITEBYTECODE above all, would show."""
+"""Prefixes of variables that are not inherited: above all, PYTHONDONTWRITEBYTECODE would change the results."""
 LONGEST_SECONDS = 900.0
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 15
 MAX_OWN_MODULES = 40
-"""What a pass with nothing due may load: cron starts one every 15 minutes, and most find nothing."""
+"""The maximum number of modules that a pass loads if nothing is due. Most of cron's passes find nothing due."""
 
 
 def modules(sample: Sample) -> set[str]:

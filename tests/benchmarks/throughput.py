@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 DELAYS_MS = (0, 20)
 CONCURRENCIES = (1, 8, 64)
 LATE_AT_MOST = 250
-"""Where answers come late, one request at a time gets no more messages than that, and eight get eight times as many."""
+"""The maximum number of messages per concurrent request if the server answers late."""
 DEFAULT_THREADS = 5
 OFTEN_ENOUGH = 16
-"""Threads of post-office: more than that help only against a server that answers late."""
+"""The number of post-office threads. More threads help only if the server answers late."""
 
 
 def contenders(messages: int, concurrency: int) -> list[Contender]:

@@ -29,7 +29,7 @@ from tests.environment import BARE
 SCRIPT = (served.SCRIPT,)
 MODULE = (sys.executable, "-m", "retrycli")
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
-"""Runs a command with a umask that takes nothing away from what it makes."""
+"""Runs a command with umask 0, so that its files get all permissions it asks for."""
 LONGEST = 60
 """Seconds after which a test gives up on a process."""
 ROWS, COLUMNS = 24, 80
@@ -37,7 +37,7 @@ QUESTION = b" [y/N] "
 END = b"\x04"
 """Ctrl-D."""
 WIDTH = 4
-"""How many processes run side by side."""
+"""The number of processes that run in parallel."""
 
 Finished = subprocess.CompletedProcess[str]
 Key = TypeVar("Key")
@@ -85,9 +85,9 @@ class Cli:
     wrapper: tuple[str, ...] = ()
     """A program to run it under, such as ``setpriv``."""
     is_forked: bool = False
-    """Whether each command is a process, and none a call in the test's own."""
+    """Whether each command runs in its own process, not as a call in the test's process."""
     is_real: bool = False
-    """Whether the system starts each process, and no server forks it."""
+    """Whether the operating system starts each process, not the fork server."""
 
     def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
         """Return a copy with more variables, or in another folder."""

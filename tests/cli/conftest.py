@@ -19,7 +19,7 @@ from tests.cli.story import Api, Begin, Story, tables_without
 from tests.store.conftest import Factory, reusable
 
 Prepared = Callable[[Path], AbstractContextManager[Application]]
-"""Makes an application's database in a folder, with its own tables and retrycli's, and no message yet."""
+"""Creates an application's database in a folder, with the application's and retrycli's tables but no messages."""
 
 
 @pytest.fixture

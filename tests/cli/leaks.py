@@ -18,7 +18,7 @@ SECRETS = {
     "channel password": "hush/channel@key",
     "proxy password": "hush/proxy=key",
 }
-"""What nobody is to read anywhere. No digits: they are taken out of error texts for other reasons."""
+"""Secrets that no output may contain. They have no digits, because retrycli removes those from error texts anyway."""
 WORDS = {
     "body": "murmur, dear customer, the whole of the body",
     "subject": "murmur of a subject line",
@@ -27,11 +27,11 @@ WORDS = {
     "bcc": "murmur.blind@customer.example",
     "attachment": "murmur-of-an-attachment.pdf",
 }
-"""What only those commands show that are there for it."""
+"""Texts of a message, which only the commands made for them may show."""
 MARKS = SECRETS | WORDS
 
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-"""What may be base64 of either alphabet."""
+"""Matches strings that may be base64, in either alphabet."""
 
 
 def leaks(text: str) -> set[str]:

@@ -34,7 +34,7 @@ TICKET, OTHER_TICKET = 4711, 4712
 IMPATIENT_SECONDS = 0.2
 ALREADY = "already delivered at"
 LOST = "lost"
-"""The API accepts the message, and closes the connection before it answers."""
+"""The API accepts the message but closes the connection without an answer."""
 OK = "ok"
 REFUSED: Answer = (200, {"succeeded": False, "messages": ["the ticket is locked"]})
 PERMANENT = REJECTS

@@ -332,7 +332,7 @@ BEGIN
     );
 END
 """
-"""Has SQLite work without end at one message, in the middle of a batch."""
+"""Makes SQLite work endlessly on one message, in the middle of a batch."""
 
 
 @contextmanager

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Prepared
 
 API = "http://127.0.0.1:9"
-"""Nobody is asked there: each test here ends before, or says so."""
+"""No server listens here. Every test ends before a request, unless it says otherwise."""
 
 
 def fault(done: Finished, code: int) -> str:

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 MANUAL = Path(retrycli.__file__).parent / "manual" / "postgresql.md"
 API = "http://127.0.0.1:9"
-"""Nobody is asked there: each test that names it ends before."""
+"""No server listens here. Every test that uses this URL ends before a request."""
 SECRET = "pa55-of-the-test"
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
-"""How much later claims have lapsed, and what was put off is due."""
+"""The time until claims have expired, and until rescheduled messages are due."""
 MESSAGES = 10
 
 
@@ -234,14 +234,14 @@ class InDoubt:
     """A commit whose result is unknown after a network failure."""
 
     text: str
-    """What is said in its transaction."""
+    """A statement in its transaction."""
     loses: Loses
     row: str
-    """What the message's status is then."""
+    """The status of the message afterwards."""
     unknown: int
-    """Whether the next pass knows what came of it."""
+    """The number of attempts whose outcome the next pass does not know."""
     arrives: int
-    """How often it arrives in all, always under one key."""
+    """The total number of times the message arrives, always with the same key."""
 
 
 BEGINS, ENDS = "INSERT INTO retrycli_attempts", "UPDATE retrycli_attempts"
@@ -321,7 +321,7 @@ def test_of_several_hosts_in_the_url_the_writable_one_is_used(desk: Desk) -> Non
 
 [_RIGHTS] = re.findall(r"```sql\n(GRANT .+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
 ON_THE_TABLE, FOR_OWN_TABLES = re.findall(r"GRANT (.+?) TO retrycli;", _RIGHTS, re.DOTALL)
-"""What the manual says that a role needs."""
+"""The rights that the manual says a role needs."""
 COMMANDS = (
     "run-once",
     "run-once --dry-run",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 REFUSED = ("http://127.1:8080", "http://10.0.0", "http://127.0.0.1.:80", "https://2130706433", "http://1.2.3.4.5/api")
-"""URLs that httpx parses, and aiohttp connects to none of."""
+"""URLs that httpx can parse but that aiohttp can't connect to."""
 MESSAGES = 3
 
 

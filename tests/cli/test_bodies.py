@@ -30,7 +30,7 @@ LOOKING = (
     *("list-failed --error HTTP", "escalations", "escalations --json", "run-once --dry-run", "explain 1", "explain 3"),
 )
 REQUEUE = "requeue 3 --at 2h"
-"""It builds the request, to see if the message can be sent."""
+"""This command builds the request, to check that the message can be sent."""
 ACTING = (
     *(
         "pause",
@@ -43,13 +43,13 @@ ACTING = (
     *("escalations ack --error recipient --yes", "escalations note 6 tea"),
 )
 WITH_BODIES = ("show 1", "edit 1 --subject tea --yes", "mark-sent 5 --yes", "retry 2", "run-once --limit 1")
-"""They show it, compare it before it is written, record what was delivered, and send it."""
+"""These commands show the body, compare it before a write, record what was delivered, and send it."""
 NEEDS_A_LOOK_UP = {"look-up"}
-"""It reads the text to know its key. The generic preset has no look-up."""
+"""This command needs the text to compute the key. The generic preset has no look-up."""
 FIRST = "run-once"
-"""It escalates messages as it takes them in, and reads their texts to notice when these change."""
+"""This command enrols and escalates messages, and reads their texts to notice later changes."""
 ELSEWHERE = {"init", "cron", "sandbox", "demo", "manual", "notify", "version", "presets", "deliver-test"}
-"""They know no application's messages."""
+"""These commands don't read an application's messages."""
 
 
 @pytest.fixture

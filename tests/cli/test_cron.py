@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
 
 OWN = ("--user", "--run-as", "root") if os.geteuid() == 0 else ("--user",)
-"""A schedule of one's own; root has to say that root is meant."""
+"""Options for the user's own schedule. Root must name itself as the user."""
 OTHERS = b"MAILTO=ana\n# caf\xe9\n0 5 * * * backup 100\\%\n"
 
 
@@ -216,7 +216,7 @@ def test_install_sets_a_log_file_and_keeps_the_other_settings(desk: Cli, applica
 # -- who makes the passes --------------------------------------------------------------------------------------------
 
 DAEMON, ANOTHER = "daemon", "nobody"
-"""Users that every Unix has; nothing is run as one of them."""
+"""Users that every Unix system has. The tests run nothing as these users."""
 
 
 def test_a_config_of_an_unprivileged_user_makes_no_passes_as_root(desk: Cli, application: Application) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 NOWHERE = "http://127.0.0.1:9"
-"""Nobody listens on this port."""
+"""No server listens on this port."""
 EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
 ANNOUNCED = r"WARNING 2 messages expire by .* UTC unless deliveries resume, the first at .* UTC: "
 

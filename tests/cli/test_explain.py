@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 NOON = datetime(2026, 3, 2, 12, 0, 2, 700_000, tzinfo=UTC)
-"""A tick, as late as cron makes it."""
+"""A tick of cron, with cron's usual delay."""
 MINUTE = timedelta(minutes=1)
 TICK = 15 * MINUTE
 OVERLOADED: Answer = (503, {"messages": ["too busy"]})
@@ -106,12 +106,12 @@ class Case:
     """A gate that is closed after the pass of noon."""
 
     arrange: Callable[[Desk], None]
-    """Brings message 1 behind the gate; the pass of noon is made in it, or after it."""
+    """Puts message 1 behind the gate. The pass at noon runs during this call or after it."""
     shut: set[str]
     tick: int | None
-    """So many ticks after noon it is tried; None is never."""
+    """The number of ticks after noon at which the message is tried, or None if it never is."""
     has: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    """Settings."""
+    """Settings of the desk."""
     clock: Callable[[datetime], Callable[[], datetime]] = lambda now: lambda: now
 
 
@@ -466,12 +466,12 @@ class Day:
 
     ticks: int
     down: tuple[range, ...]
-    """When the API is down. In between it has a bad moment now and then."""
+    """The ticks at which the API is down. At other ticks it fails occasionally."""
     pauses: frozenset[int]
     fails_until: int
-    """When the last messages fail."""
+    """The last tick at which messages fail."""
     attempts: int
-    """At least so many are foreseen."""
+    """The minimum number of predicted attempts."""
 
     def answers(self, number: int, rng: random.Random) -> list[Answer]:
         """Return what the API answers in the pass of a tick."""

@@ -49,7 +49,7 @@ MOVING = re.compile(
     r"\d+(?:\.\d+)? (?:ms|s|min|minutes?|seconds?)\b|\d+\.\d+(?:e\+\d+)?|\d\d:\d\d(?::\d\d)?(?:\.\d+)?"
     r'|/\S*\.py:\d+|"\w+_seconds": \d+|/\S*/(?=retrycli/\S+\.py")'
 )
-"""What the time between two calls changes, and the folder of the code: the tests' own, or that of an installed copy."""
+"""Text that differs between two runs: times, durations and the folder of the code."""
 
 
 def still(text: str) -> str:

@@ -43,7 +43,7 @@ CREATE TABLE pending_messages (
 );
 """
 FAR_WEST, FAR_EAST = "EST12", "NZST-12"
-"""Where the calendar's first and last times have no local one."""
+"""Time zones in which the first and the last time of the calendar have no local time."""
 FIRST, LAST = 2**63 - 10, 2**63 - 1
 YEAR_1, YEAR_9999, DEEP = 11, 12, 30
 
@@ -97,7 +97,7 @@ ALSO_USABLE: dict[bool, dict[int, Row]] = {
     },
     False: {50: {"sent_at": "infinity", "confidence_score": "NaN"}},
 }
-"""By whether it is SQLite."""
+"""The rows, by whether the database is SQLite."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 

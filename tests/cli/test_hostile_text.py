@@ -21,9 +21,9 @@ EVIL = "\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202
 """Clears the screen, renames the window, opens markup, adds columns and a row, and turns the reading direction."""
 SHOWN = r"\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
 ANSWERED = "\x1b[2J\x07no [red]\r\n99\t4711\tsuch \x9b31m\u202e customer\x7f [/nosuch] or\u2028 :smile:"
-"""As hostile, and no quotation of the message: one is left out."""
+"""An answer that is as hostile, but does not quote the message: quotations would be removed."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-"""All that rich sends for a table."""
+"""The only escape sequences that rich prints for a table."""
 COMMANDS = ("list-failed", "escalations", "show 1", "explain 1", "passes", "status", "stats --by ticket")
 AS_JSON = ("list-failed --json", "show 1 --json", "stats --json")
 EACH = pytest.mark.parametrize("command", COMMANDS)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
 
 on_postgresql = pytest.mark.databases("postgresql")
-"""Hosts share a server, and a file only by mistake."""
+"""Hosts share a database server; they share a file only by mistake."""
 
 PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
-"""How much later claims have lapsed, and what was put off is due."""
+"""The time until claims have expired, and until rescheduled messages are due."""
 
 
 LOCK = "RETRYCLI_RUN__LOCK_FILE"
@@ -126,7 +126,7 @@ DECIDES: dict[str, tuple[Answer, set[object], set[object]]] = {
     "puts off": (BUSY, {"failed"}, {"waiting"}),
     "escalates": (REJECTS, {"failed"}, {"escalated"}),
 }
-"""What the API answers to the other host, and the statuses and states that come of it."""
+"""The API's answers to the other host, and the resulting statuses and states."""
 
 
 @on_both

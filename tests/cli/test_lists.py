@@ -60,7 +60,7 @@ FILTERS = {
     "--sort tries --limit 2": [13, 12],
     "--sort age --limit 1": [13],
 }
-"""Which messages of the queue below each of them lets through, in which order."""
+"""By filter: the matching messages of the queue below, in order."""
 PIPED = (
     *(f"list-failed {option}" for option in FILTERS),
     *("list-failed", "list-failed --json", "list-failed --sort id"),

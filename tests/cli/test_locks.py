@@ -45,7 +45,7 @@ on_postgresql = pytest.mark.databases("postgresql")
 on_sqlite = pytest.mark.databases("sqlite")
 
 REQUEST_TIMEOUT, HELD_SECONDS = 4.0, 6.0
-"""A pass that waited for the application's lock would take the answers that come meanwhile for too late."""
+"""A pass that waited for the application's lock would treat the answers that arrive meanwhile as timeouts."""
 MANY = range(1, 25)
 
 

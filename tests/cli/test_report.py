@@ -206,8 +206,8 @@ def test_a_page_that_cannot_be_renewed_fails_no_pass(
     assert f"WARNING The report was not updated: {said}" in line
     assert application.last_pass()["sent"] == 3
     assert at_work("run-once", env={"RETRYCLI_REPORT__PATH": "nowhere/page.html"}).stderr == ""
-    mended = at_work("run-once", env={"RETRYCLI_REPORT__PATH": "page.html"})
-    assert mended.stderr.endswith(" WARNING The report was updated again\n")
+    fixed = at_work("run-once", env={"RETRYCLI_REPORT__PATH": "page.html"})
+    assert fixed.stderr.endswith(" WARNING The report was updated again\n")
 
 
 def test_a_pass_that_stops_early_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:

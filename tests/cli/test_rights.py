@@ -15,7 +15,7 @@ FOR_OTHERS = {
     "retrycli.prom": 0o644,  # node_exporter runs as a user of its own
     "report.html": 0o644,  # and so does a web server
 }
-"""What others are to read; there is no secret in them. Units of systemd's and a line in /etc/cron.d are the same."""
+"""Files that other users may read, because they contain no secrets. So may systemd units and files in /etc/cron.d."""
 
 EDITOR = """\
 #!/bin/sh

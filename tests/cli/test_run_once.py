@@ -641,7 +641,7 @@ async def changed(self, key, traces, more=None):
 
 BaseConnector._get = changed
 """
-"""An aiohttp whose connections may be got in another way than ours."""
+"""An aiohttp in which the call that gets a connection has changed."""
 
 
 def test_an_aiohttp_without_the_required_internals_is_refused_before_sending(

@@ -86,25 +86,25 @@ COMMANDS = {
     "manual": "manual settings",
     "version": "version",
 }
-"""Every command, in the order in which they are run; those of `LOOKING` go first, and some as JSON too."""
+"""Every command, in the order of the test. The commands in `LOOKING` run first, some of them also as JSON."""
 LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", "stats", "metrics", "config show")
 ELSEWHERE = {"demo"}
-"""It makes an example of its own, and takes no settings."""
+"""This command creates its own example and takes no settings."""
 AS_JSON = ("list-failed", "escalations", "config show")
 ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
-"""Exit codes; of the others it is 0."""
+"""Exit codes of these commands. The others exit with 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}
 MAY_SHOW = {
-    "show": set(WORDS),  # it is there for that
-    "the table's errors": ADDRESSES,  # what an answer says of an address is said: which one is it that is refused?
+    "show": set(WORDS),  # the purpose of this command
+    "the table's errors": ADDRESSES,  # an answer may name the address that it refuses
     "retrycli_attempts": ADDRESSES,
-    "retrycli_queue": ADDRESSES,  # it remembers such an error, to see if the application writes another
-    "list-failed": ADDRESSES,  # these show such errors
+    "retrycli_queue": ADDRESSES,  # keeps the last error, to notice a new error from the application
+    "list-failed": ADDRESSES,  # shows these errors
     "escalations": ADDRESSES,
     "retry": ADDRESSES,
 }
-"""What is shown or kept where, and why. Nothing else is."""
+"""By command or place: the only secrets that it may show or store, with reasons."""
 
 
 def echo(status: int) -> Behaviour:
@@ -284,7 +284,7 @@ WRONG = {
     "ping URL": {"RETRYCLI_NOTIFY__PING_URL": f"ftp://127.0.0.1/{SECRETS['ping URL']}"},
     "ping URL with a query": {"RETRYCLI_NOTIFY__PING_URL": f"http://127.0.0.1/?{SECRETS['ping URL']}"},
 }
-"""Settings that are wrong, each with a secret in it."""
+"""Invalid settings, each containing a secret."""
 
 
 def garbage(connection: Connection) -> None:

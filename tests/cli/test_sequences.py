@@ -227,7 +227,7 @@ AGAIN: dict[str, Callable[[Story], None]] = {
     "moves on": lambda story: story.write(ticket_id=THIRD_TICKET),
     "fails again on a third ticket": lambda story: fail_again(story, p=True, ticket_id=THIRD_TICKET),
 }
-"""What the application does to a message that was delivered for another ticket. None of it changes the text."""
+"""Changes by the application to a message that was delivered for another ticket. None of them changes the text."""
 THIRD_TICKET = 4713
 
 

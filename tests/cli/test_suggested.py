@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from tests.cli.application import Application
 
 ELSEWHERE = {"PATH": "/usr/bin:/bin"}
-"""A search path without retrycli, as cron's and sudo's are."""
+"""A search path without retrycli, like those of cron and sudo."""
 PACKAGE = Path(retrycli.__file__).parent
 SUGGESTED = re.compile(r"(?<![\w/.`-])retrycli (?:" + "|".join(HOMES) + r")\b")
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""What wrong arguments raise, whatever is wrong with them."""
+"""The base class of all errors about wrong arguments."""
 SUGGESTED_ANYWHERE = re.compile(SUGGESTED.pattern.replace("`", ""))
 
 
@@ -229,7 +229,7 @@ def strings(tree: ast.AST) -> Iterator[tuple[ast.Constant, str]]:
 
 
 TOLD_ELSEWHERE = {"cron_line.py", "systemd.py"}
-"""What they write is the same whoever writes it: they know it again by that."""
+"""Modules whose texts are not rewritten. They recognise the schedule that they wrote by its text."""
 
 
 def test_every_suggestion_is_rewritten() -> None:
@@ -303,7 +303,7 @@ def test_every_suggestion_is_exactly_one_command() -> None:
 
 SHELL = ("/bin/sh", "-c")
 UNUSABLE = {2, 78, 126, 127}
-"""What the shell or the program says of a command that can't be run as it is written."""
+"""Exit codes of the shell or the program for a command that can't be run as written."""
 
 
 def commands_in(text: str, start: str) -> list[str]:
@@ -340,7 +340,7 @@ SITUATIONS: dict[str, tuple[list[str], str, int]] = {
     "presets": ([], "presets", 1),
     "a preset": ([], "presets check zammad", 0),
 }
-"""By its name: what goes before, the command that is looked at, and how many commands it suggests at least."""
+"""By name: the commands to run first, the command under test, and the minimum number of commands it suggests."""
 
 
 def prepare(step: str, cli: Cli, application: Application, file: Path) -> None:

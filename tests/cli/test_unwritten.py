@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 on_postgresql = pytest.mark.databases("postgresql")
-"""For what a file does not have: rows that are locked, rules, policies, deferred triggers."""
+"""For features that SQLite does not have: row locks, rules, policies and deferred triggers."""
 MESSAGES = 9
 ALL = range(1, MESSAGES + 1)
 ONE = 5
-"""The row that takes no change, among others that do."""
+"""The only row that can't be changed."""
 OTHERS = [message_id for message_id in ALL if message_id != ONE]
 IDS, BY_TYPE = tuple(map(str, ALL)), ("--type", "customer")
 REJECT = ("reject", "--yes", "--reason", "no longer true")
@@ -244,7 +244,7 @@ def check_escalated_alone(story: Story, one: int = ONE) -> None:
 
 
 ENDS = [pytest.param(number, marks=pytest.mark.long) for number in (1, MESSAGES)]
-"""The first message and the last, for those that are noticed in the same way as a skipped row."""
+"""The first and the last message, for causes that a pass notices in the same way as a skipped row."""
 
 
 @pytest.mark.parametrize("one", [1, ONE, MESSAGES])
@@ -298,7 +298,7 @@ def test_an_invalid_message_that_skips_updates_stops_no_other(begin: Begin) -> N
 
 
 MANY = range(101, 131)
-"""More than the messages that a pass tries out one after the other before it looks elsewhere."""
+"""More messages than a pass tries one at a time before it tries others."""
 
 
 @pytest.mark.parametrize("refuses", [skip_by_trigger, refuse_rows], ids=["in silence", "with an error"])

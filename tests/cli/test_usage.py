@@ -73,7 +73,7 @@ COMMANDS = (
 )
 GROUPS = ("db", "table", "cron", "notify", "presets", "config", "escalations")
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""What wrong arguments raise, whatever is wrong with them."""
+"""The base class of all errors about wrong arguments."""
 HEAVY = {"sqlalchemy", "alembic", "sqlite3", "httpx", "aiohttp", "tenacity", "rich.table"}
 IMPORTED = f"""
 import io, sys

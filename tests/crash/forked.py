@@ -40,7 +40,7 @@ IMPORTED_LATE = (
     "retrycli.gateway.http.gateway",
     "sqlalchemy.dialects.postgresql.psycopg",
 )
-"""What passes import when they need it."""
+"""Modules that passes import on demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class Wanted:
 
     config: str
     ahead_seconds: float
-    """How far its clock is ahead, so that no test waits for a claim to lapse or for a message to come due."""
+    """How far its clock is ahead. So no test waits until a claim expires or a message is due."""
     after_seconds: float | None = None
     point: tuple[str, int] | None = None
-    """Its name, and at which time that it is reached."""
+    """The name of the point, and which occurrence of it kills the process."""
     listing: str | None = None
-    """A file that is to have the points that were reached: then, and where a point is given, they are looked for."""
+    """The file for the list of points that were reached. Points are recorded only if this or `point` is given."""
 
 
 @dataclass(frozen=True, slots=True)

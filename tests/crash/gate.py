@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 FREE = 50
-"""So many requests are answered at once; by then a pass is as wide as it may be."""
+"""The number of requests that are answered immediately. By then a pass has reached its full concurrency."""
 LONGEST_SECONDS = 30.0
 
 

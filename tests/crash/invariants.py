@@ -21,12 +21,12 @@ LEFT_ALONE = (
     "id, ticket_id, message_type, recipient_email, cc_emails, subject, body, confidence, created_at, updated_at"
 )
 STEP = timedelta(hours=5)
-"""Until all waits are over."""
+"""The time between passes. It is longer than any wait."""
 MOST_PASSES = 10
-"""A scene in which something is left after so many passes is stuck."""
+"""If messages are left after this number of passes, they are stuck."""
 DELIVERED = ("delivered",)
 COUNTED = {"unknown", "transient"}
-"""The outcomes here that take a message one of its tries."""
+"""The outcomes in these tests that use up a retry."""
 
 
 def message_id(ticket_id: str) -> int:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"
 WRITES = re.compile(r"(CREATE TABLE|INSERT INTO|UPDATE|DELETE FROM)\s+(?:retrycli_)?(\w+)")
 SIGNS = {"INSERT INTO": "+", "UPDATE": "~", "DELETE FROM": "-"}
-"""How it is said what a transaction has written: rows were added, changed, removed."""
+"""Signs for what a transaction has written: it added, changed or removed rows."""
 MADE_TABLES = "make tables"
 BEFORE_COMMIT = "before commit: "
 HEARD_OF_PYTHON = {"fcntl.flock": "before the lock", "socket.connect": "before a connection to the API"}
-"""By the names of Python's audit events."""
+"""The names of points, by Python's audit event."""
 
 
 def stands_for_others(name: str) -> bool:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MESSAGES = 6
 LATER = timedelta(hours=1)
 ENOUGH = MIN_FREE // PAGE + 100
-"""Pages for a pass over so few messages, which takes less than 100 before it sends."""
+"""Pages that are enough for a pass over these few messages. It needs fewer than 100 pages before it sends."""
 
 both_modes = pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.long)])
 

@@ -64,7 +64,7 @@ def test_an_attempt_is_on_disk_before_its_request_is_sent(
             not_yet.add(found[1])
             written = True
         elif (found := REMOVED.search(line)) and found[2] == f"{stage.database.name}-journal":
-            not_yet.add(found[1])  # the folder, which still has it for whoever comes after a power cut
+            not_yet.add(found[1])  # the folder: after a power failure it may still contain the journal
         elif found := ON_DISK.search(line):
             not_yet.discard(found[1])
         elif SENT.search(line):

@@ -36,13 +36,13 @@ pytestmark = pytest.mark.databases("postgresql")
 HOSTS = 4
 LATENCY = timedelta(milliseconds=50)
 EARLY = 1 / 4
-"""So many of the kills come at any moment of the time that a pass takes for one message; the others, after some
-requests, at any moment of the time that one more takes."""
+"""The share of kills at a random moment of the time that a pass with one message takes. The other kills come after some
+requests, at a random moment of the time that one more request takes."""
 MAX_CLOCK_SKEW = timedelta(milliseconds=100)
-"""Each process knows the server's clock as well as it can be asked on a busy machine, and what one has begun that was
-killed another one ends. Which requests were in flight at once is told by the API, whose clock is one."""
+"""The tolerance for times that different processes recorded: one process ends the attempts of a killed one. On a busy
+machine, each estimates the server's clock less exactly. The API's single clock shows which requests overlapped."""
 LONGEST_SECONDS = 600
-"""After that time the test gives up."""
+"""The timeout of the test."""
 
 PRESET = """
 [messages.{kind}]
@@ -58,7 +58,7 @@ AGAIN_AND_AGAIN = {
     "schedule.base_minutes": 0.01,
     "gateway.unknown_limit": 100,
 }
-"""A message that nobody knows of is sent again by the next pass, as often as need be."""
+"""With these settings, the next pass sends every message with an unknown outcome again, as often as necessary."""
 
 
 LONG_AGO = "heartbeat_at - interval '1 hour'"
@@ -104,13 +104,13 @@ class Fleet:
     stage: Scene
     api: Api
     kills: int
-    """How many processes are still to be killed."""
+    """The number of processes still to be killed."""
     most: int
-    """How many requests such a process sends at most before."""
+    """The maximum number of requests that a process sends before it is killed."""
     died: dict[str, float] = field(default_factory=dict)
-    """When each process that was killed was dead for certain."""
+    """When each killed process was certainly dead."""
     in_flight: list[int] = field(default_factory=list)
-    """How many attempts each pass of theirs had begun and not ended."""
+    """The number of attempts in flight in each killed pass."""
     runs: int = 0
 
     def deliver(self) -> None:

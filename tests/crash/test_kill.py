@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from tests.crash.scene import Scene
 
 LANES = ("sqlite-wal", "sqlite", "postgresql")
-"""A SQLite file with a write-ahead log, one without, and a server's database: at once."""
+"""SQLite with and without a write-ahead log, and PostgreSQL: the three lanes run in parallel."""
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
 SHARE = 1 / 3
-"""Kills are spread evenly over this share of what a pass takes that delivers everything."""
+"""Kills are spread evenly over this share of the duration of a pass that delivers everything."""
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
-"""How far the clock moves between two runs: claims still hold, claims have lapsed, all waits are over."""
+"""The time between two runs: claims are still valid, claims have expired, or all messages are due."""
 MOST_RUNS, MOST_DATABASES = 100, 100
-"""The maximum of runs of one database that are not killed, and of databases of one lane, so that a test ends."""
+"""The maximum number of surviving runs per database, and of databases per lane, so that a test ends."""
 
 
 @dataclass
@@ -55,9 +55,9 @@ class Lane:
     name: str
     rng: Random
     messages: int
-    """How many each database has."""
+    """The number of messages in each database."""
     moments: list[float]
-    """When to kill, as shares of what a pass takes that delivers everything; each is used once."""
+    """When to kill: shares of the duration of a pass that delivers everything. Each share is used once."""
     databases: int = 0
     runs: int = 0
     twice: int = 0
@@ -174,6 +174,6 @@ def _report(lanes: Sequence[Lane]) -> str:
             line("databases", *(lane.databases for lane in lanes)),
             line("attempts in flight at a kill", *(sum(lane.in_flight) for lane in lanes)),
             line("messages that arrived more than once", *(lane.twice for lane in lanes)),
-            line("messages in a person's hands", *(lane.escalated for lane in lanes)),
+            line("escalated messages", *(lane.escalated for lane in lanes)),
         ]
     )

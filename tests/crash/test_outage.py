@@ -67,7 +67,7 @@ def answers_503() -> Iterator[tuple[int, str]]:
 
 
 Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
-"""Holds a port where nothing is delivered, and names the outcome of trying."""
+"""Opens a port that accepts no delivery. Yields the port and the outcome of an attempt."""
 
 
 @pytest.mark.slow

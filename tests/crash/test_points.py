@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 MESSAGES = 8
 FAIL_LATER = (7, 8)
-"""These fail after the first pass."""
+"""Messages that fail after the first pass."""
 CLAIMED, WAITING = 20, 21
-"""Two more, which the application sends by itself after the first pass: that one had claimed one of them."""
+"""Two more messages, which the application sends itself after the first pass. That pass had claimed the first one."""
 ANSWERS = {3: ("transient", "delivered"), 5: ("permanent",)}
-"""What the API says to some of them in turn; the last one it says again and again."""
+"""The API's successive answers to some messages. It repeats the last answer."""
 STATUSES = {"transient": 503, "permanent": 422, "delivered": 200}
 LATER = timedelta(hours=1)
 OLD = "2024-11-05 06:07:08.000000"
@@ -54,7 +54,7 @@ OLD_ROWS = (
     "INSERT INTO retrycli_attempts (message_id, pass_id, number, made_by, started_at, finished_at, outcome) "
     f"VALUES (12, 'old', 1, 'pass', '{OLD}', '{OLD}', 'delivered')",
 )
-"""What a pass forgets: a pass of long ago, and its attempt."""
+"""Rows that a pass deletes: an old pass and its attempt."""
 
 ATTEMPTS = 5
 """Number of passes that may miss a point: which answers one commit records depends on when they arrive."""
@@ -83,7 +83,7 @@ class Start:
 
     url: str
     left_alone: Sequence[object] = ()
-    """What no pass may change."""
+    """Rows that no pass may change."""
     ahead: timedelta = timedelta(0)
     arrived: Sequence[Received] = ()
     killed: dict[int, str] = field(default_factory=dict)

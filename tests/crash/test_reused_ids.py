@@ -32,10 +32,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql"
 MESSAGES = 6
 NOBODY = "http://127.0.0.1:9"
 LATER = timedelta(hours=1)
-"""Until the claims of a killed pass have expired, and what waits is due."""
+"""The time until the claims of a killed pass have expired and all waiting messages are due."""
 NEW_TICKET = scene.FIRST_TICKET + 100
 REUSED: dict[int, dict[str, object]] = {1: {"body": "new 1"}, 2: {}, 3: {"body": "new 3", "ticket_id": NEW_TICKET}}
-"""By id, what is different in the message that gets it, besides its birth: 2 says the same again."""
+"""By id: how the new message differs from the old one, besides its creation time. Message 2 has the same text."""
 EDITED, FAILED_AGAIN = 4, 5
 CREATED_AT = "2025-03-04 05:06:07.000000"
 

@@ -33,7 +33,7 @@ NOBODY = "http://127.0.0.1:9"
 MOST_TIME = 1.3
 MOST_MEMORY = 1.2
 LIMIT = 1000
-"""So many messages are delivered where memory is measured: more than are claimed, and written down, at once."""
+"""The number of messages that the memory tests deliver: more than a pass claims or records in one transaction."""
 
 # SQLite
 

@@ -416,7 +416,7 @@ def test_a_sent_immediate_retry_is_not_repeated() -> None:
 
 def test_a_retry_beyond_the_deadline_is_not_awaited() -> None:
     async def sleep(_seconds: float) -> None:
-        raise AssertionError("there is no time for it")
+        raise AssertionError("never called: the deadline has passed")
 
     shortest, _ = WAIT_SECONDS
     with closed_port() as port:

@@ -33,7 +33,7 @@ def cleaned(error: str, **texts: str) -> str:
     ids=["whole", "beginning", "middle", "JSON", "JSON with its umlauts", "one line"],
 )
 def test_a_quotation_is_removed_in_every_encoding(quotation: str) -> None:
-    assert cleaned(f"HTTP 422: <{quotation}> is no text") == "HTTP 422: <…> is no text"
+    assert cleaned(f"HTTP 422: <{quotation}> is not text") == "HTTP 422: <…> is not text"
 
 
 def test_the_subject_is_removed_too() -> None:

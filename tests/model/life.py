@@ -29,14 +29,19 @@ from tests.store.application import HOUR, MINUTE, TICKET, naive
 STEPS_OF_A_LIFE = 50
 
 MANY = 8
-"""With so many failed messages no more fail: the other steps have enough to do."""
+"""The maximum number of failed messages. It leaves time for the other steps."""
 BAD_DATA: tuple[dict[str, object], ...] = (
     {"message_type": "pigeon"},
     {"cc_emails": "boss@example.com"},
     {"ticket_id": None},
     {"body": None},
 )
-MENDED: dict[str, object] = {"message_type": "supplier", "cc_emails": "[]", "ticket_id": TICKET, "body": "Where is it?"}
+REPAIRED: dict[str, object] = {
+    "message_type": "supplier",
+    "cc_emails": "[]",
+    "ticket_id": TICKET,
+    "body": "Where is it?",
+}
 TYPES = st.sampled_from(["customer", "supplier", "internal"])
 TICKETS = st.integers(TICKET, TICKET + NUMBER_OF_TICKETS - 1)
 TICKS = 15
@@ -44,15 +49,15 @@ OFTEN = (Answer.TAKEN, Answer.TAKEN, Answer.TAKEN, Answer.TAKEN_AND_LOST, Answer
 ANSWERS = st.lists(st.sampled_from([*Answer, *OFTEN]), min_size=1, max_size=6)
 LIMITS = st.sampled_from([None, None, 1, 3])
 SOME = st.integers(0, 31)
-"""One of the messages: counted round and round, for there may be fewer."""
+"""The index of a message, modulo the number of messages."""
 MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
-"""How far the clock moves before a pass: it may be put back a little."""
+"""Minutes by which the clock advances before a pass. It may also go back a little."""
 BY_OTHERS = [event for event in Meanwhile if event not in BY_THE_APPLICATION]
 CALLS = st.integers(1, 8)
-"""How many calls of its ports retrycli makes while the application holds a lock."""
+"""The number of calls that retrycli makes to its ports while the application holds a lock."""
 TEXTS = st.sampled_from(["a", "b"])
 AGAIN: tuple[dict[str, object], ...] = ({}, {}, {"last_error": "HTTP 500, again"}, {"retry_count": 0}, {"body": "b"})
-"""What a row shows of it when the application failed it again."""
+"""The columns that differ in a row when the application marks it as failed again."""
 MONTH = timedelta(days=30)
 FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 
@@ -95,7 +100,7 @@ class Life(Steps):
     @precondition(lambda self: self.laws.before.rows)
     @rule(
         some=SOME,
-        what=st.sampled_from(["failed", "sent", "rejected", "pending", "approved", "deleted", *BAD_DATA, MENDED]),
+        what=st.sampled_from(["failed", "sent", "rejected", "pending", "approved", "deleted", *BAD_DATA, REPAIRED]),
     )
     def write_row(self, some: int, what: str | dict[str, object]) -> None:
         """Restore, damage or fix a row as the application: it is the same message still."""

@@ -69,7 +69,7 @@ END $$
     "CREATE OR REPLACE TRIGGER stubborn BEFORE UPDATE ON pending_messages FOR EACH ROW EXECUTE FUNCTION stubborn()",
 )
 PATIENCE = {True: 0, False: 1}
-"""How many seconds retrycli waits for a lock, in a file and at a server, which takes 0 for ever."""
+"""Seconds that retrycli waits for a lock, by whether it is SQLite. For PostgreSQL, 0 would mean no limit."""
 OPERATOR = "anna"
 DUE_SLACK = timedelta(seconds=60)
 
@@ -176,7 +176,7 @@ class Place:
             by_pass=True,
             due_by=self.clock.now + DUE_SLACK,
             paused=self.is_paused,
-            # Whoever interferes may put an earlier message of a ticket before one that is on its way.
+            # The interfering application may insert an earlier message of a ticket while a later one is being sent.
             per_ticket_order=per_ticket_order and not script.interfere,
             limit=limit,
         )

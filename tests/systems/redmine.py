@@ -40,7 +40,7 @@ production:
     file_settings: {{location: '{folder}/mails'}}
 """
 AT_ONCE = "config.active_job.queue_adapter = :inline\n"
-"""Mails are written before the answer, so that whoever has it can tell who got none."""
+"""Redmine sends mails before it answers, so that after the answer a test can check who got no mail."""
 TASKS = ("db:migrate", "look_again", "redmine:load_default_data", "seed")
 SEED = """
 # Loaded before there were tables, the models know nothing of columns.
@@ -70,7 +70,7 @@ task seed: :environment do
   end
 end
 """
-"""People, each with a role of their own. The agent writes; a colleague has the same rights, and gets what he writes."""
+"""Users, each with its own role. The agent writes. A colleague has the same rights and gets what the agent writes."""
 AGENT, COLLEAGUE, CUSTOMER, REPLYONLY, READER, EDITOR = (
     "agent",
     "colleague",

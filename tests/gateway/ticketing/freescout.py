@@ -70,7 +70,7 @@ class Freescout(Fake):
     def _create(self, number: str, asked: Asked) -> Answered:
         if not self._known(number):
             return Answered(404, {"message": "Not Found", "_embedded": {"errors": []}})
-        try:  # what is no JSON, or does not say that it is, counts as nothing
+        try:  # FreeScout ignores a body that is not valid JSON, or whose Content-Type is not JSON
             data = asked.json if "json" in asked.headers.get("content-type", "") else {}
         except ValueError:
             data = {}
@@ -90,7 +90,7 @@ class Freescout(Fake):
             html=True,
             internal=kind == "note",
             mailed=kind == "message" and state == "published" and not data.get("imported"),
-            to=() if kind == "customer" else (self.customers[int(number)],),  # whoever else was asked for
+            to=() if kind == "customer" else (self.customers[int(number)],),  # FreeScout ignores any other recipient
             cc=self._addresses(data.get("cc")),
             bcc=self._addresses(data.get("bcc")),
             attachments=tuple(self._attachments(data.get("attachments") or [])),

@@ -14,7 +14,7 @@ Files = tuple[tuple[str, str, bytes], ...]
 
 AT = "2026-10-01T08:00:00.000+0000"
 INTERNAL = "sd.public.comment"
-"""The property by which Jira's own API makes a comment internal."""
+"""The property that makes a comment internal in Jira's own API."""
 
 
 def _desk(status: int, text: str, key: str) -> Answered:
@@ -55,7 +55,7 @@ class JiraServiceManagement(Fake):
         path = asked.path.strip("/").split("/")
         given = asked.headers.get("authorization")
         if given not in self._right:
-            # Whoever says nothing is anonymous to Jira, and sees no issue: "not found" may mean "not logged in".
+            # Without credentials a client is anonymous and sees no issue: "not found" may mean "not logged in".
             if given is None and path[:2] == ["rest", "api"] and "issue" in path:
                 return self._no_issue()
             failed = {"X-Seraph-LoginReason": "AUTHENTICATED_FAILED"} if given else {}

@@ -14,7 +14,7 @@ JSON = dict[str, Any]
 
 TYPES = ("email", "sms", "chat", "fax", "phone", "twitter status", "note", "web")
 FALSE = (None, False, 0, "0", "f", "F", "false", "FALSE", "False", "off", "OFF", "Off")
-"""What Rails takes for false; anything else is true."""
+"""The values that Rails casts to false. Any other value is true."""
 AT = "2026-10-01T08:00:00.000Z"
 
 
@@ -40,7 +40,7 @@ class Zammad(Fake):
         self.agent = True
         """Without the permission ticket.agent a token still posts, but as the customer."""
         self.broken = ""
-        """What its database says instead of storing an article. Whoever is no admin is given a number to ask for."""
+        """The error to answer with instead of storing an article. Users who are not admins see only an error number."""
         self.limited = False
         """Zammad limits nothing here itself, so this is what its Rack::Attack says where an admin has added a rule."""
         self.arrived: list[Arrived] = []

@@ -59,7 +59,7 @@ class Zendesk(Fake):
             return Answered(429, said, {"Retry-After": str(self.retry_after), "X-Rate-Limit": "700"})
         given = asked.headers.get("authorization")
         if given is None and path == ["api", "v2", "users", "me"]:
-            # Whoever says nothing is somebody, too: a check of credentials has to look at the id.
+            # Zendesk answers an anonymous client, too: a check of credentials must look at the id.
             return Answered(200, {"user": {"id": None, "name": "Anonymous user", "email": "invalid@example.com"}})
         if given not in self._right:
             return Answered(401, {"error": "Couldn't authenticate you"})

@@ -154,7 +154,7 @@ def test_outside_text_is_truncated() -> None:
 
 
 def test_a_word_with_an_underscore_is_unchanged() -> None:
-    assert inert("cc_emails is no JSON; __so__ _it_ is", 100) == "cc_emails is no JSON; ＿＿so＿＿ ＿it＿ is"
+    assert inert("cc_emails is not JSON; __so__ _it_ is", 100) == "cc_emails is not JSON; ＿＿so＿＿ ＿it＿ is"
 
 
 def test_a_cause_without_a_text_says_so() -> None:

@@ -422,7 +422,7 @@ def test_a_disabled_timer_is_enabled_again(desk: Desk) -> None:
 
 
 def test_remains_of_a_timer_are_removed_too(desk: Desk) -> None:
-    """There is no timer left to disable."""
+    """No timer is left to disable."""
     desk.install(SchedulePlace.SYSTEM_TIMER)
     (desk.root / "etc/systemd/system/retrycli.timer").unlink()
     desk.programs.asked.clear()
@@ -646,7 +646,7 @@ def test_a_config_of_the_databases_owner_is_accepted_too(shared_desk: Desk) -> N
     [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER, SchedulePlace.OWN_CRONTAB, SchedulePlace.OWN_TIMER],
 )
 def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: SchedulePlace) -> None:
-    """With a server there is no file whose owner could make them, and root's own schedule always runs as root."""
+    """A server has no file whose owner could run passes, and root's own schedule always runs as root."""
     with pytest.raises(ConfigurationError, match=r"passes would run as root; .*--run-as USER"):
         proposed(shared_desk, IN_POSTGRESQL, place=place)
     assert proposed(shared_desk, IN_POSTGRESQL, "root", place) == "root"

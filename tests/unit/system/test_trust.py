@@ -248,7 +248,7 @@ def test_a_refusal_names_the_directory_and_the_file(place: Path) -> None:
     assert refused(place, 0) == f"{place}/retrycli.toml is not read, because {place} belongs to {THEIRS}"
 
 
-# The rule itself, for whoever asks.
+# The rule itself, for every kind of user.
 
 
 def test_our_directory_in_a_sticky_one_is_ours(place: Path) -> None:
