@@ -43,11 +43,11 @@ def _no_settings() -> dict[str, str]:
 NO_SETTINGS = _no_settings()
 
 BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}", **NO_SETTINGS}
-"""All that cron's environment is sure to hold, no settings of this machine, and where the command is: what it suggests
-names it as `retrycli`."""
+"""The variables that cron always sets, without the settings of this machine. The search path contains the command, so
+that suggestions call it `retrycli`."""
 
 NO_FILE = {"XDG_CONFIG_HOME": ""}
-"""Leads to no configuration file, unless there is one in /etc."""
+"""A variable with which retrycli finds no configuration file, except one in /etc."""
 needs_no_file = pytest.mark.skipif(
     Path("/etc/retrycli/retrycli.toml").exists(),
     reason="there is an /etc/retrycli/retrycli.toml here, which is found",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START = datetime(2025, 3, 3, 12, tzinfo=UTC)
-"""When the clock begins: a tick of cron."""
+"""The first time of the clock: a tick of cron."""
 TICK = timedelta(minutes=15)
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED, 200)
@@ -49,7 +49,7 @@ UNAUTHORIZED = Outcome(OutcomeKind.UNAUTHORIZED, 401, "HTTP 401")
 FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True)
 MOVED = Outcome(OutcomeKind.PERMANENT, 302, "HTTP 302", in_doubt=True)
 NOT_FOUND = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404")
-"""As a preset says that it is about the message."""
+"""A 404 that concerns one message, as a preset declares."""
 
 RULES = PassRules(
     destination="https://tickets.example.com",

@@ -35,7 +35,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 STREAMS = (("stdin", "r", "surrogateescape"), ("stdout", "w", "surrogateescape"), ("stderr", "w", "backslashreplace"))
-"""Python's own, by their numbers: name, mode, and the error handler in the C locale."""
+"""Python's standard streams, by file descriptor: name, mode, and the error handler in the C locale."""
 LOADED_BY_NAME = ("sqlalchemy.dialects.sqlite.pysqlite", "sqlalchemy.dialects.postgresql.psycopg", "idna.uts46data")
 """Modules that no import statement of the package names."""
 

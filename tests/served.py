@@ -21,8 +21,8 @@ from tests.environment import BARE
 
 SCRIPT = str(Path(sys.executable).with_name("retrycli"))
 READ_LATE = ("RETRYCLI_", "TICKETING_", "SUDO_", "XDG_")
-"""Variables that begin like this, and those below, are read by a command alone: Python reads others when it starts, and
-modules when they are imported."""
+"""Prefixes of variables that only commands read, like the names below. Python reads other variables when it starts, or
+modules do when they are imported."""
 READ_LATE_TOO = frozenset({
     "COLUMNS", "COMP_CWORD", "COMP_WORDS", "CREDENTIALS_DIRECTORY", "EDITOR", "FILE", "HOME", "HTTPS_PROXY",
     "INVOCATION_ID", "LOGNAME", "PAGER", "PATH", "TERM", "TMPDIR", "TZ", "USER", "VISUAL", "_RETRYCLI_COMPLETE",
@@ -30,7 +30,7 @@ READ_LATE_TOO = frozenset({
 })  # fmt: skip
 LIMITS = {value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 MAY_BE_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-"""What `nohup` and shells have a process ignore, which those that it starts inherit."""
+"""Signals that `nohup` and shells may have set to be ignored. Child processes inherit this."""
 
 
 def can_serve(env: Mapping[str, str]) -> bool:

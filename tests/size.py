@@ -15,13 +15,13 @@ class Size(NamedTuple):
     """The figures of one version of the package."""
 
     entries: int
-    """Files and folders at its top."""
+    """The number of files and folders in its top folder."""
     statements: int
     """Nodes of the syntax trees that are statements, so that no formatting changes the count."""
     longest_file: tuple[int, str]
     longest_function: tuple[int, str]
     shared_names: dict[str, list[str]]
-    """Class names that more than one module defines, without a protocol of the engine and the class that fulfils it."""
+    """Class names that several modules define, except an engine protocol and the class that implements it."""
 
 
 def sources(root: Path = ROOT) -> dict[str, str]:

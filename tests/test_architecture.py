@@ -35,7 +35,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "cli": "domain system config views operations retrycli",
     }.items()
 }
-"""The folders, and what each of them may know of."""
+"""The folders that each folder may import from."""
 
 
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "psycopg"}
@@ -59,20 +59,20 @@ NEVER: Mapping[str, tuple[set[str], str]] = {
 """What a folder never imports from outside, and why."""
 
 GIVEN = frozenset({"domain", "engine"})
-"""These are given the time, and written in plain Python."""
+"""Folders that get the time as an argument and use only plain Python."""
 
 PURE = {"idna"}
-"""Libraries that the domain may use: functions of their arguments alone."""
+"""Libraries that the domain may use. Their functions depend only on their arguments."""
 
 BY_NAME = frozenset({"retrycli", "retrycli.cli", "retrycli.operations"})
-"""These may import what they name in a string, where no rule sees it."""
+"""Modules that may import by a name in a string, which no rule can check."""
 
 
-# -- how they are held ----------------------------------------------------------------------------------------
+# -- the checks ------------------------------------------------------------------------------------------------
 
 
 FACE = "retrycli"
-"""The public names, and what the installed command calls: these may know of everything."""
+"""The public names and the entry point of the installed command. They may import everything."""
 
 
 def breaches(module: str, source: str) -> list[str]:

@@ -28,7 +28,7 @@ KINDS = (
     ("regclass",),
     ("oid",),
 )
-"""Types that are taken for one another."""
+"""Groups of types that convert to each other."""
 TYPES = tuple(each for kind in KINDS for each in kind)
 ANY = {"any", "anyelement", "anycompatible", "anynonarray"}
 OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "*", "/", "~~", "~~*", "~")

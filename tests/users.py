@@ -24,9 +24,9 @@ from retrycli.system.trust import find_weakness, trusted_users
 Result = TypeVar("Result")
 
 OURS, THEIRS = 61_234, 61_235
-"""The user who runs retrycli, and the one who tries to get in. Each is alone in a group of the same number."""
+"""The ids of the user who runs retrycli and of an attacker. Each user has a group of its own with the same id."""
 SHARED = 61_236
-"""A group that is nobody's own."""
+"""The id of a group that is no user's own group."""
 
 
 def need_root() -> None:

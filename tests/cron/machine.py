@@ -67,7 +67,7 @@ class Machine:
     """
 
     PRIVATE = ("etc", "opt", "run", "usr/sbin", "var/spool/cron/crontabs", "dev/shm")
-    """The last one may be where all of them are."""
+    """Folders that the machine gets for itself. The last one may contain all others."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -31,9 +31,9 @@ from tests.gateway.hostile import (
 )
 
 DEADLINE = 1
-"""Seconds that a delivery may take if the server never ends its answer. A busy machine needs some for the request."""
+"""The limit for a delivery, in seconds, if the server never ends its answer. The request must also fit in it."""
 PATIENCE = 5.0
-"""The same if the server ends it."""
+"""The limit for a delivery, in seconds, if the server ends its answer."""
 
 MIB = 2**20
 GIB = 2**30
@@ -60,11 +60,11 @@ class Case:
     kind: OutcomeKind
     status: int | None = None
     says: str = ""
-    """How its error begins."""
+    """The beginning of the error."""
     hungry: bool = False
-    """Whether it would take a client's memory that read all there is."""
+    """Whether a client that read the whole answer would run out of memory."""
     hasty: bool = False
-    """Whether the server does it before it has read the body, which is a large one then."""
+    """Whether the server acts before it has read the body. The body is then a large one."""
 
     @property
     def deadline(self) -> float:
@@ -227,7 +227,7 @@ LOG_INS = (
     Case("a redirect", answer(302, headers={"Location": "/sso"}), UNAUTHORIZED, 302, says="log-in: HTTP 302"),
     Case("another protocol", raw(SWITCHING), UNAUTHORIZED, 101, says="log-in: HTTP 101"),
 )
-"""The same in answer to a log-in. Whatever goes wrong there, the message has not been sent."""
+"""The same behaviours during a log-in. After any failed log-in, the message has not been sent."""
 
 READ_AT_MOST = 2_500_000
-"""So many bytes of an answer that is not read on may leave the server, for there are buffers on the way."""
+"""The maximum number of bytes that the server can send if the client stops reading. Buffers take them."""

@@ -26,7 +26,7 @@ copy_extensions = copy
 [any]
 commonName = supplied
 """
-"""What `openssl ca` wants to know before it signs for days of one's own choice."""
+"""The configuration that `openssl ca` needs to sign a certificate with a chosen validity."""
 
 
 def _openssl(folder: Path, *arguments: str) -> None:

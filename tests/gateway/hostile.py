@@ -27,10 +27,10 @@ from typing import Self
 LOOPBACK = "127.0.0.1"
 LINGER_0 = struct.pack("ii", 1, 0)
 SEND_BUFFER = 64 * 1024
-"""Small, so that the kernel does not swallow what the client never reads."""
+"""The size of the send buffer. It is small, so that the kernel does not buffer what the client never reads."""
 
 SUCCEEDED = b'{"succeeded": true}'
-"""What the generic ticketing API says to a message it has taken."""
+"""The generic ticketing API's answer to a message that it has accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Received:
     headers: Mapping[str, str]
     body: bytes
     connection: int
-    """The connection's number, from 1 on."""
+    """The number of the connection, starting at 1."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Connection:
     closing: threading.Event
     number: int
     asked: Received | None = None
-    """The request that is being answered."""
+    """The request to be answered."""
     sent: int = 0
     _read: bytearray = field(default_factory=bytearray)
 

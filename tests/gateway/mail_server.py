@@ -44,7 +44,7 @@ class Peer:
     sock: socket.socket
     closing: threading.Event
     said: list[str] = field(default_factory=list)
-    """What the client said, a line each."""
+    """The lines that the client sent."""
     sender: str = ""
     recipients: list[str] = field(default_factory=list)
     encrypted: bool = False

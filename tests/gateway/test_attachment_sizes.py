@@ -43,12 +43,12 @@ CASES = [
     if "attachments" in rule.capabilities
 ]
 LEFT_OUT = {"freescout"}
-"""Systems that leave an empty file out, and say nothing of it."""
+"""Systems that silently drop an empty file."""
 REFUSED = {
     "helpdesk": "The submitted file is empty.",
     "request-tracker": "FileContent is a required field",
 }
-"""Systems that take no message with an empty file, and what they say of it."""
+"""Systems that refuse a message with an empty file, with their errors."""
 NAME = "export.txt"
 
 

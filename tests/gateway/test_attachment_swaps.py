@@ -44,7 +44,7 @@ enough = { path = "admin", equals = true }
 """
 HARMLESS, SECRET = b"an invoice, as it was", b"token: s3cret-s3cret."
 SECONDS = 5.0
-"""That a message may take; no test waits so long."""
+"""The time limit of a message. No test reaches it."""
 MESSAGES = 150
 MESSAGE = queued(attachments=json.dumps(["2026/a.txt"]), cc_emails=None)
 

@@ -363,7 +363,7 @@ def test_secrets_echoed_outside_http_are_masked() -> None:
 
 
 ODD = "ge\"he\\im'ü\t"
-"""A password that JSON and Python write otherwise than it is."""
+"""A password that JSON and Python have to escape."""
 
 
 def in_json(content: object) -> bytes:

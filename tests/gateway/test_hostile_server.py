@@ -51,12 +51,12 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 LOG_IN = "/auth/login"
 MARK = "confidential"
-"""It is in every secret, and in every word of the message."""
+"""A mark in every secret and in every text of the message."""
 TOKEN = {"auth": "bearer", "token": f"{MARK}-token"}
 ACCOUNT = {"auth": "login", "username": "agent", "password": f'{MARK}-"password\\"'}
 LARGE = MARK * 100_000
 MOST_MIB = 50
-"""How much more memory than one that does nothing a process may take, whatever it is sent."""
+"""The maximum memory, in MiB, that a process may need above an idle one, whatever it receives."""
 
 Deliver = Callable[..., Outcome]
 
@@ -119,8 +119,8 @@ OVER_TLS = {
     "drips its body", "has no end", "resets", "resets within the body", "resets within its body", "says nothing",
     "sends headers for ever", "the request itself", "two answers at once",
 }  # fmt: skip
-"""The cases that also run over TLS by default: each way to end or to stall, and some of each kind of answer. What comes
-out of TLS is read by the same code."""
+"""The cases that also run over TLS by default: each way to end or to stall, and some of each kind of answer. The code
+that reads the decrypted answer is the same."""
 
 
 def over_either(cases: Sequence[Case]) -> pytest.MarkDecorator:

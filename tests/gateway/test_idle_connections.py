@@ -18,7 +18,7 @@ from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, ans
 
 MESSAGES = 5
 LIMITS = {"Starman": 1, "gunicorn": 2, "Apache": 5, "Jetty": 30, "nginx": 75}
-"""How many seconds a connection may be idle at some servers, unless they are told otherwise."""
+"""The default idle timeouts of some servers, in seconds."""
 
 
 @dataclass

@@ -37,9 +37,9 @@ TRICKS = [
     "/?@{}",
     "/#@{}",
 ]
-"""What has led one URL parser or another to a second host."""
+"""Paths that have led some URL parser to a second host."""
 REFUSED = ["//{}/", "/\\{}/", "/..//{}/", "/#@{}"]
-"""Those of them that are no path that a preset may have."""
+"""Those tricks that are not valid as a path in a preset."""
 FROM_A_SLASH = [each for each in TRICKS if each.startswith("/")]
 
 

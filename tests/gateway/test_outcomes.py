@@ -416,7 +416,7 @@ def test_a_sent_immediate_retry_is_not_repeated() -> None:
 
 def test_a_retry_beyond_the_deadline_is_not_awaited() -> None:
     async def sleep(_seconds: float) -> None:
-        raise AssertionError("never called: the deadline has passed")
+        raise AssertionError("slept beyond the deadline")
 
     shortest, _ = WAIT_SECONDS
     with closed_port() as port:
@@ -509,7 +509,7 @@ def test_a_base_url_is_required() -> None:
 
 
 LARGE = "ü" * 5_000_000
-"""10 MB; of more than a MiB aiohttp warns where it is given them as one."""
+"""A text of 10 MB. aiohttp warns of a body of more than 1 MiB that it gets in one piece."""
 
 
 def test_large_messages_arrive_complete() -> None:

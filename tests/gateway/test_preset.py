@@ -35,7 +35,7 @@ path = "/notes"
 ignores = ["cc_emails"]
 body = { text = "{body}" }
 """
-"""A preset for a test to add to."""
+"""A preset that tests extend."""
 
 TEXTS = [
     'She said "no".',

@@ -77,7 +77,7 @@ class System:
     limit: Callable[[Any], None] | None = None
     wait: timedelta | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
-    """What its messages have besides."""
+    """Changes to its messages."""
 
 
 def limited(fake: Any) -> None:  # noqa: ANN401  any of those that have this switch

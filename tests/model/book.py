@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 UNKNOWN_LIMIT = 2
 MAX_RETRIES = 4
 BOUND = 3 * MAX_RETRIES
-"""The maximum of requests that passes make under one key."""
+"""The maximum number of requests that passes send with one key."""
 DELIVERED, UNKNOWN = "delivered", "unknown"
 ABOUT_THE_MESSAGE = {DELIVERED, UNKNOWN, "refused", "permanent"}
-"""Answers that the bound counts: a request that nothing answered, or that was only put off, may be excused."""
+"""Outcomes that count towards the bound. Requests with other outcomes may not use up a retry."""
 LISTS = ("cc_emails", "bcc_emails", "attachments")
 TEXT = ("message_type", "recipient_email", "subject", "body", *LISTS)
-"""The columns that make the text of a message."""
+"""The columns that make up the text of a message."""
 
 
 class Name(NamedTuple):
@@ -80,7 +80,7 @@ class Request:
     answered: bool = False
     """Whether the sender has the answer."""
     lapsed: bool = False
-    """Whether the sender stood still until its claim had expired: another pass ends the attempt."""
+    """Whether the sender was suspended until its claim had expired. Then another pass ends the attempt."""
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Fate:
     dead: bool = False
     calls: int = 0
     heard: Callable[[], object] = lambda: None
-    """Told of each call before it takes effect."""
+    """A callback, called before each call takes effect."""
 
     @contextmanager
     def call(self) -> Iterator[None]:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tests.model.server import Server
 
 WRITTEN = {"status", "retry_count", "last_error", "sent_at"}
-"""What retrycli may write of a message."""
+"""The columns of a message that retrycli may write."""
 EDITED = {"subject", "body", "recipient_email"}
-"""And what a person may who edits it."""
+"""The columns that an operator may also change with `edit`."""
 END_OF_ATTEMPT = {
     "finished_at",
     "outcome",
@@ -35,13 +35,13 @@ END_OF_ATTEMPT = {
     "deliveries",
 }
 LONGEST_WAIT = timedelta(hours=6)
-"""No wait is longer, nor a Retry-After that is heeded."""
+"""The longest wait, and the longest Retry-After that a pass obeys."""
 A_WHILE = timedelta(minutes=5)
-"""No wait that a pass sets is shorter."""
+"""The shortest wait that a pass sets."""
 WRITES = {"delivered", "refused", "permanent"}
-"""Outcomes of which something is written to the row."""
+"""Outcomes that a pass also writes to the application's row."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}
-"""Outcomes that count; all but the first only while the destination is not known to be down."""
+"""Outcomes that use up a retry. Except for the first, they do so only if the destination is not known to be down."""
 
 
 class Broken(AssertionError):
@@ -67,19 +67,19 @@ class Laws:
 
     server: Server
     before: Picture = field(default_factory=Picture)
-    """The picture after the last step, with what the application has changed since."""
+    """The picture after the last step, including later changes by the application."""
     seen: set[int] = field(default_factory=set)
-    """Messages that a pass has seen, since the application had them last."""
+    """Messages that a pass has seen since the application last had them."""
     stirred: set[int] = field(default_factory=set)
-    """Messages that the application wrote to, since a pass has seen them last."""
+    """Messages that the application has written to since a pass last saw them."""
     unwritten: set[int] = field(default_factory=set)
     """Messages whose rows were held: their results may be written by a later step."""
     dead: set[str] = field(default_factory=set)
-    """Whose claims nobody gives back."""
+    """Owners whose claims may remain: passes that were killed, or whose rows were held."""
     births: dict[str, str] = field(default_factory=dict)
-    """Of the messages to which delivery keys belong."""
+    """The births of messages, by delivery key."""
     latest: datetime = START
-    """The latest that the clock has shown."""
+    """The latest time that the clock has shown."""
 
     def hold(self, after: Picture, step: Step) -> None:
         """Check the laws after a step.

@@ -16,8 +16,8 @@ Row = Mapping[str, Any]
 
 SKIPS, REFUSES = 13, 14
 STUBBORN = {SKIPS, REFUSES}
-"""Values of ``draft_of``, a column of the application's own. Its triggers skip every change of such a row in silence,
-or refuse it, unless the change is about the column itself."""
+"""Values of ``draft_of``, a column of the application's own. Its triggers silently skip or refuse every change of such
+a row, except changes of this column."""
 
 TABLES = {
     "rows": ("pending_messages", "id"),

@@ -56,7 +56,7 @@ class Sender:
 
     by_pass: bool
     due_by: datetime | None = None
-    """Until when what it sends must have come due."""
+    """The time by which every message that it sends must be due."""
     paused: bool = False
     per_ticket_order: bool = False
     limit: int | None = None
@@ -76,7 +76,7 @@ class Server:
     application: Application
     clock: Clock
     broken: list[str] = field(default_factory=list)
-    """What was seen that must not be."""
+    """The violations that were seen."""
 
     def __post_init__(self) -> None:
         self.book = Book(self.application.asked)

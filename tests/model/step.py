@@ -19,22 +19,22 @@ class Step:
 
     name: str
     touched: set[int] = field(default_factory=set)
-    """Messages that the application had back, deleted, replaced, or wrote to while a request was out."""
+    """Messages that the application took back, deleted, replaced, or wrote to while a request was in flight."""
     written: set[int] = field(default_factory=set)
     """Messages that the application wrote to at any time."""
     held: set[int] = field(default_factory=set)
     """Messages whose rows the application held while their results were to be written."""
     acts: dict[str, int] = field(default_factory=dict)
-    """What a person did, and to which message."""
+    """The messages that an operator acted on, by action."""
     seen_at: datetime | None = None
     """The start of a pass that has seen all messages."""
     alone: bool = True
-    """Whether nobody interfered, and nobody was to be killed."""
+    """Whether no other process interfered and none was to be killed."""
     killed: bool = False
     put_right_at: datetime | None = None
-    """The start of a pass by the right clock, after one by a clock that was ahead."""
+    """The start of a pass with the correct clock, after a pass whose clock was ahead."""
     latest: datetime | None = None
-    """The latest that the right clock had shown, in such a step."""
+    """The latest time that the correct clock had shown, in such a step."""
 
 
 def is_put_right(was: Row, row: Row, step: Step) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retrycli.operations.retry import ActionResult
 
 LAST_CALLS = 4
-"""So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""
+"""The number of passes, each after the longest wait, that deliver all messages once nothing prevents it."""
 LONGEST_WAIT = timedelta(hours=7)
 A_LITTLE = timedelta(minutes=30)
 
@@ -57,7 +57,7 @@ BY_THE_APPLICATION = {
     Meanwhile.REUSED,
     Meanwhile.REUSED_AT_ONCE,
 }
-"""What the application writes to a row whose request is out."""
+"""Events in which the application writes to a row while its request is in flight."""
 
 
 class Steps(Writes):

@@ -22,7 +22,7 @@ FEW = {"sqlite": 7, "postgresql": 5}
 FEW_STEPS = 150
 MANY_STEPS = {"sqlite": 50_000, "postgresql": 10_000}
 AT_ONCE = 200
-"""So many lives, and then others until the steps are enough: some lives are short."""
+"""Lives to run at a time, until they have enough steps: some lives are short."""
 FIND_AND_SHORTEN = (Phase.generate, Phase.shrink)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MUTANTS: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]
 ROOT = Path(__file__).parents[2]
 LIVES = 300
-"""So many at most until a law is broken: most are in the first few."""
+"""The maximum number of lives until a law is broken. Most mutants break one in the first few."""
 
 
 def mutate(folder: Path, mutant: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.model.place import Place
 
 TICKETS = 3
-"""How many there are."""
+"""The number of tickets."""
 
 
 class Writes(RuleBasedStateMachine):

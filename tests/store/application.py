@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Executable
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
-"""The time at which things happen in these tests."""
+"""The current time in these tests."""
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
 TICKET = 12345
-"""The ticket that messages are about where a test does not say otherwise."""
+"""The ticket of a message, unless a test sets another."""
 OWN_COLUMNS = ("draft_of", "priority")
 """Columns that only the application knows."""
 

@@ -23,7 +23,7 @@ from tests import postgresql
 from tests.store.application import Application, bare_table, is_sqlite, opened
 
 Factory = Callable[[Path, str | None], AbstractContextManager[str]]
-"""Makes a database in a folder, empty or a copy of the one at a URL, and gives its URL."""
+"""Creates a database in a folder: empty, or a copy of the database at a URL. Yields its URL."""
 
 
 @contextmanager
@@ -59,9 +59,9 @@ FACTORIES: dict[str, Factory] = {
     "postgresql": postgresql_database,
 }
 ENGINES = ["sqlite", "postgresql"]
-"""What every test runs on."""
+"""The engines on which every test runs."""
 in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indirect=True)
-"""For tests in which two are at work at once: with a write-ahead log, readers and writers meet differently."""
+"""For tests with two concurrent processes: with a write-ahead log, readers and writers block each other differently."""
 
 
 def reusable(url: str) -> AbstractContextManager[object]:
@@ -226,7 +226,7 @@ PAIRS = [
     pytest.param((one, other), id=f"{one}-to-{other}", marks=pytest.mark.long if one == other else ())
     for one, other in product(ENGINES, repeat=2)
 ]
-"""By default each kind is copied from, and copied to, once."""
+"""By default, each engine is the source once and the target once."""
 
 
 @pytest.fixture(params=PAIRS)

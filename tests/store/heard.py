@@ -10,7 +10,7 @@ from retrycli.store.connection import OWN_SETTINGS
 from retrycli.store.database import Database
 
 BEGINNINGS = ("BEGIN", OWN_SETTINGS)
-"""What transactions begin with."""
+"""Statements at the beginning of transactions."""
 
 
 @contextmanager

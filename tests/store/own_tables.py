@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 PASS = Claim("the-pass", NOON + 13 * MINUTE)
-"""What the pass of most tests holds its messages by."""
+"""The claim that the pass holds in most tests."""
 FAILED_AT = NOON - 15 * MINUTE
 
 

@@ -27,9 +27,9 @@ from tests.store.own_tables import attempt_rows, pass_rows, queue_rows, retire
 
 LEASE = timedelta(seconds=90)
 AHEAD = NOON + timedelta(days=30)
-"""What the clock said at noon."""
+"""The time that the wrong clock showed at noon."""
 NOW = NOON + 15 * MINUTE
-"""When it has been put right."""
+"""The time at which the clock has been corrected."""
 JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"

@@ -119,7 +119,7 @@ def _key(kind: object, number: int) -> object:
 
 
 KEYS = ("b", "a", "B", "A", "a-b", "ab", "a_b", "ä", "Z", "z", "é", "e", "日", "🚚", "", " ", "10", "9")
-"""Every language orders them in its own way, and none as their code points are."""
+"""Keys that every collation sorts differently, and none by code point."""
 
 
 def fill(database: Database, number: int) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DAY = timedelta(days=1)
 EARLIER = NOON - HOUR
-"""When attempts of these tests end, unless they say otherwise: long enough ago to be rolled up."""
+"""The default end of an attempt in these tests: early enough to be rolled up."""
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ MAKERS: dict[ActionKind, OperatorAction] = {
     ActionKind.ACKNOWLEDGED: OperatorAction(ActionKind.ACKNOWLEDGED, "ada", NOON),
     ActionKind.NOTED: OperatorAction.noted("phoned them", by="ada", at=NOON),
 }
-"""One act of each kind that is done to many."""
+"""One action of each kind that can apply to many messages."""
 OF_ESCALATIONS = [ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED]
 EVERY = pytest.mark.parametrize("kind", MAKERS)
 

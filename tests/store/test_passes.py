@@ -234,7 +234,7 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
 
 REFUSED = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
-"""An attempt that ends so is kept for as long as the application keeps the row."""
+"""The outcome of attempts that are kept for as long as the application keeps the row."""
 
 
 def attempt(

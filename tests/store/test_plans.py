@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 DOUBLED = 15
 MESSAGES = 2**DOUBLED
 FAILED = 4
-"""One in so many."""
+"""One in this number of messages has failed."""
 MINE = Claim("mine", NOON + HOUR)
 SENDING = range(FAILED, 12 * FAILED, FAILED)
-"""What is claimed by that."""
+"""Messages that this pass has claimed."""
 SOME = range(100 * FAILED, 110 * FAILED, FAILED)
-"""Some that wait."""
+"""Some waiting messages."""
 LATE = range(MESSAGES - 40 * FAILED, MESSAGES - 30 * FAILED, FAILED)
-"""Some that are escalated."""
+"""Some escalated messages."""
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ class Case:
     call: Callable[[Database], object]
     ways: str
     but: str = ""
-    """Ways that one planner or the other takes besides, for a good reason."""
+    """Other access paths that a planner may choose for a good reason."""
 
 
 def page(wanted: Filter) -> Callable[[Database], object]:

@@ -119,7 +119,7 @@ SKIPS = {
     True: "CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(IGNORE); END",
     False: RAISES[False].replace("RAISE 'never'", "RETURN NULL"),
 }
-"""By whether it is SQLite."""
+"""The triggers, by whether the database is SQLite."""
 
 
 @pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "did not change")])

@@ -28,7 +28,7 @@ QUIET = (
     "--remote-debugging-pipe",
 )
 PATIENCE = 30
-"""Seconds that it may take to end."""
+"""Seconds within which Chromium must end."""
 NOISE = {"console": "Runtime.consoleAPICalled", "log": "Log.entryAdded", "exception": "Runtime.exceptionThrown"}
 
 
@@ -38,13 +38,13 @@ class Seen:
 
     width: int
     content_width: int
-    """How wide the page is: more than the window where it overflows."""
+    """The width of the page. It exceeds the width of the window if the page overflows."""
     height: int
     picture: bytes
-    """A PNG of all of it."""
+    """A PNG of the whole page."""
     complaints: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    """Every address that was asked for."""
+    """Every URL that was requested."""
 
 
 class Chromium:

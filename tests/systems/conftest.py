@@ -23,7 +23,7 @@ from tests.systems.servers import free_port, running, says, wait_until
 __all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox", "templates"]
 
 EVERY = "1s"
-"""How often Prometheus scrapes and looks at its rules."""
+"""The interval at which Prometheus scrapes and evaluates its rules."""
 
 
 @dataclass(frozen=True)

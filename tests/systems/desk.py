@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 BODY = 'Grüße, "quoted" & <b>not bold</b>,\n{brace} \\n 😀 日本\n\n  last line — ąę'
-"""What has been lost on the way to one system or another."""
+"""A body with characters that one system or another has lost."""
 FILES: Mapping[str, bytes] = {"Notizen.txt": "äöü\r\n\ttab\n".encode(), "Rechnung 日本 ü.pdf": bytes(range(256)) * 40}
 REFUSED = 77
-"""The exit code where the credentials are refused."""
+"""The exit code if the credentials are refused."""
 EVERYTHING_DUE = (
     "UPDATE retrycli_queue SET next_attempt_at = '2026-01-01' WHERE state = 'waiting'",
     "UPDATE retrycli_queue SET claim_expires_at = '2026-01-01' WHERE state = 'sending'",
@@ -40,7 +40,7 @@ class Desk:
     cli: Cli
     application: Application
     folder: Path
-    """Where attachments are."""
+    """The folder of the attachments."""
     numbers: list[int] = field(default_factory=list)
 
     def having(self, **settings: object) -> Desk:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from random import Random
 
 PATIENCE = 1.5
-"""Seconds that a pass waits for an answer, while there is fire."""
+"""Seconds that a pass waits for an answer during the fire."""
 SETTLES = 30.0
-"""Seconds that an absent message may still turn up: longer than any stall here with all that queues up behind it."""
+"""Seconds within which a missing message may still appear. No stall, with its queued requests, lasts longer."""
 KILLED_AFTER = (0.5, 3.0)
-"""Between the first moment, when a pass may still be starting, and the last a pass is killed."""
+"""The seconds after which a pass is killed, from the earliest (it may still be starting) to the latest."""
 LONGEST = 900
-"""Seconds after which something is stuck."""
+"""The timeout in seconds. After it, something is stuck."""
 AT_ONCE = 40
-"""Messages that a pass in peace delivers at most."""
+"""The maximum number of messages that a pass delivers after the fire."""
 DOWN = 69
-"""The exit code of a pass that finds the system down: what stalls for long looks like that."""
+"""The exit code of a pass that finds the system down. A system that stalls for long looks down."""
 KINDS = ("customer", "supplier", "internal")
 OTHERWISE = {
     "RETRYCLI_RUN__CONCURRENCY": "4",

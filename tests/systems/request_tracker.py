@@ -60,10 +60,10 @@ $RT::VarPath = '@FOLDER@';
 1;
 """
 AGENT, REPLYONLY, BLIND, DISABLED = "agent", "replyonly", "blind", "disabled"
-"""Users. One may not write notes, one may not see the custom field, and one is no more."""
+"""Users. One may not write notes, one may not see the custom field, and one is disabled."""
 CUSTOMER = "customer@example.org"
 WITH_FIELD, WITHOUT_FIELD = "General", "Plain"
-"""Queues: one has the custom field, as an administrator may make it, and one has not."""
+"""Queues: one has the custom field that an administrator may create, and the other does not."""
 SEED = """
 use strict;
 use warnings;
@@ -125,7 +125,7 @@ class RequestTracker:
     url: str
     folder: Path
     tokens: Mapping[str, str]
-    """By user."""
+    """The tokens, by user."""
 
     def as_user(self, name: str) -> httpx.Client:
         """Return the API for one user."""

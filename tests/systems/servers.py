@@ -17,7 +17,7 @@ from threading import Event, Thread
 LONGEST = 60
 """Seconds after which a test gives up."""
 GRACE = 3
-"""Seconds that a server may take to end: one that waits for connections to be closed is killed."""
+"""Seconds that a server may take to end. A server that waits for connections to close is killed."""
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

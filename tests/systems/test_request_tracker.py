@@ -43,9 +43,9 @@ FIRST_LINE = BODY.partition("\n")[0]
 SECRET = "Nobody but us may read this."
 UNKNOWN_TICKET = 999_999
 IMPATIENT = 4
-"""Seconds that a pass waits for an answer where it is to give up."""
+"""Seconds that a pass waits for an answer in tests in which it must give up."""
 STALLS = 5
-"""Seconds that the mail server takes meanwhile for each of two mails."""
+"""Seconds that the mail server then takes for each of two mails."""
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ CUSTOMER, SUPPLIER = "customer@customer.test", "stock@supplier.test"
 SECRET = "Nobody but us may read this."
 UNKNOWN_TICKET = 999_999
 SIGNATURE = "\nYour Ticket-Team\n"
-"""How the signature begins that a new Znuny has in every queue."""
+"""The beginning of the signature that a new Znuny has in every queue."""
 NO_ACCESS = ("permanent", "HTTP 200: TicketUpdate: User does not have access to the ticket!")
 NOT_CREATED = (
     "HTTP 500: Article could not be created, please contact the system administrator; the article may already be "

@@ -60,7 +60,7 @@ use parent qw(Kernel::Config::Defaults);
 1;
 """
 AGENT, READER = "agent", "reader"
-"""Agents: one may write, and one may only read. Their passwords are their names and ``-password``."""
+"""Agents: one may write, the other may only read. A password is the name followed by ``-password``."""
 CUSTOMER = "customer@customer.test"
 SEED = """
 use strict;

@@ -77,7 +77,7 @@ def law(**whatever: st.SearchStrategy[Any]) -> Callable[[Law], Callable[[int], N
 TEXT = st.text()
 FROM_A_DATABASE = TEXT | st.binary().map(lambda text: text.decode("utf-8", "surrogateescape"))
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
-"""With halves of surrogate pairs, as JSON may have them."""
+"""Texts that may contain lone surrogates, as JSON may."""
 
 # What is written in TOML.
 
@@ -162,7 +162,7 @@ class Column:
 
 
 Parts = tuple[str | Column, ...]
-"""A template that is taken apart."""
+"""The parts of a template."""
 
 
 def template(parts: Parts) -> str:

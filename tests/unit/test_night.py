@@ -25,7 +25,7 @@ HOUR = timedelta(hours=1)
 DAWN = START + 9 * HOUR
 MESSAGES = 300
 PERMANENT = (7, 111, 222)
-"""Messages that the API will never take."""
+"""Messages that the API will never accept."""
 
 
 @pytest.fixture(scope="module")

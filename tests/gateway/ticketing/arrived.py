@@ -17,11 +17,11 @@ class Arrived:
     html: bool = False
     internal: bool = False
     mailed: bool = False
-    """Whether the customer gets it by mail too."""
+    """Whether the customer also gets the message by mail."""
     to: tuple[str, ...] = ()
     cc: tuple[str, ...] = ()
     bcc: tuple[str, ...] = ()
     attachments: tuple[tuple[str, str, bytes], ...] = ()
-    """Each by its name, type and content."""
+    """The name, type and content of each attachment."""
     marks: Mapping[str, Any] = field(default_factory=dict)
-    """What the sender hung on it for itself, in the place that this system has for it."""
+    """Metadata that the sender attached for its own use, in the field that this system has for it."""

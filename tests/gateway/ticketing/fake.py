@@ -26,7 +26,7 @@ class Asked:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    """By names in small letters."""
+    """The headers, by name in lower case."""
     body: bytes
 
     @property
@@ -48,7 +48,7 @@ class Fake:
     """A fake system. A subclass defines its answers, and stores the messages. Use it as a context manager."""
 
     arrived: list[Arrived]
-    """What it has taken, in that order."""
+    """The messages that it has accepted, in order of arrival."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []

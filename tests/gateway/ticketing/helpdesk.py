@@ -16,7 +16,7 @@ BROKEN = Answered(500, b"\n<!doctype html>\n<title>Server Error (500)</title>\n"
 TRUE = ("true", "True", "1", 1, True)
 FALSE = ("false", "False", "0", "", 0, False, None)
 ENDINGS = ("", "txt", "asc", "pdf", "doc", "docx", "odt", "jpg", "png", "eml")
-"""Of files that it takes, unless HELPDESK_VALID_EXTENSIONS says otherwise."""
+"""The file extensions that it accepts by default. HELPDESK_VALID_EXTENSIONS changes them."""
 TAG = re.compile(r"{{.*?}}|{#.*?#}")
 
 

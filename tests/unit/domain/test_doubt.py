@@ -36,7 +36,7 @@ from tests.fakes import (
 ONE_BY_ONE = replace(RULES, concurrency=1)
 MISSING = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404", in_doubt=True)
 MAINTENANCE = replace(MOVED, kind=OutcomeKind.REFUSED, error="look-up: HTTP 302")
-"""What a redirect comes to if the message was looked up first."""
+"""The outcome of a redirect if the message was looked up first."""
 SETTLED_BY_ITS_PRESET = replace(FORBIDDEN, in_doubt=False)
 
 
@@ -128,7 +128,7 @@ def test_a_delivery_sent_before_them_settles_nothing(stage: Stage) -> None:
 
 
 FOUND = replace(DELIVERED, found=True)
-"""A look-up found that the message had arrived before: nothing was sent."""
+"""A look-up found that the message had already arrived: nothing was sent."""
 
 
 def test_a_message_found_and_not_sent_settles_nothing(stage: Stage) -> None:

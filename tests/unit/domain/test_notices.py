@@ -59,11 +59,11 @@ class World:
 
     target: Target = field(default_factory=Target)
     passes: list[Past] = field(default_factory=list)
-    """Newest first."""
+    """The passes, newest first."""
     at: datetime = NOON
     down_since: datetime | None = None
     expiring: bool | None = None
-    """None if the pass does not tell."""
+    """Whether messages are about to expire; None if the pass did not check."""
     escalated: list[datetime] = field(default_factory=list)
     others: Sequence[Target] = ()
 

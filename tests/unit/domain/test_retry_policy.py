@@ -17,7 +17,7 @@ from retrycli.domain.transition import Transition, TransitionKind
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 """The start of the pass."""
 ANSWER = NOON + timedelta(seconds=3)
-"""When the answer came."""
+"""The time of the answer."""
 
 DEFAULT = RetryPolicy()
 LINEAR = RetryPolicy(Backoff(BackoffKind.LINEAR))

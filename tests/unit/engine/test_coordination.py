@@ -20,7 +20,7 @@ ONE_BY_ONE = replace(RULES, concurrency=1)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
 ALL_MESSAGES = range(1, 9)
 ENOUGH_FOR_TWO = range(1, 2 * RULES.claim_at_once)
-"""More than one host claims at once."""
+"""More messages than one host claims in one transaction."""
 
 
 def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[PassSummary]:

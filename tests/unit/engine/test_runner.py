@@ -60,7 +60,7 @@ from tests.fakes import (
 ONE_BY_ONE = replace(RULES, concurrency=1)
 MOMENT = timedelta(microseconds=1)
 AFTER_THE_CLAIM = RULES.lease
-"""When the claims of a pass that died have lapsed."""
+"""The time until the claims of a dead pass have expired."""
 
 
 def with_policy(policy: RetryPolicy, rules: PassRules = RULES) -> PassRules:

@@ -29,7 +29,7 @@ MESSAGE = {
     "body": "Your parcel is on its way",
 }
 NEVER = 10.0
-"""Seconds that a broken test waits; a working one waits for none of them."""
+"""The timeout in seconds. A test that succeeds never waits for it."""
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Programs:
     crontab: bytes | None = None
     asked: list[str] = field(default_factory=list)
     active: set[str] = field(default_factory=lambda: {"cron.service"})
-    """The units that are at work."""
+    """The active units."""
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
         self.asked.append(" ".join(command))

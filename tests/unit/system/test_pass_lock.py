@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 ME = Holder(4711, "mill", NOON)
 NOBODY = 65534
-"""A user that we are not."""
+"""A user other than the one that runs the tests."""
 
 HOLD = """
 import os, sys

@@ -162,7 +162,7 @@ ACCESS_LIST = struct.pack(
     *(16, 6, 0xFFFFFFFF),
     *(32, 4, 0xFFFFFFFF),
 )
-"""As setfacl -m u:THEIRS:rw would write it: user::rw-, user:THEIRS:rw-, group::r--, mask::rw-, other::r-- (acl(5))."""
+"""What setfacl -m u:THEIRS:rw would write: user::rw-, user:THEIRS:rw-, group::r--, mask::rw-, other::r-- (acl(5))."""
 
 
 def with_access_list(place: Path) -> None:
