@@ -412,7 +412,10 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
             NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }",
             "look_up.holds (line 8): equals accepts no placeholders",
         ),
-        (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): set one"),
+        (
+            NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }",
+            "look_up.holds (line 8): set at most one",
+        ),
         (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} is used but not defined"),
         (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): the marker is not used"),
         (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} can't be used in a message; remove it"),

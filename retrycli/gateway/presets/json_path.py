@@ -13,8 +13,9 @@ from retrycli.gateway.presets.template import Fields, check_template, fill_text,
 
 STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
-# A name, a position in a list, or "*" for all entries of a list. A tuple selects the entries of a list whose part
-# equals (=), contains (*=) or differs from (!=) a string. An entry without the part differs from every string.
+# A name, a position in a list, or "*" for all entries of a list. A tuple (part, operator, string) selects the entries
+# of a list whose part equals (=), contains (*=) or differs from (!=) the string. A missing part differs from every
+# string.
 Step = str | tuple[str, str, str]
 
 
@@ -53,8 +54,8 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
 def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  it is only read
     """Return the first step of a path that is missing in a tree; None if the path can be followed to its end.
 
-    A list may be empty, and the last value null. Two steps may be missing, because a condition looks for them: the last
-    name within brackets, and a position at the end of the path.
+    A list may be empty, and the last value may be null. Two kinds of steps may be missing, because conditions test for
+    them: the last name within brackets, and a position at the end of the path.
 
     Args:
         tree: parsed JSON.

@@ -11,20 +11,20 @@ from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
 from retrycli.gateway.presets.template import Template, Tree, places
 
-# Names in templates that are retrycli's own, whatever columns the application's table has.
+# Names in templates that retrycli defines, even if the application's table has columns with these names.
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 CREDENTIALS = frozenset({"token", "username", "password", "session"})  # in the templates of [auth]
 KEY = "delivery_key"
 ATTACHMENTS = "attachments"
 OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})  # the parts of an attachment in {each.…}
 OF_ANSWERS = frozenset({"page", "external_id"})  # names without a value when a message is sent
-TEXTS = frozenset({"subject", "body"})
+TEXTS = frozenset({"subject", "body"})  # columns that may contain line breaks
 
 
 def _stays_below(path: str) -> str:
     """Check that a path stays below the base URL (RFC 3986, section 5.2.4)."""
     if not path.startswith("/"):
-        raise ValueError("it must start with a slash")
+        raise ValueError("the path must start with a slash")
     steps = re.split(r"[/?]", re.sub("%2e", ".", path, flags=re.IGNORECASE))
     if path.startswith("//") or ".." in steps or "." in steps or re.search(r"[\x00-\x20\x7f\\#]", path):
         raise ValueError("the path leads outside the base URL or contains invalid characters")
@@ -42,7 +42,7 @@ def _fits_a_header(template: str) -> str:
     return template
 
 
-def _credentials_only(tree: Any) -> Any:  # noqa: ANN401  a template, or a body of them
+def _credentials_only(tree: Any) -> Any:  # noqa: ANN401  a template, or a body with templates
     for place in places(tree):
         if place.name not in CREDENTIALS:
             raise ValueError(f"{{{place.name}}} must be one of {', '.join(sorted(CREDENTIALS))}")
@@ -65,7 +65,7 @@ class Table(BaseModel):
 
 
 class Condition(Table):
-    """A condition on an answer. By default a value at the path must not be empty, zero or false."""
+    """A condition on an answer. By default, some value at the path must be neither empty, zero nor false."""
 
     path: JsonPath | None = None
     equals: Any = None
@@ -77,7 +77,7 @@ class Condition(Table):
         if (self.path is None) is (self.text is None):
             raise ValueError("set path or text")
         if len([test for test in (self.equals, self.contains, self.text) if test is not None]) > 1:
-            raise ValueError("set one of equals, contains and text")
+            raise ValueError("set at most one of equals, contains and text")
         if isinstance(self.equals, str) and "{" in self.equals:
             raise ValueError(
                 "equals accepts no placeholders: use contains, or put them into the path, such as [key={delivery_key}]"
@@ -105,9 +105,9 @@ class Question(Get):
 
 
 class LookupRule(Question):
-    """A GET that shows whether a message has arrived: it has if the condition holds."""
+    """A GET whose condition holds if a message has arrived."""
 
-    # Time after an attempt in which its message may still appear. After that, the message counts as absent.
+    # Time after an attempt during which its message may still appear. A message not found after that counts as absent.
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
 
     @model_validator(mode="after")
@@ -120,22 +120,22 @@ class LookupRule(Question):
 class Step(Get):
     """One GET of a preflight."""
 
-    # Values from the answer for the templates of later steps. Without a value the preflight is not proven.
+    # Values from the answer for the templates of later steps. If a value is missing, the preflight is not proven.
     take: dict[Annotated[str, Field(pattern=r"^\w+$")], JsonPath] = {}
     each: str | None = None  # a name from `take`: ask once for each of its values
-    enough: Condition | None = None  # if it holds, the preflight is proven, and the other steps are left out
-    holds: Condition | None = None  # must hold for at least one of the answers
+    enough: Condition | None = None  # if it holds, the preflight is proven without further steps
+    holds: Condition | None = None  # must hold for at least one answer to this step
 
 
 class Preflight(Table):
-    """A proof that is required before a message is sent. Its steps change nothing."""
+    """A proof that is required before a message is sent. Its steps change nothing in the ticketing system."""
 
     remedy: str  # the operator's next step if the preflight is not proven
     steps: tuple[Step, ...] = Field(min_length=1)
 
 
 class Marker(Table):
-    """A string in a message, by which a look-up finds the message."""
+    """A string that is added to a message, so that a look-up can find the message."""
 
     text: Template
     unless: str | None = None  # a preflight; if it is proven, the marker is empty
@@ -153,16 +153,16 @@ class MessageRule(Table):
     body: Tree = {}
     files: str | None = None  # for multipart requests: the field of the attachments
     # Accepted extensions of attachments, in lower case, with "" for no extension: the system mishandles other files. By
-    # default all are accepted.
+    # default, all extensions are accepted.
     endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
-    # Columns that must not be empty, because otherwise nothing, or an empty message, would arrive.
+    # Columns that must not be empty. Otherwise nothing, or an empty message, would arrive.
     required: tuple[str, ...] = ()
-    # Columns whose values may be dropped. A message with a value in another of these columns is not sent if the rule
-    # does not use it.
+    # Columns whose values may be dropped. If another of these columns has a value and the rule does not use the column,
+    # the message is not sent.
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
     marker: Marker | None = None
     preflight: str | None = None
-    confirmed: Condition | None = None  # on the answer; if it fails, the message has arrived, but not as intended
+    confirmed: Condition | None = None  # on the answer; if it fails, the message arrived, but not as intended
     verify: Question | None = None  # reads a delivered message back, if gateway.verify is set
 
     @cached_property
@@ -215,16 +215,16 @@ class Session(Table):
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
     encoding: Literal["json", "form"] = "json"  # of the body; OAuth (RFC 6749) requires a form
-    token: JsonPath  # in the answer; its value becomes {session}
+    token: JsonPath  # in the answer; the value there becomes {session}
 
 
 class Auth(Table):
-    """The rule for credentials in requests."""
+    """The credentials in requests."""
 
     headers: dict[HeaderName, SecretHeader] = {}
     basic: tuple[Secret, Secret] | None = None  # user and password (RFC 7617)
     session: Session | None = None
-    identity: Secret | None = None  # {identity} in the templates of messages and checks
+    identity: Secret | None = None  # the value of {identity} in the templates of messages and checks
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ class Upload(Table):
     query: Query = {}
     headers: Headers = {}
     files: str | None = None  # the form field for the attachment; by default the attachment is the whole body
-    content_type: str | None = None  # of the body; by default that of the attachment
+    content_type: str | None = None  # of the body; by default the attachment's content type
     token: JsonPath
 
     @model_validator(mode="after")
@@ -257,11 +257,10 @@ class Upload(Table):
 class SuccessRule(Table):
     """The condition under which a 2xx answer means delivered."""
 
-    status: tuple[int, ...] = ()
-    """Accepted statuses; by default 200 to 299."""
+    status: tuple[int, ...] = ()  # accepted statuses; by default 200 to 299
     field: JsonPath | None = None
     equals: Any = True
-    required: bool = False  # an answer without the field is a refusal
+    required: bool = False  # an answer without the field means refused
     present: JsonPath | None = None
     not_empty: JsonPath | None = None
     absent: JsonPath | None = None
@@ -272,7 +271,7 @@ class AnswerRule(Table):
 
     errors: tuple[JsonPath, ...] = ("messages", "errors", "message", "error", "detail")
     id: JsonPath | None = None
-    id_header: HeaderName | None = None  # such as Location; its value ends with the id
+    id_header: HeaderName | None = None  # such as Location; the header's value ends with the id
 
 
 class Reclassification(Table):

@@ -1,7 +1,8 @@
-"""Templates: texts with placeholders for a row's columns, and filters for their values.
+"""Templates: strings with placeholders for a row's columns, and filters for their values.
 
-A placeholder is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values go into
-parsed structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives unchanged.
+A placeholder is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values are
+inserted into parsed structures, never into text that is parsed afterwards. So a quote or a brace in a body arrives
+unchanged.
 """
 
 import re
@@ -24,17 +25,18 @@ PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 NAME = re.compile(r"\w+(\.\w+)?")
 FOR_EACH, GIVE, OPTIONAL, EACH = "for_each", "give", "optional", "each"
 
-# Elements that start a line.
+# Elements that start a new line.
 BLOCKS = frozenset(
     {"br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "li", "p", "table", "tr", "ul", "ol", "blockquote"}
 )
+# Elements whose content is not shown.
 HIDDEN = frozenset({"head", "script", "style", "title"})
-# Start of a character reference so long that Python may refuse to parse it as a number.
+# Start of a character reference that is so long that Python may refuse to parse its number.
 HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
 
 
 class Left(Enum):
-    """A marker for a key that is left out."""
+    """The value that stands for a key to leave out."""
 
     OUT = "out"
 
@@ -45,7 +47,7 @@ Fields = Mapping[str, object]
 @dataclass(frozen=True, slots=True)
 class _Placeholder:
     name: str
-    filters: tuple[tuple[str, str], ...] = ()  # with their arguments
+    filters: tuple[tuple[str, str], ...] = ()  # names and arguments
 
     def value(self, fields: Fields) -> object:
         value = fields.get(self.name)
@@ -55,7 +57,7 @@ class _Placeholder:
 
 
 def check_template(template: str) -> str:
-    """Check that a template's placeholders are columns with known filters.
+    """Check that a template's placeholders are names with known filters.
 
     Raises:
         ValueError: a placeholder is invalid; the error names it.
@@ -64,7 +66,7 @@ def check_template(template: str) -> str:
     return template
 
 
-def _check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
+def _check_templates(tree: Any) -> Any:  # noqa: ANN401  any value in TOML
     places(tree)  # raises if a template is invalid
     _check_lists(tree)
     return tree
@@ -94,7 +96,7 @@ def _templates(tree: object) -> list[str]:
 
 
 def places(tree: object) -> list[_Placeholder]:
-    """Return all placeholders in a body's strings."""
+    """Return all placeholders in the strings of a body."""
     return [part for text in _templates(tree) for part in _parse(text) if isinstance(part, _Placeholder)]
 
 
@@ -145,7 +147,7 @@ def plain(value: object) -> str:
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
-    """Fill a path and its query. Every value stays one segment or one parameter.
+    """Fill a path and its query. Every value remains one segment or one parameter.
 
     Raises:
         InvalidMessage: as a segment, a value would be empty, ``.`` or ``..``.
@@ -154,7 +156,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
     for part in _parse(template):
         if isinstance(part, _Placeholder):
             step = quote(plain(part.value(fields)), safe="")
-            # Clients and servers interpret "." and "..", quoted or not (RFC 3986, section 5.2.4).
+            # Clients and servers interpret "." and "..", even if percent-encoded (RFC 3986, section 5.2.4).
             if step in {"", ".", ".."}:
                 raise InvalidMessage(f"{part.name} has an invalid value for the path {template}: {step!r}")
             parts.append(step)
@@ -226,11 +228,11 @@ def _entry_fields(fields: Fields, value: object) -> Fields:
     return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
 
 
-# -- HTML as plain text, for systems that accept nothing else -------------------------------------------------
+# -- HTML to plain text, for systems that accept only plain text ----------------------------------------------
 
 
 def plain_text(html: str) -> str:
-    """Convert HTML to plain text, line by line. Never fail, and never take long."""
+    """Convert HTML to plain text, line by line. No input makes it fail or take long."""
     reader = _Reader()
     reader.feed(_escape_unended(_escape_unended(HUGE_NUMBER.sub("&amp;", html), "<!--", "-->"), "<", ">"))
     reader.close()
@@ -239,7 +241,7 @@ def plain_text(html: str) -> str:
 
 
 def _escape_unended(html: str, start: str, end: str) -> str:
-    """Escape constructs without an end: the parser would search the rest of the text for each of them."""
+    """Escape every start that has no end. Otherwise the parser would search the rest of the text for each end."""
     last = html.rfind(end) + 1
     return html[:last] + html[last:].replace(start, start.replace("<", "&lt;"))
 
@@ -300,8 +302,8 @@ def _int(value: object, _argument: str) -> object:
 def _django(value: object, _argument: str) -> object:
     """Escape text so that Django's template language renders it unchanged.
 
-    Characters that open or close a tag become a string in a variable's place. The result must not have ``{%``, because
-    django-helpdesk first puts every one of them between its own tags.
+    A variable tag with a string replaces each character that opens or closes a tag. The result must not contain ``{%``,
+    because django-helpdesk first encloses every ``{%`` in tags of its own.
     """
     return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
 
@@ -315,7 +317,7 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "django": _django,
     "raw": lambda value, _: value,
     "base64": lambda value, _: _base64(value),
-    # For a mail header (RFC 2047), as one word of any length, for systems that copy it unencoded.
+    # An encoded word of any length (RFC 2047), for systems that copy the value into a mail header as it is.
     "mime": lambda value, _: f"=?utf-8?b?{_base64(value)}?=",
     "int": _int,
 }
