@@ -50,7 +50,7 @@ from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gatew
 from tests.gateway.hostile import Hostile, then_close
 from tests.unit.domain.test_cron_line import CONFIG, JOB
 
-FEW, MANY = 40, 20_000
+FEW, MANY = 25, 20_000
 
 Law = Callable[..., None]
 
