@@ -136,7 +136,7 @@ def _incident_text(topic: Topic, turn: Turn, incident: Incident, context: Notice
     return {
         Topic.DOWN: f"{context.destination} can't be reached. The outage has lasted {since}. {COST} "
         f"Passes detect when it ends. {waiting} waiting.\n{_next('retrycli status')}",
-        Topic.CREDENTIALS: f"{context.destination} has refused the credentials {since}{detail}. This uses up "
+        Topic.CREDENTIALS: f"{context.destination} has refused the credentials{detail} {since}. This uses up "
         f"no retries. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}. It has done so {since}. This uses up no retries and escalates no messages. "
         f"{waiting} waiting.\n"

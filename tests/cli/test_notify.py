@@ -150,7 +150,7 @@ def test_reports_refused_credentials_and_their_acceptance(cli: Cli, application:
     assert codes == [77, 77, 0, 0]
     titles = [text.splitlines()[0].partition(": ")[2] for text in hook.texts]
     assert titles == ["the credentials are refused", "the credentials are accepted again"]
-    assert re.search(r"has refused the credentials since .* UTC \(HTTP 401\)", hook.texts[0])
+    assert "has refused the credentials (HTTP 401) since" in hook.texts[0]
 
 
 def test_sends_no_reminder_of_a_refusal_if_passes_had_nothing_to_send(
