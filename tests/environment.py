@@ -50,7 +50,7 @@ NO_FILE = {"XDG_CONFIG_HOME": ""}
 """A variable with which retrycli finds no configuration file, except one in /etc."""
 needs_no_file = pytest.mark.skipif(
     Path("/etc/retrycli/retrycli.toml").exists(),
-    reason="there is an /etc/retrycli/retrycli.toml here, which is found",
+    reason="this machine has an /etc/retrycli/retrycli.toml, which commands find",
 )
 
 

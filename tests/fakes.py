@@ -98,7 +98,7 @@ class FakeGateway:
         self.begun_at: list[datetime] = []
         self.in_flight = 0
         self.widths: list[int] = []
-        """How many were in flight as each delivery began, itself included."""
+        """The number of deliveries in flight when each delivery began, including itself."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         self.order.append(queued.message_id)
@@ -181,7 +181,7 @@ class Stage:
         self.stop_requested = False
         self.looks_up = False
         self.gateway: FakeGateway | None = None
-        """The one that the last pass opened, if it did."""
+        """The gateway that the last pass opened, if any."""
         self.passes = 0
 
     # -- the application's side -------------------------------------------------------------------------------

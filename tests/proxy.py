@@ -29,9 +29,9 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.lost = Event()
-        """That it has happened. It does once."""
+        """Set when the commit or its answer is lost, which happens once."""
         self.turns = 0
-        """How often the program has spoken after the server had."""
+        """The number of times the program sent data after an answer of the server."""
 
     def serve(self) -> None:
         """Accept connections until the listener is closed."""

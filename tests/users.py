@@ -97,5 +97,5 @@ def mounted(folder: Path, at: str) -> tuple[str, ...]:
         shutil.which("unshare") is None
         or subprocess.run([*program, "true"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("no mount namespace to be had here (CAP_SYS_ADMIN)")
+        pytest.skip("can't create a mount namespace (CAP_SYS_ADMIN)")
     return program

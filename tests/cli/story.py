@@ -62,7 +62,7 @@ class Api(Sandbox):
         self.answers = list(answers or [OK])
         self.requests: list[Sent] = []
         self.meanwhile: dict[int, Callable[[], object]] = {}
-        """What happens while a request is out, by its number from 1."""
+        """A callback to run during a request, by the number of the request, starting at 1."""
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         """Return the next answer."""

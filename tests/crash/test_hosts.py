@@ -80,9 +80,9 @@ class Api(Sandbox):
     def __init__(self) -> None:
         super().__init__(Behaviour(latency=LATENCY), rng=Random(0))
         self.requests: defaultdict[int, list[Request]] = defaultdict(list)
-        """By message, in the order in which they ended."""
+        """The requests, by message, in the order in which they ended."""
         self.begun: Counter[str] = Counter()
-        """How many each process has sent, those that have not ended with them."""
+        """The number of requests that each process has sent, including unfinished ones."""
         self._writing = Lock()
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:

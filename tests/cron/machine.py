@@ -77,7 +77,7 @@ class Machine:
         if os.geteuid() != 0:
             pytest.skip("cron starts jobs for other users, so it has to be run by root")
         if (tried := run(*self._unshare, "mount", "--bind", "/opt", "/opt")).returncode:
-            pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {tried.stderr.strip()}")
+            pytest.skip(f"can't create a mount namespace (CAP_SYS_ADMIN): {tried.stderr.strip()}")
         for folder in self.PRIVATE[1:]:
             (root / folder).mkdir(parents=True)
         run("cp", "-a", "/etc", root / "etc").check_returncode()

@@ -390,7 +390,7 @@ def test_a_forbidden_ticket_is_permanent(system: System, fake: Fake, message_typ
 @pytest.mark.parametrize("message_type", TYPES)
 def test_a_rate_limit_is_throttled_for_the_requested_time(system: System, fake: Fake, message_type: str) -> None:
     if system.limit is None:
-        pytest.skip("it limits nothing")
+        pytest.skip("the fake has no rate limit")
     system.limit(fake)
     outcome = deliver(settings(system, fake), message(system, message_type))
     assert (outcome.kind, outcome.retry_after, fake.arrived) == (OutcomeKind.THROTTLED, system.wait, [])

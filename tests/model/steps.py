@@ -73,9 +73,9 @@ class Steps(Writes):
         self.counted = counted
         self.per_ticket_order = False
         self.clock_goes_wrong = False
-        """Whether it ever does: where it does often, little is left that waits for anything else."""
+        """Whether the clock ever goes wrong in this life. If it often does, few messages wait for other reasons."""
         self.insists = False
-        """Whether the application ever writes at every tick: that takes many passes."""
+        """Whether the application may write at every tick in this life. Such a step takes many passes."""
 
     def begin(self, name: str, *, alone: bool = True) -> Step:
         """Take a step."""

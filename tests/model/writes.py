@@ -36,7 +36,7 @@ class Writes(RuleBasedStateMachine):
         place.begin_anew()
         self.laws = Laws(place.server, take(place.application))
         self.step: Step | None = None
-        """The one that the laws have not been held to yet."""
+        """The current step, for which the laws have not been checked yet."""
 
     def add(self, **columns: object) -> int:
         """Insert a message."""

@@ -82,7 +82,7 @@ class Forgetful:
         self._also_the_request = also_the_request
         self._silent = silent
         self.happened = Event()
-        """Set once a request or an answer was kept back."""
+        """Set once a request or an answer has been withheld."""
         self._instead = b"" if status is None else b"HTTP/1.1 %d Made up\r\nContent-Length: 0\r\n\r\n" % status
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"

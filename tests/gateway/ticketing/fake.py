@@ -53,7 +53,7 @@ class Fake:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.failing: frozenset[str] = frozenset()
-        """Methods that it answers with 500."""
+        """HTTP methods that it answers with 500."""
         self._lock = threading.Lock()
         fake = self
 

@@ -24,11 +24,11 @@ class Freescout(Fake):
         super().__init__()
         self.key = "secret"
         self.customers = {7: "customer@example.org"}
-        """By conversation."""
+        """The customers, by conversation."""
         self.users = {3}
         self.arrived: list[Arrived] = []
         self.threads: list[dict[str, Any]] = []
-        """What arrived, as it is given out: its type is ``customer`` where the customer is said to have written it."""
+        """The threads that its API returns. The type is ``customer`` if the request names the customer as author."""
 
     @property
     def url(self) -> str:

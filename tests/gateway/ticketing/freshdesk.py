@@ -41,10 +41,10 @@ class Freshdesk(Fake):
         super().__init__()
         self._key = key
         self.tickets = {1: "customer@example.com", 2: "other@example.com", 3: "third@example.com"}
-        """Who asked."""
+        """The requesters, by ticket."""
         self.forbidden = {3}
         self.quoted: set[int] = set()
-        """Tickets that a forward has told more of than its own text."""
+        """Tickets of which a forward has disclosed more than its own text."""
         self.forwards_are_private = True
         self.limited = False
         self.retry_after = 42

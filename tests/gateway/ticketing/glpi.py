@@ -21,7 +21,7 @@ class Refused(Exception):
         self.code = code
         self.message = message
         self.help = help
-        """It says where to read on, too."""
+        """Whether the error message also links to the documentation."""
 
 
 class Glpi(Fake):
@@ -35,13 +35,13 @@ class Glpi(Fake):
         self.app_token = "app"
         self.user_token = "secret"
         self.sessions: set[str] = set()
-        """Clear it, and they have all expired."""
+        """The valid sessions. Clear this set to expire them all."""
         self.tickets = {7}
         self.hidden = {8}
         self.limit = 15
-        """How many come in a list where no range is asked for: a preference of the user."""
+        """The length of a list if the request names no range; in GLPI a preference of the user."""
         self.refused_ending = ".php"
-        """Of files that are not taken."""
+        """The extension of files that it refuses."""
         self.arrived: list[Arrived] = []
 
     @property

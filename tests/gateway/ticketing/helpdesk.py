@@ -47,7 +47,7 @@ class Helpdesk(Fake):
         self.token = "secret"
         self.token_of_customer = "customer"
         self.titles = {7: "Broken printer"}
-        """Of the tickets."""
+        """The titles, by ticket."""
         self.arrived: list[Arrived] = []
         self.titles_of_followups: list[str] = []
 

@@ -37,7 +37,7 @@ class JiraServiceManagement(Fake):
         self.forbidden = {"SUP-3"}
         self.no_request = {"SUP-4"}
         self.default_public = True
-        """What a comment is by the desk's API when nothing is said; it is written nowhere, so count on neither."""
+        """Whether a comment is public by default in the desk's API. The default is not documented: don't rely on it."""
         self.shows_properties = True
         """Whether it knows ``expand=properties``, which is not documented for a request's comments."""
         self.limited = False

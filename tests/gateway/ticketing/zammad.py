@@ -42,7 +42,7 @@ class Zammad(Fake):
         self.broken = ""
         """The error to answer with instead of storing an article. Users who are not admins see only an error number."""
         self.limited = False
-        """Zammad limits nothing here itself, so this is what its Rack::Attack says where an admin has added a rule."""
+        """Whether Rack::Attack refuses requests, by a rule that an admin added. Zammad itself has no limit here."""
         self.arrived: list[Arrived] = []
         self._articles: list[JSON] = []
         self._file = 0

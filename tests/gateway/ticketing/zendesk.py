@@ -34,12 +34,12 @@ class Zendesk(Fake):
         self.forbidden = {3}
         self.closed = {4}
         self.light = False
-        """A light agent's comments are internal, whatever was asked for."""
+        """Whether the user is a light agent, whose comments are always internal."""
         self.shows_metadata = True
         self.by_cursor_only = False
-        """Whether audits come in pages that only a cursor leads through; a page's number is not heeded."""
+        """Whether audits are paginated only by cursor. Then page numbers are ignored."""
         self.limited: Literal["", "account", "ticket"] = ""
-        """Which limit is reached: that of all requests, or that of updates to one ticket."""
+        """The limit that is reached: for all requests, or for updates of one ticket."""
         self.retry_after = 93
         self.arrived: list[Arrived] = []
         self.ccs: dict[int, list[str]] = {}

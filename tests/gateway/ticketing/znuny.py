@@ -70,23 +70,23 @@ class Znuny(Fake):
         self.merged: set[str] = set()
         """Tickets that have been merged into others."""
         self.article_fields = {"DeliveryKey"}
-        """Dynamic fields of articles that an administrator has made."""
+        """Dynamic fields of articles that an administrator has created."""
         self.ticket_fields: set[str] = set()
-        """The same of tickets."""
+        """Dynamic fields of tickets that an administrator has created."""
         self.fields_fail = False
         """Whether setting a dynamic field fails."""
         self.sessions: set[str] = set()
-        """Clear it, and they have all expired."""
+        """The valid sessions. Clear this set to expire them all."""
         self.signature = ""
-        """What the queue's signature adds to a mailed article."""
+        """The signature of the queue, appended to a mailed article."""
         self.text_numbers = False
-        """Whether numbers of the database come out as strings: that hangs on its driver."""
+        """Whether numbers from the database are returned as strings, which depends on its driver."""
         self.arrived: list[Arrived] = []
-        """Their marks are the articles' own dynamic fields."""
+        """The articles that arrived. Their marks are the articles' own dynamic fields."""
         self.subjects: list[str] = []
-        """Of what arrived."""
+        """The subjects of the articles that arrived."""
         self._ticket_marks: dict[str, dict[str, Any]] = {}
-        """What each ticket has in dynamic fields of its own."""
+        """The dynamic fields of each ticket."""
 
     @property
     def url(self) -> str:

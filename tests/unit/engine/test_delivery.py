@@ -32,11 +32,11 @@ class Held(Claims):
         self.results = HeldResults(self, database)
         self.ids = set(ids)
         self.found_held: list[set[int]] = []
-        """What was held each time when results were written."""
+        """The held messages at each write of results."""
         self.nothing_due = asyncio.Event()
-        """Whether a pass has looked for more and found nothing."""
+        """Set once a pass has looked for due messages and found none."""
         self.busy: Callable[[str], bool] = lambda _: False
-        """Whether a step of a transaction meets a lock: `begin`, `record`, `send`, `commit`."""
+        """Returns whether a step of a transaction meets a lock: `begin`, `record`, `send` or `commit`."""
 
     def patience(self) -> timedelta:
         return timedelta(seconds=1)

@@ -294,7 +294,7 @@ def test_a_read_only_mount_cannot_be_written_by_anyone(place: Path, mode: int) -
         ["unshare", "--mount", "/bin/sh", "-c", mounted, "sh", *command], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip(f"no read-only mount to be had here (CAP_SYS_ADMIN): {done.stderr.strip()}")
+        pytest.skip(f"can't create a read-only mount (CAP_SYS_ADMIN): {done.stderr.strip()}")
     assert done.stdout == "None\n"
     assert find_weakness(place / "retrycli.toml", {0}) is not None
 
@@ -363,6 +363,6 @@ def test_a_group_is_private_if_its_only_members_are_root_and_the_trusted_user(ca
         inside = ("--mount", "sh", "-c", UNDER_OTHER_ACCOUNTS, "sh", str(tmp_path), *look)
         done = subprocess.run([unshare, *inside], capture_output=True, text=True, check=False)
     if "mount" in done.stderr:
-        pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {done.stderr}")
+        pytest.skip(f"can't create a mount namespace (CAP_SYS_ADMIN): {done.stderr}")
     expected = f"{place}/retrycli.toml is writable by the group {shared}" if shared else "None"
     assert (done.stdout, done.stderr) == (f"{expected}\n", "")
