@@ -15,11 +15,11 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
 
-# Default number of seconds to wait for a lock that the application holds; a claim lasts longer. The URL of a SQLite
-# file may set a different `timeout`, and the role on a server a different `lock_timeout`.
+# Default number of seconds to wait for a lock that the application holds; less than the duration of a claim. The URL of
+# a SQLite file may set another `timeout`, and a server's role another `lock_timeout`.
 BUSY_SECONDS = 30
 
-# Milliseconds that a transaction waits for a server's lock while requests are in flight, because their answers can't be
+# Maximum number of milliseconds to wait for a lock on a server while requests are in flight, because no answers can be
 # read during the wait.
 IMPATIENT_MS = 100
 
@@ -28,11 +28,11 @@ OWN_SETTINGS = (
     "pg_catalog.current_setting('synchronous_commit')"
 )
 
-# Begins each transaction on a server. Lock waits are limited, commits survive a crash of the server, and other
-# transactions' commits are visible. Times have a form that the driver can read, even if they would be outside the
-# calendar in other zones. A deferred constraint rejects a row when it is written, and not all rows at the commit. All
-# settings are local, because behind a pooler the next transaction may use another session. All is sent as one string,
-# which needs one round trip.
+# Begins each transaction on a server. These settings limit lock waits, make commits survive a crash of the server, and
+# make other transactions' commits visible. Times are in UTC, because in another zone a time may lie outside Python's
+# calendar, and in formats that the driver can read. A deferred constraint is checked when a row is written, so that it
+# rejects this row and not the whole commit. All settings are local, because behind a pooler the next transaction may
+# use another session. One string needs only one round trip.
 BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
@@ -42,11 +42,11 @@ BEGIN_TRANSACTION = (
 # A pass uses one connection from start to end. The second connection is for reads within a transaction.
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
 
-# Option for a statement whose result is not read: within a writing transaction, nothing waits for it.
+# Execution option for a statement whose result is not read. A writing transaction does not wait for such a statement.
 NO_RESULT = {"unread": True}
 
-# Limits after which a server that does not respond is given up, unless its URL sets others (seconds, and milliseconds
-# for `tcp_user_timeout`). TCP alone would wait for hours.
+# Default TCP limits for a server that does not respond; its URL may set others. Times are in seconds, except
+# `tcp_user_timeout`, which is in milliseconds. TCP alone would wait for hours.
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -54,8 +54,8 @@ KEEPALIVE = {
     "tcp_user_timeout": BUSY_SECONDS * 1000,
 }
 
-# psycopg not only raises errors but also logs them, with quotations of rows. An application's own handlers still get
-# its log.
+# psycopg also logs the errors that it raises, and these log lines quote rows. This handler keeps them off stderr. An
+# application's own handlers still get psycopg's log.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # Keys in a file connection's info: the configured and the current lock wait, in milliseconds.
@@ -118,7 +118,8 @@ def _postgresql(url: URL, patience: int) -> Engine:
 
 
 def _sqlite(url: URL, patience: int) -> Engine:
-    # The application may use an asynchronous driver. A file that only SQLCipher can read keeps its own.
+    # The URL may name an asynchronous driver that the application uses, so the driver is replaced. A file that only
+    # SQLCipher can read keeps its driver.
     driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite+retrycli")
     engine = create_engine(
         driver,
@@ -134,11 +135,11 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # retrycli sends BEGIN itself
-    # So that an error can name a row with invalid UTF-8.
+    # A row with invalid UTF-8 can still be read, so that an error can name it.
     connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     cursor = connection.cursor()
-    # When a commit returns, it is on disk, in every journal mode and build of SQLite. By default, a rollback journal
-    # may still exist after a power cut, and then undoes the commit.
+    # When a commit returns, its data is on disk, in every journal mode and build of SQLite. By default, a rollback
+    # journal can survive a power cut and then undo the commit.
     cursor.execute("PRAGMA synchronous = EXTRA")
     ((patience,),) = cursor.execute("PRAGMA busy_timeout")
     record.info[PATIENCE] = record.info[WAITS] = patience
@@ -168,11 +169,10 @@ def _sync_pipeline(
 
 @contextmanager
 def pipelined(connection: Connection) -> Iterator[None]:
-    """In this block, wait for a server only for reads and at the end, and not for each statement (libpq's pipeline
-    mode).
+    """Run the block in libpq's pipeline mode: wait for a server only for reads and at the end, not for each statement.
 
     Raises:
-        DBAPIError: a statement has failed; it may be an earlier statement than the one that raises the error.
+        DBAPIError: a statement has failed, possibly before the statement that raises the error.
     """
     if connection.dialect.name == "sqlite":
         yield
@@ -195,11 +195,11 @@ def pipelined(connection: Connection) -> Iterator[None]:
 def pipeline_errors(connection: Connection) -> Iterator[None]:
     """Raise errors of statements as SQLAlchemy's errors, and leave the pipeline usable.
 
-    The block must end with a statement whose result is read. Without such a statement, the server may not have executed
-    the others.
+    The block must end with a statement whose result is read. Otherwise the server may not have executed all statements
+    when the block ends.
 
     Raises:
-        DBAPIError: a statement has failed; it may be an earlier statement than the one that raises the error.
+        DBAPIError: a statement has failed, possibly before the statement that raises the error.
     """
     pipeline = connection.get_execution_options().get("pipeline")
     if pipeline is None:
@@ -226,7 +226,7 @@ class _BeginTransaction:
         options = connection.get_execution_options()
         if "on_its_own" in options:
             return
-        if not self._patient:  # the role's own settings are kept if they are safe
+        if not self._patient:  # at the first transaction: adopt the role's own settings if they are safe
             own_ms, commits = connection.exec_driver_sql(OWN_SETTINGS).one()
             waits_ms = own_ms or self._patience * 1000
             commits = "local" if commits == "off" else commits
@@ -239,7 +239,7 @@ def require_file(url: URL) -> None:
     """Check that a file exists, because opening a missing file would create an empty database.
 
     Raises:
-        ConfigurationError: the URL names no file.
+        ConfigurationError: the URL does not name a file.
         DatabaseUnavailable: the file does not exist.
     """
     path = path_of(url)
@@ -250,13 +250,13 @@ def require_file(url: URL) -> None:
         is_there = file.is_file()
     except OSError as error:
         raise DatabaseUnavailable(
-            f"can't look for {file}: {error.strerror}; check its folder's permissions and owner"
+            f"can't look for {file}: {error.strerror}; check the permissions and owner of its folder"
         ) from error
     if not is_there:
         raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
 
 
 def path_of(url: URL) -> str:
-    """Return the path of a SQLite file's URL; empty if the URL names none."""
+    """Return the path in a SQLite file's URL; empty if the URL has no path."""
     path = url.database or ""
     return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path

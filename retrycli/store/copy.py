@@ -1,7 +1,7 @@
 """Copy retrycli's own tables between two databases of either kind.
 
 Tables are compared by ranges of keys: missing rows are added, different rows are changed, surplus rows are removed.
-Equal rows are not written, so an interrupted copy continues, and a repeated copy transfers only changes.
+Equal rows are not written, so an interrupted copy can be resumed, and a repeated copy writes only changes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -42,7 +42,8 @@ from retrycli.store.schema import acts, attempts, metadata, passes, queue, selec
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
 
-# All tables except the one with the name of the application's table, because the target has its own.
+# The tables to copy. The table that stores the name of the application's table is left out, because the target has its
+# own.
 COPIED = [table for table in metadata.sorted_tables if table is not selection]
 
 # Number of rows of either side to compare in one step, and the maximum number to write in one transaction.
@@ -78,7 +79,7 @@ def copy_tables(
         listen: called with the name of a table and the number of its rows copied so far.
 
     Returns:
-        The tables, counted on both sides after the copy.
+        The tables, with the row counts of both sides after the copy.
 
     Raises:
         ConfigurationError: the target can't store a row; the error names its table and key.
@@ -117,7 +118,7 @@ def _side_by_side(
     after: Key | None = None
     while True:
         theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
-        # A side with a full batch may have more rows, so it is complete only up to its last row.
+        # If a side's batch is full, more rows may follow, so rows are compared only up to the last one of the batch.
         upto = min((max(rows) for rows in (theirs, ours) if len(rows) == batch), default=None)
         yield _within(theirs, upto), _within(ours, upto)
         if upto is None:
@@ -132,14 +133,14 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
             found = connection.execute(_after(database, table, after).limit(batch)).all()
         except (TypeError, ValueError) as error:  # an invalid time, which only SQLite can hold
             place = f"{table.name} in {database.place}" + ("" if after is None else f", after {after}")
-            raise ConfigurationError(f"{place}: a row can't be read: {error}; fix it there") from error
+            raise ConfigurationError(f"{place}: a row can't be read: {error}; correct the row") from error
     return {tuple(row[place] for place in places): tuple(row) for row in found}
 
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
     # The order of keys is the same on both sides and in Python.
     key = [
-        # By code points: that is SQLite's default, and PostgreSQL's collation "C".
+        # SQLite orders strings by code point by default; PostgreSQL does so with the collation "C".
         collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
         for column in table.primary_key
     ]
@@ -151,7 +152,7 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
 
 
 def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    # A server would look up the operators of tuples: see `postgresql`.
+    # Without tuples, because a server would look up their operators: see `postgresql`.
     first, *others = key
     if not others:
         return first > values[0]
@@ -194,7 +195,7 @@ def _unfit(database: Database, table: Table, row: Row) -> str | None:
             change = f"UPDATE {table.name} SET \"{column.name}\" = '…' WHERE {where}"  # noqa: S608  never executed
             return (
                 f"{table.name} has a row that {database.place} can't hold: {column.name} {why}, where {where}. Set "
-                f"another value in the source database, such as with {change}, and run this again"
+                f"another value in the source database, for example with {change}, and run this again"
             )
     return None
 
@@ -204,7 +205,7 @@ def _literal(value: object) -> str:
 
 
 def _objection(database: Database, column: Column[Any], value: object) -> str | None:
-    # SQLite stores any value in any column, if it is valid Unicode.
+    # A column in SQLite accepts any value except a string that is not valid Unicode.
     kind = column.type
     if isinstance(value, str) and not encodable(value):
         return "is not valid Unicode"
@@ -230,7 +231,7 @@ def _move_sequence_on(database: Database, table: Table) -> None:
         name = connection.execute(select(func.pg_get_serial_sequence(table.name, column.name))).scalar()
         if name is None:
             raise ConfigurationError(
-                f"{table.name} in {database.place} was not created by retrycli: nothing numbers its rows. Drop "
+                f"{table.name} in {database.place} was not created by retrycli: its ids are not generated. Drop "
                 "the tables there whose names begin with retrycli_, and run this again"
             )
         sequence = cast(name, REGCLASS)
@@ -259,7 +260,7 @@ def is_same(one: Database, other: Database) -> bool:
 
 def _file(database: Database) -> Path:
     with database.read() as connection:
-        first, *_ = connection.exec_driver_sql("PRAGMA database_list")  # the second is for temporary tables
+        first, *_ = connection.exec_driver_sql("PRAGMA database_list")  # a second row is for temporary tables
         return Path(first.file)
 
 

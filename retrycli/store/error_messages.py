@@ -1,4 +1,4 @@
-"""Messages and remedies for database errors."""
+"""Explanations of database errors, with remedies."""
 
 import sqlite3
 from enum import Enum
@@ -8,7 +8,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from retrycli.system import process
 
-# If many statements are in flight, the server's own reason for closing the connection is lost.
+# Several causes, because the server's own reason for closing a connection is lost if many statements are in flight.
 GONE = (
     "the server stopped or failed, or it ends transactions too soon (transaction_timeout, "
     "idle_in_transaction_session_timeout); try again when the server is up"
@@ -26,7 +26,7 @@ INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"  # the usual cause is `statement_timeout` while the statement waits for a lock
 
-# Messages by PostgreSQL's error code, or its first characters.
+# Explanations by PostgreSQL's error code, or by its first characters.
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
@@ -37,8 +37,8 @@ BY_STATE = {
     "for this role",
     "3F": "retrycli's own tables need an existing schema in its role's search_path (ALTER ROLE … SET search_path)",
     ROLLED_BACK: IN_THE_WAY,
-    INSUFFICIENT_PRIVILEGE: "its role lacks a right; `retrycli manual postgresql` lists those needed (GRANT; for "
-    "an index, ownership of the table)",
+    INSUFFICIENT_PRIVILEGE: "its role lacks a privilege; `retrycli manual postgresql` lists the required privileges "
+    "(GRANT; for an index, ownership of the table)",
     "42809": NO_CHANGES,
     "53100": "free some space on the server",
     "55000": NO_CHANGES,
@@ -47,7 +47,7 @@ BY_STATE = {
     "57P": GONE,
 }
 
-# Messages by a part of the error text, for errors without such a code.
+# Explanations by a part of the error text, for errors without such a code.
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
@@ -57,7 +57,7 @@ BY_TEXT = {
     "file is not a database": "not a SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",
-    # A PostgreSQL that rejects all connections gives no code.
+    # A PostgreSQL server that rejects all connections sends no code.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
     "Connection refused": "PostgreSQL may not be running there; check host and port in database.url",
@@ -83,9 +83,9 @@ NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many ope
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
-    """Cut an error's texts to their first line, because a traceback shows all lines.
+    """Keep only the first line of an error's text, because a traceback shows all lines.
 
-    Further lines are a server's details, which quote rows and so customers' words.
+    The other lines are a server's details, which quote rows and therefore customers' words.
     """
     for exception in (error, error.orig):
         if exception is not None and exception.args:
@@ -94,7 +94,7 @@ def without_details(error: DBAPIError) -> DBAPIError:
 
 
 class RowError(Enum):
-    """The meaning of an error from the change of a row."""
+    """The scope of an error that a change of a row has raised."""
 
     REFUSED = "refused"  # the table rejects the values, for example by a constraint or a trigger
     LOCKED = "locked"  # another transaction has locked the row, or a row that a trigger writes
@@ -116,9 +116,9 @@ RAISED, POLICY = "exec_stmt_raise", "ExecWithCheckOptions"
 
 
 def row_error_of(error: DBAPIError) -> RowError:
-    """Classify an error from the change of a row.
+    """Classify an error that a change of a row has raised.
 
-    A trigger may raise any code. So a server's code decides only for errors that no trigger raised.
+    A trigger may raise any code, so a server's code decides only about errors that no trigger raised.
     """
     if isinstance(error.orig, sqlite3.Error):
         return _row_error_of_file(error.orig)
@@ -129,7 +129,7 @@ def row_error_of(error: DBAPIError) -> RowError:
         return RowError.REFUSED
     if is_busy(error):
         return RowError.LOCKED
-    # A row-level policy's code is that of a missing right.
+    # The code for a violated row-level policy is the same as for a missing privilege.
     of_a_row = _error_field(error, "context") or _error_field(error, "source_function") == POLICY
     hits_every_row = state.startswith(OF_THE_SERVER) or (state.startswith(OF_THE_STATEMENT) and not of_a_row)
     return RowError.EVERY_ROW if hits_every_row else RowError.REFUSED

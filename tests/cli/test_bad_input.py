@@ -129,7 +129,7 @@ def test_a_file_in_an_inaccessible_directory_is_reported_with_a_remedy(cli: Cli)
     bound = without_roots_powers(cli)
     there = {"RETRYCLI_DATABASE__URL": f"sqlite:///{closed}/agent.db"}
     assert fault(bound("status", env=there), 69) == (
-        f"can't look for {closed}/agent.db: Permission denied; check its folder's permissions and owner"
+        f"can't look for {closed}/agent.db: Permission denied; check the permissions and owner of its folder"
     )
 
 
