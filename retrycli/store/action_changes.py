@@ -1,6 +1,6 @@
-"""The changes that operators' actions make: to the application's rows, the queue and the attempts.
+"""Apply operators' actions to the application's rows, the queue and the attempts.
 
-Each change names the state that it expects, so that a late action changes nothing.
+Each change applies only to messages in the expected state, so a late action changes nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -69,7 +69,7 @@ def change_queue(
                 {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
             ]
             if rows:
-                # The next escalation is notified again.
+                # Operators are notified again if the message is escalated again.
                 connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
                 connection.execute(REQUEUE, rows)
             return written
@@ -83,7 +83,7 @@ def change_queue(
         case ActionKind.MARKED_SENT:
             enrolled = _enrol_unknown(database, connection, able)
             written = _mark_delivered(database, connection, able)
-            # A message whose row is locked returns to its former state.
+            # If the row is locked, a message that was enrolled for this action leaves the queue again.
             _dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
             return written
         case ActionKind.ACKNOWLEDGED:
@@ -94,7 +94,7 @@ def change_queue(
         case ActionKind.NOTED:
             connection.execute(NOTE, [{"of_id": message_id, "text": act.note} for message_id, act in able.items()])
         case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
-            raise AssertionError(f"a message is not {kind} by `perform`")
+            raise AssertionError(f"`perform` does not support the action {kind}")
         case _:
             assert_never(kind)
     return ALL_WRITTEN
@@ -106,7 +106,7 @@ def _dequeue(connection: Connection, ids: Collection[int]) -> None:
 
 
 def escalate_unwritten(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-    """Escalate finished messages whose rows rejected the change, because a pass would send them."""
+    """Escalate messages whose rows could not be marked as rejected or sent, because a pass would send them."""
     _enrol_unknown(database, connection, acts)
     waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
     decisions = [Decision(message_id, Transition.unwritten()) for message_id in waiting]
@@ -166,10 +166,10 @@ Row = Mapping[str, Any]
 
 
 def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
-    """Return the messages that are still in the state in which `retrycli reject` left them, by id.
+    """Return the rows, by id, of messages that are unchanged since `retrycli reject` rejected them.
 
-    Their rows are rejected with the error that retrycli wrote, and no action followed. Another message with the same id
-    has a different error.
+    Such a row still has the status rejected and the error that retrycli wrote, and no later action is recorded. If the
+    id now belongs to another message, the row has a different error.
     """
     by_us = {
         row.message_id: OperatorAction.rejected(row.detail, by=row.by, at=row.at).last_error or ""
@@ -189,7 +189,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
 
 
 def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
-    """Return when messages first failed, by id. Use attempts that recorded how long their messages had waited."""
+    """Return when messages first failed, by id, if an attempt recorded how long the message had waited."""
     m = database.messages
     a = attempts.c
     statement = (
@@ -215,9 +215,7 @@ def _is_ours(error: object, written: str) -> bool:
 def take_back(
     database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Let rejected messages wait again. They are failed, have a retry count of zero, and are due at the times in the
-    actions.
-    """
+    """Return rejected messages to the queue as failed, with a retry count of zero, due at the times in the actions."""
     errors = {
         message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
     }
@@ -241,7 +239,7 @@ def take_back(
 
 
 def invalid(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, str]:
-    """Return the rows that are not valid messages, with the reasons. Do not read their bodies."""
+    """Return why rows are not valid messages, by id, without reading their bodies."""
     columns = [column for column in columns_without_body(database) if column.name in DECIDING_COLUMNS]
     rows = rows_of(connection.execute(select(*columns).where(id_in(database.messages.c.id)), {"ids": list(ids)}))
     checked = map(message_of, rows)

@@ -30,8 +30,8 @@ from retrycli.store.connection import NO_RESULT
 
 PREFIX = "of_"  # prefix of parameter names, because SQLAlchemy reserves the names of columns
 
-# The separator of values in a list, and the sign for a null. A list is sent as one string, because the driver formats
-# arrays in Python, value by value, which takes longer than everything else.
+# The separator of values in a list, and the mark for null. A list is sent as one string, because the driver would
+# format an array in Python, value by value, which takes longer than all other steps.
 SEPARATOR, NULL = "\x1f", "\x1e"
 
 Values = Mapping[str, ColumnElement[Any]]  # the SQL expressions of a row's values, by name
@@ -40,15 +40,16 @@ Values = Mapping[str, ColumnElement[Any]]  # the SQL expressions of a row's valu
 class BulkStatement:
     """A statement to execute for each of many rows.
 
-    SQLite prepares the statement once and runs it for each row. A server keeps no prepared statements here. It would
-    plan the statement for each row, which takes longer than executing it. So a server gets one statement for all rows,
-    with a list for each value.
+    SQLite prepares the statement once and runs it for each row. On a server, retrycli uses no prepared statements, so
+    the server would plan the statement for each row, which takes longer than executing it. A server therefore gets one
+    statement for all rows, with a list for each value.
 
     Args:
         make: builds the statement from the expressions of a row's values.
-        types: the types of the values, by name. If a type is unknown, or a string contains a separator, a server also
-            gets one statement per row.
-        alike: the values that are usually equal in all rows. If they are all equal, a server gets each value once.
+        types: the types of the values, by name. If a type is unknown, or a string contains a separator, a server gets
+            one statement per row.
+        alike: the names of the values that are usually equal in all rows. If they are, a server gets each of these
+            values once.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class BulkStatement:
         self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
-        """Execute the statement, and return the number of changed rows; None if only the server knows this number.
+        """Execute the statement, and return the number of changed rows; None on a server, whose results are not read.
 
         Args:
             connection: a connection in a writing transaction.
@@ -153,12 +154,12 @@ class _Prepared:
 class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its functions in lower case
     """The condition that a column's value is in the parameter ``ids``.
 
-    SQLite gets the ids one by one, which is fastest there. For a server, each number of ids would need another
-    statement, which is built, sent and parsed. So a server gets an array.
+    SQLite gets the ids one by one, which is fastest there. On a server, each number of ids would need its own
+    statement, to be compiled, sent and parsed, so a server gets one array.
     """
 
     inherit_cache = True
-    name = "among_ids"  # no type: SQLite compares a boolean with 1, and then uses no index
+    name = "among_ids"  # no type: SQLAlchemy would compare a boolean with 1, and SQLite would then use no index
 
 
 @compiles(id_in)
@@ -177,7 +178,9 @@ def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # n
 
 
 class _Numbers(TypeDecorator[Iterable[int]]):
-    """An array of integers, written as one string. The driver would format it in Python, number by number."""
+    """An array of integers, written as one string, because the driver would format an array in Python, number by
+    number.
+    """
 
     impl = ARRAY(BigInteger())
     cache_ok = True

@@ -1,4 +1,4 @@
-"""Claims of messages. Each change names the state that it expects, so that a late pass changes nothing."""
+"""Claim messages. Each change applies only to messages in the expected state, so a late pass changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FIRST_OF_TICKET = (
 
 
 class Claims(Queries):
-    """Claim messages of the queue for a pass or an operator."""
+    """Claim queued messages for a pass or an operator."""
 
     def count_due(self, due_by: datetime) -> int:
         """Count due messages."""
@@ -120,8 +120,8 @@ class Claims(Queries):
         Args:
             claim: the claim's owner and expiry.
             due_by: the latest time at which the message was due.
-            since: the time at which the breaker opened. A message becomes a probe again only if all other messages have
-                been probes since.
+            since: the time at which the breaker opened. A message is a probe a second time only after every other due
+                message has been one.
             route: the messages to consider; by default all.
             per_ticket_order: leave out messages that an earlier message of the same ticket holds back.
         """
@@ -131,8 +131,8 @@ class Claims(Queries):
         # A scalar subquery, because with `exists` a planner may scan all attempts.
         was_none = probes.limit(1).scalar_subquery().is_(None)
         oldest = queue.c.next_attempt_at, queue.c.message_id
-        # The first query uses the index of due messages, however many exist. The second is needed only if all due
-        # messages have been probes, and then there are few.
+        # The first query uses the index on due messages, so it is fast for any number of them. The second query is
+        # needed only if all due messages have been probes, and then there are few.
         choices = due.where(was_none).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
         return self._claim_one_of(claim, *choices)
 
@@ -190,7 +190,7 @@ class Claims(Queries):
             NoSuchMessage: the application's table has no such row.
             NotActionable: the message is not failed, or another process is sending it.
         """
-        from retrycli.store.history import require_free  # no pass acts for an operator
+        from retrycli.store.history import require_free  # not needed by a pass
 
         with self._database.write() as connection:
             standing = require_free(self._database, connection, message_id, verb, now)
@@ -211,7 +211,7 @@ class Claims(Queries):
 
     @cached_property
     def results(self) -> Results:
-        """The store of the results of claimed messages."""
+        """Return the object that records the results of claimed messages."""
         from retrycli.store.results import Results  # not needed by a pass with nothing due
 
         return Results(self._database)
@@ -219,7 +219,7 @@ class Claims(Queries):
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose lease has expired, in the order of their ids. Return an empty list if none is left.
 
-        Skip messages whose rows the application has locked, which a later pass takes over.
+        Skip messages whose rows the application has locked; a later pass takes them over.
 
         Args:
             claim: the new claim.
@@ -278,7 +278,7 @@ def _take_over(
     from retrycli.store.results import finish_attempts  # needed only after a pass has died
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
-    # An attempt with an outcome and no end waits until its row is written.
+    # Open attempts by message id. If an attempt has an outcome but no end, the message's row is not written yet.
     open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
     parameters = {"ids": free, "owner": claim.owner}
@@ -295,7 +295,7 @@ def _take_over(
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
-    # A missing row is not locked.
+    # On SQLite, no row is locked. On a server, a missing row counts as unlocked.
     if database.is_sqlite:
         return list(ids)
     m = database.messages.c

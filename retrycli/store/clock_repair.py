@@ -1,7 +1,8 @@
-"""Repair the times that a clock wrote while it was ahead. The clock has since been corrected.
+"""Repair times that were recorded while a clock was ahead, once the clock is correct again.
 
-Such times lie in the future, and messages and claims would wait until then. A wait keeps its length but starts now, so
-that nothing is sent early. Past events with a future time are set to just before now, so that the repair runs once.
+Such times lie in the future, and messages and claims would wait for them. The repair keeps the length of each wait but
+starts the wait now, so that nothing is sent early. It moves past events with a future time to just before now, so that
+it runs only once.
 """
 
 from datetime import datetime, timedelta
@@ -23,8 +24,9 @@ AT_ONCE = 5_000  # maximum number of messages in memory
 
 DUE = queue.c.next_attempt_at
 
-# Time of the last attempt by a pass that can have set the message's wait, which counts from the start of the pass.
-# Throttled attempts and manual attempts set no wait.
+# Time of the last attempt by a pass that may have set the message's wait. The wait counts from the start of the pass
+# and may end before the attempt does; if so, this is the start of the pass. Throttled attempts and manual attempts set
+# no wait.
 TRIED_AT = (
     select(
         func.max(
@@ -71,10 +73,10 @@ SET_WAITS = BulkStatement(
     },
 )
 
-# Times of past events, which can't lie in the future.
+# Columns with times of past events, which can't lie in the future.
 #
-# Two kinds of times are left out. An operator has chosen the end of a pause, and the turns of `run.rate_per_second`
-# correct themselves.
+# Two other kinds of times need no repair: an operator chooses the end of a pause, and the turns of
+# `run.rate_per_second` correct themselves.
 HAPPENED = (
     passes.c.started_at,
     passes.c.heartbeat_at,
@@ -109,10 +111,10 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
     with database.write() as connection:
         database.advisory_lock(connection)
         ahead = time_ahead(connection, now)
-        if ahead <= LEEWAY:  # another host's pass was faster
+        if ahead <= LEEWAY:  # another host's pass has already repaired the times
             return None
         messages = _repair_waits(connection, now)
-        # A live owner keeps its claim, because it renews it long before.
+        # Live owners keep their claims, because they renew them long before the new expiry.
         too_late = (queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease + LEEWAY)
         claims = connection.execute(update(queue).where(*too_late).values(claim_expires_at=now + lease)).rowcount
         _repair_breakers(connection, now, ahead)
@@ -151,9 +153,9 @@ def _wait_start(row: RowMapping) -> datetime | None:
 
 
 def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:
-    """Restart the waits for probes. Their length counts from the latest recorded time.
+    """Restart the waits for probes, and keep their lengths, counted from the latest recorded time.
 
-    A rest that a destination asked for is kept if it is no longer than the cap, because it may be correct.
+    Keep a rest that a destination asked for if it is no longer than the cap, because it may be correct.
     """
     blocking = or_(
         and_(breakers.c.state == BreakerState.OPEN.value, breakers.c.probe_at > now),

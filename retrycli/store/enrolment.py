@@ -54,9 +54,9 @@ from retrycli.store.transitions import escalate, review, waiting_row, would_revi
 
 TAIL = 5_000  # number of newest messages that every pass compares with the queue
 
-# Number of older messages that each pass compares in addition, in turn. Failed messages are usually new; older ones are
-# found within (rows / SWEEP) passes, and a pass over millions stays short. With an index of the failed rows, only these
-# rows count, and if there are few, every pass compares all of them.
+# Number of older messages that each pass also compares, one slice after another. Failed messages are usually new; older
+# ones are found within (rows / SWEEP) passes, and a pass over millions stays short. With an index on the failed rows,
+# only failed rows count, and if there are few, every pass compares all of them.
 SWEEP = 10_000
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
 DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
@@ -272,8 +272,8 @@ class Enrolment:
                 m.c.ticket_id,
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # One time, or one ticket, may be written in two ways: `_is_another` compares them, `_follow` stores the new
-            # form.
+            # The same time or ticket may be written in two ways: `_is_another` compares the values, and `_follow`
+            # stores the new form.
             .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -284,7 +284,7 @@ class Enrolment:
         if "updated_at" not in m.c:  # only the text itself can show a change
             return true()
         return or_(
-            queue.c.digest.is_(None),  # a version before 0005 kept no digest: adopt the text as it is
+            queue.c.digest.is_(None),  # a version before 0005 stored no digest: adopt the present text
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),

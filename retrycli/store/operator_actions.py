@@ -1,5 +1,5 @@
-"""Operators' actions on messages. Each change names the state that it expects, so that a late action changes
-nothing.
+"""Perform operators' actions on messages. Each change applies only to messages in the expected state, so a late action
+changes nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -62,9 +62,9 @@ CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
 class Performed:
     """Result of an action."""
 
-    lost: AbstractSet[int]  # unchanged, because they were in another state or locked; `Acts.why_not` has the reasons
+    lost: AbstractSet[int]  # unchanged messages, in another state or locked; `Acts.why_not` returns the reasons
     refused: Mapping[int, str]  # messages whose rows rejected the change, with the reasons
-    unfit: Mapping[int, str]  # unchanged, because they can't be sent in their present form, with the reasons
+    unfit: Mapping[int, str]  # unchanged messages, which can't be sent in their present form, with the reasons
 
 
 class Acts(Queries):
@@ -111,7 +111,7 @@ class Acts(Queries):
             locked = {*written.locked, *taken.locked}
             able = {message_id: act for message_id, act in able.items() if message_id not in locked}
             refused = {**written.refused, **taken.refused}
-            # An operator's statement that a message has arrived is recorded, even if its row can't be changed.
+            # Actions to record. A statement that a message has arrived is recorded even if the row can't be changed.
             done = {
                 message_id: act
                 for message_id, act in able.items()
@@ -129,7 +129,7 @@ class Acts(Queries):
         return rejected_by_us(self._database, connection, wanted)
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
-        """Return the ids that an action applies to. Their rows stay locked until the transaction ends."""
+        """Lock the rows that an action applies to until the transaction ends, and return their ids."""
         parameters = {"ids": list(ids)}
         if kind in OF_ANY_FAILED:
             # Failed messages that are not in the queue must not be enrolled and claimed meanwhile. A pass may hold row
@@ -141,7 +141,7 @@ class Acts(Queries):
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        # By the kind of action, the query that locks the messages to which it applies.
+        # The queries that lock the messages to which an action applies, by kind of action.
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
         failed = (
@@ -186,7 +186,7 @@ class Acts(Queries):
         Args:
             message_id: a message in the queue.
             act: the action to record.
-            read: the columns that the edit was based on, in the form in which they were read.
+            read: the values on which the edit is based, as they were read, by column.
             changes: the new values by column.
 
         Raises:
@@ -200,7 +200,7 @@ class Acts(Queries):
         self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
     ) -> None:
         m = self._database.messages
-        # Compared in Python, because invalid UTF-8 and bytes can be read but not bound. The row is locked.
+        # Locks the row. The values are compared in Python, because invalid UTF-8 and bytes can be read but not bound.
         current = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
@@ -223,7 +223,8 @@ class Acts(Queries):
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # The application has not changed the row: an escalated message stays escalated.
+            # Store the new state of the row, so that the edit does not count as a change by the application, and an
+            # escalated message stays escalated.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             _record_actions(connection, {message_id: act})
 
@@ -272,7 +273,7 @@ def _record_actions(connection: Connection, done: Mapping[int, OperatorAction]) 
         {
             **act_values(act),
             "message_id": message_id,
-            # By number and not by time, because hosts' clocks differ.
+            # The number of the last attempt, and not its time, because hosts' clocks differ.
             "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
         }
         for message_id, act in done.items()

@@ -72,8 +72,8 @@ def _update_open(*columns: str) -> BulkStatement:
 
 FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
 
-# The answers to attempts whose results can't be written into the rows yet. Such an attempt has an outcome but no end.
-# The process that writes the row ends it.
+# Stores the outcomes of attempts whose results can't be written into the rows yet. Such an attempt has an outcome but
+# no end. The process that writes the row sets the end.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
 FORGET_TICKETS = (
@@ -100,9 +100,9 @@ class Results(Queries):
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and start an attempt for the messages that may be attempted.
 
-        Messages that the application has sent, rejected or withdrawn since then leave the queue. A message whose id now
-        belongs to another message also leaves the queue, and the other message is enrolled as new. Each attempt records
-        the destination for its message's type.
+        Messages that the application has sent, rejected or withdrawn since the claim leave the queue. A message whose
+        id now belongs to another message also leaves the queue, and the other message is enrolled as new. Each attempt
+        records the destination for its message's type.
         """
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
@@ -209,7 +209,8 @@ class Results(Queries):
                 KEEP_OUTCOMES.execute(connection, _results([by_id[message_id] for message_id in locked], now))
             writable = [one for message_id, one in ours.items() if message_id not in locked]
             final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
-            # Their rows stay as they are, whatever was decided.
+            # These rows are no longer failed, or belong to other messages, so they stay unchanged, whatever was
+            # decided.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()

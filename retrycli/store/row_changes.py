@@ -1,4 +1,4 @@
-"""All changes of the application's rows, which must be failed or, to restore one, rejected."""
+"""All changes to the application's rows. A row must be failed, or rejected if it is to be restored."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -48,7 +48,7 @@ def set_status(
     before: MessageStatus,
     after: MessageStatus,
 ) -> "Written":
-    """Change the status and the last errors of messages. Those that become failed get a retry count of zero."""
+    """Change the status and the last errors of messages. Messages that become failed get a retry count of zero."""
 
     def write(errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": message_id, "last_error": error} for message_id, error in errors.items()]
@@ -190,7 +190,7 @@ Wanted = TypeVar("Wanted")
 
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
 
-# Lengths, in characters, to which an error is shortened, one after another, if its column rejects it.
+# Lengths, in characters, to try one after another if the column rejects an error.
 LENGTHS = (255, 127, 63, 31)
 
 # Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
@@ -262,7 +262,7 @@ class _RowChange(Generic[Wanted]):
                 locked |= {*written.locked}
         if general and len(general) + len(refused) + len(locked) == len(wanted):
             raise next(iter(general.values()))
-        # Another row was written. So neither the table nor the role nor the server is the cause.
+        # Another row was written, so the cause is not the table, the role or the server.
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
     def _write_one(self, message_id: int, values: Wanted) -> Written:
@@ -313,7 +313,7 @@ class _RowChange(Generic[Wanted]):
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(self.database.messages.fullname)))
 
     def _is_over(self) -> bool:
-        # The connection is lost, or a file's row or disk rolled the transaction back.
+        # True if the connection is lost, or if SQLite has rolled back the transaction because of a row or the disk.
         if self.connection.invalidated:
             return True  # it has no driver connection then
         driver = self.connection.connection.driver_connection
@@ -321,7 +321,7 @@ class _RowChange(Generic[Wanted]):
 
     @contextmanager
     def _short_lock_wait(self) -> Iterator[None]:
-        # No deadlock can arise in so short a time.
+        # With so short a lock wait, a deadlock resolves itself.
         if self.database.is_sqlite:
             yield
             return

@@ -136,7 +136,7 @@ def review(
     Args:
         database: holds the queue and the application's table.
         ids: the escalated messages.
-        decide: decides about a complete message, of which it is told whether the application has changed it.
+        decide: decides about a complete message, and is told whether the application has changed the message.
         now: the current time, for ``escalated_at``.
 
     Returns:
@@ -236,7 +236,7 @@ def _first_escalations(
 ) -> Mapping[int, datetime]:
     """Return when messages were first escalated for their reason with their key, by id.
 
-    Notifications use this time. So if an application makes a message fail again at every tick, operators get only one
+    Notifications use this time. So if an application makes a message fail again and again, operators get only one
     notification.
     """
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
@@ -256,7 +256,7 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
         return dict.fromkeys(SEEN)
     count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
     error = None if row.last_error is None else str(row.last_error)[:REMEMBERED].replace("\0", " ")
-    # In a form that every database can keep.
+    # Escape invalid UTF-8, which not every database can store.
     shown = error and error.encode(errors="backslashreplace").decode()
     return {"seen_count": count, "seen_error": shown, "seen_updated_at": row.updated_at}
 
@@ -271,8 +271,8 @@ def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
 
 
 def _waiting_update(of: Values) -> Update:
-    """Build the update to waiting. An escalated message that was attempted by hand keeps the last seen state of its
-    text.
+    """Build the update that returns messages to their former state. An escalated message that was attempted by hand
+    keeps the last seen state of its text.
 
     If another text was attempted, the queue keeps the columns of the old text. The history has the attempted text.
     """
@@ -289,7 +289,7 @@ def _waiting_update(of: Values) -> Update:
 
 
 def _escalation_update(of: Values) -> Update:
-    """Build the update to escalated. A message that was attempted by hand keeps its first escalation time."""
+    """Build the update that escalates messages. A message attempted by hand keeps the time of its first escalation."""
     return _release(
         of,
         state=State.ESCALATED.value,
