@@ -23,7 +23,8 @@ AND 'id' = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
 LIMIT 1
 """
 
-# A unique index does not cover tables that inherit from the indexed table, except partitions.
+# Finds a unique index on the id. Such an index does not cover tables that inherit from the indexed table, except
+# partitions.
 UNIQUE_IN_POSTGRESQL = """
 SELECT 1
 FROM pg_catalog.pg_index i
@@ -42,7 +43,7 @@ KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(p
 
 PARTITIONED = "partitioned table"
 
-# Other kinds of relations that the application's table may be, by their names in both catalogues.
+# Kinds of relations other than ordinary tables, by the names that SQLite's and PostgreSQL's catalogues use.
 NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONED}
 
 
@@ -59,7 +60,7 @@ def check_ids(database: Database) -> None:
         if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, (table.name, table.schema or "main")).all():
             return  # row ids are unique and never null
         nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
-        # In SQLite a primary key may be null, unless it is the row id: then no row is read.
+        # In SQLite a primary key that is not the row id may be null.
         if database.columns["id"]["nullable"] and connection.execute(nameless).scalar():
             raise SchemaMismatch(
                 f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
@@ -84,7 +85,8 @@ def repeated(database: Database, message_id: object) -> SchemaMismatch:
 
 
 def _require_indexable(database: Database, *, make: str, drop: str | None) -> None:
-    # `make` creates the index, with a placeholder for the table's name; `drop` drops it, or is None.
+    # `make` is the statement that creates the index, with a placeholder for the table's name. `drop` is the statement
+    # that drops the index, or None if the index is to be created.
     with database.read() as connection:
         found = _ask_catalogue(database, connection, KIND_IN_SQLITE, KIND_IN_POSTGRESQL).scalar()
     kind = NOT_TABLES.get(str(found))
@@ -131,7 +133,7 @@ class IndexState(StrEnum):
     ABSENT = "absent"
     THERE = "there"
 
-    INVALID = "invalid"  # PostgreSQL did not finish building it: each write updates it, but no query uses it
+    INVALID = "invalid"  # PostgreSQL did not finish building it: writes update the index, but no query uses it
 
 
 class FailedIndex(Queries):
@@ -149,16 +151,17 @@ class FailedIndex(Queries):
         return self._database.is_sqlite
 
     def statements(self, *, drop: bool = False) -> list[str]:
-        """Return the statements that create or drop the index; none if that is already done.
+        """Return the statements that create or drop the index; an empty list if there is nothing to do.
 
         Raises:
-            SchemaMismatch: the application's table can't have an index, or not while other processes write.
+            SchemaMismatch: the application's table can't have an index, or the index can't be created or dropped while
+                other processes write.
         """
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
-        # The condition must match the queries'. With a plain = a planted operator could become part of the index: see
-        # `postgresql`.
+        # The condition must match that of the queries. With a plain `=`, a planted operator could become part of the
+        # index: see `postgresql`.
         failed = f"status = '{MessageStatus.FAILED}'"
         if not self._database.is_sqlite:
             is_varchar = isinstance(self._database.columns["status"]["type"], VARCHAR)
@@ -171,7 +174,7 @@ class FailedIndex(Queries):
         if drop:
             return drops
         schema, table = self._database.quoted_table
-        # Only the name of the index or of the table may include the schema.
+        # PostgreSQL expects the schema before the name of the table, and SQLite before that of the index.
         where = f"{NAME} ON {self._database.qualified_table}"
         if schema and self._database.is_sqlite:
             where = f"{schema}.{NAME} ON {table}"

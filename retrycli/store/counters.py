@@ -1,4 +1,4 @@
-"""Totals that only increase, although the rows behind them are pruned.
+"""Totals that only increase, even when the rows that they count are pruned.
 
 Passes are counted as they end. Attempts are counted in bulk: the totals include the attempts up to a mark, and reading
 the totals counts the rest. The mark stays below attempts that may still get an outcome, and below ids that another
@@ -33,7 +33,8 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
 
-# Names in the table of totals. The third is the mark; the last is for pruned passes, in seconds since the epoch.
+# Names in the table of totals. COUNTED_TO is the mark. FORGOTTEN holds times of pruned passes, in seconds since the
+# epoch.
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 PRUNED_TO = "attempts_pruned_to"  # a second mark: the progress of the pruning round
@@ -41,17 +42,17 @@ PRUNED_TO = "attempts_pruned_to"  # a second mark: the progress of the pruning r
 # Time from the end of an attempt until it is counted, because another host's transaction may still add an attempt with
 # a lower id.
 SETTLING = timedelta(minutes=10)
-GIVEN_UP = timedelta(days=1)  # time from its start until an attempt without an end is given up
+GIVEN_UP = timedelta(days=1)  # age at which an attempt without an end no longer holds back the mark
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Totals: attempts by outcome, and passes by result; and times of passes that are pruned."""
+    """Totals of attempts by outcome and of passes by result, and times of pruned passes."""
 
     attempts: Mapping[str, int]
     passes: Mapping[str, int]
-    first_start: datetime | None  # of the pruned passes
-    last_success: datetime | None  # when the last completed one of them ended
+    first_start: datetime | None  # when the first pruned pass began
+    last_success: datetime | None  # when the last pruned pass that completed ended
 
 
 class Totals(Queries):
@@ -65,10 +66,11 @@ class Totals(Queries):
         )
         with self._database.write() as connection:
             mark: int = connection.execute(_mark().with_for_update()).scalar_one()
-            newest = _newest(connection)  # read first: later attempts are left for the next time
+            newest = _newest(connection)  # read first, so that later attempts are counted next time
             first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
             stop = connection.execute(first).scalar()
-            # Up to the last attempt before it, not to its id less one: an open transaction may hold the ids between.
+            # The last attempt before the first unsettled one. The ids between the two may belong to an open
+            # transaction.
             upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
             for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
                 add(connection, ATTEMPTS, outcome, number)
@@ -88,7 +90,7 @@ class Totals(Queries):
 
 
 def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
-    # Alarms need these times.
+    # Notifications still need these times after the passes are deleted.
     p = passes.c
     success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
     times = select(func.min(p.started_at, type_=p.started_at.type), func.max(success, type_=p.finished_at.type))
@@ -147,14 +149,14 @@ def prune(database: Database, before: datetime, limit: int) -> int:
     """Delete attempts, actions and passes that ended before a given time. This is one step of the round that all passes
     share.
 
-    Open attempts and those of queued messages are kept, whatever their age. Attempts that decide whether a text may be
-    sent again are kept as long as the application keeps the row.
+    Open attempts and attempts at queued messages are kept, however old they are. Attempts that decide whether a text
+    may be sent again are kept as long as the application keeps the row.
 
     Args:
         database: holds the tables.
         before: the time before which rows must have ended.
-        limit: the maximum number of attempts to examine, after the last one of the previous call. It is also the
-            maximum number of actions, and of passes, to delete.
+        limit: the maximum number of attempts to examine, beginning after the last one of the previous call. It is also
+            the maximum number of actions, and of passes, to delete.
 
     Returns:
         The number of deleted rows. Zero does not mean that no rows are left to delete.
@@ -167,7 +169,9 @@ def prune(database: Database, before: datetime, limit: int) -> int:
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
-    """Delete all such rows in one run, and yield the number of rows deleted by each of its short transactions."""
+    """Delete all rows that `prune` would delete in a full round, and yield the number that each short transaction
+    deletes.
+    """
     upto, done = 0, False
     while not done:
         with database.write() as connection:
@@ -193,9 +197,10 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
 def _step(
     database: Database, connection: Connection, before: datetime, limit: int, *, after: int
 ) -> tuple[int, int, bool]:
-    """Examine the next attempts after an id, and delete those that are not needed, with the oldest actions and passes.
+    """Examine the next attempts after an id, and delete the attempts that are not needed. Also delete the oldest
+    actions and passes.
 
-    Old passes are not needed, and only few old actions are, so the first rows found may be deleted.
+    Actions and passes need no mark: almost all old ones can be deleted, so each step begins at the oldest.
 
     Returns:
         The number of deleted rows, the id of the last examined attempt, and whether no attempt follows it.
@@ -206,13 +211,13 @@ def _step(
     upto = after if last is None else last
     may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
     leaving = a.id.in_(connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all())
-    # From here on another host's pass waits: it may have found the same rows, and must not count them again.
+    # From here on, passes on other hosts wait: they may have found the same rows, and must not count them again.
     mark: int = connection.execute(_mark().with_for_update()).scalar_one()
-    # They have ended, so each of them is settled, even if unsettled ones lie between it and the mark.
+    # The attempts to delete have ended, so they are settled, even if unsettled attempts lie between them and the mark.
     for outcome, count in connection.execute(_outcomes_after(mark).where(leaving)).all():
         add(connection, ATTEMPTS, outcome, count)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
-    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite continues its ids there
+    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite assigns the next ids from there
     old_passes = _oldest(passes, passes.c.finished_at, before, limit)
     _remember_leaving(connection, old_passes)
     gone += connection.execute(delete(acts).where(_oldest(acts, acts.c.at, before, limit, ~DECIDES))).rowcount
@@ -224,8 +229,8 @@ def _step(
 def _is_needed(database: Database) -> ColumnElement[bool]:
     """Build the condition that an attempt decides whether its text may be sent again.
 
-    Such an attempt may have delivered, has reached some recipients, or is the last delivery of its text, which has the
-    number of earlier deliveries.
+    Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text. The
+    last delivery stores the number of earlier deliveries.
     """
     m, later = database.messages.c, attempts.alias("later")
     is_last = ~exists().where(

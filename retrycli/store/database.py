@@ -36,7 +36,7 @@ class Database:
     """The application's database.
 
     Args:
-        url: SQLAlchemy's URL of the database.
+        url: the SQLAlchemy URL of the database.
         table: the name of the application's table, with its schema if needed.
         patience: the maximum number of seconds to wait for a connection or a lock; by default the time that a pass
             waits.
@@ -53,10 +53,12 @@ class Database:
         self.schema_name = schema_name or None
         self._ambient: Connection | None = None
 
-        # Rows whose change has rolled back the whole transaction, with the reasons. Later writes leave these rows out.
+        # Ids of rows whose change has rolled back the whole transaction, with the reasons. Later writes leave out these
+        # rows.
         self.ends_transactions: dict[int, str] = {}
 
-        # True if such a row exists. Writing row by row shows which row it is.
+        # True if a change has rolled back a transaction. Rows are then written one by one, which shows which row is the
+        # cause.
         self.row_by_row = False
 
         # True if the database is a SQLite file. Otherwise it is PostgreSQL.
@@ -79,9 +81,7 @@ class Database:
         return Path(path_of(self._url)) if self.is_sqlite else None
 
     def unencodable(self, connection: Connection, text: str) -> str:
-        """Return the characters of a string that the database's encoding lacks, each only once; for a file return
-        none.
-        """
+        """Return the distinct characters of a string that the database's encoding lacks; an empty string for a file."""
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
             return ""
@@ -155,8 +155,8 @@ class Database:
             return timedelta(milliseconds=wait.scalar_one())
 
     def advisory_lock(self, connection: Connection) -> None:
-        """Wait for every other transaction that has called this function. On SQLite, writers always wait for each
-        other.
+        """Wait until no other transaction holds this lock, and hold it until the transaction ends. On SQLite, writers
+        always wait for each other.
         """
         if not self.is_sqlite:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
@@ -175,7 +175,7 @@ class Database:
 
     @contextmanager
     def outside_transactions(self) -> Iterator[Connection]:
-        """Open a connection without transactions, as PostgreSQL needs for ``CONCURRENTLY``.
+        """Open a connection without transactions, which PostgreSQL requires for ``CONCURRENTLY``.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
@@ -253,7 +253,8 @@ class Database:
             SchemaMismatch: the table does not exist.
         """
         with self.read() as connection, warnings.catch_warnings():
-            # It warns of unknown types, such as an extension's, which are not needed.
+            # SQLAlchemy warns about columns of unknown types, such as those of an extension. retrycli does not need
+            # these types.
             warnings.simplefilter("ignore", exc.SAWarning)
             try:
                 columns = inspect(connection).get_columns(self.table_name, self.schema_name)
@@ -283,7 +284,7 @@ class Database:
                 else:
                     with pipelined(connection):
                         yield connection
-                        # The driver's `commit` would take a round trip of its own before the pipeline's end.
+                        # The driver's `commit` would need an extra round trip before the end of the pipeline.
                         connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
 
     def _begin(self, *, writes: bool, wait: bool) -> RootTransaction:
@@ -294,7 +295,7 @@ class Database:
             connection.close()
             if not error.connection_invalidated:
                 raise
-        # The server has restarted since the last transaction.
+        # The connection was lost since the last transaction, for example because the server restarted: connect again.
         return self._engine.connect().execution_options(writes=writes, wait=wait).begin()
 
     @contextmanager
@@ -319,7 +320,7 @@ class Queries:
 
 
 def _commit(connection: Connection) -> bool:
-    # The transaction's lock keeps out new readers until the next attempt.
+    # If readers block the commit, the transaction keeps its lock, so no new reader can start before the next attempt.
     try:
         connection.exec_driver_sql("COMMIT")
     except exc.DBAPIError as error:

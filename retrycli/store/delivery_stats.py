@@ -33,7 +33,7 @@ MAX_CAUSES = 1000
 MAX_PASSES = 20_000  # maximum number of passes to read: two weeks of one pass per minute
 DISORDER = DAY  # maximum time between two attempts that were recorded in reverse order
 
-# Number of leading characters that are the same in two written times within such a period.
+# Number of leading characters that all times within a period share when they are written as text.
 PREFIX_LENGTHS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
 
 a = attempts.c
@@ -46,7 +46,7 @@ class Statistics(Queries):
     """Count attempts and passes, and change nothing."""
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
-        """Return the statistics of attempts that began from a given time to the present."""
+        """Return the statistics of attempts that began since a given time. `until` is the current time."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
             within = _since(connection, since)
@@ -100,7 +100,7 @@ class Statistics(Queries):
         return [Slice(_time(text), outcome or UNDER_WAY, number) for text, outcome, number in found]
 
     def _time_prefix(self, time: ColumnElement[Any], letters: int) -> ColumnElement[str]:
-        # SQLite stores a time as it is written in UTC.
+        # SQLite stores a time as text, in UTC.
         if not self._database.is_sqlite:
             time = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
         return func.substr(time, 1, letters, type_=String)
@@ -112,8 +112,8 @@ def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """Find the id of the first attempt that began at a time or later, or of the last attempt, by binary search."""
-    # Separate queries: for both in one SQLite would scan all ids.
+    """Find the id of the first attempt that began at or after a time, or else of the last attempt, by binary search."""
+    # Two queries, because SQLite would scan all ids to find both in one query.
     low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
     while low is not None and low < high:
         middle = (low + high) // 2
@@ -165,7 +165,7 @@ def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:
-    # Passes without attempts say nothing.
+    # Passes without attempts do not show whether there is an outage, so they are left out.
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     telling = or_(down == 1, p.reason == StopReason.THROTTLED, p.sent + p.rescheduled > 0)

@@ -13,8 +13,8 @@ COMPILED = LRUCache[Any, Any](500)
 
 
 class SharesStatements(Dialect):
-    """A dialect that equals that of another engine if both use the same version of a database, so that each finds the
-    other's compiled statements.
+    """A dialect that equals another engine's dialect if both use the same version of a database, so that the engines
+    find each other's compiled statements.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -34,6 +34,6 @@ def _sqlite_dialect() -> type[Dialect]:
     return SqliteDialect
 
 
-# A process loads the dialects that it uses.
+# Registered without importing them, so that a process loads only the dialects that it uses.
 registry.impls["sqlite.retrycli"] = _sqlite_dialect
 registry.register("postgresql.retrycli", "retrycli.store.postgresql", "PostgresqlDialect")

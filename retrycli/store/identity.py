@@ -144,7 +144,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     as_read, birth = _identifying_in(tuple(row))(row), row.pop(BIRTH)
     own = _Own(*map(row.pop, OWN_LABELS))
     message, digest = message_of(row), digest_of(row)
-    # A creation time that is parsed already is not parsed again.
+    # Use the creation time that is already parsed, if there is one.
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
@@ -152,7 +152,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # A queue row without a digest has no attempts under its own key, except by a version before 0005.
+    # If a queue row has no digest, only a version before 0005 can have made attempts with its key.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
     had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
     queued = QueuedMessage(
@@ -303,7 +303,7 @@ def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tup
 
 
 def encodable(text: str) -> str:
-    """Return a string in a form that every database can store: a file may hold invalid UTF-8."""
+    """Return a string in a form that every database can store, because a SQLite file may hold invalid UTF-8."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
@@ -311,7 +311,7 @@ NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")  # namespace of al
 
 
 def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
-    """Return the key of all requests for a text of a message until its delivery is recorded.
+    """Return the key that all requests for a message's text use until a delivery of the text is recorded.
 
     Args:
         message_id: the row's id.
@@ -328,7 +328,7 @@ def provisional_key(message_id: int, birth: str, now: datetime) -> str:
 
 
 def _uuid5(name: str) -> str:
-    # The version 5 UUID of a name (RFC 9562, section 5.5), four times as fast as by the module `uuid`.
+    # The version 5 UUID of a name (RFC 9562, section 5.5), computed four times as fast as by the module `uuid`.
     digits = hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

@@ -36,10 +36,11 @@ from retrycli.store.schema import queue
 PAGE = 500  # number of messages to read in one transaction
 FETCH_SIZE = 10_000  # number of ids to fetch in one step, because a driver would keep all ids in its own, larger form
 
-# The ids are bound when the statement is executed, so that all pages share one statement.
+# The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 
-# Maximum number of rows to examine in each range of ids if there is no index of failed rows. Completion must be fast.
+# Maximum number of rows to examine in each range of ids if there is no index on failed rows, because shell completion
+# must be fast.
 COMPLETION_ROWS = 10_000
 LARGEST_ID = 2**63 - 1
 
@@ -164,7 +165,7 @@ class MessageQueries(Queries):
         return self._database.scalar(self.failed(wanted, func.count())) or 0
 
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
-        """Count the messages due by a given time that a pass claims before a message.
+        """Count the messages due by a given time that a pass claims before a given message.
 
         Args:
             message_id: the message's id.

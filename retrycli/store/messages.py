@@ -53,8 +53,8 @@ def addresses(value: str | None) -> list[str]:
 
 
 def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
-    """Return a literal for comparison with one of the application's columns, without a type, because the column may
-    have its own.
+    """Return an untyped literal to compare with a column of the application's table, because the column may have a type
+    of its own.
 
     PostgreSQL compares an enumeration only with an untyped literal that is one of its labels, not with a string. The
     value is not a parameter, because a partial index is not used for a parameter.
@@ -63,9 +63,9 @@ def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
 
 
 def status_of(database: Database) -> ColumnElement[str]:
-    """Select a message's status. It is ``failed`` whenever SQL considers it equal to that word.
+    """Select a message's status, as ``failed`` if SQL considers it equal to that word.
 
-    Python may not consider it equal: a column may ignore case, or pad its words with blanks.
+    Python may not consider the two equal, because a column may ignore case, or pad its values with blanks.
     """
     status = database.messages.c.status
     return case((status == status_text(MessageStatus.FAILED), status_text(MessageStatus.FAILED)), else_=status).label(
@@ -84,7 +84,7 @@ def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Build the single condition by which messages are counted, claimed, shown and explained as due."""
+    """Build the condition for due messages. Claims, counts, lists and explanations all use it."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 

@@ -1,7 +1,7 @@
 """retrycli's own tables: their version, the application's table that the queue belongs to, and the clock that they
 follow.
 
-The queue identifies messages by id, and other tables have the same ids. A pass over another table would drop every
+The queue identifies messages by id, and other tables may have the same ids. A pass over another table would drop every
 message that has no failed row in that table.
 """
 
@@ -29,7 +29,8 @@ UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a 
 # The tolerated clock difference between hosts. A message may wait this much longer.
 LEEWAY = timedelta(minutes=30)
 
-# Number of newest passes to check. If there are several hosts, the newest pass may have had the right clock.
+# Number of newest passes to check. If there are several hosts, the newest pass may come from a host whose clock is
+# right.
 NEWEST_PASSES = 10
 NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(
@@ -165,7 +166,7 @@ def _remembered(connection: Connection) -> str | None:
 
 
 def is_clock_ahead(database: Database, now: datetime) -> bool:
-    """Return whether a clock that was ahead has written times: see `retrycli.store.clock_repair`."""
+    """Return whether times were recorded while a clock was ahead: see `retrycli.store.clock_repair`."""
     with database.read() as connection:
         return time_ahead(connection, now) > LEEWAY
 

@@ -1,4 +1,4 @@
-"""The data of passes, destinations and receivers of notifications that later passes need."""
+"""Data that later passes need about passes, destinations and notification targets."""
 
 import hashlib
 import json
@@ -210,8 +210,8 @@ class Ledger(Queries):
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
         """Return the breakers that block any of the destinations.
 
-        A rest ends at its time, but an open breaker only ends with a successful probe. Destinations that are no longer
-        used get no probes, so leave them out.
+        A rest ends at its time, but an open breaker closes only after a successful probe. Destinations that are no
+        longer used get no probes, so leave them out.
         """
         return [
             breaker
@@ -230,8 +230,8 @@ class Ledger(Queries):
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
         """Return the destinations that refuse requests, with the last pass that was refused.
 
-        A refusal ends with a delivery, or when a later pass learns more. After refused credentials, a later answer
-        about a message also ends the refusal.
+        A refusal ends with a delivery, or with a later pass that delivers messages and is not stopped by a problem.
+        After refused credentials, a later answer about a message also ends the refusal.
 
         Args:
             passes: the last passes, newest first.
@@ -282,7 +282,7 @@ def _breaker(row: Row[Any]) -> Breaker:
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 
-# The row that reserves notifying for one pass, because passes of several hosts must not send the same notification.
+# The row with which one pass reserves notifying, so that passes on several hosts do not send the same notification.
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
 
 
@@ -292,7 +292,7 @@ def target_name(text: str) -> str:
 
 
 class Targets(Queries):
-    """Read and store what targets know."""
+    """Read and store what notification targets have been told."""
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
         """Reserve notifying for this pass until `end_telling` or until a given time. Return False if another pass has
@@ -315,14 +315,14 @@ class Targets(Queries):
             connection.execute(delete(told).where(*RESERVATION))
 
     def memory(self, target: str) -> Memory:
-        """Return what one target knows. Leave out topics of a newer program."""
+        """Return what a target has been told. Leave out topics that only a newer version of retrycli knows."""
         known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
         return {
             Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times) for row in self._database.rows(known)
         }
 
     def remember(self, target: str, before: Memory, after: Memory) -> None:
-        """Store what a target knows. Skip topics that are unchanged, because another pass may have set them."""
+        """Store what a target has been told. Skip topics that are unchanged, because another pass may have set them."""
         changed = [topic for topic in Topic if before.get(topic) != after.get(topic)]
         if not changed:
             return

@@ -3,10 +3,11 @@
 A server looks up functions and operators in each schema of the search path, and an exact match of parameter types wins
 over the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
 ``replace(text, varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and retrycli
-would run it with its own rights. So SQL uses only the functions and operators of the server's own catalogue. The search
-path must not be changed, because triggers of the application's table find their tables through it.
+would run it with its own rights. Therefore the generated SQL uses only the functions and operators of the server's own
+catalogue. The search path must not be changed, because triggers of the application's table find their tables through
+it.
 
-Rows with values that Python can't represent can still be read and named, and results can be recorded.
+Rows with values that Python can't represent can still be read and named in errors, and results can still be recorded.
 """
 
 from functools import lru_cache
@@ -49,7 +50,7 @@ from retrycli.store.dialects import SharesStatements
 
 # Syntax that looks like a function but can't be replaced by one. The same is true of `unnest` with several arrays.
 #
-# `nullif` is left out, so its use fails, because a server looks up its `=`.
+# `nullif` is left out, so that its use fails, because a server would look up its `=`.
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
 
 DISTINCT = frozenset({operators.is_distinct_from, operators.is_not_distinct_from})
@@ -138,7 +139,7 @@ def _is_untyped(*sides: ColumnElement[Any]) -> bool:
 
 
 def _bracketed(side: ColumnElement[Any]) -> ColumnElement[Any]:
-    # An operator with a schema has its own precedence.
+    # An operator with a schema has a different precedence, so long operands need parentheses.
     is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
     return Grouping(side) if is_long else side
 
@@ -159,7 +160,7 @@ def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 
 
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
-    is_syntax = operator in {operators.is_, operators.is_not}  # and so is COLLATE, which is no comparison
+    is_syntax = operator in {operators.is_, operators.is_not}  # COLLATE is syntax too, but not a comparison
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
 
 

@@ -24,8 +24,8 @@ from sqlalchemy.types import NullType, TypeEngine
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
 
-# Unsuitable types of a server's columns, with the reasons. In a file, declared types mean little, except that text
-# columns convert numbers to strings, so that ids are not integers.
+# Unsuitable types of columns, with the reasons. In a SQLite file only the type of the id matters, because a text column
+# converts ids to strings.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
@@ -71,8 +71,8 @@ def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str,
 def table_of(
     columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
 ) -> TableClause:
-    """Build the application's table with all its columns. A column has a type only if it is read as a type other than
-    the driver's.
+    """Build the application's table with all its columns. A column has a type only if the driver's own type is
+    unsuitable.
 
     Args:
         columns: the table's columns, by name.

@@ -87,7 +87,7 @@ class QueueCounts(Queries):
         return {"waiting": waiting, "due": found.due, "sending": found.sending, "escalated": found.escalated}
 
     def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:
-        """Return the newest pass that has ended, with a given result if one is given."""
+        """Return the newest pass that has ended; with `result`, the newest pass that ended with this result."""
         wanted = passes.c.finished_at.is_not(None) if result is None else passes.c.result == result.value
         ended = select(passes.c.started_at, passes.c.finished_at).where(wanted)
         newest = self._database.rows(ended.order_by(passes.c.started_at.desc()).limit(1))

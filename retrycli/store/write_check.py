@@ -58,7 +58,7 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
         return [(schema, role) for schema, role in connection.execute(CREATORS, {"table": database.qualified_table})]
 
 
-# Number of readings. On a busy machine, one answer may be late by more than a round trip.
+# Number of clock readings. On a busy machine, a single answer may be late by more than a round trip.
 CLOCK_READINGS = 3
 
 
@@ -66,7 +66,7 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     """Return how far a server's clock is ahead of this machine's; zero for a file.
 
     The server is assumed to read its clock halfway between question and answer (RFC 5905, section 8), so the error is
-    at most half the round trip. The quickest of several readings counts (section 10).
+    at most half the round trip. Of several readings, only the one with the shortest round trip is used (section 10).
     """
     if database.is_sqlite:
         return timedelta(0)
@@ -185,7 +185,7 @@ def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
 
 
 def lack_of_room(file: Path | None) -> str | None:
-    """Return an error text if a SQLite file's disk is too full for a delivery; None if it is not too full, or for a
+    """Return an error text if the disk of a SQLite file is too full to record a delivery; None otherwise, and for a
     server.
     """
     if file is None:

@@ -26,7 +26,7 @@ def upgrade() -> None:
     op.add_column("retrycli_queue", sa.Column("ticket", sa.Text))
     queue = sa.table("retrycli_queue", sa.column("message_id"), sa.column("ticket"))
     messages: TableClause = context.config.attributes["messages"]
-    ticket = sa.func.substr(sa.cast(messages.c.ticket_id, sa.Text), 1, 255)  # an index limits the length of a text
+    ticket = sa.func.substr(sa.cast(messages.c.ticket_id, sa.Text), 1, 255)  # an index limits the length of its values
     of_it = sa.select(ticket).where(messages.c.id == queue.c.message_id)
     op.execute(queue.update().values(ticket=of_it.scalar_subquery()))
     op.create_index("retrycli_queue_ticket", "retrycli_queue", ["ticket", "message_id"])

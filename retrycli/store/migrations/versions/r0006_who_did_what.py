@@ -1,4 +1,4 @@
-"""Starters of passes; texts and tickets of edits; pauses as actions without a message.
+"""What started each pass, the texts and tickets of edits, and pauses as actions without a message.
 
 The new columns are nullable, because a pass of the previous version may still be running on another host.
 """
@@ -20,7 +20,7 @@ INDEXES = {"retrycli_acts_message": ["message_id", "id"], "retrycli_acts_at": ["
 
 @contextmanager
 def _acts() -> Iterator[BatchOperations]:
-    # SQLite creates the table again, and would recreate its indexes in an arbitrary order.
+    # On SQLite, Alembic recreates the table, and would recreate its indexes in an arbitrary order.
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     for name in INDEXES if is_sqlite else ():
         op.drop_index(name, "retrycli_acts")
@@ -40,7 +40,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns: texts of edits, pauses in the history and starters of passes are lost."""
+    """Remove the columns: texts of edits, pauses in the history and what started each pass are lost."""
     op.execute("DELETE FROM retrycli_acts WHERE message_id IS NULL")
     with _acts() as acts:
         acts.alter_column("message_id", existing_type=Id, nullable=False)
