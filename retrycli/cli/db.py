@@ -231,7 +231,7 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
         if before.remembered != before.configured:
             if not as_json:
                 terminal.say(
-                    f"{before.found} of them have a failed row in {before.configured}; the rest would leave the queue."
+                    f"{before.configured} has a failed row for {before.found} of them; the rest would leave the queue."
                 )
             confirm(
                 f"Assign the queue to {before.configured}?",
