@@ -30,20 +30,20 @@ QUERY_CANCELED = "57014"  # the usual cause is `statement_timeout` while the sta
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
-    "23": "a constraint of the table rejects what retrycli writes; relax it",
+    "23": "a constraint of the table rejects what retrycli writes; relax the constraint",
     "25006": "this server is read-only; name the primary in database.url if it is a standby, or check "
     "default_transaction_read_only",
     "25P0": "the server ends transactions too soon; raise transaction_timeout and idle_in_transaction_session_timeout "
     "for this role",
-    "3F": "retrycli's own tables need an existing schema in its role's search_path (ALTER ROLE … SET search_path)",
+    "3F": "retrycli's own tables need an existing schema in the role's search_path (ALTER ROLE … SET search_path)",
     ROLLED_BACK: IN_THE_WAY,
-    INSUFFICIENT_PRIVILEGE: "its role lacks a privilege; `retrycli manual postgresql` lists the required privileges "
+    INSUFFICIENT_PRIVILEGE: "the role lacks a privilege; `retrycli manual postgresql` lists the required privileges "
     "(GRANT; for an index, ownership of the table)",
     "42809": NO_CHANGES,
     "53100": "free some space on the server",
     "55000": NO_CHANGES,
     LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
-    QUERY_CANCELED: "a statement was cancelled; if by a timeout, raise statement_timeout for this role",
+    QUERY_CANCELED: "a statement was cancelled; if a timeout is the cause, raise statement_timeout for this role",
     "57P": GONE,
 }
 
@@ -64,7 +64,7 @@ BY_TEXT = {
     "failed to resolve host": "check the host in database.url",
     "No such file or directory": "PostgreSQL may not be running there; check the host in database.url",
     "timeout expired": "the host does not answer; check host and port in database.url, and the firewall",
-    "too many connections": "its role's CONNECTION LIMIT is used up; raise it: a pass needs one connection",
+    "too many connections": "the role's CONNECTION LIMIT is used up; raise it, because a pass needs one connection",
     "too many clients": "the server's max_connections is used up; raise it, or use a connection pooler",
     "remaining connection slots": "the server's max_connections is used up; raise it, or use a connection pooler",
     "authentication failed": "check user and password in database.url",
@@ -145,7 +145,7 @@ def _row_error_of_file(error: sqlite3.Error) -> RowError:
 
 
 def is_of_the_table(error: DBAPIError) -> bool:
-    """Return whether the kind of the application's table, such as a view, does not support a statement."""
+    """Return whether a statement failed because of the kind of the application's table, such as a view."""
     return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
 
 

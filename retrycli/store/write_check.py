@@ -159,7 +159,7 @@ def _rehearse_some(database: Database, connection: Connection, samples: Iterable
 
 
 def _rehearse(database: Database, connection: Connection, ids: Sequence[int], now: datetime) -> dict[int, str]:
-    """Write failures and deliveries into messages' rows, without waiting for locked ones.
+    """Write failures and deliveries into messages' rows, without waiting for locked rows.
 
     Returns:
         The reasons why rows rejected the changes, by id.
@@ -179,8 +179,8 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"{database.messages.fullname} in {database.place} rejects results of messages, as tested with message "
-        f"{message_id} and rolled back: {why}; let retrycli write status, retry_count, last_error and sent_at there"
+        f"{database.messages.fullname} in {database.place} rejects results of messages (tested with message "
+        f"{message_id}, and rolled back): {why}; allow retrycli to write status, retry_count, last_error and sent_at"
     )
 
 
