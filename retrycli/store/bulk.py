@@ -172,7 +172,7 @@ def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # no
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     [its_column] = element.clauses
     kind = its_column.type
-    # The application's columns have no type here, or one for reading only.
+    # The application's columns have no type here, or a type that is only for reading.
     array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(its_column == any_(array), **how)
 

@@ -73,7 +73,7 @@ class Claims(Queries):
 
         Args:
             claim: the claim's owner and expiry.
-            due_by: the latest time at which a claimed message was due.
+            due_by: claim only messages that are due by this time.
             limit: the maximum number of messages to examine.
             turns: decides which of these messages to claim; by default all.
             route: the messages to consider; by default all.
@@ -119,7 +119,7 @@ class Claims(Queries):
 
         Args:
             claim: the claim's owner and expiry.
-            due_by: the latest time at which the message was due.
+            due_by: claim only a message that is due by this time.
             since: the time at which the breaker opened. A message is a probe a second time only after every other due
                 message has been one.
             route: the messages to consider; by default all.
@@ -181,7 +181,7 @@ class Claims(Queries):
             claim: the claim's owner and expiry.
             message_id: the message's id.
             now: the current time.
-            verb: the operator's action, for errors.
+            verb: the operator's action, as errors name it.
 
         Returns:
             True if the message was escalated.

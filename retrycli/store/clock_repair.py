@@ -96,7 +96,7 @@ HAPPENED = (
 
 
 def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-    """Repair times written by a clock that was ahead.
+    """Repair times that were recorded while a clock was ahead.
 
     Args:
         database: holds the queue and the application's table.

@@ -251,7 +251,7 @@ def is_same(one: Database, other: Database) -> bool:
     """Return whether two URLs lead to the same database."""
     if one.is_sqlite or other.is_sqlite:
         return one.is_sqlite and other.is_sqlite and _file(one).samefile(_file(other))
-    # An advisory lock exists within one database. No other process takes this one: it contains the backend's pid.
+    # An advisory lock exists within one database. No other process takes this lock: its key contains the backend's pid.
     with one.read() as holding, other.read() as asking:
         number: int = holding.execute(select(func.pg_backend_pid())).scalar_one()
         holding.execute(select(func.pg_advisory_xact_lock(TELLING_APART, number)))

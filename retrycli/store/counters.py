@@ -141,13 +141,13 @@ IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 # A scalar subquery, because with `exists` a planner may scan the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
 
-# Condition that an action is an operator's decision to send a queued message: see `identity.History`.
+# Condition for actions with which operators decided to send a queued message: see `identity.History`.
 DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Delete attempts, actions and passes that ended before a given time. This is one step of the round that all passes
-    share.
+    """Delete attempts, actions and passes that ended before a given time. Each call is one step of a round that all
+    passes share.
 
     Open attempts and attempts at queued messages are kept, however old they are. Attempts that decide whether a text
     may be sent again are kept as long as the application keeps the row.

@@ -129,8 +129,8 @@ class Database:
         may be called again.
 
         Args:
-            wait: wait for a lock that the application holds. Otherwise do not wait for the lock of a file, and wait at
-                most `IMPATIENT_MS` for that of a server.
+            wait: wait for a lock that the application holds. Otherwise do not wait for a file's lock, and wait at most
+                `IMPATIENT_MS` for a server's lock.
 
         Raises:
             DatabaseBusy: another process held a lock for too long.
@@ -232,7 +232,7 @@ class Database:
 
     @property
     def qualified_table(self) -> str:
-        """Return the schema and the name as one quoted name."""
+        """Return the quoted name of the application's table, with its schema if one is named."""
         return ".".join(filter(None, self.quoted_table))
 
     def max_length(self, name: str) -> int | None:

@@ -61,7 +61,8 @@ class Statistics(Queries):
             )
 
     def groups(self, by: GroupBy, since: datetime, *, limit: int) -> list[Group]:
-        """Group the attempts since a given time by a property. Return the largest groups, or the first hours.
+        """Group the attempts since a given time by a property. Return the largest groups, or the first hours if the
+        attempts are grouped by hour.
 
         Attempts whose messages were deleted have no type and no ticket.
         """
@@ -137,8 +138,8 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
 def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
     """Count failed attempts by cause.
 
-    The database groups texts that differ only in digits. The few remaining texts are compared here, without their ids
-    and addresses. The newest attempt is found by its id, because ids compare faster than times.
+    The database groups texts that differ only in digits. This function compares the few remaining texts, without their
+    ids and addresses. The newest attempt is found by its id, because ids compare faster than times.
     """
     kind = (a.outcome, a.status_code)
     columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))

@@ -137,11 +137,11 @@ class Enrolment:
         """Read failed messages that are not in the queue, by id, with the columns that decide about enrolment.
 
         Bodies are replaced by an empty string, or null. Columns that only a preset may use are left out, because they
-        may be equally large.
+        may be as large as bodies.
 
         Args:
             span: the range of ids.
-            limit: maximum number of messages.
+            limit: the maximum number of messages.
             replaced: ids that belong to other messages in the queue.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
@@ -204,7 +204,7 @@ class Enrolment:
         A message whose id now belongs to another message also leaves the queue. The other message is enrolled as new.
 
         Returns:
-            Ids of escalated messages whose rows the application may have changed since.
+            Ids of escalated messages whose rows the application may have changed.
         """
         changed = array("q")
         for leave, stay in self._differences(span):
@@ -220,7 +220,7 @@ class Enrolment:
 
         Returns:
             Ids that now belong to other messages, with the next attempt times of the old messages; and ids of escalated
-            messages whose rows the application may have changed since.
+            messages whose rows the application may have changed.
         """
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
@@ -234,8 +234,8 @@ class Enrolment:
         return replaced, changed
 
     def _differences(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
-        """Yield queue rows that differ from the application's, in batches: the rows that leave the queue, and the rows
-        that stay.
+        """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
+        rows that stay.
         """
         if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # the usual case, and fast to check
             return
@@ -302,7 +302,7 @@ class Enrolment:
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
-    """Return whether a row belongs to another message than the queue row with its id."""
+    """Return whether a row and the queue row with its id belong to different messages."""
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)

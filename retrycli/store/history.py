@@ -88,7 +88,7 @@ def require_free(
         database: holds the queue and the application's table.
         connection: a connection in a transaction.
         message_id: the message's id.
-        verb: the operator's action, for errors.
+        verb: the operator's action, as errors name it.
         now: the current time.
 
     Raises:
@@ -107,7 +107,7 @@ HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
 def act_values(act: OperatorAction) -> dict[str, Any]:
-    """Return an action's row as values by column."""
+    """Return the values of an action's row, by column."""
     return {
         "at": act.at,
         "by": act.by,

@@ -57,7 +57,7 @@ def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
     of its own.
 
     PostgreSQL compares an enumeration only with an untyped literal that is one of its labels, not with a string. The
-    value is not a parameter, because a partial index is not used for a parameter.
+    value is not a parameter, because planners use a partial index only for a literal.
     """
     return literal_column(f"'{value.value}'")
 
@@ -77,8 +77,8 @@ def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Combine conditions so that no planner uses an index for them. Use this for rows that are looked up by id, a few
     hundred at a time.
 
-    Without statistics of a table, a planner assumes that few rows have a state, and may scan a million rows with that
-    state for every few hundred ids.
+    Without table statistics, a planner assumes that few rows have a given state. It may then scan a million rows with
+    that state for every few hundred ids.
     """
     return case((and_(true(), *conditions), 1), else_=0) == 1
 

@@ -3,9 +3,9 @@
 A server looks up functions and operators in each schema of the search path, and an exact match of parameter types wins
 over the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
 ``replace(text, varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and retrycli
-would run it with its own rights. Therefore the generated SQL uses only the functions and operators of the server's own
-catalogue. The search path must not be changed, because triggers of the application's table find their tables through
-it.
+would run it with its own privileges. Therefore the generated SQL uses only the functions and operators of the server's
+own catalogue. The search path must not be changed, because triggers of the application's table find their tables
+through it.
 
 Rows with values that Python can't represent can still be read and named in errors, and results can still be recorded.
 """

@@ -112,7 +112,8 @@ def escalate(
     known = [
         decision._replace(message=whole[decision.message_id]) for decision in decisions if decision.message_id in whole
     ]
-    # Messages that are no longer failed, or were replaced by another, leave the queue in the next pass.
+    # Messages that are no longer failed, or whose ids now belong to other messages. The next pass removes them from the
+    # queue.
     gone = [decision for decision in decisions if decision.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
@@ -194,7 +195,7 @@ def _decided(
 
 
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    # A newer `updated_at` alone does not count.
+    # If only `updated_at` is newer, the row does not count as changed.
     seen = seen_values(row)
     return known.digest is not None and bool(
         known.digest != message.digest
@@ -234,7 +235,7 @@ def _queue_values(decision: Decision) -> dict[str, Any]:
 def _first_escalations(
     connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
 ) -> Mapping[int, datetime]:
-    """Return when messages were first escalated for their reason with their key, by id.
+    """Return when messages were first escalated for the same reason with the same delivery key, by id.
 
     Notifications use this time. So if an application makes a message fail again and again, operators get only one
     notification.
@@ -277,7 +278,7 @@ def _waiting_update(of: Values) -> Update:
     If another text was attempted, the queue keeps the columns of the old text. The history has the attempted text.
     """
     waits = queue.c.escalated_at.is_(None)
-    another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
+    another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not store the digest
     return _release(
         of,
         state=FORMER_STATE,

@@ -1,4 +1,4 @@
-"""Operators' actions, notified incidents, totals that outlive the rows they count, and the waits of attempts."""
+"""Operators' actions, notified incidents, totals that outlive the rows they count, and the waits before attempts."""
 
 import sqlalchemy as sa
 from alembic import op

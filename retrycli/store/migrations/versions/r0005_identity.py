@@ -1,4 +1,4 @@
-"""Identity of messages that share an id, and of a message's texts.
+"""Columns that tell apart messages with the same id, and texts of the same message.
 
 Every new column is nullable, because a pass of the previous version may still be running on another host.
 """
@@ -62,7 +62,8 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    # The previous version would send them again. An attempt whose row is not written yet has an outcome and no end.
+    # The previous version would send these messages again. An attempt whose row is not written yet has an outcome and
+    # no end.
     names = ("message_id", "state", "claimed_by", "claim_expires_at", "next_attempt_at")
     queue = sa.table("retrycli_queue", *(sa.column(name) for name in (*names, "escalated_at", "escalation_reason")))
     attempts = sa.table(
