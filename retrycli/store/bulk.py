@@ -30,8 +30,8 @@ from retrycli.store.connection import NO_RESULT
 
 PREFIX = "of_"  # prefix of parameter names, because SQLAlchemy reserves the names of columns
 
-# The separator of values in a list, and the mark for null. A list is sent as one string, because the driver would
-# format an array in Python, value by value, which takes longer than all other steps.
+# The separator of values in a list, and the mark for null. A list is sent as one string. The driver would format an
+# array in Python, value by value, which takes longer than all other steps.
 SEPARATOR, NULL = "\x1f", "\x1e"
 
 Values = Mapping[str, ColumnElement[Any]]  # the SQL expressions of a row's values, by name

@@ -19,8 +19,8 @@ from retrycli.store.dialects import COMPILED
 # a SQLite file may set another `timeout`, and a server's role another `lock_timeout`.
 BUSY_SECONDS = 30
 
-# Maximum number of milliseconds to wait for a lock on a server while requests are in flight, because no answers can be
-# read during the wait.
+# Maximum number of milliseconds to wait for a lock on a server while requests are in flight. During the wait no answers
+# can be read.
 IMPATIENT_MS = 100
 
 OWN_SETTINGS = (

@@ -316,8 +316,8 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store the tickets that the application has moved messages to, for example when it merges tickets.
 
     Also store births in their current form, so that the next pass need not compare them again. Nothing else changes: a
-    message in flight keeps its claim. A row that another pass has locked is updated in the next sweep, because that
-    pass may be waiting for a row that this pass has locked.
+    message in flight keeps its claim. Skip rows that another pass has locked, because that pass may be waiting for a
+    row locked by this pass. The next sweep updates the skipped rows.
     """
     moved = {}
     for row in rows:

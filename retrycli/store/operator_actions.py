@@ -223,8 +223,8 @@ class Acts(Queries):
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # Store the new state of the row, so that the edit does not count as a change by the application, and an
-            # escalated message stays escalated.
+            # Store the new state of the row, so that the edit does not count as a change by the application. An
+            # escalated message therefore stays escalated.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             _record_actions(connection, {message_id: act})
 

@@ -228,7 +228,7 @@ class Ledger(Queries):
                 connection.execute(insert(breakers).values(row))
 
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
-        """Return the destinations that refuse requests, with the last pass that was refused.
+        """Return the destinations that refuse requests, each with the last pass that it refused.
 
         A refusal ends with a delivery, or with a later pass that delivers messages and is not stopped by a problem.
         After refused credentials, a later answer about a message also ends the refusal.
@@ -282,7 +282,7 @@ def _breaker(row: Row[Any]) -> Breaker:
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 
-# The row with which one pass reserves notifying, so that passes on several hosts do not send the same notification.
+# The row with which a pass reserves the sending of notifications, so that two hosts do not send the same one.
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
 
 
@@ -295,8 +295,8 @@ class Targets(Queries):
     """Read and store what notification targets have been told."""
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
-        """Reserve notifying for this pass until `end_telling` or until a given time. Return False if another pass has
-        the reservation.
+        """Reserve the sending of notifications for this pass, until `end_telling` or a given time. Return False if
+        another pass has the reservation.
         """
         with self._database.write() as connection:
             self._database.advisory_lock(connection)

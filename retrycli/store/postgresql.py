@@ -1,11 +1,11 @@
 """Generate SQL and values for PostgreSQL servers.
 
-A server looks up functions and operators in each schema of the search path, and an exact match of parameter types wins
-over the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
-``replace(text, varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and retrycli
-would run it with its own privileges. Therefore the generated SQL uses only the functions and operators of the server's
-own catalogue. The search path must not be changed, because triggers of the application's table find their tables
-through it.
+A server looks up functions and operators in each schema of the search path. An exact match of parameter types wins over
+the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
+``replace(text, varchar, varchar)`` or ``varchar = varchar``, because the catalogue has them only for ``text``. retrycli
+would run the planted code with its own privileges. Therefore the generated SQL uses only the functions and operators of
+the server's own catalogue. The search path must not be changed, because triggers of the application's table find their
+tables through it.
 
 Rows with values that Python can't represent can still be read and named in errors, and results can still be recorded.
 """

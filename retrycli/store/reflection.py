@@ -46,9 +46,7 @@ class _IntegralNumeric(TypeDecorator[Any]):
 
 
 class _Unpadded(TypeDecorator[str]):
-    """A string of ``CHAR(n)`` without the blanks with which the server pads it. The server ignores them in
-    comparisons.
-    """
+    """A string of ``CHAR(n)`` without its padding, which the server ignores in comparisons."""
 
     impl = NullType
     cache_ok = True

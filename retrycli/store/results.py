@@ -179,8 +179,8 @@ class Results(Queries):
     def record(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages, in one transaction.
 
-        If the application has locked a row, or a row that a trigger of the table writes, only the attempt's outcome is
-        written, and the message stays claimed.
+        The application may have locked a row, or a row that a trigger of the table writes. If so, write only the
+        attempt's outcome, and keep the message claimed.
 
         Raises:
             TransactionLost: a row has rolled back the transaction. The next call leaves out this row.

@@ -40,8 +40,8 @@ class PassTimes:
 class QueueCounts(Queries):
     """Count messages, and change nothing."""
 
-    # With GROUP BY on several columns SQLite would sort all rows, and with an index on the state it would read them in
-    # order of time. These conditional counts read a million rows once, in storage order.
+    # With GROUP BY on several columns, SQLite would sort all rows. With an index on the state, it would read the rows
+    # in order of time. The conditional counts below read a million rows once, in storage order.
 
     def in_queue(self) -> InQueue:
         """Count the queued messages. Read only the type from the application's table."""

@@ -65,8 +65,8 @@ CLOCK_READINGS = 3
 def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     """Return how far a server's clock is ahead of this machine's; zero for a file.
 
-    The server is assumed to read its clock halfway between question and answer (RFC 5905, section 8), so the error is
-    at most half the round trip. Of several readings, only the one with the shortest round trip is used (section 10).
+    The server is assumed to read its clock halfway through the round trip (RFC 5905, section 8), so the error is at
+    most half the round trip. Of several readings, only the one with the shortest round trip is used (section 10).
     """
     if database.is_sqlite:
         return timedelta(0)
