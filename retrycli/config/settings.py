@@ -165,7 +165,8 @@ class RunSettings(SettingsModel):
     )
     lock_file: Named | None = Field(
         None,
-        description="the lock file of passes; by default next to the SQLite file, or in a state folder",
+        description="the lock file that prevents overlapping passes; by default next to the SQLite file or in a state "
+        "folder",
     )
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="how long to wait for another pass to end")
     retention_days: int | None = Field(

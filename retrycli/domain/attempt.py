@@ -18,7 +18,7 @@ class Attempt(NamedTuple):
     # Number of times that its message was the probe since the breaker opened, including this attempt; 0 if this is not
     # a probe.
     probe: int = 0
-    # The attempt is part of a trial, which finds out what answers in doubt are about; see
+    # The attempt is part of a trial, which shows whether answers in doubt are about messages or about all access; see
     # `retrycli.domain.doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries

@@ -4,7 +4,7 @@ An id does not identify a message: SQLite gives the id of a deleted row to the n
 rows. So retrycli remembers three values for a row, and compares them before it sends and before it writes a result:
 
 - its **birth**: when the row was created, or its ticket if the row has no creation time;
-- the **digest** of its text: everything that would be sent to the other side;
+- the **digest** of its text: everything that would be sent to the destination;
 - its **delivery key**, which identifies one text of one message, and changes once a delivery of that text is recorded.
 """
 
@@ -148,7 +148,7 @@ class PastAttempt(NamedTuple):
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
 
 
-# Outcomes of attempts that did not reach the other side, or whose request it did not examine.
+# Outcomes of attempts that did not reach the destination, or whose request it did not examine.
 NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
 
 
@@ -203,7 +203,7 @@ class History(NamedTuple):
         return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
-        """Count the requests with a key that passes sent since the last requeue and that the other side examined."""
+        """Count the requests with a key that passes sent since the last requeue and that the destination examined."""
         return sum(
             attempt.by_pass and attempt.outcome not in NO_REQUEST
             for attempt in self.attempts

@@ -32,7 +32,7 @@ class OperatorAction(NamedTuple):
     def edited(
         cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
     ) -> "OperatorAction":
-        """Edit a message. The message gets a new delivery key, so the other side treats it as another message."""
+        """Edit a message. The message gets a new delivery key, so the destination treats it as another message."""
         return cls(ActionKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
@@ -44,7 +44,7 @@ class OperatorAction(NamedTuple):
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> "OperatorAction":
         """Make an escalated message wait again, with all its retries.
 
-        The message keeps its delivery key, so the other side recognises it if it has already arrived.
+        The message keeps its delivery key, so the destination recognises it if it has already arrived.
         """
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 

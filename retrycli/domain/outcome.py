@@ -14,13 +14,13 @@ ERROR_LENGTH = 500  # maximum length of an error text in characters
 class OutcomeKind(StrEnum):
     """The closed set of outcomes. Each outcome says what is known about the message."""
 
-    DELIVERED = "delivered"  # the other side has the message
+    DELIVERED = "delivered"  # the destination has the message
     REFUSED = "refused"  # the answer has a success status, but its body reports a failure
     UNKNOWN = "unknown"  # the message may or may not have arrived
-    TRANSIENT = "transient"  # the other side could not accept the message at that time
+    TRANSIENT = "transient"  # the destination could not accept the message at that time
     UNREACHABLE = "unreachable"  # nothing left this machine: no connection was established
-    THROTTLED = "throttled"  # the other side asks retrycli to slow down
-    UNAUTHORIZED = "unauthorized"  # retrycli's credentials, or the other side's certificate, are not accepted
+    THROTTLED = "throttled"  # the destination asks retrycli to slow down
+    UNAUTHORIZED = "unauthorized"  # retrycli's credentials, or the destination's certificate, are not accepted
     PERMANENT = "permanent"  # the message will never be accepted unless it changes
     INVALID = "invalid"  # the row can't be turned into a request; nothing was sent
 
@@ -39,10 +39,10 @@ class Outcome:
     kind: OutcomeKind
     status_code: int | None = None
     error: str | None = None
-    retry_after: timedelta | None = None  # rest that the other side asked for, counted from the answer
+    retry_after: timedelta | None = None  # rest that the destination asked for, counted from the answer
     # Recipients that have received the message, even if others have not. They never get it again.
     delivered_to: tuple[str, ...] = ()
-    external_id: str | None = None  # id of the message on the other side
+    external_id: str | None = None  # id of the message on the destination
     # The answer may be about retrycli's access, or a system in between, and not about the message: see `IN_DOUBT`.
     in_doubt: bool = False
     # A look-up found that the message had arrived. Nothing was sent, so this outcome proves nothing about the route.
@@ -114,10 +114,10 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.PERMANENT
 
 
-# HTTP statuses that may be about retrycli's access, or a system in between, and not about the message.
+# HTTP statuses that may be about retrycli's permissions or a proxy, and not about the message.
 #
-# A closed ticket and a user without rights both give a 403. A deleted ticket and a proxy that no longer reaches the API
-# both give a 404. A maintenance page is often a redirect.
+# A closed ticket and a user without permission both give a 403. A deleted ticket and a proxy that no longer reaches the
+# API both give a 404. A maintenance page is often a redirect.
 IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
 
 
@@ -149,7 +149,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
 def one_line(text: str) -> str:
     """Convert an error text to one line of at most `ERROR_LENGTH` characters that every database can store.
 
-    The other side's JSON may hold a NUL or half of a surrogate pair; databases reject both.
+    The destination's JSON may hold a NUL or half of a surrogate pair; databases reject both.
     """
     line = " ".join(text.replace("\0", " ").encode(errors="replace").decode().split())
     return line if len(line) <= ERROR_LENGTH else line[: ERROR_LENGTH - 1] + "…"

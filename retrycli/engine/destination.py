@@ -26,7 +26,7 @@ class Destination:
     """
 
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
-        # The slack allows for cron's lateness. A rest that the other side asked for is kept to the second.
+        # The slack allows for cron's lateness. A rest that the destination asked for is kept to the second.
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)

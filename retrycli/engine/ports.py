@@ -223,10 +223,10 @@ class Gateway(Protocol):
     """An adapter that delivers messages."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message. Never raise for an error of the other side."""
+        """Send one message. Never raise for an error at the destination."""
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, and send nothing. Never raise for an error of the other side."""
+        """Ask whether a message has arrived, without sending it. Never raise for an error at the destination."""
 
 
 class Dependencies(NamedTuple):
@@ -236,7 +236,7 @@ class Dependencies(NamedTuple):
     enrolment: Enrolment
     claims: Claims
     ledger: Ledger
-    # Corrects times in the future that a wrong clock wrote, given the current time and the lease of a claim.
+    # Corrects future times that were recorded while a clock was wrong, given the current time and the lease of a claim.
     repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
     # Examines at most the given number of further attempts, and deletes those from before a given time. Also deletes
     # old actions and passes.

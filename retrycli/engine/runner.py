@@ -88,9 +88,9 @@ class _Pass:
     # -- start, recover and enrol -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Set the start of the pass to the present time, because another pass may have run while this one waited.
+        """Set the start of the pass to the current time, because another pass may have run while this one waited.
 
-        Correct times that a wrong clock wrote, so that no message waits for them.
+        Correct future times that were recorded while a clock was wrong, so that no message waits for them.
         """
         self.started_at = self._deps.now()
         if self.started_at - self.began_at >= SYNC_INTERVAL:

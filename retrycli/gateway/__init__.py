@@ -1,4 +1,4 @@
-"""Gateways deliver a message and return an outcome. They never raise an exception for an error of the other side."""
+"""Gateways deliver a message and return an outcome. They never raise an exception for an error at the destination."""
 
 import sys
 

@@ -37,7 +37,7 @@ def _written_forms(message: Message) -> Iterator[str]:
 
 
 def redact_secrets(text: str, secrets: Sequence[str]) -> str:
-    """Mask secrets in a string, because the other side may have echoed them."""
+    """Mask secrets in a string, because the destination may have echoed them."""
     for secret in secrets:
         for spelling in _spellings(secret) if secret else ():
             text = text.replace(spelling, "***")

@@ -50,8 +50,8 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
 
 
 class _Attempt(Thread):
-    """The attempt to notify one target. An abandoned attempt does not delay the exit of the process, because its thread
-    is a daemon: a URL can set how long Apprise waits.
+    """The attempt to notify one target, in a daemon thread. A URL can make Apprise wait for a long time. The attempt is
+    then abandoned, and its thread does not delay the exit of the process.
     """
 
     def __init__(self, url: str, notice: Notice) -> None:

@@ -261,7 +261,7 @@ def _check_claims(database: Database) -> None:
 
 
 def _check_not_ahead(here: Database, there: Database) -> None:
-    # If the target is ahead, passes already use it, or source and target are swapped.
+    # If the target was used later than the source, passes already use it, or the two options are swapped.
     source_at, target_at = last_used(here), last_used(there)
     if target_at is not None and (source_at is None or source_at < target_at):
         before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"

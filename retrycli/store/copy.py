@@ -152,7 +152,7 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
 
 
 def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    # Without tuples, because a server would look up their operators: see `postgresql`.
+    # Compares no tuples, because a server would look up their operators in the search path: see `postgresql`.
     first, *others = key
     if not others:
         return first > values[0]

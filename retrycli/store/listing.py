@@ -34,7 +34,7 @@ from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, stat
 from retrycli.store.schema import queue
 
 PAGE = 500  # number of messages to read in one transaction
-FETCH_SIZE = 10_000  # number of ids to fetch in one step, because a driver would keep all ids in its own, larger form
+FETCH_SIZE = 10_000  # number of ids to fetch at a time; otherwise the driver would hold all of them as objects
 
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)

@@ -58,7 +58,7 @@ LISTS = frozenset({operators.in_op, operators.not_in_op})
 BETWEEN = frozenset({operators.between_op, operators.not_between_op})
 ARITHMETIC = frozenset({operators.add, operators.sub, operators.mul, operators.truediv, operators.mod})
 
-# Operators to write with their schema.
+# Operators to qualify with their schema, as in OPERATOR(pg_catalog.=).
 SYMBOLS = {
     operators.eq: "=",
     operators.ne: "<>",

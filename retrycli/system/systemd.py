@@ -132,7 +132,7 @@ def command(job: Job) -> str:
     """
     for path in (job.interpreter, job.config, *job.writes):
         if not path.isprintable():
-            raise ConfigurationError(f"{path!r} can't be used in a unit; move the file to a path without line breaks")
+            raise ConfigurationError(f"{path!r} can't be used in a unit; use a path without control characters")
     return " ".join(map(_quoted, job.arguments(StartedBy.TIMER, "--log-level", "INFO")))
 
 

@@ -192,7 +192,7 @@ def answer(fields: Mapping[str, object], *lines: str, as_json: bool) -> None:
 
 
 def show_text(text: str) -> None:
-    """Print text of several lines from another source. Keep line breaks, and escape all other control characters."""
+    """Print multi-line text that retrycli did not write. Keep line breaks, and escape all other control characters."""
     print("\n".join(printable(line) for line in text.splitlines()))  # noqa: T201
 
 

@@ -89,7 +89,7 @@ def outcome_of(answer: Answer, outcome: Outcome, preset: Preset) -> Outcome:
         preset: the rules. The success rule applies unless an exception sets the outcome.
 
     Returns:
-        The outcome. Its error may quote text of any length from the other side.
+        The outcome. Its error may quote text of any length from the destination.
     """
     if outcome.kind is OutcomeKind.DELIVERED and not _matching_exception(answer, preset):
         outcome = _apply_success_rule(answer, preset.success, preset.answer.errors)

@@ -59,15 +59,15 @@ REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
 # event loop, and so all other requests, for five times as long.
 READ_AHEAD = 65_536
 
-# Every exception that a request can raise for an error of the network or the other side. `TimeoutError` is an
+# Every exception that a request can raise for an error of the network or the destination. `TimeoutError` is an
 # `OSError`, and text that can't be encoded or decoded is a `ValueError`.
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer that aborts its connection if the answer was not read to its end.
+    """A response that aborts its connection if it was not read completely.
 
-    A TLS connection that is closed normally waits until the other side closes it too. The event loop may end earlier.
+    A normal close of a TLS connection waits until the server closes it too, and the event loop may end before that.
     """
 
     async def start(self, connection: aiohttp.connector.Connection) -> Self:

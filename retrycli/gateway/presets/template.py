@@ -241,7 +241,7 @@ def plain_text(html: str) -> str:
 
 
 def _escape_unended(html: str, start: str, end: str) -> str:
-    """Escape every start that has no end. Otherwise the parser would search the rest of the text for each end."""
+    """Escape each `start` that no `end` follows. Otherwise the parser would scan the rest of the text for each one."""
     last = html.rfind(end) + 1
     return html[:last] + html[last:].replace(start, start.replace("<", "&lt;"))
 

@@ -35,7 +35,7 @@ END = "the end of the mail"
 # Order in which recipients' refusals decide: the mail is retried as long as any recipient may still be accepted.
 WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
 QUIT_SECONDS = 2.0  # timeout of QUIT; the outcome is already known
-# All exceptions that a session raises for errors of the other side. `ValueError` covers invalid replies, and text that
+# All exceptions that a session raises for errors at the destination. `ValueError` covers invalid replies, and text that
 # can't be encoded.
 SESSION_ERRORS = (smtplib.SMTPException, OSError, ValueError)
 
