@@ -1,13 +1,13 @@
-"""Deliver failed ticket messages: one pass per call.
+"""Deliver failed ticket messages from Python code.
 
     import retrycli
 
     settings = retrycli.load_settings()
     summary = retrycli.run_once(settings)     # one pass; acquires the same lock as the command
     retrycli.status(settings)                 # scheduler health and queue counts
-    retrycli.retry(settings, 17)              # one message, now
-    retrycli.look_up(settings, 17)            # has it arrived? sends nothing
-    retrycli.mark_sent(settings, [17])        # it has arrived
+    retrycli.retry(settings, 17)              # attempt one message now
+    retrycli.look_up(settings, 17)            # ask whether it has arrived; send nothing
+    retrycli.mark_sent(settings, [17])        # record that it has arrived
 
     found = retrycli.find(settings, retrycli.Filter(error="503"))
     retrycli.requeue(settings, found.ids)     # return them to the queue; see also `reject`
@@ -88,7 +88,7 @@ _HOMES = {
     "status": "operations.status",
 }
 
-_RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names of 0.1.0, which the next release removes
+_RENAMED = {"Done": "ActionResult", "Found": "Match"}  # deprecated names of 0.1.0; the next release removes them
 
 
 def __getattr__(name: str) -> object:

@@ -15,8 +15,8 @@ def main() -> None:
     finds nothing, and the interpreter's clean-up at exit is not needed. Together, the collection and the clean-up cost
     a quarter of a pass with nothing due (tests/benchmarks).
 
-    Disable pydantic's plugins: one that logs validated data would receive retrycli's secrets, and the search for
-    plugins opens a file of every installed package.
+    Disable pydantic's plugins. A plugin that logs validated data would receive retrycli's secrets, and the search
+    for plugins opens a file of every installed package.
     """
     gc.set_threshold(GC_THRESHOLD)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _exit(code: object) -> None:
-    # The command has flushed its output and closed its files.
+    # Skip the clean-up if no other thread runs: the command has already flushed its output and closed its files.
     if isinstance(code, int | None) and threading.active_count() == 1:
         atexit._run_exitfuncs()  # noqa: SLF001  as the interpreter does at exit
         os._exit(code or 0)

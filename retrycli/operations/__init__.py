@@ -1,4 +1,4 @@
-"""The operator's use cases, one module per use case. Commands, pages and applications call them."""
+"""The operator's use cases, one module per use case. Commands and embedding applications call them."""
 
 from typing import TYPE_CHECKING
 
@@ -54,5 +54,5 @@ def __getattr__(name: str) -> object:
     """Load a use case when a command first needs it, so that the other commands and the help start fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    __import__(f"{__name__}.{name}")  # -X importtime does not list what import_module imports
+    __import__(f"{__name__}.{name}")  # not import_module: -X importtime, which tests read, would not list it
     return globals()[name]

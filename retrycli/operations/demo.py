@@ -19,7 +19,7 @@ from retrycli.operations.wiring import utc_now
 from retrycli.system.trust import write_private
 
 EXAMPLE = "ticketing_agent.db.example"
-EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # current time in the example: a Monday morning
+EXAMPLE_TIME = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # the example's current time; `copy_example` shifts it
 TIME_COLUMNS = (
     "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
     "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"

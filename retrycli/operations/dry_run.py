@@ -30,14 +30,14 @@ MICROSECOND = timedelta.resolution
 
 @dataclass(slots=True)
 class _DryRunEnrolment:
-    """An enrolment that writes nothing. It keeps in memory which ids would be due, and when."""
+    """An enrolment that writes nothing. It only stores in memory which ids would be due, and when."""
 
     real: Enrolment
     rules: PassRules
     at: datetime
     ids: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
-    replaced: set[int] = field(default_factory=set)  # ids that now belong to another message than in the queue
+    replaced: set[int] = field(default_factory=set)  # ids whose row is no longer the message that was queued
     escalated: int = 0  # number of new messages that would be escalated immediately
     displaced: int = 0  # number of replaced ids whose queued messages were due
     expired: int = 0
@@ -129,7 +129,7 @@ class Preview:
     """The predicted result of a pass that starts now."""
 
     number: int  # number of messages that a pass would send if nothing held them back
-    # The messages to send, the one due longest first. Iteration reads and counts them.
+    # The messages to send, in the order of their due times. Iteration reads and counts them.
     messages: Iterator[ListedMessage]
     totals: DryRunTotals
     escalated: int  # number of messages that a pass would escalate without sending them
@@ -208,8 +208,8 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     """Count failed messages as `QueueCounts.counts` does; ``due`` counts the messages that a pass would send at the
     given time.
 
-    Also count the waiting messages that a pass will escalate because of their age (``expired``), and those of them that
-    the next pass will escalate (``expired_due``).
+    Two more counts concern waiting messages that are too old to send. ``expired`` counts all of them. ``expired_due``
+    counts those that the next pass will escalate.
     """
     rules = pass_rules(settings, to_send=False)
     deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))

@@ -16,7 +16,7 @@ from retrycli.store.listing import MessageQueries
 from retrycli.store.passes import Ledger, Targets
 from retrycli.views.log_lines import logger
 
-# The reasons with which a pass stops and leaves due messages unsent, as the next passes may do too.
+# The reasons why a pass leaves due messages unsent, and why the next passes may leave them unsent too.
 HELD_BACK = frozenset(
     {
         StopReason.PAUSED,
@@ -29,11 +29,11 @@ HELD_BACK = frozenset(
 # How far to look beyond the next reminder, so that no message expires between two reminders without a warning.
 EARLIER = timedelta(hours=2)
 SOON = timedelta(days=1)  # lists mark a message that expires within this period
-LOG = "log"  # target that stands for the logs of all hosts
+LOG = "log"  # name of the target that represents the logs of all hosts
 
 
 def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
-    """Return whether a list shows when a waiting message expires, because that is soon or before its next attempt."""
+    """Return whether a list shows the expiry of a waiting message: if it is soon, or before the next attempt."""
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
@@ -44,7 +44,7 @@ EXPIRED = "expired; a pass will escalate it"
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """What a pass shows about messages that expire soon."""
+    """What a pass reports about messages that expire soon."""
 
     incident: Incident | None  # None if no message expires soon
     too_late: bool = False  # some messages have expired since the warning
@@ -64,8 +64,9 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     must have an age limit.
 
     Returns:
-        The incident to warn of; without an incident if no message expires soon, or if the pass delivered something.
-        None if the pass shows neither: it sent nothing, or the only messages found have already expired.
+        The incident to warn of. There is no incident if no message expires soon, or if the pass was not held back and
+        delivered something. None if the pass shows neither: it was not held back but delivered nothing, or the only
+        messages found have already expired.
 
     Raises:
         DatabaseUnavailable: the messages can't be read.
@@ -88,7 +89,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
         if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
     if not count:
-        return None if expired else Expiry(None)  # the next passes report expired ones
+        return None if expired else Expiry(None)  # later passes report the expired messages
     what = "1 message expires" if count == 1 else f"{count:,} messages expire"
     words = f"{what} by {utc(until)} unless deliveries resume, the first at {utc(first)}: {obstacle.why}"
     return Expiry(Incident(now, words, obstacle.next_step))

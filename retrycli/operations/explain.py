@@ -48,7 +48,7 @@ class Explanation:
     ticket_id: object
     message_type: str
     gates: list[Gate]
-    # The start of the pass that attempts the message, if nothing else happens; None if no pass does.
+    # The start of the pass that will attempt the message if nothing else changes; None if no pass will.
     next_attempt_at: datetime | None
     is_claimed: bool = False  # an unexpired claim prevents other passes and operators from sending the message
     being_sent: bool = False  # a pass or an operator that is still alive has claimed the message to send it
@@ -183,7 +183,7 @@ class _Explainer:
         return None if closed_for_good else grid[opens]
 
     def _gates_are_open(self, found: MessageDetails, tick: datetime) -> bool:
-        """Return whether the gates that stay open once they have opened are open at a tick."""
+        """Return whether all gates except `FOR_GOOD` and `QUOTAS` are open for the pass that begins at a tick."""
         not_here = FOR_GOOD | QUOTAS | COMPARED_WITH_START
         gates = self._gates.of(found, tick, self._ended)
         return all(gate.open or gate.name in not_here for gate in gates) and self._may_send(found, tick)

@@ -1,4 +1,4 @@
-"""Evaluate the gates, which are the conditions between a message and its next attempt.
+"""Evaluate the gates: the conditions that a message's next attempt must meet.
 
 The gates use the same code as a pass: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`.
 """
@@ -24,7 +24,7 @@ from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
-# Gates that do not open merely because time passes, but that may close.
+# Gates that time alone never opens. It may close one of them, because messages expire.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates whose times are compared with the start of a pass
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
@@ -32,7 +32,7 @@ QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messa
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A condition between a message and its next attempt."""
+    """A condition that a message's next attempt must meet."""
 
     name: str
     open: bool
@@ -162,8 +162,8 @@ def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
 
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
-    """Evaluate whether the message waits because of a Retry-After. A manual attempt sets no wait, and a requeue ends
-    the wait.
+    """Evaluate whether the message waits because of a Retry-After. The last attempt alone does not show this: a manual
+    attempt sets no wait, and a requeue ends the wait.
     """
     last = next((attempt for attempt in reversed(found.attempts) if attempt.finished_at is not None), None)
     if last is None or last.finished_at is None or last.retry_after_s is None:

@@ -89,7 +89,7 @@ def stats(
 ) -> tuple[DeliveryStats, list[Group]]:
     """Return the statistics of all attempts in a period, and the attempts grouped by a property.
 
-    If the attempts are grouped by error, there are no groups: `DeliveryStats.troubles` has the errors.
+    For `GroupBy.ERROR` the groups are empty, because `DeliveryStats.troubles` already has the errors.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.

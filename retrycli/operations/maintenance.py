@@ -74,7 +74,7 @@ def belonging(settings: Settings) -> Iterator[tuple[own_tables.Belonging, Callab
 
 @contextmanager
 def failed_index(settings: Settings) -> Iterator[FailedIndex]:
-    """Open the only index on the application's table that retrycli may create.
+    """Open the database to examine, create or drop retrycli's only index on the application's table.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -94,9 +94,9 @@ def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
 
 
 def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Delete the attempts and passes that ended before a given time, in short transactions.
+    """Delete the attempts, actions and passes that ended before a given time and are no longer needed.
 
-    Wait between two transactions, because a pass may be running and the application also writes.
+    Use short transactions with a pause after each one, so that the application and a running pass can write.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: the database or a setting can't be used.
@@ -145,7 +145,7 @@ class Move:
 
     @property
     def verified(self) -> bool:
-        """Return whether every table has the same number of rows on both sides."""
+        """Return whether every table has the same number of rows in both databases."""
         return all(table.verified for table in self.tables)
 
 
@@ -160,7 +160,7 @@ def copy(
     """Make retrycli's own tables in the target equal to the source's. The application's tables are only read, not
     changed.
 
-    The copy holds the pass locks of both sides. It writes only rows that differ, so it can be repeated at any time,
+    The copy holds the pass locks of both databases. It writes only rows that differ, so it can be repeated at any time,
     even after it was killed.
 
     Args:
@@ -171,7 +171,7 @@ def copy(
         listen: receives the name of a table and the number of its rows copied so far.
 
     Raises:
-        LockHeld: a pass is running on one of the sides.
+        LockHeld: a pass is running on either database, or messages are being sent.
         DatabaseUnavailable: either database can't be opened, read or written.
         ConfigurationError: the databases are the same, one is not usable, the application's data is not in the target,
             the target is ahead of the source, or the target does not accept a row.

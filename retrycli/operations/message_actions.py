@@ -1,4 +1,4 @@
-"""Operators' actions on failed messages, one or ten thousand: find, requeue, reject, mark as sent, acknowledge.
+"""Apply operators' actions to any number of failed messages: find, requeue, reject, mark as sent, acknowledge.
 
 Each action is recorded with its operator. Each transaction changes at most `BATCH` messages, so that passes and the
 application can continue. Messages that are sent, or are being sent, are not changed. A changed message no longer
@@ -102,7 +102,7 @@ def requeue(
         settings: from `retrycli.load_settings`, or created directly.
         ids: the messages.
         due: when the first message is due; by default now.
-        spread: the period over which the messages become due, evenly in the order of their ids.
+        spread: the period over which the messages become due, evenly and in the given order.
         canary: attempt the first messages by hand, and leave all others unchanged if too many fail.
         by: the operator, for the history; by default the current user's login name.
         runtime: clock, randomness, and a request to stop early.
@@ -266,7 +266,7 @@ def _perform(
 ) -> ActionResult:
     """Apply an action to messages in batches.
 
-    ``act`` receives a message's position, the operator's name and the start of the whole action.
+    ``act`` receives a message's position, the operator's name and the start time of the whole action.
     """
     ids, name = unique_ids(ids), by or login_name()
     refused: dict[int, RetrycliError] = {}
@@ -298,7 +298,7 @@ def _perform(
 
 
 def _expired(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
-    """Return the messages that have expired, in any status, because rejected messages are no longer in the queue."""
+    """Return the messages that have expired, including rejected ones, which are no longer in the queue."""
     policies = {message.id: settings.policies[message.message_type] for message in messages}
     if not any(policy.expires_after for policy in policies.values()):
         return set()
@@ -323,6 +323,7 @@ def _problems(
             found = {message.message_id: await gateway.problem(message) for message in queued}
         return {message_id: why for message_id, why in found.items() if why is not None}
 
-    with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:  # the caller may run an event loop
+    # Use another thread, because the caller's thread may run an event loop.
+    with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:
         return aside.submit(asyncio.run, ask()).result()
     return {}

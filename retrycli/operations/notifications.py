@@ -140,7 +140,7 @@ class _Notifier:
         counts = QueueCounts(self._database).counts(self._now)
         down = [breaker.destination for breaker in self._open]
         where = ", ".join(down or self._destinations)
-        if not down and len(self._destinations) > 1:  # the news may be about any of them
+        if not down and len(self._destinations) > 1:  # the news may concern any of them
             where = f"one of {where}"
         return NoticeContext(socket.gethostname(), where, self._now, counts["waiting"], counts["escalated"])
 
@@ -161,7 +161,7 @@ def with_heartbeat(
     the alarm. A paused pass counts as successful, because an operator wanted the pause and the scheduler works.
 
     Raises:
-        Exception: any exception of the pass, after the dead-man switch has been told.
+        Exception: any exception of the pass, after the ping.
     """
     url = settings.notify.ping_url
     pings = heartbeat.Ping(url.get_secret_value() if url else "", pass_id)

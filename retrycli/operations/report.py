@@ -64,7 +64,7 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
 def is_current(path: Path, summary: PassSummary, now: datetime) -> bool:
     """Return whether a pass leaves the page unchanged.
 
-    A pass that did nothing leaves the page for an hour, so that an idle pass does not spend time on it.
+    A pass that did nothing updates only a page that is older than an hour, because rendering would slow idle passes.
     """
     if summary.result is PassResult.SKIPPED:
         return True

@@ -18,7 +18,7 @@ from retrycli.store.operator_actions import Acts
 
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
-# Outcomes that reveal more about the ticketing API than about the message.
+# Outcomes that are probably caused by the ticketing API, not by the message.
 DESTINATION_FAULTS = frozenset(
     {
         OutcomeKind.TRANSIENT,
@@ -233,7 +233,7 @@ async def _one_by_one(
     answer: Callable[[int, Result | None, RetrycliError | None], Answer],
     is_enough: Callable[[list[Answer]], bool] = lambda _: False,
 ) -> list[Answer]:
-    """Act on messages over one connection and with one log-in, until a stop is requested or `is_enough`.
+    """Act on messages over one connection and with one log-in, until a stop is requested or ``is_enough``.
 
     Return an answer for each message: the result of the action, or the reason why there is none.
     """

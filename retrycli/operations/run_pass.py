@@ -1,7 +1,7 @@
 """Run one pass, then report it: log, notifications, metrics, HTML report.
 
-All results are recorded before the report, so an error in the report can't fail the pass. Modules of features that are
-not configured are not imported.
+All results are recorded before the report, so an error in the report loses no result. Modules of features that are not
+configured are not imported.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ from retrycli.store.passes import Ledger, Targets, target_name
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views import log_lines
 
-# How many of the newest passes a pass with nothing to send searches for the previous one. Skipped passes, and passes of
-# other hosts, may lie between.
+# The number of newest passes in which a pass with nothing to send looks for its predecessor. Skipped passes and passes
+# of other hosts may lie between the two.
 SHORT_LOOKBACK = 20
 
 # Secondary tasks of a pass, each with the subject and the participle of its warnings.

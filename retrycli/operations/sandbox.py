@@ -1,4 +1,4 @@
-"""Serve a ticketing API on loopback for tests: it accepts the requests of the generic preset, from any client."""
+"""Simulate a ticketing API on loopback. It accepts the requests of the generic preset, from any client."""
 
 import json
 import re
@@ -238,8 +238,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  the library's own names
 
     def _refusal(self) -> Answer | None:
-        """Return an error for an invalid host, or for a body of invalid length. Such a body is not read."""
-        # A web page could reach the sandbox by its own host name, if that resolves to loopback (DNS rebinding).
+        """Return an error for an invalid host, or for a body of invalid length. In both cases, do not read the body."""
+        # A web page could send requests to the sandbox if the page's host name resolved to loopback (DNS rebinding).
         if not re.fullmatch(r"(127\.0\.0\.1|localhost)(:[0-9]+)?", self.headers.get("Host", "localhost")):
             return _failure(421, "Address the sandbox as 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")

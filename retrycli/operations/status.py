@@ -50,12 +50,12 @@ class Status:
     """The current state, as `status` shows it.
 
     Attributes:
-        state: ``ok``, ``late``, ``paused``, ``down`` or ``never_run``. Down means that nothing can be delivered until
-            an operator acts: the ticketing API is down, or refuses the waiting messages; the last pass failed; the disk
-            is full; or a pass ended without a record and its messages are not recovered yet.
+        state: ``ok``, ``late``, ``paused``, ``down`` or ``never_run``. Down means that something prevents
+            deliveries: the ticketing API is down or refuses the waiting messages, the last pass failed, the disk is
+            full, or a pass ended without a record of its end and its messages are not recovered yet.
         running: the scheduler is alive: not paused, and the newest pass is recent.
         unrecorded: the passes of this host that ended without a record of their end: killed, or stopped by a full disk.
-        next_run: None if nothing starts passes, or if passes have stopped.
+        next_run: the start of the next pass; None if nothing starts passes, or if passes have stopped.
         missing: the likely reason why no pass ran, and where to look, if the newest pass is too old.
         uncalled: the reason why nothing starts the next pass, and the remedy; None if something does, possibly on
             another host.
@@ -97,7 +97,7 @@ def status(
 
     Args:
         settings: the settings of the passes.
-        callers: what starts the passes on this machine, as `callers_of` finds it. If it is None, the next run is
+        callers: what starts the passes on this machine, as `callers_of` finds it. If None, the next run is
             predicted from the passes that a scheduler started, or from the clock.
         none_hidden: as `retrycli.operations.schedule.callers.none_hidden` finds it.
         now: the clock.

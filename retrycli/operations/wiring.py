@@ -72,7 +72,7 @@ def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[D
     Args:
         settings: the settings of the database.
         to_read: the caller writes nothing, so that no transaction needs to block other writers. If retrycli's own
-            tables must first be created or upgraded, there is a transaction nevertheless.
+            tables must first be created or upgraded, a transaction is still used.
 
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
@@ -289,8 +289,8 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
 def never_set_back(
     now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
 ) -> Callable[[], datetime]:
-    """Return a clock that continues when another clock is set back. With the other clock, a pass would wait until the
-    same time was reached again.
+    """Return a clock that continues when another clock is set back. With the other clock, a pass would wait until that
+    clock reached its old time again.
 
     Args:
         now: the other clock. If it is set forward, the new clock follows, because the process may have been suspended.

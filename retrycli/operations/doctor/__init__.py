@@ -62,7 +62,7 @@ def examine(
         now: the clock.
 
     Returns:
-        The findings. Invalid settings are also a finding; the checks that need the settings are then skipped.
+        The findings. Invalid settings are the only finding, because every check needs valid settings.
     """
     try:
         loaded = load(config, environment)
@@ -96,8 +96,8 @@ def _findings(
 ) -> list[Finding]:
     """Return a check's findings. An error becomes a finding, so that the other checks still run.
 
-    If a full disk makes the database unusable, run the check without the database, or skip it. The full disk is a
-    finding of another check.
+    If a full disk makes the database unusable, run the check without the database, or skip it. Another check reports
+    the full disk.
     """
     try:
         return list(check(context, *database))

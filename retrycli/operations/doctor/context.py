@@ -1,4 +1,4 @@
-"""Define what the checks examine (the settings, the machine, the time), and their results: findings."""
+"""Define what the checks receive (settings, machine, clock) and what they return (findings)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,7 +81,7 @@ class Context:
 
 
 def compared_clocks(whose: str, ahead: timedelta) -> Finding:
-    """Return the finding for another clock that is ``ahead`` of this machine's."""
+    """Compare another clock with this machine's. ``ahead`` is negative if the other clock is behind."""
     if abs(ahead) <= CLOCK_TOLERANCE:
         return ok("clock", f"agrees with the clock of {whose} to within {CLOCK_TOLERANCE.total_seconds():.0f} s")
     seconds = ahead.total_seconds()

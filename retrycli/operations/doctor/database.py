@@ -41,7 +41,7 @@ def table(context: Context, database: Database) -> Iterator[Finding]:
             f"{context.settings.database.table} has no updated_at: each pass reads the text of every escalated "
             "message. If a message fails again between two passes and its text, retry_count and last_error are "
             "the same, it stays escalated",
-            # The last sentence is also true with updated_at: a later time alone does not requeue a message.
+            # updated_at is not enough, because a later time alone does not requeue an escalated message.
             "add updated_at, and set it with every change; let the application change retry_count or last_error when "
             "it fails a message again",
         )
@@ -164,5 +164,5 @@ def time(context: Context, database: Database) -> Iterator[Finding]:
 
 
 def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
-    """Return the newest passes, up to a time if one is given. Omit passes that this program can't read."""
+    """Return the newest passes, up to a time if one is given; none if the tables have another version."""
     return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

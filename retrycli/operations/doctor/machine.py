@@ -74,8 +74,8 @@ def _readable_secrets(context: Context) -> Iterator[Finding]:
 
 
 def _weak_files(context: Context) -> Iterator[Finding]:
-    """Find paths at which other users can change what a pass relies on. Return each path once, because a folder may
-    hold several files.
+    """Report each path where another user can change what a pass relies on. Report it only once, because a folder may
+    contain several files.
     """
     users, seen = _trusted_users(context), set[Path]()
     for path, is_shared in _relied_on(context):
@@ -100,7 +100,7 @@ def _weak_files(context: Context) -> Iterator[Finding]:
 
 
 def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
-    """Return the remedy. It must not lock the application or a user out of a file or folder that they own rightly."""
+    """Return a remedy that locks neither the application nor a user out of files that they rightly own."""
     if not weakness.is_of_another:
         return weakness.remedy
     if weakness.place == path:
@@ -111,7 +111,8 @@ def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
 def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
     """Yield the files and folders that a pass relies on, with True for those that another program may also write.
 
-    The application writes its database and its attachments. If it runs as another user, the operator must be told.
+    The application writes its database and its attachments. If it runs as another user, its access is reported as
+    a warning, not as a failure.
     """
     config = context.loaded.file
     yield from (
@@ -128,8 +129,8 @@ def _relied_on(context: Context) -> Iterator[tuple[Path, bool]]:
 
 
 def _trusted_users(context: Context) -> frozenset[int]:
-    """Return the users that may write files that a pass relies on: root, the current user and, for root, the users
-    that may run the passes.
+    """Return the users that may write files that a pass relies on: root, the current user and, if that is root, the
+    users that may run the passes.
     """
     return trusted_users().union(_pass_makers(context) if context.host.uid == 0 else ())
 
@@ -148,8 +149,8 @@ def _pass_makers(context: Context) -> Iterator[int]:
 
 
 def _pass_maker(context: Context) -> str:
-    """Return the name of the user who runs the passes: for root the first such user other than root, otherwise the
-    current user.
+    """Return the name of the user who probably runs the passes: the current user. If that is root, return the first
+    other user in `_pass_makers`, if any.
     """
     others = _pass_makers(context) if context.host.uid == 0 else ()
     return next((user_name(user) for user in others if user != ROOT), context.host.login)
@@ -190,8 +191,8 @@ def disk(context: Context) -> Iterator[Finding]:
 
 
 def lack_of_disk(context: Context) -> str | None:
-    """Return the problem if the database's disk is too full for any delivery; None if it has room, or if its free
-    space is unknown.
+    """Return the problem if the database's disk is too full for any delivery; None if it has enough space, or
+    if its free space is unknown.
     """
     with suppress(OSError):
         return lack_of_room(context.settings.database.file)
@@ -219,7 +220,7 @@ def lock(context: Context) -> Iterator[Finding]:
     """
     path = lock_path(context.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
-    if path.parent.match(str(OWN_STATE)):  # the first pass creates it
+    if path.parent.match(str(OWN_STATE)):  # the first pass creates this folder
         needed = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
@@ -292,8 +293,8 @@ def _log_file(path: Path) -> Finding:
 
 
 def _foreign_lock(context: Context, path: Path) -> Iterator[Finding]:
-    """Warn of a lock file whose owner does not run the passes. For example, a test run as root creates a lock file that
-    locks out cron's passes.
+    """Warn if the lock file and the database have different owners. For example, passes started by cron can't open a
+    lock file that a test run as root created.
     """
     file = context.settings.database.file
     owner, database = owner_of(path), file and owner_of(file)

@@ -50,7 +50,8 @@ def api(context: Context, database: Database | None) -> Iterator[Finding]:
         refusal = refusals.get(gateway.destination)
         check = _mail_server if gateway.kind == "smtp" else _ticketing_api
         for finding in check(context, gateway, refusal):
-            # If no messages wait, no pass can find out whether the API still refuses requests.
+            # If no messages wait, no pass can test whether the API still refuses requests. The refusal is then only a
+            # warning.
             is_old = refusal is not None and not waits and refusal in finding.found
             yield warning(finding.name, finding.found, DELIVER_TEST) if is_old else finding
     if database is not None:
@@ -183,7 +184,7 @@ def notifications(context: Context) -> Iterator[Finding]:
 
 
 def _connect(host: str, port: int) -> str | None:
-    """Return why an address can't be reached, without naming the address; None if it can be. Send nothing."""
+    """Return why an address can't be reached, without naming the address; None if it can be reached. Send nothing."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except TimeoutError:

@@ -73,7 +73,7 @@ def calling(context: Context, database: Database | None) -> Iterator[Finding]:
 
 
 def _no_caller(context: Context, passes: list[PassRecord], missed: str | None) -> Finding:
-    """Return the finding that nothing starts passes: a failure if no pass runs, because `status --check` then fails."""
+    """Return the finding if no scheduler was found here. If no passes run either, it is a failure."""
     words = "no cron line or timer found here starts passes"
     unread = f"{context.host.login} can't read other users' crontabs, such as root's" if context.host.uid != 0 else None
     hidden = missed or unread
@@ -158,7 +158,7 @@ def _configured_schedule(context: Context, callers: list[cron_line.Caller]) -> s
 
 
 def _usual_interval(passes: list[PassRecord]) -> timedelta | None:
-    """Return the usual interval of passes; None if there are too few, because a few may have been started by hand."""
+    """Return the median interval between passes; None if there are fewer than three passes."""
     gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
     return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
 

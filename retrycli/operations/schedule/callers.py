@@ -17,8 +17,8 @@ from retrycli.system.trust import group_readers
 
 BEGINS_WITHIN = timedelta(minutes=1)  # the time after its tick within which a pass has recorded its start
 
-# The problem and the remedy if only operators start passes. The current user may be unable to read other users'
-# crontabs.
+# The problem and the remedy if only operators start passes. The text says "found here", because the current user may be
+# unable to read other users' crontabs.
 NOT_SCHEDULED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
 
 # The problem and the remedy. `retrycli.domain.suggested` replaces the command with the one for this machine.
@@ -55,8 +55,8 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
 def to_install(loaded: Loaded, host: Host) -> str:
     """Return the command that schedules the passes, in backticks.
 
-    This is root's command, as in the README. A user who may have no sudo rights also gets the command for their own
-    crontab. A service user that sudo started does not.
+    This is root's command, as in the README. A user who may lack permission to use sudo also gets the command for their
+    own crontab. A service user does not, because an operator started this command with sudo.
     """
     if host.uid == 0:
         return "`retrycli cron install`"
@@ -96,7 +96,7 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str]) -> list[
     Args:
         config: the settings' file; None for any file.
         host: the machine.
-        missed: collects the names of what can't be read, as `retrycli.system.crontab.callers` does.
+        missed: receives the crontabs and timers that can't be read, with the reasons.
     """
     return [
         replace(caller, running=crontab.is_running(host, caller), since=crontab.heeded_since(host, caller))
@@ -127,8 +127,8 @@ class Verdict:
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
-    """Find what starts passes with these settings. Check that only one cron line or timer does, and that it is as
-    `install` writes it.
+    """Find what starts passes with these settings. Check that only one cron line or timer does, and that it equals
+    what `install` writes.
 
     Args:
         loaded: the settings and their sources.

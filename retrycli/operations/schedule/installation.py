@@ -41,7 +41,7 @@ def install(place: SchedulePlace, wanted: cron_line.Job, host: Host) -> list[Fil
     users, missed = {"root", host.login, wanted.user}, dict[str, str]()
     callers = [caller for caller in callers_for(wanted.config, host, missed) if caller.owner in users]
     ours = {crontab.UserCrontab(host, user).title for user in users}
-    # The place itself is read below. A user who may not use cron can still have a timer.
+    # The targets are read below. A user's own timer does not need their crontab, which cron may forbid them to read.
     skipped = titles | ({crontab.UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_unreadable(
         {

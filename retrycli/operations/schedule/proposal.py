@@ -50,7 +50,7 @@ class FileChange:
 
 
 class SchedulePlace(Enum):
-    """A place for a schedule."""
+    """Where a schedule is installed: in cron or systemd, for one user or for the system."""
 
     OWN_CRONTAB = "own crontab"
     SYSTEM_CRONTAB = "system crontab"
@@ -84,7 +84,7 @@ def reachable(host: Host) -> list[SchedulePlace]:
 
 
 def targets(place: SchedulePlace, host: Host) -> list[Target]:
-    """Return the crontab or files that contain a schedule in a place."""
+    """Return the crontab or the systemd units of a place."""
     match place:
         case SchedulePlace.OWN_CRONTAB:
             return [crontab.UserCrontab(host)]
@@ -98,8 +98,8 @@ def targets(place: SchedulePlace, host: Host) -> list[Target]:
 
 
 def this_python() -> str:
-    """Return the Python in which retrycli is installed. The path is the same for all of Python's names that may have
-    started this process.
+    """Return the path of the Python in which retrycli is installed. It does not depend on which of the interpreter's
+    names (such as python3.12) started this process.
     """
     usual = Path(sys.executable).with_name("python3")
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
@@ -128,8 +128,8 @@ def propose(
         loaded: the settings and their sources.
         host: the machine.
         run_as: the user who runs the passes. In the system's schedule the default is the owner of the database,
-            otherwise of the settings' file. In a user's own schedule it is the current user. It is never root unless
-            root is named.
+            otherwise of the settings' file. In a user's own schedule it is the current user. Root must be named
+            explicitly.
         program: the files that a pass runs; by default `relied_on`.
 
     Raises:
@@ -246,7 +246,7 @@ def _written_by(settings: Settings) -> tuple[str, ...]:
     """Return the folders that a pass writes to.
 
     SQLite's journal and the lock are beside the database. With a server database the lock is in the state folder, which
-    systemd gives the unit (StateDirectory=).
+    systemd creates for the unit (StateDirectory=).
     """
     files = (
         settings.database.file,
