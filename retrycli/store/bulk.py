@@ -1,4 +1,4 @@
-"""Statements for many rows: changes with values for each row, and selections by ids."""
+"""Execute statements for many rows: updates with different values for each row, and selections by id."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -30,8 +30,8 @@ from retrycli.store.connection import NO_RESULT
 
 PREFIX = "of_"  # prefix of parameter names, because SQLAlchemy reserves the names of columns
 
-# The separator of values in a list, and the mark for null. A list is sent as one string. The driver would format an
-# array in Python, value by value, which takes longer than all other steps.
+# A list is sent as one string, with this separator between the values and this mark for null. The driver would format
+# an array in Python, value by value, which takes longer than all other steps.
 SEPARATOR, NULL = "\x1f", "\x1e"
 
 Values = Mapping[str, ColumnElement[Any]]  # the SQL expressions of a row's values, by name
@@ -42,12 +42,12 @@ class BulkStatement:
 
     SQLite prepares the statement once and runs it for each row. On a server, retrycli uses no prepared statements, so
     the server would plan the statement for each row, which takes longer than executing it. A server therefore gets one
-    statement for all rows, with a list for each value.
+    statement for all rows, with one list of values for each column.
 
     Args:
         make: builds the statement from the expressions of a row's values.
-        types: the types of the values, by name. If a type is unknown, or a string contains a separator, a server gets
-            one statement per row.
+        types: the types of the values, by name. If a type is unknown, or a list can't be sent as one string, a server
+            gets one statement per row.
         alike: the names of the values that are usually equal in all rows. If they are, a server gets each of these
             values once.
     """
@@ -62,7 +62,8 @@ class BulkStatement:
         self._all_are_known = not any(isinstance(kind, NullType) for kind in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
-        """Execute the statement, and return the number of changed rows; None on a server, whose results are not read.
+        """Execute the statement for each row. Return the number of changed rows; None on a server, where no results are
+        read.
 
         Args:
             connection: a connection in a writing transaction.
@@ -72,7 +73,7 @@ class BulkStatement:
         if not rows:
             return 0
         if connection.dialect.name == "sqlite":
-            # SQLAlchemy would build each row's parameters by name, which takes longer than writing the row.
+            # For each row, SQLAlchemy would look up every parameter by name, which takes longer than writing the row.
             if self._prepared is None:
                 self._prepared = _Prepared(self._row_by_row, connection.dialect)
             values_of_rows = self._prepared.values_of(rows, shared)
@@ -119,7 +120,7 @@ class BulkStatement:
 
 
 def _joined(values: Sequence[object]) -> str | None:
-    """Return a list as one string; None if the server would not read the same values from it."""
+    """Join a list into one string. Return None if the server would not read the same values from the string."""
     joined = SEPARATOR.join([NULL if value is None else str(value) for value in values])
     is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
     return joined if joined and is_plain else None  # the server reads an empty string as an empty list
@@ -154,12 +155,12 @@ class _Prepared:
 class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its functions in lower case
     """The condition that a column's value is in the parameter ``ids``.
 
-    SQLite gets the ids one by one, which is fastest there. On a server, each number of ids would need its own
-    statement, to be compiled, sent and parsed, so a server gets one array.
+    SQLite gets one parameter for each id, which is fastest there. A server gets one array. Otherwise each number of ids
+    would need a different statement, which must be compiled and parsed.
     """
 
     inherit_cache = True
-    name = "among_ids"  # no type: SQLAlchemy would compare a boolean with 1, and SQLite would then use no index
+    name = "among_ids"  # no type: SQLAlchemy would write a boolean as `= 1`, and SQLite would then use no index
 
 
 @compiles(id_in)
@@ -172,14 +173,14 @@ def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # no
 def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     [its_column] = element.clauses
     kind = its_column.type
-    # The application's columns have no type here, or a type that is only for reading.
+    # Other ids are integers. The type of an application's column is unknown here, or is used only for reading.
     array = bindparam("ids", type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(its_column == any_(array), **how)
 
 
 class _Numbers(TypeDecorator[Iterable[int]]):
-    """An array of integers, written as one string, because the driver would format an array in Python, number by
-    number.
+    """An array of integers that is sent as one string. The driver would format the array number by number in Python,
+    which is slow.
     """
 
     impl = ARRAY(BigInteger())

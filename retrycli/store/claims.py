@@ -76,7 +76,7 @@ class Claims(Queries):
             due_by: claim only messages that are due by this time.
             limit: the maximum number of messages to examine.
             turns: decides which of these messages to claim; by default all.
-            route: the messages to consider; by default all.
+            route: claim only messages of this route; by default of all routes.
         """
         due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *_in_route(self._database, route))
         if turns is not None and turns.per_ticket_order:
@@ -120,19 +120,19 @@ class Claims(Queries):
         Args:
             claim: the claim's owner and expiry.
             due_by: claim only a message that is due by this time.
-            since: the time at which the breaker opened. A message is a probe a second time only after every other due
-                message has been one.
-            route: the messages to consider; by default all.
+            since: the time at which the breaker opened. A message becomes a probe again only after every other due
+                message has been a probe since then.
+            route: claim only a message of this route; by default of any route.
             per_ticket_order: leave out messages that an earlier message of the same ticket holds back.
         """
         due = self._due(due_by, route, per_ticket_order=per_ticket_order)
         probes = _probes_of(queue.c.message_id, since)
         last = probes.with_only_columns(func.max(attempts.c.started_at)).scalar_subquery()
-        # A scalar subquery, because with `exists` a planner may scan all attempts.
+        # This is a scalar subquery, because with `exists` a planner may scan all attempts.
         was_none = probes.limit(1).scalar_subquery().is_(None)
         oldest = queue.c.next_attempt_at, queue.c.message_id
         # The first query uses the index on due messages, so it is fast for any number of them. The second query is
-        # needed only if all due messages have been probes, and then there are few.
+        # needed only if all due messages have been probes, so it reads few messages.
         choices = due.where(was_none).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
         return self._claim_one_of(claim, *choices)
 
@@ -145,7 +145,9 @@ class Claims(Queries):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim the last due message of any other ticket. Return its id, or an empty list if there is none."""
+        """Claim the due message with the latest due time that belongs to none of the tickets. Return its id, or an
+        empty list if there is none.
+        """
         due = self._due(due_by, route, per_ticket_order=per_ticket_order)
         others = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(tickets)))
         last = others.order_by(queue.c.next_attempt_at.desc(), queue.c.message_id.desc()).limit(1)
@@ -164,7 +166,7 @@ class Claims(Queries):
             return ids
 
     def count_probes(self, message_id: int, since: datetime) -> int:
-        """Count the probes with a message since a given time."""
+        """Count a message's probes since a given time."""
         probes = _probes_of(message_id, since).subquery()
         return self._database.scalar(select(func.count()).select_from(probes)) or 0
 
@@ -198,7 +200,7 @@ class Claims(Queries):
             return standing.state is State.ESCALATED
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
-        """Release claimed messages without an attempt."""
+        """Release claimed messages that were not attempted. They return to the states that they had before."""
         if not ids:
             return
         with self._database.write() as connection:
@@ -217,14 +219,14 @@ class Claims(Queries):
         return Results(self._database)
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose lease has expired, in the order of their ids. Return an empty list if none is left.
+        """Claim messages whose lease has expired, in the order of their ids. Return an empty list if there is none.
 
         Skip messages whose rows the application has locked; a later pass takes them over.
 
         Args:
             claim: the new claim.
             now: the current time.
-            limit: the maximum number of messages to examine.
+            limit: the maximum number of messages to examine in one transaction.
         """
         expired = (
             select(queue.c.message_id)
@@ -252,7 +254,7 @@ def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
 
 def _in_route(database: Database, route: Route | None) -> list[ColumnElement[bool]]:
     m = database.messages.c
-    # A scalar subquery, because with `exists` a planner may scan the application's whole table.
+    # This is a scalar subquery, because with `exists` a planner may scan the application's whole table.
     kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
 
     def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
@@ -278,7 +280,8 @@ def _take_over(
     from retrycli.store.results import finish_attempts  # needed only after a pass has died
 
     rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
-    # Open attempts by message id. If an attempt has an outcome but no end, the message's row is not written yet.
+    # Unfinished attempts by message id. If such an attempt has an outcome, its answer was recorded, but the message's
+    # row was not updated yet.
     open_by_id = {row["message_id"]: row for row in rows}
     free = _without_locked(database, connection, ids)
     parameters = {"ids": free, "owner": claim.owner}
@@ -295,7 +298,7 @@ def _take_over(
 
 
 def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
-    # On SQLite, no row is locked. On a server, a missing row counts as unlocked.
+    # SQLite has no row locks. On a server, a missing row counts as unlocked.
     if database.is_sqlite:
         return list(ids)
     m = database.messages.c
@@ -309,7 +312,7 @@ def _expired_claim(message: QueuedMessage | UnusableMessage, attempt: RowMapping
     if attempt is None:
         return ExpiredClaim(message, None)
     outcome = _outcome_of(attempt)
-    if attempt["digest"] is None:  # by a version before 0005
+    if attempt["digest"] is None:  # recorded by a version before 0005
         return ExpiredClaim(message, attempt["made_by"], outcome)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
     before = MessageIdentity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])

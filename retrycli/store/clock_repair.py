@@ -1,8 +1,8 @@
 """Repair times that were recorded while a clock was ahead, once the clock is correct again.
 
-Such times lie in the future, and messages and claims would wait for them. The repair keeps the length of each wait but
-starts the wait now, so that nothing is sent early. It moves past events with a future time to just before now, so that
-it runs only once.
+Without the repair, messages and claims would wait until these times in the future. The repair keeps the length of each
+wait but starts the wait now, so that nothing is sent early. It moves future times of past events to just before now, so
+that the next pass finds nothing to repair.
 """
 
 from datetime import datetime, timedelta
@@ -20,13 +20,13 @@ from retrycli.store.messages import UNFINISHED
 from retrycli.store.own_tables import LEEWAY, is_clock_ahead, time_ahead
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told
 
-AT_ONCE = 5_000  # maximum number of messages in memory
+AT_ONCE = 5_000  # maximum number of messages to hold in memory
 
 DUE = queue.c.next_attempt_at
 
-# Time of the last attempt by a pass that may have set the message's wait. The wait counts from the start of the pass
-# and may end before the attempt does; if so, this is the start of the pass. Throttled attempts and manual attempts set
-# no wait.
+# End of the last attempt by a pass that may have set the message's wait. A wait counts from the start of the pass, and
+# may be over before the attempt ends. In this case, the start of the pass is used. Manual attempts set no wait.
+# Throttled attempts set none either, but they usually end after the message's due time, which excludes them.
 TRIED_AT = (
     select(
         func.max(
@@ -75,8 +75,8 @@ SET_WAITS = BulkStatement(
 
 # Columns with times of past events, which can't lie in the future.
 #
-# Two other kinds of times need no repair: an operator chooses the end of a pause, and the turns of
-# `run.rate_per_second` correct themselves.
+# Two other columns need no repair. The end of a pause may lie in the future, because an operator chose it. The next
+# turn for `run.rate_per_second` is ignored if it lies too far in the future.
 HAPPENED = (
     passes.c.started_at,
     passes.c.heartbeat_at,
@@ -118,7 +118,7 @@ def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> Cl
         too_late = (queue.c.state == State.SENDING.value, queue.c.claim_expires_at > now + lease + LEEWAY)
         claims = connection.execute(update(queue).where(*too_late).values(claim_expires_at=now + lease)).rowcount
         _repair_breakers(connection, now, ahead)
-        before = now - timedelta.resolution  # so that this pass is the newest
+        before = now - timedelta.resolution  # so that the current pass remains the newest
         for column in HAPPENED:
             connection.execute(update(column.table).where(column > now).values({column.name: before}))
         return ClockWasAhead(ahead, messages, claims)
@@ -153,9 +153,9 @@ def _wait_start(row: RowMapping) -> datetime | None:
 
 
 def _repair_breakers(connection: Connection, now: datetime, ahead: timedelta) -> None:
-    """Restart the waits for probes, and keep their lengths, counted from the latest recorded time.
+    """Restart the waits for probes. Each wait keeps its length, counted from the latest recorded time.
 
-    Keep a rest that a destination asked for if it is no longer than the cap, because it may be correct.
+    Leave a rest that a destination asked for unchanged if it is no longer than the cap, because it may be correct.
     """
     blocking = or_(
         and_(breakers.c.state == BreakerState.OPEN.value, breakers.c.probe_at > now),

@@ -16,11 +16,11 @@ from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.dialects import COMPILED
 
 # Default number of seconds to wait for a lock that the application holds; less than the duration of a claim. The URL of
-# a SQLite file may set another `timeout`, and a server's role another `lock_timeout`.
+# a SQLite file may set another `timeout`, and the role on a server may have another `lock_timeout`.
 BUSY_SECONDS = 30
 
-# Maximum number of milliseconds to wait for a lock on a server while requests are in flight. During the wait no answers
-# can be read.
+# Maximum number of milliseconds to wait for a lock on a server while requests are in flight. The limit is low, because
+# no answers can be read during the wait.
 IMPATIENT_MS = 100
 
 OWN_SETTINGS = (
@@ -28,25 +28,26 @@ OWN_SETTINGS = (
     "pg_catalog.current_setting('synchronous_commit')"
 )
 
-# Begins each transaction on a server. These settings limit lock waits, make commits survive a crash of the server, and
-# make other transactions' commits visible. Times are in UTC, because in another zone a time may lie outside Python's
-# calendar, and in formats that the driver can read. A deferred constraint is checked when a row is written, so that it
-# rejects this row and not the whole commit. All settings are local, because behind a pooler the next transaction may
-# use another session. One string needs only one round trip.
+# Begins each transaction on a server, with all settings in one string to save round trips. The settings limit lock
+# waits, make commits survive a crash of the server, and make the commits of other transactions visible. Times are in
+# formats that the driver can read. They are in UTC, because in another zone a time may lie outside Python's calendar.
+# Deferred constraints are checked when a row is written, so that they reject this row and not the whole commit. The
+# settings apply only to one transaction, because behind a pooler the next transaction may use another session.
 BEGIN_TRANSACTION = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
     "SET CONSTRAINTS ALL IMMEDIATE"
 )
 
-# A pass uses one connection from start to end. The second connection is for reads within a transaction.
+# A pass uses one connection from start to end. The second connection is for reads while a transaction is open.
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
 
-# Execution option for a statement whose result is not read. A writing transaction does not wait for such a statement.
+# Execution option for a statement whose result is not read. On a server, a writing transaction does not wait for the
+# statement to finish.
 NO_RESULT = {"unread": True}
 
-# Default TCP limits for a server that does not respond; its URL may set others. Times are in seconds, except
-# `tcp_user_timeout`, which is in milliseconds. TCP alone would wait for hours.
+# Default TCP limits for a server that does not respond; the database's URL may set others. Without limits, TCP would
+# wait for hours. Times are in seconds, except `tcp_user_timeout`, which is in milliseconds.
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -70,7 +71,7 @@ def parsed(url: str) -> URL:
     """
     try:
         return make_url(url)
-    except (exc.ArgumentError, ValueError):  # their texts may quote the password
+    except (exc.ArgumentError, ValueError):  # the error's text may quote the password
         raise ConfigurationError(
             "database.url is not a valid database URL; check its port and its percent-encoding"
         ) from None
@@ -135,11 +136,11 @@ def _sqlite(url: URL, patience: int) -> Engine:
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # retrycli sends BEGIN itself
-    # A row with invalid UTF-8 can still be read, so that an error can name it.
+    # Decode invalid UTF-8 as surrogates instead of failing, so that an error can name the row that contains it.
     connection.text_factory = methodcaller("decode", "utf-8", "surrogateescape")
     cursor = connection.cursor()
-    # When a commit returns, its data is on disk, in every journal mode and build of SQLite. By default, a rollback
-    # journal can survive a power cut and then undo the commit.
+    # Ensure that the data of a commit is on disk when the commit returns, in every journal mode and build of SQLite. By
+    # default, a rollback journal can survive a power cut and then undo the commit.
     cursor.execute("PRAGMA synchronous = EXTRA")
     ((patience,),) = cursor.execute("PRAGMA busy_timeout")
     record.info[PATIENCE] = record.info[WAITS] = patience
@@ -172,7 +173,7 @@ def pipelined(connection: Connection) -> Iterator[None]:
     """Run the block in libpq's pipeline mode: wait for a server only for reads and at the end, not for each statement.
 
     Raises:
-        DBAPIError: a statement has failed, possibly before the statement that raises the error.
+        DBAPIError: a statement has failed. It may be an earlier statement than the one that raises the error.
     """
     if connection.dialect.name == "sqlite":
         yield
@@ -199,7 +200,7 @@ def pipeline_errors(connection: Connection) -> Iterator[None]:
     when the block ends.
 
     Raises:
-        DBAPIError: a statement has failed, possibly before the statement that raises the error.
+        DBAPIError: a statement has failed. It may be an earlier statement than the one that raises the error.
     """
     pipeline = connection.get_execution_options().get("pipeline")
     if pipeline is None:

@@ -1,6 +1,6 @@
 """Copy retrycli's own tables between two databases of either kind.
 
-Tables are compared by ranges of keys: missing rows are added, different rows are changed, surplus rows are removed.
+Tables are compared by ranges of keys: missing rows are added, different rows are changed, and surplus rows are removed.
 Equal rows are not written, so an interrupted copy can be resumed, and a repeated copy writes only changes.
 """
 
@@ -46,7 +46,7 @@ Row = tuple[Any, ...]
 # own.
 COPIED = [table for table in metadata.sorted_tables if table is not selection]
 
-# Number of rows of either side to compare in one step, and the maximum number to write in one transaction.
+# Maximum number of rows to read from each side in one step. Each step writes its changes in one transaction.
 BATCH = 2_000
 
 
@@ -75,14 +75,15 @@ def copy_tables(
     Args:
         source: the database to copy from.
         target: the database to copy to.
-        batch: the number of rows to compare in one step.
-        listen: called with the name of a table and the number of its rows copied so far.
+        batch: the maximum number of rows to read from each side in one step.
+        listen: called after each step with the name of a table and the number of its source rows compared so far.
 
     Returns:
         The tables, with the row counts of both sides after the copy.
 
     Raises:
-        ConfigurationError: the target can't store a row; the error names its table and key.
+        ConfigurationError: a row can't be read, or the target can't store it; the error names the table. Or a table in
+            the target does not generate its ids, so it was not created by retrycli.
         DatabaseUnavailable: either database reports an error.
     """
     written = {table: _copy(source, target, table, batch, listen) for table in COPIED}
@@ -118,7 +119,8 @@ def _side_by_side(
     after: Key | None = None
     while True:
         theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
-        # If a side's batch is full, more rows may follow, so rows are compared only up to the last one of the batch.
+        # If a side's batch is full, more rows may follow. Rows with greater keys than its last one are therefore
+        # compared in the next step.
         upto = min((max(rows) for rows in (theirs, ours) if len(rows) == batch), default=None)
         yield _within(theirs, upto), _within(ours, upto)
         if upto is None:
@@ -131,14 +133,14 @@ def _rows_after(database: Database, table: Table, after: Key | None, batch: int)
     with database.read() as connection:
         try:
             found = connection.execute(_after(database, table, after).limit(batch)).all()
-        except (TypeError, ValueError) as error:  # an invalid time, which only SQLite can hold
+        except (TypeError, ValueError) as error:  # an invalid time, which only SQLite can store
             place = f"{table.name} in {database.place}" + ("" if after is None else f", after {after}")
             raise ConfigurationError(f"{place}: a row can't be read: {error}; correct the row") from error
     return {tuple(row[place] for place in places): tuple(row) for row in found}
 
 
 def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
-    # The order of keys is the same on both sides and in Python.
+    # Sort the keys in the same order on both sides as in Python.
     key = [
         # SQLite orders strings by code point by default; PostgreSQL does so with the collation "C".
         collate(column, "C") if isinstance(column.type, String) and not database.is_sqlite else column
@@ -152,7 +154,7 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
 
 
 def _follows(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
-    # Compares no tuples, because a server would look up their operators in the search path: see `postgresql`.
+    # Compare column by column. For tuples, a server would look up the operators in the search path: see `postgresql`.
     first, *others = key
     if not others:
         return first > values[0]
@@ -205,7 +207,7 @@ def _literal(value: object) -> str:
 
 
 def _objection(database: Database, column: Column[Any], value: object) -> str | None:
-    # A column in SQLite accepts any value except a string that is not valid Unicode.
+    # A SQLite column accepts any value except a string that is not valid Unicode.
     kind = column.type
     if isinstance(value, str) and not encodable(value):
         return "is not valid Unicode"
@@ -251,7 +253,8 @@ def is_same(one: Database, other: Database) -> bool:
     """Return whether two URLs lead to the same database."""
     if one.is_sqlite or other.is_sqlite:
         return one.is_sqlite and other.is_sqlite and _file(one).samefile(_file(other))
-    # An advisory lock exists within one database. No other process takes this lock: its key contains the backend's pid.
+    # An advisory lock belongs to one database. While the first connection holds the lock, a second one to the same
+    # database can't acquire it. No other process uses this lock, because its key contains the pid of the backend.
     with one.read() as holding, other.read() as asking:
         number: int = holding.execute(select(func.pg_backend_pid())).scalar_one()
         holding.execute(select(func.pg_advisory_xact_lock(TELLING_APART, number)))
@@ -265,7 +268,7 @@ def _file(database: Database) -> Path:
 
 
 def claimed_until(database: Database, now: datetime) -> datetime | None:
-    """Return when the last live claim expires; None if there is none."""
+    """Return when the last live claim expires; None if there is no live claim."""
     expiry = queue.c.claim_expires_at
     last = select(func.max(expiry, type_=expiry.type)).where(queue.c.state == State.SENDING.value, expiry > now)
     return database.scalar(last)
@@ -282,10 +285,10 @@ def last_used(database: Database) -> datetime | None:
 
 
 def left_behind(source: Database, target: Database, *, batch: int = BATCH) -> tuple[int, int | None]:
-    """Return the number of queued messages that the application's table in the target lacks, and the first of their
-    ids.
+    """Return the number of queued messages that are missing in the target's application table, and the lowest of their
+    ids; None if none is missing.
 
-    Messages that the source's table lacks as well are not counted, because the next pass drops them from the queue.
+    Do not count messages that are also missing in the source's table, because the next pass drops them from the queue.
     """
     source_knows = source.has_messages()
     number, first = 0, None

@@ -1,8 +1,8 @@
 """Totals that only increase, even when the rows that they count are pruned.
 
-Passes are counted as they end. Attempts are counted in bulk: the totals include the attempts up to a mark, and reading
-the totals counts the rest. The mark stays below attempts that may still get an outcome, and below ids that another
-host's open transaction may still add.
+A pass is counted when it ends. Attempts are counted in bulk: the stored totals include the attempts up to a watermark,
+and each read counts the later ones. The watermark is an attempt's id. It stays below attempts that may still get an
+outcome, and below ids that another host's open transaction may still add.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,16 +33,16 @@ from retrycli.store.database import Database, Queries
 from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue, totals
 
-# Names in the table of totals. COUNTED_TO is the mark. FORGOTTEN holds times of pruned passes, in seconds since the
-# epoch.
+# Names in the table of totals. COUNTED_TO holds the watermark. FORGOTTEN holds times of pruned passes, in seconds since
+# the epoch.
 ATTEMPTS, PASSES, COUNTED_TO, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "forgotten"
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
-PRUNED_TO = "attempts_pruned_to"  # a second mark: the progress of the pruning round
+PRUNED_TO = "attempts_pruned_to"  # id of the last attempt that the current pruning round has examined
 
-# Time from the end of an attempt until it is counted, because another host's transaction may still add an attempt with
-# a lower id.
+# Time from the end of an attempt until the watermark may pass its id. Until then, another host's transaction may still
+# add an attempt with a lower id.
 SETTLING = timedelta(minutes=10)
-GIVEN_UP = timedelta(days=1)  # age at which an attempt without an end no longer holds back the mark
+GIVEN_UP = timedelta(days=1)  # age at which an unfinished attempt no longer holds back the watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,15 @@ class Counted:
 
     attempts: Mapping[str, int]
     passes: Mapping[str, int]
-    first_start: datetime | None  # when the first pruned pass began
-    last_success: datetime | None  # when the last pruned pass that completed ended
+    first_start: datetime | None  # start of the first pruned pass
+    last_success: datetime | None  # end of the last completed pass that was pruned
 
 
 class Totals(Queries):
     """Count attempts and passes since the tables were created."""
 
     def roll_up(self, now: datetime) -> None:
-        """Add settled attempts after the mark to the totals, and move the mark."""
+        """Add the settled attempts above the watermark to the totals, and raise the watermark."""
         unsettled = or_(
             attempts.c.finished_at >= now - SETTLING,
             and_(attempts.c.finished_at.is_(None), attempts.c.started_at >= now - GIVEN_UP),
@@ -69,15 +69,15 @@ class Totals(Queries):
             newest = _newest(connection)  # read first, so that later attempts are counted next time
             first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
             stop = connection.execute(first).scalar()
-            # The last attempt before the first unsettled one. The ids between the two may belong to an open
-            # transaction.
+            # The new watermark is the last attempt before the first unsettled one. Ids between these two attempts may
+            # belong to an open transaction.
             upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
             for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
                 add(connection, ATTEMPTS, outcome, number)
             _set_mark(connection, mark, upto)
 
     def read(self) -> Counted:
-        """Return the totals, including attempts after the mark."""
+        """Return the totals, including the attempts above the watermark."""
         counted: dict[str, dict[str, int]] = {ATTEMPTS: {}, PASSES: {}, COUNTED_TO: {}, FORGOTTEN: {}}
         with self._database.read() as connection:
             for name, label, value in connection.execute(select(totals)):
@@ -103,7 +103,7 @@ def _remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> N
 
 
 def add(connection: Connection, name: str, label: str, number: int) -> None:
-    """Add to a total."""
+    """Increase a total. Create the total if it does not exist."""
     if not number:
         return
     this = (totals.c.name == name, totals.c.label == label)
@@ -138,19 +138,20 @@ def _newest(connection: Connection, *among: ColumnElement[bool]) -> int:
 
 
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
-# A scalar subquery, because with `exists` a planner may scan the whole queue.
+# This is a scalar subquery, because with `exists` a planner may scan the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
 
-# Condition for actions with which operators decided to send a queued message: see `identity.History`.
+# Condition for requeues of queued messages. A requeue decides which earlier attempts count for a message: see
+# `retrycli.domain.identity.History`.
 DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Delete attempts, actions and passes that ended before a given time. Each call is one step of a round that all
-    passes share.
+    """Delete attempts, actions and passes that ended before a given time. Each call is one step of a round over all
+    attempts; the next call, by any pass, continues the round.
 
-    Open attempts and attempts at queued messages are kept, however old they are. Attempts that decide whether a text
-    may be sent again are kept as long as the application keeps the row.
+    Keep unfinished attempts, and the attempts and requeues of queued messages, regardless of their age. Keep attempts
+    that decide whether a text may be sent again as long as the application keeps the row.
 
     Args:
         database: holds the tables.
@@ -181,7 +182,7 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
-    """Count the attempts, actions and passes that pruning would delete. This reads all rows that have ended."""
+    """Count the attempts, actions and passes that pruning would delete. This reads all these rows."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
         acts: and_(acts.c.at < before, ~DECIDES),
@@ -200,7 +201,7 @@ def _step(
     """Examine the next attempts after an id, and delete the attempts that are not needed. Also delete the oldest
     actions and passes.
 
-    Actions and passes need no mark: almost all old ones can be deleted, so each step begins at the oldest.
+    Actions and passes need no cursor. Almost all old ones can be deleted, so each step begins at the oldest.
 
     Returns:
         The number of deleted rows, the id of the last examined attempt, and whether no attempt follows it.
@@ -211,13 +212,15 @@ def _step(
     upto = after if last is None else last
     may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
     leaving = a.id.in_(connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all())
-    # From here on, passes on other hosts wait: they may have found the same rows, and must not count them again.
+    # From here on, the lock on the watermark makes passes on other hosts wait. They may have found the same attempts,
+    # which must be counted only once.
     mark: int = connection.execute(_mark().with_for_update()).scalar_one()
-    # The attempts to delete have ended, so they are settled, even if unsettled attempts lie between them and the mark.
+    # Of the attempts to delete, count those above the watermark. They have ended, so their outcomes are final, even if
+    # unsettled attempts lie between them and the watermark.
     for outcome, count in connection.execute(_outcomes_after(mark).where(leaving)).all():
         add(connection, ATTEMPTS, outcome, count)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
-    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite assigns the next ids from there
+    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite reuses higher ids
     old_passes = _oldest(passes, passes.c.finished_at, before, limit)
     _remember_leaving(connection, old_passes)
     gone += connection.execute(delete(acts).where(_oldest(acts, acts.c.at, before, limit, ~DECIDES))).rowcount
@@ -227,10 +230,10 @@ def _step(
 
 
 def _is_needed(database: Database) -> ColumnElement[bool]:
-    """Build the condition that an attempt decides whether its text may be sent again.
+    """Build the condition that an attempt decides whether its text may be sent again, and that its row still exists.
 
-    Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text. The
-    last delivery stores the number of earlier deliveries.
+    Such an attempt may have delivered the text, has reached some recipients, or is the last delivery of the text.
+    Earlier deliveries are not needed, because the last one stores their number.
     """
     m, later = database.messages.c, attempts.alias("later")
     is_last = ~exists().where(

@@ -1,4 +1,4 @@
-"""The database: short transactions, and the description of the application's table."""
+"""Open short transactions, and describe the application's table."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Return the file's path, or the server's URL without its password."""
+        """Return the file's path, or the server's URL without passwords and secrets."""
         if self.is_sqlite:
             return self._url.database or ""
         secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
@@ -81,7 +81,7 @@ class Database:
         return Path(path_of(self._url)) if self.is_sqlite else None
 
     def unencodable(self, connection: Connection, text: str) -> str:
-        """Return the distinct characters of a string that the database's encoding lacks; an empty string for a file."""
+        """Return the distinct characters of a string that the database's encoding lacks; an empty string for SQLite."""
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
             return ""
@@ -124,9 +124,9 @@ class Database:
     def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
         """Run all reads and writes in the block in one transaction.
 
-        The transaction is committed at the end. The application's readers may block the commit to a SQLite file, so the
-        caller gets a function that commits before the end. This function returns False if readers block the commit, and
-        may be called again.
+        The transaction is committed at the end. On SQLite, the application's readers may block the commit. The block
+        therefore gets a function that tries to commit before the end. The function returns False if readers block the
+        commit, and may be called again. On a server, and within another transaction, it only returns True.
 
         Args:
             wait: wait for a lock that the application holds. Otherwise do not wait for a file's lock, and wait at most
@@ -155,15 +155,15 @@ class Database:
             return timedelta(milliseconds=wait.scalar_one())
 
     def advisory_lock(self, connection: Connection) -> None:
-        """Wait until no other transaction holds this lock, and hold it until the transaction ends. On SQLite, writers
-        always wait for each other.
+        """Acquire the advisory lock, and hold it until the transaction ends. SQLite needs no such lock, because its
+        writers always wait for each other.
         """
         if not self.is_sqlite:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
     def rollback_at_end(self) -> Iterator[None]:
-        """Roll back all writes in the block at its end, for ``--dry-run``."""
+        """Run all reads and writes in the block in one transaction, and roll it back at the end."""
         with self._translated(), self._engine.connect() as connection:
             connection.execution_options(writes=True).begin()
             self._ambient = connection
@@ -175,7 +175,8 @@ class Database:
 
     @contextmanager
     def outside_transactions(self) -> Iterator[Connection]:
-        """Open a connection without transactions, which PostgreSQL requires for ``CONCURRENTLY``.
+        """Open a connection without a transaction, which PostgreSQL requires for ``CONCURRENTLY``. On SQLite, open a
+        writing transaction.
 
         Raises:
             DatabaseUnavailable: the driver reports an error.
@@ -225,14 +226,14 @@ class Database:
     @property
     def quoted_table(self) -> tuple[str, str]:
         """Return the schema and the name of the application's table, quoted for SQL. The schema is empty if none is
-        named.
+        configured.
         """
         quote = self._engine.dialect.identifier_preparer.quote
         return quote(self.schema_name) if self.schema_name else "", quote(self.table_name)
 
     @property
     def qualified_table(self) -> str:
-        """Return the quoted name of the application's table, with its schema if one is named."""
+        """Return the quoted name of the application's table, schema-qualified if a schema is configured."""
         return ".".join(filter(None, self.quoted_table))
 
     def max_length(self, name: str) -> int | None:
@@ -242,7 +243,10 @@ class Database:
 
     @cached_property
     def error_max_length(self) -> int | None:
-        """Return the maximum number of characters of ``last_error``, as far as it is known; None if it has no limit."""
+        """Return the maximum number of characters of ``last_error``; None if no limit is known.
+
+        `row_changes` lowers the limit when the column accepts only a shorter error.
+        """
         return self.max_length("last_error")
 
     @cached_property
@@ -309,7 +313,7 @@ class Database:
 
 
 class Queries:
-    """Queries on one database.
+    """Base class of objects that query one database.
 
     Args:
         database: holds the queue and the application's table.
@@ -320,7 +324,8 @@ class Queries:
 
 
 def _commit(connection: Connection) -> bool:
-    # If readers block the commit, the transaction keeps its lock, so no new reader can start before the next attempt.
+    # Return whether the commit succeeded. If readers block the commit, the transaction keeps its lock, so no new reader
+    # can start before the next attempt.
     try:
         connection.exec_driver_sql("COMMIT")
     except exc.DBAPIError as error:
