@@ -1,6 +1,6 @@
 """All queries, for SQLite and PostgreSQL.
 
-`database` opens transactions, and `enrolment` follows the application's table. A pass works with `claims` and
-`results`, and stores data for the next pass in `passes`. Operators read `listing` and `history`.
+`database` opens transactions, and `enrolment` updates the queue from the application's table. A pass uses `claims` and
+`results`, and stores data for later passes with `passes`. `listing` and `history` read what operators see.
 `dialects` lets all engines of a process share their compiled statements.
 """

@@ -61,7 +61,14 @@ LEAVE = delete(queue).where(OF_ID, FREE)
 def change_queue(
     database: Database, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Apply an action's changes, and return which rows accepted them."""
+    """Apply one kind of action to messages, and return which rows are unchanged because they are locked or reject it.
+
+    Args:
+        database: holds the queue and the application's table.
+        connection: a connection in a writing transaction.
+        kind: the kind of action.
+        able: the actions to apply, by message id.
+    """
     match kind:
         case ActionKind.REQUEUED:
             written = reset_retry_counts(database, connection, able)
@@ -69,7 +76,7 @@ def change_queue(
                 {"of_id": message_id, "due": able[message_id].due} for message_id in able.keys() - written.unchanged
             ]
             if rows:
-                # Operators are notified again if the message is escalated again.
+                # Forget the earlier escalations, so that operators are notified if the message is escalated again.
                 connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
                 connection.execute(REQUEUE, rows)
             return written
@@ -83,7 +90,7 @@ def change_queue(
         case ActionKind.MARKED_SENT:
             enrolled = _enrol_unknown(database, connection, able)
             written = _mark_delivered(database, connection, able)
-            # If the row is locked, a message that was enrolled for this action leaves the queue again.
+            # A message that was enrolled only for this action leaves the queue again if its row is locked.
             _dequeue(connection, (able.keys() - written.unchanged) | (enrolled & set(written.locked)))
             return written
         case ActionKind.ACKNOWLEDGED:
@@ -106,7 +113,7 @@ def _dequeue(connection: Connection, ids: Collection[int]) -> None:
 
 
 def escalate_unwritten(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
-    """Escalate messages whose rows could not be marked as rejected or sent, because a pass would send them."""
+    """Escalate messages whose rows could not be marked as rejected or sent. Otherwise a pass would send them."""
     _enrol_unknown(database, connection, acts)
     waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
     decisions = [Decision(message_id, Transition.unwritten()) for message_id in waiting]
@@ -131,7 +138,7 @@ STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 
 
 def _mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
-    """Record messages as delivered because operators said so, and mark their rows as sent.
+    """Record messages as delivered because an operator confirmed the delivery, and mark their rows as sent.
 
     An attempt is recorded for each message, even if its row rejects the change, so that no pass sends the text again.
     Nothing is recorded for a message whose row is locked.
@@ -166,10 +173,10 @@ Row = Mapping[str, Any]
 
 
 def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
-    """Return the rows, by id, of messages that are unchanged since `retrycli reject` rejected them.
+    """Lock and return the rows, by id, of messages that are unchanged since `retrycli reject` rejected them.
 
-    Such a row still has the status rejected and the error that retrycli wrote, and no later action is recorded. If the
-    id now belongs to another message, the row has a different error.
+    An unchanged row still has the status rejected and the error that retrycli wrote. If the id now belongs to another
+    message, the error differs. Messages with a later action, queued messages and locked rows are left out.
     """
     by_us = {
         row.message_id: OperatorAction.rejected(row.detail, by=row.by, at=row.at).last_error or ""
@@ -189,7 +196,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
 
 
 def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
-    """Return when messages first failed, by id, if an attempt recorded how long the message had waited."""
+    """Return when messages first failed, by id, calculated from the waiting times that their attempts recorded."""
     m = database.messages
     a = attempts.c
     statement = (
@@ -215,7 +222,9 @@ def _is_ours(error: object, written: str) -> bool:
 def take_back(
     database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
 ) -> Written:
-    """Return rejected messages to the queue as failed, with a retry count of zero, due at the times in the actions."""
+    """Restore rejected messages: set their rows to failed with a retry count of zero, and add them to the queue, due at
+    the times in the actions. Return which rows are unchanged because they are locked or reject the change.
+    """
     errors = {
         message_id: f"Requeued by {act.by} after: {rows[message_id]['last_error']}" for message_id, act in able.items()
     }

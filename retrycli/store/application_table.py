@@ -1,4 +1,4 @@
-"""The application's table: its kind, its ids, and the optional index on its failed rows."""
+"""Check the ids of the application's table, and manage the optional index on its failed rows."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -23,8 +23,8 @@ AND 'id' = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
 LIMIT 1
 """
 
-# Finds a unique index on the id. Such an index does not cover tables that inherit from the indexed table, except
-# partitions.
+# Finds a unique index on the id. If other tables inherit from the table, its index does not count, because the index
+# does not cover their rows. The index of a partitioned table covers all partitions.
 UNIQUE_IN_POSTGRESQL = """
 SELECT 1
 FROM pg_catalog.pg_index i
@@ -50,17 +50,17 @@ NOT_TABLES = {"view": "view", "v": "view", "f": "foreign table", "p": PARTITIONE
 def check_ids(database: Database) -> None:
     """Check that every failed message has an id that no other row has.
 
-    If a unique index exists, read only the catalogue. Otherwise read all rows once.
+    Read only the catalogue if it shows that the ids are unique and not null. Otherwise also read the rows.
 
     Raises:
-        SchemaMismatch: an id is null or not unique.
+        SchemaMismatch: the id of a failed message is null or not unique.
     """
     m, table, failed = database.messages.c, database.messages, status_text(MessageStatus.FAILED)
     with database.read() as connection:
         if database.is_sqlite and connection.exec_driver_sql(ROW_NUMBERS, (table.name, table.schema or "main")).all():
             return  # row ids are unique and never null
         nameless = select(literal(1)).where(m.status == failed, m.id.is_(None)).limit(1)
-        # In SQLite a primary key that is not the row id may be null.
+        # In SQLite even a primary key may be null, unless it is the row id.
         if database.columns["id"]["nullable"] and connection.execute(nameless).scalar():
             raise SchemaMismatch(
                 f"{_where(database)} has a failed message whose id is null, but retrycli identifies messages by id; "
@@ -128,16 +128,16 @@ WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND c.relname = :
 
 
 class IndexState(StrEnum):
-    """The state of the index."""
+    """The state of the optional index on the failed rows."""
 
     ABSENT = "absent"
     THERE = "there"
 
-    INVALID = "invalid"  # PostgreSQL did not finish building it: writes update the index, but no query uses it
+    INVALID = "invalid"  # PostgreSQL did not finish building the index: writes update it, but no query uses it
 
 
 class FailedIndex(Queries):
-    """The index of one application's table."""
+    """The optional partial index on the ids of failed rows."""
 
     name = NAME
 
@@ -147,7 +147,7 @@ class FailedIndex(Queries):
 
     @property
     def holds_writers_up(self) -> bool:
-        """Return whether creating the index blocks writers: SQLite has one writer at a time."""
+        """Return whether creating the index blocks writers. It does on SQLite, which allows one writer at a time."""
         return self._database.is_sqlite
 
     def statements(self, *, drop: bool = False) -> list[str]:
@@ -160,8 +160,8 @@ class FailedIndex(Queries):
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
-        # The condition must match that of the queries. With a plain `=`, a planted operator could become part of the
-        # index: see `postgresql`.
+        # The condition must match the condition in the queries, because otherwise no query uses the index. On a server,
+        # a plain `=` could resolve to an operator that another role has planted: see `postgresql`.
         failed = f"status = '{MessageStatus.FAILED}'"
         if not self._database.is_sqlite:
             is_varchar = isinstance(self._database.columns["status"]["type"], VARCHAR)
@@ -174,14 +174,14 @@ class FailedIndex(Queries):
         if drop:
             return drops
         schema, table = self._database.quoted_table
-        # PostgreSQL expects the schema before the name of the table, and SQLite before that of the index.
+        # PostgreSQL expects the schema before the table's name, and SQLite expects it before the index's name.
         where = f"{NAME} ON {self._database.qualified_table}"
         if schema and self._database.is_sqlite:
             where = f"{schema}.{NAME} ON {table}"
         return [*drops, f"CREATE INDEX {concurrently}{where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
-        """Execute the statements.
+        """Execute statements one by one, not in one transaction.
 
         Raises:
             DatabaseUnavailable: a statement fails.

@@ -1,4 +1,4 @@
-"""Statistics of attempts, passes and outages, computed by the database, so that a history of any length can be read."""
+"""Compute statistics of attempts, passes and outages in the database, so that a long history uses little memory."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ from retrycli.domain.passes import StopReason
 from retrycli.store.database import Queries
 from retrycli.store.schema import attempts, passes
 
-MAX_TEXTS = 20_000  # maximum number of error texts to read, after digits are removed; the most frequent first
+# Maximum number of error texts to read, the most frequent first. Texts that differ only in digits count as one.
+MAX_TEXTS = 20_000
 MAX_CAUSES = 1000
 MAX_PASSES = 20_000  # maximum number of passes to read: two weeks of one pass per minute
 DISORDER = DAY  # maximum time between two attempts that were recorded in reverse order
@@ -43,7 +44,7 @@ COUNT = func.count()
 
 
 class Statistics(Queries):
-    """Count attempts and passes, and change nothing."""
+    """Read statistics of attempts and passes."""
 
     def figures(self, since: datetime, until: datetime) -> DeliveryStats:
         """Return the statistics of attempts that began since a given time. `until` is the current time."""
@@ -108,13 +109,15 @@ class Statistics(Queries):
 
 
 def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
-    # Ids grow with time, so older ids need not be read.
+    # Ids grow with time, except within `DISORDER`. With a lower bound on the ids, older attempts need not be read.
     return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
 
 
 def _first_id(connection: Connection, since: datetime) -> int:
-    """Find the id of the first attempt that began at or after a time, or else of the last attempt, by binary search."""
-    # Two queries, because SQLite would scan all ids to find both in one query.
+    """Find the first attempt since a given time by binary search, and return its id. Return the last id if there is no
+    such attempt, and 0 if there are no attempts at all.
+    """
+    # The lowest and the highest id need two queries, because SQLite would scan all ids to find both in one query.
     low, high = (connection.execute(select(extreme(a.id))).scalar() for extreme in (func.min, func.max))
     while low is not None and low < high:
         middle = (low + high) // 2
@@ -138,8 +141,9 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
 def _failure_causes(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
     """Count failed attempts by cause.
 
-    The database groups texts that differ only in digits. This function compares the few remaining texts, without their
-    ids and addresses. The newest attempt is found by its id, because ids compare faster than times.
+    The database groups error texts that differ only in digits. This function groups the few remaining texts that differ
+    only in ids and addresses. The newest attempt of a group is the one with the highest id, because ids compare faster
+    than times.
     """
     kind = (a.outcome, a.status_code)
     columns = (*kind, a.error, COUNT.label("n"), func.max(a.id).label("newest"))

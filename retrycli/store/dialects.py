@@ -1,4 +1,4 @@
-"""SQLAlchemy's dialects as retrycli uses them: all engines of a process share their compiled statements."""
+"""SQLAlchemy dialects that let all engines of a process share their compiled statements."""
 
 from functools import cache
 from typing import Any
@@ -7,14 +7,14 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects import registry
 from sqlalchemy.util import LRUCache
 
-# An application that embeds retrycli opens the database for each pass, and compiling a statement takes longer than
-# running it. The size is SQLAlchemy's default.
+# The compiled statements that all engines share. An application that embeds retrycli opens the database for each pass,
+# and compiling a statement takes longer than running it. The size is SQLAlchemy's default.
 COMPILED = LRUCache[Any, Any](500)
 
 
 class SharesStatements(Dialect):
-    """A dialect that equals another engine's dialect if both use the same version of a database, so that the engines
-    find each other's compiled statements.
+    """A dialect that equals another engine's dialect if both have the same database version. The engines then use each
+    other's compiled statements.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -34,6 +34,6 @@ def _sqlite_dialect() -> type[Dialect]:
     return SqliteDialect
 
 
-# Registered without importing them, so that a process loads only the dialects that it uses.
+# The dialects are registered but not imported, so that a process loads only the dialects that it uses.
 registry.impls["sqlite.retrycli"] = _sqlite_dialect
 registry.register("postgresql.retrycli", "retrycli.store.postgresql", "PostgresqlDialect")

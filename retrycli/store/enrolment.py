@@ -54,9 +54,9 @@ from retrycli.store.transitions import escalate, review, waiting_row, would_revi
 
 TAIL = 5_000  # number of newest messages that every pass compares with the queue
 
-# Number of older messages that each pass also compares, one slice after another. Failed messages are usually new; older
-# ones are found within (rows / SWEEP) passes, and a pass over millions stays short. With an index on the failed rows,
-# only failed rows count, and if there are few, every pass compares all of them.
+# Number of older messages that each pass also compares, so that a pass over millions of rows stays short. The next pass
+# continues with the next slice. Failed messages are usually new. Older ones are found within (rows / SWEEP) passes.
+# With an index on the failed rows, only failed rows count. If there are few, every pass compares all of them.
 SWEEP = 10_000
 RETIRED_AT_ONCE = 500  # maximum number of messages that one transaction removes from the queue
 DROP_QUEUED = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
@@ -124,8 +124,8 @@ class Enrolment:
         return select(m.id)
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
-        """Return the id that is `number` rows after the first id above `after`, or below the newest id; None if there
-        is none.
+        """Return the id `number` rows after the first id above `after`, or, with `newest`, `number` rows before the
+        newest id; None if there is no such row.
         """
         ids = self._database.messages.c.id
         ordered = rows.where(*_within(ids, IdRange(after, None))).order_by(ids.desc() if newest else ids)
@@ -134,15 +134,15 @@ class Enrolment:
     def newly_failed(
         self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
-        """Read failed messages that are not in the queue, by id, with the columns that decide about enrolment.
+        """Read failed messages that are not in the queue, in the order of their ids.
 
-        Bodies are replaced by an empty string, or null. Columns that only a preset may use are left out, because they
-        may be as large as bodies.
+        Read only the columns that decide about enrolment, with an empty string, or null, instead of the body. Leave out
+        columns that only a preset may use, because they may be as large as bodies.
 
         Args:
             span: the range of ids.
             limit: the maximum number of messages.
-            replaced: ids that belong to other messages in the queue.
+            replaced: ids that belong to other messages in the queue; the new messages are read as well.
         """
         unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
@@ -166,7 +166,7 @@ class Enrolment:
         """Add messages to the queue. Leave messages that are already in the queue unchanged.
 
         Args:
-            entries: each message's first transition, first failure and ticket.
+            entries: each message's first transition, the time of its first failure, and its ticket.
             now: the current time, for ``escalated_at``.
 
         Returns:
@@ -199,9 +199,9 @@ class Enrolment:
             return escalate(self._database, connection, escalated, now)
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        """Drop messages that the application has sent, rejected, withdrawn or deleted.
+        """Remove messages from the queue that the application has sent, rejected, withdrawn or deleted.
 
-        A message whose id now belongs to another message also leaves the queue. The other message is enrolled as new.
+        Also remove a message whose id now belongs to another message. The other message is then enrolled as new.
 
         Returns:
             Ids of escalated messages whose rows the application may have changed.
@@ -216,11 +216,11 @@ class Enrolment:
         return changed
 
     def would_retire(self, span: IdRange) -> tuple[Mapping[int, datetime | None], Sequence[int]]:
-        """Find what `retire` would do, without writing anything.
+        """Return what `retire` would find, without writing anything.
 
         Returns:
-            Ids that now belong to other messages, with the next attempt times of the old messages; and ids of escalated
-            messages whose rows the application may have changed.
+            Ids that now belong to other messages, with the next attempt times of the old messages (None if not
+            waiting), and ids of escalated messages whose rows the application may have changed.
         """
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
@@ -237,7 +237,7 @@ class Enrolment:
         """Yield queue rows that differ from the application's rows, in batches: the rows that leave the queue, and the
         rows that stay.
         """
-        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # the usual case, and fast to check
+        if self._database.scalar(select(func.min(queue.c.message_id))) is None:  # usually empty, and fast to check
             return
         rest = span
         while True:
@@ -272,8 +272,8 @@ class Enrolment:
                 m.c.ticket_id,
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # The same time or ticket may be written in two ways: `_is_another` compares the values, and `_follow`
-            # stores the new form.
+            # The same time or ticket may be written in two formats. `_is_another` compares the values, and `_follow`
+            # stores the current format.
             .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -281,10 +281,10 @@ class Enrolment:
 
     def _may_differ(self) -> ColumnElement[bool]:
         m = self._database.messages
-        if "updated_at" not in m.c:  # only the text itself can show a change
+        if "updated_at" not in m.c:  # then any row may differ: `review` compares the texts
             return true()
         return or_(
-            queue.c.digest.is_(None),  # a version before 0005 stored no digest: adopt the present text
+            queue.c.digest.is_(None),  # a version before 0005 stored no digest: `review` stores it
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
@@ -306,18 +306,19 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)
-    # A version before 0005 identified a message by its ticket and first failure; one before 0003 stored no tickets.
+    # Versions before 0005 stored no birth, so compare the ticket and the first failure. Versions before 0003 stored no
+    # ticket.
     if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
 
 
 def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store the tickets that the application has moved messages to, for example when it merges tickets.
+    """Store the new tickets of messages that the application has moved, for example when it merged tickets.
 
-    Also store births in their current form, so that the next pass need not compare them again. Nothing else changes: a
-    message in flight keeps its claim. Skip rows that another pass has locked, because that pass may be waiting for a
-    row locked by this pass. The next sweep updates the skipped rows.
+    Also store births in their current format, so that the next pass need not compare them again. Nothing else changes:
+    a message in flight keeps its claim. To avoid deadlocks, skip rows that another pass has locked. The next sweep
+    updates the skipped rows.
     """
     moved = {}
     for row in rows:
