@@ -232,7 +232,7 @@ def declare_options(
 
 
 def run() -> None:
-    """Run the command line. Report every error as one line and with its exit code."""
+    """Run the command line. Report an error in one line, unless cron has already mailed it, and exit with its code."""
     prepare_streams()
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
@@ -257,7 +257,7 @@ def run() -> None:
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the words that a shell needs before the command to find this program again.
+    """Return the words with which a shell can start this program again, without the command and its options.
 
     Args:
         started: the command line with which Python was started.

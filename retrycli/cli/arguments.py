@@ -17,9 +17,10 @@ from retrycli.domain.listing import Filter
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 
-LARGEST_ID = 2**63 - 1  # largest integer of both databases
+LARGEST_ID = 2**63 - 1  # largest integer that both databases can store
 MAX_ERROR_LENGTH = 60  # maximum characters of an error in a completion
-# Look-alikes for characters that zsh evaluates or typer reads as markup. A ticketing API's texts may contain them.
+# Look-alikes that replace characters in completions. A ticketing API's error may contain characters that zsh would
+# evaluate, or that typer would read as markup.
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
 
 
@@ -101,7 +102,7 @@ def ago(text: str) -> datetime:
     return datetime.now(UTC) - duration(text)
 
 
-# The filter options, by field. A message must match all of them. If an option is repeated, one value must match.
+# The filter options, by field. A message must match each of them, or one of its values if the option is repeated.
 FILTERS: Mapping[str, Any] = {
     "state": Annotated[
         list[State] | None, typer.Option("--state", help="Only messages in this state.", show_default=False)
@@ -153,7 +154,7 @@ def takes_filters(command: Callable[..., None], *, without: str | None = None) -
 
     Args:
         command: takes a `Filter` as ``filters``.
-        without: the filter that the command leaves out.
+        without: the filter that the command does not support.
     """
     filters = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)

@@ -72,7 +72,7 @@ def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
 
 
 def _read_body(file: Path) -> str:
-    try:  # as bytes, which keep their line breaks
+    try:  # read bytes, because text mode would change the line breaks
         return (sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()).decode("utf-8-sig")
     except OSError as error:
         raise typer.BadParameter(f"can't read {file}: {error.strerror}", param_hint="--body-file") from None

@@ -68,7 +68,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     """Show a table of messages, with a column for their expiry if a policy sets an expiry time.
 
     Off a terminal, the column contains the time of expiry. On a terminal it says which messages expire soon or have
-    expired.
+    expired, and is omitted if there are none.
     """
     most, now = _max_retries_by_type(settings), operations.wiring.utc_now()
     expire = any(policy.expires_after for policy in settings.policies.values())

@@ -1,5 +1,6 @@
-"""Options that many commands share, the settings that they choose, and confirmation. A pass loads no other module with
-options.
+"""Define the options that many commands share, load the settings, and ask for confirmation.
+
+`run-once` needs no other module of options, so that passes start fast.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
 
 NOT_OK = 3  # exit code: tried and not delivered, or not healthy
-REFUSED = 4  # exit code: no such message, or not possible in its state
-MAX_NUMBER = 2**31  # maximum of numeric options, as for ``run.limit``
+REFUSED = 4  # exit code: no such message, or its state does not allow the action
+MAX_NUMBER = 2**31  # maximum of numeric options, the same as for ``run.limit``
 
 
 def utf8(value: str) -> str:
@@ -47,7 +48,7 @@ def operator_name(value: str) -> str:
 
 ConfigFile = Annotated[
     Path | None,
-    # typer must not check readability: an unreadable file exits with 78 whether it was named or found.
+    # typer must not check readability. It would exit with 2, but the exit code for an unreadable file is always 78.
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -61,7 +61,7 @@ def passes(
 
 
 def _pauses_since(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
-    """Yield the pauses since the oldest pass shown, newest first, and the pause that was in force then."""
+    """Yield the pauses and resumptions since the oldest pass shown, newest first, and the last one before it."""
     for pause in pauses:
         yield pause
         if since is not None and pause.at < since:

@@ -118,7 +118,7 @@ def _show(summary: PassSummary) -> None:
 
 
 def describe_end(reason: str | None, detail: str | None) -> str | None:
-    """Return why a pass ended early. For two of the reasons, return only the detail."""
+    """Return why a pass ended early. The details of ``lock_held`` and ``paused`` already state the reason."""
     if detail is not None:
         detail = suggested.quoted(detail)
     if reason is None or (detail and reason in {"lock_held", "paused"}):

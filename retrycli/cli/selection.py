@@ -111,15 +111,15 @@ def act_on(
     """Change messages, show the result and the next command, and exit.
 
     Args:
-        act: the words that describe the change in the result.
+        act: the name of the change in the result, such as ``marked_sent``.
         operation: changes the messages.
         named: the messages were chosen by id, not by a filter.
         as_json: ``--json`` was given.
         following: returns the next command.
 
     Raises:
-        typer.Exit: always. The exit code says whether a signal stopped the action, a canary failed, messages were
-            refused, or all is done.
+        typer.Exit: always. The exit code shows whether a signal stopped the action, too many canaries failed, or
+            messages were refused.
     """
     done, received = run_interruptible(operation)
     _show_result(done, act, named=named, as_json=as_json)

@@ -24,7 +24,7 @@ from retrycli.domain.transition import ActionKind
 from retrycli.system.host import Asker
 from retrycli.views import terminal
 
-ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that the message's row has too
+ROW_COLUMNS = ("message_id", "ticket")  # columns of the queue that repeat columns of the message's row
 TIME_COLUMNS = ("created_at", "updated_at", "sent_at")
 
 
@@ -104,7 +104,7 @@ def may_have_arrived(message_id: int) -> str:
 
 
 def _json_value(column: str, value: object) -> object:
-    # SQLite stores times as text. An invalid time is returned unchanged.
+    # SQLite stores times as text. Return an invalid time unchanged, so that the operator can see it.
     if column in TIME_COLUMNS:
         with suppress(InvalidMessage):
             return utc_time(column, value)

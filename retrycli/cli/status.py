@@ -91,7 +91,7 @@ def _show_status(loaded: Loaded, found: operations.status.Status) -> None:
             **_cause_facts(found),
             **_host_facts(found),
             "Next run": _next_run(loaded, found),
-            # Another user's crontab may be unreadable for this user.
+            # The text says "found here", because the current user may be unable to read other users' crontabs.
             **(
                 {"Schedule": "no cron line or timer found here; the next run is estimated from earlier passes"}
                 if found.unseen
@@ -134,7 +134,7 @@ def _next_run(loaded: Loaded, found: operations.status.Status) -> datetime | str
 
 
 def _claim_facts(found: operations.status.Status) -> dict[str, str]:
-    # Only some of the messages in state ``sending`` have a request in flight.
+    # All messages in state ``sending`` are claimed, but only some of them have a request in flight.
     if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
         return {}
     return {"Claimed by": "the running pass" if found.lock else "a pass that has ended"}
@@ -205,12 +205,12 @@ def _describe_pause(found: operations.status.Status) -> str:
 
 
 def callers_here(loaded: Loaded, asker: Asker) -> tuple[list[Caller] | None, bool]:
-    """Find what starts passes on this machine; None if the settings have no file, because a schedule refers to the
-    file.
+    """Find what starts passes on this machine.
 
     Returns:
-        The cron lines and timers, and whether no crontab on this machine starts a pass. If none does, the cron line
-        that started the last pass no longer exists.
+        The cron lines and timers that start passes with these settings; None if the settings come from no file, because
+        a schedule names the file. Also whether it is known that no crontab on this machine starts any pass. Then the
+        cron line that started the last pass no longer exists.
     """
     host = Host(run=asker)
     found = None if loaded.file is None else schedule.callers_of(loaded, host)
@@ -223,7 +223,7 @@ def complete_commands(loaded: Loaded, text: str) -> str:
 
 
 def report_silent_programs(asker: Asker) -> None:
-    """Report programs of this machine that did not answer about the schedule."""
+    """Report programs of this machine that did not respond when they were asked for schedules."""
     for program in sorted(asker.silent):
         terminal.complain(
             f"retrycli: `{program}` did not respond within {ANSWER_SECONDS} s, so schedules that only it can list are "

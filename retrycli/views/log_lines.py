@@ -245,7 +245,7 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
-        from retrycli.views.formatting import as_json  # now: a pass may run out of file descriptors
+        from retrycli.views.formatting import as_json  # an import during a pass could fail for lack of descriptors
 
         self._as_json = as_json
 
@@ -262,7 +262,7 @@ class _Json(logging.Formatter):
 
 
 class _LogFile(logging.Handler):
-    """Append lines to a file, which the first line creates.
+    """Append lines to a file, which is created when the first line is written.
 
     A file that can't be written does not end a pass. `problem` holds the reason, for a warning.
     """

@@ -1,6 +1,6 @@
 """Write Prometheus' text format, and the file that node_exporter's textfile collector reads.
 
-Each database has its own file, because two files of one collector clash if they contain the same metric.
+A collector rejects the same series in two files, so it can read the metrics of only one database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-# A number, or one per label. None if there is none yet, such as the end of the last pass before the first pass.
+# A number, or one number per label; None if there is no value yet, for example before the first pass.
 Values = Mapping[str, float] | Mapping[tuple[str, str], float] | float | datetime | None
 
 # The description and the labels of each metric. Counters count from the creation of retrycli's own tables.

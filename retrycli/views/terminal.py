@@ -1,5 +1,5 @@
-"""Print results: tables and local time on a terminal; tab-separated lines in UTC, not truncated, if piped; or one JSON
-object.
+"""Print results: as tables with local times on a terminal, as tab-separated lines with times in UTC if piped, or as one
+JSON object.
 
 Text of a message or a response is data: control characters are escaped, and markup in it has no effect.
 """
@@ -73,7 +73,7 @@ def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, n
         rows: the values of each row. Off a terminal they are printed as they arrive.
         texts: the number of columns at the end whose length is unlimited. If the terminal is too narrow for them, they
             are printed under their row.
-        named: print the names even without a terminal.
+        named: print the names of the columns even without a terminal.
     """
     if not on_terminal():
         if named:
@@ -230,7 +230,7 @@ def progress() -> Iterator[Callable[[Event], None]]:
         def follow(event: Event) -> None:
             match event:
                 case PassStarted(due=due):
-                    # Messages escalated at enrolment were not due.
+                    # Messages escalated at enrolment were not due, so do not count them.
                     bar.update(task, total=due, completed=0)
                 case MessageDelivered() | MessageRescheduled() | MessageReleased() | MessageEscalated():
                     bar.advance(task)

@@ -1,7 +1,7 @@
 """Lay out passes by day, and draw the report's charts as SVG.
 
-The charts contain only shapes, and stretch with the page; their texts are in the HTML. The page's style sheet defines
-the colours, which are classes, for light and dark mode.
+The charts contain only shapes, and stretch with the page. The HTML has the labels, so that these are not distorted.
+Each shape has a class, and the page's style sheet gives the class a colour for light and for dark mode.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ HEIGHT = 100
 BAND = 6  # height of the marks of outages, above all columns
 GAP = 0.14  # share of a bar's width that stays empty
 ROUND = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100)  # first two digits of a round number
-LEAST_SHARE = 0.4  # minimum width of a bar that is not 0, in hundredths of the whole
+LEAST_SHARE = 0.4  # minimum width of the bar of a number above 0, in hundredths of the whole
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 
@@ -133,7 +133,7 @@ def _shape(name: str, boxes: Iterable[Box]) -> str:
     drawn = "".join(
         f"M{_short(x)} {_short(y)}h{_short(w)}v{_short(h)}h-{_short(w)}z" for x, y, w, h in boxes if w > 0 and h > 0
     )
-    # One path is a tenth of the size of one element per box.
+    # One path for all boxes takes a tenth of the space of one element per box.
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
@@ -151,7 +151,7 @@ def _short(number: float) -> str:
 
 # The periods that one mark can represent. A day is a whole number of each, and its marks fit on a phone.
 CELLS = tuple(timedelta(minutes=minutes) for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
-MISSED_AFTER = 1.6  # a pass this many intervals late was missed; less is a scheduler's jitter
+MISSED_AFTER = 1.6  # after this many intervals a pass was missed; less is the scheduler's jitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The days of the timeline, oldest first."""
+    """The timeline: one row per day, oldest first."""
 
     rows: Sequence[Row]
     cells: int  # number of cells in a day
@@ -193,7 +193,7 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
     marks: dict[date, dict[int, str]] = {day: {} for day in days}
     results: dict[date, Counter[str]] = {day: Counter() for day in days}
     ends = [*(mark.started_at for mark in passes[1:]), until]
-    for mark, end in zip(passes, ends, strict=False):  # without passes, there is one end too many
+    for mark, end in zip(passes, ends, strict=False):  # without passes, ends still contains `until`
         result = mark.result or "running"
         results[mark.started_at.astimezone(zone).date()][result] += 1
         for day, number in _covered(mark.started_at, end, cell, interval, zone):
