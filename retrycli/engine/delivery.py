@@ -1,4 +1,4 @@
-"""Delivery of one route: claim, send, decide, record."""
+"""Deliver the messages of one route: claim, send, decide, record."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from retrycli.engine.ports import (
 from retrycli.engine.recording import decide, escalation_before_send
 from retrycli.engine.stages import ENOUGH, TRY_AGAIN_SECONDS, InFlight, ResultWriter, Supply, commit_patiently
 
-# The maximum time that an answer waits to be recorded while the rate limit delays the next attempt.
+# Maximum number of seconds that an answer waits to be recorded while the rate limit delays the next attempt.
 RECORD_WITHIN_SECONDS = 0.1
 
 Result = TypeVar("Result")
@@ -32,7 +32,8 @@ Result = TypeVar("Result")
 class Delivery:
     """The delivery of one route in one pass.
 
-    If a transaction fails, the attributes that it changed are restored. So values are replaced, never changed in place.
+    If a transaction fails, the attributes that it changed are restored from a shallow copy. So attributes are always
+    replaced and never mutated.
 
     Args:
         deps: everything outside the engine.
@@ -65,7 +66,7 @@ class Delivery:
         self._supply = Supply(deps.claims, rules, me, route, since=since)
         self._results = ResultWriter(deps, rules, self._supply)
         self._in_flight = InFlight(deps, rules, self._supply)
-        self._new: Sequence[Attempt] = ()  # attempts with answers that are not decided yet
+        self._new: Sequence[Attempt] = ()  # answered attempts whose messages are not decided yet
         self._synced_at = since
 
     async def run(self) -> None:
@@ -75,17 +76,17 @@ class Delivery:
                 async with self._deps.open_gateway() as gateway, asyncio.TaskGroup() as group:
                     await self._deliver(gateway, group)
             except ExceptionGroup as faults:
-                # A task group wraps the error that ends it; the caller must see the error itself.
+                # The task group wraps the error. Raise the error itself, because callers handle errors by type.
                 raise faults.exceptions[0] from None
 
     @property
     def ended_by(self) -> Destination | PassLimits:
-        """Return what ended the delivery. A problem of the destination has precedence over the limit."""
+        """Return the object that knows why the delivery ended. A problem of the destination outranks the limit."""
         is_limit = self._limits.stop_reason in {None, StopReason.LIMIT}
         return self._destination if is_limit and self._destination.stop_reason else self._limits
 
     def release(self) -> None:
-        """Release claimed messages without an attempt."""
+        """Release claimed messages that were not attempted."""
         self._supply.release()
 
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
@@ -115,13 +116,14 @@ class Delivery:
     # -- transactions -----------------------------------------------------------------------------------------
 
     async def _transact(self, work: Callable[[], Result]) -> Result:
-        """Run `work` in one transaction. Repeat the transaction while the application locks rows that `work` writes.
+        """Run `work` in one transaction. Repeat the transaction while the application holds locks that `work` needs.
 
-        Never block the event loop within a transaction: answers could not be read, and their requests would time out.
+        Never block the event loop within a transaction, because no answers would be read and requests would time out.
         Only the commit may wait, and the event loop continues during this wait.
 
         Raises:
-            DatabaseBusy: the rows stay locked until the claims have expired and the deadline has passed.
+            DatabaseBusy: the application still held a lock when the claims had expired and the deadline had passed.
+                After a stop request, this error may be raised earlier.
         """
         while True:
             before = self._snapshot()
@@ -137,7 +139,7 @@ class Delivery:
                 if self._deps.now() >= self._give_up_at:
                     raise
             except DatabaseUnavailable:
-                # The transaction may have been committed: the messages that it took are neither sent nor released.
+                # The transaction may have been committed. Messages that it took must be neither sent nor released.
                 self._restore(before, but=self._supply)
                 raise
             await self._deps.sleep(TRY_AGAIN_SECONDS)
@@ -146,7 +148,7 @@ class Delivery:
         return result
 
     def _snapshot(self) -> list[tuple[object, dict[str, object]]]:
-        """Return the state that a transaction may change. The objects replace attributes and never mutate them."""
+        """Return a shallow copy of the state that a transaction may change."""
         destination, supply = self._destination, self._supply
         parts = (self, destination, destination.doubt, supply, supply.fair_share, self._limits, self._results)
         return [(part, vars(part).copy()) for part in parts]
@@ -165,10 +167,12 @@ class Delivery:
     def _keep_answers(self) -> bool:
         """Record the outcomes of all answers in retrycli's own tables, because the application's table is locked.
 
-        The outcomes then survive if this process dies, and the pass that takes over the messages decides them. If a
-        message will be released, it waits again in any case, so its attempt is already recorded as ended. Return False
-        if retrycli's tables are locked as well. Do not renew the claims here: otherwise a pass that the application
-        blocks would never give up.
+        The outcomes then survive a crash, and the pass that takes over the messages applies them. Attempts whose
+        messages will be released are recorded as finished, because their outcomes change no row of the application's
+        table. Do not renew the claims here, because a pass that the application blocks would then never give up.
+
+        Returns:
+            False if retrycli's tables are locked as well.
         """
         self._new = [*self._new, *self._in_flight.arrived()]
         before = self._snapshot()
@@ -196,10 +200,10 @@ class Delivery:
         return False
 
     async def _wait_for_rows(self) -> bool:
-        """Wait until the application unlocks rows. No requests are in flight.
+        """Wait for the application to unlock rows. Call this only while no requests are in flight.
 
         Returns:
-            True if more attempts may start, because some rows are unlocked.
+            True if enough results could be written for more attempts to start.
         """
         if not self._results.locked:
             return False
@@ -214,7 +218,7 @@ class Delivery:
     # -- work in transactions ------------------------------------------------------------------------------
 
     def _record_and_begin(self) -> list[Attempt]:
-        """Record results, and begin the next attempts. No request is sent before the commit."""
+        """Record results, and begin the next attempts. Their requests are sent only after the commit."""
         if self._sync() and self._results.locked:
             self._results.write_locked()
         self._decide_and_record()
@@ -229,7 +233,11 @@ class Delivery:
         self._results.write_locked()
 
     def _sync(self) -> bool:
-        """At most every `SYNC_INTERVAL`: write the heartbeat, renew the claims, read the pause and the breaker."""
+        """Write the heartbeat, renew the claims, and read the pause and the breaker, if `SYNC_INTERVAL` has passed.
+
+        Returns:
+            False if the interval has not passed.
+        """
         now = self._deps.now()
         if now - self._synced_at < SYNC_INTERVAL:
             return False
@@ -247,7 +255,8 @@ class Delivery:
         self._new = ()
         self._results.events = [*self._results.events, *events]
         if in_doubt := self._newly_in_doubt():
-            # The messages stay claimed. If this process dies, their answers are known, and the messages are sent again.
+            # The messages stay claimed. Because their answers are recorded, a crash leaves no unknown outcomes, and a
+            # later pass sends the messages again.
             self._deps.claims.results.record_answers(self._supply.claim, in_doubt, self._deps.now())
         self._results.write([self._decide(attempt) for attempt in observed])
 
@@ -321,11 +330,11 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Return whether the application has locked so many rows in a row that nothing more may be sent."""
+        """Return whether too many consecutive results met locked rows. If so, nothing more may be sent."""
         return self._results.locked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _next_ids(self, started: int) -> Sequence[int]:
-        """Return the ids to send next. If none can settle the answers in doubt, decide these answers first."""
+        """Return the ids to send next. If no message can settle the ambiguous answers, decide these answers first."""
         destination, under_way = self._destination, self._in_flight.count + started
         one_by_one = destination.on_trial or destination.probing
         room = self._limits.room((1 if one_by_one else destination.width) - under_way) if self._may_begin() else 0

@@ -1,4 +1,4 @@
-"""The state of a destination in a pass: its circuit breaker, answers in doubt, and concurrency."""
+"""The state of a destination in a pass: its circuit breaker, ambiguous answers, and concurrency."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -11,32 +11,32 @@ from retrycli.domain.passes import BreakerClosed, BreakerOpened, Event, StopReas
 from retrycli.engine.ports import Dependencies, PassRules
 
 FORBIDDEN = 403
-# Number of a message's probes that use up no retry although they are answered. Later probes use up retries, so that the
-# only message in the queue is eventually escalated.
+# Number of probes with one message that use up no retry. Each later probe that the destination answers uses up a retry.
+# Otherwise a message that is alone in the queue and always fails would be probed forever.
 FREE_PROBES = 2
 
 
 class Destination:
-    """The state of one destination in one pass. Its attributes are replaced, never changed in place.
+    """The state of one destination in one pass. As in `Delivery`, attributes are replaced and never mutated.
 
     Args:
         breaker: the breaker in the database.
-        rules: when the breaker opens, and the maximum concurrency.
+        rules: the breaker's rules, the slack for due times, and the maximum concurrency.
         since: the start of the pass.
     """
 
     def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
-        # The slack allows for cron's lateness. A rest that the destination asked for is kept to the second.
+        # The slack allows for inexact start times of cron. A rest that the destination requested gets no slack.
         due_by = since if breaker.state is BreakerState.RESTING else rules.due_by(since)
         if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
-        self.saved = breaker  # breaker in the database, as far as this pass knows
+        self.saved = breaker  # the breaker as this pass last read or saved it
         self.width = 1
         self.doubt = Doubt()
         self.stop_reason: StopReason | None = None
         self.detail: str | None = None
-        # Nothing has failed in this pass, nor at the end of the previous one.
+        # The breaker was healthy at the start of the pass, and no failure since then suggests an outage.
         self._has_no_failure = breaker.is_healthy
         self._rules = rules.breaker
         self._since = since
@@ -44,7 +44,7 @@ class Destination:
         self._stop_if_blocked(due_by)
 
     def adopt(self, found: Breaker, now: datetime) -> None:
-        """Adopt the breaker from the database, if another pass has saved it."""
+        """Adopt a breaker that was read from the database, if another pass has changed it."""
         if found != self.saved:
             self.saved = self.breaker = found
             self._stop_if_blocked(now)
@@ -56,8 +56,8 @@ class Destination:
 
     @property
     def on_trial(self) -> bool:
-        """Return whether ten tickets in a row got the same answer, so that other messages must show what this answer is
-        about.
+        """Return whether a trial is running. It starts after ten tickets in a row got the same ambiguous status: see
+        `retrycli.domain.doubt`.
         """
         return self.doubt.status is not None
 
@@ -66,10 +66,10 @@ class Destination:
 
         Args:
             attempts: finished attempts, in the order in which they ended.
-            last: no further attempts follow that might show what the answers in doubt are about.
+            last: no further attempts follow that might settle the ambiguous answers.
 
         Returns:
-            The attempts that can be decided. An answer in doubt is withheld until other answers show what it is about.
+            The attempts that can be decided. An ambiguous answer is withheld until other answers settle its meaning.
         """
         observed: list[Attempt] = []
         for attempt in attempts:
@@ -89,14 +89,14 @@ class Destination:
         return observed + self._observe_withheld() if last else observed
 
     def _observe_withheld(self) -> list[Attempt]:
-        """Return the withheld attempts, because no other answer can show what they are about."""
-        # A destination that rejects the credentials may have said so with another status before.
+        """Stop withholding attempts, because no further answer will settle them, and return them."""
+        # A destination that rejects the credentials may have rejected earlier requests with a different status.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._attribute_to_access()
         return [self._update(held) for held in self.doubt.let_go()]
 
     def _attribute_to_access(self) -> list[Attempt]:
-        """Stop, because the answers in doubt are about retrycli's access and not about the messages."""
+        """Return the withheld attempts, attributed to retrycli's access. In a trial, also stop the delivery."""
         if self.doubt.status is not None:
             if self.doubt.status == FORBIDDEN:
                 self._stop(StopReason.CREDENTIALS_REFUSED, self.doubt.words)
@@ -123,13 +123,14 @@ class Destination:
     def _uses_retry(self, attempt: Attempt) -> bool:
         """Return whether a failure uses up a retry.
 
-        While the destination is down, a failure uses up no retry, unless the message's probes were answered repeatedly.
+        A failure in a trial uses up none. While the destination is down, a failure uses up a retry only if it is
+        the answer to a probe with a message that was the probe at least `FREE_PROBES` times before.
         """
         was_answered_again = attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
         return not attempt.trial and (self.breaker.state is not BreakerState.OPEN or was_answered_again)
 
     def _refusal_text(self, outcome: Outcome) -> str | None:
-        """Describe what refused retrycli's access, without the answer's text, which must not reach a log."""
+        """Describe a refusal by its status if it has one, because the answer's text must not reach a log."""
         protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 
@@ -144,7 +145,7 @@ class Destination:
 
 
 def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) -> Destination:
-    """Load the destination. If it is down and a probe is due, claim the one probe."""
+    """Load the destination. If it is down and a probe is due, reserve the probe unless another pass has done so."""
     found = deps.ledger.breaker(rules.destination)
     destination = Destination(found, rules, since=since)
     if destination.probing:
@@ -160,7 +161,7 @@ def claim_destination(deps: Dependencies, rules: PassRules, *, since: datetime) 
 def judge(
     destination: Destination, deps: Dependencies, attempts: Sequence[Attempt], *, last: bool
 ) -> tuple[list[Attempt], list[Event]]:
-    """Update the destination from attempts and from what other passes have learnt, and save its breaker.
+    """Update the destination from attempts and from changes by other passes, and save its breaker.
 
     Args:
         destination: the destination of the attempts.

@@ -16,7 +16,7 @@ def capacity(rules: PassRules) -> int | None:
 
 
 class PassLimits:
-    """The attempts that a pass may still start. Its attributes are replaced, never changed in place.
+    """Limit the attempts of a pass. As in `Delivery`, attributes are replaced and never mutated.
 
     Args:
         deps: the clock, stop requests, and the request rate that all passes share.
@@ -25,7 +25,7 @@ class PassLimits:
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, *, since: datetime) -> None:
-        self.stop_reason: StopReason | None = None  # first reason why nothing more may start
+        self.stop_reason: StopReason | None = None  # the first reason to start no more attempts
         self.detail: str | None = None
         self._deps = deps
         self._destination = rules.destination
@@ -35,7 +35,7 @@ class PassLimits:
         self._turn: datetime | None = None  # reserved time of the next request; None if no time is reserved yet
 
     def may_begin(self) -> bool:
-        """Return whether this pass may start anything more."""
+        """Return whether this pass may start another attempt; if not, store the reason."""
         if self._deps.stop_requested():
             self.stop(StopReason.SIGNAL)
         elif self._deps.now() >= self._deadline:
@@ -45,7 +45,7 @@ class PassLimits:
         return self.stop_reason is None
 
     def stop(self, reason: StopReason, detail: str | None = None) -> None:
-        """Start no more attempts, and keep the first reason."""
+        """Allow no more attempts, and store the reason unless an earlier one is stored."""
         if self.stop_reason is None:
             self.stop_reason, self.detail = reason, detail
 
@@ -60,7 +60,7 @@ class PassLimits:
         return max(wanted, 0)
 
     def _has_turn(self, interval: timedelta) -> bool:
-        """Return whether the reserved time of the next request has come; reserve a time if there is none."""
+        """Return whether the next request may be sent now. Reserve a time for the request if none is reserved."""
         now = self._deps.now()
         if self._turn is None:
             turn = self._deps.ledger.take_turn(self._destination, now, interval, self._deadline)

@@ -16,7 +16,7 @@ from retrycli.engine.ports import Dependencies, Gateway, PassRules
 from retrycli.engine.recording import record
 from retrycli.engine.runner import enrol
 
-TRY_AGAIN_SECONDS = 0.2  # seconds to wait before a result is written again, if the application has locked its row
+TRY_AGAIN_SECONDS = 0.2  # seconds between tries to write a result while the application locks its row
 
 Result = TypeVar("Result")
 
@@ -125,10 +125,12 @@ async def _record_arrival(
 
 
 async def _record_patiently(deps: Dependencies, claim: Claim, decision: Decision) -> list[Event]:
-    """Write the result. Until the claim expires, wait for the application's locks.
+    """Write the result. While the application holds locks, try again until the claim expires.
 
-    After that, a pass writes the result from the recorded outcome. The outcome is missing only if the file was locked
-    the whole time.
+    If only the row stays locked, the outcome is recorded, and a later pass writes the result.
+
+    Raises:
+        DatabaseBusy: the whole database stayed locked, so the outcome may not be recorded.
     """
     while True:
         events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [decision]))
@@ -148,10 +150,10 @@ async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[],
 
 
 def _close_breaker(deps: Dependencies, destination: str) -> None:
-    """Close the breaker of a destination that works. A rest that the destination asked for continues.
+    """Close the breaker of a destination that works. A rest that the destination requested continues.
 
-    The delivery has been recorded. If the breaker is locked for too long, the next probe finds out that the destination
-    works.
+    If the database is locked for too long, do nothing: the delivery is already recorded, and the next probe closes the
+    breaker.
     """
     try:
         with deps.database.transaction():
@@ -202,8 +204,10 @@ def _claim_and_load(
     *,
     sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
-    """Claim and load a message, and record an attempt if it ``sends``. Return the message, and whether it was
-    escalated.
+    """Claim and load a message. If ``sends`` is true, record the start of an attempt.
+
+    Returns:
+        The message, and whether it was escalated.
     """
     for message in enrol_message(deps, rules, message_id, now):
         if isinstance(message, UnusableMessage):

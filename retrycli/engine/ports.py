@@ -1,4 +1,4 @@
-"""The ports of a pass, which are protocols that adapters implement, and its rules."""
+"""The rules of a pass, and its ports: protocols that adapters implement."""
 
 from __future__ import annotations
 
@@ -27,36 +27,43 @@ from retrycli.domain.transition import (
 if TYPE_CHECKING:
     from retrycli.domain.fair_share import FairShare
 
-# A claim holds enough messages for `ROUNDS_AHEAD` rounds of answers, within the minimum and the maximum.
+# A transaction claims `ROUNDS_AHEAD` messages for each concurrent request, within the minimum and the maximum.
 ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
-# Extra time in the lease of a claim. An application that locks the database may delay a live pass by half of it.
+# Extra time in the lease of a claim. A live pass keeps its claims even if an application locks the database for half of
+# this time.
 CLAIM_MARGIN = timedelta(seconds=60)
 
-# The interval at which a pass reads the shared state. A host may act on outdated state for this long.
+# The interval at which a pass reads the shared state. Between two reads, the pass may act on outdated state.
 SYNC_INTERVAL = timedelta(seconds=1)
 
 
 class Enrolment(Protocol):
-    """The enrolment of messages in the queue."""
+    """Compare the queue with the application's table, and add or drop messages."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
-        """Return the ranges of ids to compare, and the id at which the next pass continues."""
+        """Return the ranges of ids to compare in this pass, and the id at which the next pass continues."""
 
     def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
-        """Return failed messages that are not in the queue."""
+        """Return at most `limit` failed messages that are not in the queue, in the order of their ids."""
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages (decision, first failure, ticket) to the queue. Return the ids whose rows rejected the change,
-        with the reason.
+        """Add messages to the queue. Each entry is a decision, the time of the first failure, and the ticket.
+
+        Returns:
+            The ids of messages whose rows rejected the change, with the reasons.
         """
 
     def retire(self, span: IdRange) -> Sequence[int]:
-        """Drop messages that the application has withdrawn, and return escalated messages that it may have changed."""
+        """Drop messages that are no longer failed. Return the ids of escalated messages whose rows the application may
+        have changed.
+        """
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Let escalated messages wait again, or store the present state of their rows; return the decisions."""
+        """Apply `decide` to escalated messages whose rows may have changed, and return the decisions. Each message
+        waits again, or stays escalated and the queue stores the current state of its row.
+        """
 
 
 class Database(Protocol):
@@ -77,12 +84,12 @@ class Database(Protocol):
 
 
 class Results(Protocol):
-    """The store of the results of claimed messages."""
+    """Record attempts at claimed messages, and their results."""
 
     def record_arrival(
         self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record a finished attempt at a claimed message that a look-up found to have arrived."""
+        """Record an attempt, with its outcome, at a claimed message that a look-up found at the destination."""
 
     def begin(
         self,
@@ -96,7 +103,7 @@ class Results(Protocol):
         destination_of: Callable[[str], str | None],
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and record an attempt for each message that may be attempted."""
+        """Load claimed messages, and record the start of an attempt for each message that `fit` accepts."""
 
     def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet."""
@@ -109,11 +116,11 @@ class Results(Protocol):
 
 
 class Claims(Protocol):
-    """Claims of passes on messages in the queue."""
+    """Claim messages in the queue, for a pass or an operator."""
 
     @property
     def results(self) -> Results:
-        """Return the store of results, which also records attempts at claimed messages."""
+        """Return the port that records attempts at claimed messages, and their results."""
 
     def count_due(self, due_by: datetime) -> int:
         """Count the due messages."""
@@ -122,7 +129,7 @@ class Claims(Protocol):
         """Return whether any message of a route is due."""
 
     def claim(self, claim: Claim, due_by: datetime, limit: int, turns: FairShare, route: Route) -> list[int]:
-        """Claim due messages of a route; `turns` selects among them."""
+        """Examine at most `limit` due messages of a route, and claim those that `turns` selects."""
 
     def claim_probe(
         self,
@@ -133,7 +140,7 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool,
     ) -> list[int]:
-        """Claim one due message as a probe, a different one each time."""
+        """Claim one due message as a probe. Prefer a message that was no probe since the given time."""
 
     def claim_elsewhere(
         self,
@@ -144,10 +151,10 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool,
     ) -> list[int]:
-        """Claim one due message of a ticket that is not among the given ones."""
+        """Claim the last due message of any ticket except the given ones."""
 
     def count_probes(self, message_id: int, since: datetime) -> int:
-        """Count a message's probes since a given time."""
+        """Count the probes with one message since the given time."""
 
     def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route) -> list[int]:
         """Claim the first unfinished message of each ticket, if it is due."""
@@ -159,14 +166,14 @@ class Claims(Protocol):
         """Claim one message, due or not. Return whether it was escalated."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
-        """Release claimed messages without an attempt."""
+        """Release claimed messages that were not attempted."""
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose leases have expired."""
+        """Claim messages whose leases have expired; examine at most `limit`."""
 
 
 class Ledger(Protocol):
-    """The state that all passes share."""
+    """Store the state that all passes share."""
 
     def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy) -> None:
         """Record the start of a pass."""
@@ -196,17 +203,17 @@ class Ledger(Protocol):
         """Save the breaker of a destination."""
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
-        """Claim the one probe that is due. Return whether this pass got it."""
+        """Reserve the due probe of a destination until the given time. Return False if another pass was faster."""
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Return the time at which one request may be sent, and reserve it unless it is too late."""
+        """Return the time at which the next request may be sent. Reserve this time if it is before `too_late`."""
 
     def why_paused(self, now: datetime) -> str | None:
         """Describe why deliveries are paused; None if they are not."""
 
 
 class Lock(Protocol):
-    """A lock that allows one pass at a time."""
+    """A lock that allows one pass at a time on one host."""
 
     def acquire(self) -> None:
         """Acquire the lock.
@@ -236,10 +243,10 @@ class Dependencies(NamedTuple):
     enrolment: Enrolment
     claims: Claims
     ledger: Ledger
-    # Corrects future times that were recorded while a clock was wrong, given the current time and the lease of a claim.
+    # Corrects future times that were recorded while a clock was wrong, given the current time and the lease of claims.
     repair_clock_skew: Callable[[datetime, timedelta], ClockWasAhead | None]
-    # Examines at most the given number of further attempts, and deletes those from before a given time. Also deletes
-    # old actions and passes.
+    # Deletes attempts, actions and passes that ended before a given time. Each call examines at most the given number
+    # of attempts, beginning after those of the previous call.
     prune: Callable[[datetime, int], int]
     # Opens the gateway. A pass opens it only if there is something to send, because opening takes longer than a whole
     # pass with nothing due.
@@ -249,13 +256,13 @@ class Dependencies(NamedTuple):
     sleep: Callable[[float], Awaitable[None]]
     jitter: Callable[[], float]  # returns a random number between -1 and 1
     stop_requested: Callable[[], bool]
-    # Returns whether the gateway looks up a message that may have arrived before it sends it again.
+    # Returns whether the gateway can look up messages of a type, so that a message that has arrived is not sent again.
     looks_up: Callable[[MessageType], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
 class PassRules:
-    """The rules of a pass."""
+    """The rules by which a pass claims, sends and retries messages."""
 
     destination: str  # destination of messages without a route of their own
     policies: dict[MessageType, RetryPolicy]
@@ -266,11 +273,11 @@ class PassRules:
     concurrency: int
     limit: int | None = None
     rate_per_second: float | None = None
-    per_ticket_order: bool = False  # a ticket's messages wait until its earlier ones are delivered or escalated
+    per_ticket_order: bool = False  # a message waits until all earlier ones of its ticket are delivered or escalated
     routes: tuple[Route, ...] = ()  # in order; without routes all messages go to ``destination``
     retention: timedelta | None = None  # age up to which attempts and passes are kept; None keeps them forever
-    probe_now: bool = False  # probe a destination that is down now, without waiting until its probe is due
-    at_a_server: bool = False  # the database is on a server, where each transaction waits
+    probe_now: bool = False  # probe a destination that is down immediately, even if no probe is due yet
+    at_a_server: bool = False  # the database is on a server, so each transaction takes several round trips
 
     def destination_of(self, message_type: str) -> str:
         """Return the destination of a message type."""
@@ -281,8 +288,8 @@ class PassRules:
 
     @property
     def claim_at_once(self) -> int:
-        """Return how many messages to claim in one transaction: enough for a short time, so that other hosts can claim
-        the rest.
+        """Return the maximum number of messages to claim in one transaction. It covers only a short time, so that other
+        hosts can claim the rest.
         """
         enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
@@ -293,7 +300,7 @@ class PassRules:
         return self.request_timeout + CLAIM_MARGIN
 
     def due_by(self, started_at: datetime) -> datetime:
-        """Return the time by which messages must be due to belong to a pass: cron's ticks are never exact."""
+        """Return the time by which messages must be due to belong to a pass. The slack allows for inexact starts."""
         return started_at + self.due_slack
 
 

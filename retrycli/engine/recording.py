@@ -75,7 +75,7 @@ def _event(decision: Decision, written: WriteResult) -> Event:
 def event_of(
     message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
 ) -> Event:
-    """Return the event of a decision. If there is a ``refusal``, the row rejected the change and the message is
+    """Return the event that reports a decision. A ``refusal`` means that the row rejected the change, so the message is
     escalated.
     """
     if refusal is not None:

@@ -22,7 +22,7 @@ def recover(
 ) -> list[Event]:
     """Write the results of attempts at messages that this pass took over because their claims had expired.
 
-    If an attempt's answer was recorded, its outcome is known. Without an answer, the outcome is unknown.
+    An attempt whose answer was recorded gets the outcome of that answer. Any other attempt gets an unknown outcome.
     """
     unknown = sum(claimed.attempt_by is not None and claimed.outcome is None for claimed in expired)
     events, _ = again_if_lost(

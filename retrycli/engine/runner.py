@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
 
 BATCH = 500  # maximum number of messages that are recovered, or enrolled, in one transaction
-# Maximum number of escalated messages that are read in full at the same time, because their texts may be long.
+# Maximum number of escalated messages to hold in memory with their texts, which may be long.
 CHANGED_AT_ONCE = 100
-# Maximum number of attempts that one pass examines for pruning, and of actions and of passes that it deletes. Pruning
-# locks the database for about 50 ms, even with a history of a million attempts.
+# Maximum number of attempts that one pass examines for pruning, and of actions and of passes that it deletes. With this
+# limit, pruning locks the database for about 50 ms, even with a history of a million attempts.
 PRUNE_AT_MOST = 10_000
-# Reasons for an early end, in order of precedence. A pass with several reasons ends for the first of them.
+# Reasons for an early end, in order of precedence. If routes end for different reasons, the pass reports the first.
 GRAVITY = (
     StopReason.SIGNAL,
     StopReason.PAUSED,
@@ -48,10 +48,12 @@ RESULTS: dict[StopReason | None, PassResult] = {
 
 
 async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIdentity) -> PassSummary:
-    """Run one pass, and record its end in all cases.
+    """Run one pass, and record its end even if it fails.
+
+    If another pass holds the lock, return a summary with the result `SKIPPED`.
 
     Raises:
-        RetrycliError: the pass could not run.
+        RetrycliError: the pass failed.
     """
     the_pass = _Pass(deps, rules, me)
     deps.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.began_at, started_by=me.started_by)
@@ -88,7 +90,8 @@ class _Pass:
     # -- start, recover and enrol -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Set the start of the pass to the current time, because another pass may have run while this one waited.
+        """Set the start of the pass to the current time, because this pass may have waited for the lock while another
+        pass ran.
 
         Correct future times that were recorded while a clock was wrong, so that no message waits for them.
         """
@@ -130,9 +133,9 @@ class _Pass:
                 break
 
     def _routes_with_due_messages(self, due_by: datetime) -> list[Route]:
-        """Return the routes with due messages, beginning after the first route of the previous pass.
+        """Return the routes with due messages, beginning after the route with which the previous pass began.
 
-        So each route gets its turn, even if the limit is smaller than the number of routes.
+        Each route then gets its turn, even if the limit is smaller than the number of routes.
         """
         routes = self._rules.routes or (Route(self._rules.destination),)
         last = self._deps.ledger.last_start() if len(routes) > 1 else None
@@ -164,8 +167,8 @@ class _Pass:
         return self.finish(RESULTS.get(reason, PassResult.STOPPED), reason, detail)
 
     def _untried_outage(self) -> str | None:
-        """Describe a destination that is still down and that this pass did not try. The outcomes of other destinations
-        say nothing about it.
+        """Describe a destination that was down before this pass and that this pass did not try; None if there is none.
+        Deliveries to other destinations do not show whether this one works again.
         """
         tried = {delivery.destination for delivery in self._deliveries}
         others = (route.destination for route in self._rules.routes if tried and route.destination not in tried)
@@ -199,16 +202,16 @@ class _Pass:
 
 
 def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
-    """Enrol failed messages, and drop messages that the application has withdrawn.
+    """Enrol failed messages, and drop messages that are no longer failed.
 
     Args:
         deps: everything outside the engine.
         rules: the retry rules.
-        now: the start of the pass, from which waits count.
+        now: the start of the pass.
         emit: receives events after the commit.
 
     Returns:
-        The id at which the next pass continues with older messages; None if this pass was stopped earlier.
+        The id at which the next pass continues with older messages; None if a stop was requested.
     """
     spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
     for span in spans:
@@ -220,7 +223,7 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
 def follow(
     deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
 ) -> bool:
-    """Synchronise the queue with a range of the table. Return False if a stop was requested."""
+    """Update the queue from a range of the application's table. Return False if a stop was requested."""
     changed = deps.enrolment.retire(span)
     for start in range(0, len(changed), CHANGED_AT_ONCE):
         _review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
@@ -240,8 +243,8 @@ def _review_escalations(
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
 
-    The result is the same as if the application had withdrawn the message and then marked it as failed again. So it
-    does not depend on whether a pass ran in between.
+    If the application withdraws a message and later marks it as failed again, a pass between these changes drops the
+    message, and the next pass enrols it again. This review has the same result if no pass ran in between.
     """
     from retrycli.engine.recording import event_of  # not needed by a pass with nothing new
 
@@ -260,7 +263,8 @@ def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: da
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     if escalation := escalation_before_send(deps, rules, queued, now):
-        # An application that writes an error or a count at every tick must not cause new notifications.
+        # Repeat no other escalation, because an application that regularly writes an error or a count would cause a
+        # notification each time.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     transition = rules.policies[queued.message.message_type].enrol(
         queued.message, first_failed_at=first_failure(queued.message, now), now=now, jitter=deps.jitter()
@@ -284,7 +288,8 @@ def enrol(
             transition = policy.enrol(message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
             decision = Decision(message.id, transition)
         entries.append((decision, failed_at, message.ticket_id))
-    # Use the present time, not the start of the pass: operators may have been notified of later escalations already.
+    # Use the current time and not the start of the pass. Another pass may have sent notifications since the start, and
+    # the next notifications report only later escalations.
     refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
     return [
         event_of(message, decision, refusal=refused.get(decision.message_id))

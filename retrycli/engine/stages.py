@@ -15,21 +15,21 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.ports import SYNC_INTERVAL, Claims, Dependencies, Gateway, PassIdentity, PassRules
 from retrycli.engine.recording import record
 
-# Answers are recorded in one transaction as soon as there are this many or, if that is more, as many as this share of
-# the requests in flight. If every answer waited for all others, all requests would soon be sent and answered in step.
+# A transaction records answers as soon as there are `ENOUGH` or, if this is more, `SHARE` of the requests in flight. If
+# each transaction waited for all answers, all requests would soon be sent and answered in step.
 ENOUGH, SHARE = 8, 1 / 4
-# The maximum time that an answer waits for others, in rounds of the event loop. A transaction in a file costs little; a
-# transaction on a server waits for the server five times.
+# Maximum number of event loop iterations that an answer waits for others. A transaction costs little in a file, but
+# five round trips on a server.
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-MAX_LOCKED_ROWS = 8  # maximum number of locked rows for which a transaction waits
+MAX_LOCKED_ROWS = 8  # maximum number of locked rows that one transaction waits for
 TRY_AGAIN_SECONDS = 0.05  # seconds to wait before a transaction is started or committed again
-# Maximum number of tries to commit. After the last one, the lock is released, because it blocks the application's
+# Maximum number of tries to commit. The transaction is then rolled back, because its lock blocks the application's
 # readers.
 COMMIT_TIMES = 100
 
 
 class Supply:
-    """Supply the messages to send next. Its attributes are replaced, never changed in place.
+    """Supply the messages to send next. As in `Delivery`, attributes are replaced and never mutated.
 
     Args:
         claims: the queue.
@@ -56,7 +56,7 @@ class Supply:
         return bool(self._claimed or self._unblocked_tickets or not self._all_claimed)
 
     def renew(self, now: datetime) -> None:
-        """Renew the claims before they expire."""
+        """Renew the claims if at most two thirds of their lease is left."""
         if self.claim.expires_at - now <= self._rules.lease * 2 / 3:
             self.claim = Claim(self.claim.owner, now + self._rules.lease)
             self._claims.renew(self.claim)
@@ -64,7 +64,7 @@ class Supply:
     def take(self, room: int, destination: Destination) -> Sequence[int]:
         """Return at most `room` claimed messages, oldest due first, and claim more as needed.
 
-        If the next request is a probe, or must show what answers in doubt are about, return only its message.
+        If the next request is a probe, or must settle ambiguous answers, return only its message.
         """
         if destination.doubt.tickets or destination.probing:
             self.release()
@@ -75,22 +75,22 @@ class Supply:
         return taken
 
     def unblock(self, tickets: Iterable[str]) -> None:
-        """Unblock the next message of each ticket, because the message before it is decided."""
+        """Unblock the next message of each ticket, because the previous message is decided."""
         self._unblocked_tickets |= frozenset(tickets)
 
     def release(self) -> None:
-        """Release claimed messages without an attempt."""
+        """Release claimed messages that were not attempted."""
         if self._claimed:
             self._claims.release(self.claim, self._claimed)
             self._claimed = ()
             self._all_claimed = False
 
     def any_left(self) -> bool:
-        """Return whether any other message of the route is due."""
+        """Return whether any unclaimed message of the route is due."""
         return self._claims.any_due(self._due_by, self._route)
 
     def _claim_one(self, destination: Destination) -> Sequence[int]:
-        """Claim a message of a ticket that is not in doubt, or a probe. Other messages are claimed later."""
+        """Claim a message of a ticket without ambiguous answers or, if there are no such answers, a probe."""
         order = self._rules.per_ticket_order
         if tickets := destination.doubt.tickets:
             self._all_claimed = False
@@ -134,13 +134,13 @@ class InFlight:
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
     def send(self, started: Sequence[Attempt], gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        """Send recorded attempts."""
+        """Begin to send recorded attempts, without waiting for their answers."""
         self.count += len(started)
         for attempt in started:
             group.create_task(self._send(gateway, attempt))
 
     def arrived(self) -> list[Attempt]:
-        """Return the answers that have arrived."""
+        """Return the answers that have arrived, without waiting."""
         answers = [self._answered.get_nowait() for _ in range(self._answered.qsize())]
         self.count -= len(answers)
         return answers
@@ -169,15 +169,16 @@ class InFlight:
         try:
             if self._now() < self._supply.claim.expires_at:
                 outcome = await gateway.deliver(attempt.queued)
-        except ConfigurationError as fault:  # the other requests are still answered
+        except ConfigurationError as fault:  # raised only after the requests in flight are answered
             self.fault = self.fault or fault
             outcome, about_access = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}"), True
         self._answered.put_nowait(attempt.ended(outcome, self._now(), about_access=about_access))
 
 
 class ResultWriter:
-    """Write decisions, and keep those whose rows the application has locked. Its attributes are replaced, never changed
-    in place.
+    """Write decisions, and store those whose rows the application has locked for a later try.
+
+    As in `Delivery`, attributes are replaced and never mutated.
 
     Args:
         deps: the database and the clock.
@@ -186,23 +187,23 @@ class ResultWriter:
     """
 
     def __init__(self, deps: Dependencies, rules: PassRules, supply: Supply) -> None:
-        # Decisions that could not be written because the application has locked the rows. Their outcomes are recorded.
+        # Decisions to write later, because the application has locked their rows. Their outcomes are already recorded.
         self.locked: Sequence[Decision] = ()
-        self.locked_in_a_row = 0  # number of locked results since a result was last written
+        self.locked_in_a_row = 0  # number of consecutive results that met a locked row
         self.events: Sequence[Event] = ()  # events to emit after the commit
         self._deps = deps
         self._rules = rules
         self._supply = supply
 
     def write(self, decisions: Sequence[Decision]) -> None:
-        """Write new decisions."""
+        """Write new decisions. Add those whose rows are locked to `locked`."""
         if decisions:
             locked = self._write(decisions)
             self.locked_in_a_row = len(locked) + (self.locked_in_a_row if len(locked) == len(decisions) else 0)
             self.locked = [*self.locked, *locked]
 
     def write_locked(self) -> None:
-        """Write the decisions whose rows were locked at the last attempt to write."""
+        """Try again to write the decisions in `locked`."""
         locked = self._write(self.locked)
         if len(locked) < len(self.locked):
             self.locked_in_a_row = 0
@@ -226,7 +227,7 @@ async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], 
     """Commit as soon as no reader of a SQLite file blocks the commit.
 
     Raises:
-        DatabaseBusy: the application read the file for too long.
+        DatabaseBusy: readers of the file blocked the commit for too long.
     """
     for _ in range(COMMIT_TIMES):
         if commit():
