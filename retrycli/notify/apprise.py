@@ -17,11 +17,11 @@ from retrycli.system.process import install
 
 MISSING = f"apprise is not installed; {install('notify')}"
 
-# Time limit for all targets, which are notified in parallel. Each step of a mail has its own timeout, and there are a
-# dozen steps.
+# Time limit for all targets, which are notified in parallel. Apprise has no limit for a whole mail, only a timeout for
+# each of its dozen SMTP steps.
 WAIT_SECONDS = 30.0
 
-SENDING = Lock()  # loggers belong to the whole process, so only one sender at a time can silence them
+SENDING = Lock()  # only one sender at a time can silence the loggers, because all threads share them
 
 
 def scheme(url: str) -> str:
@@ -30,7 +30,7 @@ def scheme(url: str) -> str:
 
 
 def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
-    """Send every target its notice, all in parallel.
+    """Send each target its notice, all targets in parallel.
 
     Args:
         notices: the notices, by Apprise URL of the target. If a service has no titles, Apprise puts the title above the
@@ -50,8 +50,8 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
 
 
 class _Attempt(Thread):
-    """The attempt to notify one target, in a daemon thread. A URL can make Apprise wait for a long time. The attempt is
-    then abandoned, and its thread does not delay the exit of the process.
+    """Notify one target in a daemon thread. If Apprise blocks for too long, `send` abandons the attempt, and the thread
+    does not delay the exit of the process.
     """
 
     def __init__(self, url: str, notice: Notice) -> None:
@@ -83,7 +83,7 @@ def place(url: str) -> tuple[str, int] | None:
         raise ConfigurationError(f"{_invalid_url(url)}; fix notify.urls")
     if smtp := getattr(target, "smtp_host", None):
         return smtp, int(target.port or 25)
-    # A service has one address for all users, and the host part of its Apprise URL is a token.
+    # A hosted service has one address for all users, and the host part of its Apprise URL is a token.
     addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
     service = next((address for address in addresses if address.startswith("https://")), None)
     own = any("{host}" in pattern for pattern in target.templates) and target.host
@@ -127,8 +127,8 @@ def _send(url: str, notice: Notice) -> str | None:
     return None if result else _reason([line.message for line in result.logs()])
 
 
-# Patterns for the parts of Apprise's log lines that may be shown, with their wording. The rest of a line may contain
-# hosts, tokens and responses.
+# Patterns for the parts of Apprise's log lines that may be shown, each with the text to show. The rest of a line may
+# contain hosts, tokens and responses.
 REASONS = (
     (r"\berror=(\d{3})\b", "HTTP {}"),
     (r"\((\d{3}), b['\"]", "SMTP {}"),

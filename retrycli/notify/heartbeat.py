@@ -48,7 +48,7 @@ class Ping:
 
 
 class _Request(Thread):
-    """One GET, in a thread of its own: `failure` waits at most `WAIT_SECONDS`, even if a name server hangs."""
+    """One GET in a daemon thread, so that `failure` waits at most `WAIT_SECONDS` even if a name server hangs."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -85,5 +85,5 @@ def _get(url: str) -> str | None:
         connection.close()
     if not 200 <= answer.status < 300:  # noqa: PLR2004  the 2xx
         return f"HTTP {answer.status}"
-    # Healthchecks answers 200 even to a ping that it discards, and says so in parentheses.
+    # Healthchecks returns 200 even for a ping that it discards, and adds the reason in parentheses.
     return "the server does not know this check" if text.startswith(b"OK (not found)") else None

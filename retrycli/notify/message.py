@@ -1,4 +1,4 @@
-"""Write the text of a notification: it contains counts and causes, but no text of a message.
+"""Write the text of a notification, which contains counts and causes but no message text.
 
 Ticket ids and error texts come from other systems. They are escaped, so that no service interprets them as markup.
 """
@@ -20,7 +20,7 @@ GAPS = 3  # the latest gaps without a pass
 # Maximum numbers of characters to show.
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
-LONGEST_SAME = 320  # details of an incident: a base URL of up to 255 characters, and the answer to all its requests
+LONGEST_SAME = 320  # details of an incident: a base URL of up to 255 characters, and the answer to every request
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class NoticeContext:
     """Facts that the text of a notification needs besides its items."""
 
     host: str
-    destination: str  # the ticketing API that the notification is about, or the APIs that it may be about
+    destination: str  # the affected destination, or all destinations that may be affected
     at: datetime
     waiting: int
     escalated: int
@@ -44,7 +44,7 @@ class Notice:
 
 
 def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
-    """Write the items as one notification."""
+    """Combine the items into one notification."""
     gaps = [item for item in items if isinstance(item, Missed)]
     earlier = gaps[:-GAPS]
     headlines, paragraphs = zip(*(_said(item, context) for item in items if item not in earlier), strict=True)

@@ -28,7 +28,7 @@ SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
 @dataclass(frozen=True, slots=True)
 class UserCrontab:
-    """A user's own crontab, which only the command ``crontab`` may touch."""
+    """A user's crontab. Read and change it only with the command ``crontab``."""
 
     host: Host
     # The user whose crontab it is; None means the current user. Only root may name another user.
@@ -68,7 +68,7 @@ class UserCrontab:
 
 
 def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
-    """Find everything on this machine that runs a pass, if the current user may read it.
+    """Find the crontab lines and timers on this machine that run a pass, as far as the current user may read them.
 
     Args:
         host: the machine.
@@ -82,7 +82,7 @@ def callers(host: Host, unread: dict[str, str]) -> list[Caller]:
 
 
 def has_cron(host: Host) -> bool:
-    """Return whether cron is installed. A folder /etc/cron.d does not prove it."""
+    """Return whether cron is installed. The folder /etc/cron.d may also exist without cron."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
 
 
@@ -120,7 +120,9 @@ def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:
 
 
 def _cron_started_at(proc: Path) -> datetime | None:
-    """Return when cron's daemon started (proc(5)). Of several processes it is the oldest: jobs start as its copies."""
+    """Return when cron's daemon started (proc(5)). If several processes have its name, the oldest is the daemon. The
+    others are its forks that start jobs.
+    """
     daemons = [path for path, name in processes(proc) if name in DAEMONS]
     try:
         boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(), re.MULTILINE)
@@ -133,7 +135,7 @@ def _cron_started_at(proc: Path) -> datetime | None:
 
 
 def daemon_commands(host: Host) -> dict[str, str]:
-    """Return this machine's replacements for the cron commands that texts suggest.
+    """Return this machine's replacements for the cron commands that errors and help suggest.
 
     Without systemd the commands differ. On some systems cron has a different name, and `service` is often outside a
     user's search path. Root needs no sudo, which may not be installed.

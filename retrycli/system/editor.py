@@ -46,7 +46,7 @@ def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
 def edited(text: str, command: list[str], *, name: str) -> str:
     """Open a text in the editor, and return the result.
 
-    The text is in a private file, in a folder that is then deleted, including any files that the editor left there.
+    The text is in a private file in a temporary folder. The folder is then deleted, with all files in it.
 
     Args:
         text: the initial text.
@@ -78,7 +78,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
 
 @contextmanager
 def _signals_left_to_editor() -> Iterator[None]:
-    """Leave Ctrl-C to the editor, which also gets it from the terminal. Delete the text on other signals."""
+    """Leave Ctrl-C to the editor, which also receives it from the terminal. On SIGTERM or SIGHUP, delete the text."""
     handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _exit_once)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
@@ -93,7 +93,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 def _exit_once(number: int, _frame: FrameType | None) -> None:
-    """Exit once: the shell of a closed terminal sends the same signal again."""
+    """Exit, and ignore further signals, because the shell of a closed terminal sends the same signal again."""
     for signal_number in ENDS:
         signal.signal(signal_number, _ignore)
     raise SystemExit(128 + number)

@@ -1,6 +1,6 @@
 """This machine: its user, programs, processes, files and time zones.
 
-`Host` knows where these are, and how to run programs. Tests pass a different host.
+`Host` locates files and runs programs. Tests pass a host with its own folders and its own function to run programs.
 """
 
 import os
@@ -24,7 +24,7 @@ NOT_THERE = 127  # a shell's exit status for an unknown program
 TIMED_OUT = 124  # exit status of timeout(1)
 SECONDS = 120  # time after which a program counts as failed
 ANSWER_SECONDS = 3  # the same for commands that only read
-READABLE_BY_ALL = 0o644  # mode of files that other users' programs read, whatever cron's umask is
+READABLE_BY_ALL = 0o644  # mode of files that other users' programs read, regardless of cron's umask
 # File systems whose locks SQLite can't rely on.
 NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),
@@ -36,7 +36,7 @@ Runner = Callable[[Sequence[str], bytes], Finished]
 
 
 def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
-    """Run a program. It counts as failed if it is missing, or if it does not end in time."""
+    """Run a program. If it can't be run or times out, return `NOT_THERE` or `TIMED_OUT` as its exit status."""
     try:
         return subprocess.run(  # noqa: S603  our own words and paths, and no shell
             command,
@@ -53,7 +53,7 @@ def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS)
 
 
 def checked(done: Finished, name: str, remedy: str = "") -> Finished:
-    """Return the result of a program that has succeeded.
+    """Return the result of a program if the program has succeeded.
 
     Raises:
         ConfigurationError: the program has failed.
@@ -64,18 +64,18 @@ def checked(done: Finished, name: str, remedy: str = "") -> Finished:
 
 
 class Asker:
-    """Run programs for a command that only reads. Wait only briefly, and only once for a program that does not answer.
+    """Run programs for a command that only reads. Wait only briefly, and do not run a program again after a timeout.
 
     Args:
-        seconds: the time after which a program has failed.
+        seconds: the timeout of a program.
     """
 
     def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
         self._seconds = seconds
-        self.silent: dict[str, Finished] = {}  # programs that did not answer
+        self.silent: dict[str, Finished] = {}  # results of programs that timed out
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
-        """Run a program, unless it has already failed to answer."""
+        """Run a program. If it has timed out before, return that result instead."""
         program = command[0]
         done = self.silent.get(program) or run(command, given, seconds=self._seconds)
         if done.returncode == TIMED_OUT:
@@ -84,8 +84,8 @@ class Asker:
 
 
 def _system_home() -> str:
-    """Return the folder in which cron starts a job: the user's home in the system's database, and not $HOME, which sudo
-    may leave unchanged.
+    """Return the folder in which cron starts a job: the user's home in the password database. After sudo, $HOME may
+    still be the home of another user.
     """
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
@@ -119,7 +119,7 @@ class File:
     """A file that belongs to root or the user: a crontab in /etc, a unit, or the settings."""
 
     path: Path
-    keeps_mode: bool = False  # it keeps its mode and owner; otherwise everybody may read it
+    keeps_mode: bool = False  # `write` keeps the mode and owner; otherwise everybody may read the file
 
     @property
     def title(self) -> str:
@@ -231,19 +231,19 @@ def encoded(text: str) -> bytes:
 
 
 def replace_file(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:
-    """Replace a file with one that everybody can read. A reader sees the complete old or the complete new content.
+    """Replace a file with one that everybody may read. Readers see either the complete old or the complete new content.
 
     Args:
         path: the file.
         text: the content.
         errors: the way to encode invalid Unicode, as for `str.encode`.
-        like: a file whose mode and owner the new file gets instead.
+        like: the status of a file; the new file gets its mode and owner instead.
 
     Raises:
         OSError: the file can't be written; the old file is unchanged.
         ValueError: the path is invalid.
     """
-    # The temporary name must not end like the file's, because programs such as node_exporter read every .prom file.
+    # The temporary file needs another suffix, because programs such as node_exporter read every .prom file.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:

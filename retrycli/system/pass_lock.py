@@ -1,8 +1,8 @@
 """The pass lock: one pass at a time on one host.
 
-The lock is the kernel's (flock(2)), so it ends when the process that holds it ends for any reason. The file's text only
-tells operators who holds the lock; nothing depends on it. The file is never deleted: a process that waits for a deleted
-file would get a lock that no other process can see.
+The kernel releases the lock (flock(2)) when the process that holds it ends for any reason. The file's text only shows
+operators which process holds the lock. The file is never deleted, because a process that waits for a deleted file would
+get a lock that no other process can see.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from retrycli.system.trust import is_planted, open_private, user_name
 
 OWN_STATE = Path(".local/state/retrycli")  # a user's state folder, in the user's home; `PassLock` creates it
 POLL_SECONDS = 0.1
-LONGEST = 4096  # maximum length of a holder's text; a longer file is something else, such as a database
+LONGEST = 4096  # maximum length of a holder's text; a longer file is not a lock file but may be a database
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class PassLock:
         sleep: Callable[[float], None],
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Acquire the lock. Wait for it for at most ``wait_seconds``, and only until ``give_up`` returns True.
+        """Acquire the lock. Wait at most ``wait_seconds``, and only until ``give_up`` returns True.
 
         Raises:
-            LockHeld: another process held the lock the whole time; the error names it.
+            LockHeld: another process holds the lock; the error names that process.
             LockUnusable: the file can't be opened, or is not a lock file.
         """
         file = self._open()
@@ -117,7 +117,7 @@ class PassLock:
             raise self._unusable(error) from error
         file = self._open()
         try:
-            # A shared lock, so that two readers do not take each other for a pass.
+            # Use a shared lock, so that two processes that only examine the lock do not mistake each other for a pass.
             return None if _try_lock(file, fcntl.LOCK_SH) else _holder_in(file)
         finally:
             os.close(file)

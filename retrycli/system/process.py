@@ -32,7 +32,7 @@ HIGHEST = 64  # maximum number of parents to examine
 
 
 def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_terminal: bool) -> StartedBy:
-    """Return what started a process, if no option says so.
+    """Return what started a process, judged by its environment and parents.
 
     Args:
         environment: the process's environment.
@@ -64,8 +64,8 @@ def parents(proc: Path = Path("/proc")) -> list[str]:
 
 
 def has_terminal(proc: Path = Path("/proc")) -> bool:
-    """Return whether this process has a controlling terminal, even if its input is redirected, or has a terminal as its
-    input.
+    """Return whether this process has a terminal as its input or, if its input is redirected, a controlling
+    terminal.
     """
     if os.isatty(STDIN):
         return True
@@ -92,7 +92,7 @@ def install(extra: str) -> str:
     return f"{sys.executable} -m pip install 'retrycli[{extra}]'"
 
 
-# -- standard streams: closed, full or without a reader, they do not change what a command does ---------------
+# -- standard streams: a closed or full stream, or one without a reader, does not change what a command does ---
 
 
 def prepare_streams() -> None:
@@ -153,8 +153,8 @@ RESERVE = 24
 # progress.
 OVERHEAD = 16
 # Number of file descriptors for each request. HTTP: a connection, a second one in parallel (RFC 8305), an attached file
-# and its folder. SMTP: a connection, a duplicate through which it can be cut, and a file with its folder. Before there
-# is a connection, the name look-up uses some of them.
+# and its folder. SMTP: a connection, a duplicate descriptor with which it can be aborted, a file and its folder. The
+# name look-up uses some of them before there is a connection.
 PER_REQUEST = 4
 
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"
@@ -200,7 +200,7 @@ def require_low(number: int, *, requests: int) -> None:
 
 
 def shortage(error: BaseException) -> str | None:
-    """Return the shortage of descriptors that an error reports; None for another error."""
+    """Describe the shortage of descriptors that caused an error; None for any other error."""
     number = error.errno if isinstance(error, OSError) else None
     return (
         None if number not in REMEDIES else f"too few file descriptors ({errno.errorcode[number]}): {REMEDIES[number]}"
@@ -208,7 +208,7 @@ def shortage(error: BaseException) -> str | None:
 
 
 def shortage_now() -> str | None:
-    """Return the shortage if no descriptor is left. Use it for libraries whose errors do not mention it."""
+    """Describe the shortage if no descriptor is left, otherwise None. Use this for libraries that hide the cause."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -223,7 +223,7 @@ def _raise_soft_limit(needed: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = min(needed, _limit(hard))
     if _limit(soft) < possible:
-        with suppress(OSError, ValueError):  # macOS has a lower maximum than it reports
+        with suppress(OSError, ValueError):  # macOS reports a higher hard limit than it accepts
             resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
             return possible
     return _limit(soft)

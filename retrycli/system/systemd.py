@@ -1,4 +1,4 @@
-"""Systemd units by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
+"""Write and read systemd units that run passes: see systemd.service(5) and systemd.timer(5)."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 NOT_ACTIVE = (3, 4)  # exit statuses of ``systemctl is-active`` for a unit that is inactive or missing
 SYSTEM_UNITS = "etc/systemd/system"
 UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
-STOP_SECONDS = 45  # time for requests in flight when a pass is asked to end
+STOP_SECONDS = 45  # time that a pass has after SIGTERM to finish its requests in flight
 
 
 HOMES, TEMPORARY = ("/home", "/root", "/run/user"), ("/tmp", "/var/tmp")  # noqa: S108  compared, never opened
@@ -49,17 +49,17 @@ MARK = "# Written by `retrycli cron install --systemd`, for "
 
 
 def is_marked(text: str, config: str = "") -> bool:
-    """Return whether `cron install` wrote a unit for these settings or, if no settings are named, for any."""
+    """Return whether `cron install` wrote a unit for the settings file `config` or, if that is empty, for any file."""
     first = text.partition("\n")[0]
     return first == MARK + config if config else first.startswith(MARK)
 
 
 def service(job: Job, *, system: bool) -> str:
-    """Return the service that runs one pass.
+    """Return the text of the service that runs one pass.
 
     Args:
         job: the pass.
-        system: the service is a system unit, which names its user.
+        system: write a system unit, which names its user, instead of a user's own unit.
     """
     user = f"User={job.user}\n" if system else ""
     own = "" if system else " --user"
@@ -106,8 +106,8 @@ def _any_in(paths: Iterable[str], folders: tuple[str, ...]) -> bool:
 
 
 def timer(job: Job) -> str:
-    """Return the timer. It starts passes at cron's times if cron can express the interval, otherwise at an interval
-    from the last pass.
+    """Return the text of the timer. If cron can express the interval, the timer starts passes at the same times as
+    cron, otherwise one interval after the last start.
     """
     when = "\n".join(f"{key}={value}" for key, value in _when(job.interval).items())
     return f"""\
@@ -125,7 +125,7 @@ WantedBy=timers.target
 
 
 def command(job: Job) -> str:
-    """Return a job's command for ``ExecStart=``.
+    """Return a job's command line for ``ExecStart=``.
 
     Raises:
         ConfigurationError: one of the paths can't be written in a unit.
@@ -137,7 +137,7 @@ def command(job: Job) -> str:
 
 
 def when(interval: timedelta) -> str:
-    """Describe a timer for an interval."""
+    """Describe when the timer for an interval starts passes."""
     return " ".join(value for key, value in _when(interval).items() if key.startswith("On") and value != "0")
 
 
@@ -176,7 +176,7 @@ def as_cron(when: str) -> str | None:
 
 
 def span(when: str) -> timedelta | None:
-    """Return the interval from a timer's last start; None if it has no such interval, or the interval is invalid."""
+    """Return a timer's interval, such as ``15min``; None if it is zero, or not a number with an optional unit."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
     if found is None:
         return None
@@ -234,7 +234,7 @@ def is_active(host: Host, *units: str, own: bool) -> bool | None:
 
 
 def systemctl(host: Host, *words: str, own: bool) -> None:
-    """Run a systemctl command, for the system or for the user's own instance.
+    """Run a systemctl command, for the user's own instance of systemd if ``own``, otherwise for the system.
 
     Raises:
         ConfigurationError: the command failed.

@@ -1,4 +1,4 @@
-"""Trust in files: find out who else may change what a path leads to.
+"""Find out whether untrusted users may change what a path leads to.
 
 One rule (`find_weakness`) applies to everything that retrycli relies on: only root and the user who runs the passes may
 change the file, the links to it, and the folders above. The check starts at the root folder and goes down. If every
@@ -19,8 +19,9 @@ from pathlib import Path
 PRIVATE = 0o600  # readable and writable by its owner only
 ROOT = 0
 OWN_FOLDER = "move the file to its own folder"
-MAX_LINKS = 40  # maximum that Linux follows on the way to a file (path_resolution(7))
-# The attribute with a file's access list (acl(5)). If a file has a list, its mode's group bits are the list's mask.
+MAX_LINKS = 40  # maximum number that Linux follows in one path (path_resolution(7))
+# The attribute with a file's access list (acl(5)). If a file has a list, the group bits of its mode are only a mask and
+# do not show who may write.
 ACCESS_LIST = "system.posix_acl_access"
 
 
@@ -91,7 +92,7 @@ def group_readers(path: Path, users: Collection[int]) -> str | None:
 
 def is_planted(file: os.stat_result, folder: os.stat_result) -> bool:
     """Return whether a file belongs to another user, in a folder that is open to everybody. Files of root and of the
-    folder's owner do not count, because these users could do worse.
+    folder's owner do not count, because these users can replace any file in the folder anyway.
     """
     return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, ROOT}
 
@@ -152,8 +153,8 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
-    """Yield the paths that the kernel visits on the way to a path, in order. For each, say whether it is the end of the
-    path or the folder of the end.
+    """Yield the paths that the kernel visits on the way to a path, in order. With each, yield its lstat(2), and whether
+    it is the end of the path or the folder that contains the end.
 
     Raises:
         OSError: a part of the path does not exist, can't be examined, or is a loop of links.
@@ -161,7 +162,7 @@ def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
     here, left = Path("/"), [*reversed(path.parts[1:])]
     links = 0
     while True:
-        # A folder is checked again after a link: it may hold the file now.
+        # After a link, yield the folder again, because it may be the one that contains the file.
         yield here, here.lstat(), len(left) <= 1
         if not left:
             return
@@ -192,13 +193,13 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     is_folder = stat.S_ISDIR(found.st_mode)
     if found.st_uid not in users:
         change = "chown -h" if stat.S_ISLNK(found.st_mode) else "chown"
-        # A folder may hold other files of its owner.
+        # Do not suggest chown for a folder, because it may contain other files of its owner.
         remedy = OWN_FOLDER if is_folder else f"`{change} {user_name(max(users))} {_quoted(place)}`"
         return Weakness(place, f"belongs to {user_name(found.st_uid)}", remedy, is_of_another=True)
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
-    if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides modes; Kubernetes mounts such folders with 0777
+    if os.statvfs(place).f_flag & os.ST_RDONLY:  # overrides modes, such as 0777 of folders that Kubernetes mounts
         return None
     if found.st_mode & stat.S_IWOTH:
         remedy = OWN_FOLDER if is_folder and found.st_mode & stat.S_ISVTX else f"`chmod o-w {_quoted(place)}`"
@@ -218,8 +219,8 @@ def _has_access_list(place: Path) -> bool:
 
 
 def _is_private(gid: int, users: Collection[int]) -> bool:
-    """Return whether all users of a group are among the given users. Most systems create a group for each user, on
-    which umask 002 relies.
+    """Return whether all users of a group are among the given users. Most systems create a private group for each user,
+    so that files that are writable by the group (umask 002) are safe.
 
     A group's users are its members and those whose primary group it is. If it has no users, as in a container whose
     users have no account, its name or number must be that of a given user.
