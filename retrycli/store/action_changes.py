@@ -1,6 +1,6 @@
 """Apply operators' actions to the application's rows, the queue and the attempts.
 
-Each change applies only to messages in the expected state, so a late action changes nothing.
+Each change applies only to messages in the expected state, so an action that comes too late changes nothing.
 """
 
 from collections.abc import Collection, Mapping

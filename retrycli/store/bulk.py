@@ -160,7 +160,7 @@ class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy names its function
     """
 
     inherit_cache = True
-    name = "among_ids"  # no type: SQLAlchemy would write a boolean as `= 1`, and SQLite would then use no index
+    name = "among_ids"  # no type: SQLAlchemy would add `= 1` to a boolean, and SQLite would then use no index
 
 
 @compiles(id_in)

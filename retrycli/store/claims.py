@@ -1,4 +1,7 @@
-"""Claim messages. Each change applies only to messages in the expected state, so a late pass changes nothing."""
+"""Claim messages.
+
+Each change applies only to messages in the expected state, so a pass whose claims have expired changes nothing.
+"""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ def _postgresql(url: URL, patience: int) -> Engine:
 
 
 def _sqlite(url: URL, patience: int) -> Engine:
-    # The URL may name an asynchronous driver that the application uses, so the driver is replaced. A file that only
-    # SQLCipher can read keeps its driver.
+    # The URL may name an asynchronous driver that the application uses, so the driver is replaced. SQLCipher's driver
+    # stays, because no other driver can read its files.
     driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite+retrycli")
     engine = create_engine(
         driver,

@@ -119,8 +119,8 @@ def _side_by_side(
     after: Key | None = None
     while True:
         theirs, ours = (_rows_after(side, table, after, batch) for side in (source, target))
-        # If a side's batch is full, more rows may follow. Rows with greater keys than its last one are therefore
-        # compared in the next step.
+        # After a full batch, its side may have more rows. Rows with greater keys than the last row of that batch are
+        # therefore compared in the next step.
         upto = min((max(rows) for rows in (theirs, ours) if len(rows) == batch), default=None)
         yield _within(theirs, upto), _within(ours, upto)
         if upto is None:

@@ -182,7 +182,7 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
-    """Count the attempts, actions and passes that pruning would delete. This reads all these rows."""
+    """Count the attempts, actions and passes that pruning would delete, by table."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
         acts: and_(acts.c.at < before, ~DECIDES),
@@ -220,7 +220,7 @@ def _step(
     for outcome, count in connection.execute(_outcomes_after(mark).where(leaving)).all():
         add(connection, ATTEMPTS, outcome, count)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
-    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite reuses higher ids
+    _set_mark(connection, mark, min(mark, _newest(connection)))  # SQLite reuses ids above the newest attempt
     old_passes = _oldest(passes, passes.c.finished_at, before, limit)
     _remember_leaving(connection, old_passes)
     gone += connection.execute(delete(acts).where(_oldest(acts, acts.c.at, before, limit, ~DECIDES))).rowcount

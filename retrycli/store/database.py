@@ -208,8 +208,8 @@ class Database:
 
     @cached_property
     def messages(self) -> TableClause:
-        """Return the application's table with all its columns. A column has a type only if the driver's own type is
-        unsuitable.
+        """Return the application's table with all its columns. Most columns have no type, so that their values are read
+        as the driver returns them.
 
         Raises:
             SchemaMismatch: the table or a required column does not exist, or a column has an unsuitable type.

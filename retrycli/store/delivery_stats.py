@@ -102,7 +102,7 @@ class Statistics(Queries):
         return [Slice(_time(text), outcome or UNDER_WAY, number) for text, outcome, number in found]
 
     def _time_prefix(self, time: ColumnElement[Any], letters: int) -> ColumnElement[str]:
-        # SQLite stores a time as text, in UTC.
+        # Only a server has to convert times, because SQLite stores them as text in UTC.
         if not self._database.is_sqlite:
             time = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
         return func.substr(time, 1, letters, type_=String)

@@ -163,14 +163,14 @@ class Enrolment:
             return [message_of(row) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages to the queue. Leave messages that are already in the queue unchanged.
+        """Add messages to the queue, and escalate some of them immediately. Leave queued messages unchanged.
 
         Args:
             entries: each message's first transition, the time of its first failure, and its ticket.
             now: the current time, for ``escalated_at``.
 
         Returns:
-            The reasons why rows rejected the change, by id; these messages are escalated.
+            The reasons why rows of escalated messages rejected their change, by id.
         """
         if not entries:
             return {}
