@@ -1,1 +1,1 @@
-"""Messages, outcomes and policies: values and pure functions."""
+"""Messages, outcomes and policies, without any I/O."""

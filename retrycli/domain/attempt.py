@@ -9,20 +9,20 @@ from retrycli.domain.transition import Decision, Transition
 
 
 class Attempt(NamedTuple):
-    """An attempt of a pass."""
+    """An attempt of a pass. Until it ends, its outcome is `CLAIM_EXPIRED_BEFORE_SEND`."""
 
     queued: QueuedMessage
     outcome: Outcome
     duration: timedelta
     finished_at: datetime
-    # Number of times that its message was the probe since the breaker opened, including this attempt; 0 if this is not
-    # a probe.
+    # Number of times that the message was the probe since the breaker opened, including this attempt; 0 if this attempt
+    # is not a probe.
     probe: int = 0
-    # The attempt is part of a trial, which shows whether answers in doubt are about messages or about all access; see
+    # The attempt is part of a trial, which shows whether answers in doubt concern single messages or all access; see
     # `retrycli.domain.doubt`.
     trial: bool = False
     counts_as_retry: bool = True  # a failure uses up one of the message's retries
-    # The answer is about retrycli's access and not about the message, which then waits again, unchanged.
+    # The outcome concerns retrycli's access and not the message. The message then waits again, unchanged.
     about_access: bool = False
 
     @property
@@ -37,7 +37,7 @@ class Attempt(NamedTuple):
 
     @classmethod
     def started(cls, queued: QueuedMessage, at: datetime, *, probe: int, trial: bool) -> "Attempt":
-        """Return an attempt that was recorded at the given time and is not sent yet."""
+        """Return an attempt that was recorded at the given time but has not been sent yet."""
         return cls(queued, CLAIM_EXPIRED_BEFORE_SEND, timedelta(0), at, probe, trial)
 
     def ended(self, outcome: Outcome, at: datetime, *, about_access: bool = False) -> "Attempt":

@@ -11,7 +11,7 @@
 A failure counts if it says something about the destination. A failure to connect always counts. An error response, or a
 missing response, may be caused by the ticket. Such failures count once three different tickets have had them.
 
-After Nygard, Release It!, chapter 5, "Circuit Breaker".
+The pattern is from Nygard, "Release It!", chapter 5, "Circuit Breaker".
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ from typing import NamedTuple
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 from retrycli.domain.retry_policy import later
 
-TICKETS = 3  # number of tickets that must have had failures that a ticket may cause, before such failures count
+# Failures that the ticket may have caused count only after this many different tickets have had such failures.
+TICKETS = 3
 
 
 class BreakerState(StrEnum):
@@ -48,11 +49,12 @@ class Breaker:
 
     destination: str
     state: BreakerState = BreakerState.CLOSED
-    failures: int = 0  # number of failures in a row, including failed probes
+    # While closed: the number of failures in a row. While open: the configured number that opens the breaker, plus the
+    # failed probes.
+    failures: int = 0
     opened_at: datetime | None = None
     probe_at: datetime | None = None  # time from which requests may be sent again; None if they may be sent now
-    # While closed: at most `TICKETS` tickets, each with its number of consecutive failures that the ticket may have
-    # caused.
+    # While closed: up to `TICKETS` tickets that may have caused failures, each with its number of these failures.
     tickets: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -78,7 +80,7 @@ class Breaker:
         return self.probe_at is not None and at < self.probe_at
 
     def admitting(self, at: datetime) -> "Breaker":
-        """Return the breaker for a pass. Once a probe is due, the breaker no longer blocks requests."""
+        """Return the breaker for a pass. If the wait has ended by the given time, the result blocks no requests."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> "Breaker":
@@ -123,8 +125,9 @@ class Breaker:
 def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: bool) -> int:
     """Return the maximum number of concurrent requests after one more outcome.
 
-    A failure halves the maximum. An answer raises it by one, so that it doubles with each full round, as in TCP's slow
-    start (RFC 5681, section 3.1). So a destination that has just recovered is not overloaded again.
+    A failure halves the maximum. An answer raises it by one, so that the maximum doubles with each round of requests,
+    as in TCP's slow start (RFC 5681, section 3.1). This keeps retrycli from overloading a destination that has just
+    recovered.
 
     Args:
         width: the maximum before this outcome.

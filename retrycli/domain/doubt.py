@@ -1,18 +1,18 @@
-"""Answers in doubt: they may be about retrycli's access, or about a system in between, and not about their messages.
+"""Answers in doubt: an answer may concern one message, or retrycli's access and so all messages.
 
-A 403 can mean a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy. A redirect is
-often a maintenance page. One answer alone does not show which. So each route withholds such answers until one of these
-rules decides:
+A 403 can mean a closed ticket or a user without permission. A 404 can mean a deleted ticket or a misconfigured proxy. A
+redirect is often a maintenance page. One answer alone does not show its cause. So each route withholds answers in doubt
+until one of these rules decides:
 
-- A delivery whose request was sent after such answers shows that the route works, so the answers are about their
-  messages. If a look-up found the message, nothing was sent, so such a delivery shows nothing.
-- If ten tickets in a row get the same status, three messages of other tickets are sent, one at a time: the trial. If
-  one is delivered, the ten answers are about their messages. If none is delivered, all answers are about retrycli's
-  access.
-- If the pass ends before ten tickets got the status, the answers are about their messages.
+- A delivery whose request was sent after the answers shows that the route works, so the answers concern their
+  messages. If a look-up found the message, the delivery shows nothing, because nothing was sent.
+- If ten tickets in a row get the same status, a trial sends three messages of other tickets, one at a time. If one is
+  delivered, the ten answers concern their messages. If none is delivered, all answers concern retrycli's access.
+- If the pass ends during a trial, or because the destination rejects retrycli's access, the answers concern the access.
+  If the pass ends otherwise, they concern their messages.
 
-The trial takes the messages that came due last. The ten tickets' messages came due first, and neighbouring messages in
-the queue may fail for a common reason, for example when many tickets are closed at the same time.
+Messages that came due one after another may fail for a common reason, for example because many tickets were closed at
+the same time. The ten tickets' messages came due first, so the trial sends the messages that came due last.
 """
 
 from retrycli.domain.attempt import Attempt
@@ -20,11 +20,11 @@ from retrycli.domain.outcome import ALIVE, OutcomeKind
 
 TICKETS = 10  # number of tickets in a row with the same status that start a trial
 TRIAL_MESSAGES = 3  # number of messages that a trial sends
-MAX_HELD = 100  # number of withheld answers at which a pass turns to messages of other tickets
+MAX_HELD = 100  # from this number of withheld answers on, their tickets get no further requests
 
 
 class Doubt:
-    """The answers in doubt of one route in one pass. Its attributes are replaced, never changed in place."""
+    """The answers in doubt of one route in one pass. The attributes are replaced, never changed in place."""
 
     def __init__(self) -> None:
         # The status that `TICKETS` tickets in a row got; None if there is no such status.
@@ -36,15 +36,15 @@ class Doubt:
     def holds(self, attempt: Attempt) -> bool:
         """Return whether an attempt must be withheld.
 
-        In a trial every answer except a delivery is withheld. If the trial fails, such an answer escalates nothing and
-        uses up no retry.
+        A trial withholds every answer except a delivery, so that a failed trial escalates no message and uses up no
+        retry.
         """
         kind = attempt.outcome.kind
         answered = kind in ALIVE and kind is not OutcomeKind.DELIVERED
         return attempt.outcome.in_doubt or (attempt.trial and answered)
 
     def hold(self, attempt: Attempt) -> None:
-        """Withhold an attempt until other answers show what it is about."""
+        """Withhold an attempt until other answers show whether its answer concerns the message or all access."""
         self._held = [*self._held, attempt]
         self._new = [*self._new, attempt]
         if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:
@@ -64,7 +64,10 @@ class Doubt:
 
     @property
     def tickets(self) -> frozenset[str]:
-        """Return the tickets that get no requests until it is clear what their answers are about."""
+        """Return the tickets that get no further requests while their answers are withheld.
+
+        The set is empty until a trial begins or `MAX_HELD` answers are withheld.
+        """
         if self.status is None and len(self._held) < MAX_HELD:
             return frozenset()
         return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
@@ -78,8 +81,8 @@ class Doubt:
         """Return withheld attempts and stop withholding them.
 
         Args:
-            delivery: return only attempts that were answered before the request of this delivery was sent; by default
-                all.
+            delivery: return only attempts that were answered before the request of this delivery was sent; None
+                returns all attempts.
         """
         if not self._held:  # the usual case
             return []

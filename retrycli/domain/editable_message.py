@@ -46,7 +46,7 @@ class EditableMessage:
         blank, _, body = rest.partition("\n")
         if not first.startswith(HEAD) or blank.strip():
             raise NotEdited(f"the text must begin with a line `{HEAD} …` and a blank line; nothing was written")
-        if body.endswith("\n") and not self.body.endswith("\n"):  # the editor added it; see `as_text`
+        if body.endswith("\n") and not self.body.endswith("\n"):  # added by `as_text` or the editor
             body = body[:-1] if self.body.endswith("\r") else body[:-1].removesuffix("\r")
         return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
@@ -79,7 +79,7 @@ class EditableMessage:
         }
 
 
-# Maximum number of pairs of lines to compare. If lines are similar, every pair may be compared.
+# Maximum number of pairs of lines to compare. `SequenceMatcher` may compare every pair, so a larger diff is too slow.
 MAX_LINE_PAIRS = 250_000
 
 
@@ -117,5 +117,5 @@ def _lines(draft: EditableMessage) -> list[str]:
 
 
 def _column_text(value: object) -> str:
-    """Return a column's text. Replace invalid UTF-8, which can be neither edited nor written."""
+    """Return a column's text. Replace invalid UTF-8, because it can be neither edited nor written."""
     return value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else ""

@@ -5,7 +5,7 @@
     RetrycliError              1   an internal error
     ├── OutputFailed           1   the command's output can't be written, for example to a full disk
     ├── EventLoopRunning       1   a blocking function was called from a coroutine
-    ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and goes on
+    ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and continues
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the message's state does not allow the action
     │   └── Expired            4   the message is too old, and passes would escalate it again
@@ -18,7 +18,7 @@
         ├── SchemaMismatch    78   the application's table does not meet retrycli's requirements
         └── LockUnusable      78   the lock file can't be opened
 
-The codes from 64 up are those of sysexits.h, which cron, systemd and monitoring agents know.
+The codes from 64 up are those of sysexits.h.
 """
 
 from collections.abc import Callable
@@ -89,14 +89,14 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class TransactionLost(DatabaseBusy):
-    """The change of a row rolled back the whole transaction (SQLite's ``RAISE(ROLLBACK)``).
+    """A trigger of a row rolled back the whole transaction (SQLite's ``RAISE(ROLLBACK)``).
 
-    The store remembers the row and leaves it out from then on, so the transaction succeeds when it is repeated.
+    The store leaves this row out of later transactions, so the caller can repeat the write.
     """
 
 
 def again_if_lost(write: Callable[[], Result]) -> Result:
-    """Run a write in its own transaction. If a row rolls the transaction back, repeat the write without that row."""
+    """Run a write in its own transaction. If a row's trigger rolls it back, repeat the write without that row."""
     while True:
         try:
             return write()
@@ -107,7 +107,7 @@ def again_if_lost(write: Callable[[], Result]) -> Result:
 def cause_of(error: BaseException) -> str:
     """Return the cause of an error, in one line for an operator.
 
-    For an unexpected error return only its type, because its text may quote customers' words or secrets.
+    For an unexpected error, return only its type, because its text may quote customers' words or secrets.
     """
     return " ".join(str(error).split()) if isinstance(error, RetrycliError) else f"internal error: {_type_names(error)}"
 

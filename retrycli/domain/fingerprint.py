@@ -19,8 +19,7 @@ VARIABLE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# Maximum number of characters of an error that are compared. It is limited because the time to match `VARIABLE` may
-# grow with its square.
+# Maximum number of characters of an error to compare, because matching `VARIABLE` may take quadratic time.
 COMPARED_LENGTH = 1000
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
@@ -36,7 +35,10 @@ def cause(error: str) -> str:
 
 
 def fingerprint(decision: Decision) -> str:
-    """Return the fingerprint of an escalation: its outcome (its reason if no attempt was made), status and cause."""
+    """Return the fingerprint of an escalation: a hash of its outcome, status code and cause.
+
+    If no attempt was made, the reason takes the place of the outcome.
+    """
     outcome, transition = decision.outcome, decision.transition
     kind, status = (outcome.kind, outcome.status_code) if outcome else (transition.reason, None)
     parts = (str(kind), str(status), cause(transition.last_error or ""))

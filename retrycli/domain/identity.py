@@ -1,7 +1,7 @@
 """Distinguish messages with the same id, and different texts of one message.
 
-An id does not identify a message: SQLite gives the id of a deleted row to the next row, and applications rewrite their
-rows. So retrycli remembers three values for a row, and compares them before it sends and before it writes a result:
+An id does not identify a message: SQLite may give the id of a deleted row to a new row, and applications rewrite their
+rows. So retrycli stores three values for a row, and compares them before it sends and before it writes a result:
 
 - its **birth**: when the row was created, or its ticket if the row has no creation time;
 - the **digest** of its text: everything that would be sent to the destination;
@@ -20,8 +20,8 @@ from retrycli.domain.message import utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "  # prefix of the birth of a row without a creation time
-# Birth of a recorded delivery whose row has no creation time and was not marked as sent. The row may have moved to any
-# ticket since.
+# Birth of a recorded delivery whose row has no creation time and is not marked as sent. The row may have moved to any
+# other ticket since the delivery.
 OF_ANY_TICKET = BY_TICKET
 # Prefix of a digest. Digests of different versions can't be compared.
 VERSION = "1"
@@ -47,7 +47,8 @@ def birth_of(text: str) -> str:
 def digest_of(row: Mapping[str, object]) -> str:
     """Return the digest of a row's text; columns that the table does not have count as null.
 
-    It has two halves, so that a change of the recipients can be distinguished from a change of the content.
+    The digest has one half for the content and one for the recipients, so that a change of only the recipients can be
+    detected.
     """
     get = row.get
     content = (get("message_type"), get("subject"), get("body"), _list_text(get("attachments")))
@@ -61,7 +62,7 @@ def same_content(one: str, other: str) -> bool:
 
 
 def _hash(values: Iterable[object]) -> str:
-    """Hash values with their types and lengths, so that different sequences never give the hash the same input."""
+    """Hash values with their types and lengths, so that different sequences never produce the same hash input."""
     return hashlib.sha256("".join(map(_encode_value, values)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -105,7 +106,7 @@ class MessageIdentity(NamedTuple):
     ticket: str
 
     def difference(self, now: "MessageIdentity") -> Difference:
-        """Return the difference between this identity and the current one."""
+        """Return the difference between this identity and ``now``, the current identity of the row."""
         if self == now:
             return Difference.NONE
         if self.birth == now.birth:
@@ -118,7 +119,7 @@ class MessageIdentity(NamedTuple):
 
 
 class PastAttempt(NamedTuple):
-    """One attempt in the history. A value is None if a version before 0005 did not record it."""
+    """One attempt in the history. Values that a version before migration 0005 did not record are None."""
 
     number: int
     started_at: datetime
@@ -144,22 +145,25 @@ class PastAttempt(NamedTuple):
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
 
     def is_of(self, birth: str) -> bool:
-        """Return whether, as far as is known, the attempt belongs to the message with a given birth."""
+        """Return whether the attempt belongs, or may belong, to the message with a given birth."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
 
 
-# Outcomes of attempts that did not reach the destination, or whose request it did not examine.
+# Outcomes of attempts that did not reach the destination, or whose request the destination did not examine.
 NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
 
 
 class History(NamedTuple):
-    """The attempts at messages with one id, oldest first, and the number of the last one before the last requeue."""
+    """The attempts at messages with one id, oldest first.
+
+    ``requeued_after`` is the number of the last attempt before the last requeue; 0 if there was no requeue.
+    """
 
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
 
     def sent_by_0004(self) -> bool:
-        """Return whether a version before 0005, which recorded no keys, may have sent this message."""
+        """Return whether a version before migration 0005, which recorded no keys, may have sent this message."""
         return any(attempt.delivery_key is None and attempt.unsettled for attempt in self.attempts)
 
     def key_of(self, birth: str, digest: str) -> str | None:
@@ -174,7 +178,10 @@ class History(NamedTuple):
         )
 
     def deliveries(self, birth: str, digest: str) -> int:
-        """Count the recorded deliveries of a text, including pruned ones, which later deliveries count."""
+        """Count the recorded deliveries of a text.
+
+        Each record also stores the number of earlier deliveries, so pruned records still count.
+        """
         return max((1 + (delivery.deliveries or 0) for delivery in self._deliveries(birth, digest)), default=0)
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
@@ -211,7 +218,7 @@ class History(NamedTuple):
         )
 
     def unsettled_since(self, key: str) -> datetime | None:
-        """Return the end of the newest attempt with a key that may have delivered the message."""
+        """Return the end of the newest attempt, with this key or without a key, that may have delivered the message."""
         return next(
             (
                 attempt.finished_at
@@ -230,7 +237,7 @@ class History(NamedTuple):
             for attempt in self.attempts
             if attempt.digest == digest
             and attempt.ticket != ticket
-            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))  # not marked as sent yet
+            and (attempt.unsettled or (attempt.delivered and attempt.finished_at is None))  # row not marked as sent yet
             and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)
         )
@@ -244,7 +251,7 @@ class History(NamedTuple):
         ]
 
     def _is_superseded(self, delivery: PastAttempt) -> bool:
-        """Return whether a later delivery of the text was written to the row, although this one was not.
+        """Return whether a later delivery of the text was written to the row, although this delivery was not.
 
         In that case the message is done, and a row with its id and another ticket belongs to another message.
         """
@@ -262,7 +269,8 @@ class History(NamedTuple):
 
 
 def is_of_one_message(one: str | None, other: str) -> bool:
-    """Return whether two births may belong to one message: they are equal, or both are tickets, which an application
-    may change.
+    """Return whether two births may belong to one message: they are equal, or both are tickets.
+
+    An application may move a message to another ticket.
     """
     return one == other or (one is not None and one.startswith(BY_TICKET) and other.startswith(BY_TICKET))

@@ -92,8 +92,9 @@ class ActionRecord:
     by: str
     act: str
     detail: str | None
-    before: Mapping[str, Any] | None = None  # values that an edit replaced, by column, if bodies were read
-    after: Mapping[str, Any] | None = None
+    # The values that an edit replaced, by column. They are read only if bodies were requested.
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None  # values that the edit wrote; read like `before`
 
 
 @dataclass(frozen=True, slots=True)

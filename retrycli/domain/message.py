@@ -21,7 +21,11 @@ class MessageType(StrEnum):
 
 
 class MessageStatus(StrEnum):
-    """The application's status of a message. retrycli picks up ``failed`` and writes ``sent``."""
+    """The application's status of a message.
+
+    retrycli delivers ``failed`` messages and sets them to ``sent``. If an operator rejects a message, retrycli sets it
+    to ``rejected``. If an operator requeues a rejected message, retrycli sets it back to ``failed``.
+    """
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -44,13 +48,13 @@ class State(StrEnum):
                              ├──requeued────────────────────────────┤
                              └──changed by the application──────────┘
 
-    A row also leaves the queue, from any state, when the application sends, rejects or withdraws its message, and from
-    any state except SENDING when an operator rejects it.
+    When the application sends, rejects or withdraws a message, its row leaves the queue from any state. When an
+    operator rejects a message, its row leaves the queue from any state except SENDING.
     """
 
-    WAITING = "waiting"  # the message is due at ``next_attempt_at``, and nobody has a claim on it
+    WAITING = "waiting"  # the message is due at ``next_attempt_at`` and is not claimed
     SENDING = "sending"  # a pass or an operator has a claim on the message until ``claim_expires_at``
-    # The message needs an operator. No pass sends it unless the application changes its text, count or error.
+    # The message needs an operator. No pass sends the message unless the application changes its text, count or error.
     ESCALATED = "escalated"
 
 
@@ -93,7 +97,7 @@ LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One failed message, with its data checked.
+    """One failed message with validated data.
 
     ``fields`` holds every column, for the templates of presets. List columns are lists; a list column that the table
     lacks is empty. Times are aware and in UTC.
@@ -152,7 +156,8 @@ class QueuedMessage:
     deliveries: int = 0  # number of recorded deliveries of this text
     # The last delivery of this text; None if there is none, or if an operator has requeued the message since.
     delivered_at: datetime | None = None
-    requests: int = 0  # number of requests that passes have sent with this key since the last requeue
+    # Number of requests with this key that passes sent and the destination examined, since the last requeue.
+    requests: int = 0
     elsewhere: str | None = None  # another ticket under which this text may have arrived
     # The values of the columns that identify the message, as the database returned them.
     as_read: tuple[object, ...] = ()
@@ -184,7 +189,7 @@ class UnusableMessage:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], problem: str) -> "UnusableMessage":
-        """Keep the valid values of a rejected row."""
+        """Return a rejected row with its valid values. An invalid ticket becomes empty, and an invalid count 0."""
         count = row["retry_count"]
         return cls(
             message_id=row["id"],
@@ -220,12 +225,12 @@ def retry_count(value: object) -> int:
 
 
 def ticket_text(ticket_id: object) -> str:
-    """Return a ticket id as retrycli's own tables store it, even if the id makes its message unusable."""
+    """Return a ticket id as retrycli's own tables store it. The id may be invalid."""
     text = str(ticket_id if isinstance(ticket_id, int | str) else "")
     return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
 
 
-# The maximum length of ``ticket_id`` in characters: PostgreSQL's index on tickets limits it.
+# Maximum length of ``ticket_id`` in characters. Tickets are indexed, and PostgreSQL limits the size of an index entry.
 TICKET_LENGTH = 255
 
 LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
@@ -291,7 +296,7 @@ def _reject_constant(name: str) -> None:
 
 
 def _reject_undecodable(fields: Mapping[str, object]) -> None:
-    """Reject text that is not valid UTF-8 in the database, because it can be neither sent nor shown."""
+    """Reject text that is not valid UTF-8 in the database, because such text can be neither sent nor shown."""
     for column, value in fields.items():
         if isinstance(value, str):
             text = value

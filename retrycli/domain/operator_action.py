@@ -60,7 +60,10 @@ class OperatorAction(NamedTuple):
 
 
 class MessageStanding(NamedTuple):
-    """The data that decide which actions on a message are possible. ``state`` is None if it is not in the queue."""
+    """The data that decide which actions on a message are possible.
+
+    ``state`` is None if the message is not in the queue.
+    """
 
     message_id: int
     status: str
@@ -80,7 +83,7 @@ VERBS = {
     ActionKind.MARKED_SENT: "mark as sent",
     ActionKind.LOOKED_UP: "look up",
 }
-# Actions that need an escalated message.
+# Actions that require an escalated message.
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
 
 
@@ -109,7 +112,10 @@ def unfit(message_id: int, problem: str) -> InvalidMessage:
 
 
 def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
-    """Return the error for a message that would expire again. `retry` does not accept a rejected message."""
+    """Return the error for a message that would expire again.
+
+    For a rejected message the error does not suggest `retry`, which accepts only failed messages.
+    """
     retry = "" if is_rejected else f", or send it with `retrycli retry {message_id}`"
     return Expired(
         f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours{retry}"
@@ -122,7 +128,10 @@ def not_taken(message_id: int, why: str) -> NotActionable:
 
 
 def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
-    """Return the error for an action that changes a row, if the application's table rejected the change."""
+    """Return the error for an action on a row whose change the application's table rejected.
+
+    After `mark-sent` the delivery is already recorded, so the error differs.
+    """
     if kind is not ActionKind.MARKED_SENT:
         return not_taken(message_id, why)
     return NotActionable(
@@ -132,8 +141,9 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
 
 
 def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None, now: datetime) -> RetrycliError:
-    """Return the error for a failed action, derived from the message's current state. A ``standing`` of None means that
-    the row does not exist.
+    """Return the error for an action that changed nothing, derived from the message's current state.
+
+    If ``standing`` is None, the row does not exist.
     """
     if standing is None:
         return no_such(message_id)

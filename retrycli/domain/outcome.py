@@ -18,17 +18,17 @@ class OutcomeKind(StrEnum):
     REFUSED = "refused"  # the answer has a success status, but its body reports a failure
     UNKNOWN = "unknown"  # the message may or may not have arrived
     TRANSIENT = "transient"  # the destination could not accept the message at that time
-    UNREACHABLE = "unreachable"  # nothing left this machine: no connection was established
+    UNREACHABLE = "unreachable"  # nothing was sent, for example because no connection was established
     THROTTLED = "throttled"  # the destination asks retrycli to slow down
-    UNAUTHORIZED = "unauthorized"  # retrycli's credentials, or the destination's certificate, are not accepted
+    UNAUTHORIZED = "unauthorized"  # the destination rejects the credentials, or its certificate is invalid
     PERMANENT = "permanent"  # the message will never be accepted unless it changes
     INVALID = "invalid"  # the row can't be turned into a request; nothing was sent
 
 
-# Outcomes that show that the destination works, whatever the answer to the message is.
+# Outcomes that show that the destination works, even if it rejected the message.
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
 
-# Outcomes that suggest a problem of the destination, whatever the message is.
+# Outcomes that suggest a problem of the destination and not of the message.
 OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
 
 
@@ -42,8 +42,8 @@ class Outcome:
     retry_after: timedelta | None = None  # rest that the destination asked for, counted from the answer
     # Recipients that have received the message, even if others have not. They never get it again.
     delivered_to: tuple[str, ...] = ()
-    external_id: str | None = None  # id of the message on the destination
-    # The answer may be about retrycli's access, or a system in between, and not about the message: see `IN_DOUBT`.
+    external_id: str | None = None  # id that the destination assigned to the message
+    # The answer may concern retrycli's access or a proxy instead of the message; see `IN_DOUBT`.
     in_doubt: bool = False
     # A look-up found that the message had arrived. Nothing was sent, so this outcome proves nothing about the route.
     found: bool = False
@@ -65,8 +65,8 @@ class LookUp(NamedTuple):
     error: str | None = None
 
 
-# Statuses after which the message may have arrived: a server or proxy may have stored it before it gave up. A 503 says
-# that the server did not store the message.
+# Statuses after which the message may have arrived, because the server may have stored it before the request failed. A
+# 503 is not one of them, because it means that the server did not process the request.
 INTERRUPTED = frozenset({500, 502, 504})
 
 
@@ -91,7 +91,7 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
 
     Args:
         status: the status code; a final one is 200 to 599 (RFC 9110, section 15).
-        retry_after: the answer's Retry-After. A 413 that has it is temporary (RFC 9110, section 15.5.14).
+        retry_after: the answer's Retry-After. A 413 with this header is temporary (RFC 9110, section 15.5.14).
     """
     match status:
         case 401 | 407:
@@ -114,7 +114,7 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.PERMANENT
 
 
-# HTTP statuses that may be about retrycli's permissions or a proxy, and not about the message.
+# HTTP statuses that may concern retrycli's permissions or a proxy instead of the message.
 #
 # A closed ticket and a user without permission both give a 403. A deleted ticket and a proxy that no longer reaches the
 # API both give a 404. A maintenance page is often a redirect.
@@ -125,7 +125,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """Parse a Retry-After header (RFC 9110, section 10.2.3).
 
     Args:
-        value: the header, in seconds or as an HTTP date; None if there is none.
+        value: the header, in seconds or as an HTTP date; None if the answer has no such header.
         now: the time of the answer, aware.
 
     Returns:
@@ -135,7 +135,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        # Ten digits always exceed the cap, and int() is slow for a header full of digits.
+        # Any number of ten digits exceeds the cap, and int() takes quadratic time for longer ones.
         return min(timedelta(seconds=int(text.lstrip("0")[:10] or "0")), RETRY_AFTER_CAP)
     try:
         until = parsedate_to_datetime(text)
@@ -149,7 +149,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
 def one_line(text: str) -> str:
     """Convert an error text to one line of at most `ERROR_LENGTH` characters that every database can store.
 
-    The destination's JSON may hold a NUL or half of a surrogate pair; databases reject both.
+    The destination's JSON may hold a NUL or half of a surrogate pair, which not every database accepts.
     """
     line = " ".join(text.replace("\0", " ").encode(errors="replace").decode().split())
     return line if len(line) <= ERROR_LENGTH else line[: ERROR_LENGTH - 1] + "…"

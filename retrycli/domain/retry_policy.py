@@ -14,7 +14,9 @@ from retrycli.domain.message import EscalationReason, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.transition import Transition
 
-JITTER_FROM = timedelta(hours=1)  # shorter waits get no jitter, because it would be shorter than cron's interval
+# Shorter waits get no jitter. Passes start at intervals, so a small jitter would either have no effect or delay a retry
+# by a whole interval.
+JITTER_FROM = timedelta(hours=1)
 
 LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -23,7 +25,7 @@ class BackoffKind(StrEnum):
     """The ways in which waits can grow."""
 
     EXPONENTIAL = "exponential"  # each wait is a multiple of the previous one, up to a cap
-    LINEAR = "linear"  # retry n is due n times the base wait after the message was created
+    LINEAR = "linear"  # retry n is due n base waits after creation, and at least one after the last attempt
     FIXED = "fixed"  # every wait is the base wait
     LIST = "list"  # the waits are listed; the last one repeats
 
@@ -40,7 +42,7 @@ class Backoff:
     waits: tuple[timedelta, ...] = ()
 
     def wait(self, retry: int) -> timedelta:
-        """Return the wait before a retry, without jitter."""
+        """Return the wait before a retry, without jitter. For a linear schedule this is the minimum."""
         match self.kind:
             case BackoffKind.EXPONENTIAL:
                 try:
@@ -111,8 +113,8 @@ class RetryPolicy:
         Args:
             queued: the message as it was when the attempt began.
             outcome: the outcome of the attempt.
-            since: the start of the pass. Waits count from it, so that they end just before a later pass starts and not
-                just after.
+            since: the start of the pass. Waits count from this time, so that they end just before a later pass starts
+                and not just after.
             now: the time of the answer; Retry-After counts from this time.
             jitter: a random number, -1 to 1.
             counts_as_retry: False if the destination is known to be down. A failure then says nothing about the message
@@ -127,7 +129,8 @@ class RetryPolicy:
             case OutcomeKind.INVALID:
                 return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
-                # Both end the deliveries to this destination. The next pass begins with another message.
+                # Both outcomes end the deliveries to this destination. The new due time moves the message behind the
+                # others, so the next pass begins with another message.
                 return Transition.released(now)
             case OutcomeKind.REFUSED:
                 counts_as_retry = True
@@ -174,7 +177,7 @@ class RetryPolicy:
         """Return the escalation that replaces a message's next attempt; None if the message may be sent.
 
         Args:
-            queued: the message, with what its history shows about this text.
+            queued: the message, with the data that its history holds about its present text.
             now: the start of the pass.
             has_lookup: the attempt first asks whether the message has arrived.
         """
@@ -214,9 +217,7 @@ class RetryPolicy:
         return retry_count >= self.max_retries or (end is not None and now > end)
 
     def wanted_until(self, made_at: datetime) -> datetime | None:
-        """Return when a message expires that was created, or first failed, at the given time; None if it never
-        expires.
-        """
+        """Return when a message that was created or first failed at a given time expires; None if it never expires."""
         return None if self.expires_after is None else later(made_at, self.expires_after)
 
     def _escalate_exhausted(self, message: Message) -> Transition:
@@ -227,7 +228,7 @@ class RetryPolicy:
     def _next_due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
         made_at = message.created_at
         if made_at is not None and made_at > since:
-            made_at = None  # a wrong clock must not delay a message
+            made_at = None  # a creation time in the future must not delay the message
         return self.backoff.next_attempt_at(retry, since=since, created_at=made_at, jitter=jitter)
 
 
@@ -236,8 +237,8 @@ def first_failure(message: Message, now: datetime) -> datetime:
     return message.updated_at or message.created_at or now
 
 
-# Maximum number of requests for a text, as a multiple of ``max_retries``, whatever count the application writes to
-# the row.
+# Maximum number of requests for one text, as a multiple of ``max_retries``. This limit holds even if the application
+# keeps resetting the row's ``retry_count``.
 BOUND = 3
 
 

@@ -11,7 +11,10 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Return whether a string is valid Unicode; invalid bytes in command-line arguments become surrogates."""
+    """Return whether a string can be encoded as UTF-8.
+
+    Python decodes invalid bytes in command-line arguments as surrogates, which can't be encoded.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -25,10 +28,10 @@ UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def inert(text: str, longest: int) -> str:
-    """Escape text for a chat or an email. Replace possible markup, mentions and links with similar characters.
+    """Escape text for a chat or an email, and shorten it to at most ``longest`` characters.
 
-    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and no channel has a
-    reliable way to show text verbatim.
+    Lookalikes replace characters that could form markup, mentions or links. Each channel has its own markup (Slack's
+    ``<!channel>``, Markdown's ``[…](…)``, HTML), so no single way to escape text works in all of them.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)

@@ -1,8 +1,8 @@
-"""Complete the commands that texts suggest, so that they work when pasted: with the program as the user called it, and
-with its ``--config``.
+"""Complete the commands in texts with the program and the ``--config`` that the user gave, so that they work when
+pasted.
 
-Texts call the program ``retrycli``. The command line registers how the user called it. In a library texts stay
-unchanged.
+Texts name the program ``retrycli``. The command line registers how the user called the program. An application that
+uses retrycli as a library registers nothing, and texts stay unchanged.
 """
 
 import re
@@ -22,7 +22,7 @@ class Invocation:
     # The program by its full path and without sudo, because another user may have a different search path.
     full: Sequence[str] = (NAME,)
     config: str | None = None
-    # The names of all commands. Any other word after the program's name is prose.
+    # The names of all commands. If any other word follows the program's name, the text is prose.
     commands: frozenset[str] = frozenset()
     # Returns this machine's replacements for cron commands; called only for a text that may contain such a command.
     machine: Callable[[], Mapping[str, str]] = dict
@@ -92,7 +92,7 @@ def own(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Complete only the commands in backticks. The rest of the text may be a quotation, for example from an answer."""
+    """Complete only the commands in backticks. The rest of the text may be quoted, for example from a response."""
     return _complete(text, "`")
 
 

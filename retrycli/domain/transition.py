@@ -1,4 +1,4 @@
-"""Claims on messages, decisions about them, and the transitions that follow."""
+"""Claims on messages, decisions about messages, and the transitions that follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ class ExpiredClaim(NamedTuple):
     """A message whose claim has expired."""
 
     message: QueuedMessage | UnusableMessage
-    # The pass or operator that made the attempt whose result the row does not show; None if there is no such attempt.
+    # The pass or operator whose attempt has no result in the row; None if there is no such attempt.
     attempt_by: str | None
     outcome: Outcome | None = None  # outcome of the attempt, if its answer was recorded before the claim expired
     difference: Difference | None = None  # change of the row since the attempt began; None if unknown
@@ -25,10 +25,10 @@ class ExpiredClaim(NamedTuple):
 
 
 class ChangedMessage(NamedTuple):
-    """An escalated message whose row the application has changed since."""
+    """An escalated message whose row the application has written to since the escalation."""
 
     message: QueuedMessage | UnusableMessage
-    changed: bool  # its text, count or error has changed
+    changed: bool  # True if the text, retry count or error is different; False if only other columns are
 
 
 class Route(NamedTuple):
@@ -79,7 +79,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def enrolled(cls, at: datetime) -> "Transition":
-        """Make a message wait, because it is new to the queue or must wait again."""
+        """Make a message wait that is new to the queue, or that the application changed after its escalation."""
         return cls(TransitionKind.ENROLLED, next_attempt_at=at)
 
     @classmethod
@@ -89,7 +89,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> "Transition":
-        """Use up one retry and set the next attempt."""
+        """Use up one retry and schedule the next attempt."""
         return cls(
             TransitionKind.RESCHEDULED,
             next_attempt_at=at,
@@ -107,7 +107,7 @@ class Transition(NamedTuple):
         retry_count: int | None = None,
         unknown_count: int | None = None,
     ) -> "Transition":
-        """Escalate a message."""
+        """Escalate a message to an operator."""
         return cls(
             TransitionKind.ESCALATED,
             retry_count=retry_count,
@@ -145,7 +145,7 @@ class Transition(NamedTuple):
 
     @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> "Transition":
-        """Make a message wait again and use up no retry. Without a time, the message keeps its due time."""
+        """Make a message wait again without using up a retry. If ``at`` is None, the message keeps its due time."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
@@ -171,7 +171,7 @@ class Decision(NamedTuple):
     outcome: Outcome | None = None  # None if no attempt was made
     duration: timedelta | None = None
     finished_at: datetime | None = None
-    # The message as it was read. The row is written only if it has not changed since; None skips this check.
+    # The message as it was read, which shows whether the row has changed since. None skips this check.
     message: QueuedMessage | UnusableMessage | None = None
 
     @property
@@ -180,17 +180,17 @@ class Decision(NamedTuple):
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     def refused(self, why: str) -> "Decision":
-        """Return the decision for a row that rejects changes: an escalation, with the outcome kept in the history."""
+        """Return the decision for a row that rejects changes: an escalation whose outcome also names the problem."""
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
         return self._replace(transition=Transition.unwritten(), outcome=outcome)
 
     def superseded(self, difference: Difference) -> "Decision":
-        """Return the decision if the row now holds another text or ticket.
+        """Return the decision to record if the row now holds another text or ticket.
 
-        A message that only moved to another ticket, and was certainly not delivered, keeps its decision. If no attempt
-        was made, the message waits again and is decided with its new text.
+        If the message only moved to another ticket and was certainly not delivered, the decision stays unchanged. If no
+        attempt was made, the message waits again, and a later pass decides about the new text.
         """
         outcome = self.outcome
         if outcome is None:
@@ -211,7 +211,7 @@ def _arrival(outcome: Outcome) -> str | None:
 
 
 class WriteResult(NamedTuple):
-    """The decisions that could not be written as they are, by message id."""
+    """The ids of messages whose decisions were not recorded unchanged."""
 
     # The claim was lost, or the row now belongs to another message. At most the outcome was recorded.
     lost: frozenset[int] = frozenset()
@@ -219,7 +219,7 @@ class WriteResult(NamedTuple):
     locked: frozenset[int] = frozenset()
     # Messages that were escalated because the application's table rejects the change, with the reason.
     not_written: Mapping[int, str] = MappingProxyType({})
-    # Messages that were escalated instead, because their rows now hold another text.
+    # The decisions that were recorded instead, because the rows now hold another text or ticket.
     changed: Mapping[int, Decision] = MappingProxyType({})
 
 
