@@ -1,5 +1,4 @@
-"""Cron lines, by the rules of crontab(5): format a pass as a line and its block, and find the lines of a crontab that
-run a pass.
+"""Format the crontab block that runs passes, and find the lines of a crontab that run a pass; see crontab(5).
 
 `cron install` writes a block between two marks, so that `cron remove` removes exactly this block.
 """
@@ -46,11 +45,11 @@ class Job:
 
     interval: timedelta
     interpreter: str
-    config: str  # full path of the settings file, because cron starts jobs in another folder
+    config: str  # full path of the settings file, because cron starts jobs in another directory
     user: str  # the user who runs the passes
     longest: timedelta  # maximum duration of a pass
     reads: tuple[str, ...] = ()  # full paths of other files that the pass reads
-    writes: tuple[str, ...] = ()  # full paths of the folders that the pass writes to
+    writes: tuple[str, ...] = ()  # full paths of the directories that the pass writes to
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
         """Return the command.
@@ -59,7 +58,7 @@ class Job:
             starter: what starts the pass, for the option ``--started-by``.
             options: options before ``run-once``.
         """
-        # -P keeps Python from importing modules from the user's home.
+        # -P keeps Python from importing modules from the current directory, which is the user's home in cron.
         program = (self.interpreter, "-P", "-m", "retrycli", "--config", self.config)
         return (*program, *options, "run-once", "--started-by", starter.value)
 
@@ -69,27 +68,28 @@ class Caller:
     """A crontab line or a timer that runs a pass."""
 
     kind: Literal["cron", "timer"]
-    title: str  # name of its crontab or unit, for operators
+    title: str  # name of the crontab or unit, for operators
     line: int | None
     when: str
     command: str
-    config: str | None  # settings file that it names; None if it does not name one
-    user: str | None  # its user, if the line or unit names one
-    installed: bool  # `cron install` wrote it
-    owner: str = "root"  # user who wrote it, as far as its location shows
-    running: bool | None = None  # whether its daemon or timer is active; None if not checked, or unknown
-    mail_to: str | None = None  # recipient of its output; None means the line's user, and empty means nobody
-    # Its time zone, from the CRON_TZ line above, which not every cron supports; None means the system's zone.
+    config: str | None  # settings file that the command names; None if it names none
+    user: str | None  # user that the line, crontab or unit names; None means the owner
+    installed: bool  # `cron install` wrote the line or unit
+    owner: str = "root"  # user who wrote the line or unit, judged by its location
+    running: bool | None = None  # whether cron or the timer is active; None if not checked, or unknown
+    mail_to: str | None = None  # recipient of the output; None means the line's user, and empty means nobody
+    # The time zone from the CRON_TZ line above, which not every cron supports; None means the system's zone.
     zone: str | None = None
-    # When cron began to use the line in its present form: when cron started, or the line was last changed; None if
-    # unknown.
+    # The time from which cron has used the line in its present form: the start of cron, or the last change of the line.
+    # None if unknown.
     since: datetime | None = None
 
-    objection: str | None = None  # how it differs from what `cron install` would write, if that was checked
+    # The difference from what `cron install` would write; None if there is none, or if it was not checked.
+    objection: str | None = None
 
     @property
     def place(self) -> str:
-        """Describe its location to operators."""
+        """Describe the location of the line or unit to operators."""
         return self.title if self.line is None else f"{self.title}, line {self.line}"
 
 
@@ -97,7 +97,7 @@ def schedule(interval: timedelta) -> str:
     """Return the cron fields for an interval.
 
     Raises:
-        ConfigurationError: cron can't express the interval, because its schedule follows the clock.
+        ConfigurationError: cron can't express the interval, because cron's fields select times of the day.
     """
     minutes = interval / timedelta(minutes=1)
     if minutes.is_integer() and HOUR % minutes == 0 and minutes < HOUR:
@@ -117,10 +117,10 @@ def _every(number: float) -> str:
 
 
 def command(job: Job) -> str:
-    """Return a job's command for a crontab. It is quoted for the shell, and each % is escaped, because cron ends the
-    command there.
+    """Return a job's command for a crontab, quoted for the shell.
 
-    With ``umask 077`` no other user can open files of a pass. With ``exec`` signals reach the pass and not a shell.
+    Each % is escaped, because cron ends a command at a %. With ``umask 077`` no other user can open the files that a
+    pass creates. With ``exec`` signals reach the pass instead of a shell.
 
     Raises:
         ConfigurationError: one of the paths can't be written in a crontab.
@@ -138,7 +138,7 @@ def block(job: Job, *, system: bool) -> str:
 
     Args:
         job: the pass.
-        system: it is a crontab in /etc, whose lines name the user.
+        system: whether the crontab is in /etc, where each line names its user.
     """
     user = f"{job.user} " if system else ""
     return "\n".join(
@@ -174,8 +174,8 @@ def calls(text: str, *, system: bool, title: str = "", user: str | None = None, 
 
     Args:
         text: the crontab.
-        system: it is a crontab in /etc, whose lines name the user.
-        title: its name for operators.
+        system: whether the crontab is in /etc, where each line names its user.
+        title: the crontab's name for operators.
         user: the user of lines that don't name one; None for the current user.
         owner: the user who wrote the crontab.
     """
@@ -213,9 +213,7 @@ def calls(text: str, *, system: bool, title: str = "", user: str | None = None, 
 
 
 def names_pass(words: Sequence[str]) -> bool:
-    """Return whether a command line runs a pass: one of its commands runs retrycli, and does not only print its
-    name.
-    """
+    """Return whether a command line runs a pass. A command that only prints or reads such a line does not count."""
     uncommented = takewhile(lambda word: not word.startswith("#"), words)
     commands = groupby(uncommented, lambda word: word != "" and OPERATORS.issuperset(word))
     return any(_runs_pass([*command]) for is_operator, command in commands if not is_operator)
@@ -242,7 +240,7 @@ def named_config(arguments: list[str]) -> str | None:
 
 
 def _words(text: str) -> list[str]:
-    """Split a command as the shell does. If its quotes don't match, split it at spaces."""
+    """Split a command as the shell does. If a quote is not closed, split the command at spaces."""
     plain = re.sub(r"\\([%\\])", r"\1", text)
     try:
         lexer = shlex.shlex(plain, posix=True, punctuation_chars=True)
@@ -253,8 +251,9 @@ def _words(text: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Split at line feeds and keep them. `str.splitlines` also splits at characters that cron does not treat as line
-    breaks.
+    """Split a text at line feeds and keep the line feeds.
+
+    `str.splitlines` also splits at characters that cron does not treat as line breaks.
     """
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 

@@ -1,4 +1,4 @@
-"""Statistics of attempts over some days, for `stats` and the report."""
+"""Statistics of the attempts in a period, for `stats` and the report."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,10 +77,12 @@ class Outage:
     """A period in which the ticketing API was down, derived from the passes.
 
     An outage lasts from the pass that opened the breaker, or found it open, to the next pass that the breaker did not
-    stop. The passes show an outage better than the attempts do. While the breaker is open there is hardly any attempt
-    (one probe an hour), so an outage at night and a quiet night have similar counts. Failures among successful
-    deliveries are not an outage. Only `circuit_breaker` decides which failures count, and how many make an outage. The
-    drawback: the start and end of an outage are exact only to the nearest pass, not to the second.
+    stop. So its start and end are only as exact as the interval between passes.
+
+    Passes show an outage better than attempts do. While the breaker is open, retrycli sends only about one probe an
+    hour, so the number of attempts can't distinguish an outage at night from a quiet night. Failures among
+    successful deliveries are not an outage: `circuit_breaker` decides which failures count, and how many open the
+    breaker.
     """
 
     began_at: datetime
@@ -100,7 +102,8 @@ class DeliveryStats:
     unit: timedelta  # length of a slice
     slices: Sequence[Slice]
     tries: Mapping[int, int]  # number of delivered messages, by the number of the attempt that delivered them
-    # Number of delivered messages, by the minutes from the first failure to delivery, if known.
+    # Number of delivered messages, by the minutes from the first failure to delivery. Messages for which this time is
+    # unknown are left out.
     waits: Mapping[int, int]
     troubles: Sequence[FailureCause]  # causes of failed attempts, the most frequent first
     outages: Sequence[Outage]
@@ -133,8 +136,8 @@ def outages(passes: Iterable[tuple[datetime, bool]]) -> list[Outage]:
     """Return the outages that passes encountered.
 
     Args:
-        passes: the start of each informative pass, and whether the breaker stopped it; oldest first. A pass that tried
-            nothing, because nothing was due or deliveries were paused, is not informative.
+        passes: the start of each informative pass, and whether the breaker stopped it; oldest first. A pass that
+            attempted nothing, because nothing was due or deliveries were paused, is not informative.
     """
     found: list[Outage] = []
     began: datetime | None = None
@@ -155,12 +158,18 @@ def unit_for(span: timedelta) -> timedelta:
 
 
 def bar_for(span: timedelta, *, most: int = MAX_BARS) -> timedelta:
-    """Return the shortest duration of a bar with which a chart of the period has at most ``most`` bars."""
+    """Return the shortest bar length with which a chart of the period has at most ``most`` bars.
+
+    If no length is long enough, return the longest one.
+    """
     return next((length for length in BARS if span / length <= most), BARS[-1])
 
 
 def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
-    """Count attempts by outcome for each bar, including empty bars; the first bar starts where a slice starts."""
+    """Count attempts by outcome for each bar, including empty bars.
+
+    The first bar starts with the slice that contains the start of the period.
+    """
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]
     for part in figures.slices:
@@ -169,12 +178,14 @@ def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, 
 
 
 def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:
-    """Return the wait, to the minute, within which a share of the messages was delivered; None if there are no
-    messages.
+    """Return the wait, to the minute, within which a share of the messages was delivered.
 
     Args:
-        waits: number of messages, by minutes.
-        share: 0.5 for the median.
+        waits: number of delivered messages, by the minutes that they waited.
+        share: the share, from 0 to 1; 0.5 gives the median.
+
+    Returns:
+        The wait; None if there are no messages.
     """
     rank = share * sum(waits.values())
     lengths = sorted(waits)

@@ -55,7 +55,7 @@ def in_words(length: timedelta) -> str:
 def in_zone(time: datetime, zone: tzinfo | None = None) -> datetime:
     """Return a time in a zone, by default the machine's zone. A naive time counts as UTC.
 
-    Return the time unchanged if it is at an end of Python's calendar, or if the machine's zone, such as ``TZ=UTC-24``,
+    Return the time unchanged if Python can't represent it in the zone, or if the machine's zone, such as ``TZ=UTC-24``,
     differs from UTC by a day or more.
     """
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)

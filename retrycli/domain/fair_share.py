@@ -1,9 +1,10 @@
-"""Fair shares for tickets: a ticket with ten thousand messages does not delay the others."""
+"""Fair shares for tickets, so that a ticket with ten thousand messages does not delay other tickets."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-# While other tickets wait, a ticket gets an eighth of the messages of a claim, and never more than half of them.
+# While other tickets wait, a ticket gets at most an eighth of the messages of a claim. The share doubles when only
+# passed-over tickets are left, up to half of a claim.
 SHARE, LARGEST_SHARE = 8, 2
 MAX_PASSED_OVER = 500  # maximum number of tickets to pass over, because each claim must skip all their messages
 
@@ -12,10 +13,10 @@ class FairShare:
     """Select the due messages that a pass delivers next. A ticket that has had its share waits until the others have
     had theirs.
 
-    Its attributes are replaced, never changed in place.
+    The attributes are replaced, never changed in place.
 
     Args:
-        at_once: the number of messages in a claim.
+        at_once: the maximum number of messages in a claim.
         per_ticket_order: deliver a ticket's messages in order, each only after the earlier ones are delivered or
             escalated.
     """

@@ -1,8 +1,8 @@
 """Incidents: report them when they begin, at intervals while they last, and when they end.
 
 Cron mails the output of a pass. A mail about the same problem every 15 minutes would teach operators to delete these
-mails unread. `follow` decides what to report, based on earlier reports. The table `retrycli_told` stores the reports to
-each receiver. For the log, `recalled` derives them from the recorded passes.
+mails unread. So `follow` decides what to report, based on the last report. The table `retrycli_told` stores the last
+report to each receiver about each topic. For the log, `recalled` derives the last report from the recorded passes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,13 @@ REMIND_AFTER = timedelta(hours=6)
 # Maximum number of times within ``remind_hours`` that an intermittent incident is immediately reported as new.
 MAX_BEGINNINGS = 2
 LASTING_AFTER = timedelta(hours=1)  # an intermittent incident that lasts this long is always reported as new
-SLACK = timedelta(minutes=1)  # cron is not exact to the second; that must not delay a reminder until the next pass
+# Cron is not exact to the second. Without this slack, a pass that starts a second early would leave a reminder to the
+# next pass.
+SLACK = timedelta(minutes=1)
 
-LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days
+LOOKBACK = 1000  # number of passes to search for the start of an incident: ten days at the default interval
 
-# The cost of an outage (see `retrycli.engine.destination`).
+# What an outage costs; `retrycli.engine.destination` implements these rules.
 COST = (
     "No message is lost. Each failure that revealed the outage used up one retry. From a message's third probe on, a "
     "probe that gets a response also uses up a retry. All other messages keep their retries."
@@ -90,7 +92,8 @@ class Incident:
 class Told:
     """The last report about a topic to a receiver.
 
-    For an incident, ``since`` is its start. For events, it is the time up to which they have been reported.
+    For an incident, ``since`` is its start. For events such as escalations, ``since`` is the time up to which they have
+    been reported.
     """
 
     since: datetime
@@ -106,7 +109,17 @@ Memory = Mapping[Topic, Told]
 def follow(
     incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
-    """Return what to report about an incident, or about its absence, and what to remember afterwards."""
+    """Return what to report about an incident or its absence, and the last report to remember.
+
+    Args:
+        incident: the incident; None if there is none at present.
+        told: the last report; None if there was none.
+        at: the present time.
+        remind: the interval between reminders.
+
+    Returns:
+        The change to report, or None to report nothing, and the last report, including this one.
+    """
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
         return (Turn.BEGAN if incident else Turn.ENDED), Told(told.since, at, ended=incident is None)
@@ -124,8 +137,9 @@ def follow(
 
 
 def recalled(met: Sequence[PassRecord], remind: timedelta) -> Told | None:
-    """Return the last report about an incident, derived from the passes that encountered it, newest first. Passes
-    report its start and each reminder.
+    """Return the last report about an incident, derived from the passes that encountered it, newest first.
+
+    Passes report the start of the incident and then remind of it at intervals.
     """
     if not met:
         return None
@@ -150,7 +164,7 @@ def _is_informative(reason: str, past: PassRecord) -> bool:
 
 
 def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
-    """Return the passes whose output goes to the same reader as the newest pass's output. Output on a terminal is not
+    """Return the passes whose output reaches the same reader as the newest pass's output. Output on a terminal is not
     mailed.
     """
     if not passes or passes[0].started_by is StartedBy.PERSON:
@@ -159,7 +173,10 @@ def as_mailed(passes: Sequence[PassRecord]) -> list[PassRecord]:
 
 
 def works(past: PassRecord) -> bool:
-    """Return whether a pass shows that passes no longer fail: it ended normally and did its work."""
+    """Return whether a pass shows that passes no longer fail.
+
+    Such a pass completed, or stopped after it had sent or rescheduled a message.
+    """
     tried = past.sent + past.rescheduled > 0
     return past.result is PassResult.COMPLETED or (past.result is PassResult.STOPPED and tried)
 
@@ -173,7 +190,8 @@ def failed(passes: Iterable[PassRecord]) -> list[PassRecord]:
 def failing_since(passes: Sequence[PassRecord]) -> tuple[datetime, PassRecord | None]:
     """Return when passes began to fail, and the last pass before that.
 
-    A pass without a recorded end directly before the first failed pass has also failed: it could not record its end.
+    Passes without a recorded end directly before the first failed pass also count as failed, because they could not
+    record their end.
 
     Args:
         passes: the last passes, newest first; at least one has failed.
@@ -209,7 +227,9 @@ def _period(passes: Sequence[PassRecord], since: datetime | None = None) -> str:
 
 
 def missing(passes: Sequence[PassRecord], interval: timedelta) -> str | None:
-    """Return a report that passes were missing before the newest one, if a scheduler started the newest pass."""
+    """Return a report of a gap directly before the newest pass; None if there is no gap, or if no scheduler started
+    the newest pass.
+    """
     if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
         return None
     until, after = (past.started_at for past in passes[:2])
@@ -227,7 +247,7 @@ def utc(time: datetime) -> str:
 
 
 def news(passes: Sequence[PassRecord], remind: timedelta = REMIND_AFTER) -> list[str]:
-    """Return the lines to report about the newest pass, one for each new fact.
+    """Return the lines to report about the newest pass: one for each incident that began, ended, or needs a reminder.
 
     Args:
         passes: the last passes, newest first.

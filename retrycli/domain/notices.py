@@ -1,7 +1,8 @@
 """Notifications after a pass: what has changed since a target was last notified.
 
-Notifications are not queued. Each notification is derived from the situation and from what its target has been told. A
-failed notification changes neither, so the next pass sends it again, together with any later news.
+Notifications are not queued. Each notification is derived from the situation and from the target's memory, which holds
+the reports that have reached the target. If a notification fails, its reports are not stored as received, so the next
+pass sends them again, together with any later news.
 
 A lasting incident is reported when it begins, every ``remind_hours`` while passes encounter it, and when it ends. An
 intermittent incident is reported as new at most twice within ``remind_hours``, and after that only if it lasts for an
@@ -16,8 +17,8 @@ from itertools import pairwise, takewhile
 from retrycli.domain.incidents import Incident, Memory, Told, Topic, Turn, failing_since, follow, lasting, works
 from retrycli.domain.passes import PassRecord, PassResult, StopReason, is_late
 
-# Number of consecutive skipped passes that is reported as an incident. One skipped pass only shows that the previous
-# pass took long; three show that a pass hangs.
+# Number of consecutive skipped passes that count as an incident. One skipped pass shows only that the previous pass
+# took long. Three suggest that a pass hangs.
 SKIPPED_IN_A_ROW = 3
 
 # The stop reason of a pass that encounters an incident, by topic; the most severe topic comes first. A pass that
@@ -39,7 +40,7 @@ class EscalationCause:
     error: str | None  # ``last_error`` of one of the messages
     example: int
     tickets: Sequence[str]
-    # True if not all messages were examined, so that they may belong to further tickets.
+    # True if only some of the messages were examined. The others may belong to tickets that are not listed.
     more_tickets: bool = False
 
 
@@ -72,31 +73,37 @@ Item = Escalated | Missed | IncidentChange
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The situation at the end of a pass."""
+    """The facts at the end of a pass, from which notifications are derived."""
 
     now: datetime
     passes: Sequence[PassRecord]  # last passes, newest first; this pass is the first
     down: Incident | None  # outage, if a breaker is open
-    # Incident of messages that will soon expire because nothing is delivered; empty if this pass can't know.
+    # The incident that messages will soon expire because nothing is delivered; empty if this pass can't detect it.
     expiry: Mapping[Topic, Incident | None]
     interval: timedelta
     remind: timedelta
 
 
 def introduction(passes: Sequence[PassRecord]) -> Memory:
-    """Return the initial memory of a new target: only a gap directly before the newest pass is still to be reported."""
+    """Return the initial memory of a new target.
+
+    A gap directly before the newest pass is still to be reported. Earlier gaps count as reported.
+    """
     return {Topic.MISSED: Told(passes[:2][-1].started_at, passes[0].started_at)}
 
 
 def to_tell(
     situation: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
-    """Return what to report to one target, its memory once it has received the report, and its memory until then.
+    """Return what to report to one target, and what to remember about it afterwards.
 
     Args:
         situation: the situation at the end of the pass.
-        memory: what the target has already been told.
-        causes: returns the causes of the escalations since a given time.
+        memory: the reports that the target has already received.
+        causes: returns the causes of the escalations since a given time; None means since the beginning.
+
+    Returns:
+        The items to report, the memory if the report reaches the target, and the memory if the report fails.
     """
     newest = situation.passes[0]
     items: list[Item] = []
@@ -104,7 +111,7 @@ def to_tell(
     for topic, incident in _incidents(situation).items():
         before = memory.get(topic)
         if incident is not None and not _may_have_met(topic, newest) and (before is None or before.times):
-            continue  # the incident may be over by now: this pass could not find out
+            continue  # this pass could not find out whether the incident is over
         turn, told = follow(incident, before, newest.started_at, situation.remind)
         if told is None:
             continue
@@ -121,7 +128,7 @@ def to_tell(
         known[Topic.MISSED] = Told(newest.started_at, newest.started_at)
     if newest.result is not PassResult.SKIPPED:
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
-        # Escalations of this pass are new, even if the clock was set back.
+        # If the clock was set back, the last report lies in the future, but the escalations of this pass are still new.
         if new := causes(since if since is None or since <= situation.now else newest.started_at):
             items.append(Escalated(new))
             known[Topic.ESCALATIONS] = Told(situation.now, newest.started_at)
@@ -129,7 +136,7 @@ def to_tell(
 
 
 def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
-    """Return the incidents by topic, for the topics that this pass knows about; None if a topic has no incident."""
+    """Return the incident of each topic that this pass can judge; None for a topic without an incident."""
     passes, newest = situation.passes, situation.passes[0]
     skipped = [*takewhile(lambda past: past.result is PassResult.SKIPPED, passes)]
     is_stuck = len(skipped) >= SKIPPED_IN_A_ROW
@@ -150,7 +157,10 @@ def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
 
 
 def _may_have_met(topic: Topic, newest: PassRecord) -> bool:
-    """Return whether the newest pass stopped for an incident, or for a more severe one that may hide it."""
+    """Return whether the newest pass stopped for an incident, or for a more severe one, which may hide the incident.
+
+    For a topic that stops no pass, return True.
+    """
     gravity = [*MET_BY]
     reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons

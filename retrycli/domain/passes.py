@@ -43,7 +43,7 @@ class StopReason(StrEnum):
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
-    # A destination answers all requests with the same status, so the status is not about the messages.
+    # A destination answers all requests with the same status, so the status does not concern the messages.
     SAME_ANSWER = "same_answer"
     THROTTLED = "throttled"
     DEADLINE = "deadline"
@@ -72,7 +72,7 @@ class PassSummary:
 
     @property
     def exit_status(self) -> int:
-        """Return the exit status of a command that ran this pass; for any signal, return the status for SIGTERM."""
+        """Return the exit status of a command that ran this pass. Every signal gives the status of SIGTERM."""
         return EXIT_STATUSES.get(self.reason, 0)
 
 
@@ -111,20 +111,22 @@ class PassRecord:
     started_by: StartedBy = StartedBy.UNKNOWN
 
     def result_in_words(self, unrecorded: Collection[str]) -> str:
-        """Return the pass's result, or its state if it has no result; ``unrecorded`` are passes that ended without a
-        record.
+        """Describe the pass's result, or its state if it has no result.
+
+        Args:
+            unrecorded: the ids of passes that ended without recording a result.
         """
         return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
 
     @property
     def has_tried(self) -> bool:
-        """Return whether the pass had anything to deliver."""
+        """Return whether the pass delivered, rescheduled, escalated or released any message."""
         return any(getattr(self, name) for name in COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A pause of deliveries; ``until`` None means until an operator resumes them."""
+    """A pause of deliveries. If ``until`` is None, the pause lasts until an operator resumes deliveries."""
 
     since: datetime
     until: datetime | None
@@ -162,7 +164,7 @@ def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
 
 
 class PassStarted(NamedTuple):
-    """A pass has the lock and has read the table; ``due`` messages are due."""
+    """A pass holds the lock and has read the table. ``due`` is the number of due messages."""
 
     pass_id: str
     due: int
@@ -171,13 +173,13 @@ class PassStarted(NamedTuple):
 class ClockWasAhead(NamedTuple):
     """Earlier passes wrote times in the future, because the clock was wrong. These times have been corrected."""
 
-    by: timedelta  # a lower bound: how far the latest of these times was in the future
+    by: timedelta  # how far the latest of these times was in the future; the clock was wrong by at least this much
     messages: int  # number of messages that would have waited longer
     claims: int  # number of claims that would have lasted longer
 
 
 class ClaimsExpired(NamedTuple):
-    """Messages of dead passes were recovered; ``unknown`` counts those that may have been delivered."""
+    """Messages whose claims expired were recovered. ``unknown`` counts the messages that may have been delivered."""
 
     released: int
     unknown: int
@@ -229,20 +231,20 @@ class MessageEscalated(NamedTuple):
 
 
 class MessageMovedOn(NamedTuple):
-    """The application changed the message, or another pass took it over after the claim of this pass had expired."""
+    """The application changed the message, or another pass claimed it after the claim of this pass had expired."""
 
     message_id: int
     outcome: OutcomeKind | None
 
 
 class ResultKept(NamedTuple):
-    """The application locked a message's row until the pass ended. A later pass writes the result."""
+    """The application locked a message's row until the pass ended. A later pass writes the result to the row."""
 
     message_id: int
 
 
 class BreakerOpened(NamedTuple):
-    """The destination is considered down; the next probe is due at ``probe_at``."""
+    """The destination is considered down. The next probe is due at ``probe_at``."""
 
     destination: str
     failures: int
@@ -256,7 +258,7 @@ class BreakerClosed(NamedTuple):
 
 
 class PassStopped(NamedTuple):
-    """The pass ended early for a reason."""
+    """The pass ended early, before it had attempted every due message."""
 
     reason: StopReason
 

@@ -1,4 +1,6 @@
-"""The next passes, calculated from a cron line, from the passes that a scheduler has started, or from the clock."""
+"""Calculate when the next passes start: from a cron line, from the passes that a scheduler has started, or from the
+clock.
+"""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
@@ -15,15 +17,16 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.retry_policy import LATEST, later
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Maximum time by which the start of a pass may be in the future. If it is more, the clock was wrong, and the pass says
-# nothing about the next pass.
+# Maximum time by which the recorded start of a pass may be in the future. A later start was recorded while the clock
+# was wrong, so the pass is ignored.
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 PASSES_LOOKED_AT = 10  # number of passes from which cron's grid is derived
-MAX_TICKS = 2**24  # maximum number of ticks to look ahead: at one a minute, 31 years
-# Maximum number of ticks that are listed one by one. This covers half a year at one a minute, or 30 years at one an
-# hour.
+MAX_TICKS = 2**24  # maximum number of ticks to look ahead: 31 years at one tick a minute
+# Maximum number of ticks to look ahead if each tick is computed separately: half a year at one tick a minute, or 30
+# years at one an hour.
 MAX_LISTED_TICKS = 2**18
-# A cron line without a tick for this many days never has a tick (29 February is a Monday every 28 years).
+# A cron line without a tick for this many days never has a tick. The rarest date, 29 February on a given day of the
+# week, occurs at least every 40 years.
 MAX_DAYS_WITHOUT_TICK = 40 * 366
 MINUTE = timedelta(minutes=1)
 NICKNAMES = {
@@ -59,8 +62,14 @@ class Ticks(ABC):
         return self[self.after(time)]
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
-        """Return the number of the first tick, from a given number on, that meets a monotonic condition; None if there
-        is none.
+        """Return the number of the first tick, from a given number on, that meets a condition.
+
+        Args:
+            number: the number of the first tick to examine.
+            holds: the condition. Once a tick meets it, all later ticks must meet it.
+
+        Returns:
+            The number; None if the search gives up after about `farthest` ticks.
         """
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
@@ -87,7 +96,7 @@ class Grid(Ticks):
 
 
 class Listed(Ticks):
-    """Ticks at irregular intervals, numbered from 0. After the last tick, every tick is `LATEST`.
+    """Ticks at irregular intervals, numbered from 0. Numbers after the last tick give `LATEST`.
 
     Args:
         ticks: the times, in order. They are computed on demand.
@@ -121,7 +130,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
 
     Args:
         line: the five fields, or a nickname such as ``@hourly``.
-        now: the present time; earlier ticks are not needed.
+        now: the present time. The result may leave out earlier ticks.
         zone: cron's time zone; None means this machine's.
 
     Returns:
@@ -197,7 +206,7 @@ def _utc(local: datetime, zone: tzinfo | None) -> datetime:
 
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
-    """Return ticks at an interval, aligned with the clock: an interval of 15 minutes gives every quarter of an hour."""
+    """Return ticks at an interval, aligned with the clock: 15 minutes gives a tick at every quarter of an hour."""
     try:
         found = by_cron(schedule(interval), now, zone)
     except ConfigurationError:
@@ -214,10 +223,10 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
         interval: the interval at which the scheduler starts passes.
 
     Returns:
-        A grid with the most common phase of the passes; None if there was no pass.
+        A grid with the phase (the offset within the interval) that most passes share; None if there was no pass.
     """
     if not starts:
         return None
     phases = [(start - EPOCH) % interval // MINUTE for start in starts]
-    usual, _ = Counter(phases).most_common(1)[0]  # the newest of equally common phases, which comes first
+    usual, _ = Counter(phases).most_common(1)[0]  # of equally common phases, the newest
     return Grid(starts[phases.index(usual)], interval)
