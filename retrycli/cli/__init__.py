@@ -64,7 +64,7 @@ GROUPS = {
     "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
 }
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
-# An example of each command, by the words of the command.
+# An example of each command, by its full name.
 EXAMPLES = {
     "run-once": "retrycli run-once --dry-run",
     "status": "retrycli status --check --max-escalated 100",

@@ -18,7 +18,7 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.sanitize import printable
 
 LARGEST_ID = 2**63 - 1  # largest integer that both databases can store
-MAX_ERROR_LENGTH = 60  # maximum characters of an error in a completion
+MAX_ERROR_LENGTH = 60  # maximum length of an error in a completion
 # Look-alikes that replace characters in completions. A ticketing API's error may contain characters that zsh would
 # evaluate, or that typer would read as markup.
 SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
@@ -74,7 +74,7 @@ def moment(text: str) -> datetime:
         forms = "a duration from now (2h), a time of day (08:00), or a date and time (2026-01-02 08:00)"
         raise ValueError(f"{text!r} is not a valid time; write {forms}") from None
     away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
-    # Compare roughly first: near the calendar's ends a local time can't be computed.
+    # Compare roughly first, because a local time can't be computed near the ends of the calendar.
     if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
         return found
     raise ValueError(f"{text!r} is {'in the past' if away < LONGEST / 2 else 'too far in the future'}")

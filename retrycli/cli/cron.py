@@ -158,7 +158,7 @@ def _propose(
     """Return the settings, the pass with its log, and the change that adds the log to the settings.
 
     Raises:
-        typer.BadParameter: ``--run-as`` is given for a schedule without a user column.
+        typer.BadParameter: ``--run-as`` names another user, but the schedule runs passes as the current user.
     """
     if run_as not in {None, host.login} and not place.is_system:
         raise typer.BadParameter("only root can schedule passes for another user; omit --run-as", param_hint="--run-as")

@@ -89,7 +89,7 @@ class _DryRunEnrolment:
         self._replaced_in_range = replaced.keys()
         self.replaced.update(self._replaced_in_range)
         self.displaced += sum(due is not None and due <= self.due_by for due in replaced.values())
-        return changed  # messages that leave the queue are no longer failed, so they are not shown
+        return changed  # other messages that leave the queue are no longer failed, so they are not shown
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime

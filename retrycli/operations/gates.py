@@ -26,7 +26,7 @@ from retrycli.store.write_check import lack_of_room
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 # Gates that time alone never opens. It may close one of them, because messages expire.
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
-COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates whose times are compared with the start of a pass
+COMPARED_WITH_START = frozenset({"pause", "breaker"})  # gates evaluated for the start of a pass, shortly after its tick
 QUOTAS = frozenset({"limit", "rate"})  # gates that may close again if the messages ahead use up a pass's attempts
 
 

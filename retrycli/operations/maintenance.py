@@ -212,7 +212,7 @@ def _with_database(settings: Settings, url: str | None, option: str) -> Settings
 
 @contextmanager
 def _naming_option(option: str | None) -> Iterator[None]:
-    """Make errors name the option that replaces the setting, if there is one."""
+    """In errors, replace the name of the setting database.url with the option that overrides it, if any."""
     try:
         yield
     except RetrycliError as error:
@@ -244,7 +244,7 @@ def _check_target(database: Database) -> None:
 
 def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
     me = Holder(os.getpid(), socket.gethostname(), utc_now())
-    for path in sorted({lock_path(old), lock_path(new)}):  # the two paths may be the same
+    for path in sorted({lock_path(old), lock_path(new)}):  # a set, because the two paths may be the same lock
         lock = PassLock(path)
         lock.acquire(me, wait_seconds=new.run.wait_lock_seconds, now=utc_now, sleep=time.sleep)
         held.callback(lock.release)

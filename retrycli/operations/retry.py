@@ -45,8 +45,8 @@ class ManualAttempt:
 
     @property
     def failed(self) -> bool:
-        """Return whether the message could have been delivered and was not. A message whose state has changed is not a
-        failure.
+        """Return whether the message could have been delivered and was not. A message that does not exist, or whose
+        state does not allow an attempt, has not failed.
         """
         return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
 

@@ -151,10 +151,10 @@ def report_pass(settings: Settings, database: Database, summary: PassSummary, no
 
 
 def report_failed_pass(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
-    """Report a failed pass, and mark its error as known if it was reported to operators. An internal error is never
-    marked.
+    """Report a failed pass, and mark its error as known if earlier passes already reported it. An internal error is
+    never marked.
 
-    If the failure could not be recorded, earlier failures are unknown. Then each pass reports its error.
+    If the failure could not be recorded, earlier failures are unknown too. Then each pass reports its error.
     """
     with suppress(DatabaseUnavailable):
         passes = Ledger(database).passes_up_to(pass_id, incidents.LOOKBACK)
@@ -193,7 +193,7 @@ def _or_warn(what: str) -> Iterator[None]:
 
 
 def _warn_of_changes(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
-    """Warn of changes since the previous pass, so that cron mails these warnings."""
+    """Log a warning of each change since the previous pass. Cron mails these warnings to operators."""
     if summary.reason == StopReason.LOCK_HELD:
         log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled

@@ -75,8 +75,8 @@ def share(text: str) -> float:
 
 
 class Sandbox(ThreadingTCPServer):
-    """The server. Its constructor binds the port, and raises OSError if it can't. It answers requests inside its
-    ``with`` block.
+    """A server that simulates a ticketing API. The constructor binds the port, and raises OSError if it can't. The
+    server responds inside its ``with`` block.
 
     Args:
         behaviour: the faults; ``sandbox.behaviour`` may be changed while the server runs.

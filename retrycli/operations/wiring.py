@@ -40,7 +40,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The parts of the machine that a pass uses. Tests supply their own."""
+    """The clock, the randomness and the stop request of a pass. Tests supply their own."""
 
     now: Callable[[], datetime] = utc_now
     rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state to share

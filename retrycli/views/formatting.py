@@ -1,4 +1,4 @@
-"""Format values: times, counts, charts, cells of a table, JSON."""
+"""Format values: times, counts, cells of a table, JSON."""
 
 import json
 from datetime import datetime, timedelta

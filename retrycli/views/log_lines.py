@@ -73,7 +73,7 @@ STOP_REASONS = {
 class EventLog:
     """Write events to the log, with warnings for only a few escalated messages of each cause.
 
-    Cron mails each warning, and an outage of the application can escalate thousands of messages at the same time.
+    Cron mails each warning, and an error in the application can escalate thousands of messages at the same time.
     Further messages get lines of level INFO. `close` warns how many messages were escalated for each cause.
     """
 
@@ -199,7 +199,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
     Args:
         level: the lowest level shown.
         style: ``text``, or ``json`` for one object per line.
-        file: the log file, which gets every line of level INFO or above.
+        file: the log file, which gets at least every line of level INFO or above.
     """
     handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:
@@ -222,7 +222,7 @@ def file_failure(error: Exception) -> None:
     record = logger.makeRecord(
         logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
     )
-    for handler in logger.handlers[1:]:  # the first one writes to stderr
+    for handler in logger.handlers[1:]:  # skip the handler that writes to stderr
         handler.handle(record)
 
 

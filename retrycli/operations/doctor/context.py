@@ -71,7 +71,7 @@ class Context:
 
     @property
     def settings(self) -> Settings:
-        """Return the settings."""
+        """Return the validated settings, without their sources."""
         return self.loaded.settings
 
     @property

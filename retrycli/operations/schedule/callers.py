@@ -15,13 +15,14 @@ from retrycli.system import crontab, systemd
 from retrycli.system.host import File, Host, named_zone, owner_of, system_zone
 from retrycli.system.trust import group_readers
 
-BEGINS_WITHIN = timedelta(minutes=1)  # the time after its tick within which a pass has recorded its start
+BEGINS_WITHIN = timedelta(minutes=1)  # maximum time between a tick and the record that its pass began
 
 # The problem and the remedy if only operators start passes. The text says "found here", because the current user may be
 # unable to read other users' crontabs.
 NOT_SCHEDULED = ("no cron line or timer found here starts passes", "see `retrycli cron install`")
 
-# The problem and the remedy. `retrycli.domain.suggested` replaces the command with the one for this machine.
+# The problem and the remedy if cron is stopped. `retrycli.domain.suggested` replaces the command with the one for this
+# machine.
 CRON_IS_DOWN = (
     "cron is not running on this machine",
     "start it: `sudo systemctl enable --now cron`",
@@ -273,7 +274,7 @@ def why_late(callers: Sequence[Caller] | None, now: datetime) -> str:
 
 
 def _first_tick(caller: Caller, now: datetime) -> datetime | None:
-    """Return the first tick of a cron line since cron loaded it; None if a pass should have begun by now."""
+    """Return the first tick of a cron line since cron loaded it; None if unknown, or if a pass should have begun."""
     if caller.kind != "cron" or caller.since is None:
         return None
     zone = named_zone(caller.zone) or system_zone()

@@ -25,7 +25,7 @@ from retrycli.system.trust import ROOT, find_weakness
 # The log folder that cron/logrotate names, and the name of the log file in any folder.
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 
-MARGIN = timedelta(seconds=90)  # time a pass has to record results after its deadline and its last request
+MARGIN = timedelta(seconds=90)  # time for a pass to record results after its deadline and its last request
 
 
 Target = crontab.UserCrontab | File  # a crontab, a systemd unit or another file that an installation changes
@@ -133,8 +133,8 @@ def propose(
         program: the files that a pass runs; by default `relied_on`.
 
     Raises:
-        ConfigurationError: the user is root without being named, or does not exist; another user could control the
-            passes; or a scheduler would not find these settings.
+        ConfigurationError: the user does not exist, or is root although ``run_as`` is None; another user could control
+            the passes; or a scheduler would not find these settings.
     """
     wanted = job(loaded, host, user=run_as if place.is_system else host.login)
     number = host.number(wanted.user)
@@ -201,7 +201,7 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
 
 
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
-    """Return a pass as a scheduler starts it.
+    """Describe the pass that a scheduler starts with these settings.
 
     Args:
         loaded: the settings and their sources.

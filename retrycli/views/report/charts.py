@@ -106,8 +106,8 @@ def day(marks: Mapping[int, str], *, cells: int, expected: tuple[float, float], 
         marks: the mark of each cell, from `MARKS`.
         cells: the number of cells in a day.
         expected: the first and the last cell in which passes were expected.
-        title: the day, as the title.
-        desc: the same information in words.
+        title: the name of the day.
+        desc: the passes in words, for screen readers.
     """
     boxes: dict[str, list[Box]] = {mark: [] for mark in MARKS}
     for cell, mark in sorted(marks.items()):
@@ -138,7 +138,7 @@ def _shape(name: str, boxes: Iterable[Box]) -> str:
 
 
 def _svg(view: Box, shapes: Iterable[str], *, title: str = "", desc: str = "") -> str:
-    # A picture without a title is hidden from screen readers, because the text beside it says the same.
+    # A picture without a title is hidden from screen readers, because the text beside it contains the same information.
     names = f'role="img"><title>{escape(title)}</title><desc>{escape(desc)}</desc>' if title else 'aria-hidden="true">'
     return f'<svg viewBox="{" ".join(map(_short, view))}" preserveAspectRatio="none" {names}{"".join(shapes)}</svg>'
 
@@ -149,7 +149,7 @@ def _short(number: float) -> str:
 
 # -- the days of passes ------------------------------------------------------------------------------------------------
 
-# The periods that one mark can represent. A day is a whole number of each, and its marks fit on a phone.
+# The periods that one mark can represent. A day is a multiple of each, and its marks fit on the screen of a phone.
 CELLS = tuple(timedelta(minutes=minutes) for minutes in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
 MISSED_AFTER = 1.6  # after this many intervals a pass was missed; less is the scheduler's jitter
 
