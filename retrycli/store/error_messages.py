@@ -8,7 +8,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from retrycli.system import process
 
-# Several causes, because the server's own reason for closing a connection is lost if many statements are in flight.
+# This text names several causes, because the server's own reason for closing the connection is lost if many statements
+# are in flight.
 GONE = (
     "the server stopped or failed, or it ends transactions too soon (transaction_timeout, "
     "idle_in_transaction_session_timeout); try again when the server is up"
@@ -18,15 +19,15 @@ NO_CHANGES = (
     "database.table, or give the view an INSTEAD OF UPDATE trigger"
 )
 
-# PostgreSQL's error codes that concern the kind of a table, and not its contents or the role.
+# PostgreSQL's error codes for a table of an unsuitable kind, such as a view that can't be updated.
 OF_THE_TABLE = ("0A000", "42809", "55000")
 IN_THE_WAY = "another transaction interfered; try again"
-ROLLED_BACK = "40"  # first characters of the codes of deadlocks and serialisation failures
+ROLLED_BACK = "40"  # prefix of the codes of deadlocks and serialisation failures
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
-QUERY_CANCELED = "57014"  # the usual cause is `statement_timeout` while the statement waits for a lock
+QUERY_CANCELED = "57014"  # usually `statement_timeout` expired while the statement waited for a lock
 
-# Explanations by PostgreSQL's error code, or by its first characters.
+# Explanations by PostgreSQL's error code, or by the code's prefix.
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
@@ -47,7 +48,7 @@ BY_STATE = {
     "57P": GONE,
 }
 
-# Explanations by a part of the error text, for errors without such a code.
+# Explanations by a part of the error text, for errors without a PostgreSQL error code.
 BY_TEXT = {
     "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
@@ -57,7 +58,7 @@ BY_TEXT = {
     "file is not a database": "not a SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
     "disk is full": "free some space",
-    # A PostgreSQL server that rejects all connections sends no code.
+    # psycopg reports no code if a connection can't be opened or is lost.
     "server closed the connection": GONE,
     "the connection is lost": GONE,
     "Connection refused": "PostgreSQL may not be running there; check host and port in database.url",
@@ -78,14 +79,14 @@ BY_TEXT = {
 }
 
 
-# Parts of error texts whose cause may be a lack of file descriptors. Neither SQLite nor libpq names this cause.
+# Parts of the error texts that a lack of file descriptors can cause. Most of these texts do not name the cause.
 NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many open files", "connection is bad")
 
 
 def without_details(error: DBAPIError) -> DBAPIError:
-    """Keep only the first line of an error's text, because a traceback shows all lines.
+    """Keep only the first line of an error's text, so that a traceback shows no customers' words.
 
-    The other lines are a server's details, which quote rows and therefore customers' words.
+    The other lines are the server's details, which quote rows.
     """
     for exception in (error, error.orig):
         if exception is not None and exception.args:
@@ -94,31 +95,31 @@ def without_details(error: DBAPIError) -> DBAPIError:
 
 
 class RowError(Enum):
-    """The scope of an error that a change of a row has raised."""
+    """The kinds of error that a change to a row can raise."""
 
     REFUSED = "refused"  # the table rejects the values, for example by a constraint or a trigger
     LOCKED = "locked"  # another transaction has locked the row, or a row that a trigger writes
     EVERY_ROW = "every row"  # every row would fail, because the cause is the table, the role, the server or the disk
 
 
-# First characters of codes for problems of the server, independent of the statement.
+# Prefixes of the codes for problems of the server, which do not depend on the statement.
 OF_THE_SERVER = ("25", "53", "57", "58")
 
-# First characters of codes that concern a statement or its role, unless a trigger raises them.
+# Prefixes of the codes for problems of the statement or of the role, unless a trigger raised the error.
 OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
 SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 
-# Parts of the texts of a SQLITE_ERROR that concerns a statement.
+# Parts of SQLITE_ERROR texts that show a problem of the statement, and not of the row.
 SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
 
-# The server functions that raise the errors of PL/pgSQL triggers, and of row-level policies.
+# Server functions, as errors name them: the first executes RAISE in PL/pgSQL, the second checks row-level policies.
 RAISED, POLICY = "exec_stmt_raise", "ExecWithCheckOptions"
 
 
 def row_error_of(error: DBAPIError) -> RowError:
-    """Classify an error that a change of a row has raised.
+    """Classify an error that a change to a row has raised.
 
-    A trigger may raise any code, so a server's code decides only about errors that no trigger raised.
+    RAISE in a trigger may use any code, so the code of such an error is ignored.
     """
     if isinstance(error.orig, sqlite3.Error):
         return _row_error_of_file(error.orig)
@@ -129,14 +130,14 @@ def row_error_of(error: DBAPIError) -> RowError:
         return RowError.REFUSED
     if is_busy(error):
         return RowError.LOCKED
-    # The code for a violated row-level policy is the same as for a missing privilege.
+    # A violated row-level policy has the same code as a missing privilege, so the server function distinguishes them.
     of_a_row = _error_field(error, "context") or _error_field(error, "source_function") == POLICY
     hits_every_row = state.startswith(OF_THE_SERVER) or (state.startswith(OF_THE_STATEMENT) and not of_a_row)
     return RowError.EVERY_ROW if hits_every_row else RowError.REFUSED
 
 
 def _row_error_of_file(error: sqlite3.Error) -> RowError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # higher bits are the extended code
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the low byte is the primary result code
     if code == sqlite3.SQLITE_BUSY:
         return RowError.LOCKED
     if code not in SQLITE_REFUSALS or any(sign in str(error) for sign in SQLITE_NOT_PREPARED):
@@ -145,7 +146,7 @@ def _row_error_of_file(error: sqlite3.Error) -> RowError:
 
 
 def is_of_the_table(error: DBAPIError) -> bool:
-    """Return whether a statement failed because of the kind of the application's table, such as a view."""
+    """Return whether a statement failed because the application's table is of an unsuitable kind, such as a view."""
     return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
 
 
@@ -154,7 +155,7 @@ def _error_field(error: DBAPIError, what: str) -> Any:  # noqa: ANN401  a string
 
 
 def is_busy(error: DBAPIError) -> bool:
-    """Return whether another transaction is the cause: a lock timeout, a cancelled statement or a deadlock."""
+    """Return whether another transaction caused an error: a lock timeout, a cancelled statement or a deadlock."""
     state = sqlstate(error)
     if state is None:
         return str(error.orig) == "database is locked"
@@ -162,12 +163,12 @@ def is_busy(error: DBAPIError) -> bool:
 
 
 def sqlstate(error: DBAPIError) -> str | None:
-    """Return PostgreSQL's code of an error; None if it has no code."""
+    """Return the PostgreSQL code of an error; None if the error has no code."""
     return getattr(error.orig, "sqlstate", None)
 
 
 def in_words(error: DBAPIError) -> str:
-    """Return the first line of a driver's text, with the remedy if one is known."""
+    """Return the first line of a driver's error text, followed by the remedy if one is known."""
     text = " ".join(str(error.orig).partition("\n")[0].split())
     if state := sqlstate(error):
         remedy = next((words for start, words in BY_STATE.items() if state.startswith(start)), None)

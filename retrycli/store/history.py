@@ -1,4 +1,4 @@
-"""One message as operators see it: its standing, attempts and actions. Texts of edits are stored as JSON."""
+"""Read one message with its attempts and operators' actions, and erase the stored texts of edits."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -24,7 +24,8 @@ def message_details(database: Database, message_id: int, *, body: bool = False) 
     Args:
         database: holds the queue and the application's table.
         message_id: the message's id.
-        body: read the body as well. Otherwise it is an empty string, or null if there is none.
+        body: also read the body, and the texts of edits. Otherwise the body is an empty string, or null if the row has
+            none.
 
     Raises:
         NoSuchMessage: no row has the id.
@@ -59,7 +60,7 @@ def _action(row: Row[Any], *, body: bool) -> ActionRecord:
 
 
 def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
-    """Return the standings of messages, by id; messages without a row are left out."""
+    """Return the data that decide which actions on messages are possible, by id. Leave out messages without a row."""
     m = database.messages.c
     statement = (
         select(
@@ -107,7 +108,7 @@ HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
 def act_values(act: OperatorAction) -> dict[str, Any]:
-    """Return the values of an action's row, by column."""
+    """Return the values to insert into `acts` for an action, by column, without the message's id."""
     return {
         "at": act.at,
         "by": act.by,
@@ -120,7 +121,7 @@ def act_values(act: OperatorAction) -> dict[str, Any]:
 
 
 def _as_json(values: Mapping[str, object] | None) -> str | None:
-    # Every database can store ASCII without a NUL.
+    # By default, `json.dumps` escapes NUL and all non-ASCII characters, so every database can store the result.
     return None if values is None else json.dumps(values, default=_text)
 
 
@@ -134,9 +135,13 @@ def count_texts(database: Database, ticket: str) -> int:
 
 
 def erase_texts(database: Database, ticket: str) -> int:
-    """Erase the texts of all edits of a ticket's messages, but keep the actions. Return the number of erased edits.
+    """Erase the stored texts of all edits of a ticket's messages, and return the number of these edits.
 
-    On SQLite, also erase these texts from the file's free space and its log.
+    The history still shows that the edits were made. On SQLite, the texts are overwritten in the file, and removed from
+    the write-ahead log.
+
+    Raises:
+        DatabaseBusy: the texts remain in the write-ahead log, because a reader used the log for too long.
     """
     with database.write() as connection:
         if database.is_sqlite:

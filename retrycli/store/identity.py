@@ -1,4 +1,4 @@
-"""Identify messages in SQL: birth, text and the history of an id."""
+"""Load messages with their identity and history, and choose their delivery keys."""
 
 import hashlib
 import json
@@ -108,14 +108,14 @@ REQUEUES = (
 
 @lru_cache
 def birth_text(messages: TableClause) -> ColumnElement[str]:
-    """Return a message's birth as the database writes it; `retrycli.domain.identity.birth_of` parses it."""
+    """Select a message's birth as the database writes it; `birth_of` returns its canonical form."""
     m = messages.c
     by_ticket = literal(BY_TICKET) + func.coalesce(cast(m.ticket_id, Text), "")
     return func.coalesce(cast(m.created_at, Text), by_ticket) if "created_at" in m else by_ticket
 
 
 def identifying(messages: TableClause) -> list[ColumnElement[Any]]:
-    """Return the columns that identify a message and its text."""
+    """Select the columns that identify a message and its text."""
     return [birth_text(messages).label(BIRTH), *(messages.c[name] for name in READ if name in messages.c)]
 
 
@@ -131,7 +131,7 @@ def _histories(connection: Connection, ids: Collection[int]) -> Mapping[int, His
         made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
     requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
     after = {
-        # Before 0005 only the time of a requeue was recorded.
+        # A version before 0005 recorded only the time of a requeue: find the last attempt that started by then.
         message_id: max((attempt.number for attempt in made[message_id] if attempt.started_at <= at), default=0)
         if number is None
         else number
@@ -144,7 +144,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     as_read, birth = _identifying_in(tuple(row))(row), row.pop(BIRTH)
     own = _Own(*map(row.pop, OWN_LABELS))
     message, digest = message_of(row), digest_of(row)
-    # Use the creation time that is already parsed, if there is one.
+    # Reuse the creation time if `message_of` has parsed it, because parsing is slow.
     created_at = message.created_at if isinstance(message, Message) else None
     birth = created_at.isoformat(timespec="microseconds") if created_at else birth_of(encodable(birth))
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
@@ -152,7 +152,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
-    # If a queue row has no digest, only a version before 0005 can have made attempts with its key.
+    # The queue's count belongs to the queue's key. Without a digest, only a version before 0005 can have counted, and
+    # its count applies to any key.
     unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
     had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
     queued = QueuedMessage(
@@ -185,12 +186,12 @@ def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | Non
         return tried
     if own.digest is not None:
         return own.delivery_key if own.digest == digest else None
-    # A version before 0005 may have chosen the key.
+    # Without a digest the key is provisional, unless a version before 0005 may have sent requests with it.
     return own.delivery_key if own.birth is None or history.sent_by_0004() else None
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-    """Build messages from rows of `with_queue`, in the order of ids. Leave out rows of other messages."""
+    """Build messages from rows of `with_queue`, in the order of ids. Leave out rows that belong to other messages."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
     past = _histories(connection, [message_id for message_id, row in rows.items() if row[OWN + "attempt_number"] > 1])
     return [_identified(rows[message_id], past.get(message_id, NONE)) for message_id in ids if message_id in rows]
@@ -207,7 +208,7 @@ def with_queue(database: Database) -> Select[Any]:
 
 
 def is_the_queues(row: Mapping[str, Any]) -> bool:
-    """Return whether a row belongs to the message that has its id in the queue."""
+    """Return whether a row and the queue row with its id belong to the same message."""
     known, birth = row[OWN + "queue_birth"], row[BIRTH]
     return known is None or known == birth or bool(birth_of(known) == birth_in(row))
 
@@ -226,7 +227,7 @@ def as_found(decision: Decision, names: Sequence[str], row: Sequence[Any]) -> De
     Args:
         decision: the original decision.
         names: the names of the columns of `identifying`.
-        row: the row's id, status and values of these columns.
+        row: the row's id and status, followed by its values of these columns.
     """
     if row[1] != MessageStatus.FAILED:
         return None
@@ -263,14 +264,15 @@ def _as_it_is(
 
 
 def birth_in(row: Mapping[str, Any]) -> str:
-    """Return the birth of a row's message."""
+    """Return the canonical form of the birth in a row."""
     return birth_of(encodable(row[BIRTH]))
 
 
 def identity_values(decision: Decision) -> dict[str, Any]:
-    """Return the columns of a queue row that describe the message's text; None leaves the column unchanged.
+    """Return the columns of a queue row that describe the message's text.
 
-    Digest, delivery key and the number of unknown attempts with this key always change together.
+    If birth, digest and delivery key are None, `move` leaves them unchanged. The number of unknown outcomes belongs to
+    the delivery key, so both are set together for a message that can be sent.
     """
     message = decision.message
     if message is None or not message.digest:
@@ -283,7 +285,7 @@ def identity_values(decision: Decision) -> dict[str, Any]:
     }
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
-    # If the row has changed meanwhile, the recipients of this attempt did not get its present text.
+    # If the row has changed meanwhile, the recipients of this attempt did not get the present text.
     changed = decision.transition.reason is EscalationReason.CHANGED
     now = decision.outcome.delivered_to if decision.outcome and not changed else ()
     return values | {
@@ -303,7 +305,7 @@ def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tup
 
 
 def encodable(text: str) -> str:
-    """Return a string in a form that every database can store, because a SQLite file may hold invalid UTF-8."""
+    """Escape invalid UTF-8 that was read from a SQLite file, so that every database can store the string."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
@@ -323,12 +325,12 @@ def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> s
 
 
 def provisional_key(message_id: int, birth: str, now: datetime) -> str:
-    """Return a key for a queue row whose text has not been read yet. No request uses it."""
+    """Return a key for a queue row whose message has not been read yet. No request uses this key."""
     return _uuid5(f"{message_id}/{birth}/enrolled {now.isoformat()}")
 
 
 def _uuid5(name: str) -> str:
-    # The version 5 UUID of a name (RFC 9562, section 5.5), computed four times as fast as by the module `uuid`.
+    # Compute a version 5 UUID (RFC 9562, section 5.5), four times as fast as the module `uuid` does.
     digits = hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

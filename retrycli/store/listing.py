@@ -1,7 +1,8 @@
-"""Lists of messages for operators. They never read bodies.
+"""List and count messages for operators, without reading bodies.
 
-A list may hold a million messages, and a reader may take an hour. So a list is read page by page, in short
-transactions. The ids and their order are fixed first, which needs eight bytes per id.
+A list may hold a million messages, and an operator may take an hour to read it. A transaction must not last that long.
+So all ids are read first, in order, which needs eight bytes per id. The messages are then read page by page, each page
+in a short transaction.
 """
 
 from array import array
@@ -34,7 +35,7 @@ from retrycli.store.messages import EARLIER, HELD_BACK, is_due, row_by_row, stat
 from retrycli.store.schema import queue
 
 PAGE = 500  # number of messages to read in one transaction
-FETCH_SIZE = 10_000  # number of ids to fetch at a time; otherwise the driver would hold all of them as objects
+FETCH_SIZE = 10_000  # number of rows to fetch at a time; otherwise the driver would hold all rows in memory
 
 # The ids of a page. They are bound at execution, so that all pages share one statement.
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
@@ -46,18 +47,18 @@ LARGEST_ID = 2**63 - 1
 
 
 class MessageQueries(Queries):
-    """List and count messages, and change nothing."""
+    """List and count failed messages, and change nothing."""
 
     def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
-        """List failed messages, including those that are not in the queue yet, which wait for the next pass.
+        """List failed messages, including messages that the next pass will enrol.
 
-        Each message is read with its page, and keeps the position that it had when the list began. Messages that no
-        longer match the filter are left out, and no message appears twice.
+        The order is fixed when the list begins, but each message is read with its page. A message that no longer
+        matches the filter by then is left out. No message appears twice.
         """
         return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
 
     def pages(self, ids: "array[int]", wanted: Filter) -> Iterator[ListedMessage]:
-        """Read messages by their ids if they still match a filter. Each page is one transaction."""
+        """Read messages by id, each page in one transaction. Leave out messages that no longer match the filter."""
         m = self._database.messages.c
         statement = self._joined(
             m.id,
@@ -119,7 +120,9 @@ class MessageQueries(Queries):
     def expiry_facts(
         self, due_by: datetime | None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
-        """Yield the data that decides whether a waiting message is still sent: id, type, retry count and creation time.
+        """Yield the data that decide whether a waiting message may still be sent.
+
+        The data are the id, the type, the retry count, and the creation time (without one, the first failure).
 
         Args:
             due_by: the latest time at which messages are due; None for any time.
@@ -143,8 +146,8 @@ class MessageQueries(Queries):
     def oldest(self) -> datetime | None:
         """Return the creation time of the oldest failed message that is not escalated.
 
-        In a table without creation times, return the time of its first failure. Return None if there is no such
-        message, or no table yet.
+        If the application's table has no creation times, return the earliest first failure instead. Return None if
+        there is no such message, or if neither creation times nor retrycli's own tables exist.
         """
         m = self._database.messages.c
         is_known = self._database.revision() is not None
@@ -169,7 +172,7 @@ class MessageQueries(Queries):
 
         Args:
             message_id: the message's id.
-            due_by: the time.
+            due_by: the time by which the counted messages are due.
             after: leave out messages that were already due by this time.
         """
         this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
@@ -183,13 +186,13 @@ class MessageQueries(Queries):
         )
 
     def earlier_in_ticket(self, message_id: int) -> list[tuple[int, datetime]]:
-        """Return the messages that hold a message back if a ticket's order is kept, with their due times."""
+        """Return the ids and due times of the messages that hold a message back if `run.per_ticket_order` is set."""
         earlier = select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
         held_back = earlier.where(queue.c.message_id == message_id, *HELD_BACK).order_by(EARLIER.c.message_id)
         return [(row.message_id, row.next_attempt_at) for row in self._database.rows(held_back)]
 
     def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
-        """Select columns of messages that match a filter, and of their queue rows."""
+        """Select columns of the failed messages that match a filter, joined with their queue rows."""
         return self._joined(*columns).where(*self._conditions(wanted))
 
     def _optional(self, name: str) -> ColumnElement[Any]:
@@ -292,7 +295,7 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
 
 
 def _beginning(digits: str) -> Iterator[tuple[int, int]]:
-    # The highest range comes first.
+    # Yield the highest range first, because the newest messages have the highest ids.
     if not digits:
         yield -LARGEST_ID, LARGEST_ID
     elif digits == "0":

@@ -32,13 +32,17 @@ from retrycli.store.schema import queue
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
-    """Read all rows as dictionaries. SQLAlchemy's own mappings would look up each name again for every value."""
+    """Read all rows as dictionaries, because SQLAlchemy's mappings would look up the column name for every value."""
     names = list(result.keys())
     return (dict(zip(names, row, strict=True)) for row in result.all())
 
 
 def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
-    """Build a message from a row of the application's table."""
+    """Build a message from a row of the application's table; an `UnusableMessage` if the row is not valid.
+
+    Raises:
+        SchemaMismatch: the id is not an integer.
+    """
     if not isinstance(row["id"], int):
         raise SchemaMismatch(f"the application's table has an id that is not an integer: {row['id']!r}")
     try:
@@ -53,19 +57,19 @@ def addresses(value: str | None) -> list[str]:
 
 
 def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
-    """Return an untyped literal to compare with a column of the application's table, because the column may have a type
-    of its own.
+    """Return an untyped SQL literal, to compare with a column of the application's table.
 
-    PostgreSQL compares an enumeration only with an untyped literal that is one of its labels, not with a string. The
-    value is not a parameter, because planners use a partial index only for a literal.
+    The column may be an enumeration. PostgreSQL compares an enumeration with an untyped literal that is one of its
+    labels, but not with a string. The value is not a parameter, because planners use a partial index only if the
+    condition contains a literal.
     """
     return literal_column(f"'{value.value}'")
 
 
 def status_of(database: Database) -> ColumnElement[str]:
-    """Select a message's status, as ``failed`` if SQL considers it equal to that word.
+    """Select a message's status. If SQL considers the status equal to ``failed``, select exactly ``failed``.
 
-    Python may not consider the two equal, because a column may ignore case, or pad its values with blanks.
+    In Python the two strings may differ, because a column may ignore case, or pad its values with spaces.
     """
     status = database.messages.c.status
     return case((status == status_text(MessageStatus.FAILED), status_text(MessageStatus.FAILED)), else_=status).label(
@@ -77,14 +81,14 @@ def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Combine conditions so that no planner uses an index for them. Use this for rows that are looked up by id, a few
     hundred at a time.
 
-    Without table statistics, a planner assumes that few rows have a given state. It may then scan a million rows with
-    that state for every few hundred ids.
+    Without table statistics, a planner assumes that few rows have a given state. It may then use the index on the state
+    and scan a million rows for every few hundred ids.
     """
     return case((and_(true(), *conditions), 1), else_=0) == 1
 
 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Build the condition for due messages. Claims, counts, lists and explanations all use it."""
+    """Return the conditions for due messages. Claims, counts, lists and explanations all use these conditions."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 
@@ -92,7 +96,8 @@ ESCALATED = queue.c.state == State.ESCALATED.value
 EARLIER = queue.alias("earlier")
 UNFINISHED = (State.WAITING.value, State.SENDING.value)
 
-# The condition that holds a message back if a ticket's order is kept: an earlier message waits or is being sent.
+# The conditions under which `run.per_ticket_order` holds a message back: an earlier message of its ticket waits or is
+# being sent.
 HELD_BACK = (
     EARLIER.c.ticket == queue.c.ticket,
     EARLIER.c.message_id < queue.c.message_id,
@@ -103,23 +108,23 @@ HELD_BACK = (
 def columns_without_body(database: Database) -> list[ColumnElement[Any]]:
     """Select all columns, with an empty string for the body. A body that is not a string is read unchanged."""
     m = database.messages.c
-    # Only SQLite can store a value that is not a string. It stores the type before the value, so no value is read.
+    # Only SQLite can store a body that is not a string. It stores types apart from values, so this check reads no body.
     is_text = func.typeof(m.body) == "text" if database.is_sqlite else m.body.is_not(None)
     body = case((is_text, literal("")), else_=m.body if database.is_sqlite else None).label("body")
     return [body if column.name == "body" else column for column in m]
 
 
 def queued_ids(connection: Connection, ids: Collection[int]) -> set[int]:
-    """Return the ids that are in the queue."""
+    """Return which of the ids are in the queue."""
     queued = select(queue.c.message_id).where(id_in(queue.c.message_id))
     return set(connection.execute(queued, {"ids": list(ids)}).scalars())
 
 
-REMEMBERED = 1_000  # number of characters of an error to store, so that a change by the application is noticed
+REMEMBERED = 1_000  # number of characters of an error that the queue stores, to detect changes by the application
 
 
 class RowState(NamedTuple):
-    """The last seen state of a row. If the row differs, the application has changed it."""
+    """The state of a row. If it differs from the last seen state, the application has changed the row."""
 
     failed: bool
     retry_count: object
@@ -135,7 +140,7 @@ def read_rows(database: Database, connection: Connection, ids: Collection[int]) 
 
 @lru_cache
 def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
-    """Return ``updated_at`` as the database writes it; null in a table without this column."""
+    """Select ``updated_at`` as the database writes it; null if the table has no such column."""
     return cast(messages.c.updated_at, Text) if "updated_at" in messages.c else cast(null(), Text)
 
 

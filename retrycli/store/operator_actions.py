@@ -1,6 +1,4 @@
-"""Perform operators' actions on messages. Each change applies only to messages in the expected state, so a late action
-changes nothing.
-"""
+"""Perform operators' actions on messages. A message that is no longer in the expected state is left unchanged."""
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
@@ -51,34 +49,35 @@ LAST_ATTEMPTS = (
     .group_by(attempts.c.message_id)
 )
 
-# Actions on failed messages in any state, even if they are not in the queue yet.
+# Actions on failed messages that are not being sent, even if they are not in the queue yet.
 OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
 
-# Actions that change the application's rows. They skip locked rows.
+# Actions of `Acts.perform` that change the application's rows. They skip locked rows.
 CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
 
 
 @dataclass(frozen=True, slots=True)
 class Performed:
-    """Result of an action."""
+    """The messages for which an action failed."""
 
-    lost: AbstractSet[int]  # unchanged messages, in another state or locked; `Acts.why_not` returns the reasons
+    # Messages that were locked, or not in the expected state. `Acts.why_not` returns the reasons.
+    lost: AbstractSet[int]
     refused: Mapping[int, str]  # messages whose rows rejected the change, with the reasons
-    unfit: Mapping[int, str]  # unchanged messages, which can't be sent in their present form, with the reasons
+    unfit: Mapping[int, str]  # messages that can't be sent in their present form, with the reasons
 
 
 class Acts(Queries):
     """Perform operators' actions on failed messages."""
 
     def read(self, ids: Collection[int]) -> list[Message]:
-        """Read complete messages. Leave out rows that are not valid messages."""
+        """Read messages with their bodies. Leave out rows that are not valid messages."""
         m = self._database.messages
         with self._database.read() as connection:
             rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
         return [message for message in map(message_of, rows) if isinstance(message, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
-        """Return when messages first failed, by id, if their attempts show it."""
+        """Return when messages first failed, by id. Leave out messages without an attempt that shows the time."""
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
 
@@ -111,7 +110,8 @@ class Acts(Queries):
             locked = {*written.locked, *taken.locked}
             able = {message_id: act for message_id, act in able.items() if message_id not in locked}
             refused = {**written.refused, **taken.refused}
-            # Actions to record. A statement that a message has arrived is recorded even if the row can't be changed.
+            # The actions to record. An operator's statement that a message was delivered is recorded even if the row
+            # rejects the change.
             done = {
                 message_id: act
                 for message_id, act in able.items()
@@ -125,15 +125,15 @@ class Acts(Queries):
     def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
         if not rejected_by_us(self._database, connection, wanted):
             return {}
-        self._database.advisory_lock(connection)  # no pass enrols them until the transaction ends
+        self._database.advisory_lock(connection)  # no pass enrols these messages until the transaction ends
         return rejected_by_us(self._database, connection, wanted)
 
     def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Lock the rows that an action applies to until the transaction ends, and return their ids."""
         parameters = {"ids": list(ids)}
         if kind in OF_ANY_FAILED:
-            # Failed messages that are not in the queue must not be enrolled and claimed meanwhile. A pass may hold row
-            # locks while it waits for this lock, so locked rows are skipped.
+            # A pass must not enrol and claim these messages meanwhile. The pass may hold row locks while it waits for
+            # this lock, so locked rows are skipped, which avoids a deadlock.
             self._database.advisory_lock(connection)
         rows = rows_of(connection.execute(self._enrolled[kind], parameters))
         unknown = connection.execute(self._unknown, parameters).scalars() if kind in OF_ANY_FAILED else ()
@@ -141,7 +141,7 @@ class Acts(Queries):
 
     @cached_property
     def _enrolled(self) -> dict[ActionKind, Select[Any]]:
-        # The queries that lock the messages to which an action applies, by kind of action.
+        # Queries, by kind of action, that lock and return the queued messages to which the action applies.
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
         failed = (
@@ -157,7 +157,7 @@ class Acts(Queries):
 
     @cached_property
     def _unknown(self) -> Select[Any]:
-        # Failed messages that are not in the queue.
+        # A query that locks and returns failed messages that are not in the queue.
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
         return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
@@ -168,7 +168,7 @@ class Acts(Queries):
         return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
-        """Record actions that change no row of the application's table, by message id."""
+        """Record actions, given by message id, that change no row of the application's table."""
         with self._database.write() as connection:
             _record_actions(connection, done)
 
@@ -181,18 +181,18 @@ class Acts(Queries):
     def edit(
         self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
     ) -> None:
-        """Change a message's text. Its delivery key changes with it.
+        """Change a message's text. The new text gets a new delivery key.
 
         Args:
             message_id: a message in the queue.
             act: the action to record.
-            read: the values on which the edit is based, as they were read, by column.
+            read: the values that the operator edited, as they were read, by column.
             changes: the new values by column.
 
         Raises:
             NoSuchMessage: the row no longer exists.
-            NotActionable: the message is not failed, is being sent, or has changed since; or a column is too short, or
-                the database's encoding lacks a character.
+            NotActionable: the message is not failed, is being sent, or has changed since it was read, or its row can't
+                store the new text.
         """
         again_if_lost(lambda: self._edit(message_id, act, read, changes))
 
@@ -200,7 +200,8 @@ class Acts(Queries):
         self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
     ) -> None:
         m = self._database.messages
-        # Locks the row. The values are compared in Python, because invalid UTF-8 and bytes can be read but not bound.
+        # This query locks the row. Values are compared in Python, because invalid UTF-8 and bytes can be read, but not
+        # passed as parameters.
         current = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
@@ -218,20 +219,20 @@ class Acts(Queries):
                     f"See `retrycli show {message_id}`, and edit the message again"
                 )
             self._check_room(connection, message_id, changes)
-            # A key that a version before 0005 chose belongs to the old text.
+            # A version before 0005 stored no digest. Store it before the edit, so that the key stays with the old text.
             self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.unchanged:
                 raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # Store the new state of the row, so that the edit does not count as a change by the application. An
-            # escalated message therefore stays escalated.
+            # Store the new state of the row. Otherwise the edit would count as a change by the application, and an
+            # escalated message would be reviewed.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             _record_actions(connection, {message_id: act})
 
     def _remember(
         self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
     ) -> None:
-        """Store the current identity of a message if its queue row meets a condition."""
+        """Store the current identity of a message, and the state of its row, if its queue row meets a condition."""
         this = queue.c.message_id == message_id
         found = connection.execute(with_queue(self._database).where(this, which))
         for message in load(connection, found, [message_id]):
@@ -273,7 +274,8 @@ def _record_actions(connection: Connection, done: Mapping[int, OperatorAction]) 
         {
             **act_values(act),
             "message_id": message_id,
-            # The number of the last attempt, and not its time, because hosts' clocks differ.
+            # Store the number of the last attempt before the requeue. Times can't show the order of attempts, because
+            # hosts' clocks differ.
             "attempts": made.get(message_id, 0) if act.kind is ActionKind.REQUEUED else None,
         }
         for message_id, act in done.items()

@@ -1,8 +1,8 @@
-"""retrycli's own tables: their version, the application's table that the queue belongs to, and the clock that they
-follow.
+"""Create, upgrade and check retrycli's own tables.
 
-The queue identifies messages by id, and other tables may have the same ids. A pass over another table would drop every
-message that has no failed row in that table.
+The checks cover the tables' version, the application's table to which the queue belongs, and recorded times in the
+future. The queue identifies messages by id, and other tables may have the same ids. A pass over the wrong table would
+drop every queued message that has no failed row in that table.
 """
 
 from collections.abc import Iterator
@@ -26,16 +26,16 @@ WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 """)
 UPGRADING = Lock()  # Alembic keeps the current upgrade in module globals, so a process upgrades one database at a time
 
-# The tolerated clock difference between hosts. A message may wait this much longer.
+# Recorded times may lie this far in the future, because hosts' clocks differ. A message may wait this much longer.
 LEEWAY = timedelta(minutes=30)
 
-# Number of newest passes to check. If there are several hosts, the newest pass may come from a host whose clock is
-# right.
+# Number of newest passes whose times are checked. One pass is not enough, because its host's clock may be right while
+# another host's clock is ahead.
 NEWEST_PASSES = 10
 NEWEST = select(passes.c.heartbeat_at).order_by(passes.c.started_at.desc()).limit(NEWEST_PASSES).subquery()
 LATEST = select(
     select(func.max(NEWEST.c.heartbeat_at, type_=passes.c.heartbeat_at.type)).scalar_subquery(),
-    # Operators' actions make claims and enrol messages without a pass.
+    # Operators' attempts and actions record times without a pass.
     select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
     select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
 )
@@ -55,7 +55,7 @@ def ensure_version(database: Database, *, upgrade: bool) -> None:
     """Create retrycli's own tables if they do not exist, and upgrade old tables if ``upgrade`` is set.
 
     Raises:
-        ConfigurationError: the tables are newer than this program, or are older and may not be upgraded.
+        ConfigurationError: the tables are newer than this program, or are older and ``upgrade`` is not set.
     """
     found = database.revision()
     if found == HEAD:
@@ -73,7 +73,7 @@ def upgrade_tables(database: Database) -> None:
 
     If the queue belongs to no table yet, assign it to the application's table.
     """
-    from alembic import command  # it loads slowly
+    from alembic import command  # imported here because Alembic loads slowly
 
     with _migrating(database) as (config, connection):
         command.upgrade(config, "head")
@@ -89,7 +89,7 @@ def downgrade_tables(database: Database) -> None:
 
 
 @contextmanager
-def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # the first is Alembic's Config
+def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # Alembic's Config, and the connection
     from alembic.config import Config
 
     config = Config()
@@ -103,7 +103,7 @@ def _migrating(database: Database) -> Iterator[tuple[Any, Connection]]:  # the f
 
 
 class Belonging(NamedTuple):
-    """A comparison of the table that the queue belongs to with the configured table."""
+    """The table to which the queue belongs, compared with the configured table."""
 
     remembered: str | None
     configured: str | None
@@ -157,7 +157,7 @@ def _adopt(database: Database, connection: Connection) -> None:
 def _full_name(database: Database, connection: Connection) -> str | None:
     if not database.is_sqlite:
         return connection.execute(IN_POSTGRESQL, {"name": database.qualified_table}).scalar()
-    # A file has one schema, `main`, and table names ignore the case of ASCII letters.
+    # A SQLite file has one schema, `main`, and its table names ignore the case of ASCII letters.
     return "".join([letter.lower() if letter.isascii() else letter for letter in database.table_name])
 
 
@@ -166,7 +166,7 @@ def _remembered(connection: Connection) -> str | None:
 
 
 def is_clock_ahead(database: Database, now: datetime) -> bool:
-    """Return whether times were recorded while a clock was ahead: see `retrycli.store.clock_repair`."""
+    """Return whether future times were recorded while a clock was ahead (see `retrycli.store.clock_repair`)."""
     with database.read() as connection:
         return time_ahead(connection, now) > LEEWAY
 

@@ -1,4 +1,4 @@
-"""Data that later passes need about passes, destinations and notification targets."""
+"""Store passes, pauses, the state of destinations, and sent notifications for later passes."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ from retrycli.store import counters
 from retrycli.store.database import Queries
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates, told
 
-# Number of newest attempts to read to find the route with which the last pass started. A pass with more attempts has
-# served every route.
+# Number of newest attempts in which to look for the first attempt of the last pass. If the pass made more attempts, its
+# earliest attempt among these is used.
 ATTEMPTS_LOOKED_AT = 1_000
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
 
 
 class Ledger(Queries):
-    """Store data for later passes: passes, pauses, and destinations."""
+    """Store and read passes, pauses, and the state of destinations."""
 
     def start_pass(
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
@@ -62,9 +62,9 @@ class Ledger(Queries):
             )
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
-        """Mark unfinished passes without a heartbeat since a given time as interrupted, whichever host they ran on.
+        """Mark dead passes as interrupted: other unfinished passes of any host without a heartbeat since a given time.
 
-        Their end is their last heartbeat. Their sent messages are counted from their attempts.
+        The end of a dead pass is its last heartbeat. Its number of sent messages is counted from its attempts.
         """
         sent = (
             select(func.count())
@@ -86,7 +86,7 @@ class Ledger(Queries):
             counters.add(connection, counters.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
-        """Return the id at which the last sweep stopped; None if there was none."""
+        """Return the id at which the last sweep stopped; None if no pass has swept yet."""
         swept = select(passes.c.swept_to).where(passes.c.swept_to.is_not(None))
         return self._database.scalar(swept.order_by(passes.c.started_at.desc()).limit(1))
 
@@ -112,7 +112,7 @@ class Ledger(Queries):
         return dict(self._database.rows(lately.group_by(passes.c.host).order_by(passes.c.host)))
 
     def last_start(self) -> str | None:
-        """Return the destination of the newest pass's first attempt, if it is among the newest attempts."""
+        """Return the destination of the last pass's first attempt among the newest attempts; None if there is none."""
         newest = (
             select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
             .order_by(attempts.c.id.desc())
@@ -124,7 +124,7 @@ class Ledger(Queries):
         return self._database.scalar(its_attempts.order_by(newest.c.id).limit(1))
 
     def why_paused(self, now: datetime) -> str | None:
-        """Describe why deliveries are paused; None if they are not."""
+        """Describe why deliveries are paused; None if they are not paused."""
         found = self.pause(now)
         if found is None:
             return None
@@ -138,7 +138,7 @@ class Ledger(Queries):
         return found[0] if found else None
 
     def set_pause(self, wanted: Pause | None, act: Mapping[str, Any] | None = None) -> None:
-        """Start a pause that replaces any other one, or end the pause, and record the action (`history.act_values`)."""
+        """Start a pause, or end it if `wanted` is None. Record the action (see `history.act_values`)."""
         with self._database.write() as connection:
             connection.execute(delete(pause))
             if wanted is not None:
@@ -196,7 +196,7 @@ class Ledger(Queries):
             free_at = connection.execute(select(rates.c.next_at).where(rates.c.destination == destination)).scalar()
             turn = now if free_at is None else max(free_at, now)
             if turn - now > MAX_HOSTS * interval:
-                turn = now  # a wrong clock must not delay other hosts
+                turn = now  # ignore a reservation that a host with a wrong clock has made
             if turn >= too_late:
                 return turn
             connection.execute(delete(rates).where(rates.c.destination == destination))
@@ -208,10 +208,10 @@ class Ledger(Queries):
         return [_breaker(row) for row in self._database.rows(select(breakers).order_by(breakers.c.destination))]
 
     def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
-        """Return the breakers that block any of the destinations.
+        """Return the breakers of the given destinations that are open, or that block requests at a given time.
 
-        A rest ends at its time, but an open breaker closes only after a successful probe. Destinations that are no
-        longer used get no probes, so leave them out.
+        An open breaker closes only after a successful probe. A destination that is no longer used gets no probes, so do
+        not pass it: its breaker would stay open.
         """
         return [
             breaker
@@ -228,10 +228,10 @@ class Ledger(Queries):
                 connection.execute(insert(breakers).values(row))
 
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
-        """Return the destinations that refuse requests, each with the last pass that it refused.
+        """Return the destinations that refuse all requests, each with the newest pass whose requests it refused.
 
-        A refusal ends with a delivery, or with a later pass that delivers messages and is not stopped by a problem.
-        After refused credentials, a later answer about a message also ends the refusal.
+        A refusal ends with a delivery, or with a later pass that delivers messages and that no other problem stops. If
+        the credentials were refused, a later response about a single message also ends the refusal.
 
         Args:
             passes: the last passes, newest first.
@@ -242,11 +242,12 @@ class Ledger(Queries):
     def _refused_by(self, tried: PassRecord) -> list[str]:
         """List the destinations that refused requests of a pass and have shown no sign of recovery since."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
-        since = attempts.c.finished_at >= tried.started_at  # has an index
+        since = attempts.c.finished_at >= tried.started_at  # this column has an index
         found = self._database.rows(select(*kinds).where(since, kinds[0].is_not(None)).distinct())
         over = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
         if tried.reason == StopReason.CREDENTIALS_REFUSED:
-            # A server that judges a message has accepted the credentials. Doubtful answers may come from a proxy.
+            # A server that accepts or rejects a single message has accepted the credentials. An ambiguous response does
+            # not show this, because it may come from a proxy.
             over |= {
                 to
                 for to, pass_id, outcome, status in found
@@ -282,17 +283,17 @@ def _breaker(row: Row[Any]) -> Breaker:
 
 EVERYBODY, UNDER_WAY = "everybody", "under way"
 
-# The row with which a pass reserves the sending of notifications, so that two hosts do not send the same one.
+# The row with which a pass reserves the sending of notifications, so that two hosts do not send the same notification.
 RESERVATION = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
 
 
 def target_name(text: str) -> str:
-    """Return the name of a target in the database. It does not reveal the target's text, such as a URL."""
+    """Hash the text of a notification target, such as a URL, because the database must not reveal the text."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 class Targets(Queries):
-    """Read and store what notification targets have been told."""
+    """Store and read the last reports to notification targets."""
 
     def begin_telling(self, now: datetime, until: datetime) -> bool:
         """Reserve the sending of notifications for this pass, until `end_telling` or a given time. Return False if
@@ -315,14 +316,14 @@ class Targets(Queries):
             connection.execute(delete(told).where(*RESERVATION))
 
     def memory(self, target: str) -> Memory:
-        """Return what a target has been told. Leave out topics that only a newer version of retrycli knows."""
+        """Return the last reports to a target, by topic. Leave out topics that only a newer retrycli knows."""
         known = select(told).where(told.c.target == target, told.c.topic.in_([topic.value for topic in Topic]))
         return {
             Topic(row.topic): Told(row.since, row.told_at, row.ended, row.times) for row in self._database.rows(known)
         }
 
     def remember(self, target: str, before: Memory, after: Memory) -> None:
-        """Store what a target has been told. Skip topics that are unchanged, because another pass may have set them."""
+        """Store the last reports to a target. Skip unchanged topics, because another pass may have updated them."""
         changed = [topic for topic in Topic if before.get(topic) != after.get(topic)]
         if not changed:
             return
@@ -336,7 +337,7 @@ class Targets(Queries):
                     connection.execute(insert(told).values(target=target, topic=topic.value, **asdict(now)))
 
     def follow(self, target: str, topic: Topic, found: Incident | None, at: datetime, remind: timedelta) -> Turn | None:
-        """Return what to report about an incident to a target, and store it as reported."""
+        """Return which change of an incident to report to a target, if any, and store the change as reported."""
         before = self.memory(target)
         turn, known = incidents.follow(found, before.get(topic), at, remind)
         if known is not None:
