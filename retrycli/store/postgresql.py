@@ -1,13 +1,14 @@
-"""Generate SQL and values for PostgreSQL servers.
+"""Generate safe SQL for PostgreSQL servers, and convert values that the driver would reject.
 
-A server looks up functions and operators in each schema of the search path. An exact match of parameter types wins over
-the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could plant
-``replace(text, varchar, varchar)`` or ``varchar = varchar``, because the catalogue has them only for ``text``. retrycli
-would run the planted code with its own privileges. Therefore the generated SQL uses only the functions and operators of
-the server's own catalogue. The search path must not be changed, because triggers of the application's table find their
-tables through it.
+A server looks up functions and operators in each schema of the search path. An exact match of parameter types takes
+precedence over the catalogue (PostgreSQL, "Function Type Resolution"). So any role with CREATE in such a schema could
+plant ``replace(text, varchar, varchar)`` or ``varchar = varchar``, because the catalogue has both only for ``text``.
+retrycli would run the planted code with its own privileges. Therefore the generated SQL uses only the functions and
+operators of the server's own catalogue. The search path must not be changed, because triggers of the application's
+table find their tables through it.
 
-Rows with values that Python can't represent can still be read and named in errors, and results can still be recorded.
+A value that Python can't represent is read as a string, so that errors can name its row. A character that the
+database's encoding lacks is escaped, so that the result can be recorded.
 """
 
 from functools import lru_cache
@@ -48,9 +49,9 @@ from sqlalchemy.sql import operators
 from retrycli.domain.errors import ConfigurationError
 from retrycli.store.dialects import SharesStatements
 
-# Syntax that looks like a function but can't be replaced by one. The same is true of `unnest` with several arrays.
+# Syntax that looks like a function but can't be schema-qualified. The same is true of `unnest` with several arrays.
 #
-# `nullif` is left out, so that its use fails, because a server would look up its `=`.
+# `nullif` is missing on purpose, so that its use fails. A server would look up the `=` of `nullif` in the search path.
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
 
 DISTINCT = frozenset({operators.is_distinct_from, operators.is_not_distinct_from})
@@ -58,7 +59,7 @@ LISTS = frozenset({operators.in_op, operators.not_in_op})
 BETWEEN = frozenset({operators.between_op, operators.not_between_op})
 ARITHMETIC = frozenset({operators.add, operators.sub, operators.mul, operators.truediv, operators.mod})
 
-# Operators to qualify with their schema, as in OPERATOR(pg_catalog.=).
+# Operators to schema-qualify, as in OPERATOR(pg_catalog.=).
 SYMBOLS = {
     operators.eq: "=",
     operators.ne: "<>",
@@ -73,13 +74,17 @@ SYMBOLS = {
 
 
 class _Number(types.Numeric[Any]):
-    """A number whose values are written with their type, because the driver sends small numbers as ``smallint``."""
+    """A number whose parameters get an explicit cast.
+
+    Otherwise the driver would send small numbers as ``smallint``, and the catalogue has no operator for ``numeric`` and
+    ``smallint``.
+    """
 
     render_bind_cast = True
 
 
 class _Compiler(PGCompiler_psycopg):
-    """Write functions with their schema, and operands with types for which the catalogue has the operator."""
+    """Schema-qualify functions and operators, or cast operands to types for which the catalogue has the operator."""
 
     def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
         text: str = super().visit_function(func, add_to_result_map=add_to_result_map, **how)
@@ -113,7 +118,7 @@ class _Compiler(PGCompiler_psycopg):
 
 
 class PostgresqlDialect(SharesStatements, PGDialect_psycopg):
-    """The driver's dialect with the compiler above."""
+    """SQLAlchemy's psycopg dialect with the compiler above."""
 
     supports_statement_cache = True
     statement_compiler = _Compiler
@@ -139,13 +144,13 @@ def _is_untyped(*sides: ColumnElement[Any]) -> bool:
 
 
 def _bracketed(side: ColumnElement[Any]) -> ColumnElement[Any]:
-    # An operator with a schema has a different precedence, so long operands need parentheses.
+    # A schema-qualified operator has a different precedence, so compound operands need parentheses.
     is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
     return Grouping(side) if is_long else side
 
 
 def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
-    """Rewrite IS [NOT] DISTINCT FROM, for which a server looks up ``=``, with an ``=`` that has its schema."""
+    """Rewrite IS [NOT] DISTINCT FROM with ``=``, which can be schema-qualified."""
     left, right = binary.left, binary.right
     same = func.coalesce(left == right, and_(left.is_(None), right.is_(None)), type_=types.Boolean)
     return not_(same) if binary.operator is operators.is_distinct_from else same
@@ -160,7 +165,7 @@ def _as_comparisons(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
 
 
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
-    is_syntax = operator in {operators.is_, operators.is_not}  # COLLATE is syntax too, but not a comparison
+    is_syntax = operator in {operators.is_, operators.is_not}  # `is_comparison` excludes COLLATE
     return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
 
 
@@ -173,13 +178,13 @@ def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # 
         return _selected_as(Text(), side.element)
     is_list = isinstance(side, CollectionAggregate) or (operator in LISTS and not isinstance(side, ColumnClause))
     is_text = isinstance(side, Cast) and isinstance(side.type, Text)
-    if is_list or is_text or isinstance(side, BindParameter | Null):  # values are written as text anyway
+    if is_list or is_text or isinstance(side, BindParameter | Null):  # parameters are cast to text anyway
         return side
     return cast(side.element if isinstance(side, Grouping) else side, Text)
 
 
 def _is_numeric(side: ColumnElement[Any]) -> bool:
-    # For integers, the catalogue has operators for every pair of types.
+    # Integers need no cast, because the catalogue has operators for every pair of integer types.
     kind = getattr(side, "type", None)
     kind = kind.impl_instance if isinstance(kind, types.TypeDecorator) else kind
     return isinstance(kind, types.Numeric) and not isinstance(kind, types.Float)
@@ -213,7 +218,7 @@ UTF_8 = "utf-8"
 
 
 def prepare(connection: Connection, _record: object) -> None:
-    """Let a new connection read every value, and write every character.
+    """Set up a new connection so that it can read every value and write every character.
 
     Raises:
         ConfigurationError: the database has no encoding.
@@ -234,9 +239,9 @@ def prepare(connection: Connection, _record: object) -> None:
 
 
 class _EscapingDumper(StrDumperUnknown):
-    r"""Write characters that are missing in the database's encoding as ``\u2026``.
+    r"""Escape characters that the database's encoding lacks, for example as ``\u2026``.
 
-    Otherwise the driver raises an error, and an attempt whose answer has such a character could not be recorded.
+    Otherwise the driver would raise an error, and a response that contains such a character could not be recorded.
     """
 
     def dump(self, obj: str) -> Buffer | None:
@@ -245,9 +250,9 @@ class _EscapingDumper(StrDumperUnknown):
 
 @lru_cache
 def _or_text(usual: type[Loader]) -> type[Loader]:
-    """Read a value that Python can't represent as the string that the server writes for it.
+    """Return a loader that reads a value as a string if Python can't represent the value.
 
-    Otherwise the driver raises an error, and one such row prevents all others from being read.
+    Otherwise the driver would raise an error, and one row with such a value would make all other rows unreadable.
     """
 
     class OrText(Loader):

@@ -24,8 +24,8 @@ from sqlalchemy.types import NullType, TypeEngine
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
 
-# Unsuitable types of columns, with the reasons. In a SQLite file only the type of the id matters, because a text column
-# converts ids to strings.
+# Unsuitable column types, with the reasons. Columns of a SQLite file accept values of other types. Only the id's type
+# matters there, because a text column would convert ids to strings.
 UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "is not of an integer type; retrycli identifies messages by integer ids"),
     "sent_at": ((Integer, Numeric, Float), "is of a numeric type; change its type to a timestamp"),
@@ -34,7 +34,7 @@ WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
 
 class _IntegralNumeric(TypeDecorator[Any]):
-    """A numeric value, read as an integer if it is one."""
+    """A numeric column whose integral values are read as ``int`` if they fit into 64 bits."""
 
     impl = Numeric
     cache_ok = True
@@ -69,8 +69,8 @@ def by_name(columns: Iterable[ReflectedColumn], *, is_sqlite: bool) -> dict[str,
 def table_of(
     columns: Mapping[str, ReflectedColumn], name: str, schema: str | None, place: str, *, is_sqlite: bool
 ) -> TableClause:
-    """Build the application's table with all its columns. A column has a type only if the driver's own type is
-    unsuitable.
+    """Build the application's table with all its columns. A column has a type only if its values must be converted, or
+    if SQL must treat them as strings.
 
     Args:
         columns: the table's columns, by name.

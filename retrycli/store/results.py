@@ -1,5 +1,6 @@
-"""Record attempts at claimed messages and their results. Each change requires that the claim still holds the
-message.
+"""Record attempts to deliver claimed messages, and their results.
+
+Each change requires that the claim still holds the message.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -72,8 +73,8 @@ def _update_open(*columns: str) -> BulkStatement:
 
 FINISH_ATTEMPTS = _update_open(*RESULT_COLUMNS)
 
-# Stores the outcomes of attempts whose results can't be written into the rows yet. Such an attempt has an outcome but
-# no end. The process that writes the row sets the end.
+# Stores the outcomes of attempts whose results can't be written into the application's rows yet. Such an attempt has an
+# outcome but no end. The process that later writes the row also sets the end.
 KEEP_OUTCOMES = _update_open(*(name for name in RESULT_COLUMNS if name != "finished_at"))
 
 FORGET_TICKETS = (
@@ -84,7 +85,7 @@ FORGET_TICKETS = (
 
 
 class Results(Queries):
-    """Write the results of claimed messages."""
+    """Start attempts to deliver claimed messages, and write the results."""
 
     def begin(
         self,
@@ -98,11 +99,11 @@ class Results(Queries):
         destination_of: Callable[[str], str | None] = lambda _: None,
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and start an attempt for the messages that may be attempted.
+        """Load claimed messages, start an attempt for each one that ``fit`` accepts, and return all loaded messages.
 
         Messages that the application has sent, rejected or withdrawn since the claim leave the queue. A message whose
-        id now belongs to another message also leaves the queue, and the other message is enrolled as new. Each attempt
-        records the destination for its message's type.
+        id now belongs to another message also leaves the queue, and a pass enrols the other message as new. Each
+        attempt records the destination for its message's type.
         """
         with self._database.write() as connection:
             found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
@@ -121,7 +122,7 @@ class Results(Queries):
             )
             return loaded
 
-    # Statements of the innermost loop are built once: building takes longer than executing.
+    # These statements run in the innermost loop. Each is built once, because building takes longer than executing.
 
     @cached_property
     def _held_messages(self) -> Select[Any]:
@@ -143,9 +144,9 @@ class Results(Queries):
     def record_arrival(
         self, claim: Claim, decision: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record an attempt at a claimed message that has arrived, with its outcome.
+        """Record that a look-up found a claimed message at its destination, as an attempt with an outcome.
 
-        The message stays claimed. `record` writes its row. If the process dies first, a later pass writes the row.
+        The message stays claimed until `record` writes its row. If the process dies first, a later pass writes the row.
         """
         with self._database.write() as connection:
             ours = _still_held(connection, claim, [decision])
@@ -161,7 +162,7 @@ class Results(Queries):
             KEEP_OUTCOMES.execute(connection, _results(ours, started_at))
 
     def record_answers(self, claim: Claim, decisions: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts whose messages are not decided yet, so that they survive a crash.
+        """Record the outcomes of attempts whose messages are not decided yet, so that a crash does not lose them.
 
         The messages stay claimed.
         """
@@ -183,7 +184,8 @@ class Results(Queries):
         attempt's outcome, and keep the message claimed.
 
         Raises:
-            TransactionLost: a row has rolled back the transaction. The next call leaves out this row.
+            TransactionLost: the change of a row rolled back the transaction. Repeat the call: it finds such a row and
+                leaves it out.
         """
         by_id = {decision.message_id: decision for decision in decisions}
         with self._database.write() as connection:
@@ -209,8 +211,7 @@ class Results(Queries):
                 KEEP_OUTCOMES.execute(connection, _results([by_id[message_id] for message_id in locked], now))
             writable = [one for message_id, one in ours.items() if message_id not in locked]
             final = as_written([*writable, *(by_id[message_id] for message_id in hidden)], refused)
-            # These rows are no longer failed, or belong to other messages, so they stay unchanged, whatever was
-            # decided.
+            # These rows are no longer failed, or belong to other messages, so the decisions are not written into them.
             left_alone = [decision._replace(transition=Transition.released()) for decision in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
             unread = {decision.message_id for decision in final if decision.transition.reason} - written.rows.keys()
@@ -221,10 +222,10 @@ class Results(Queries):
         return WriteResult(frozenset(lost), frozenset(locked), refused, changed)
 
     def _hidden(self, connection: Connection, claim: Claim, unlockable: Collection[int]) -> set[int]:
-        """Return the rows that can't be locked although no transaction holds them: a row-level policy hides them from
-        changes.
+        """Return the ids of rows that a row-level policy hides from changes.
 
-        If any of these rows is locked, return none. The other rows are checked when that row is free.
+        Such a row can't be locked, although no other transaction holds it. If another transaction holds one of the
+        rows, return no ids. A later call then checks the rows again.
         """
         if not unlockable:
             return set()
@@ -241,7 +242,7 @@ class Results(Queries):
         return set(unlockable) - {row[0] for row in free}
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
-        """Return which messages this claim holds, and whether their rows exist."""
+        """Return, for each message that this claim still holds, whether its row exists."""
         m = self._database.messages.c
         others = (
             select(queue.c.message_id, m.id)
@@ -288,10 +289,10 @@ def start_attempts(
 
 
 def finish_attempts(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
-    """Record the results of attempts at messages that a claim holds.
+    """Record the results of attempts to deliver messages that a claim holds.
 
-    A delivered message whose row is not marked as sent may appear again with another ticket. In a table without
-    creation times it is still recognised (`OF_ANY_TICKET`).
+    If a delivered message's row can't be marked as sent, the application may move the row to another ticket. In a table
+    without creation times, the birth of the attempt becomes `OF_ANY_TICKET`, so that the delivery is still recognised.
     """
     unmarked = [
         decision.message_id

@@ -1,4 +1,4 @@
-"""All changes to the application's rows. A row must be failed, or rejected if it is to be restored."""
+"""Change the application's rows. Only failed rows are changed, and rejected rows that are restored."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -35,7 +35,7 @@ from retrycli.store.messages import RowState, read_rows, status_text
 
 
 def write_messages(database: Database, connection: Connection, decisions: Sequence[Decision]) -> "Written":
-    """Write decisions into the rows of their messages. Shorten an error that its column rejects."""
+    """Write decisions into the rows of their messages. Shorten an error text if its column rejects it."""
     changing = {decision.message_id: decision for decision in decisions if decision.transition.changes_row}
     return _RowChange(database, connection, partial(_write, database, connection), _has_taken).make(changing)
 
@@ -172,7 +172,7 @@ def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    # Columns of a SQLite file accept anything.
+    # Columns of a SQLite file accept values of any type.
     return NULLTYPE if database.is_sqlite else database.columns["sent_at"]["type"]
 
 
@@ -190,7 +190,7 @@ Wanted = TypeVar("Wanted")
 
 IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
 
-# Lengths, in characters, to try one after another if the column rejects an error.
+# Lengths, in characters, to try one after another if the column rejects an error text.
 LENGTHS = (255, 127, 63, 31)
 
 # Lock wait for one row, in milliseconds, and the maximum number of locked rows to wait for. Further rows count as
@@ -199,9 +199,9 @@ LOCK_WAIT_MS, MAX_LOCK_WAITS = 10, 8
 
 
 class Written(NamedTuple):
-    """Result of changing some rows."""
+    """The result of a change to some rows."""
 
-    rows: Mapping[int, RowState]  # the rows as they were read back, by id; empty if they did not have to be read
+    rows: Mapping[int, RowState]  # states of the rows after the change, by id; empty if they were not read
     refused: Mapping[int, str]  # the reasons why rows rejected the change, by id
     locked: Collection[int] = ()  # rows that another transaction has locked; they can be tried again
 
@@ -224,11 +224,12 @@ class _RowChange(Generic[Wanted]):
     took: Callable[[Wanted, RowState, int | None], bool]  # returns whether a row that was read back accepted the change
 
     def make(self, wanted: Mapping[int, Wanted]) -> Written:
-        """Write rows: all in one step, or one by one if any of them can't be written.
+        """Write all rows in one step, or one by one if any row can't be written.
 
         Raises:
             DBAPIError: no row can be written, and no single row is the cause.
-            TransactionLost: a row has rolled back the transaction. The next call leaves out this row.
+            TransactionLost: the change of a row rolled back the transaction. Repeat the call: it finds such a row and
+                leaves it out.
         """
         if not wanted:
             return ALL_WRITTEN
@@ -262,7 +263,7 @@ class _RowChange(Generic[Wanted]):
                 locked |= {*written.locked}
         if general and len(general) + len(refused) + len(locked) == len(wanted):
             raise next(iter(general.values()))
-        # Another row was written, so the cause is not the table, the role or the server.
+        # If `general` has errors here, another row was written. So the cause is not the table, the role or the server.
         return Written(rows, refused | {message_id: in_words(error) for message_id, error in general.items()}, locked)
 
     def _write_one(self, message_id: int, values: Wanted) -> Written:
@@ -315,13 +316,13 @@ class _RowChange(Generic[Wanted]):
     def _is_over(self) -> bool:
         # True if the connection is lost, or if SQLite has rolled back the transaction because of a row or the disk.
         if self.connection.invalidated:
-            return True  # it has no driver connection then
+            return True  # an invalidated connection has no driver connection
         driver = self.connection.connection.driver_connection
         return driver is None or (not driver.in_transaction if self.database.is_sqlite else bool(driver.closed))
 
     @contextmanager
     def _short_lock_wait(self) -> Iterator[None]:
-        # With so short a lock wait, a deadlock resolves itself.
+        # The short lock wait resolves a deadlock before the server detects it and aborts a transaction.
         if self.database.is_sqlite:
             yield
             return

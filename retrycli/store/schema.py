@@ -44,7 +44,7 @@ class _UtcDateTime(TypeDecorator[datetime]):
 
 MAX_INT = 2**31 - 1  # the largest value of a column of the type `Integer` on every database
 
-# In SQLite only an INTEGER PRIMARY KEY is the row id, which also has 64 bits.
+# In SQLite, only a column declared as INTEGER PRIMARY KEY becomes the row id. The row id also has 64 bits.
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 metadata = MetaData()
@@ -157,7 +157,7 @@ breakers = Table(
     Column("tickets", Text),
 )
 
-# Earliest time of the next request of any host, if `run.rate_per_second` is set.
+# The earliest time at which any host may send the next request to a destination, if `run.rate_per_second` is set.
 rates = Table(
     "retrycli_rates",
     metadata,
@@ -185,7 +185,7 @@ told = Table(
     Column("times", Integer, nullable=False),
 )
 
-# Totals, which outlive the rows that were counted. See `retrycli.store.counters`.
+# Totals that are kept after the counted rows are pruned. See `retrycli.store.counters`.
 totals = Table(
     "retrycli_totals",
     metadata,
@@ -194,7 +194,7 @@ totals = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-# Time of a message's first escalation for a reason. Operators are notified once per key and reason.
+# The time of the first escalation with a delivery key and a reason. Operators are notified once for each pair.
 escalations = Table(
     "retrycli_escalations",
     metadata,
@@ -206,5 +206,5 @@ escalations = Table(
 # The application's table that the queue belongs to.
 selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
 
-# Alembic's own table, described here for reading.
+# The table in which Alembic stores the version. It has its own metadata, because Alembic creates it.
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))

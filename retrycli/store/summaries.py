@@ -40,14 +40,14 @@ class PassTimes:
 class QueueCounts(Queries):
     """Count messages, and change nothing."""
 
-    # With GROUP BY on several columns, SQLite would sort all rows. With an index on the state, it would read the rows
-    # in order of time. The conditional counts below read a million rows once, in storage order.
+    # With GROUP BY on several columns, SQLite would sort all rows. With an index on the state, it would read rows in
+    # order of time, jumping through the file. The conditional counts below read all rows once, in storage order.
 
     def in_queue(self) -> InQueue:
         """Count the queued messages. Read only the type from the application's table."""
         m = self._database.messages.c
         kinds = [(state, kind) for state in State for kind in MessageType]
-        # As text: the application's enumeration may lack some of the types.
+        # Compare as text. The application's enumeration may lack a type, and PostgreSQL would reject the comparison.
         message_type = cast(m.message_type, String)
         escalated = queue.c.state == State.ESCALATED.value
         statement = select(

@@ -42,7 +42,7 @@ CLAIM = (
     .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
 )
 CLAIM_FREE = CLAIM.where(row_by_row(queue.c.state != State.SENDING.value))
-# The guard of every change to a claim's messages.
+# The guard of every change to claimed messages: the message is being sent, and the claim still holds it.
 HELD = row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == bindparam("owner"))
 HELD_BY_ID = (id_in(queue.c.message_id), HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_BY_ID)
@@ -62,7 +62,7 @@ def move(
         connection: a connection in a writing transaction.
         claim: the claim that holds the messages.
         decisions: the transitions.
-        rows: the current rows of the escalated messages, by id.
+        rows: the current states of the escalated messages' rows, by id.
         now: the current time.
     """
     gone, back, escalated = [], [], []
@@ -93,8 +93,8 @@ def move(
 def escalate(
     database: Database, connection: Connection, decisions: Sequence[Decision], now: datetime
 ) -> Mapping[int, str]:
-    """Escalate unclaimed messages, and store their current texts and rows, so that later changes by the application are
-    noticed.
+    """Escalate unclaimed messages. Store the digests of their texts and the states of their rows, so that later changes
+    by the application are noticed.
 
     Returns:
         The reasons why rows rejected the change, by id.
@@ -129,15 +129,15 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
 def review(
     database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
 ) -> list[Decision]:
-    """Let escalated messages wait again, escalate them again, or store the present state of their rows (released).
+    """Decide again about escalated messages: they wait again, are escalated again, or stay escalated (released).
 
-    Neither the application nor an operator can change these messages meanwhile. A message that one of them has locked
-    is left to the next pass.
+    For a message that stays escalated, store the present state of its row. The rows are locked during the review. Rows
+    that another transaction has locked are left to the next pass.
 
     Args:
         database: holds the queue and the application's table.
         ids: the escalated messages.
-        decide: decides about a complete message, and is told whether the application has changed the message.
+        decide: decides about a complete message, given whether the application has changed it.
         now: the current time, for ``escalated_at``.
 
     Returns:
@@ -213,7 +213,7 @@ def waiting_row(
     now: datetime,
     due: datetime | None = None,
 ) -> dict[str, Any]:
-    """Return the queue row of a message that waits and whose text has not been read yet."""
+    """Return the queue row of a new waiting message whose text has not been read yet."""
     return {
         "message_id": message_id,
         "state": State.WAITING,
@@ -235,10 +235,10 @@ def _queue_values(decision: Decision) -> dict[str, Any]:
 def _first_escalations(
     connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
 ) -> Mapping[int, datetime]:
-    """Return when messages were first escalated for the same reason with the same delivery key, by id.
+    """Return, by message id, when the message was first escalated with its delivery key and for its reason.
 
-    Notifications use this time. So if an application makes a message fail again and again, operators get only one
-    notification.
+    Record this escalation if it is the first. Notifications use the time of the first escalation, so operators get only
+    one notification even if the application makes the message fail again and again.
     """
     keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
     of_keys = select(escalations).where(id_in(escalations.c.delivery_key))
@@ -272,13 +272,13 @@ def _new_or_own(of: Values, name: str) -> ColumnElement[Any]:
 
 
 def _waiting_update(of: Values) -> Update:
-    """Build the update that returns messages to their former state. An escalated message that was attempted by hand
-    keeps the last seen state of its text.
+    """Build the update that returns messages to their former state.
 
-    If another text was attempted, the queue keeps the columns of the old text. The history has the attempted text.
+    An escalated message that an operator attempted keeps its identity, so that a change of its text is still noticed.
+    If the operator attempted another text, the counts and recipients of the old text are also kept.
     """
     waits = queue.c.escalated_at.is_(None)
-    another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not store the digest
+    another = and_(~waits, queue.c.digest != of["digest"])  # null if a version before 0005 stored no digest
     return _release(
         of,
         state=FORMER_STATE,
@@ -290,7 +290,7 @@ def _waiting_update(of: Values) -> Update:
 
 
 def _escalation_update(of: Values) -> Update:
-    """Build the update that escalates messages. A message attempted by hand keeps the time of its first escalation."""
+    """Build the update that escalates messages. An already escalated message keeps the time of its escalation."""
     return _release(
         of,
         state=State.ESCALATED.value,
@@ -309,7 +309,7 @@ def _types(*names: str) -> dict[str, TypeEngine[Any]]:
     return {name: queue.c[name].type for name in ("message_id", "unknown_count", *IDENTITY, *names)}
 
 
-# The columns of a message that waits again.
+# The values that make an escalated message wait again.
 NOT_ESCALATED: Mapping[str, Any] = {
     "state": State.WAITING.value,
     "escalated_at": None,

@@ -50,7 +50,7 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
     """Return the schemas of the search path in which other roles may create functions, each with the role; None stands
     for every role.
 
-    Owners of the schema and the table are left out: they may change the table and its triggers in any case.
+    Owners of the schema or the table are left out, because they may change the table and its triggers in any case.
     """
     if database.is_sqlite:
         return []
@@ -58,7 +58,7 @@ def creators(database: Database) -> list[tuple[str, str | None]]:
         return [(schema, role) for schema, role in connection.execute(CREATORS, {"table": database.qualified_table})]
 
 
-# Number of clock readings. On a busy machine, a single answer may be late by more than a round trip.
+# Number of clock readings. On a busy machine, a single reading may be delayed by more than the usual round trip.
 CLOCK_READINGS = 3
 
 
@@ -82,9 +82,9 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     return ahead
 
 
-# Required number of free bytes on the disk of a SQLite file: the size that its write-ahead log reaches before it is
-# copied into the file. With less space, an attempt might be recorded before its request is sent, but its result might
-# not.
+# Required number of free bytes on the disk of a SQLite file: the size that the write-ahead log reaches before SQLite
+# copies it into the file. With less space, retrycli might record an attempt and send its request, but fail to record
+# the result.
 MIN_FREE = 4 * 1024 * 1024
 
 
@@ -95,7 +95,8 @@ def check_writable(database: Database, now: datetime) -> None:
     Writes that are rolled back need no disk space, so free space is checked separately.
 
     Raises:
-        DatabaseUnavailable: the permission to write is missing or, for a file, the write lock can't be acquired.
+        DatabaseUnavailable: the permission to write is missing, a file's write lock can't be acquired, or its disk is
+            too full.
         SchemaMismatch: the application's table is unsuitable, or rejects the changes of all sample messages.
     """
     with database.rollback_at_end(), database.write() as connection:
@@ -113,21 +114,22 @@ def check_writable(database: Database, now: datetime) -> None:
         raise DatabaseUnavailable(lack)
 
 
-STATEMENT_ERROR = "42"  # first characters of codes that concern a statement, such as one in a trigger
+STATEMENT_ERROR = "42"  # prefix of the codes for errors in a statement, such as a trigger's statement
 
-# Size of the first samples. A few rows may reject changes individually.
+# Size of each of the first two samples. One row is not enough, because single rows may reject changes.
 FIRST_SAMPLE = 20
 
 # Size of the last sample. If all its rows reject the changes, the table is assumed to reject every change.
 LAST_SAMPLE = 200
-PRIME, FACTOR = 10_007, 7_919  # numbers that scatter ids, because rows that reject changes may be adjacent
+PRIME, FACTOR = 10_007, 7_919  # numbers that scatter the sample, because rows that reject changes may be adjacent
 
 
 def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
     """Yield samples of failed queued messages: those to be sent last, those to be sent first, and others scattered over
     all ids.
 
-    Each pass samples different scattered messages. Unlocked rows that no policy hides from changes are preferred.
+    The scattered messages differ from pass to pass. A sample consists of the rows that are neither locked nor hidden by
+    a row-level policy, or of all rows if there are none.
     """
     m = database.messages.c
     scattered = ((queue.c.message_id % PRIME) * FACTOR + int(now.timestamp()) % PRIME) % PRIME
@@ -173,7 +175,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
             Decision(message_id, transition, finished_at=now) for message_id in ids if message_id not in refused
         ]
         refused |= write_messages(database, connection, decisions).refused
-    refused.pop(START, None)  # this row does not exist
+    refused.pop(START, None)  # no row has this id
     return refused
 
 
@@ -185,8 +187,8 @@ def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
 
 
 def lack_of_room(file: Path | None) -> str | None:
-    """Return an error text if the disk of a SQLite file is too full to record a delivery; None otherwise, and for a
-    server.
+    """Return an error text if the disk of a SQLite file is too full to record a delivery. Otherwise return None, as for
+    a server.
     """
     if file is None:
         return None

@@ -1,4 +1,4 @@
-"""Operators' actions, notified incidents, totals that outlive the rows they count, and the waits before attempts."""
+"""Operators' actions, reported incidents, totals that survive pruning, and the wait before each attempt."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 
 def upgrade() -> None:
-    """Create the tables, and count the existing passes. Attempts are counted on the first read."""
+    """Create the tables, and count the existing passes. Attempts are counted when the totals are first read."""
     op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_acts",
@@ -48,7 +48,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables: the history of actions and totals of pruned rows are lost, and incidents are notified again."""
+    """Drop the tables. The history of actions and the totals of pruned rows are lost. Incidents are reported again."""
     op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told", "acts"):
         op.drop_table(f"retrycli_{table}")

@@ -1,4 +1,4 @@
-"""Data that all hosts share: the rate of requests, and the tickets of messages."""
+"""Data that all hosts share: the time of the next request, and the tickets of queued messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def upgrade() -> None:
     op.add_column("retrycli_queue", sa.Column("ticket", sa.Text))
     queue = sa.table("retrycli_queue", sa.column("message_id"), sa.column("ticket"))
     messages: TableClause = context.config.attributes["messages"]
-    ticket = sa.func.substr(sa.cast(messages.c.ticket_id, sa.Text), 1, 255)  # an index limits the length of its values
+    ticket = sa.func.substr(sa.cast(messages.c.ticket_id, sa.Text), 1, 255)  # an index limits the length of values
     of_it = sa.select(ticket).where(messages.c.id == queue.c.message_id)
     op.execute(queue.update().values(ticket=of_it.scalar_subquery()))
     op.create_index("retrycli_queue_ticket", "retrycli_queue", ["ticket", "message_id"])

@@ -1,4 +1,4 @@
-"""Partial results of attempts: recipients that have already received the message, and its external id."""
+"""Partial results of attempts: the recipients that received a message, and the message's id at the destination."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,6 +14,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns. A partly delivered mail is sent to all its recipients again."""
+    """Remove the columns. A partly delivered mail will be sent to all its recipients again."""
     op.drop_column("retrycli_attempts", "external_id")
     op.drop_column("retrycli_queue", "delivered_to")

@@ -1,4 +1,4 @@
-"""Columns that tell apart messages with the same id, and texts of the same message.
+"""Columns that distinguish messages with the same id, and different texts of one message.
 
 Every new column is nullable, because a pass of the previous version may still be running on another host.
 """
@@ -32,7 +32,7 @@ ATTEMPTS: dict[str, Any] = {
 
 
 def upgrade() -> None:
-    """Add the columns, and the tables that store escalations and the application's table."""
+    """Add the columns, a table of escalations, and a table with the name of the application's table."""
     for table, columns in (("retrycli_queue", QUEUE), ("retrycli_attempts", ATTEMPTS)):
         for name, kind in columns.items():
             op.add_column(table, sa.Column(name, kind))
@@ -48,7 +48,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns and tables, and escalate delivered messages whose rows are not written, because only these
+    """Remove the columns and tables. Escalate delivered messages whose rows are not written yet, because only these
     columns show the delivery.
     """
     _escalate_the_delivered()
@@ -62,8 +62,8 @@ def downgrade() -> None:
 
 
 def _escalate_the_delivered() -> None:
-    # The previous version would send these messages again. An attempt whose row is not written yet has an outcome and
-    # no end.
+    # The previous version would send these messages again. If an attempt has an outcome but no end, its result is not
+    # written into the application's row yet.
     names = ("message_id", "state", "claimed_by", "claim_expires_at", "next_attempt_at")
     queue = sa.table("retrycli_queue", *(sa.column(name) for name in (*names, "escalated_at", "escalation_reason")))
     attempts = sa.table(

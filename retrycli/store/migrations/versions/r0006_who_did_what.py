@@ -1,6 +1,7 @@
-"""What started each pass, the texts and tickets of edits, and pauses as actions without a message.
+"""Columns that store how each pass was started, and the texts and tickets of edits.
 
-The new columns are nullable, because a pass of the previous version may still be running on another host.
+Pauses become actions without a message. The new columns are nullable, because a pass of the previous version may still
+be running on another host.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the columns: texts of edits, pauses in the history and what started each pass are lost."""
+    """Remove the columns. The texts of edits, the history of pauses, and how passes were started are lost."""
     op.execute("DELETE FROM retrycli_acts WHERE message_id IS NULL")
     with _acts() as acts:
         acts.alter_column("message_id", existing_type=Id, nullable=False)
